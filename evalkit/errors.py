@@ -1,0 +1,23 @@
+"""Errors meant for people: one line that says what is wrong and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class EvalkitError(Exception):
+    """A problem the user can mend. The command line prints its message as one line and exits with 1."""
+
+
+def suggest(name: str, options: Iterable[str]) -> str:
+    """' Did you mean 'x'?' for the option closest to `name`; the list of options when none is close (at most 12 named)."""
+    options = sorted(map(str, options))
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.55)
+    if close:
+        return f" Did you mean '{close[0]}'?"
+    shown = ", ".join(options[:12]) + (", ..." if len(options) > 12 else "")
+    return f" Choose one of: {shown}." if options else ""
+
+
+def unknown(kind: str, name: str, options: Iterable[str]) -> EvalkitError:
+    """The error for a `kind` ('recipe', 'model', 'method', 'key') that does not exist, naming the closest one that does."""
+    return EvalkitError(f"unknown {kind} '{name}'.{suggest(name, options)}")

@@ -1,0 +1,127 @@
+"""Where and how a run executes: derived randomness, device, processes, environment record, files that survive a crash."""
+
+import contextlib
+import hashlib
+import os
+import platform
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from .errors import EvalkitError
+
+# ---- randomness: derived from keys, never stored, so that resuming or another number of workers or processes changes nothing
+
+
+def derive_key(*keys: str | int) -> int:
+    """A 128-bit integer that depends on all `keys` (strings and integers) and on nothing else."""
+    text = "\x1f".join(f"{type(k).__name__}:{k}" for k in keys)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+
+
+def derive_rng(*keys: str | int) -> np.random.Generator:
+    """Independent generator for `keys`, e.g. derive_rng(seed, "mix", step, group)."""
+    return np.random.Generator(np.random.Philox(key=derive_key(*keys)))
+
+
+def seed_torch(*keys: str | int) -> None:
+    """Seed torch's default generators (CPU and CUDA) from `keys`: dropout and stochastic depth inside a model can draw from nowhere else."""
+    torch.manual_seed(derive_key(*keys) % 2**63)
+
+
+# ---- device and processes
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """`name`, or this process's GPU where one is there, else the CPU. Raises EvalkitError for a GPU that is not there."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise EvalkitError(f"device '{name}' asked for, but torch sees no GPU; use device=cpu or see `evalkit doctor`")
+    return torch.device(name)
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def init_processes(device: torch.device) -> None:
+    """Join the process group when started by torchrun (WORLD_SIZE > 1); otherwise do nothing."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def gather_objects(obj: Any) -> list[Any]:
+    """The object of every process, in rank order, on every process."""
+    if world_size() == 1:
+        return [obj]
+    out: list[Any] = [None] * world_size()
+    dist.all_gather_object(out, obj)
+    return out
+
+
+def environment(device: torch.device | None = None) -> dict[str, Any]:
+    """Versions and hardware for a results record: no host name, no path."""
+    env: dict[str, Any] = {"python": platform.python_version(), "platform": f"{platform.system()}-{platform.machine()}"}
+    for package in ("evalkit", "torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn"):
+        try:
+            env[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            env[package] = None
+    env |= {"threads": torch.get_num_threads(), "processes": world_size()}
+    env["device"] = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else "cpu"
+    return env
+
+
+# ---- files
+
+
+def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Call `write(file)` on a temporary file, fsync it, rename it to `path`: a crash leaves the old file or the new one, never half of one."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as f:
+            write(f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(e, OSError):
+            raise EvalkitError(f"cannot write {path}: {e.strerror or e}; free some space or choose another output folder") from e
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sha256_file(path: str | Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
