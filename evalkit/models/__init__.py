@@ -1,0 +1,7 @@
+"""Networks: any timm classifier, with class attention, saliency, feature maps and feature injection; PVT v1; presets for 32-px images."""
+
+from . import pvt, small  # noqa: F401  (registers their architectures with timm)
+from .load import Loaded, load
+from .network import Network, Output, create, list_models
+
+__all__ = ["Loaded", "Network", "Output", "create", "list_models", "load"]

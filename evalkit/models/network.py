@@ -1,0 +1,227 @@
+"""A timm classifier that also answers for its class attention, features, input saliency and feature map."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import EvalkitError, unknown
+from .attention import Tap, has_class_attention, install_tap, token_grid
+from .build import build
+
+INPUT = ("", "input")  # names of the layer before the first: the image itself
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one forward pass gave. B images, K classes."""
+
+    logits: Tensor  # (B, K)
+    attention: Tensor | None = None  # (B, N) class attention, mean over heads, prefix columns dropped, float32, detached, sums to less than 1
+    grid: tuple[int, int] | None = None  # (rows, columns) of the N patches
+    features: Tensor | None = None  # what the head reads, (B, T, D) with prefix tokens or (B, C, h, w); differentiable
+
+
+class Slot:
+    """A forward hook that replaces a layer's output by `fn(output)` while `fn` is set."""
+
+    def __init__(self, layer: nn.Module):
+        self.fn: Callable[[Tensor], Tensor] | None = None
+        self.runs = 0
+        layer.register_forward_hook(self._apply)
+
+    def _apply(self, module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
+        if self.fn is None:
+            return None
+        self.runs += 1
+        return self.fn(out)
+
+
+class Network(nn.Module):
+    """Wraps a timm classifier; `net.model` is the plain timm model and `net.model.state_dict()` what is exported.
+
+    `prepare` installs what later passes will ask for and must come before `compile`; uncompiled, everything is installed when first asked for.
+    """
+
+    def __init__(self, model: nn.Module, name: str, input_size: tuple[int, int] | None = None):
+        super().__init__()
+        cfg = getattr(model, "pretrained_cfg", None) or {}
+        self.model = model
+        self.name = name
+        self.num_classes: int = model.num_classes
+        self.input_size = input_size or tuple((cfg.get("input_size") or (3, 224, 224))[1:])
+        self.mean: tuple[float, ...] = tuple(cfg.get("mean") or timm.data.IMAGENET_DEFAULT_MEAN)
+        self.std: tuple[float, ...] = tuple(cfg.get("std") or timm.data.IMAGENET_DEFAULT_STD)
+        # side in pixels of a patch of the attention grid; None for models without class attention
+        self.patch_size: int | None = model.feature_info[-1]["reduction"] if has_class_attention(model) else None
+        self._taps: dict[int | None, Tap] = {}  # key: block, None = last
+        self._slots: dict[str, Slot] = {}
+        self._compiled: Callable | None = None
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        attention: bool | int = False,
+        features: bool = False,
+        inject: tuple[str, Callable[[Tensor], Tensor]] | None = None,
+    ) -> Output:
+        """Logits of normalised images `x` (B, C, H, W) and, from the same pass, what else is asked for.
+
+        attention: True for the class attention of the last block, d for block d (1-based among the blocks the class token runs through).
+        inject: (layer, fn) replaces the output of that layer (a module path of the timm model, or "input") by fn(output).
+        Raises EvalkitError for a model without class attention, an unknown layer, or what `prepare` did not install before `compile`."""
+        tap = None if attention is False else self._tap(None if attention is True else attention)
+        slot = None
+        if inject is not None:
+            layer, fn = inject
+            if layer in INPUT:
+                x = fn(x)
+            else:
+                slot = self._slot(layer)
+                slot.fn, slot.runs = fn, 0
+        try:
+            logits, rows, tokens = (self._compiled or self._pass)(x, tap, features)
+            if slot is not None and slot.runs != 1:
+                raise EvalkitError(f"layer '{layer}' of model '{self.name}' ran {slot.runs} times in the pass, not once; inject at another layer")
+        finally:
+            if tap is not None:
+                tap.on = False
+                tap.clear()
+            if slot is not None:
+                slot.fn = None
+        if rows is None:
+            return Output(logits, features=tokens)
+        row = self._patches(rows.mean(1))
+        return Output(logits, row, token_grid(self.model, x.shape[-2:], row.shape[1]), tokens)
+
+    def _pass(self, x: Tensor, tap: Tap | None, features: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Logits, attention rows (B, heads, T), features: the part that is compiled."""
+        if tap is not None:
+            tap.on = True
+        if features:
+            tokens = self._features(x)
+            logits = self.model.forward_head(tokens)
+        else:
+            tokens, logits = None, self.model(x)
+        return logits, None if tap is None else tap.take(), tokens
+
+    def prepare(self, attention: bool | int = False, inject_layers: Sequence[str] = ()) -> None:
+        """Install the tap and the injection points that later passes will ask for."""
+        if attention is not False:
+            self._tap(None if attention is True else attention)
+        for layer in inject_layers:
+            if layer not in INPUT:
+                self._slot(layer)
+
+    def compile(self, **options: Any) -> None:
+        """Run forward passes through torch.compile(**options); the modules stay as they are. A copy of the network is not compiled."""
+        self._compiled = torch.compile(self._pass, **options)
+
+    def class_attention(self, x: Tensor, *, block: int | None = None, head: int | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """(B, N) float32 class attention of `block` (None = last) and its grid, without gradients and statistics updates.
+
+        head: 0-based index of one head; None = mean over heads. Raises EvalkitError for a block or head that does not exist."""
+        tap = self._tap(block)
+        if head is not None and not 0 <= head < tap.heads:
+            raise EvalkitError(f"head {head} asked for, but model '{self.name}' has heads 0 to {tap.heads - 1}")
+        try:
+            with torch.no_grad(), frozen_statistics(self.model):
+                _, rows, _ = self._pass(x, tap, False)
+        finally:
+            tap.on = False
+            tap.clear()
+        row = self._patches(rows.mean(1) if head is None else rows[:, head])
+        return row, token_grid(self.model, x.shape[-2:], row.shape[1])
+
+    def saliency(self, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+        """(B, H, W) input-gradient magnitude sqrt(mean_c (d loss / d x)^2), float32, detached.
+
+        `criterion(logits, y)` gives a scalar; default cross-entropy summed over images, for labels (B,) or class shares (B, K).
+        Parameters' gradients, batch-norm statistics and modes stay untouched. Source: PuzzleMix (arXiv 2009.06962), section 3."""
+        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False), frozen_statistics(self.model):
+            x = x.detach().float().requires_grad_()
+            logits = self.model(x)
+            loss = F.cross_entropy(logits, y, reduction="sum") if criterion is None else criterion(logits, y)
+            (gradient,) = torch.autograd.grad(loss, x)
+        return gradient.square().mean(1).sqrt()
+
+    @torch.no_grad()
+    def feature_map(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) last feature map before the head (patch tokens laid out on their grid), without gradients and statistics updates."""
+        with frozen_statistics(self.model):
+            features = self._features(x)
+        if features.ndim == 4:
+            return features.permute(0, 3, 1, 2).contiguous() if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else features
+        tokens = self._patches(features)
+        grid = token_grid(self.model, x.shape[-2:], tokens.shape[1])
+        return tokens.transpose(1, 2).unflatten(2, grid).contiguous()
+
+    def _features(self, x: Tensor) -> Tensor:
+        features = self.model.forward_features(x)
+        if not isinstance(features, Tensor):
+            raise EvalkitError(f"model '{self.name}' hands several feature tensors to its head, so it has no features or feature map; take another model")
+        return features
+
+    def _patches(self, tokens: Tensor) -> Tensor:
+        """Drop the columns of the prefix tokens (class, distillation, registers)."""
+        has_class_token = getattr(self.model, "cls_token", None) is not None
+        return tokens[:, getattr(self.model, "num_prefix_tokens", int(has_class_token)) :]
+
+    def _tap(self, block: int | None) -> Tap:
+        if block not in self._taps:
+            what = "the last block" if block is None else f"block {block}"
+            self._must_not_be_compiled(f"class attention of {what}", f"attention={True if block is None else block}")
+            self._taps[block] = install_tap(self.model, block)
+        return self._taps[block]
+
+    def _slot(self, layer: str) -> Slot:
+        if layer not in self._slots:
+            layers = dict(self.model.named_modules())
+            if layer not in layers:
+                raise unknown("layer", layer, ["input", *filter(None, layers)])
+            self._must_not_be_compiled(f"injection at layer '{layer}'", f"inject_layers=['{layer}']")
+            self._slots[layer] = Slot(layers[layer])
+        if any(getattr(m, "grad_checkpointing", False) for m in self.model.modules()):  # the second run, in backward, would not inject
+            raise EvalkitError(f"injection at layer '{layer}' does not work with gradient checkpointing; switch it off")
+        return self._slots[layer]
+
+    def _must_not_be_compiled(self, what: str, argument: str) -> None:
+        if self._compiled is not None:
+            raise EvalkitError(f"{what} was not prepared before compile(); call prepare({argument}) first")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_compiled": None}  # a compiled function is bound to this network, so a copy must not share it
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch-norm layers neither update their running statistics nor count batches; in training mode they still normalise by the batch."""
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+def create(name: str, *, num_classes: int | None = None, pretrained: bool = False, **model_args: Any) -> Network:
+    """Network around the timm or evalkit architecture `name` (optionally with a pretrained tag); `model_args` go to its constructor.
+
+    Raises EvalkitError, naming the closest match, for an unknown model, tag or argument, and when pretrained weights cannot be fetched."""
+    model = build(name, num_classes=num_classes, pretrained=pretrained, **model_args)
+    size = model_args.get("img_size")
+    return Network(model, name, None if size is None else (size, size) if isinstance(size, int) else tuple(size))
+
+
+def list_models() -> list[str]:
+    """Names of all architectures, timm's and ours."""
+    return timm.list_models()

@@ -1,0 +1,255 @@
+"""Pyramid Vision Transformer v1 (Wang et al., ICCV 2021, arXiv 2102.12122), in timm style; reads the authors' published weights as they are.
+
+Four stages at strides 4, 8, 16 and 32; keys and values are reduced spatially (8, 4, 2, 1). A class token joins in stage 4 only.
+Differs from the official code in the positional embeddings: each stage's are resampled (bilinear) whenever its own grid differs from the
+one it was made for; there every stage is compared with stage 1.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, Mlp, resample_abs_pos_embed, to_2tuple, trunc_normal_
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+Grid = tuple[int, int]
+
+
+class SpatialReductionAttention(nn.Module):
+    """Self-attention whose keys and values come from a map reduced `reduction` times by a strided convolution (paper, equations 1-3)."""
+
+    def __init__(self, dim: int, num_heads: int, reduction: int):
+        super().__init__()
+        self.num_heads, self.reduction = num_heads, reduction
+        self.scale = (dim // num_heads) ** -0.5
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        if reduction > 1:
+            self.sr = nn.Conv2d(dim, dim, kernel_size=reduction, stride=reduction)
+            self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B, T, D) tokens to (B, T, D); without reduction the tokens may include a class token."""
+        source = self.norm(to_tokens(self.sr(to_map(x, grid)))) if self.reduction > 1 else x
+        q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        k, v = self.kv(source).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: int, reduction: int, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = SpatialReductionAttention(dim, num_heads, reduction)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, dim * mlp_ratio)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), grid))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches of `patch` pixels to tokens; `grid` is the one at the size the model was made for."""
+
+    def __init__(self, in_chans: int, dim: int, patch: int, grid: Grid):
+        super().__init__()
+        self.grid = grid
+        self.proj = nn.Conv2d(in_chans, dim, kernel_size=patch, stride=patch)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        x = self.proj(x)
+        return self.norm(to_tokens(x)), (x.shape[2], x.shape[3])
+
+
+class PyramidVisionTransformer(nn.Module):
+    """(B, in_chans, H, W) images to logits. `img_size` is the size the positional embeddings are made for; any size of at least 32 runs."""
+
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        embed_dims: tuple[int, ...] = (64, 128, 320, 512),
+        num_heads: tuple[int, ...] = (1, 2, 5, 8),
+        mlp_ratios: tuple[int, ...] = (8, 8, 4, 4),
+        reductions: tuple[int, ...] = (8, 4, 2, 1),
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = embed_dims[-1]
+        self.num_prefix_tokens = 1
+        self.grad_checkpointing = False
+        self.feature_info = [{"num_chs": dim, "reduction": 4 * 2**i, "module": f"block{i + 1}"} for i, dim in enumerate(embed_dims)]
+        drop_path = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        grid, chans = to_2tuple(img_size), in_chans
+        for i, dim in enumerate(embed_dims):
+            patch = 4 if i == 0 else 2
+            grid = (grid[0] // patch, grid[1] // patch)
+            tokens = grid[0] * grid[1] + (i == 3)
+            blocks = [Block(dim, num_heads[i], mlp_ratios[i], reductions[i], next(drop_path)) for _ in range(depths[i])]
+            setattr(self, f"patch_embed{i + 1}", PatchEmbed(chans, dim, patch, grid))
+            setattr(self, f"pos_embed{i + 1}", nn.Parameter(torch.empty(1, tokens, dim)))
+            setattr(self, f"block{i + 1}", nn.ModuleList(blocks))
+            chans = dim
+        self.cls_token = nn.Parameter(torch.empty(1, 1, chans))
+        self.norm = nn.LayerNorm(chans, eps=1e-6)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(chans, num_classes) if num_classes > 0 else nn.Identity()
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Truncated normal of deviation 0.02 for tokens, positions and linear layers; convolutions keep PyTorch's default."""
+        for weight in (self.cls_token, self.pos_embed1, self.pos_embed2, self.pos_embed3, self.pos_embed4):
+            trunc_normal_(weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return {"cls_token"}  # as the official code, which does decay the positional embeddings
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head for `num_classes` classes (0: none). The class token is the only pooling there is."""
+        if global_pool not in (None, "token"):
+            raise ValueError(f"Expected argument `global_pool` to be None or 'token', but got {global_pool!r}")
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.head.to(self.cls_token.device).train(self.training)
+
+    def _stage(self, i: int, x: Tensor, class_token: bool = False) -> tuple[Tensor, Grid]:
+        """Stage `i` (0-3) of a (B, C, H, W) map: (B, T, D) tokens and their grid, with the class token first if asked for."""
+        embed, position = getattr(self, f"patch_embed{i + 1}"), getattr(self, f"pos_embed{i + 1}")
+        x, grid = embed(x)
+        prefix = int(i == 3)
+        position = resample_abs_pos_embed(position, grid, embed.grid, num_prefix_tokens=prefix, interpolation="bilinear", antialias=False)
+        if class_token:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        else:
+            position = position[:, prefix:]
+        x = x + position
+        for block in getattr(self, f"block{i + 1}"):
+            x = checkpoint(block, x, grid, use_reentrant=False) if self.grad_checkpointing else block(x, grid)
+        return x, grid
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, 1 + N, D) normalised tokens of stage 4, the class token first."""
+        for i in range(3):
+            x = to_map(*self._stage(i, x))
+        return self.norm(self._stage(3, x, class_token=True)[0])
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.head_drop(x[:, 0])
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps (B, C, h, w) of the stages `indices` (None: all four; n: the last n) as in the official detection code: without class token,
+        without final norm (`norm` applies it to stage 4). With `intermediates_only=False` also the classification features."""
+        if output_fmt != "NCHW":
+            raise ValueError(f"Expected argument `output_fmt` to be 'NCHW', but got {output_fmt!r}")
+        stages = range(4)
+        wanted = list(stages) if indices is None else list(stages[-indices:]) if isinstance(indices, int) else [stages[i] for i in indices]
+        maps = []
+        for i in stages[: max(wanted) + 1] if stop_early and intermediates_only else stages:
+            before = x
+            tokens, grid = self._stage(i, x)
+            x = to_map(tokens, grid)
+            if i in wanted:
+                maps.append(to_map(self.norm(tokens), grid) if norm and i == 3 else x)
+        return maps if intermediates_only else (self.norm(self._stage(3, before, class_token=True)[0]), maps)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, h, w) to (B, h w, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(x: Tensor, grid: Grid) -> Tensor:
+    """(B, h w, C) to (B, C, h, w)."""
+    return x.transpose(1, 2).unflatten(2, grid).contiguous()
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: PyramidVisionTransformer) -> dict[str, Tensor]:
+    """Resample the positional embeddings of a state dict (square grids) to the size `model` was made for."""
+    out = dict(state_dict.get("model", state_dict))
+    for i in range(4):
+        key, grid = f"pos_embed{i + 1}", getattr(model, f"patch_embed{i + 1}").grid
+        if key in out:
+            out[key] = resample_abs_pos_embed(out[key], grid, num_prefix_tokens=int(i == 3), interpolation="bilinear", antialias=False)
+    return out
+
+
+def _cfg(file: str) -> dict[str, Any]:
+    return {
+        "url": f"https://github.com/whai362/PVT/releases/download/v2/{file}",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "patch_embed1.proj",
+        "classifier": "head",
+        "license": "apache-2.0",
+    }
+
+
+default_cfgs = generate_default_cfgs({f"pvt_{size}.in1k": _cfg(f"pvt_{size}.pth") for size in ("tiny", "small", "medium", "large")})
+
+
+def _pvt(name: str, depths: tuple[int, ...], pretrained: bool, **kwargs: Any) -> PyramidVisionTransformer:
+    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    return build_model_with_cfg(
+        PyramidVisionTransformer, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, depths=depths, **kwargs
+    )
+
+
+@register_model
+def pvt_tiny(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
+    return _pvt("pvt_tiny", (2, 2, 2, 2), pretrained, **kwargs)
+
+
+@register_model
+def pvt_small(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
+    return _pvt("pvt_small", (3, 4, 6, 3), pretrained, **kwargs)
+
+
+@register_model
+def pvt_medium(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
+    return _pvt("pvt_medium", (3, 4, 18, 3), pretrained, **kwargs)
+
+
+@register_model
+def pvt_large(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
+    return _pvt("pvt_large", (3, 8, 27, 3), pretrained, **kwargs)

@@ -1,0 +1,58 @@
+"""Architectures for 32-px images, registered with timm: a tiny ViT and ResNets with the CIFAR stem."""
+
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, ResNet
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import nn
+
+
+class CifarResNet(ResNet):
+    """ResNet whose stem is one 3x3 convolution of stride 1 without pooling (He et al., CVPR 2016, section 4.2): strides 1, 2, 4, 8."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.conv1 = nn.Conv2d(self.conv1.in_channels, self.conv1.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.maxpool = nn.Identity()
+        self.feature_info = [info | {"reduction": max(1, info["reduction"] // 4)} for info in self.feature_info]
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    mean_std = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    return {"input_size": (3, 32, 32), "num_classes": 1000, "crop_pct": 1.0, "interpolation": "bicubic", **mean_std, **kwargs}
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "vit_nano_patch4_32": _cfg(first_conv="patch_embed.proj", classifier="head", fixed_input_size=True, pool_size=None),
+        "resnet10_cifar": _cfg(first_conv="conv1", classifier="fc", pool_size=(4, 4)),
+        "resnet18_cifar": _cfg(first_conv="conv1", classifier="fc", pool_size=(4, 4)),
+    }
+)
+
+
+@register_model
+def vit_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """ViT of width 64, depth 4, 4 heads on 4-px patches: 0.2 M parameters."""
+    args = {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4} | kwargs
+    features = {"out_indices": 3, "feature_cls": "getter"}
+    return build_model_with_cfg(
+        VisionTransformer, "vit_nano_patch4_32", pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, **args
+    )
+
+
+@register_model
+def resnet10_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """One narrow block per stage (16 to 128 channels): 0.3 M parameters."""
+    args = {"block": BasicBlock, "layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)} | kwargs
+    return build_model_with_cfg(CifarResNet, "resnet10_cifar", pretrained, **args)
+
+
+@register_model
+def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNet-18 for 32-px images: 11.2 M parameters."""
+    args = {"block": BasicBlock, "layers": (2, 2, 2, 2)} | kwargs
+    return build_model_with_cfg(CifarResNet, "resnet18_cifar", pretrained, **args)
