@@ -1,0 +1,164 @@
+"""Checkpoints: a folder of safetensors weights, a resumable training state and a meta.json with sha256; written whole or not at all.
+
+    checkpoints/step-000001234/
+        model.safetensors      a plain timm state dict: timm.create_model(name, checkpoint_path=...)
+        model_ema.safetensors  the same, averaged weights (if the recipe keeps them)
+        train_state.pt         optimizer and method state; loads with torch.load(weights_only=True)
+        meta.json              architecture, classes, preprocessing, config, sha256 of the files above
+    last, best                 links beside checkpoints/
+
+Nothing untrusted is ever unpickled: foreign .pth files are read with weights_only=True.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from .errors import EvalkitError
+from .runtime import sha256_file, sync_folder, write_atomic
+
+SCHEMA = 1
+STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+
+def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] | None, state: dict[str, Any], meta: dict[str, Any]) -> Path:
+    """Write run/checkpoints/step-N under a temporary name, make it durable, rename it, point run/last at it. Returns the folder."""
+    folder = run / "checkpoints" / f"step-{step:09d}"
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        weights = {"model.safetensors": model} | ({"model_ema.safetensors": ema} if ema is not None else {})
+        for name, tensors in weights.items():
+            data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"})
+            write_atomic(temporary / name, lambda f, data=data: f.write(data))
+        write_atomic(temporary / "train_state.pt", lambda f: torch.save(state, f))
+        sums = {p.name: sha256_file(p) for p in sorted(temporary.iterdir())}
+        text = json.dumps({"schema": SCHEMA, **meta, "step": step, "sha256": sums}, indent=1, sort_keys=True)
+        write_atomic(temporary / "meta.json", lambda f: f.write(text.encode()))
+        if folder.exists():  # the same step again, after a resume: the old one is equal or damaged
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+        sync_folder(folder.parent)
+        link(run, "last", folder)
+    except OSError as e:
+        raise EvalkitError(f"cannot write checkpoint {folder}: {e.strerror or e}; earlier checkpoints are intact") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def link(run: Path, name: str, folder: Path) -> None:
+    """Point the symbolic link run/`name` at `folder` in one rename."""
+    temporary = run / f".{name}.{os.getpid()}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.relative_to(run))
+    os.replace(temporary, run / name)
+    sync_folder(run)
+
+
+def prune(run: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints and the ones that last and best point at; leftovers of crashed writes go too."""
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    kept = {*folders[-keep:], *((run / name).resolve() for name in ("last", "best") if (run / name).exists())}
+    for folder in [*folders, *(run / "checkpoints").glob(".step-*.tmp")]:
+        if folder.resolve() not in {k.resolve() for k in kept}:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The meta of a checkpoint folder whose files match their sha256; raises EvalkitError naming what is damaged."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        sums = dict(meta["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise EvalkitError(f"{folder} is not a complete checkpoint (meta.json missing or damaged); use another one of its run") from e
+    for name, expected in sums.items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != expected:
+            raise EvalkitError(f"{folder / name} is missing or damaged (sha256 differs from meta.json); use another checkpoint of its run")
+    return meta
+
+
+def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest undamaged checkpoint of a run and its meta, passing over damaged ones; None if there is none."""
+    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+        try:
+            return folder, verify(folder)
+        except EvalkitError:
+            continue
+    return None
+
+
+def find_folder(path: str | Path) -> Path | None:
+    """The checkpoint folder that `path` means: itself, or the newest undamaged one of a run folder; None if it is neither."""
+    path = Path(path)
+    if (path / "meta.json").is_file():
+        return path
+    found = newest(path) if (path / "checkpoints").is_dir() else None
+    return found[0] if found else None
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The training state of a checkpoint folder."""
+    return _read_pickle(folder / "train_state.pt")
+
+
+def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """Read (state_dict, meta, sha256) from a checkpoint or run folder, a .safetensors file or a torch file; nothing is executed.
+
+    `weights`: "raw", "ema", or None for the averaged weights where a checkpoint holds them. meta is {} for bare files; its key "weights"
+    says which were read. Torch files may nest the weights under state_dict_ema, model_ema, state_dict or model, with a `module.` prefix.
+    """
+    path = Path(path)
+    if path.is_dir():
+        folder = find_folder(path)
+        if folder is None:
+            raise EvalkitError(f"{path} holds no complete checkpoint; give a checkpoint folder, a run folder or a weights file")
+        meta = verify(folder)
+        if weights is None:
+            weights = "ema" if "model_ema.safetensors" in meta["sha256"] else "raw"
+        name = {"raw": "model.safetensors", "ema": "model_ema.safetensors"}[weights]
+        if name not in meta["sha256"]:
+            raise EvalkitError(f"{folder} holds no averaged (ema) weights; use weights=raw")
+        return _read_safetensors(folder / name), meta | {"weights": weights}, meta["sha256"][name]
+    if not path.is_file():
+        raise EvalkitError(f"no such checkpoint: {path}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path), {}, sha256_file(path)
+    content = _read_pickle(path)
+    keys = STATE_DICT_KEYS if weights != "raw" else STATE_DICT_KEYS[2:]
+    for key in keys:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    tensors = {re.sub(r"^module\.", "", k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise EvalkitError(f"{path} holds no state dict; expected tensors at the top level or under one of {', '.join(STATE_DICT_KEYS)}")
+    return tensors, {}, sha256_file(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as e:
+        raise EvalkitError(f"{path} is truncated or not a safetensors file; fetch or write it again") from e
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # DeiT's published files keep their arguments beside the weights
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise EvalkitError(f"{path} holds more than tensors and was not opened, since that could run code; ask for a .safetensors file") from e
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
+        raise EvalkitError(f"{path} is truncated or not a torch file; fetch or write it again") from e
