@@ -1,0 +1,215 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from evalkit.train import create
+from evalkit.train.losses import soft_cross_entropy
+
+from .fakes import FakeNet, FakeOutput, TinyAttention, context, index_images, own_weight
+
+# The worked example: 2 x 2 patches of 2 x 2 pixels, own image in three of them, class attention, prediction. Two identical mixed samples
+# (label 0 with partner 1); the criterion looks at the first one only.
+CELLS = [[1, 1, 1, 0]] * 2
+A = torch.tensor([[0.1, 0.4, 0.2, 0.1]] * 2)
+P = torch.tensor([[0.6, 0.3, 0.1]] * 2)
+Y = torch.tensor([0, 1])
+LAM_AREA, LAM_ATTN = 0.75, 0.875
+
+
+def example(method, smoothing=0.0, logits=None, **kwargs):
+    """(lambda of the first sample, its loss, the logits)."""
+    ctx = context(3, smoothing=smoothing, draws={"cells": CELLS, "partner": [1, 0]}, **kwargs)
+    ctx = dataclasses.replace(ctx, criterion=lambda z, t: soft_cross_entropy(z[:1], t[:1]))
+    x = index_images(2, 4, 4)
+    mixed = method.mix(ctx, x, Y, FakeNet(2))
+    assert own_weight(mixed.weights)[0].item() == LAM_AREA
+    logits = P.log().requires_grad_() if logits is None else logits
+    out = FakeOutput(logits, A, (2, 2))
+    return own_weight(method.relabel(ctx, mixed, Y, out))[0], method.loss(ctx, x, Y, mixed, out, None), logits
+
+
+def test_worked_example_without_smoothing():
+    lam, loss, _ = example(create("mixpro", scale=1))
+    assert lam.item() == pytest.approx(0.872391, abs=1e-6)
+    assert loss.item() == pytest.approx(0.599277, abs=1e-6)
+
+
+def test_worked_example_with_smoothing():
+    lam, loss, _ = example(create("mixpro", scale=1), smoothing=0.1)
+    assert lam.item() == pytest.approx(0.873526, abs=1e-6)
+    assert loss.item() == pytest.approx(0.672554, abs=1e-6)
+    lam, loss, _ = example(create("mixpro", scale=1, pal_hard_ce=True), smoothing=0.1)
+    assert lam.item() == pytest.approx(0.873526, abs=1e-6)
+    assert loss.item() == pytest.approx(0.598490, abs=1e-6)
+
+
+@pytest.mark.parametrize(("detach", "expected"), [(True, (-0.2724, 0.1724, 0.1000)), (False, (-0.2787, 0.1769, 0.1018))])
+def test_the_gradient_that_leaks_through_the_cosine(detach, expected):
+    _, loss, logits = example(create("mixpro", scale=1, pal_detach=detach))
+    loss.backward()
+    assert logits.grad[0].tolist() == pytest.approx(expected, abs=6e-5)
+
+
+def test_the_count_of_the_example():
+    for rounding, lam in (("ceil", 0.75), ("floor", 0.5)):
+        method = create("mixpro", scale=1, count_rounding=rounding)
+        mixed = method.mix(context(draws={"lam": 0.6, "partner": [1, 0]}), index_images(2, 4, 4), Y, FakeNet(2))
+        assert own_weight(mixed.weights).tolist() == [lam, lam]
+
+
+def test_a_perfect_prediction_trusts_the_attention_and_a_wrong_one_the_area():
+    perfect = torch.tensor([[0.75, 0.25, 1e-30]] * 2).log()
+    assert example(create("mixpro", scale=1), logits=perfect)[0].item() == pytest.approx(LAM_ATTN, abs=1e-6)
+    wrong = torch.tensor([[-100.0, -100, 100]] * 2)
+    assert example(create("mixpro", scale=1), logits=wrong)[0].item() == pytest.approx(LAM_AREA, abs=1e-6)
+
+
+def test_a_cosine_rounded_above_one_gives_no_negative_share():
+    method, attention = create("mixpro", scale=1), torch.tensor([[0.0, 0, 0, 1]] * 2)  # nothing of the own image is looked at
+    for seed in range(50):
+        p = torch.rand(2, 3, generator=torch.Generator().manual_seed(seed)) + 0.01
+        target = p / p.sum(1, keepdim=True)
+        ctx = dataclasses.replace(context(3, draws={"cells": CELLS, "partner": [1, 0]}), target=lambda y, t=target: t)
+        mixed = method.mix(ctx, index_images(2, 4, 4), Y, FakeNet(2))
+        out = FakeOutput((mixed.weights @ target).log(), attention, (2, 2))
+        assert (method.relabel(ctx, mixed, Y, out) >= 0).all()
+
+
+def test_autocast_rounds_neither_the_cosine_nor_the_target():
+    plain = example(create("mixpro", scale=1), smoothing=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lam, loss, _ = example(create("mixpro", scale=1), smoothing=0.1)
+    assert (lam.item(), loss.item()) == (plain[0].item(), plain[1].item())
+
+
+@pytest.mark.parametrize(
+    ("pal", "step", "expected"),
+    [
+        ("none", 0, LAM_AREA),
+        ("equal", 0, (LAM_AREA + LAM_ATTN) / 2),
+        ("linear", 0, LAM_AREA),
+        ("linear", 30, 0.7 * LAM_AREA + 0.3 * LAM_ATTN),
+        ("parabolic", 30, 0.91 * LAM_AREA + 0.09 * LAM_ATTN),
+        ("learnable", 0, (LAM_AREA + LAM_ATTN) / 2),
+    ],
+)
+def test_progress_factors(pal, step, expected):
+    lam, _, _ = example(create("mixpro", scale=1, pal=pal), step=step, total_steps=100)
+    assert lam.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_learnable_factor_is_trained_through_lambda():
+    method = create("mixpro", scale=1, pal="learnable")
+    method.a.data.fill_(0.3)
+    _, loss, _ = example(method)
+    loss.backward()
+    a = torch.tensor(0.3).sigmoid()
+    ce_own, ce_other = -np.log(0.6), -np.log(0.3)
+    expected = (LAM_ATTN - LAM_AREA) * (ce_own - ce_other) * (a * (1 - a)).item()
+    assert method.a.grad.item() == pytest.approx(expected, rel=1e-5)
+    assert method.param_groups() == [{"params": [method.a], "weight_decay": 0.0}]
+    assert create("mixpro").param_groups() == [] and not list(create("mixpro").parameters())
+
+
+def test_lambda_lies_between_area_and_attention():
+    g = torch.Generator().manual_seed(0)
+    method, ctx = create("mixpro", scale=1), context(3, smoothing=0.1, seed=1)
+    for _ in range(50):
+        mixed = method.mix(ctx, index_images(6, 8, 12), torch.arange(6) % 3, FakeNet(4))
+        out = FakeOutput(3 * torch.randn(6, 3, generator=g), torch.rand(6, 6, generator=g), (2, 3))
+        lam = method.relabel(ctx, mixed, torch.arange(6) % 3, out)
+        own = mixed.mask[:, 0, ::4, ::4].flatten(1)
+        attn = (own * out.attention).sum(1) / out.attention.sum(1)
+        alone = mixed.partner == torch.arange(6)
+        low, high = torch.minimum(attn, own.mean(1)), torch.maximum(attn, own.mean(1))
+        got = own_weight(lam)
+        assert ((got >= low - 1e-6) & (got <= high + 1e-6))[~alone].all() and torch.allclose(got[alone], torch.tensor(1.0))
+        assert torch.allclose(lam.sum(1), torch.ones(6), atol=1e-6) and (lam >= 0).all()
+
+
+def test_the_cosine_uses_the_smoothed_area_label():
+    ctx = context(3, smoothing=0.3, draws={"cells": CELLS, "partner": [1, 0]})
+    method = create("mixpro", scale=1)
+    mixed = method.mix(ctx, index_images(2, 4, 4), Y, FakeNet(2))
+    a = method.progress(ctx, mixed, Y, FakeOutput(P.log(), A, (2, 2)))
+    area = 0.75 * np.array([0.8, 0.1, 0.1]) + 0.25 * np.array([0.1, 0.8, 0.1])
+    p = np.array([0.6, 0.3, 0.1])
+    assert a[0].item() == pytest.approx(p @ area / np.linalg.norm(p) / np.linalg.norm(area), abs=1e-6)
+
+
+def test_on_a_cutmix_box():
+    method = create("mixpro", mask="cutmix")
+    ctx = context(3, draws={"box": (0, 2, 2, 4), "partner": [1, 0]})
+    mixed = method.mix(ctx, index_images(2, 4, 4), Y, FakeNet(2))
+    lam = own_weight(method.relabel(ctx, mixed, Y, FakeOutput(P.log(), A, (2, 2))))[0].item()
+    cosine = F.cosine_similarity(P[0], torch.tensor([0.75, 0.25, 0]), dim=0).item()
+    assert lam == pytest.approx(cosine * 0.5 + (1 - cosine) * 0.75, abs=1e-6)
+
+
+def test_literal_attention_is_not_normalised():
+    ctx = context(3, draws={"cells": CELLS, "partner": [1, 0]})
+    method = create("mixpro", scale=1, pal="equal", normalize_attn=False)
+    mixed = method.mix(ctx, index_images(2, 4, 4), Y, FakeNet(2))
+    weights = method.relabel(ctx, mixed, Y, FakeOutput(P.log(), A, (2, 2)))
+    assert weights[0].tolist() == pytest.approx([(0.75 + 0.7) / 2, (0.25 + 0.1) / 2])
+
+
+def test_half_a_patch_takes_the_top_left_pixel_or_the_mean():
+    cells = np.zeros((2, 4, 4), bool)
+    cells[:, 0, 0] = cells[:, 1, 3] = True  # a quarter of patch 0 with its top-left pixel, a quarter of patch 1 without
+    for down, expected in (("nearest", 0.1 / 0.8), ("area", (0.1 + 0.4) / 4 / 0.8)):
+        method = create("mixpro", scale=0.5, mask_down=down, pal="linear")
+        ctx = context(3, draws={"cells": cells, "partner": [1, 0]}, step=1)
+        mixed = method.mix(ctx, index_images(2, 4, 4), Y, FakeNet(2))
+        lam = own_weight(method.relabel(ctx, mixed, Y, FakeOutput(P.log(), A, (2, 2))))[0].item()
+        assert lam == pytest.approx(expected, abs=1e-6)
+
+
+def test_attention_is_that_of_the_mixed_batch_in_the_same_pass():
+    torch.manual_seed(0)
+    net, calls = TinyAttention(), []
+    net.register_forward_pre_hook(lambda m, args, kwargs: calls.append((args[0], kwargs)), with_kwargs=True)
+    x, y = torch.randn(4, 3, 8, 8), torch.arange(4)
+    from evalkit.train import train_step
+
+    ctx, method = context(draws={"lam": 0.5}), create("mixpro", scale=1, pairing="flip")
+    train_step(ctx, net, method, x, y).backward()
+    (seen, kwargs), mixed = calls[0], method.mix(context(draws={"lam": 0.5}), x, y, net)
+    assert len(calls) == 1 and kwargs["attention"] is True and torch.equal(seen, mixed.x) and not torch.equal(seen, x)
+
+
+def test_what_is_asked_of_the_network():
+    assert create("mixpro", attn_depth=2).attention == 2
+    assert create("mixpro", pal="none").attention is False
+
+
+def test_presets_differ_only_by_the_documented_flags():
+    def flags(preset):
+        method = create("mixpro", preset)
+        return {k: v for m in (method, method.images) for k, v in vars(m).items() if not k.startswith("_")}
+
+    default = flags("default")
+
+    def changed(preset):
+        return {k: v for k, v in flags(preset).items() if v != default[k]}
+
+    assert changed("paper") == {"pairing": "flip", "count_rounding": "floor", "normalize_attn": False}
+    assert changed("released") == {"lam_from_count": True, "pal_detach": False, "pal_hard_ce": True}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("mask", "block", "'grid' or 'cutmix'"),
+        ("pal", "sine", "'cosine', 'equal', 'linear', 'parabolic', 'learnable' or 'none'"),
+        ("pal_detach", "no", "true or false"),
+        ("attn_depth", "last", "the number of a block"),
+        ("scale", -1, "a number of patches larger than 0"),
+    ],
+)
+def test_wrong_values(key, value, said):
+    with pytest.raises(ValueError, match=f"Expected argument `{key}` to be {said}.*but got {value!r}"):
+        create("mixpro", **{key: value})

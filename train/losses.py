@@ -1,0 +1,44 @@
+"""Training losses over soft targets. All are computed in float32 or wider, outside autocast."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def soft_target(y: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
+    """(B,) labels -> (B, K) one-hot rows with label smoothing: off = eps/K, on = 1 - eps + eps/K; every row sums to 1."""
+    off = smoothing / num_classes
+    return torch.full((len(y), num_classes), off, device=y.device).scatter_(1, y[:, None], 1.0 - smoothing + off)
+
+
+def mixed_target(weights: Tensor, target: Tensor) -> Tensor:
+    """(M, K) targets from label weights (M, B) and the sources' targets (B, K), not rounded to half precision under autocast."""
+    with torch.autocast(weights.device.type, enabled=False):
+        return weights @ target
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over the batch of -sum_k t_k log softmax(z)_k for logits and targets of shape (M, K)."""
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return -(target * F.log_softmax(logits, dim=1)).sum(1).mean()
+
+
+class BinaryCrossEntropy:
+    """Binary cross-entropy over soft targets (ResNet strikes back): with logits (M, K) and targets (M, K).
+
+    `threshold=None, reduction="sum_classes"` (sum over classes, mean over the batch, soft targets) is what OpenMixup trains with;
+    `threshold=0.2, reduction="mean"` (targets above the threshold become 1, the rest 0; mean over batch and classes) is timm's.
+    """
+
+    def __init__(self, threshold: float | None = None, reduction: str = "sum_classes"):
+        if reduction not in ("mean", "sum_classes"):
+            raise ValueError(f"Expected argument `reduction` to be 'mean' or 'sum_classes', but got {reduction!r}")
+        self.threshold, self.reduction = threshold, reduction
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        with torch.autocast(logits.device.type, enabled=False):
+            if self.threshold is not None:
+                target = (target > self.threshold).to(target.dtype)
+            loss = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
+            return loss.mean() if self.reduction == "mean" else loss.sum(1).mean()

@@ -1,0 +1,102 @@
+"""All mixup methods. `create("mixpro", scale=4)` makes one; a recipe's `mixup:` entry goes through `from_config`."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evalkit.errors import EvalkitError, unknown
+
+from .base import Context, Mixed, MixMethod
+from .choice import Choice
+from .cutmix import CutMix
+from .maskmix import MaskMix
+from .mixpro import MixPro
+from .mixup import Mixup
+from .transmix import TransMix
+from .vanilla import Vanilla
+
+__all__ = ["METHODS", "Context", "MixMethod", "Mixed", "create", "from_config"]
+
+METHODS: dict[str, type[MixMethod]] = {
+    "choice": Choice,
+    "cutmix": CutMix,
+    "maskmix": MaskMix,
+    "mixpro": MixPro,
+    "mixup": Mixup,
+    "transmix": TransMix,
+    "vanilla": Vanilla,
+}
+
+
+def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
+    """The method `name` (of METHODS, or "module:Class") with the arguments of `preset`, overridden by `kwargs`.
+
+    Raises EvalkitError for a name, preset or argument that does not exist, naming the closest one that does; ValueError for a wrong value.
+    """
+    cls = import_class(name) if ":" in name else METHODS.get(name)
+    if cls is None:
+        raise unknown("mixup", name, METHODS)
+    if preset not in cls.PRESETS:
+        raise unknown(f"{name} preset", preset, cls.PRESETS)
+    arguments = {**cls.PRESETS[preset], **kwargs}
+    signature = inspect.signature(cls)
+    known = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD and p.kind is not p.VAR_POSITIONAL]
+    for key in arguments:
+        if key not in known:
+            raise unknown(f"{name} key", key, [*known, "preset"])
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise EvalkitError(f"{name}: {error}") from error
+    if isinstance(arguments.get("methods"), Sequence):
+        arguments["methods"] = [m if isinstance(m, MixMethod) else from_config(m) for m in arguments["methods"]]
+    return cls(**arguments)
+
+
+def from_config(spec: str | Mapping[str, Any]) -> MixMethod:
+    """The method a recipe describes; everything wrong with it raises EvalkitError.
+
+    "mixup" | "module:Class" | {name: mixup, preset: timm, alpha: 0.8} | {choice: [{name: mixup, prob: 0.5}, {name: cutmix, prob: 0.5}]}
+    """
+    if isinstance(spec, str):
+        spec = {"name": spec}
+    if not isinstance(spec, Mapping):
+        raise EvalkitError(f"a mixup is a name or {{name: ..., key: value}}, but got {spec!r}")
+    if "choice" in spec:
+        spec = choice_spec(spec)
+    if not isinstance(spec.get("name"), str):
+        raise EvalkitError(f"a mixup needs a `name` or a `choice`, but got {dict(spec)}")
+    try:
+        return create(**spec)
+    except ValueError as error:
+        raise EvalkitError(f"mixup '{spec['name']}': {error}") from error
+
+
+def choice_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """{choice: [{name: ..., prob: ..., ...}, ...]} as the arguments of `create`."""
+    if len(spec) > 1:
+        raise EvalkitError(f"a mixup with `choice` takes no other key, but got {', '.join(str(k) for k in spec if k != 'choice')}")
+    if isinstance(spec["choice"], str | Mapping) or not isinstance(spec["choice"], Sequence):
+        raise EvalkitError(f"`choice` is a list [{{name: ..., prob: ...}}, ...], but got {spec['choice']!r}")
+    branches = [dict(b) if isinstance(b, Mapping) else {"name": b} for b in spec["choice"]]
+    probs = [b.pop("prob", None) for b in branches]
+    if any(p is None for p in probs) and any(p is not None for p in probs):
+        raise EvalkitError("give every branch of a mixup choice a `prob`, or none of them (equal probabilities)")
+    return {"name": "choice", "methods": branches, "probs": None if None in probs else probs}
+
+
+def import_class(path: str) -> type[MixMethod]:
+    """The method class at "module:Class", looked for in the working directory too."""
+    module, _, name = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise EvalkitError(f"cannot import mixup '{path}': {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, MixMethod)):
+        raise EvalkitError(f"mixup '{path}' is not a class derived from evalkit.train.mixups.MixMethod")
+    return cls

@@ -1,0 +1,161 @@
+"""What a mixup method is: mix a batch, say each source's label share, optionally re-weigh the labels after the forward pass."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..losses import mixed_target, soft_cross_entropy, soft_target
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a method may know about the moment it is called in. `Context.simple` makes one for anybody's own training loop."""
+
+    step: int
+    total_steps: int
+    rng: np.random.Generator
+    target: Callable[[Tensor], Tensor]  # (B,) labels -> (B, K) smoothed one-hot
+    criterion: Callable[[Tensor, Tensor], Tensor]  # (M, K) logits, (M, K) targets -> scalar
+    mean: Tensor  # (C,) of the normalised input
+    std: Tensor
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # per-sample data from the loader
+    draws: Mapping[str, Any] | None = None  # injected instead of drawn, so that a test is an equation
+
+    @classmethod
+    def simple(
+        cls,
+        num_classes: int,
+        rng: np.random.Generator,
+        *,
+        smoothing: float = 0.0,
+        step: int = 0,
+        total_steps: int = 1,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        extras: Mapping[str, Tensor] | None = None,
+        draws: Mapping[str, Any] | None = None,
+    ) -> "Context":
+        """A context with soft-target cross-entropy over `num_classes` classes; targets follow the labels' device."""
+        return cls(
+            step=step,
+            total_steps=total_steps,
+            rng=rng,
+            target=lambda y: soft_target(y, num_classes, smoothing),
+            criterion=soft_cross_entropy,
+            mean=torch.tensor(mean),
+            std=torch.tensor(std),
+            extras=extras or {},
+            draws=draws,
+        )
+
+    def draw(self, name: str, sample: Callable[[np.random.Generator], Any]) -> Any:
+        """The injected draw `name` if there is one, else `sample(rng)`."""
+        if self.draws is not None and name in self.draws:
+            return self.draws[name]
+        return sample(self.rng)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """A mixed batch. B sources, M mixed samples (M = B for pairwise methods)."""
+
+    x: Tensor  # (M, C, H, W) what the network sees
+    weights: Tensor  # (M, B) float32 share of each source's label in each mixed sample
+    mask: Tensor | None = None  # (M or 1, 1, H, W) share of the own image in each pixel
+    partner: Tensor | None = None  # (M,) index of the other image
+    inject: tuple[str, Callable[[Tensor], Tensor]] | None = None  # mix features at this layer
+    state: Any = None  # what this method's own loss needs later
+
+
+class MixMethod(nn.Module):
+    """Base of every method. Only `mix` must be written; most methods own no parameters.
+
+    Class attributes say what a method asks of the network: `attention` (class attention of the mixed batch in `out`: True for the
+    last block, an integer d for block d), `features` (token features of the same forward pass), `inject_layers` (layers whose output
+    `Mixed.inject` may change). `PRESETS` maps preset names to constructor arguments; it always holds "default".
+    """
+
+    attention: bool | int = False
+    features: bool = False
+    inject_layers: Sequence[str] = ()
+    PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
+
+    def setup(self, net) -> None:
+        """Called once with the `Network`, before optimizer, DDP and compile."""
+
+    def param_groups(self) -> list[dict]:
+        """Optimizer groups of the method's own parameters."""
+        return []
+
+    def pick(self, ctx: Context) -> "MixMethod":
+        """The method that handles this batch: self, or one child of a `Choice`."""
+        return self
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+        """Mix normalised images `x` (B, C, H, W) with labels `y` (B,); must not modify them."""
+        raise NotImplementedError
+
+    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+        """Label weights (M, B) once the network's output for the mixed batch is known."""
+        return mixed.weights
+
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+        """Scalar loss of the mixed batch."""
+        return ctx.criterion(out.logits, mixed_target(self.relabel(ctx, mixed, y, out), ctx.target(y)))
+
+    def after_step(self, ctx: Context, net) -> None:
+        """Called after each optimizer step."""
+
+    def eval_network(self, net):
+        """The classifier that is evaluated and exported."""
+        return net
+
+
+# ---- pieces that several methods share
+
+
+def beta(ctx: Context, alpha: float, name: str = "lam") -> float:
+    """One lambda ~ Beta(alpha, alpha) in float64; 1.0 (no mixing) for alpha <= 0."""
+    return float(ctx.draw(name, lambda rng: rng.beta(alpha, alpha) if alpha > 0 else 1.0))
+
+
+def pair(ctx: Context, batch: int, pairing: str) -> np.ndarray:
+    """(B,) int64 partner indices: "perm" uniform permutation, "flip" the reversed batch, "derange" a uniform random B-cycle (never oneself)."""
+
+    def sample(rng: np.random.Generator) -> np.ndarray:
+        if pairing == "flip":
+            return np.arange(batch)[::-1].copy()
+        order = rng.permutation(batch)
+        if pairing == "perm":
+            return order
+        cycle = np.empty(batch, np.int64)
+        cycle[order] = np.roll(order, -1)
+        return cycle
+
+    return np.asarray(ctx.draw("partner", sample), dtype=np.int64)
+
+
+def check_pairing(pairing: str) -> str:
+    if pairing not in ("perm", "flip", "derange"):
+        raise ValueError(f"Expected argument `pairing` to be 'perm', 'flip' or 'derange', but got {pairing!r}")
+    return pairing
+
+
+def upload(array: np.ndarray | float, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A host array on the device of `like` without waiting for the device; `dtype` defaults to the array's own."""
+    host = torch.as_tensor(array, dtype=dtype)
+    if like.device.type == "cuda":
+        return host.pin_memory().to(like.device, non_blocking=True)
+    return host.to(like.device)
+
+
+def pair_weights(lam: Tensor, partner: Tensor) -> Tensor:
+    """(B, B) label weights of pairwise mixing: row i = lam_i e_i + (1 - lam_i) e_partner(i); a sample paired with itself keeps 1."""
+    lam = lam.float()
+    return torch.diag(lam).scatter_add(1, partner[:, None], (1 - lam)[:, None])

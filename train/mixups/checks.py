@@ -1,0 +1,43 @@
+"""Checks of constructor arguments: a wrong value fails at once, in one wording."""
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+
+def expect(ok: bool, name: str, what: str, value: Any) -> None:
+    """Raise ValueError "Expected argument `name` to be `what`, but got value" unless `ok`."""
+    if not ok:
+        raise ValueError(f"Expected argument `{name}` to be {what}, but got {value!r}")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def one_of(name: str, value: Any, options: Sequence[str]) -> str:
+    named = ", ".join(map(repr, options[:-1])) + f" or {options[-1]!r}"
+    expect(value in options, name, named, value)
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    expect(isinstance(value, bool), name, "true or false", value)
+    return value
+
+
+def beta_parameter(value: Any, name: str = "alpha") -> float:
+    """The parameter of Beta(alpha, alpha); 0 switches mixing off."""
+    expect(is_number(value) and value >= 0, name, "a number of at least 0", value)
+    return float(value)
+
+
+def block_depth(value: Any, name: str = "attn_depth") -> bool | int:
+    """What a method's `attention` is: True (the last block) for None, else the block's number counted from 1."""
+    expect(value is None or (is_whole(value) and value > 0), name, "the number of a block, 1 or more, or none for the last", value)
+    return True if value is None else value

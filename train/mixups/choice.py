@@ -1,0 +1,83 @@
+"""Choice: one of several methods for each batch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+from .base import Context, Mixed, MixMethod
+from .checks import expect, is_number
+
+MIXUP, CUTMIX = {"name": "mixup", "alpha": 0.8, "pairing": "flip"}, {"name": "cutmix", "alpha": 1.0, "pairing": "flip"}
+
+
+class Choice(MixMethod):
+    """A random switch between methods, one draw per batch (DeiT: Touvron et al., ICML 2021, arXiv:2012.12877).
+
+        branch k ~ Categorical(probs);  x~, t and the loss are those of methods[k]
+
+    Args: `methods` any methods, `probs` their probabilities (equal if absent). In a recipe: {choice: [{name: mixup, alpha: 0.8, prob: 0.5},
+    ...]}. Presets are the published switches: "default" DeiT's (as timm's batch mode, alphas 0.8 and 1); "transmix" and "mixpro" those of
+    the methods; "transmix_released_s" what TransMix's DeiT-S configuration really ran (its switch key is misspelt); "mixpro_nocutmix" the
+    one of MixPro's component table.
+    Draws: branch (index into `methods`), then those of the branch. A choice inside a choice sees the same injected `branch`.
+
+    Does not differ from the paper / the official code but in odd batches, whose middle sample is paired with itself instead of refused.
+    """
+
+    PRESETS = {
+        "default": {"methods": [MIXUP, CUTMIX]},
+        "mixpro": {"methods": ["mixpro", MIXUP, CUTMIX], "probs": [0.5, 0.25, 0.25]},
+        "mixpro_nocutmix": {"methods": ["mixpro", MIXUP]},
+        "transmix": {"methods": ["transmix", MIXUP], "probs": [0.8, 0.2]},
+        "transmix_released_s": {"methods": ["transmix", MIXUP], "probs": [0.5, 0.5]},
+    }
+
+    def __init__(self, methods: Sequence[MixMethod], probs: Sequence[float] | None = None):
+        super().__init__()
+        usable = isinstance(methods, Sequence) and len(methods) > 0 and all(isinstance(m, MixMethod) for m in methods)
+        expect(usable, "methods", "a list of at least one mixup method", methods)
+        blocks = {str(m.attention) for m in methods if m.attention}
+        expect(len(blocks) <= 1, "methods", "methods that take the class attention from one and the same block", blocks)
+        probs = [1 / len(methods)] * len(methods) if probs is None else list(probs)
+        expect(len(probs) == len(methods), "probs", f"one probability for each of {len(methods)} methods", probs)
+        expect(all(is_number(p) and p >= 0 for p in probs), "probs", "numbers of at least 0", probs)
+        expect(abs(sum(probs) - 1) <= 1e-6, "probs", "numbers that sum to 1", probs)
+        self.methods = nn.ModuleList(methods)
+        self.probs = np.asarray(probs, dtype=np.float64) / sum(probs)
+
+    def pick(self, ctx: Context) -> MixMethod:
+        branch = ctx.draw("branch", lambda rng: rng.choice(len(self.methods), p=self.probs))
+        return self.methods[int(branch)].pick(ctx)
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+        raise TypeError("a choice does not mix by itself: take `method = choice.pick(ctx)`, as train_step does")
+
+    # what the training loop asks for reaches every branch
+
+    @property
+    def attention(self) -> bool | int:
+        return next((m.attention for m in self.methods if m.attention), False)
+
+    @property
+    def features(self) -> bool:
+        return any(m.features for m in self.methods)
+
+    @property
+    def inject_layers(self) -> list[str]:
+        return list(dict.fromkeys(layer for m in self.methods for layer in m.inject_layers))
+
+    def setup(self, net) -> None:
+        for method in self.methods:
+            method.setup(net)
+
+    def param_groups(self) -> list[dict]:
+        return [group for method in self.methods for group in method.param_groups()]
+
+    def after_step(self, ctx: Context, net) -> None:
+        for method in self.methods:
+            method.after_step(ctx, net)
+
+    def eval_network(self, net):
+        """That of the first branch which evaluates another network than the trained one."""
+        return next((n for n in (m.eval_network(net) for m in self.methods) if n is not net), net)

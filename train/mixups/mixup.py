@@ -1,0 +1,37 @@
+"""Mixup: blend two images."""
+
+import torch
+from torch import Tensor
+
+from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
+from .checks import beta_parameter
+
+
+class Mixup(MixMethod):
+    """mixup (Zhang et al., ICLR 2018, arXiv:1710.09412, equation 1).
+
+        lam ~ Beta(alpha, alpha), one per batch;  pi a permutation
+        x~_i = lam x_i + (1 - lam) x_pi(i),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+
+    Args: `alpha` (0: no mixing), `pairing` "perm", "flip" (timm, DeiT) or "derange".
+    Draws: lam, partner.
+
+    Does not differ from the paper / the official code (one lambda per batch, never folded to max(lam, 1 - lam)).
+    """
+
+    PRESETS = {
+        "default": {},
+        "timm": {"pairing": "flip"},
+    }
+
+    def __init__(self, alpha: float = 1.0, pairing: str = "perm"):
+        super().__init__()
+        self.alpha = beta_parameter(alpha)
+        self.pairing = check_pairing(pairing)
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+        lam = beta(ctx, self.alpha)
+        partner = upload(pair(ctx, len(x), self.pairing), x)
+        share = torch.full((len(x),), lam, device=x.device)
+        mask = share[:1, None, None, None].expand(1, 1, *x.shape[-2:])
+        return Mixed(torch.lerp(x[partner], x, lam), pair_weights(share, partner), mask, partner)

@@ -1,0 +1,65 @@
+"""TransMix: CutMix with labels re-weighted by class attention."""
+
+import torch
+from torch import Tensor
+
+from .base import Context, Mixed, MixMethod, check_pairing, pair, upload
+from .boxes import EDGES, align_box, draw_box, paste_box
+from .checks import beta_parameter, block_depth, expect, flag, is_number, one_of
+from .labels import MASK_DOWN, attention_weights
+
+
+class TransMix(MixMethod):
+    """TransMix (Chen et al., CVPR 2022, arXiv:2111.09833, equations 4 and 5).
+
+        x~, M, lam_area as CutMix;  A = class attention of the network for x~, in the same forward pass, no gradient
+        lam_attn = sum_j M_j A_j / sum_j A_j            (M at the resolution of the patches)
+        lam_i = r lam_attn,i + (1 - r) lam_area,   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
+
+    The bare method; its published training switches between it and Mixup (see Choice). Args: `alpha`, `pairing`, `edge` as CutMix;
+    `attn_ratio` r (0.5 as the code; 1 the formula; 0 CutMix's labels); `normalize_attn` (False: A as it is, so label shares sum to less
+    than 1); `mask_down` "nearest" or "area"; `attn_depth` block that A is taken from (1 is the first; None: the last); `aligned` moves the
+    box to patch borders (MixPro's ablation A).
+    Draws: lam, centre, box, partner.
+
+    Differs from the paper / the official code in nothing by default: the mean of both labels and the division by sum A follow the code and
+    the text, the preset "paper" follows the formula.
+    """
+
+    PRESETS = {
+        "default": {},
+        "paper": {"attn_ratio": 1.0, "normalize_attn": False},
+        "released": {},
+    }
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        pairing: str = "flip",
+        edge: str = "old",
+        attn_ratio: float = 0.5,
+        normalize_attn: bool = True,
+        mask_down: str = "nearest",
+        attn_depth: int | None = None,
+        aligned: bool = False,
+    ):
+        super().__init__()
+        expect(is_number(attn_ratio) and 0 <= attn_ratio <= 1, "attn_ratio", "a number from 0 to 1", attn_ratio)
+        self.alpha = beta_parameter(alpha)
+        self.pairing = check_pairing(pairing)
+        self.edge = one_of("edge", edge, EDGES)
+        self.attn_ratio = attn_ratio
+        self.normalize_attn = flag("normalize_attn", normalize_attn)
+        self.mask_down = one_of("mask_down", mask_down, MASK_DOWN)
+        self.attention = block_depth(attn_depth)
+        self.aligned = flag("aligned", aligned)
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+        size = x.shape[-2:]
+        box = draw_box(ctx, *size, self.alpha, self.edge)
+        if self.aligned:
+            box = align_box(box, net.patch_size, *size)
+        return paste_box(x, upload(pair(ctx, len(x), self.pairing), x), box)
+
+    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+        return torch.lerp(mixed.weights, attention_weights(mixed, out, self.mask_down, self.normalize_attn), self.attn_ratio)

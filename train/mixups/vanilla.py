@@ -1,0 +1,16 @@
+"""No mixing."""
+
+import torch
+from torch import Tensor
+
+from .base import Context, Mixed, MixMethod
+
+
+class Vanilla(MixMethod):
+    """Empirical risk minimisation (Vapnik, NeurIPS 1991): x~ = x, t = s(y). The baseline every mixup is compared with.
+
+    Does not differ from the paper / the official code: there is nothing to draw.
+    """
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+        return Mixed(x, torch.eye(len(x), device=x.device))
