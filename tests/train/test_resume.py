@@ -1,0 +1,130 @@
+"""Kill a run anywhere, resume it with other worker and process counts: the final bytes must be those of the uninterrupted run."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evalkit import checkpoint
+
+# Every part with state takes part: stochastic depth, augmentation, a random choice of methods, EMA, batch norm, clipping, Adam moments.
+VIT = ["model=vit_nano_patch4_32", "model_args={drop_path_rate: 0.1, depth: 2}", "mixup={choice: [mixup, {name: mixpro, scale: 2}, transmix]}"]
+RESNET = ["model=resnet10_cifar", "mixup=cutmix", "opt=momentum", "lr=0.05", "schedule=step", "decay_epochs=[1]"]
+COMMON = [
+    "epochs=3",
+    "batch_size=64",
+    "micro_batch=32",
+    "augment=pad-crop",
+    "ema=0.9",
+    "clip_grad=1.0",
+    "threads=1",
+    "workers=0",
+    "checkpoint_steps=4",
+    "log_steps=1",
+    "eval_epochs=2",
+    "device=cpu",
+]
+
+
+def command(run: Path, *extra: str, resume: bool = False, processes: int = 1) -> list[str]:
+    start = ["--resume", str(run)] if resume else ["digits", *COMMON, "--out", str(run)]
+    several = ["--gpus", str(processes)] if processes > 1 else []
+    return [sys.executable, "-m", "evalkit", "train", *start, *several, *extra]
+
+
+def finish(*args: str) -> None:
+    done = subprocess.run(args, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def digest(run: Path) -> list[tuple[str, str]]:
+    """Every tensor's bytes and every number of the final weights, averaged weights and training state (the pickle itself also tells which
+    Python objects were shared, which a resume changes)."""
+    folder = (run / "last").resolve()
+    sums = checkpoint.verify(folder)["sha256"]
+    return [(k, v) for k, v in sums.items() if k.endswith("safetensors")] + list(leaves("", checkpoint.load_state(folder)))
+
+
+def leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, torch.Tensor):
+        yield path, hashlib.sha256(value.numpy().tobytes()).hexdigest()
+    elif isinstance(value, dict | list | tuple):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(f"{path}/{key}", child)
+    else:
+        yield path, repr(value)
+
+
+def kill_at(args: list[str], lines: int, pause: float) -> bool:
+    """Start `args`, wait for that many step lines and `pause` seconds more, SIGKILL the whole process group. False if it ended by itself."""
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    seen = 0
+    for line in process.stdout:
+        seen += line.startswith("step ")
+        if seen >= lines:
+            break
+    time.sleep(pause)
+    ended = process.poll() is not None
+    os.killpg(process.pid, signal.SIGKILL) if not ended else None
+    process.stdout.close()
+    process.wait()
+    return not ended
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_process_with_two_micro_batches(tmp_path):
+    for name, model in (("vit", VIT), ("resnet", RESNET)):
+        finish(*command(tmp_path / f"{name}1", *model, "epochs=1"))
+        finish(*command(tmp_path / f"{name}2", *model, "epochs=1", processes=2))
+        assert digest(tmp_path / f"{name}1") == digest(tmp_path / f"{name}2")
+
+
+@pytest.mark.slow
+def test_worker_count_changes_nothing(tmp_path):
+    finish(*command(tmp_path / "a", *VIT, "epochs=1"))
+    finish(*command(tmp_path / "b", *VIT, "epochs=1", "workers=2"))
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "kills"), [(VIT, 12), (RESNET, 8)], ids=["vit", "resnet"])
+def test_random_kills(tmp_path, model, kills):
+    """SIGKILL in mid-step, mid-write and mid-epoch; resumed with 0 or 2 workers and 1 or 2 processes."""
+    finish(*command(tmp_path / "whole", *model))
+    run, rng, killed, fresh = tmp_path / "killed", random.Random(5), 0, True
+    while killed < kills:
+        processes = rng.choice([1, 1, 2])
+        args = command(run, *(model if fresh else []), f"workers={rng.choice([0, 2])}", resume=not fresh, processes=processes)
+        if not kill_at(args, rng.randint(1, 9), rng.random() * 0.3):
+            break  # the run is through; the killing has come to its end
+        killed, fresh = killed + 1, not (run / "config.yaml").exists()
+    finish(*command(run, resume=True))
+    assert killed >= kills // 2
+    assert digest(run) == digest(tmp_path / "whole")
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines() if "loss" in json.loads(line)]
+    assert steps == list(range(1, steps[-1] + 1))  # no step twice, none missing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 2), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_run_goes_on(tmp_path, number, code):
+    finish(*command(tmp_path / "whole", *VIT, "epochs=1"))
+    process = subprocess.Popen(command(tmp_path / "run", *VIT, "epochs=1", "checkpoint_steps=1000"), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step 5/"):
+            process.send_signal(number)
+            break
+    rest = process.stdout.read()
+    assert process.wait() == code and "continue with: evalkit train --resume" in rest
+    finish(*command(tmp_path / "run", resume=True))
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")

@@ -1,0 +1,73 @@
+"""What a run says while it goes: log.jsonl (the record), TensorBoard, and a progress bar or plain lines on the main process."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from evalkit.runtime import is_main, write_atomic
+
+
+class Logger:
+    """Appends JSON lines to run/log.jsonl; after a resume from `start`, lines of later steps are dropped first, since they are done again."""
+
+    def __init__(self, run: Path, start: int, total: int):
+        self.active = is_main()
+        if not self.active:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = run / "log.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step(line) <= start]
+            write_atomic(path, lambda f: f.write("".join(line + "\n" for line in kept).encode()))
+        self.file = open(path, "a", buffering=1)  # noqa: SIM115 - lives as long as the run
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
+        self.start, self.total, self.began = start, total, time.monotonic()
+        self.bar = None
+        if sys.stderr.isatty():
+            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            self.bar.start()
+            self.task = self.bar.add_task("train", total=total, completed=start, note="")
+
+    def log(self, step: int, values: dict[str, Any], note: str) -> None:
+        """Record `values` after `step` steps and show `note`."""
+        if not self.active:
+            return
+        self.file.write(json.dumps({"step": step, **values}, sort_keys=True) + "\n")
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self.board.add_scalar(name, value, step)
+        left = (time.monotonic() - self.began) / max(step - self.start, 1) * (self.total - step)
+        note = f"{note}  {_clock(left)} left"
+        if self.bar:
+            self.bar.update(self.task, completed=step, note=note)
+        else:
+            print(f"step {step}/{self.total}  {note}", flush=True)
+
+    def say(self, line: str) -> None:
+        """One line to the person watching."""
+        if self.active:
+            (self.bar.console.print if self.bar else print)(line)
+
+    def close(self) -> None:
+        if self.active:
+            if self.bar:
+                self.bar.stop()
+            self.board.close()
+            self.file.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # half a line, written as the process died
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"

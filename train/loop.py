@@ -1,0 +1,224 @@
+"""The training loop, top to bottom.
+
+Batches, augmentation, mixing, dropout and the learning rate are functions of (seed, step, position) only. So a run that was killed and
+resumed, or runs with other worker or process counts, takes the very same steps.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from evalkit import checkpoint, inference, metrics
+from evalkit.data.loading import Batch, steps_per_epoch, train_batches
+from evalkit.data.transforms import erase_boxes
+from evalkit.errors import EvalkitError
+from evalkit.runtime import derive_rng, is_main, rank, seed_torch, world_size, write_atomic
+
+from . import session
+from .guard import Guard
+from .logger import Logger
+from .losses import BinaryCrossEntropy, soft_cross_entropy, soft_target
+from .mixups.base import Context
+from .schedules import learning_rate
+from .session import Session
+
+AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its state is saved."""
+
+
+def fit(s: Session, run: Path) -> None:
+    """Train from `s.step` to the end; checkpoints and logs go to `run`. Raises Stopped after a signal, EvalkitError when the loss is lost."""
+    cfg, device, world = s.cfg, s.device, world_size()
+    per_epoch = steps_per_epoch(len(s.train_images), cfg.batch_size)
+    total = round(cfg.epochs * per_epoch)
+    rate = learning_rate(cfg, per_epoch)
+    local_groups = cfg.batch_size // cfg.micro_batch // world
+    eval_steps = max(1, round(cfg.eval_epochs * per_epoch))
+    # Asking the other processes, or a GPU for the loss, costs a wait; a lone CPU process can look after every step.
+    check_steps = 1 if world == 1 and device.type == "cpu" else 10
+
+    if cfg.channels_last:
+        s.network.to(memory_format=torch.channels_last)
+    if cfg.compile:
+        s.network.compile()
+    module = s.trainee
+    if world > 1:
+        # Batch-norm statistics are averaged by BatchNormStatistics; a method's own parameters may take no part in some steps.
+        module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=any(True for _ in s.method.parameters()))
+
+    batches = batch_iterator(s, s.step)
+    context = context_maker(s, total)
+    log = Logger(run, s.step, total)
+    bad_step = torch.full((), total, device=device)  # first step with a loss that is not finite
+    window, waited, shown, saved_at = time.monotonic(), 0.0, s.step, time.monotonic()
+    with Guard(device) as guard:
+        try:
+            while s.step < total:
+                lr = rate(s.step)
+                for group in s.optimizer.param_groups:
+                    group["lr"] = lr * group.get("lr_scale", 1.0)
+
+                step_loss = torch.zeros((), device=device)
+                for i in range(local_groups):
+                    began = time.monotonic()
+                    batch = next(batches)
+                    waited += time.monotonic() - began
+                    with nullcontext() if world == 1 or i == local_groups - 1 else module.no_sync():
+                        loss = forward(s, module, context(s.step, batch.group), batch) / local_groups
+                        s.scaler.scale(loss).backward()
+                    step_loss += loss.detach()
+
+                s.scaler.unscale_(s.optimizer)
+                norm = torch.nn.utils.get_total_norm([p.grad for p in s.trainee.parameters() if p.grad is not None])
+                if cfg.clip_grad is not None:
+                    torch.nn.utils.clip_grads_with_norm_(s.trainee.parameters(), cfg.clip_grad, norm)
+                s.scaler.step(s.optimizer)
+                s.scaler.update()
+                s.optimizer.zero_grad(set_to_none=True)
+                s.batchnorm.step()
+                s.method.after_step(context(s.step, None), s.network)
+                if s.ema:
+                    s.ema.update(s.method.eval_network(s.network))
+                healthy = step_loss.isfinite() & (norm.isfinite() | s.scaler.is_enabled())  # a scaler skips steps that overflow
+                bad_step = torch.where(healthy, bad_step, bad_step.clamp(max=s.step))
+                s.step += 1
+
+                last = s.step == total
+                evaluate_now = s.step % eval_steps == 0 or last
+                save_now = last or (cfg.checkpoint_steps is not None and s.step % cfg.checkpoint_steps == 0)
+                if not (evaluate_now or save_now or s.step % check_steps == 0 or s.step % cfg.log_steps == 0):
+                    continue
+                due = time.monotonic() - saved_at > 60 * cfg.checkpoint_minutes
+                first_bad, stop, due = guard.agree(total - int(bad_step), guard.received or 0, due)
+                if first_bad:
+                    give_up(s, run, total - int(first_bad))
+                if s.step % cfg.log_steps == 0 or last:
+                    now = time.monotonic()
+                    values = {
+                        "epoch": round(s.step / per_epoch, 4),
+                        "loss": float(step_loss),
+                        "lr": lr,
+                        "grad_norm": float(norm),
+                        "images_per_second": round((s.step - shown) * cfg.batch_size / (now - window), 1),
+                        "data_wait": round(waited / (now - window), 4),
+                    }
+                    log.log(s.step, values, f"epoch {values['epoch']:.1f}  loss {values['loss']:.3f}  {values['images_per_second']:.0f} images/s")
+                    window, waited, shown = now, 0.0, s.step
+                improved = False
+                if evaluate_now:
+                    s.scores = {name: accuracy(s, network) for name, network in s.networks().items()}
+                    top1 = s.scores["raw"]["top1"]
+                    improved = top1 > s.best.get("top1", -1.0)
+                    if improved:
+                        s.best = {"top1": top1, "step": s.step}
+                    values = {f"val_{k}_{name}": v for name, scores in s.scores.items() for k, v in scores.items()}
+                    log.log(s.step, values, f"validation top-1 {100 * top1:.2f} %")
+                if improved or save_now or due or stop:
+                    if is_main():
+                        folder = session.save(s, run)
+                        if improved:
+                            checkpoint.link(run, "best", folder)
+                        checkpoint.prune(run, cfg.keep)
+                    saved_at = time.monotonic()
+                if stop and not last:
+                    raise Stopped(int(stop))
+        finally:
+            log.close()
+
+
+def batch_iterator(s: Session, start: int) -> Iterator[Batch]:
+    """This process's micro-batches from step `start` on."""
+    cfg = s.cfg
+    return train_batches(
+        s.train_images,
+        s.train_transform,
+        seed=cfg.seed,
+        batch_size=cfg.batch_size,
+        micro_batch=cfg.micro_batch,
+        epochs=cfg.epochs,
+        repeats=cfg.repeats,
+        start_step=start,
+        rank=rank(),
+        world=world_size(),
+        workers=cfg.workers,
+    )
+
+
+def context_maker(s: Session, total: int) -> Callable[[int, int | None], Context]:
+    """(step, group) -> the method's context; the draws are keyed by what was published, never by process or micro-batch count."""
+    cfg, network, device = s.cfg, s.network, s.device
+    groups_per_accumulation = cfg.batch_size // cfg.micro_batch // cfg.accumulate
+    criterion = soft_cross_entropy if cfg.loss == "ce" else BinaryCrossEntropy(cfg.bce_threshold, cfg.bce_reduction)
+    mean, std = torch.tensor(network.mean, device=device), torch.tensor(network.std, device=device)
+
+    def make(step: int, group: int | None) -> Context:
+        key = ("after", step) if group is None else ("mix", step, group // groups_per_accumulation)
+        if group is not None and cfg.mix_draws == "group":
+            key += (group,)
+        return Context(
+            step=step,
+            total_steps=total,
+            rng=derive_rng(cfg.seed, *key),
+            target=lambda y: soft_target(y, network.num_classes, cfg.label_smoothing),
+            criterion=criterion,
+            mean=mean,
+            std=std,
+        )
+
+    return make
+
+
+def forward(s: Session, module: torch.nn.Module, ctx: Context, batch: Batch) -> Tensor:
+    """Loss of one micro-batch in training mode."""
+    cfg = s.cfg
+    s.trainee.train()
+    x, y = prepare(s, batch, ctx)
+    seed_torch(cfg.seed, "model", batch.step, batch.group)  # dropout, stochastic depth
+    dtype = AMP_DTYPES[cfg.amp]
+    with s.batchnorm.micro_batch(), torch.autocast(s.device.type, dtype=dtype, enabled=dtype is not None):
+        return module(ctx, x, y)
+
+
+def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
+    """Upload a micro-batch, normalise it on the device, erase."""
+    x = batch.x.to(s.device, non_blocking=True).float().div_(255)
+    x = (x - ctx.mean[:, None, None]) / ctx.std[:, None, None]
+    if s.cfg.erasing:
+        x = erase_boxes(x, batch.erase, derive_rng(s.cfg.seed, "erase", batch.step, batch.group))
+    if s.cfg.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x, batch.y.to(s.device, non_blocking=True)
+
+
+def accuracy(s: Session, network) -> dict[str, float]:
+    """top1, top5 and cross-entropy of a network on the validation images."""
+    records = inference.predict(network.eval(), s.val_images, s.eval_transform, device=s.device, workers=s.cfg.workers)
+    if records.bad:
+        raise EvalkitError(f"cannot read {len(records.bad)} validation images, e.g. {records.bad[0][0]}: {records.bad[0][1]}; replace or remove them")
+    return {
+        "top1": metrics.top_k_accuracy(records.logits, records.labels, 1),
+        "top5": metrics.top_k_accuracy(records.logits, records.labels, 5),
+        "loss": metrics.negative_log_likelihood(records.logits, records.labels),
+    }
+
+
+def give_up(s: Session, run: Path, step: int) -> None:
+    """The loss of `step` was not finite: save that batch, then stop. Checkpoints are older than the step, so they are clean."""
+    folder = run / "crash"
+    batch = next(batch_iterator(s, step))
+    if is_main():
+        arrays = {"x": batch.x.numpy(), "y": batch.y.numpy(), "index": np.asarray(batch.index), "step": step}
+        write_atomic(folder / f"step-{step:09d}.npz", lambda f: np.savez(f, **arrays))
+    raise EvalkitError(
+        f"the loss was not finite at step {step}; its first micro-batch is in {folder}, checkpoints before it are intact; "
+        "lower lr, set clip_grad=1.0 or amp=none, then start again or resume"
+    )

@@ -1,0 +1,40 @@
+"""The optimizer of a recipe."""
+
+from timm.optim import create_optimizer_v2, get_optimizer_info
+from torch import nn
+from torch.optim import Optimizer
+
+from evalkit.errors import EvalkitError, unknown
+
+from .config import TrainConfig
+from .mixups.base import MixMethod
+
+
+def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict]:
+    """Trainable parameters with and without weight decay: norms, biases and what the model itself exempts (position embedding, class
+    token) are not decayed unless `decay_norm_and_bias`."""
+    exempt = set(getattr(model, "no_weight_decay", set)())
+    decayed, free = [], []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            (free if not cfg.decay_norm_and_bias and (p.ndim <= 1 or name in exempt) else decayed).append(p)
+    groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]
+
+
+def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Optimizer:
+    """timm's optimizer `opt` over the model's and the method's parameters; each group's "lr_scale" multiplies the schedule."""
+    try:
+        info = get_optimizer_info(cfg.opt)
+    except ValueError as e:
+        from timm.optim import list_optimizers
+
+        raise unknown("optimizer", cfg.opt, list_optimizers()) from e
+    arguments = {"eps": cfg.eps} if info.has_eps else {}
+    if info.has_betas:
+        arguments["betas"] = tuple(cfg.betas)
+    try:
+        groups = parameter_groups(model, cfg) + method.param_groups()
+        return create_optimizer_v2(groups, opt=cfg.opt, lr=cfg.lr, weight_decay=cfg.weight_decay, momentum=cfg.momentum, **arguments)
+    except TypeError as e:
+        raise EvalkitError(f"optimizer '{cfg.opt}' does not take the recipe's arguments: {e}") from e

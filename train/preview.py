@@ -1,0 +1,35 @@
+"""A few mixed training samples of a finished run with the label shares it trained on."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evalkit.runtime import derive_rng, write_atomic
+
+from . import loop
+from .session import Session
+
+COUNT = 8
+
+
+@torch.no_grad()
+def save(s: Session, path: Path) -> None:
+    """Write mixed.npz: x uint8 (8, 3, S, S), weights float32 (8, B), labels int64 (B,), classes. One sample from each of 8 draws of the
+    method on the first micro-batch of the last step, labelled with the trained network."""
+    batch = next(loop.batch_iterator(s, s.step - 1))
+    make = loop.context_maker(s, s.step)
+    images, weights = [], []
+    s.trainee.eval()
+    for i in range(min(COUNT, len(batch.y))):
+        ctx = dataclasses.replace(make(s.step - 1, batch.group), rng=derive_rng(s.cfg.seed, "preview", i))
+        x, y = loop.prepare(s, batch, ctx)
+        method = s.method.pick(ctx)
+        mixed = method.mix(ctx, x, y, s.network)
+        out = s.network(mixed.x, attention=method.attention, features=method.features, inject=mixed.inject)
+        pixels = mixed.x[i] * ctx.std[:, None, None] + ctx.mean[:, None, None]
+        images.append((pixels.clamp(0, 1) * 255).round().byte().cpu().numpy())
+        weights.append(method.relabel(ctx, mixed, y, out)[i].float().cpu().numpy())
+    arrays = {"x": np.stack(images), "weights": np.stack(weights), "labels": batch.y.numpy(), "classes": np.array(s.train_images.classes)}
+    write_atomic(path, lambda f: np.savez(f, **arrays))

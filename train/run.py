@@ -1,0 +1,115 @@
+"""`evalkit train`: a run folder from a recipe, or the continuation of one."""
+
+import os
+import signal
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+
+from evalkit import checkpoint, config, results
+from evalkit.errors import EvalkitError
+from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
+
+from . import loop, preview, session
+from .config import TrainConfig
+
+# Keys that change how a run executes but not one bit of what it computes: the only ones a resume may override.
+EXECUTION_KEYS = {"workers", "device", "keep", "checkpoint_minutes", "checkpoint_steps", "log_steps"}
+ACCURACY_VERSION = 1
+
+
+def train(cfg: TrainConfig | None, out: Path | None = None, resume: Path | None = None, overrides: list[str] | None = None) -> int:
+    """Train by `cfg` into the folder `out`, or continue the run folder `resume`. Returns the exit code: 0 complete, 2 stopped by a
+    signal and resumable, 130 stopped by Ctrl-C and resumable."""
+    if resume is not None:
+        run, cfg = Path(resume), resumed_config(Path(resume), overrides or [])
+    else:
+        run = Path(out) if out else Path("runs") / f"{cfg.data}-{session.method_name(cfg.mixup)}-seed{cfg.seed}".replace("/", "-")
+        cfg = replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
+    torch.set_num_threads(cfg.threads)
+    device = pick_device(cfg.device)
+    init_processes(device)
+    s = session.build(cfg, device)
+    if resume is not None:
+        found = checkpoint.newest(run)
+        if found is not None:
+            session.restore(s, found[0])
+        if is_main():
+            print(f"resuming {run} at step {s.step}" if found else f"{run} has no checkpoint yet; starting at step 0", flush=True)
+    elif is_main():
+        start_folder(run, cfg)
+
+    began = time.monotonic()
+    try:
+        loop.fit(s, run)
+    except loop.Stopped as e:
+        number = e.args[0]
+        if is_main():
+            print(f"stopped by {signal.Signals(number).name} at step {s.step}, saved; continue with: evalkit train --resume {run}", flush=True)
+        return 130 if number == signal.SIGINT else 2
+    if is_main():
+        preview.save(s, run / "mixed.npz")
+        record(s, run, time.monotonic() - began)
+        print(f"top-1 {100 * s.scores['raw']['top1']:.2f} % on {s.val_images.name} ({len(s.val_images)} images); checkpoint: {run / 'last'}", flush=True)
+    return 0
+
+
+def start_folder(run: Path, cfg: TrainConfig) -> None:
+    """A new run folder with the resolved config; refuses one that holds a run."""
+    if (run / "config.yaml").exists():
+        raise EvalkitError(f"{run} already holds a run; continue it with --resume {run}, or choose another --out")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise EvalkitError(f"cannot create {run}: {e.strerror}; choose another --out") from e
+    config.save(cfg, run / "config.yaml")
+
+
+def resumed_config(run: Path, overrides: list[str]) -> TrainConfig:
+    """The run's own config with execution keys overridden."""
+    if not (run / "config.yaml").is_file():
+        raise EvalkitError(f"{run} is not a run folder (no config.yaml); give the folder that evalkit train wrote")
+    for override in overrides:
+        key = override.split("=")[0]
+        if key not in EXECUTION_KEYS and key in {f.name for f in fields(TrainConfig)}:
+            raise EvalkitError(f"key '{key}' cannot change on resume, it would change the run; only {', '.join(sorted(EXECUTION_KEYS))} can")
+    return config.load(TrainConfig, run / "config.yaml", overrides)
+
+
+def record(s: session.Session, run: Path, seconds: float) -> None:
+    """One results record per evaluated set of weights."""
+    n = len(s.val_images)
+    meta, sums = session.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
+    for name, scores in s.scores.items():
+        values = dict(scores)
+        if name == "raw":
+            values |= {"top1_best": s.best["top1"]}
+        results.append(
+            run,
+            results.make_record(
+                task="train",
+                protocol="accuracy",
+                version=ACCURACY_VERSION,
+                model=s.cfg.model,
+                method=meta["method"],
+                label=meta["label"],
+                checkpoint_sha256=sums["model.safetensors" if name == "raw" else "model_ema.safetensors"],
+                weights=name,
+                data={"name": s.val_images.name, "fingerprint": s.val_images.fingerprint, "split": s.cfg.val_split},
+                n=n,
+                metrics=values,
+                undefined={},
+                standard_errors={k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values},
+                seed=s.cfg.seed,
+                config=meta["config"],
+                environment=environment(s.device) | {"processes": world_size()},
+                seconds=seconds,
+                complete=True,
+                published_protocol=False,
+                records=None,
+                series=None,
+                notes=[],
+            ),
+        )

@@ -1,0 +1,184 @@
+"""Everything a training run is made of, built from its config, and its exact state on disk."""
+
+import copy
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from evalkit import checkpoint, config, data, models
+from evalkit.data.transforms import EvalTransform, TrainTransform, eval_transform
+from evalkit.errors import EvalkitError
+from evalkit.models import Network
+from evalkit.runtime import seed_torch
+
+from .batchnorm import BatchNormStatistics
+from .config import TrainConfig
+from .ema import WeightAverage
+from .mixups import from_config
+from .mixups.base import Context, MixMethod
+from .optim import make_optimizer
+from .step import train_step
+
+
+class Trainee(nn.Module):
+    """Network and method as one module whose forward is the training step, so that DDP and state_dict see all parameters."""
+
+    def __init__(self, network: Network, method: MixMethod):
+        super().__init__()
+        self.network, self.method = network, method
+
+    def forward(self, ctx: Context, x: Tensor, y: Tensor) -> Tensor:
+        return train_step(ctx, self.network, self.method, x, y)
+
+
+@dataclass
+class Session:
+    """The parts of a run. `step` counts optimizer steps done; it is the only clock."""
+
+    cfg: TrainConfig
+    device: torch.device
+    train_images: data.Images
+    val_images: data.Images
+    train_transform: TrainTransform
+    eval_transform: EvalTransform
+    trainee: Trainee
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    batchnorm: BatchNormStatistics
+    ema: WeightAverage | None
+    step: int = 0
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
+    best: dict[str, float] = field(default_factory=dict)  # top1 and step of the best evaluation so far
+
+    @property
+    def network(self) -> Network:
+        return self.trainee.network
+
+    @property
+    def method(self) -> MixMethod:
+        return self.trainee.method
+
+    def networks(self) -> dict[str, Network]:
+        """The classifiers that are evaluated and exported: "raw", and "ema" where the recipe averages weights."""
+        out = {"raw": self.method.eval_network(self.network)}
+        return out | ({"ema": self.ema.network} if self.ema else {})
+
+
+def build(cfg: TrainConfig, device: torch.device) -> Session:
+    """Data, network, method and optimizer of a recipe, seeded; the same in every process."""
+    if cfg.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(cfg.deterministic)
+    torch.backends.cudnn.benchmark = not cfg.deterministic
+    train_images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
+    val_images = data.load(cfg.data, cfg.val_split, root=cfg.data_dir)
+    if val_images.classes != train_images.classes:
+        odd = ", ".join(sorted(set(val_images.classes) ^ set(train_images.classes))[:3])
+        raise EvalkitError(f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} differ in their classes, e.g. {odd}; make the folders match")
+    seed_torch(cfg.seed, "init")
+    network = make_network(cfg, len(train_images.classes)).to(device)
+    method = from_config(cfg.mixup)
+    method.setup(network)
+    method.to(device)
+    network.prepare(attention=method.attention, inject_layers=method.inject_layers)
+    trainee = Trainee(network, method)
+    optimizer = make_optimizer(network.model, method, cfg)
+    ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
+    native = val_images.native_size == cfg.image_size
+    return Session(
+        cfg=cfg,
+        device=device,
+        train_images=train_images,
+        val_images=val_images,
+        train_transform=TrainTransform(cfg),
+        eval_transform=eval_transform("native" if native else "published", cfg.image_size),
+        trainee=trainee,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
+        batchnorm=BatchNormStatistics(network),
+        ema=ema,
+    )
+
+
+def make_network(cfg: TrainConfig, num_classes: int) -> Network:
+    """The recipe's network, starting from `init` if given: a head for another number of classes is left out, anything else must fit."""
+    create = {"num_classes": num_classes, **cfg.model_args}
+    if cfg.init is None or cfg.init == "pretrained":
+        return models.create(cfg.model, pretrained=cfg.init is not None, **create)
+    network = models.create(cfg.model, **create)
+    loaded = models.load(cfg.init, model=cfg.model, model_args=dict(cfg.model_args))
+    weights, own = loaded.network.model.state_dict(), network.model.state_dict()
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    odd = [k for k in own if k not in fitting and loaded.network.num_classes == num_classes]
+    if odd:
+        raise EvalkitError(f"{cfg.init} does not fit model '{cfg.model}': {len(odd)} tensors differ, e.g. {odd[0]}; give the model it was trained with")
+    network.model.load_state_dict(fitting, strict=False)
+    return network
+
+
+# ---- state on disk
+
+
+def save(s: Session, run: Path) -> Path:
+    """Write the run's checkpoint for the current step; returns its folder."""
+    networks = s.networks()
+    state: dict[str, Any] = {
+        "step": s.step,
+        "scores": s.scores,
+        "best": s.best,
+        "optimizer": s.optimizer.state_dict(),
+        "scaler": s.scaler.state_dict(),
+        "method": s.method.state_dict(),
+        # the network that is trained, where the one that is exported is another one
+        "network": None if networks["raw"] is s.network else s.network.model.state_dict(),
+    }
+    ema = networks["ema"].model.state_dict() if "ema" in networks else None
+    return checkpoint.save(run, s.step, networks["raw"].model.state_dict(), ema, state, meta(s))
+
+
+def meta(s: Session) -> dict[str, Any]:
+    """What a reader of the checkpoint must know to use and to judge it."""
+    cfg, network = s.cfg, s.network
+    return {
+        "model": cfg.model,
+        "model_args": dict(cfg.model_args),
+        "num_classes": network.num_classes,
+        "classes": s.train_images.classes,
+        "image_size": cfg.image_size,
+        "mean": list(network.mean),
+        "std": list(network.std),
+        "method": method_name(cfg.mixup),
+        "label": cfg.label or method_name(cfg.mixup),
+        "data": {"name": s.train_images.name, "fingerprint": s.train_images.fingerprint},
+        "config": config.to_dict(cfg),
+    }
+
+
+def method_name(spec: Any) -> str:
+    """'mixpro', or 'mixup+cutmix' for a choice: the method of a recipe in one word."""
+    if isinstance(spec, str):
+        return spec
+    if "choice" in spec:
+        return "+".join(method_name(child) for child in spec["choice"])
+    return spec["name"]
+
+
+def restore(s: Session, folder: Path) -> None:
+    """Bring a freshly built session to the state saved in a checkpoint folder."""
+    weights = checkpoint.read_weights(folder, "raw")[0]
+    state = checkpoint.load_state(folder)
+    try:
+        s.method.load_state_dict(state["method"])
+        s.network.model.load_state_dict(weights if state["network"] is None else state["network"])
+        if s.ema:
+            s.ema.network.model.load_state_dict(checkpoint.read_weights(folder, "ema")[0])
+        s.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        s.scaler.load_state_dict(state["scaler"])
+        s.step, s.scores, s.best = state["step"], state["scores"], state["best"]
+    except (KeyError, ValueError, RuntimeError) as e:
+        raise EvalkitError(f"{folder} does not fit this recipe ({str(e).splitlines()[0]}); resume with the run's own config.yaml") from e
