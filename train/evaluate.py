@@ -25,6 +25,7 @@ class EvalConfig:
     model: str | None = None  # architecture of a bare weights file
     weights: str | None = None  # raw | ema; the averaged ones where the checkpoint holds them
     preprocess: str = "published"  # published (shorter side size * 256 / 224, bilinear, centre crop) | model (timm's for this model)
+    allow_partial: bool = False  # a folder without all classes of the checkpoint: the result is marked incomplete
     batch_size: int = 64
     forward_batch: int = 64
     workers: int = 2
@@ -33,14 +34,14 @@ class EvalConfig:
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
     """Print top-1 and top-5 of `checkpoint` on `data_spec` (a folder of class folders, or an embedded set; by default what it was trained
-    on), write predictions.csv and a results record into `out`. Returns 0, or 2 if some images could not be read."""
+    on), write predictions.csv and a results record into `out`. Returns 0, or 2 if images or classes are missing."""
     began = time.monotonic()
     cfg = config.load(EvalConfig, None, overrides)
     device = pick_device(cfg.device)
     init_processes(device)
     loaded = models.load(checkpoint, model=cfg.model, weights=cfg.weights)
     network = loaded.network.to(device)
-    images = open_images(loaded, data_spec, cfg.split)
+    images = open_images(loaded, data_spec, cfg)
     mode = "native" if images.native_size else cfg.preprocess
     transform = eval_transform(mode, network.input_size[0], network.model.pretrained_cfg)
     records = inference.predict(
@@ -48,8 +49,9 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     )
     k = min(5, network.num_classes)
     correct = {1: metrics.top_k_correct(records.logits, records.labels, 1), k: metrics.top_k_correct(records.logits, records.labels, k)}
+    complete = records.complete and not images.problems
     if not is_main():
-        return 0 if records.complete else 2
+        return 0 if complete else 2
     source = Path(checkpoint)
     out = Path(out) if out else (source if source.is_dir() else Path("runs") / loaded.label)
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
@@ -69,19 +71,19 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
         config=asdict(cfg) | {"preprocess": mode},
         environment=environment(device),
         seconds=time.monotonic() - began,
-        complete=records.complete,
+        complete=complete,
         published_protocol=False,
-        notes=[f"unreadable: {id}: {reason}" for id, reason in records.bad],
+        notes=[*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
     )
     results.append(out, record)
     for id, reason in records.bad:
         print(f"cannot read {id}: {reason}")
     share = "  ".join(f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items())
     print(f"{share}  on {len(records.ids)} images of {images.name} ({mode} preprocessing); predictions: {out / 'predictions.csv'}")
-    return 0 if records.complete else 2
+    return 0 if complete else 2
 
 
-def open_images(loaded: models.Loaded, spec: str | None, split: str) -> data.Images:
+def open_images(loaded: models.Loaded, spec: str | None, cfg: EvalConfig) -> data.Images:
     """The images of `spec`, labelled by the class names of the checkpoint."""
     spec = spec or loaded.meta.get("data", {}).get("name")
     if spec is None:
@@ -89,10 +91,10 @@ def open_images(loaded: models.Loaded, spec: str | None, split: str) -> data.Ima
     if Path(spec).is_dir():
         if loaded.classes is None:
             raise EvalkitError(f"{loaded.source} does not name its classes, so folders cannot be matched to them; evaluate an evalkit checkpoint")
-        return data.folder(spec, classes=loaded.classes)
+        return data.folder(spec, classes=loaded.classes, allow_partial=cfg.allow_partial)
     if spec not in data.NAMES:
         raise EvalkitError(f"no such folder or data set: {spec}; give --data DIR or one of {', '.join(n for n in data.NAMES if n != 'folder')}")
-    images = data.load(spec, split)
+    images = data.load(spec, cfg.split)
     if loaded.network.num_classes != len(images.classes) or (loaded.classes is not None and loaded.classes != images.classes):
         raise EvalkitError(f"{loaded.source} has {loaded.network.num_classes} classes, {spec} has {len(images.classes)} others; give images of its classes")
     return images

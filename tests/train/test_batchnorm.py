@@ -1,6 +1,7 @@
 import torch
-from evalkit.train.batchnorm import BatchNormStatistics
 from torch import nn
+
+from evalkit.train.batchnorm import BatchNormStatistics
 
 
 def test_one_update_with_the_mean_of_the_micro_batches():

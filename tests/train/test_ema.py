@@ -1,6 +1,7 @@
 import torch
-from evalkit.train.ema import WeightAverage
 from torch import nn
+
+from evalkit.train.ema import WeightAverage
 
 
 def test_recursion_by_hand():

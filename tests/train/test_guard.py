@@ -3,6 +3,7 @@ import signal
 
 import pytest
 import torch
+
 from evalkit.train.guard import Guard
 
 

@@ -1,11 +1,11 @@
 import pytest
 import timm
 import torch
+
+from evalkit.errors import EvalkitError
 from evalkit.train.config import TrainConfig
 from evalkit.train.mixups.base import MixMethod
 from evalkit.train.optim import make_optimizer, parameter_groups
-
-from evalkit.errors import EvalkitError
 
 
 def cfg(**kw):

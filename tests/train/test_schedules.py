@@ -1,9 +1,10 @@
 import pytest
-from evalkit.train.config import TrainConfig
-from evalkit.train.schedules import learning_rate
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import SGD
+
+from evalkit.train.config import TrainConfig
+from evalkit.train.schedules import learning_rate
 
 
 def cfg(**kw):

@@ -1,0 +1,123 @@
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from evalkit import checkpoint, config, results
+from evalkit.errors import EvalkitError
+from evalkit.train import loop, session
+from evalkit.train.config import TrainConfig
+from evalkit.train.run import train
+
+from .conftest import tiny
+
+
+def test_what_a_run_leaves_behind(finished):
+    cfg = config.load(TrainConfig, finished / "config.yaml", [])
+    assert cfg == tiny("ema=0.9")  # the saved config reruns it
+    raw, ema = results.read([finished])
+    assert (raw["weights"], ema["weights"]) == ("raw", "ema") and raw["method"] == "transmix" and raw["n"] == 450
+    assert 0 <= raw["metrics"]["top1"] <= raw["metrics"]["top1_best"] <= 1 and raw["metrics"]["top5"] >= raw["metrics"]["top1"]
+    meta = checkpoint.verify((finished / "last").resolve())
+    assert meta["classes"] == [str(d) for d in range(10)] and meta["sha256"]["model.safetensors"] == raw["checkpoint_sha256"]
+    lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert [v["step"] for v in lines if "loss" in v] == [5, 10, 15, 20, 21] and {"lr", "grad_norm", "images_per_second"} <= lines[0].keys()
+
+
+def test_export_is_a_plain_timm_model(finished):
+    """The checkpoint's accuracy, computed by timm and torch alone, is the recorded one."""
+    model = timm.create_model("vit_nano_patch4_32", num_classes=10, depth=1, checkpoint_path=str(finished / "last" / "model.safetensors")).eval()
+    images = session.data.load("digits", "val")
+    x = np.stack([np.asarray(images.read(i)) for i in range(len(images))]).transpose(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(model.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
+    with torch.no_grad():
+        predicted = model((torch.from_numpy(x).float() - mean) / std).argmax(1).numpy()
+    assert (predicted == images.labels).mean() == pytest.approx(results.read([finished])[0]["metrics"]["top1"], abs=1e-12)
+
+
+def test_mixed_samples_are_mixtures(finished):
+    mixed = np.load(finished / "mixed.npz")
+    assert mixed["x"].shape == (8, 3, 32, 32) and mixed["x"].dtype == np.uint8 and mixed["weights"].shape == (8, 64)
+    assert np.allclose(mixed["weights"].sum(1), 1, atol=1e-6) and (mixed["weights"] > 0).sum(1).max() == 2
+
+
+def test_a_folder_with_a_run_is_refused(finished):
+    with pytest.raises(EvalkitError, match="already holds a run; continue it with --resume"):
+        train(tiny(), finished)
+
+
+def test_resume_of_a_finished_run_changes_no_weights(finished):
+    before = checkpoint.verify((finished / "last").resolve())["sha256"]
+    assert train(None, resume=finished, overrides=["workers=0"]) == 0
+    assert checkpoint.verify((finished / "last").resolve())["sha256"] == before
+
+
+@pytest.mark.parametrize(("override", "message"), [("lr=1", "cannot change on resume"), ("workrs=1", "Did you mean 'workers'")])
+def test_resume_refuses_what_would_change_the_run(finished, override, message):
+    with pytest.raises(EvalkitError, match=message):
+        train(None, resume=finished, overrides=[override])
+
+
+def test_resume_of_no_run(tmp_path):
+    with pytest.raises(EvalkitError, match="not a run folder"):
+        train(None, resume=tmp_path)
+
+
+def test_unwritable_output(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EvalkitError, match="choose another --out"):
+        train(tiny(), tmp_path / "file" / "run")
+
+
+def test_a_lost_loss_stops_with_the_batch_saved(tmp_path, monkeypatch):
+    real = loop.forward
+
+    def lost(s, module, ctx, batch):
+        return real(s, module, ctx, batch) * (float("nan") if batch.step == 7 else 1.0)
+
+    monkeypatch.setattr(loop, "forward", lost)
+    with pytest.raises(EvalkitError, match="not finite at step 7"):
+        train(tiny("checkpoint_steps=5"), tmp_path / "run")
+    saved = np.load(tmp_path / "run" / "crash" / "step-000000007.npz")
+    assert saved["x"].shape == (64, 3, 32, 32) and saved["step"] == 7
+    s = session.build(tiny(), torch.device("cpu"))
+    expected = next(b for b in loop.batch_iterator(s, 0) if b.step == 7)
+    assert np.array_equal(saved["x"], expected.x.numpy()) and np.array_equal(saved["index"], expected.index.numpy())
+    folder, meta = checkpoint.newest(tmp_path / "run")
+    assert meta["step"] == 5 and all(v.isfinite().all() for v in checkpoint.read_weights(folder)[0].values())
+
+
+def test_start_from_a_checkpoint(finished, tmp_path):
+    """Same classes: all weights. Another number of classes: all but the head."""
+    weights = checkpoint.read_weights(finished)[0]
+    same = session.make_network(tiny(f"init={finished}"), 10).model.state_dict()
+    assert all(torch.equal(same[k], v) for k, v in weights.items())
+    other = session.make_network(tiny(f"init={finished}"), 7).model.state_dict()
+    assert all(torch.equal(other[k], v) for k, v in weights.items() if not k.startswith("head.")) and other["head.weight"].shape[0] == 7
+    with pytest.raises(EvalkitError, match="does not fit|more layers|lacks"):
+        session.make_network(tiny(f"init={finished}", "model_args={depth: 2}"), 10)
+
+
+def test_restore_refuses_another_model(finished):
+    s = session.build(tiny("model_args={depth: 2}"), torch.device("cpu"))
+    with pytest.raises(EvalkitError, match="does not fit this recipe"):
+        session.restore(s, (finished / "last").resolve())
+
+
+def test_loss_and_schedule_of_the_recipe_are_used(tmp_path):
+    """A run of one step over all 1347 images, in 3 micro-batches, plain SGD without mixing: the update by hand."""
+    plain = ["mixup=vanilla", "opt=momentum", "momentum=0.0", "weight_decay=0.0", "label_smoothing=0.1", "batch_size=1347", "micro_batch=449"]
+    cfg = tiny(*plain, "lr=0.5", "schedule=constant", "warmup_epochs=0")
+    s = session.build(cfg, torch.device("cpu"))
+    before = {k: v.clone() for k, v in s.network.model.named_parameters()}
+    batches = list(loop.batch_iterator(s, 0))
+    x, y = torch.cat([b.x for b in batches]).float() / 255, torch.cat([b.y for b in batches])
+    x = (x - torch.tensor(s.network.mean).view(3, 1, 1)) / torch.tensor(s.network.std).view(3, 1, 1)
+    loss = torch.nn.functional.cross_entropy(s.network.model(x), y, label_smoothing=0.1)
+    gradients = torch.autograd.grad(loss, list(s.network.model.parameters()))
+    assert train(cfg, tmp_path / "run") == 0
+    after = checkpoint.read_weights(tmp_path / "run", "raw")[0]
+    for (name, p), g in zip(before.items(), gradients):
+        assert torch.allclose(after[name], p - 0.5 * g, atol=1e-6), name

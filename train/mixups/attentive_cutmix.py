@@ -1,0 +1,63 @@
+"""Attentive CutMix: paste the patches of an image that a pretrained network attends to."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from evalkit.errors import EvalkitError
+
+from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
+from .checks import expect, is_whole
+from .teacher import Teacher
+
+
+class AttentiveCutMix(MixMethod):
+    """Attentive CutMix (Walawalkar et al., ICASSP 2020, arXiv:2003.13048).
+
+        A_i = mean over channels of a pretrained network's last feature map (h, w) for x_i;  M_i = 1 in the `top` cells of largest A_i, else 0
+        x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
+
+    Args: `teacher` the pretrained network: a timm name, an evalkit checkpoint or a weights file (then with `teacher_model`, its architecture);
+    images are resized to its input size, so 224 pixels give ResNet-50's 7 x 7 cells; `top` number of cells; `pairing` as CutMix.
+    Draws: partner.
+
+    Differs from the paper / the official code in nothing known: there is no official code. A widely used one takes the map's last channel.
+    """
+
+    PRESETS = {"default": {}}
+
+    def __init__(self, teacher: Any = "resnet50", top: int = 6, pairing: str = "perm", teacher_model: str | None = None):
+        super().__init__()
+        expect(is_whole(top) and top > 0, "top", "a whole number larger than 0", top)
+        self.top = top
+        self.pairing = check_pairing(pairing)
+        self.teacher = Teacher(teacher, teacher_model)
+
+    def setup(self, net) -> None:
+        self.teacher.load()
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+        attention = self.attended(ctx, x)
+        count = self.count(ctx, attention[0].numel())
+        partner = upload(pair(ctx, len(x), self.pairing), x)
+        chosen = attention.flatten(1).topk(count).indices
+        cells = torch.zeros_like(attention).flatten(1).scatter(1, chosen, 1.0).view_as(attention)
+        mask = F.interpolate(cells[:, None], size=x.shape[-2:], mode="nearest")
+        other = x[partner]
+        return Mixed(torch.where(mask > 0, x, other, out=other), pair_weights(mask.mean((1, 2, 3)), partner), mask, partner)
+
+    def attended(self, ctx: Context, x: Tensor) -> Tensor:
+        """(B, h, w) float32 A."""
+        network = self.teacher.on(x)
+        seen = self.teacher.view(ctx, x)
+        if tuple(x.shape[-2:]) != tuple(network.input_size):
+            seen = F.interpolate(seen, size=tuple(network.input_size), mode="bilinear")
+        return network.feature_map(seen).float().mean(1)
+
+    def count(self, ctx: Context, cells: int) -> int:
+        """How many of the `cells` are pasted. Raises EvalkitError if there are too few."""
+        if self.top > cells:
+            raise EvalkitError(f"attentive_cutmix pastes {self.top} cells, but the teacher's feature map has only {cells}; use a smaller top")
+        return self.top

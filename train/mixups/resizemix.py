@@ -1,0 +1,85 @@
+"""ResizeMix: paste the whole partner image, shrunk."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
+from .checks import expect, is_number, one_of
+from .masks import interval, outer_mask
+
+BOXES = ("inside", "clipped")
+
+
+class ResizeMix(MixMethod):
+    """ResizeMix (Qin et al., 2020, arXiv:2012.11101).
+
+        tau ~ U(scope), one per batch;  T(x) = x resized to h = floor(tau H), w = floor(tau W), nearest neighbour
+        box_i of h x w around a uniform pixel of each sample, shifted to lie inside the image;  M_i = 0 in it, else 1
+        x~_i = T(x_pi(i)) in box_i, x_i elsewhere;   lam = 1 - h w / (H W),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+
+    Args: `scope` the range of tau; `alpha` draws tau from Beta(alpha, alpha), and from U(scope) where that is outside the scope; `box` "inside",
+    or "clipped": one box per batch, cut off at the image's border, the partner squeezed into what is left (OpenMixup); `pairing`.
+    Draws: tau, centre ((B, 2) rows and columns; one (row, column) if clipped), partner.
+
+    Does not differ from the paper / the official code; a batch of one image, and a tau for which no pixel is left, stay unmixed.
+    """
+
+    PRESETS = {
+        "default": {},
+        "openmixup": {"alpha": 1.0, "box": "clipped"},
+    }
+
+    def __init__(self, scope: Sequence[float] = (0.1, 0.8), alpha: float | None = None, box: str = "inside", pairing: str = "perm"):
+        super().__init__()
+        self.scope = interval("scope", scope, 0, 1)
+        expect(alpha is None or (is_number(alpha) and alpha > 0), "alpha", "a number larger than 0, or none for a uniform tau", alpha)
+        self.alpha = alpha
+        self.box = one_of("box", box, BOXES)
+        self.pairing = check_pairing(pairing)
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+        batch, size = len(x), np.array(x.shape[-2:])
+        tau = float(ctx.draw("tau", self.draw_tau))
+        shape = (batch, 2) if self.box == "inside" else (1, 2)
+        centre = np.asarray(ctx.draw("centre", lambda rng: rng.integers(size, size=shape))).reshape(shape)
+        partner = upload(pair(ctx, batch, self.pairing), x)
+
+        sides = np.array([int(tau * side) for side in size])
+        start = np.clip(centre - sides // 2, 0, size - sides)
+        if self.box == "clipped":
+            start, stop = np.clip(centre - sides // 2, 0, size), np.clip(centre + sides // 2, 0, size)
+            sides = (stop - start)[0]
+        if batch == 1 or sides.min() == 0:
+            return Mixed(x, torch.eye(batch, device=x.device), torch.ones(1, 1, *x.shape[-2:], device=x.device), partner)
+
+        target = {"scale_factor": tau} if self.box == "inside" else {"size": tuple(sides.tolist())}
+        mixed = paste(x, F.interpolate(x, **target, mode="nearest")[partner], start)
+        inside = [(np.arange(n) >= first[:, None]) & (np.arange(n) < first[:, None] + side) for n, first, side in zip(size, start.T, sides)]
+        share = torch.full((batch,), 1 - sides.prod() / size.prod(), device=x.device)
+        return Mixed(mixed, pair_weights(share, partner), outer_mask(*inside, x), partner)
+
+    def draw_tau(self, rng: np.random.Generator) -> float:
+        if self.alpha is not None:
+            tau = rng.beta(self.alpha, self.alpha)
+            if self.scope[0] <= tau <= self.scope[1]:
+                return tau
+        return rng.uniform(*self.scope)
+
+
+def paste(x: Tensor, small: Tensor, start: np.ndarray) -> Tensor:
+    """A copy of `x` (B, C, H, W) with `small` (B, C, h, w) at the rows and columns `start` (B, 2), or at one place in all images (1, 2)."""
+    height, width = small.shape[-2:]
+    mixed = x.clone()
+    if len(start) == 1:
+        (top, left), *_ = start.tolist()
+        mixed[:, :, top : top + height, left : left + width] = small
+        return mixed
+    rows = upload(start[:, :1] + np.arange(height), x)
+    columns = upload(start[:, 1:] + np.arange(width), x)
+    image = torch.arange(len(x), device=x.device)
+    mixed[image[:, None, None], :, rows[:, :, None], columns[:, None, :]] = small.permute(0, 2, 3, 1)
+    return mixed

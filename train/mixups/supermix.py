@@ -1,0 +1,134 @@
+"""SuperMix: masks optimised until a teacher sees all the mixed images' classes, in the wanted proportions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from evalkit.errors import EvalkitError
+
+from .base import Context, Mixed, MixMethod, upload
+from .checks import expect, is_number, is_whole, one_of
+from .saliency import gaussian
+from .teacher import Teacher
+
+CHECK_EVERY = 5  # iterations between two waits for the device
+
+
+class SuperMix(MixMethod):
+    """SuperMix (Dabouei et al., CVPR 2021, arXiv:2003.05034).
+
+        X_i = {x_i, x_i+1, .., x_i+K-1} (modulo B);  r_i ~ Dirichlet(alpha, .., alpha);  yhat = the teacher f's classes;  q_i = sum_k r_ik onehot(yhat_ik)
+        M_ik = sigmoid(up(theta_ik)) / sum_k sigmoid(up(theta_ik)),  theta (w x w) from 0;   x~_i = sum_k M_ik x_i+k-1
+        L_i = KL(q_i || softmax f(x~_i)) + sparsity mean |M (M - 1)|;   g = smoothed dL/dtheta;   theta <- theta - clamp(L / <dL/dtheta, g>) g
+        until the distinct classes of q_i are f's top classes of x~_i;   t_i = sum_k r_ik s(yhat_ik), or softmax f(x~_i)
+
+    Only mixtures that succeed are returned, so M <= B; the batch as it is if none does. Args: `teacher` as Attentive CutMix, a classifier of the
+    same classes; `images` K; `alpha`; `width` w; `sparsity`; `sigma` of the smoothing, in cells of theta; `tolerance` share of the batch that may
+    fail; `iterations` at most; `label` "target": t from r, "teacher": the teacher's prediction. Every iteration is a forward and a backward pass
+    of the teacher, every fifth waits for the device.
+    Draws: ratio (B, K).
+
+    Differs from the paper / the official code in mixing while training (the code makes a data set beforehand), in asking only every fifth
+    iteration whether to stop, and in comparing distinct classes: the code never succeeds where some of K > 2 images share a class.
+    """
+
+    PRESETS = {
+        "default": {},
+        "released": {"sigma": 1.0},
+        "released_imagenet": {"sigma": 2.0},
+    }
+
+    def __init__(
+        self,
+        teacher: Any = "resnet50",
+        images: int = 2,
+        alpha: float = 3.0,
+        width: int = 16,
+        sparsity: float = 25.0,
+        sigma: float = 1.0,
+        tolerance: float = 0.7,
+        iterations: int = 50,
+        label: str = "target",
+        teacher_model: str | None = None,
+    ):
+        super().__init__()
+        for name, value, least in (("images", images, 2), ("width", width, 2), ("iterations", iterations, 1)):
+            expect(is_whole(value) and value >= least, name, f"a whole number of at least {least}", value)
+        for name, value in (("alpha", alpha), ("sigma", sigma)):
+            expect(is_number(value) and value > 0, name, "a number larger than 0", value)
+        expect(is_number(sparsity) and sparsity >= 0, "sparsity", "a number of at least 0", sparsity)
+        expect(is_number(tolerance) and 0 <= tolerance < 1, "tolerance", "a number from 0 to less than 1", tolerance)
+        self.images, self.alpha, self.width, self.sparsity = images, alpha, width, sparsity
+        self.sigma, self.tolerance, self.iterations = sigma, tolerance, iterations
+        self.label = one_of("label", label, ("target", "teacher"))
+        self.teacher = Teacher(teacher, teacher_model)
+
+    def setup(self, net) -> None:
+        classes = self.teacher.load().num_classes
+        if classes != net.num_classes:
+            raise EvalkitError(f"supermix needs a teacher of the same {net.num_classes} classes, but this one has {classes}; give another teacher=")
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+        batch = len(x)
+        ratio = upload(ctx.draw("ratio", lambda rng: rng.dirichlet([self.alpha] * self.images, batch)), x, torch.float32)
+        if batch == 1:
+            return Mixed(x, torch.ones(1, 1, device=x.device), state=ctx.target(y))
+        with torch.autocast(x.device.type, enabled=False):
+            mixed, labels, logits, done = self.optimise(ctx, x, ratio)
+        chosen = done.nonzero()[:, 0]
+        if len(chosen) == 0:
+            return Mixed(x, torch.eye(batch, device=x.device), state=ctx.target(y))
+        sources = (chosen[:, None] + torch.arange(self.images, device=x.device)) % batch
+        weights = torch.zeros(len(chosen), batch, device=x.device).scatter_add(1, sources, ratio[chosen])
+        target = weights @ ctx.target(labels) if self.label == "target" else logits[chosen].softmax(1)
+        return Mixed(mixed[chosen].to(x.dtype), weights, state=target)
+
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+        return ctx.criterion(out.logits, mixed.state)
+
+    def optimise(self, ctx: Context, x: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x~ (B, C, H, W) float32, the teacher's classes of the sources (B,) and its logits for x~ (B, K), and which x~ succeed (B,) bool."""
+        network, batch = self.teacher.on(x), len(x)
+        images = torch.stack([x.float().roll(-k, 0) for k in range(self.images)], 1)
+        with torch.no_grad():
+            logits = network(self.teacher.view(ctx, x)).logits
+        labels = logits.argmax(1)
+        classes = torch.stack([labels.roll(-k) for k in range(self.images)], 1)  # (B, K)
+        wanted = torch.zeros_like(logits).scatter_add(1, classes, ratio)
+        distinct = (wanted > 0).sum(1, keepdim=True)
+
+        theta = torch.zeros(batch, self.images, self.width, self.width, device=x.device)
+        done = torch.zeros(batch, dtype=torch.bool, device=x.device)
+        for iteration in range(self.iterations + 1):
+            with torch.enable_grad():
+                theta.requires_grad_()
+                masks = normalised_masks(theta, x.shape[-2:])
+                mixed = (masks[:, :, None] * images).sum(1)
+                logits = network(self.teacher.view(ctx, mixed)).logits
+                divergence = F.kl_div(logits.log_softmax(1), wanted, reduction="none").sum(1)
+                loss = divergence + self.sparsity * (masks * (masks - 1)).abs().mean((1, 2, 3))
+                (gradient,) = torch.autograd.grad(loss.sum(), theta)
+            above = (logits[:, None] > logits.gather(1, classes)[:, :, None]).sum(2)  # how many classes the teacher ranks higher
+            if iteration > 0:
+                done = done | (above < distinct).all(1)
+            if iteration == self.iterations or (iteration % CHECK_EVERY == 0 and int((~done).sum()) <= self.tolerance * batch):
+                return mixed.detach(), labels, logits.detach(), done
+            smooth = smoothed(gradient, self.sigma)
+            step = (loss.detach().abs() / ((gradient * smooth).sum((1, 2, 3)) + 1e-10)).clamp(1e-4, 2000) * ~done
+            theta = theta.detach() - step[:, None, None, None] * smooth
+
+
+def normalised_masks(theta: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, K, H, W) shares of K images in each pixel, which sum to 1, from (B, K, w, w)."""
+    masks = F.interpolate(theta, size=tuple(size), mode="bilinear").sigmoid()
+    return masks / masks.sum(1, keepdim=True)
+
+
+def smoothed(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian smoothing of (B, K, w, w) over floor(5 sigma) cells, with zeros outside."""
+    size = max(int(5 * sigma), 1)
+    kernel = gaussian(size, size / 5, maps)
+    flat = F.pad(maps.flatten(0, 1)[:, None], ((size - 1) // 2, size // 2) * 2)
+    return F.conv2d(F.conv2d(flat, kernel[None, None, :, None]), kernel[None, None, None]).view_as(maps)
