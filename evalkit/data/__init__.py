@@ -1,0 +1,46 @@
+"""Labelled images by name: embedded sets, image folders, and what timm reads."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import EvalkitError, unknown
+from .embedded import SIZE, digits, digits_photo, fashion_mnist
+from .folders import READERS, STREAMS, folder, split_folder, timm_images
+from .images import BadImage, Images, Subset
+from .stand_ins import digits_a, digits_o
+
+__all__ = ["NAMES", "BadImage", "Images", "folder", "load"]
+
+_EMBEDDED = {"digits": digits, "digits-photo": digits_photo, "digits-a": digits_a, "digits-o": digits_o}
+NAMES = (*_EMBEDDED, "fashion-mnist", "folder")
+
+
+def load(name: str, split: str = "val", *, root: str | Path | None = None, size: int | None = None, limit: int | None = None) -> Images:
+    """The images of a split.
+
+    `name`: digits | digits-photo | digits-a | digits-o (embedded, made at `size` pixels, 32 by default) | fashion-mnist | folder (root/<split>/<class>/ or
+    root/<class>/) | torch/NAME or hfds/NAME. `root`: where the files are. `limit`: that many images, evenly spaced over the set; their ids stay.
+    Raises EvalkitError, naming the closest, for a name or split that does not exist, and for data that are not there or incomplete.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"Expected argument `limit` to be an integer larger than 0, but got {limit}")
+    if name not in _EMBEDDED and size is not None:
+        raise EvalkitError(f"data '{name}' has no size of its own to choose; images are resized by the transform")
+    if name in _EMBEDDED:
+        images = _EMBEDDED[name](split, size or SIZE)
+    elif name == "fashion-mnist":
+        images = fashion_mnist(split, root)
+    elif name == "folder":
+        if root is None:
+            raise EvalkitError("data 'folder' needs the folder; give data_dir=DIR")
+        images = folder(split_folder(root, split), name=Path(root).resolve().name)
+    elif name.partition("/")[0].lower() in (*READERS, *STREAMS):
+        images = timm_images(name, split, root)
+    elif Path(name).is_dir():
+        raise EvalkitError(f"data '{name}' is a folder; give data=folder data_dir={name}")
+    else:
+        raise unknown("data", name, (*NAMES, *(f"{reader}/NAME" for reader in READERS)))
+    if limit is None or limit >= len(images):
+        return images
+    return Subset(images, np.arange(limit) * len(images) // limit)

@@ -1,0 +1,146 @@
+"""What every data set is: images by position, with ids that last, labels and class names; and how an image file is decoded."""
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import EvalkitError
+
+
+class BadImage(EvalkitError):
+    """An image that cannot be read. `id` says which, `reason` why."""
+
+    def __init__(self, id: str, reason: str):
+        super().__init__(id, reason)  # both in args, so that it survives the way out of a worker process
+        self.id, self.reason = id, reason
+
+    def __str__(self) -> str:
+        return f"cannot read image {self.id}: {self.reason}; replace or remove it"
+
+
+class Images:
+    """Random access to labelled images; subclasses write `read`.
+
+    `ids`: N unique names, POSIX paths where the images are files. `labels`: (N,) int64 index into `classes`, -1 for none of them.
+    `native_size`: side in pixels of an embedded set, whose images are used as they are; None otherwise. `problems`: what is wrong with the set.
+    `foreground`: (N, H, W) bool, True where the object is, or None. `notes`: how many images the last whole pass saw with a peculiarity (see `decode`).
+    Raises ValueError for ids that are not unique and labels that are not indices of classes.
+    """
+
+    foreground: np.ndarray | None = None
+
+    def __init__(
+        self, name: str, ids: Sequence[str], labels: Sequence[int], classes: Sequence[str], *, native_size: int | None = None, problems: Sequence[str] = ()
+    ):
+        self.name, self.ids, self.classes = name, list(ids), list(classes)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.native_size, self.problems = native_size, list(problems)
+        self.notes: dict[str, int] = {}
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError(f"Expected argument `ids` to be unique, but {len(self.ids)} ids hold only {len(set(self.ids))} different ones")
+        if self.labels.shape != (len(self.ids),) or (len(self.ids) and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes)):
+            raise ValueError(f"Expected argument `labels` to hold one index from -1 to {len(self.classes) - 1} for each of {len(self.ids)} images")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, i: int) -> Image.Image:
+        """Image i as RGB; its `info["notes"]`, if any, names its peculiarities. Raises BadImage."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the ids with their class names, in sorted order, and of the pixels of an embedded set."""
+        lines = sorted(f"{id}\t{self.classes[label] if label >= 0 else ''}" for id, label in zip(self.ids, self.labels))
+        return hashlib.sha256("\n".join([self._content(), *lines]).encode()).hexdigest()
+
+    def _content(self) -> str:
+        """What identifies the pixels beyond the ids."""
+        return ""
+
+
+class ArrayImages(Images):
+    """Images held in memory: `pixels` (N, S, S, 3) uint8."""
+
+    def __init__(self, name: str, ids: Sequence[str], labels: Sequence[int], classes: Sequence[str], pixels: np.ndarray, foreground: np.ndarray | None = None):
+        super().__init__(name, ids, labels, classes, native_size=pixels.shape[1])
+        self.pixels, self.foreground = pixels, foreground
+
+    def read(self, i: int) -> Image.Image:
+        return Image.fromarray(self.pixels[i])
+
+    def _content(self) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
+
+
+class Subset(Images):
+    """The images of another set at the positions `indices`; ids stay."""
+
+    def __init__(self, images: Images, indices: Sequence[int]):
+        indices = np.asarray(indices, dtype=np.int64)
+        ids = [images.ids[i] for i in indices]
+        super().__init__(images.name, ids, images.labels[indices], images.classes, native_size=images.native_size, problems=images.problems)
+        self.images, self.indices = images, indices
+        self.foreground = None if images.foreground is None else images.foreground[indices]
+
+    def read(self, i: int) -> Image.Image:
+        return self.images.read(int(self.indices[i]))
+
+    def _content(self) -> str:
+        return self.images._content()
+
+
+_GREY16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_ORIENTATION = 0x0112  # EXIF tag
+
+
+def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
+    """The image in a file as RGB by Pillow's plain conversion, what published evaluations see. Raises BadImage, also for decompression bombs.
+
+    `info["notes"]` of the result lists what that conversion does silently: "exif_orientation_ignored", "alpha_dropped" (a hidden colour shows),
+    "cmyk_converted", "grey16_saturated" (values above 255 become white).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters is in the notes
+            with Image.open(source) as image:
+                notes = _peculiarities(image)
+                rgb = image.convert("RGB")
+    except UnidentifiedImageError as e:
+        raise BadImage(id, "empty file" if _is_empty(source) else "not an image") from e
+    except OSError as e:
+        raise BadImage(id, e.strerror or _one_line(e)) from e
+    except Exception as e:  # decoders raise whatever a malformed file leads them to
+        raise BadImage(id, _one_line(e)) from e
+    rgb.info = {"notes": notes}
+    return rgb
+
+
+def _peculiarities(image: Image.Image) -> list[str]:
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    except Exception:  # a damaged EXIF block does not make the picture unreadable
+        turned = False
+    found = {
+        "exif_orientation_ignored": turned,
+        "alpha_dropped": image.has_transparency_data,
+        "cmyk_converted": image.mode == "CMYK",
+        "grey16_saturated": image.mode in _GREY16,
+    }
+    return [name for name, is_so in found.items() if is_so]
+
+
+def _is_empty(source: str | Path | BinaryIO) -> bool:
+    if isinstance(source, (str, Path)):
+        return Path(source).stat().st_size == 0
+    return source.seek(0, 2) == 0
+
+
+def _one_line(e: Exception) -> str:
+    return " ".join(str(e).split()) or type(e).__name__

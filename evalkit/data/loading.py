@@ -1,0 +1,214 @@
+"""Batches for training and evaluation, from worker processes or without them.
+
+What is in a training batch follows from (seed, step, group) alone: resuming, or another number of workers or processes, changes no byte.
+"""
+
+import functools
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import EvalkitError
+from ..runtime import derive_rng
+from .images import BadImage, Images
+from .transforms import TrainTransform
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch of m images."""
+
+    x: Tensor  # (m, 3, S, S) uint8
+    y: Tensor  # (m,) int64
+    index: Tensor  # (m,) int64 position in the data set
+    erase: Tensor  # (m, 4) int64 top, left, height, width to fill after normalisation (transforms.erase_boxes); all 0 for nothing
+    step: int
+    group: int  # of the step's micro-batches, counted over all processes
+
+    def pin_memory(self) -> "Batch":
+        """Page-locked, as DataLoader asks for it when there is a GPU."""
+        return replace(self, x=self.x.pin_memory(), y=self.y.pin_memory())
+
+
+# ---- training
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Whole batches in `n` images; the rest of an epoch's order is left out. Raises EvalkitError if there is not even one."""
+    if n < batch_size:
+        raise EvalkitError(f"batch_size={batch_size} is more than the {n} training images; give batch_size={n} or less")
+    return n // batch_size
+
+
+def train_batches(
+    images: Images,
+    transform: TrainTransform,
+    *,
+    seed: int,
+    batch_size: int,
+    micro_batch: int,
+    epochs: float,
+    repeats: int = 1,
+    start_step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """The micro-batches of process `rank` of `world` from `start_step` to the end of the run, in order.
+
+    A step's images are split into batch_size / micro_batch groups; each process gets a block of neighbouring groups. `repeats` > 1 puts every image that
+    often in a row into an epoch's order and keeps the epoch's length (repeated augmentation, Hoffer et al., CVPR 2020, as in DeiT's sampler).
+    Raises EvalkitError for sizes that do not divide and, from the iterator, for an image that cannot be read.
+    """
+    if batch_size % micro_batch:
+        raise EvalkitError(f"micro_batch={micro_batch} does not divide batch_size={batch_size}; give one of {_divisors(batch_size)}")
+    groups = batch_size // micro_batch
+    if groups % world:
+        raise EvalkitError(
+            f"{world} processes cannot share the {groups} micro-batches of a step; start {_divisors(groups)} processes or choose a micro_batch that fits"
+        )
+    plan = _Plan(len(images), seed, batch_size, groups, repeats)
+    steps = range(start_step, round(epochs * plan.per_epoch))
+    mine = range(rank * groups // world, (rank + 1) * groups // world)
+    keys = ((step, group) for step in steps for group in mine)
+    return _items(_TrainSet(images, transform, plan), keys, workers, pin=True)
+
+
+def _divisors(n: int) -> str:
+    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which image stands where: a function of the seed."""
+
+    n: int
+    seed: int
+    batch_size: int
+    groups: int
+    repeats: int
+
+    @property
+    def per_epoch(self) -> int:
+        return steps_per_epoch(self.n, self.batch_size)
+
+    def group(self, step: int, group: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """(epoch, positions in its order (m,), images there (m,)) of a group.
+
+        Groups take turns through the step's stretch of the order, so that the repeats of an image land in different groups, as published.
+        """
+        epoch, within = divmod(step, self.per_epoch)
+        first = within * self.batch_size
+        positions = np.arange(first + group, first + self.batch_size, self.groups)
+        return epoch, positions, _order(self.n, self.seed, epoch)[positions // self.repeats]
+
+
+@functools.lru_cache(maxsize=1)
+def _order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The images of an epoch, shuffled."""
+    return derive_rng(seed, "order", epoch).permutation(n)
+
+
+class _TrainSet(Dataset):
+    """Micro-batch by (step, group). An error for people is returned: raised in a worker, it would arrive as a page of traceback."""
+
+    def __init__(self, images: Images, transform: TrainTransform, plan: _Plan):
+        self.images, self.transform, self.plan = images, transform, plan
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch | EvalkitError:
+        epoch, positions, rows = self.plan.group(*key)
+        x, erase = [], []
+        try:
+            for position, row in zip(positions, rows):
+                rng = derive_rng(self.plan.seed, "sample", epoch, int(position))
+                x.append(self.transform(self.images.read(int(row)), rng))
+                erase.append(self.transform.erase_box(rng))
+        except EvalkitError as e:
+            return e
+        return Batch(torch.stack(x), torch.from_numpy(self.images.labels[rows]), torch.from_numpy(rows), torch.tensor(erase), *key)
+
+
+# ---- evaluation
+
+
+def eval_batches(
+    images: Images, transform: Callable[[Image.Image], Tensor], *, batch_size: int = 64, workers: int = 0, indices: Sequence[int] | None = None
+) -> Iterator[tuple[Tensor, Tensor, list[BadImage]]]:
+    """(x (m, 3, S, S) uint8, positions (m,) int64, images of this stretch that cannot be read), in the order of `indices`, by default all.
+
+    An image that cannot be read is missing from x; a stretch without any readable one has an x of shape (0,). Sets `images.notes` when the pass ends.
+    """
+    indices = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
+    keys = (indices[i : i + batch_size] for i in range(0, len(indices), batch_size))
+    notes: dict[str, int] = {}
+    for x, index, bad, seen in _items(_EvalSet(images, transform), keys, workers):
+        for note in seen:
+            notes[note] = notes.get(note, 0) + 1
+        yield x, index, bad
+    images.notes = dict(sorted(notes.items()))
+
+
+class _EvalSet(Dataset):
+    def __init__(self, images: Images, transform: Callable[[Image.Image], Tensor]):
+        self.images, self.transform = images, transform
+
+    def __getitem__(self, rows: np.ndarray) -> tuple[Tensor, Tensor, list[BadImage], list[str]] | EvalkitError:
+        x, index, bad, notes = [], [], [], []
+        for row in map(int, rows):
+            try:
+                image = self.images.read(row)
+                x.append(self.transform(image))
+            except BadImage as e:
+                bad.append(e)
+                continue
+            except EvalkitError as e:
+                return e
+            index.append(row)
+            notes += image.info.get("notes", [])
+        return torch.stack(x) if x else torch.empty(0, dtype=torch.uint8), torch.tensor(index, dtype=torch.int64), bad, notes
+
+
+# ---- both
+
+
+def _items(dataset: Dataset, keys: Iterator[Any], workers: int, pin: bool = False) -> Iterator[Any]:
+    """dataset[key] for each key, in order; raises what comes back as an EvalkitError."""
+    loader = DataLoader(
+        dataset,
+        sampler=keys,
+        batch_size=None,  # a key is a whole batch
+        collate_fn=_as_is,
+        num_workers=workers,
+        worker_init_fn=_shield,
+        pin_memory=pin and torch.cuda.is_available(),
+        generator=torch.Generator(),  # it would draw from the global one otherwise
+    )
+    try:
+        for item in loader:
+            if isinstance(item, EvalkitError):
+                raise item
+            yield item
+    except (RuntimeError, ConnectionError, EOFError) as e:  # the last two: it died handing over a batch
+        if isinstance(e, RuntimeError) and "DataLoader worker (pid" not in str(e):
+            raise
+        raise EvalkitError(f"a data worker died ({' '.join(str(e).split())}); is memory or /dev/shm full? Try fewer workers, or workers=0") from e
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+def _shield(worker: int) -> None:
+    """Ctrl-C and SIGTERM often reach the whole process group; the main process decides what happens, and needs its batches until then.
+
+    A second SIGTERM ends the worker, so that the main process can still get rid of one that hangs.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
