@@ -1,0 +1,211 @@
+"""Forward passes over a data set whose results do not depend on batch size, worker count or number of processes.
+
+The network always sees chunks of the same shape (`forward_batch` rows, the last one filled up), in float32 without TF32: a row's logits then depend on
+nothing but the row. Process k of W evaluates the images k, k+W, ...; every process ends up with the results of all, in the order of the data set.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .data.images import BadImage, Images
+from .data.loading import eval_batches
+from .errors import EvalkitError
+from .runtime import gather_objects, is_main, rank, world_size
+
+LINE_SECONDS = 30.0  # between two progress lines where there is no terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a network says about each image, in the order of the data set."""
+
+    ids: list[str]
+    labels: np.ndarray  # (N,) int64
+    logits: np.ndarray  # (N, K) float32
+    bad: list[tuple[str, str]]  # (id, reason) of images that could not be read; not among `ids`
+    complete: bool  # False if images could not be read and the policy was "fail"
+
+
+def predict(
+    network: Callable[[Tensor], Any],
+    images: Images,
+    transform: Callable[..., Tensor],
+    *,
+    device: torch.device,
+    forward_batch: int = 64,
+    batch_size: int = 64,
+    workers: int = 2,
+    rows: Sequence[int] | None = None,
+    on_error: Literal["fail", "skip"] = "fail",
+    what: str | None = None,
+) -> Records:
+    """Logits of every image of `images`, or of those at the positions `rows`.
+
+    `network`: a `Network` on `device` in eval mode, normalising with its own mean and std, or any callable that maps (F, 3, S, S) float32 to (F, K) logits
+    (without `mean` and `std` attributes it gets pixels in [0, 1]). `transform`: image to uint8 (3, S, S). `forward_batch` is the fixed number F of rows
+    of a forward pass, the only size that can show in the last bits. Images that cannot be read are listed in `bad` after the pass; `on_error`="fail" makes
+    the records incomplete, "skip" leaves them out. `what` names the pass in a progress bar. Raises ValueError for a network in training mode, EvalkitError
+    for logits that are not finite (naming the images) or when no image can be read.
+    """
+    if on_error not in ("fail", "skip"):
+        raise ValueError(f"Expected argument `on_error` to be 'fail' or 'skip', but got {on_error!r}")
+    check_eval_mode(network)
+    rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
+    normalise, bad = normaliser(network, device), []
+    index, logits, on_device = [], [np.zeros((0, 0), np.float32)], []
+    with exact(), progress(what, len(rows)) as advance:
+        for x, chunk in fixed_chunks(images, transform, rows, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad):
+            out = network(normalise(x))
+            on_device.append(getattr(out, "logits", out)[: len(chunk)].float())
+            index.append(chunk)
+            if len(on_device) == 16:  # seldom, so that the device does not wait for the copy
+                logits.append(torch.cat(on_device).cpu().numpy())
+                on_device.clear()
+            advance(len(chunk) * world_size())
+        if on_device:
+            logits.append(torch.cat(on_device).cpu().numpy())
+    index = np.concatenate(index) if index else np.zeros(0, np.int64)
+    logits = np.concatenate(logits[1:] or logits)
+    order, (logits,), bad = gather(images, rows, index, [logits], bad)
+    ids = [images.ids[i] for i in order]
+    check_finite(ids, np.isfinite(logits).all(axis=1))
+    return Records(ids, images.labels[order].astype(np.int64), logits, bad, complete=not bad or on_error == "skip")
+
+
+# ---- the pieces, shared with the occlusion sweep
+
+
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """Inside: no gradients, float32 without TF32, no autocast, deterministic cuDNN kernels chosen without timing them. Restores what was set before."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast("cuda", enabled=False),
+            torch.autocast("cpu", enabled=False),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def check_eval_mode(network: Any) -> None:
+    """Raise ValueError if any part of `network` is in training mode (dropout, stochastic depth, batch statistics)."""
+    if isinstance(network, nn.Module) and (name := next((name for name, m in network.named_modules() if m.training), None)) is not None:
+        raise ValueError(f"Expected argument `network` to be in eval mode, but {'it' if not name else repr(name)} is in training mode")
+
+
+def normaliser(network: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The function from pixels in [0, 1], (B, 3, H, W), to what `network` expects: (x - mean) / std with its own, or x itself where it names none."""
+    if not hasattr(network, "mean"):
+        return lambda x: x
+    mean, std = (torch.tensor(values, device=device, dtype=torch.float32).view(-1, 1, 1) for values in (network.mean, network.std))
+    return lambda x: (x - mean) / std
+
+
+def fixed_chunks(
+    images: Images,
+    transform: Callable[..., Tensor],
+    rows: np.ndarray,
+    size: int,
+    device: torch.device,
+    *,
+    batch_size: int,
+    workers: int,
+    bad: list[tuple[str, str]],
+) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """This process's share of `rows` as (pixels float32 in [0, 1] (size, 3, S, S) on `device`, positions (n,)); n < size only at the end, where row 0 is
+    repeated. (id, reason) of what cannot be read is appended to `bad`."""
+    mine = rows[rank() :: world_size()]
+    batches = eval_batches(images, transform, batch_size=batch_size, workers=workers, indices=mine)
+    for x, index in _rechunk(batches, size, bad):
+        x = torch.cat([x, x[:1].expand(size - len(x), *x.shape[1:])]) if len(x) < size else x
+        if device.type == "cuda":
+            x = x.pin_memory().to(device, non_blocking=True)
+        yield x.float() / 255, index
+
+
+def gather(
+    images: Images, rows: np.ndarray, index: np.ndarray, arrays: list[np.ndarray], bad: list[tuple[str, str]]
+) -> tuple[np.ndarray, list[np.ndarray], list[tuple[str, str]]]:
+    """(positions ascending, `arrays` in that order, bad images by id) of all processes together; each first axis follows `index`.
+
+    Raises EvalkitError if no image is left, or if an image came up twice or not at all.
+    """
+    parts = gather_objects((index, arrays, bad))
+    bad = sorted(b for part in parts for b in part[2])
+    index = np.concatenate([part[0] for part in parts])
+    if not len(index):
+        raise EvalkitError(f"none of the {len(rows)} images of {images.name} could be read" + (f"; the first: {bad[0][0]}: {bad[0][1]}" if bad else ""))
+    order = np.argsort(index, kind="stable")
+    seen = [images.ids[i] for i in index] + [b[0] for b in bad]
+    if len(set(seen)) != len(seen) or set(seen) != {images.ids[i] for i in rows}:
+        raise EvalkitError(f"{images.name}: {len(seen)} results of {len(set(seen))} different images for {len(rows)} asked for; its sample ids are not unique")
+    filled = [part for part in parts if len(part[0])]  # a process without images does not know the shapes
+    return index[order], [np.concatenate([part[1][k] for part in filled])[order] for k in range(len(arrays))], bad
+
+
+def check_finite(ids: Sequence[str], finite: np.ndarray) -> None:
+    """Raise EvalkitError naming the samples whose outputs are NaN or infinite."""
+    if not finite.all():
+        names = [ids[i] for i in np.flatnonzero(~finite)]
+        raise EvalkitError(f"the model's output is not finite for {len(names)} of {len(ids)} images, e.g. {', '.join(names[:5])}; is the checkpoint damaged?")
+
+
+@contextlib.contextmanager
+def progress(what: str | None, total: int) -> Iterator[Callable[[int], None]]:
+    """advance(n): a bar on a terminal, else a line every half minute, on standard error of the first process; silent without `what`."""
+    if what is None or not is_main():
+        yield lambda n: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda n: bar.advance(task, n)
+    else:
+        yield _lines(what, total)
+
+
+def _lines(what: str, total: int) -> Callable[[int], None]:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal last, done
+        done, now = done + n, time.monotonic()
+        if now - last >= LINE_SECONDS:
+            rate, last = done / (now - start), now
+            print(f"{what}: {min(done, total)}/{total} images, {rate:.1f} images/s, {max(0, total - done) / rate:.0f} s left", file=sys.stderr, flush=True)
+
+    return advance
+
+
+def _rechunk(batches: Iterable[tuple[Tensor, Tensor, list[BadImage]]], size: int, bad: list[tuple[str, str]]) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """Batches of any length, joined and cut into chunks of `size`, the last one shorter."""
+    held_x: list[Tensor] = []
+    held_index: list[np.ndarray] = []
+    for x, index, broken in batches:
+        bad.extend((b.id, b.reason) for b in broken)
+        if len(index):
+            held_x.append(x)
+            held_index.append(index.numpy())
+        while sum(map(len, held_index)) >= size:
+            x, index = torch.cat(held_x), np.concatenate(held_index)
+            yield x[:size], index[:size]
+            held_x, held_index = [x[size:]], [index[size:]]
+    if any(map(len, held_index)):
+        yield torch.cat(held_x), np.concatenate(held_index)

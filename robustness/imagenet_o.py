@@ -1,0 +1,84 @@
+"""ImageNet-O: does the confidence tell images of unknown classes from those of known ones?
+
+Out-of-distribution images are the positive class, the score is -max softmax over the classes that the out-of-distribution folders name (ImageNet-O's 200),
+the in-distribution images are those of these classes in ImageNet val: 10,000 beside 2,000, so chance is an AUPR of 1/6. The folder of an
+out-of-distribution image is the class it is mistaken for, never its label. Source: Hendrycks et al., "Natural Adversarial Examples", CVPR 2021.
+Differs from its code in: scores in the log domain, where float32 confidences saturate and tie; FPR95 also by the first threshold of at least 95 % recall.
+"""
+
+import numpy as np
+import torch
+
+from evalkit import metrics
+from evalkit.errors import EvalkitError
+from evalkit.inference import predict
+from evalkit.models import Loaded
+
+from . import layouts
+from .config import ImageNetOConfig
+from .protocol import Arrays, Outcome, Plan, Protocol
+
+
+def prepare(loaded: Loaded, cfg: ImageNetOConfig, device: torch.device) -> Plan:
+    """Open both sides and the classes they share. Raises EvalkitError for data that are missing, partial or of other classes."""
+    ood = layouts.open_set("imagenet-o", layouts.choose("imagenet-o", cfg.data, loaded), loaded, cfg.allow_partial)
+    ind = layouts.open_set("val", layouts.choose("id_data", cfg.id_data, loaded), loaded, cfg.allow_partial, only=ood.matched)
+    restrict = layouts.class_indices(loaded, ood.matched)
+    transform, preprocess = layouts.pipeline(loaded, ood.images, cfg.preprocess)
+    if preprocess != layouts.pipeline(loaded, ind.images, cfg.preprocess)[1]:
+        raise EvalkitError(f"{ood.images.name} and {ind.images.name} are prepared differently; use two embedded sets or two folders of images")
+    rows = np.flatnonzero(layouts.labels_in(ind.images, ood.matched) >= 0)
+    id_rows, ood_rows = rows[layouts.spread(len(rows), cfg.limit)], layouts.spread(len(ood.images), cfg.limit)
+    notes = [
+        layouts.check_line(ood, loaded),
+        f"{len(ood_rows)} out-of-distribution images of {ood.images.name} against {len(id_rows)} in-distribution images of {ind.images.name}",
+    ]
+    return Plan(
+        sets={"ood": ood.images, "id": ind.images},
+        rows={"ood": ood_rows, "id": id_rows},
+        transform=transform,
+        settings={"preprocess": preprocess, "forward_batch": cfg.forward_batch, "restrict": restrict.tolist(), "limit": cfg.limit},
+        resolved={"preprocess": preprocess["mode"]},
+        complete=ood.complete and ind.complete,
+        published=ood.published and ind.published and layouts.is_published(preprocess) and cfg.limit is None,
+        notes=notes + ood.notes + ind.notes,
+        extra={"restrict": restrict},
+    )
+
+
+def collect(loaded: Loaded, plan: Plan, cfg: ImageNetOConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:
+    """Records of both sides: ids (N,) as role/path, ood (N,) bool, logits (N, K) float32 of all classes, restrict (K',)."""
+    got, options = {}, {"forward_batch": cfg.forward_batch, "batch_size": cfg.batch_size, "workers": cfg.workers, "on_error": cfg.on_error}
+    for role, images in plan.sets.items():
+        what = f"imagenet-o ({role}) {loaded.label}"
+        got[role] = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows[role], what=what, **options)
+    arrays = {
+        "ids": np.array([f"{role}/{sample}" for role, records in got.items() for sample in records.ids]),
+        "ood": np.concatenate([np.full(len(records.ids), role == "ood") for role, records in got.items()]),
+        "logits": np.concatenate([records.logits for records in got.values()]),
+        "restrict": plan.extra["restrict"],
+    }
+    return arrays, [(f"{role}/{sample}", reason) for role, records in got.items() for sample, reason in records.bad]
+
+
+def evaluate(arrays: Arrays) -> Outcome:
+    """aupr, auroc, fpr95 (first threshold) and fpr95_hendrycks (nearest recall), aupr_in (in-distribution positive), mean confidences, chance of aupr."""
+    ood = arrays["ood"]
+    z = np.take(arrays["logits"], arrays["restrict"], axis=1).astype(np.float64)
+    log_confidence, confidence = metrics.log_confidence(z), metrics.confidence(z)
+    scores = -log_confidence[ood], -log_confidence[~ood]
+    numbers = {
+        "aupr": metrics.aupr(*scores),
+        "auroc": metrics.auroc(*scores),
+        "fpr95": metrics.fpr95(*scores),
+        "fpr95_hendrycks": metrics.fpr95(*scores, convention="nearest"),
+        "aupr_in": metrics.aupr(log_confidence[~ood], log_confidence[ood]),
+        "mean_confidence_ood": float(confidence[ood].mean()),
+        "mean_confidence_id": float(confidence[~ood].mean()),
+        "chance": float(ood.mean()),
+    }
+    errors = {"mean_confidence_ood": metrics.standard_error(confidence[ood]), "mean_confidence_id": metrics.standard_error(confidence[~ood])}
+    return Outcome(len(ood), numbers, errors, data={"n_ood": int(ood.sum()), "n_id": int((~ood).sum())})
+
+
+PROTOCOL = Protocol("imagenet-o", 1, prepare, collect, evaluate)

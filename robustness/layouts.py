@@ -1,0 +1,153 @@
+"""Which images a protocol reads: the real folders, checked against what was published, or the embedded stand-ins."""
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evalkit import data
+from evalkit.data.images import Images, Subset
+from evalkit.data.transforms import EvalTransform, eval_transform
+from evalkit.errors import EvalkitError
+from evalkit.models import Loaded
+
+WNID = re.compile(r"n\d{8}")
+PUBLISHED_SIDE = 224
+STAND_INS = {"imagenet-a": "digits-a", "imagenet-o": "digits-o", "id_data": "digits-photo", "occlusion": "digits-photo"}
+MADE_AT_ANY_SIZE = {"digits", *STAND_INS.values()}
+TRAINED_ON = "digits-photo"  # what a checkpoint must have been trained on for the stand-ins to be its defaults
+FOLDERS = {"imagenet-a": "ImageNet-A", "imagenet-o": "ImageNet-O", "val": "ImageNet val"}
+TOTAL = {"imagenet-a": 7500, "imagenet-o": 2000}
+VAL_PER_CLASS = 50
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A data set and how it compares with the published one."""
+
+    images: Images
+    classes: list[str]  # the classes of the protocol, in order
+    matched: list[str]  # those of them that have a folder
+    complete: bool
+    published: bool  # the published set, not a stand-in or a folder of the user's own classes
+    notes: list[str]
+
+
+def wnids(name: str) -> list[str]:
+    """The 200 sorted WordNet ids of "imagenet-a" or "imagenet-o"."""
+    return (resources.files("evalkit.data") / f"{name.replace('-', '_')}_wnids.txt").read_text().split()
+
+
+def choose(role: str, given: str | None, loaded: Loaded) -> str:
+    """The data of a role: what was given, else the embedded stand-in for a checkpoint trained on digits-photo. Raises EvalkitError otherwise."""
+    if given is not None:
+        return given
+    if (loaded.meta.get("data") or {}).get("name") == TRAINED_ON:
+        return STAND_INS[role]
+    option = "--id" if role == "id_data" else "--data"
+    what = FOLDERS.get(role, FOLDERS["val"])
+    raise EvalkitError(f"{loaded.label} was not trained on {TRAINED_ON}, so there is no default data; give the {what} folder with {option} DIR")
+
+
+def open_set(kind: str, spec: str, loaded: Loaded, allow_partial: bool, only: Sequence[str] | None = None) -> Opened:
+    """Open `spec`, an embedded set or a folder of class folders, as "imagenet-a", "imagenet-o" or "val"; of "val" only the classes `only`, if given.
+
+    For a model of the ImageNet classes the folder must be the published set: only its classes, none missing or empty, the published counts; otherwise its
+    class folders must be some of the model's classes. Raises EvalkitError naming what is not so; `allow_partial` accepts missing folders and images.
+    """
+    if loaded.classes is None:
+        raise EvalkitError(f"the class names of {loaded.label} are not known, so its outputs cannot be matched with folders; evaluate an evalkit checkpoint")
+    if not Path(spec).is_dir():
+        if "/" in spec:
+            raise EvalkitError(f"no such folder: {spec}")
+        images = _load(spec, loaded.network.input_size[0] if spec in MADE_AT_ANY_SIZE else None)
+        kept = images if only is None else Subset(images, np.flatnonzero(labels_in(images, only) >= 0))
+        return Opened(kept, images.classes, images.classes, True, False, [f"{spec} stands in for the published data: a demonstration, not a benchmark"])
+    published = set(wnids("imagenet-a")) | set(wnids("imagenet-o")) <= set(loaded.classes)
+    known = wnids(kind) if published and kind in TOTAL else loaded.classes
+    root = _class_root(Path(spec), kind)
+    images = data.folder(root, classes=known, name=kind if published else Path(spec).name, allow_partial=True)
+    count = np.bincount(images.labels, minlength=len(known))
+    filled = [c for c, n in zip(known, count) if n]
+    if only is not None:
+        images = Subset(images, np.flatnonzero(labels_in(images, only) >= 0))
+    if not published:
+        classes = filled if only is None else [c for c in filled if c in set(only)]
+        return Opened(images, classes, classes, True, False, [f"{spec} is a folder of the model's own classes, not a benchmark"])
+    classes = sorted(known) if only is None else list(only)
+    problems = _problems(kind, classes, dict(zip(known, count.tolist())))
+    if problems and not allow_partial:
+        raise EvalkitError(f"{root} is not complete: {'; '.join(problems)}. Complete it, or accept it as partial with allow_partial=true")
+    return Opened(images, classes, [c for c in classes if c in set(filled)], not problems, True, [f"{kind} is partial: {p}" for p in problems])
+
+
+@functools.lru_cache(maxsize=4)  # the stand-ins take seconds to make, and a run evaluates several models
+def _load(name: str, size: int | None) -> Images:
+    return data.load(name, split="val", size=size)
+
+
+def _class_root(folder: Path, kind: str) -> Path:
+    """`folder`, or the one inside it that the archive of `kind` unpacks to."""
+    inside = folder / kind
+    return inside if inside.is_dir() and not any(WNID.fullmatch(p.name) for p in folder.iterdir()) else folder
+
+
+def _problems(kind: str, classes: Sequence[str], count: dict[str, int]) -> list[str]:
+    """What differs from the published set, one clause each; `count`: images of each class."""
+    problems = []
+    gone = [c for c in classes if count[c] == 0]
+    if gone:
+        problems.append(f"{len(gone)} of {len(classes)} class folders are missing or empty ({', '.join(gone[:5])}{', ...' if len(gone) > 5 else ''})")
+    found = sum(count[c] for c in classes)
+    if kind in TOTAL and found != TOTAL[kind]:
+        problems.append(f"{found:,} images instead of {TOTAL[kind]:,}")
+    odd = [c for c in classes if count[c] not in (0, VAL_PER_CLASS)] if kind == "val" else []
+    if odd:
+        problems.append(f"{len(odd)} classes without exactly {VAL_PER_CLASS} images ({odd[0]} has {count[odd[0]]})")
+    return problems
+
+
+def check_line(opened: Opened, loaded: Loaded) -> str:
+    """What a person should see before trusting a number: folders found, classes compared."""
+    return f"{len(opened.matched)} of {len(opened.classes)} class folders matched by name, of {loaded.network.num_classes} classes of the model"
+
+
+def class_indices(loaded: Loaded, classes: Sequence[str]) -> np.ndarray:
+    """Position of each of `classes` among the model's outputs, (K',) int64, by name. Raises EvalkitError for a class the model does not have."""
+    position = {name: i for i, name in enumerate(loaded.classes or [])}
+    missing = [c for c in classes if c not in position]
+    if missing:
+        raise EvalkitError(f"model {loaded.label} has no class '{missing[0]}'; {len(missing)} of {len(classes)} classes of the data are not among its own")
+    return np.array([position[c] for c in classes], dtype=np.int64)
+
+
+def labels_in(images: Images, classes: Sequence[str]) -> np.ndarray:
+    """Label of every image as an index into `classes`, (N,) int64, by name; -1 where it is none of them."""
+    position = {name: i for i, name in enumerate(classes)}
+    table = np.array([position.get(name, -1) for name in images.classes] + [-1], dtype=np.int64)
+    return table[images.labels]
+
+
+def spread(n: int, limit: int | None) -> np.ndarray:
+    """All of 0..n-1, or `limit` of them evenly spaced."""
+    return np.arange(n) if limit is None or limit >= n else np.arange(limit) * n // limit
+
+
+def pipeline(loaded: Loaded, images: Images, mode: str | None) -> tuple[EvalTransform, dict[str, Any]]:
+    """The preprocessing and how it is named in a record. Raises EvalkitError for a model with another than square input."""
+    height, width = loaded.network.input_size
+    if height != width:
+        raise EvalkitError(f"model {loaded.label} takes images of {height}x{width} pixels; the protocols are defined for square ones")
+    mode = mode or ("published" if images.native_size is None else "native")
+    transform = eval_transform(mode, height, getattr(loaded.network.model, "pretrained_cfg", None))
+    return transform, {"mode": mode, "side": height}
+
+
+def is_published(preprocess: dict[str, Any]) -> bool:
+    """Whether this is the published preprocessing: shorter side 256, centre crop 224."""
+    return preprocess == {"mode": "published", "side": PUBLISHED_SIDE}

@@ -1,0 +1,121 @@
+"""Which patches of an image are dropped: at random, by saliency mass from the top, or from the bottom. True = dropped."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+def random_ranks(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> np.ndarray:
+    """Rank of each patch in the random order of image `sample` (its POSIX path below the data folder), (patches,) int64.
+
+    The order sorts the first raw words of a counter-based generator whose stream is fixed for all time, keyed by (seed, repeat) and the path alone.
+
+    >>> random_ranks("n01440764/ILSVRC2012_val_00000293.JPEG", 196)[:10].tolist()
+    [29, 50, 89, 152, 163, 140, 119, 104, 19, 36]
+    """
+    words = np.random.Philox(key=[seed, repeat], counter=[0, 0, 0, path_hash(sample)]).random_raw(patches)
+    return np.argsort(np.argsort(words, kind="stable"), kind="stable")
+
+
+def path_hash(sample: str) -> int:
+    """64-bit BLAKE2b of the path, little-endian.
+
+    >>> path_hash("n01440764/ILSVRC2012_val_00000293.JPEG")
+    6470457453692079422
+    """
+    return int.from_bytes(hashlib.blake2b(sample.encode(), digest_size=8).digest(), "little")
+
+
+def dropped_count(level: float, patches: int) -> int:
+    """floor(level * patches), safe against the rounding of decimal levels.
+
+    >>> [dropped_count(i / 10, 196) for i in range(10)]
+    [0, 19, 39, 58, 78, 98, 117, 137, 156, 176]
+    """
+    return int(np.floor(level * patches + 1e-9))
+
+
+def salient_masks(saliency: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """(B, L, N) bool from `saliency` (B, N): the patches whose ascending cumulative share of mass exceeds 1 - level; ties by patch index.
+
+    >>> salient_masks(np.array([[.05, .40, .25, .10, .20]]), [.3, .5])[0].astype(int).tolist()
+    [[0, 1, 0, 0, 0], [0, 1, 1, 0, 0]]
+    """
+    kept_mass, order = _ascending_mass(saliency)
+    return _to_patches(np.stack([_upper(kept_mass, level) for level in levels], axis=1), order)
+
+
+def nonsalient_masks(saliency: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """(B, L, N) bool from `saliency` (B, N): the complement of the salient set of 1 - level, at most `level` of the mass.
+
+    >>> nonsalient_masks(np.array([[.05, .40, .25, .10, .20]]), [.5, .7])[0].astype(int).tolist()
+    [[1, 0, 0, 1, 1], [1, 0, 1, 1, 1]]
+    """
+    kept_mass, order = _ascending_mass(saliency)
+    return _to_patches(np.stack([~_upper(kept_mass, 1 - level) for level in levels], axis=1), order)
+
+
+def _ascending_mass(saliency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    saliency = np.asarray(saliency, dtype=np.float64)
+    order = np.argsort(saliency, axis=1, kind="stable")
+    mass = np.take_along_axis(saliency, order, axis=1)
+    return np.cumsum(mass / mass.sum(axis=1, keepdims=True), axis=1), order
+
+
+def _upper(cumulative: np.ndarray, level: float) -> np.ndarray:
+    """Ends are set by hand: in floating point the whole mass need not be 1."""
+    if level <= 0 or level >= 1:
+        return np.full(cumulative.shape, level >= 1)
+    return cumulative > 1 - level
+
+
+def _to_patches(sorted_masks: np.ndarray, order: np.ndarray) -> np.ndarray:
+    out = np.empty_like(sorted_masks)
+    np.put_along_axis(out, np.broadcast_to(order[:, None], out.shape), sorted_masks, axis=2)
+    return out
+
+
+def resample(masks: np.ndarray, grid: tuple[int, int], cells: int) -> np.ndarray:
+    """Masks (..., g_h * g_w) of a `grid` as (..., cells * cells), each cell taking the patch it starts in."""
+    if grid == (cells, cells):
+        return masks
+    rows, cols = (np.arange(cells) * g // cells for g in grid)
+    return masks.reshape(*masks.shape[:-1], *grid)[..., rows[:, None], cols].reshape(*masks.shape[:-1], cells * cells)
+
+
+# ---- settings: the columns of the sweep
+
+
+class Setting(NamedTuple):
+    mode: str  # clean | random | salient | nonsalient
+    level: float
+    repeat: int
+
+
+def settings(modes: Sequence[str], levels: Sequence[float], repeats: int) -> list[Setting]:
+    """The clean image, then every mode at every level above 0, random ones `repeats` times."""
+    out = [Setting("clean", 0.0, 0)]
+    for mode in modes:
+        out += [Setting(mode, level, repeat) for level in levels if level > 0 for repeat in range(repeats if mode == "random" else 1)]
+    return out
+
+
+def image_masks(
+    ids: Sequence[str], saliency: tuple[np.ndarray, tuple[int, int]] | None, columns: Sequence[Setting], grid: int, side: int, seed: int
+) -> np.ndarray:
+    """(B, C, cells * cells) bool masks of the images `ids` under every setting; cells is `grid`, or `side` (single pixels) for a saliency on another grid."""
+    cells = grid if saliency is None or saliency[1] == (grid, grid) else side
+    out = np.zeros((len(ids), len(columns), cells * cells), dtype=bool)
+    by_mode = lambda mode: [c for c, s in enumerate(columns) if s.mode == mode]  # noqa: E731
+    for b, sample in enumerate(ids):
+        for repeat in sorted({columns[c].repeat for c in by_mode("random")}):
+            at = [c for c in by_mode("random") if columns[c].repeat == repeat]
+            counts = np.array([dropped_count(columns[c].level, grid * grid) for c in at])
+            out[b, at] = resample(random_ranks(sample, grid * grid, seed, repeat) < counts[:, None], (grid, grid), cells)
+    for mode, make in (("salient", salient_masks), ("nonsalient", nonsalient_masks)):
+        if at := by_mode(mode):
+            values, shape = saliency
+            out[:, at] = resample(make(values, [columns[c].level for c in at]), shape, cells)
+    return out

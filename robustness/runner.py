@@ -1,0 +1,183 @@
+"""Run a protocol on models: per-sample records once, numbers from the records, one line in results.jsonl per model."""
+
+import hashlib
+import json
+import re
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evalkit import config, models, results
+from evalkit.errors import EvalkitError, unknown
+from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, sha256_file, write_atomic
+
+from . import imagenet_a, imagenet_o, occlusion
+from .config import ProtocolConfig
+from .protocol import Arrays, Outcome, Plan, Protocol
+
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (imagenet_a.PROTOCOL, imagenet_o.PROTOCOL, occlusion.PROTOCOL)}
+SHOWN = 20  # unreadable images listed by name on the terminal; the record's side file lists all
+
+
+def run(protocol: str, specs: list[str], cfg: ProtocolConfig) -> int:
+    """Evaluate every model of `specs` (anything `evalkit.models.load` takes) and append to `cfg.out`/results.jsonl.
+
+    Per-sample records go to `cfg.out`/records and are used again when model, data, settings and protocol version are the same. Returns 0, or 2 if images
+    could not be read or data were partial. Started by torchrun, the processes share the images. Raises EvalkitError for anything wrong before the pass.
+    """
+    if protocol not in PROTOCOLS:
+        raise unknown("protocol", protocol, PROTOCOLS)
+    device = pick_device(cfg.device)
+    init_processes(device)
+    folder = Path(cfg.out) / "records"
+    if is_main():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise EvalkitError(f"cannot write to {folder}: {e.strerror or e}; choose another output folder with --out") from e
+    return 0 if all([_evaluate(PROTOCOLS[protocol], spec, cfg, device) for spec in specs]) else 2
+
+
+def _evaluate(protocol: Protocol, spec: str, cfg: ProtocolConfig, device: torch.device) -> bool:
+    """One model; whether the result is complete."""
+    loaded = models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
+    loaded.network.to(device)
+    plan = protocol.prepare(loaded, cfg, device)
+    _say(f"{protocol.name}: {loaded.label} on {', '.join(i.name for i in plan.sets.values())}", *(f"  {note}" for note in plan.notes))
+    checksum = loaded.sha256 or _sha256_of(loaded.network)
+    identity = {
+        "protocol": protocol.name,
+        "version": protocol.version,
+        "model": loaded.name,
+        "sha256": checksum,
+        "mean": loaded.network.mean,
+        "std": loaded.network.std,
+        "data": {role: images.fingerprint for role, images in plan.sets.items()},
+        **plan.settings,
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    slug = re.sub(r"[^\w.-]+", "-", loaded.label).strip("-.") or "model"
+    path = Path(cfg.out) / "records" / f"{protocol.name}-{slug}-{digest[:12]}.npz"
+    found = gather_objects(_read(path) if is_main() else None)[0]
+    if found is None:
+        arrays, about = _collect(protocol, loaded, plan, cfg, device)
+        if is_main():
+            _write(path, arrays, about)
+    else:
+        arrays, about = found
+        _say(f"  records of an earlier run used again: {path}")
+    if is_main():
+        outcome = protocol.evaluate(arrays)
+        record = _record(protocol, loaded, checksum, plan, cfg, outcome, about, f"records/{path.name}")
+        results.append(cfg.out, record)
+        _report(outcome, about["bad"])
+    return plan.complete and (not about["bad"] or cfg.on_error == "skip")
+
+
+def _collect(protocol: Protocol, loaded: models.Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.device) -> tuple[Arrays, dict[str, Any]]:
+    start = time.monotonic()
+    arrays, bad = protocol.collect(loaded, plan, cfg, device)
+    notes: Counter[str] = Counter()
+    for part in gather_objects([f"{images.name}: {what}" for images in plan.sets.values() for what, n in images.notes.items() for _ in range(n)]):
+        notes.update(part)
+    about = {"bad": [list(b) for b in bad], "notes": dict(sorted(notes.items())), "seconds": time.monotonic() - start, "environment": environment(device)}
+    return arrays, about
+
+
+def _record(
+    protocol: Protocol, loaded: models.Loaded, checksum: str, plan: Plan, cfg: ProtocolConfig, outcome: Outcome, about: dict[str, Any], records: str
+) -> dict[str, Any]:
+    sets = {role: {"name": images.name, "fingerprint": images.fingerprint} for role, images in plan.sets.items()}
+    main = next(iter(plan.sets.values()))
+    fingerprint = main.fingerprint if len(sets) == 1 else hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
+    notes = [*plan.notes, *(f"{what} in {n} images" for what, n in about["notes"].items())]
+    if about["bad"]:
+        notes.append(f"{len(about['bad'])} images could not be read and were left out")
+    return results.make_record(
+        task="robustness",
+        protocol=protocol.name,
+        version=protocol.version,
+        model=loaded.name,
+        method=loaded.method,
+        label=loaded.label,
+        checkpoint_sha256=checksum,
+        weights=loaded.weights,
+        data={"name": main.name, "fingerprint": fingerprint, "split": "val", "sets": sets, **outcome.data, "n_skipped": len(about["bad"])},
+        n=outcome.n,
+        metrics=outcome.metrics,
+        undefined=outcome.undefined,
+        standard_errors=outcome.standard_errors,
+        seed=getattr(cfg, "seed", None),
+        config=config.to_dict(cfg) | plan.resolved,
+        environment=about["environment"],
+        seconds=about["seconds"],
+        complete=plan.complete and (not about["bad"] or cfg.on_error == "skip"),
+        published_protocol=plan.published and plan.complete and not about["bad"],
+        records=records,
+        series=outcome.series,
+        notes=notes,
+    )
+
+
+# ---- records on disk: arrays in a .npz that depends on nothing but the predictions, how they were made in a .json beside it
+
+
+def _write(path: Path, arrays: Arrays, about: dict[str, Any]) -> None:
+    write_atomic(path, lambda f: np.savez(f, **arrays))
+    text = json.dumps(about | {"sha256": sha256_file(path)}, indent=1, sort_keys=True)
+    write_atomic(path.with_suffix(".json"), lambda f: f.write(text.encode()))
+
+
+def _read(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
+    """The records at `path`; None where there are none, they are damaged, or images were unreadable: these may have been mended since."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_text())
+        if about["bad"] or about["sha256"] != sha256_file(path):
+            return None
+        with np.load(path, allow_pickle=False) as content:
+            return dict(content), about
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+
+
+def _sha256_of(network: torch.nn.Module) -> str:
+    """Of the weights, for models that come from no file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ---- what a person reads
+
+
+def _say(*lines: str) -> None:
+    if is_main():
+        print("\n".join(lines), flush=True)
+
+
+def _report(outcome: Outcome, bad: list[list[str]]) -> None:
+    curves: dict[str, list[str]] = {}
+    for row in outcome.series or []:
+        curves.setdefault(row["mode"], []).append(f"{row['level']:g}: {row['top1']:.3f}")
+    for mode, points in curves.items():
+        print(f"  top-1 by level, {mode}: {'  '.join(points)}")
+    for name, value in outcome.metrics.items():
+        if curves and name.startswith("top1_"):
+            continue
+        error = outcome.standard_errors.get(name)
+        reason = outcome.undefined.get(name)
+        text = f"undefined: {reason}" if reason else f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+        print(f"  {name:32} {text}")
+    print(f"  n = {outcome.n}", flush=True)
+    if bad:
+        print(f"  {len(bad)} images could not be read and were left out:")
+        for sample, reason in bad[:SHOWN]:
+            print(f"    {sample}: {reason}")
+        if len(bad) > SHOWN:
+            print(f"    and {len(bad) - SHOWN} more, listed beside the records")

@@ -1,0 +1,101 @@
+"""Where the saliency of an image's patches comes from: DINO, the evaluated model itself, another model with class attention, or a file."""
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evalkit import models
+from evalkit.errors import EvalkitError
+from evalkit.inference import normaliser
+from evalkit.runtime import sha256_file
+
+DINO = "vit_small_patch16_224.dino"
+DINO_HEAD = 1  # the second of six: the one the published code uses
+
+Source = Callable[[Tensor, Sequence[str]], tuple[np.ndarray, tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Calling it with pixels in [0, 1] (F, 3, S, S) and the ids of the first n gives their saliency (n, g_h * g_w) float64 and the grid (g_h, g_w).
+
+    Raises EvalkitError naming the image where the saliency is negative, not finite or zero everywhere.
+    """
+
+    source: Source
+    settings: dict[str, Any]  # what identifies it in a record
+
+    def __call__(self, x: Tensor, ids: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
+        values, grid = self.source(x, ids)
+        values = np.asarray(values[: len(ids)], dtype=np.float64)
+        usable = np.isfinite(values).all(axis=1) & (values >= 0).all(axis=1) & (values.sum(axis=1) > 0)
+        if not usable.all():
+            raise EvalkitError(f"the saliency of {ids[int(np.argmin(usable))]} is negative, not finite or zero everywhere; use another saliency=")
+        return values, grid
+
+
+def attention(network: models.Network, device: torch.device, head: int | None, settings: dict[str, Any]) -> Saliency:
+    """Class attention of the last block of `network` (on `device`), one head or their mean; images of another size are resized to its own."""
+    normalise = normaliser(network, device)
+
+    def source(x: Tensor, ids: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
+        if tuple(x.shape[-2:]) != tuple(network.input_size):
+            x = torch.nn.functional.interpolate(x, size=tuple(network.input_size), mode="bilinear", antialias=True)
+        values, grid = network.class_attention(normalise(x), head=head)
+        return values.cpu().numpy(), tuple(grid)
+
+    return Saliency(source, settings | {"head": "mean" if head is None else head})
+
+
+def file(path: str | Path, head: str = "auto") -> Saliency:
+    """Saliency from a .npz with `ids` (n,) text and `saliency` (n, g*g) numbers. Raises EvalkitError for a file that is none of that, or a chosen head."""
+    if head != "auto":
+        raise EvalkitError(f"head={head} chooses an attention head of a model, but {path} is a file of saliency; leave it out")
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            ids, values = content["ids"], np.asarray(content["saliency"], dtype=np.float64)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+        raise EvalkitError(f"cannot read saliency from {path}; it must be a .npz with `ids` (n,) and `saliency` (n, g*g)") from e
+    side = round(values.shape[-1] ** 0.5) if values.ndim == 2 else 0
+    if side == 0 or side * side != values.shape[1] or ids.shape != values.shape[:1]:
+        raise EvalkitError(f"{path}: expected `ids` (n,) and `saliency` (n, g*g), but got {ids.shape} and {values.shape}")
+    position = {sample: i for i, sample in enumerate(ids.tolist())}
+    if len(position) < len(ids):
+        raise EvalkitError(f"{path}: {len(ids) - len(position)} of its {len(ids)} ids are repeated")
+
+    def source(x: Tensor, wanted: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
+        missing = [sample for sample in wanted if sample not in position]
+        if missing:
+            raise EvalkitError(f"{path} holds no saliency for {missing[0]}; its ids must be paths below the data folder")
+        return values[[position[sample] for sample in wanted]], (side, side)
+
+    return Saliency(source, {"source": "file", "sha256": sha256_file(path), "head": "auto"})
+
+
+def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.device) -> Saliency:
+    """`spec`: "dino", "self" (the evaluated model), a .npz of saliency, a weights file of DINO's ViT-S/16, or another model or checkpoint.
+
+    `head`: "auto" (the published one of DINO, the mean of other models), "mean" or a number.
+    """
+    if spec.endswith(".npz"):
+        return file(spec, head)
+    if spec == "self":
+        return attention(evaluated.network, device, _head(head, None), {"source": "self", "sha256": evaluated.sha256})
+    if spec in ("dino", DINO):
+        loaded, spec = models.load(DINO), "dino"
+    elif Path(spec).is_file():
+        loaded = models.load(spec, model=DINO, num_classes=0)
+    else:
+        loaded = models.load(spec)
+    auto = DINO_HEAD if loaded.name == DINO else None
+    return attention(loaded.network.to(device), device, _head(head, auto), {"source": spec, "sha256": loaded.sha256})
+
+
+def _head(head: str, auto: int | None) -> int | None:
+    return {"auto": auto, "mean": None}[head] if head in ("auto", "mean") else int(head)

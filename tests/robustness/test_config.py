@@ -1,0 +1,65 @@
+"""The keys of the protocols: recipes equal the defaults, and values that cannot be are refused in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from evalkit import config
+from evalkit.errors import EvalkitError
+from evalkit.recipes import sources
+from evalkit.robustness import CONFIGS, PROTOCOLS
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_the_recipe_names_every_key_with_its_default_and_a_reason(name):
+    schema, path = CONFIGS[name], config.find(name, "robustness")
+    assert config.load(schema, name, [], folder="robustness") == config.load(schema, None, [], folder="robustness") == schema()
+    assert set(config.read(path, "robustness")) == set(config.to_dict(schema()))
+    assert set(sources(path, "robustness")) == set(config.to_dict(schema()))
+
+
+def test_every_protocol_has_a_config_and_a_recipe():
+    assert set(CONFIGS) == set(PROTOCOLS) == set(config.recipes("robustness"))
+
+
+def test_overrides_and_saving(tmp_path):
+    cfg = config.load(CONFIGS["occlusion"], "occlusion", ["head=3", "levels=[0.5]", "modes=[random]", "limit=7", "data=007"], folder="robustness")
+    assert (cfg.head, cfg.levels, cfg.modes, cfg.limit, cfg.data) == ("3", [0.5], ["random"], 7, "007")
+    config.save(cfg, tmp_path / "again.yaml")
+    assert config.load(CONFIGS["occlusion"], tmp_path / "again.yaml", [], folder="robustness") == cfg
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("imagenet-a", "preproces=model", "unknown key 'preproces'. Did you mean 'preprocess'"),
+        ("imagenet-a", "preprocess=publish", "unknown value of preprocess 'publish'. Did you mean 'published'"),
+        ("imagenet-a", "on_error=skp", "unknown value of on_error 'skp'. Did you mean 'skip'"),
+        ("imagenet-a", "weights=averaged", "unknown value of weights 'averaged'"),
+        ("imagenet-a", "forward_batch=0", "forward_batch must be at least 1, but got 0"),
+        ("imagenet-a", "limit=0", "limit must be at least 1"),
+        ("imagenet-a", "workers=-1", "workers must be at least 0"),
+        ("imagenet-a", "repeats=3", "unknown key 'repeats'"),
+        ("imagenet-o", "id_date=x", "Did you mean 'id_data'"),
+        ("occlusion", "modes=[salent]", "unknown occlusion mode 'salent'. Did you mean 'salient'"),
+        ("occlusion", "modes=[]", "modes must name each"),
+        ("occlusion", "modes=[random, random]", "modes must name each"),
+        ("occlusion", "levels=[0.5, 1.5]", "levels must ascend within 0..1"),
+        ("occlusion", "levels=[-0.1, 0.5]", "levels must ascend"),
+        ("occlusion", "levels=[.nan]", "levels must ascend"),
+        ("occlusion", "levels=[0.5, 0.2]", "levels must ascend"),
+        ("occlusion", "levels=[0.0]", "levels must ascend within 0..1 and reach above 0"),
+        ("occlusion", "repeats=0", "repeats must be at least 1"),
+        ("occlusion", "seed=-1", "seed must lie in"),
+        ("occlusion", "grid=0", "grid must be at least 1"),
+        ("occlusion", "head=first", "head must be auto, mean or a head's number, but got 'first'"),
+    ],
+)
+def test_one_clear_line(name, override, message):
+    with pytest.raises(EvalkitError, match=message) as e:
+        config.load(CONFIGS[name], name, [override], folder="robustness")
+    assert "\n" not in str(e.value)
+
+
+def test_recipes_ship_as_package_data():
+    assert all(Path(p).name.endswith(".yaml") for p in config.recipes("robustness").values())

@@ -1,0 +1,94 @@
+"""ImageNet-A: which logits count, what is measured, and a miniature of the true layout from folder to record."""
+
+import math
+
+import numpy as np
+import pytest
+from timm.data import ImageNetInfo
+
+from evalkit import metrics
+from evalkit.robustness import imagenet_a, layouts
+from evalkit.robustness.config import ImageNetAConfig
+
+from .fakes import CPU, loaded, vit, write_tree
+
+IMAGENET = ImageNetInfo().label_names()
+A = layouts.wnids("imagenet-a")
+
+
+def arrays(logits, labels, restrict):
+    ids = np.arange(len(labels)).astype(str)
+    return {"ids": ids, "labels": np.array(labels), "logits": np.array(logits, np.float32), "restrict": np.array(restrict)}
+
+
+def test_logits_are_restricted_before_the_softmax():
+    """z = (2, 3, 1), classes 0 and 2 kept: right for label 0 with confidence .7311, not .2447."""
+    outcome = imagenet_a.evaluate(arrays([[2, 3, 1]], [0], [0, 2]))
+    m = outcome.metrics
+    assert m["top1"] == 1.0 and m["top1_unrestricted"] == 0.0 and m["aurra"] == 1.0
+    assert m["mean_confidence"] == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-12)
+    assert m["nll"] == pytest.approx(-math.log(1 / (1 + math.exp(-1))), abs=1e-12)
+    assert m["rms_calibration_error_include"] == pytest.approx(1 - 1 / (1 + math.exp(-1)), abs=1e-12)
+
+
+def test_what_few_images_and_classes_leave_undefined_has_a_reason():
+    outcome = imagenet_a.evaluate(arrays(np.eye(3), [0, 1, 2], [0, 1, 2]))
+    assert math.isnan(outcome.metrics["top5"]) and math.isnan(outcome.metrics["rms_calibration_error"])
+    assert set(outcome.undefined) == {"top5", "rms_calibration_error"} and "fewer than 200 images" in outcome.undefined["rms_calibration_error"]
+    assert "top1_unrestricted" not in outcome.metrics and set(outcome.standard_errors) == {"top1", "mean_confidence"}
+
+
+def test_numbers_equal_definitions_in_plain_numpy():
+    rng = np.random.default_rng(0)
+    z, restrict = rng.normal(size=(450, 40)).astype(np.float32), np.sort(rng.choice(40, 12, replace=False))
+    labels = rng.integers(0, 12, 450)
+    outcome = imagenet_a.evaluate(arrays(z, labels, restrict))
+    kept = z[:, restrict].astype(np.float64)
+    p = np.exp(kept) / np.exp(kept).sum(axis=1, keepdims=True)
+    correct, confidence = p.argmax(axis=1) == labels, p.max(axis=1)
+    m = outcome.metrics
+    assert m["top1"] == correct.mean() and m["top1_unrestricted"] == (z.argmax(axis=1) == restrict[labels]).mean()
+    assert m["top5"] == (np.argsort(-kept, axis=1)[:, :5] == labels[:, None]).any(axis=1).mean()
+    order = np.argsort(-confidence)
+    assert m["aurra"] == pytest.approx(np.mean(np.cumsum(correct[order]) / np.arange(1, 451)), abs=1e-12)
+    up = order[::-1]
+    bins = [up[:100], up[100:200], up[200:300], up[300:]]
+    gaps = [len(b) / 450 * (confidence[b].mean() - correct[b].mean()) ** 2 for b in bins]
+    assert m["rms_calibration_error"] == pytest.approx(math.sqrt(sum(gaps[:-1])), abs=1e-12)
+    assert m["rms_calibration_error_include"] == pytest.approx(math.sqrt(sum(gaps)), abs=1e-12)
+    assert m["nll"] == pytest.approx(-np.log(p[np.arange(450), labels]).mean(), abs=1e-12)
+    assert outcome.standard_errors["top1"] == pytest.approx(math.sqrt(m["top1"] * (1 - m["top1"]) / 450), abs=1e-15)
+
+
+def test_the_order_of_the_images_changes_no_bit():
+    rng = np.random.default_rng(1)
+    z, labels, p = np.round(rng.normal(size=(300, 8)), 1), rng.integers(0, 8, 300), rng.permutation(300)
+    a, b = imagenet_a.evaluate(arrays(z, labels, range(8))).metrics, imagenet_a.evaluate(arrays(z[p], labels[p], range(8))).metrics
+    for name in ("top1", "top5", "rms_calibration_error", "rms_calibration_error_include", "aurra"):
+        assert a[name] == b[name]
+
+
+def test_a_miniature_of_the_true_layout(tmp_path, monkeypatch):
+    monkeypatch.setattr(layouts, "TOTAL", {"imagenet-a": 200})
+    root = write_tree(tmp_path / "imagenet-a", dict.fromkeys(A, 1), side=18)
+    network, cfg = vit(1000), ImageNetAConfig(data=str(tmp_path), workers=0, batch_size=50)
+    model = loaded(network, IMAGENET)
+    plan = imagenet_a.PROTOCOL.prepare(model, cfg, CPU)
+    assert plan.complete and not plan.published  # the network takes 16 pixels, not 224
+    assert plan.notes == ["200 of 200 class folders matched by name, of 1000 classes of the model"]
+    got, bad = imagenet_a.PROTOCOL.collect(model, plan, cfg, CPU)
+    assert bad == [] and got["logits"].shape == (200, 1000) and got["restrict"].tolist() == [IMAGENET.index(w) for w in A]
+    assert [A[label] for label in got["labels"]] == [sample.split("/")[0] for sample in got["ids"]]
+    outcome = imagenet_a.PROTOCOL.evaluate(got)
+    assert outcome.n == 200 and outcome.metrics["top1"] == metrics.top_k_accuracy(got["logits"][:, got["restrict"]], got["labels"])
+    assert root.is_dir()
+
+
+def test_published_only_with_the_published_settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(layouts, "TOTAL", {"imagenet-a": 200})
+    root = str(write_tree(tmp_path, dict.fromkeys(A, 1), side=8))
+    network = vit(1000)
+    network.input_size = (224, 224)
+    published = lambda **keys: imagenet_a.prepare(loaded(network, IMAGENET), ImageNetAConfig(data=root, **keys), CPU).published  # noqa: E731
+    assert published() and published(forward_batch=8, workers=3)
+    assert not published(limit=10) and not published(preprocess="model")

@@ -1,0 +1,97 @@
+"""ImageNet-O: which side is positive, which classes count, and a miniature of the true layout from folder to numbers."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+from timm.data import ImageNetInfo
+
+from evalkit.errors import EvalkitError
+from evalkit.robustness import imagenet_o, layouts
+from evalkit.robustness.config import ImageNetOConfig
+
+from .fakes import CPU, loaded, vit, write_tree
+
+IMAGENET = ImageNetInfo().label_names()
+O = layouts.wnids("imagenet-o")  # noqa: E741
+
+
+def test_out_of_distribution_is_positive_and_low_confidence_its_score():
+    """Two classes, so that the margin is the logit of the confidence; the unknown images are the less confident ones, but for one."""
+    margins = np.array([0.1, 0.3, 2.5, 1.0, 2.0, 3.0, 4.0])
+    ood = np.array([True, True, True, False, False, False, False])
+    arrays = {"ids": np.arange(7).astype(str), "ood": ood, "logits": np.stack([margins, 9 * np.ones(7), 0 * margins], 1), "restrict": np.array([0, 2])}
+    outcome = imagenet_o.evaluate(arrays)
+    m = outcome.metrics
+    assert m["aupr"] == pytest.approx((1 + 1 + 3 / 5) / 3) and m["auroc"] == pytest.approx(10 / 12)
+    assert m["fpr95"] == 0.5 and m["chance"] == pytest.approx(3 / 7) and outcome.n == 7 and outcome.data == {"n_ood": 3, "n_id": 4}
+    confidence = 1 / (1 + np.exp(-margins))
+    assert m["mean_confidence_ood"] == pytest.approx(confidence[:3].mean()) and m["mean_confidence_id"] == pytest.approx(confidence[3:].mean())
+
+
+def test_numbers_equal_scikit_learn_on_softmax_scores():
+    rng = np.random.default_rng(0)
+    z, ood, restrict = rng.normal(size=(300, 20)).astype(np.float32), rng.random(300) < 0.2, np.arange(0, 20, 2)
+    m = imagenet_o.evaluate({"ids": np.arange(300).astype(str), "ood": ood, "logits": z, "restrict": restrict}).metrics
+    kept = z[:, restrict].astype(np.float64)
+    score = -(np.exp(kept) / np.exp(kept).sum(axis=1, keepdims=True)).max(axis=1)
+    assert m["aupr"] == pytest.approx(average_precision_score(ood, score), abs=1e-12)
+    assert m["aupr_in"] == pytest.approx(average_precision_score(~ood, -score), abs=1e-12)
+    assert m["auroc"] == pytest.approx(roc_auc_score(ood, score), abs=1e-12)
+
+
+def test_confidences_that_round_to_one_are_still_ranked():
+    z = np.array([[800.0, 0.0], [700.0, 0.0], [600.0, 0.0], [500.0, 0.0]])
+    m = imagenet_o.evaluate({"ids": np.arange(4).astype(str), "ood": np.array([False, False, True, True]), "logits": z, "restrict": np.array([0, 1])}).metrics
+    assert m["aupr"] == 1.0 and m["auroc"] == 1.0
+
+
+@pytest.fixture
+def miniature(tmp_path, monkeypatch):
+    monkeypatch.setattr(layouts, "TOTAL", {"imagenet-o": 200})
+    monkeypatch.setattr(layouts, "VAL_PER_CLASS", 1)
+    write_tree(tmp_path / "imagenet-o", dict.fromkeys(O, 1), side=18)
+    write_tree(tmp_path / "val", dict.fromkeys([*O, IMAGENET[0], IMAGENET[5]], 1), side=18, seed=1)
+    return tmp_path
+
+
+def test_a_miniature_of_the_true_layout(miniature):
+    cfg = ImageNetOConfig(data=str(miniature / "imagenet-o"), id_data=str(miniature / "val"), workers=0)
+    model = loaded(vit(1000), IMAGENET)
+    plan = imagenet_o.PROTOCOL.prepare(model, cfg, CPU)
+    assert plan.complete and not plan.published
+    assert plan.notes == [
+        "200 of 200 class folders matched by name, of 1000 classes of the model",
+        "200 out-of-distribution images of imagenet-o against 200 in-distribution images of val",
+    ]
+    got, bad = imagenet_o.PROTOCOL.collect(model, plan, cfg, CPU)
+    assert bad == [] and got["ood"].sum() == 200 and len(got["ood"]) == 400 and got["restrict"].tolist() == [IMAGENET.index(w) for w in O]
+    assert {s.split("/")[0] for s in got["ids"]} == {"ood", "id"} and {s.split("/")[1] for s in got["ids"]} == set(O)
+    outcome = imagenet_o.PROTOCOL.evaluate(got)
+    assert outcome.metrics["chance"] == 0.5 and outcome.data == {"n_ood": 200, "n_id": 200} and not math.isnan(outcome.metrics["aupr"])
+
+
+def test_a_partial_folder_takes_its_classes_out_of_both_sides(miniature):
+    for f in (miniature / "imagenet-o" / O[3]).iterdir():
+        f.unlink()
+    keys = {"data": str(miniature / "imagenet-o"), "id_data": str(miniature / "val")}
+    model = loaded(vit(1000), IMAGENET)
+    with pytest.raises(EvalkitError, match=f"1 of 200 class folders are missing or empty \\({O[3]}\\)"):
+        imagenet_o.prepare(model, ImageNetOConfig(**keys), CPU)
+    plan = imagenet_o.prepare(model, ImageNetOConfig(**keys, allow_partial=True), CPU)
+    assert not plan.complete and len(plan.rows["id"]) == len(plan.rows["ood"]) == 199
+    assert not any(s.startswith(O[3]) for s in plan.sets["id"].ids)
+
+
+def test_a_class_without_in_distribution_images_is_refused(miniature):
+    (miniature / "val" / O[9]).rename(miniature / "val" / ".hidden")
+    cfg = ImageNetOConfig(data=str(miniature / "imagenet-o"), id_data=str(miniature / "val"))
+    with pytest.raises(EvalkitError, match=f"val is not complete: 1 of 200 class folders are missing or empty \\({O[9]}\\)"):
+        imagenet_o.prepare(loaded(vit(1000), IMAGENET), cfg, CPU)
+
+
+def test_a_model_without_the_classes_is_refused(miniature):
+    cfg = ImageNetOConfig(data=str(miniature / "imagenet-o"), id_data=str(miniature / "val"))
+    with pytest.raises(EvalkitError, match="is none of the 3 classes"):
+        imagenet_o.prepare(loaded(vit(3), ["a", "b", "c"]), cfg, CPU)

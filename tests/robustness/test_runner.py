@@ -1,0 +1,233 @@
+"""The runner: records written once and used again, complete and published flags, exit codes, what a person reads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evalkit import config
+from evalkit.errors import EvalkitError
+from evalkit.models import Network
+from evalkit.robustness import CONFIGS, PROTOCOLS, run, runner
+
+from .fakes import noise, records, save_checkpoint, write_tree
+
+CLASSES = ["bird", "cat", "dog"]
+
+
+@pytest.fixture
+def setup(tmp_path):
+    """(checkpoint, keys): a tiny model of three classes and folders of its classes."""
+    root = write_tree(tmp_path / "data", {"cat": 4, "dog": 3, "bird": 2})
+    other = write_tree(tmp_path / "other", {"cat": 3, "dog": 3}, seed=1)
+    keys = {"data": str(root), "out": str(tmp_path / "out"), "workers": 0, "forward_batch": 4, "batch_size": 3}
+    return save_checkpoint(tmp_path / "run", CLASSES), keys, str(other)
+
+
+def options(protocol, keys, other, **more):
+    extra = {"occlusion": {"levels": [0.0, 0.5], "repeats": 2, "grid": 4, "saliency": "self"}, "imagenet-o": {"id_data": other}}.get(protocol, {})
+    return CONFIGS[protocol](**keys | extra | more)
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_a_second_run_uses_the_records_without_a_forward_pass(setup, monkeypatch, capsys, protocol):
+    checkpoint, keys, other = setup
+    cfg, out = options(protocol, keys, other), Path(keys["out"])
+    assert run(protocol, [str(checkpoint)], cfg) == 0
+    (path,) = (out / "records").glob("*.npz")
+    content = path.read_bytes()
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("a forward pass")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "forward", forbidden)
+        patch.setattr(Network, "class_attention", forbidden)
+        assert run(protocol, [str(checkpoint)], cfg) == 0
+    first, second = records(out)
+    assert first == second and path.read_bytes() == content and "used again" in capsys.readouterr().out
+    assert (first["protocol"], first["task"], first["complete"], first["published_protocol"]) == (protocol, "robustness", True, False)
+    assert first["records"] == f"records/{path.name}" and first["label"] == "tiny" and first["method"] == "vanilla" and first["weights"] == "raw"
+
+    run(protocol, [str(checkpoint)], options(protocol, keys, other, forward_batch=8))  # another setting that can show: new records
+    assert len(list((out / "records").glob("*.npz"))) == 2
+    monkeypatch.setattr(runner, "PROTOCOLS", {protocol: runner.Protocol(protocol, 99, *list(vars(PROTOCOLS[protocol]).values())[2:])})
+    run(protocol, [str(checkpoint)], cfg)  # another version of the protocol as well
+    assert len(list((out / "records").glob("*.npz"))) == 3
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "no side file", "bad side file"])
+def test_damaged_records_are_made_again(setup, damage):
+    checkpoint, keys, other = setup
+    cfg, out = options("imagenet-a", keys, other), Path(keys["out"])
+    run("imagenet-a", [str(checkpoint)], cfg)
+    (path,) = (out / "records").glob("*.npz")
+    content = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[:100])
+    elif damage == "changed":
+        path.write_bytes(content[:-1] + b"x")
+    elif damage == "no side file":
+        path.with_suffix(".json").unlink()
+    else:
+        path.with_suffix(".json").write_text("{")
+    assert run("imagenet-a", [str(checkpoint)], cfg) == 0
+    assert path.read_bytes() == content
+    a, b = records(out)
+    assert a["metrics"] == b["metrics"]
+
+
+def test_records_hold_what_the_metrics_need(setup):
+    checkpoint, keys, other = setup
+    for protocol in PROTOCOLS:
+        run(protocol, [str(checkpoint)], options(protocol, keys, other))
+    by_protocol = {r["protocol"]: r for r in records(Path(keys["out"]))}
+    for protocol, record in by_protocol.items():
+        with np.load(Path(keys["out"]) / record["records"], allow_pickle=False) as content:
+            arrays = dict(content)
+        again = PROTOCOLS[protocol].evaluate(arrays)
+        assert {k: None if np.isnan(v) else v for k, v in again.metrics.items()} == record["metrics"] and again.n == record["n"] == len(arrays["ids"])
+    o = by_protocol["imagenet-o"]
+    assert (o["data"]["n_ood"], o["data"]["n_id"], o["metrics"]["chance"]) == (9, 6, 0.6)
+    assert set(o["data"]["sets"]) == {"ood", "id"}
+    assert by_protocol["occlusion"]["config"]["saliency"] == "self" and by_protocol["occlusion"]["config"]["head"] == "mean"
+    assert by_protocol["occlusion"]["config"]["preprocess"] == "published" and by_protocol["occlusion"]["seed"] == 0
+    assert by_protocol["imagenet-a"]["undefined"].keys() == {"rms_calibration_error", "top5"}
+
+
+@pytest.mark.parametrize(("on_error", "code", "complete"), [("fail", 2, False), ("skip", 0, True)])
+def test_unreadable_images_are_listed_after_the_pass(setup, capsys, on_error, code, complete):
+    checkpoint, keys, other = setup
+    truncated, empty = Path(keys["data"]) / "cat" / "cat_0001.JPEG", Path(keys["data"]) / "dog" / "dog_0002.JPEG"
+    truncated.write_bytes(truncated.read_bytes()[:-200])
+    empty.write_bytes(b"")
+    cfg, out = options("imagenet-a", keys, other, on_error=on_error), Path(keys["out"])
+    assert run("imagenet-a", [str(checkpoint)], cfg) == code
+    (record,) = records(out)
+    assert record["complete"] == complete and record["n"] == 7 and record["data"]["n_skipped"] == 2 and not record["published_protocol"]
+    assert "2 images could not be read and were left out" in record["notes"]
+    printed = capsys.readouterr().out
+    assert "cat/cat_0001.JPEG: " in printed and "dog/dog_0002.JPEG: empty file" in printed
+    bad = json.loads((out / record["records"]).with_suffix(".json").read_text())["bad"]
+    assert [b[0] for b in bad] == ["cat/cat_0001.JPEG", "dog/dog_0002.JPEG"]
+    write_tree(Path(keys["data"]), {"cat": 4, "dog": 3, "bird": 2})  # mended: the same names, so the records must not be used again
+    assert run("imagenet-a", [str(checkpoint)], cfg) == 0
+    assert records(out)[1]["n"] == 9 and records(out)[1]["complete"]
+
+
+def test_partial_data_are_exit_code_2_and_say_so(setup, monkeypatch):
+    checkpoint, keys, other = setup
+    plan = PROTOCOLS["imagenet-a"].prepare
+    import dataclasses
+
+    partial = dataclasses.replace(PROTOCOLS["imagenet-a"], prepare=lambda *a: dataclasses.replace(plan(*a), complete=False, published=True))
+    monkeypatch.setattr(runner, "PROTOCOLS", {"imagenet-a": partial})
+    assert run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys, other)) == 2
+    (record,) = records(Path(keys["out"]))
+    assert not record["complete"] and not record["published_protocol"]
+
+
+def test_peculiar_images_are_counted(setup):
+    from PIL import Image
+
+    checkpoint, keys, other = setup
+    Image.new("CMYK", (30, 30), (10, 20, 30, 40)).save(Path(keys["data"]) / "cat" / "z.jpg")
+    run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys, other))
+    assert "data: cmyk_converted in 1 images" in records(Path(keys["out"]))[0]["notes"]
+
+
+def test_several_models_one_record_each_and_the_line_that_is_checked(setup, tmp_path, capsys):
+    checkpoint, keys, other = setup
+    second = save_checkpoint(tmp_path / "second", CLASSES[::-1], label="second / run", seed=1)  # another order of classes: matched by name
+    assert run("imagenet-a", [str(checkpoint), str(second)], options("imagenet-a", keys, other)) == 0
+    a, b = records(Path(keys["out"]))
+    assert (a["label"], b["label"]) == ("tiny", "second / run") and a["checkpoint_sha256"] != b["checkpoint_sha256"]
+    assert a["data"]["fingerprint"] == b["data"]["fingerprint"] and Path(b["records"]).name.startswith("imagenet-a-second-run-")
+    assert capsys.readouterr().out.count("3 of 3 class folders matched by name") == 2
+
+
+def test_timm_weights_without_a_file_get_a_checksum_of_their_own(setup):
+    checkpoint, _, _ = setup
+    from evalkit import models
+
+    network = models.load(str(checkpoint)).network
+    before = runner._sha256_of(network)
+    assert len(before) == 64 and before == runner._sha256_of(models.load(str(checkpoint)).network)
+    with torch.no_grad():
+        network.model.head.bias[0] += 1e-3
+    assert runner._sha256_of(network) != before
+
+
+def test_one_clear_line_before_any_pass(setup, tmp_path):
+    checkpoint, keys, other = setup
+    cfg = options("imagenet-a", keys, other)
+    with pytest.raises(EvalkitError, match="unknown protocol 'imagenet-b'. Did you mean 'imagenet-"):
+        run("imagenet-b", [str(checkpoint)], cfg)
+    (tmp_path / "file").touch()
+    with pytest.raises(EvalkitError, match="cannot write to .*file/records.*choose another output folder with --out"):
+        run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys | {"out": str(tmp_path / "file")}, other))
+    with pytest.raises(EvalkitError, match="no default data; give the ImageNet-A folder with --data DIR"):
+        run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys | {"data": None}, other))
+    with pytest.raises(EvalkitError, match="a grid of 14 patches does not divide images of 16 pixels; choose grid= one of 2, 4, 8"):
+        run("occlusion", [str(checkpoint)], CONFIGS["occlusion"](**keys, saliency="self"))
+    assert not list(Path(keys["out"]).glob("*.jsonl"))
+
+
+def test_non_finite_logits_stop_with_the_images_named(setup, tmp_path):
+    _, keys, other = setup
+    broken = save_checkpoint(tmp_path / "broken", CLASSES, scale=float("nan"))
+    for protocol in PROTOCOLS:
+        with pytest.raises(EvalkitError, match=r"the model's output is not finite for \d+ of \d+ images, e.g. "):
+            run(protocol, [str(broken)], options(protocol, keys, other))
+    assert not (Path(keys["out"]) / "results.jsonl").exists()
+
+
+def test_limit_takes_part_of_each_set_and_keeps_the_masks(setup):
+    checkpoint, keys, other = setup
+    for limit in (None, 4):
+        run("occlusion", [str(checkpoint)], options("occlusion", keys, other, limit=limit))
+    whole, some = (np.load(Path(keys["out"]) / r["records"]) for r in records(Path(keys["out"])))
+    at = [whole["ids"].tolist().index(sample) for sample in some["ids"]]
+    assert len(at) == 4
+    for name in ("predictions", "dropped", "labels"):
+        np.testing.assert_array_equal(some[name], whole[name][at])
+
+
+def test_the_config_in_the_record_runs_again(setup):
+    checkpoint, keys, other = setup
+    run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys, other))
+    (record,) = records(Path(keys["out"]))
+    assert CONFIGS["imagenet-a"](**record["config"]) == options("imagenet-a", keys, other, preprocess="published")
+    assert config.to_dict(options("imagenet-a", keys, other)).keys() == record["config"].keys()
+
+
+@pytest.mark.slow
+def test_the_embedded_stand_ins_are_the_defaults_of_a_digits_photo_checkpoint(tmp_path, capsys):
+    digits = [str(d) for d in range(10)]
+    checkpoint = save_checkpoint(tmp_path / "run", digits, data="digits-photo")
+    keys = {"out": str(tmp_path / "out"), "workers": 0, "limit": 250}
+    small = {"occlusion": {"levels": [0.5], "repeats": 1, "limit": 20}}
+    for protocol in PROTOCOLS:
+        assert run(protocol, [str(checkpoint)], CONFIGS[protocol](**keys | small.get(protocol, {}))) == 0
+    by_protocol = {r["protocol"]: r for r in records(tmp_path / "out")}
+    assert {p: r["data"]["name"] for p, r in by_protocol.items()} == {"imagenet-a": "digits-a", "imagenet-o": "digits-o", "occlusion": "digits-photo"}
+    assert all("a demonstration, not a benchmark" in " ".join(r["notes"]) and not r["published_protocol"] for r in by_protocol.values())
+    assert by_protocol["occlusion"]["config"]["grid"] == 4 and by_protocol["occlusion"]["config"]["saliency"] == "self"
+    assert by_protocol["imagenet-o"]["metrics"]["chance"] == 0.5 and by_protocol["imagenet-a"]["metrics"]["rms_calibration_error"] is not None
+    assert "10 of 10 class folders matched by name" in capsys.readouterr().out
+
+
+def test_a_network_without_patches_gets_a_default_grid():
+    from evalkit.robustness.occlusion import _embedded_grid
+
+    from .fakes import loaded, vit
+
+    model = loaded(vit(), ["a", "b", "c"])
+    assert _embedded_grid(model, 16) == 4 and _embedded_grid(model, 32) == 8
+    model.network.patch_size = None
+    assert _embedded_grid(model, 32) == 8
+    model.network.patch_size = 32
+    assert _embedded_grid(model, 32) == 8
+    assert len(noise()) == 12
