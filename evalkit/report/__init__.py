@@ -1,0 +1,46 @@
+"""`evalkit report`: one honest report (HTML, Markdown, CSV, LaTeX, figures) from the records of any number of runs."""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from .. import results
+from ..errors import EvalkitError
+from ..runtime import write_atomic
+from . import figures, page, render
+from .collect import rows_of, runs_of
+from .provenance import provenance
+from .tables import beside_published, summary
+
+TITLE = "evalkit report"
+
+
+def build(dirs: Iterable[str | Path], out: str | Path | None = None) -> Path:
+    """Write report.html, report.md, report.csv, report.tex and figures/*.png into `out` (default: the first of `dirs`) from every results.jsonl
+    below `dirs`; returns the path of report.html. Raises EvalkitError where there are no records or `out` cannot be written."""
+    dirs = [Path(d) for d in dirs]
+    if not dirs:
+        raise EvalkitError("no folder given; name one or more that hold results, e.g. `evalkit report runs`")
+    records, problems = results.scan(dirs)
+    for problem in problems:
+        warnings.warn(problem, stacklevel=2)
+    if not records:
+        raise EvalkitError(f"no readable record below {', '.join(map(str, dirs))}; run `evalkit train` or `evalkit robustness` again")
+    out = Path(out) if out is not None else (dirs[0] if dirs[0].is_dir() else dirs[0].parent)
+
+    rows = rows_of(runs_of(sorted(results.latest(records), key=lambda r: r["method"] != "vanilla")))  # the baseline comes first
+    tables, published, drawings, made = summary(rows), beside_published(rows), figures.draw(rows), provenance(rows, problems)
+    lead = page.lead(rows)
+    for drawing in drawings:
+        if drawing.png is not None:
+            _write(out / "figures" / f"{drawing.name}.png", drawing.png)
+    _write(out / "report.csv", render.csv_text(rows))
+    _write(out / "report.md", render.markdown(TITLE, lead, tables, published, drawings, made))
+    _write(out / "report.tex", render.latex([*tables, *published]))
+    _write(out / "report.html", page.html(TITLE, lead, rows, tables, published, drawings, made))
+    return out / "report.html"
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content  # file names may hold bytes that are no text
+    write_atomic(path, lambda f: f.write(data))

@@ -1,0 +1,38 @@
+"""The report as one self-contained HTML page."""
+
+import base64
+from collections.abc import Sequence
+
+import jinja2
+
+from .. import __version__, plots
+from .collect import Row
+from .figures import Drawing
+from .provenance import DEMONSTRATION, Provenance, training_configs
+from .tables import Table, is_demonstration
+
+PIXELS_PER_INCH = 110  # of a figure on the page: one scale for all, so that their text is of one size
+
+
+def lead(rows: Sequence[Row]) -> str:
+    """One sentence on what the report holds."""
+    records = [r for row in rows for run in row.runs for r in run.records.values()]
+    runs = sum(len(row.runs) for row in rows)
+    data = ", ".join(dict.fromkeys(r["data"]["name"] for r in records))
+    seeds = f" ({len(rows)} without counting seeds)" if len(rows) < runs else ""
+    text = f"{runs} model{'s' if runs != 1 else ''}{seeds}, {len(records)} measurement{'s' if len(records) != 1 else ''} on {data}."
+    return text + (f" The embedded sets are {DEMONSTRATION}." if any(map(is_demonstration, records)) else "")
+
+
+def html(
+    title: str, lead: str, rows: Sequence[Row], tables: Sequence[Table], published: Sequence[Table], drawings: Sequence[Drawing], made: Provenance
+) -> str:
+    """The page: inline style, figures as data, nothing fetched from anywhere."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("evalkit.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
+    environment.filters["css_width"] = lambda png: round(int.from_bytes(png[16:20], "big") / plots.DPI * PIXELS_PER_INCH)  # from the PNG header
+    return environment.get_template("page.html.j2").render(
+        title=title, lead=lead, tables=tables, published=published, drawings=drawings, made=made, configs=training_configs(rows), version=__version__
+    )

@@ -1,0 +1,139 @@
+"""How the numbers were made: protocol versions, data, seeds, checkpoints, settings, environments, and what is not as published."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import results
+from .collect import Record, Row, describe, differing, groups_of, short_value
+from .tables import COLUMNS, TITLES, is_demonstration
+
+DEMONSTRATION = "demonstration data, not a benchmark"
+MAX_NOTES = 40
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Plain text, ready for any format. `lines` has one entry per record under `head`, `notes` each note with the records it is of, `diff` one
+    (key, value of each run) per differing key."""
+
+    remarks: list[str]
+    head: list[str]
+    lines: list[list[str]]
+    notes: list[str]
+    diff_names: list[str]
+    diff: list[tuple[str, list[str]]]
+    settings: list[tuple[str, list[str]]]
+    environments: list[str]
+
+
+def provenance(rows: Sequence[Row], problems: Sequence[str]) -> Provenance:
+    """Of every record behind `rows`; `problems` are lines of results.jsonl that could not be read."""
+    order = list(COLUMNS)
+    rank = lambda record: order.index(record["protocol"]) if record["protocol"] in order else len(order)  # noqa: E731
+    pairs = [(row, record) for row in rows for run in row.runs for record in sorted(run.records.values(), key=rank)]
+    diff_names, diff = _training_diff(rows)
+    return Provenance(
+        remarks=_remarks([r for _, r in pairs]) + list(problems),
+        head=["run", "protocol", "data", "images", "seed", "checkpoint", "weights", "time", "status", "deviations"],
+        lines=[_line(row, record) for row, record in pairs],
+        notes=_notes(pairs),
+        diff_names=diff_names,
+        diff=diff,
+        settings=_settings(rows),
+        environments=_environments(pairs),
+    )
+
+
+def _line(row: Row, r: Record) -> list[str]:
+    fingerprint = r["data"]["fingerprint"][:12]
+    return [
+        row.name,
+        f"{r['protocol']} v{r['version']}" + (" (training)" if r["task"] == "train" else ""),
+        f"{r['data']['name']} {r['data']['split']}, {fingerprint}",
+        f"{r['n']:,}",
+        "" if r["seed"] is None else str(r["seed"]),
+        (r["checkpoint_sha256"] or "none")[:12],
+        r["weights"],
+        "" if r["seconds"] is None else f"{r['seconds']:,.0f} s",
+        "complete" if r["complete"] else "incomplete",
+        deviation(r),
+    ]
+
+
+def deviation(record: Record) -> str:
+    """What keeps this record from being the published measurement; empty for what nobody has published."""
+    if is_demonstration(record):
+        return DEMONSTRATION
+    return "not the published settings or data" if record["task"] == "robustness" and not record["published_protocol"] else ""
+
+
+def _notes(pairs: Sequence[tuple[Row, Record]]) -> list[str]:
+    """Each note and reason once, with the records it is of."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for row, record in pairs:
+        reasons = [f"{metric} is not defined: {reason}" for metric, reason in record["undefined"].items()]
+        for text in [*record["notes"], *reasons]:
+            found.setdefault(text, {}).setdefault(record["protocol"], []).append(row.name)
+    lines = [f"{', '.join(f'{p} ({_listed(names)})' for p, names in where.items())}: {text}" for text, where in found.items()]
+    return [*lines[:MAX_NOTES], *([f"and {len(lines) - MAX_NOTES} more, in results.jsonl"] if len(lines) > MAX_NOTES else [])]
+
+
+def _listed(names: Sequence[str]) -> str:
+    names = list(dict.fromkeys(names))
+    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"
+
+
+def _remarks(records: Sequence[Record]) -> list[str]:
+    out = []
+    demonstrations = sorted({r["data"]["name"] for r in records if is_demonstration(r)})
+    if demonstrations:
+        out.append(f"{', '.join(demonstrations)}: {DEMONSTRATION}; compare these numbers among themselves only.")
+    incomplete = sum(not r["complete"] for r in records)
+    if incomplete:
+        out.append(f"{incomplete} of {len(records)} records are incomplete; their numbers are not final.")
+    return out
+
+
+def _training_diff(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The keys of the training configs that are not the same in all rows, with the value in each; seeds of one row together."""
+    known = [(row, [results.settings(run.training) for run in row.runs if run.training]) for row in rows]
+    known = [(row, configs) for row, configs in known if configs]
+    keys = sorted(differing([c for _, configs in known for c in configs]))
+    cell = lambda configs, key: ", ".join(dict.fromkeys(short_value(c.get(key), 200) for c in configs))  # noqa: E731
+    return [row.name for row, _ in known], [(key, [cell(configs, key) for _, configs in known]) for key in keys]
+
+
+def _settings(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    groups = groups_of([run for row in rows for run in row.runs], COLUMNS)
+    named = [(g, f"{TITLES.get(g.protocol, g.protocol)} ({describe(g, groups)})") for g in groups if g.settings]
+    return [(name, [f"{k}: {_abridged(v)}" for k, v in json.loads(g.settings).items()]) for g, name in named]
+
+
+def _abridged(value: Any) -> str:
+    """JSON, of a long list its ends only: the records hold the whole."""
+    if isinstance(value, list) and len(value) > 24:
+        return f"[{', '.join(map(json.dumps, value[:6]))}, ..., {json.dumps(value[-1])}] ({len(value)} values)"
+    return json.dumps(value)
+
+
+def _environments(pairs: Sequence[tuple[Row, Record]]) -> list[str]:
+    """One line per distinct environment with the records made in it."""
+    made: dict[str, list[str]] = {}
+    for row, record in pairs:
+        text = ", ".join(f"{k} {v}" for k, v in record["environment"].items() if v is not None)
+        made.setdefault(text, []).append(f"{row.name} {record['protocol']}")
+    if len(made) == 1:
+        return [f"all records: {next(iter(made))}"]
+    return [f"{_listed(names)}: {text}" for text, names in made.items()]
+
+
+def training_configs(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(row, full training config as YAML-like lines) of the first run of each row whose training is known."""
+    out = []
+    for row in rows:
+        training = row.runs[0].training
+        if training:
+            out.append((row.name, "\n".join(f"{k}: {json.dumps(v)}" for k, v in results.settings(training).items())))
+    return out

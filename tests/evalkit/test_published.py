@@ -1,0 +1,70 @@
+"""The published values that ship with evalkit, against the arithmetic their sources print beside them."""
+
+import re
+
+import pytest
+
+from evalkit.report.tables import COLUMNS, published_values
+
+VALUES = published_values()
+
+
+def value(table, method, model, metric, source):
+    found = [v.value for v in VALUES if (v.table, v.method, v.model, v.metric) == (table, method, model, metric) and source in v.source]
+    assert len(found) == 1, (table, method, model, metric, source, found)
+    return float(found[0])
+
+
+def test_every_line_is_a_percentage_of_a_known_metric_with_a_source():
+    assert len(VALUES) > 300
+    for v in VALUES:
+        assert v.table in COLUMNS and v.metric in {*(c.metric for c in COLUMNS[v.table]), "top5"}
+        assert re.fullmatch(r"\d{1,2}\.\d{1,3}", v.value) and v.source and v.method and v.model
+
+
+def test_no_value_is_there_twice():
+    keys = [(v.table, v.method, v.model, v.metric, v.source) for v in VALUES]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("table", "metric", "expected"),
+    [
+        ("imagenet-a", "top1", (19.1, 21.1, 22.4)),
+        ("imagenet-a", "rms_calibration_error", (32.0, 31.2, 30.3)),
+        ("imagenet-a", "aurra", (23.8, 28.8, 32.4)),
+        ("imagenet-o", "aupr", (20.9, 21.9, 23.1)),
+    ],
+)
+def test_robustness_of_deit_small(table, metric, expected):
+    got = tuple(value(table, method, "deit_small_patch16_224", metric, "Table 5") for method in ("baseline", "TransMix", "MixPro"))
+    assert got == expected
+
+
+def test_gains_the_text_of_the_mixpro_paper_states():
+    gain = lambda table, metric, a, b: round(  # noqa: E731
+        value(table, a, "deit_small_patch16_224", metric, "Table 5") - value(table, b, "deit_small_patch16_224", metric, "Table 5"), 6
+    )
+    assert gain("imagenet-a", "top1", "MixPro", "TransMix") == 1.3
+    assert gain("imagenet-a", "aurra", "MixPro", "TransMix") == 3.6
+    assert gain("imagenet-o", "aupr", "MixPro", "TransMix") == 1.2
+    assert gain("imagenet-o", "aupr", "MixPro", "baseline") == 2.2
+
+
+@pytest.mark.parametrize(
+    ("model", "gain"),
+    [
+        *(("deit_tiny_patch16_224", 1.2), ("pvt_tiny", 1.2), ("xcit_tiny_24_p16_224", 1.1), ("CA-Swin-T", 1.0), ("cait_xxs36_224", 0.8)),
+        *(("deit_small_patch16_224", 0.6), ("pvt_small", 0.7), ("xcit_small_12_p16_224", 0.6), ("CA-Swin-S", 0.5), ("pvt_medium", 0.6)),
+        *(("pvt_large", 0.5), ("xcit_medium_24_p16_224", 0.7), ("deit_base_patch16_224", 0.5), ("xcit_large_24_p16_224", 0.9)),
+    ],
+)
+def test_gains_of_mixpro_over_transmix_as_printed_in_its_table_1(model, gain):
+    assert round(value("accuracy", "MixPro", model, "top1", "Table 1") - value("accuracy", "TransMix", model, "top1", "Table 1"), 6) == gain
+
+
+def test_models_exist_in_timm_unless_they_are_ours_or_nobodys():
+    import timm
+
+    own = {"pvt_tiny", "pvt_small", "pvt_medium", "pvt_large", "CA-Swin-T", "CA-Swin-S"}
+    assert {v.model.split(".")[0] for v in VALUES} - set(timm.list_models()) <= own
