@@ -28,14 +28,19 @@ def test_digits_a_are_mistakes_of_the_classifier(sets):
     assert (stand_ins._probabilities(a.pixels).argmax(axis=1) != a.labels).all()
 
 
-def test_digits_a_labels_are_those_of_test_digits(sets, monkeypatch):
+def test_digits_a_labels_are_those_of_test_digits(monkeypatch):
     seen = []
-    monkeypatch.setattr(stand_ins, "_scenes", lambda strokes, name, size: seen.append(strokes) or np.zeros((len(strokes), 32, 32, 3), np.uint8))
-    monkeypatch.setattr(stand_ins, "_probabilities", lambda pixels: np.eye(10)[np.zeros(len(pixels), int)])
+
+    def blank(strokes, rng):
+        seen.extend(strokes)
+        return np.zeros((len(strokes), 32, 32, 3), np.uint8), None
+
+    monkeypatch.setattr(stand_ins, "compose", blank)
+    monkeypatch.setattr(stand_ins, "_probabilities", lambda pixels: np.eye(10)[np.zeros(len(pixels), int)])  # "0" whatever it sees
     images = stand_ins.digits_a()
     strokes, labels = source_digits()
     label_of = {strokes[i].tobytes(): labels[i] for i in digit_rows("val")}
-    true = np.array([label_of[s.tobytes()] for s in seen[0]])  # a KeyError would be a digit of the train split
+    true = np.array([label_of[s.tobytes()] for s in seen])  # a KeyError would be a digit of the train split
     assert np.array_equal(images.labels, true[true != 0][:600])
 
 

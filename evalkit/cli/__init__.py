@@ -1,0 +1,60 @@
+"""The `evalkit` command: how it starts and how it ends."""
+
+import errno
+import os
+import sys
+import traceback
+import warnings
+
+import typer
+
+from ..errors import EvalkitError
+from .app import Protocol, app
+
+__all__ = ["Protocol", "app", "invoke", "main"]
+UsageError = typer.BadParameter.__base__.__base__  # what typer raises for any wrong command line
+DEBUG = "EVALKIT_DEBUG"
+
+
+def invoke(argv: list[str]) -> tuple[int, str]:
+    """Run a command line; its exit code and, if it failed, the one line that says why."""
+    try:
+        code = typer.main.get_command(app).main(args=argv or ["--help"], prog_name="evalkit", standalone_mode=False)
+        code = code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):  # newer typers return 130 instead
+        code = 130
+    except Exception as e:
+        if os.environ.get(DEBUG) == "1":
+            traceback.print_exc()
+        return 1, " ".join(_explain(e).split())
+    return code, "interrupted" if code == 130 else ""
+
+
+def _explain(e: Exception) -> str:
+    if isinstance(e, EvalkitError):
+        return str(e)
+    if isinstance(e, UsageError):
+        context = getattr(e, "ctx", None)
+        text = e.format_message()
+        return f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{context.command_path if context else 'evalkit'} --help`."
+    if isinstance(e, OSError) and e.errno == errno.ENOSPC:
+        return f"no space left on the disk{f' of {e.filename}' if e.filename else ''}; free some, or choose another folder with --out"
+    if isinstance(e, OSError) and e.errno is not None and e.filename is not None:
+        return f"{e.filename}: {e.strerror}"
+    text = str(e).strip().splitlines()
+    return f"{type(e).__name__}: {text[0] if text else 'no message'} (for the traceback set {DEBUG}=1)"
+
+
+def main() -> None:
+    """Console script: one line on stderr for an error; exit 0 complete, 2 finished but incomplete, 1 error, 130 interrupted."""
+    if os.environ.get(DEBUG) != "1":
+        warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries tell their callers
+        warnings.showwarning = lambda message, *_: print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    code, message = invoke(sys.argv[1:])
+    if "EVALKIT_LAUNCH" in os.environ:
+        from ..launch import leave
+
+        sys.exit(leave(code, message))
+    if message:
+        print(message if code == 130 else f"error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,204 @@
+"""The commands. They import what they need when they run, so that `evalkit --help` is quick."""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import EvalkitError
+from . import recipes
+from .words import Overrides, check_overrides, split
+
+app = typer.Typer(
+    help="Train image classifiers with any mixup, and measure whether the checkpoint is good and holds.",
+    epilog="""\b
+Examples:
+  evalkit train digits-photo mixup=mixpro --out runs/mixpro
+  evalkit train deit-300 data_dir=imagenet --gpus 8
+  evalkit robustness occlusion runs/mixpro
+  evalkit report runs
+""",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(recipes.app, name="recipes")
+
+Gpus = Annotated[int | None, typer.Option(min=1, help="processes to run in, one per GPU (without GPUs: on the CPU)", show_default=False)]
+
+
+class Protocol(StrEnum):
+    occlusion = "occlusion"
+    imagenet_a = "imagenet-a"
+    imagenet_o = "imagenet-o"
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", is_eager=True, help="print the version and exit", callback=lambda v: _version(v))] = False):
+    pass
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"evalkit {__version__}")
+        raise typer.Exit()
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  evalkit train digits-photo                                   the embedded data, about two minutes on a laptop
+  evalkit train digits-photo mixup=transmix mixup.alpha=0.5    another method, one of its arguments
+  evalkit train digits-photo 'mixup={choice: [{name: mixup, prob: 0.2}, {name: transmix, prob: 0.8}]}'
+  evalkit train mixpro data_dir=imagenet --gpus 8              ImageNet folders train/ and val/
+  evalkit train runs/mine/config.yaml seed=1 --out runs/mine-1
+  evalkit train --resume runs/mine workers=8
+"""
+)
+def train(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE KEY=VALUE", help="a recipe's name or YAML file, then values that replace its own", show_default=False),
+    ] = None,
+    gpus: Gpus = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the run", show_default="runs/DATA-METHOD-seedN")] = None,
+    resume: Annotated[Path | None, typer.Option(help="continue the run in this folder, by its own config; needs no RECIPE", show_default=False)] = None,
+) -> int:
+    """Train a classifier by a recipe.
+
+    Writes checkpoints, logs, the resolved config and results into a folder; a stopped run continues from there exactly.
+    """
+    recipe, overrides = split(words)
+    if len(recipe) > 1:
+        raise EvalkitError(f"one recipe at a time, but got {', '.join(recipe)}; overrides are written key=value")
+    if not recipe and resume is None:
+        raise EvalkitError("which recipe? Name one of `evalkit recipes list`, or continue a run with --resume DIR")
+    if resume is not None and out is not None and out != resume:
+        raise EvalkitError(f"--resume continues the run inside {resume}; leave out --out")
+    from .. import config
+    from ..train.config import TrainConfig
+
+    # Read before any process is started: a wrong key is reported once, and at once.
+    cfg = config.load(TrainConfig, recipe[0], overrides) if resume is None else None
+    if _several(gpus):
+        return _spawn(gpus)
+    from ..train.run import train as run
+
+    if resume is None:
+        return run(cfg, out)
+    if recipe:
+        print(f"continuing {resume} by its own config.yaml; recipe '{recipe[0]}' is not read again")
+    return run(None, resume=resume, overrides=overrides)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  evalkit eval runs/mine --data imagenet/val
+  evalkit eval runs/mine/best --data digits-photo
+  evalkit eval deit_small_patch16_224 --data imagenet/val --out runs/deit
+"""
+)
+def eval(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="a run or checkpoint folder, a weights file, or a timm model name")],
+    overrides: Overrides = None,
+    data: Annotated[str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for results.jsonl and the predictions as CSV")] = None,
+) -> int:
+    """Accuracy of a checkpoint on a folder of images.
+
+    Top-1 and top-5, with every prediction as CSV.
+    """
+    check_overrides(overrides)
+    from ..train.evaluate import evaluate
+
+    return evaluate(checkpoint, data, out, overrides or [])
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  evalkit robustness occlusion runs/vanilla runs/mixpro --data digits-photo --out runs/occlusion
+  evalkit robustness imagenet-a deit_small_patch16_224 --data imagenet-a
+  evalkit robustness imagenet-o runs/deit --data imagenet-o --id imagenet/val
+"""
+)
+def robustness(
+    protocol: Annotated[Protocol, typer.Argument(metavar="PROTOCOL", help="occlusion, imagenet-a or imagenet-o")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL_OR_CKPT... KEY=VALUE", help="run or checkpoint folders, weights files or timm model names; then settings"),
+    ],
+    data: Annotated[str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)] = None,
+    id: Annotated[str | None, typer.Option(help="imagenet-o: the in-distribution images", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for results.jsonl and the per-sample records", show_default=False)] = None,
+    gpus: Gpus = None,
+) -> int:
+    """Occlusion, ImageNet-A or ImageNet-O.
+
+    How a checkpoint holds under dropped patches, on natural adversarial examples, on images of unknown classes.
+    """
+    models, overrides = split(words)
+    if not models:
+        raise EvalkitError("which model? Give a run folder, a checkpoint, a weights file or a timm model name")
+    if id is not None and protocol != Protocol.imagenet_o:
+        raise EvalkitError(f"--id belongs to imagenet-o; {protocol.value} has only --data")
+    overrides += [f"{key}={value}" for key, value in (("data", data), ("id_data", id), ("out", out)) if value is not None]
+    from .. import config
+    from ..robustness import run
+    from ..robustness.config import CONFIGS
+
+    cfg = config.load(CONFIGS[protocol.value], protocol.value, overrides, folder="robustness")
+    if _several(gpus):
+        return _spawn(gpus)
+    return run(protocol.value, models, cfg)
+
+
+@app.command(
+    epilog="""\b
+Example:
+  evalkit report runs --out report
+"""
+)
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="run folders, or folders that hold some")],
+    out: Annotated[Path | None, typer.Option(help="folder for the report", show_default="the first DIR")] = None,
+) -> int:
+    """Tables and figures from the results of runs.
+
+    Markdown, CSV, LaTeX and one self-contained HTML page from every results.jsonl below the folders.
+    """
+    from ..report import build
+
+    print(build(folders, out))
+    return 0
+
+
+@app.command()
+def doctor() -> int:
+    """Versions, devices, what is missing.
+
+    With the command that mends it. Exit code 1 if evalkit cannot work as it is.
+    """
+    from ..doctor import run
+
+    return run()
+
+
+def _several(gpus: int | None) -> bool:
+    """Whether to start processes: not for one, and not within one that was started already."""
+    return gpus is not None and gpus > 1 and "WORLD_SIZE" not in os.environ
+
+
+def _spawn(gpus: int) -> int:
+    import torch
+
+    from ..launch import spawn, without_option
+
+    if torch.cuda.is_available() and gpus > torch.cuda.device_count():
+        raise EvalkitError(f"--gpus {gpus} asked for, but there are {torch.cuda.device_count()}; see `evalkit doctor`")
+    return spawn(gpus, without_option(sys.argv[1:], "--gpus"))

@@ -1,0 +1,63 @@
+"""`evalkit recipes list | show | diff`."""
+
+from typing import Annotated
+
+import typer
+
+from ..errors import EvalkitError
+from .words import Overrides, check_overrides
+
+app = typer.Typer(help="The recipes that come with evalkit.", rich_markup_mode=None)
+
+
+@app.command("list")
+def recipes_list() -> int:
+    """The name and the first line of every recipe."""
+    from .. import recipes
+
+    print(recipes.listing("train"), recipes.listing("robustness"), sep="\n")
+    return 0
+
+
+@app.command("show")
+def recipes_show(recipe: Annotated[str, typer.Argument(help="name or YAML file")], overrides: Overrides = None) -> int:
+    """A recipe with every key written out and the source of each disputed value; the output is a recipe itself."""
+    check_overrides(overrides)
+    from .. import recipes
+
+    schema, folder = _schema(recipe)
+    print(recipes.show(schema, recipe, overrides or [], folder))
+    return 0
+
+
+@app.command(
+    "diff",
+    epilog="""\b
+Examples:
+  evalkit recipes diff transmix transmix-as-run
+  evalkit recipes diff digits-photo runs/mine/config.yaml
+""",
+)
+def recipes_diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="name or YAML file")], b: Annotated[str, typer.Argument(metavar="B", help="name or YAML file")]
+) -> int:
+    """The values in which two recipes differ, with the source of each."""
+    from .. import recipes
+
+    if (schema := _schema(a)) != _schema(b):
+        raise EvalkitError(f"'{a}' and '{b}' are recipes for different commands, so they have no keys to compare")
+    print(recipes.diff(schema[0], a, b, schema[1]) or "no difference")
+    return 0
+
+
+def _schema(recipe: str) -> tuple[type, str]:
+    """The dataclass a recipe fills, and the folder it lies in; a file is a recipe for `evalkit train`."""
+    from ..config import recipes
+
+    if recipe in recipes("robustness"):
+        from ..robustness.config import CONFIGS
+
+        return CONFIGS[recipe], "robustness"
+    from ..train.config import TrainConfig
+
+    return TrainConfig, "train"

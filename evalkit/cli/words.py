@@ -1,0 +1,28 @@
+"""Words of a command line: names and paths, and key=value overrides."""
+
+import re
+from typing import Annotated
+
+import typer
+
+from ..errors import EvalkitError
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings to change", show_default=False)]
+
+
+KEY_VALUE = re.compile(r"^[\w.-]+=")  # 'runs/lr=0.1' is a path
+
+
+def split(words: list[str] | None) -> tuple[list[str], list[str]]:
+    """Command-line words -> (names and paths, key=value overrides)."""
+    names, overrides = [], []
+    for word in words or []:
+        (overrides if KEY_VALUE.match(word) else names).append(word)
+    return names, overrides
+
+
+def check_overrides(words: list[str] | None) -> None:
+    """Raises EvalkitError for the first word that is not key=value."""
+    odd = split(words)[0]
+    if odd:
+        raise EvalkitError(f"'{odd[0]}' is not key=value; see `evalkit --help`")

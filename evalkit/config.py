@@ -1,0 +1,215 @@
+"""Recipes: YAML files plus key=value overrides, checked against a frozen dataclass. Strict: what is not understood is an error."""
+
+import dataclasses
+import importlib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import EvalkitError, suggest, unknown
+
+T = TypeVar("T")
+
+
+def load(schema: type[T], recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train") -> T:
+    """An instance of the dataclass `schema`: its defaults, the recipe's values, then the overrides, all checked.
+
+    `recipe` is the name of one in configs/`folder`, the path of a YAML file, or None for the defaults alone. Raises EvalkitError for an
+    unknown recipe or key (naming the closest one), a value of the wrong type, a missing key, or what the schema's `check()` refuses.
+    """
+    conf = resolve(schema, recipe, overrides, folder)
+    missing = [name for name in _fields(schema) if OmegaConf.is_missing(conf, name)]
+    if missing:
+        raise EvalkitError(f"{_called(recipe)} lacks {', '.join(missing)}; add {' '.join(f'{name}=...' for name in missing)}")
+    cfg = to_instance(conf)
+    if hasattr(cfg, "check"):
+        cfg.check()
+    return cfg
+
+
+def resolve(schema: type, recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train") -> DictConfig:
+    """Like `load`, but mandatory keys may still be missing: for showing and comparing recipes whose data folder is the user's to name."""
+    conf, fields = OmegaConf.structured(schema), _fields(schema)
+    OmegaConf.set_readonly(conf, False)  # a frozen dataclass makes a read-only config
+    if recipe is not None:
+        for name, value in read(find(recipe, folder), folder).items():
+            _set(conf, fields, name, value, f"{_called(recipe)}: ")
+    for text in overrides or []:
+        _override(conf, fields, text)
+    return conf
+
+
+def to_instance(conf: DictConfig) -> Any:
+    """The dataclass instance with plain containers."""
+    try:
+        return OmegaConf.to_object(conf)
+    except OmegaConfBaseException as e:
+        raise EvalkitError(f"cannot resolve the configuration: {_first_line(e)}") from e
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """The configuration as plain containers that JSON can hold."""
+    return dataclasses.asdict(cfg)
+
+
+def to_yaml(cfg: Any) -> str:
+    """YAML text of a configuration; loading it gives an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.structured(cfg))
+
+
+def save(cfg: Any, path: str | Path) -> None:
+    """Write the configuration so that `evalkit train PATH` runs it again; atomic."""
+    from .runtime import write_atomic  # imports torch, which listing recipes does without
+
+    write_atomic(path, lambda f: f.write(("# The resolved configuration of this run; it is a recipe itself.\n" + to_yaml(cfg)).encode()))
+
+
+# ---- recipe files
+
+
+def recipes(folder: str = "train") -> dict[str, Path]:
+    """The recipes that come with evalkit: name -> file, sorted by name."""
+    root = Path(importlib.import_module("evalkit.configs").__file__).parent
+    return {path.stem: path for path in sorted((root / folder).glob("*.yaml"), key=lambda p: p.stem)}
+
+
+def find(recipe: str | Path, folder: str = "train") -> Path:
+    """The file of a recipe given by name or path."""
+    if isinstance(recipe, Path) or "/" in recipe or "\\" in recipe or recipe.endswith((".yaml", ".yml")):
+        if not Path(recipe).is_file():
+            raise EvalkitError(f"no recipe file '{recipe}'; give the path of a YAML file or a name from `evalkit recipes list`")
+        return Path(recipe)
+    known = recipes(folder)
+    if recipe not in known:
+        raise unknown("recipe", recipe, known)
+    return known[recipe]
+
+
+def read(path: Path, folder: str = "train") -> dict[str, Any]:
+    """The values of a recipe file on top of those of its `base:`, if it names one; a base has no base itself."""
+    values = _read_file(path)
+    if "base" not in values:
+        return values
+    base = base_of(path, values["base"], folder)
+    below = _read_file(base)
+    if "base" in below:
+        raise EvalkitError(f"{path.name}: its base '{values['base']}' has a base itself; only one level is allowed")
+    del values["base"]
+    return below | values
+
+
+def base_of(path: Path, name: Any, folder: str) -> Path:
+    """The file that `base: name` in the recipe file `path` means: a file beside it, else a recipe's name."""
+    if not isinstance(name, str):
+        raise EvalkitError(f"{path.name}: `base` must be the name or the path of a recipe, but got {name!r}")
+    beside = path.parent / name
+    return beside if beside.is_file() else find(name, folder)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        conf = OmegaConf.create(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise EvalkitError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
+    except (yaml.YAMLError, OmegaConfBaseException) as e:
+        mark = getattr(e, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise EvalkitError(f"{path}{line}: {_yaml_problem(e)}") from e
+    values = OmegaConf.to_container(conf)
+    if not isinstance(values, dict):
+        raise EvalkitError(f"{path}: a recipe is a list of `key: value` lines, but this holds {type(values).__name__}")
+    return values
+
+
+# ---- overrides
+
+def _override(conf: DictConfig, fields: dict[str, Any], text: str) -> None:
+    """Apply one 'key=value'. 'mixup.alpha=0.5' goes into a mapping; a plain name becomes {name: ..., alpha: 0.5}."""
+    key, equals, value = text.partition("=")
+    name, *inner = key.split(".")
+    if not equals or value.strip() == "" or not all((name, *inner)):
+        raise EvalkitError(f"'{text}' is not key=value; for no value write {key}=null, for empty text {key}='\"\"'")
+    if name not in fields:
+        raise unknown("key", key, fields)
+    if not inner:
+        _set(conf, fields, name, _parse(key, value, _is_text(fields[name])))
+        return
+    current = OmegaConf.to_container(conf)[name]
+    if isinstance(current, str) and fields[name] is Any:
+        current = {"name": current}
+    if not isinstance(current, dict):
+        raise EvalkitError(f"key '{key}' cannot be set, since {name} is not a mapping; give {name} as a whole")
+    if "choice" in current:
+        raise EvalkitError(f"{name} is a choice of several, so '{key}' is ambiguous; replace it as a whole: {name}='{{choice: [...]}}' or {name}=NAME")
+    target = current
+    for part in inner[:-1]:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise EvalkitError(f"key '{key}' cannot be set, since {part} is not a mapping; give it as a whole")
+    target[inner[-1]] = _parse(key, value, False)
+    _set(conf, fields, name, current)
+
+
+def _parse(key: str, text: str, is_text: bool) -> Any:
+    """The YAML value of an override. A key that holds text keeps what was typed (a folder called 007 or yes), unless it is quoted or null."""
+    if is_text and text[0] not in "'\"" and text != "null":
+        return text
+    try:
+        return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]
+    except (yaml.YAMLError, OmegaConfBaseException) as e:
+        raise EvalkitError(f"{key}={text}: {_yaml_problem(e)}") from e
+
+
+# ---- the schema
+
+
+def _fields(schema: type) -> dict[str, Any]:
+    """Name -> type of every key."""
+    hints = typing.get_type_hints(schema)
+    return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
+
+
+def _set(conf: DictConfig, fields: dict[str, Any], name: Any, value: Any, where: str = "") -> None:
+    """Give a key a value that its type takes."""
+    if name not in fields:
+        raise EvalkitError(f"{where}unknown key '{name}'.{suggest(str(name), fields)}")
+    try:
+        if _is_text(fields[name]) and not isinstance(value, str | None):
+            raise ValueError("YAML reads this as something else than text")
+        OmegaConf.update(conf, name, value, merge=False)
+    except (OmegaConfBaseException, ValueError) as e:
+        raise EvalkitError(f"{where}key '{name}' must be {_describe(fields[name])}, but got {value!r}") from e
+
+
+def _is_text(hint: Any) -> bool:
+    return hint is str or (isinstance(hint, types.UnionType) and set(typing.get_args(hint)) == {str, type(None)})
+
+
+def _describe(hint: Any) -> str:
+    """A type in words."""
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "text (in quotes if it looks like a number)"}
+    if isinstance(hint, types.UnionType):
+        return " or ".join("null" if part is type(None) else _describe(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) in (list, tuple):
+        inner = {int: "integers", float: "numbers", str: "texts"}.get(typing.get_args(hint)[0], "values")
+        return f"a list of {inner} such as [1, 2]"
+    if typing.get_origin(hint) is dict:
+        return "a mapping such as {key: 1}"
+    return words.get(hint, str(hint))
+
+
+def _called(recipe: str | Path | None) -> str:
+    return "the configuration" if recipe is None else f"recipe '{recipe}'"
+
+
+def _first_line(e: Exception) -> str:
+    return str(e).splitlines()[0] if str(e) else type(e).__name__
+
+
+def _yaml_problem(e: Exception) -> str:
+    return f"not valid YAML: {getattr(e, 'problem', None) or _first_line(e)}"

@@ -1,0 +1,155 @@
+"""`evalkit doctor`: what is installed, what this machine offers, what is missing and the command that mends it."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module, metadata
+
+from packaging.requirements import Requirement
+
+from . import __version__
+
+OK, OPTIONAL, PROBLEM = "ok", "optional", "problem"
+PACKAGE_OF = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
+COLOURS = {OK: "green", OPTIONAL: "yellow", PROBLEM: "red"}
+INSTALL = "pip install -c constraints.txt -e ."
+DINO = "vit_small_patch16_224.dino"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. `mend` is the command or setting that helps, if anything is to be done."""
+
+    name: str
+    found: str
+    status: str = OK
+    mend: str = ""
+
+
+def run() -> int:
+    """Print every check; 1 if there is a problem, else 0. What is optional is no problem."""
+    found = list(checks())
+    show(found)
+    problems = sum(c.status == PROBLEM for c in found)
+    print(f"{problems} problem{'s' * (problems != 1)}" if problems else "everything that evalkit needs is there")
+    return 1 if problems else 0
+
+
+def checks() -> Iterator[Check]:
+    """All checks, in the order in which they matter."""
+    yield Check("evalkit", __version__)
+    yield python()
+    yield from packages()
+    yield from imports()
+    yield from devices()
+    yield from memory_and_disk()
+    yield from data()
+
+
+def python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", version) if sys.version_info >= (3, 11) else Check("python", version, PROBLEM, "evalkit needs Python 3.11 or newer")
+
+
+def packages() -> Iterator[Check]:
+    """Every requirement of the installed evalkit, and the torch that torchvision was built for."""
+    wanted = {r.name: r for r in requires("evalkit")}
+    if not wanted:
+        yield Check("installation", "not installed but run from its source folder, so requirements are not checked", OPTIONAL, INSTALL)
+    for pair in (r for r in requires("torchvision") if r.name in wanted):
+        wanted[pair.name].specifier &= pair.specifier
+    for name, requirement in wanted.items():
+        extra = requirement.marker is not None and "extra" in str(requirement.marker)
+        version, needed = installed(name), requirement.specifier
+        if version is not None and needed.contains(version, prereleases=True):
+            yield Check(name, f"{version} ({needed})")
+        else:
+            yield Check(name, f"{version or 'not installed'}, needs {needed}", OPTIONAL if extra else PROBLEM, f"pip install '{name}{needed}'")
+
+
+def requires(package: str) -> list[Requirement]:
+    """What an installed package declares; nothing for one that is not installed."""
+    try:
+        return [Requirement(text) for text in metadata.requires(package) or []]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, None if it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def imports() -> Iterator[Check]:
+    """Whether the compiled packages load: versions that look right can still not fit together."""
+    for name in ("torch", "torchvision", "timm", "cv2", "sklearn"):
+        try:
+            import_module(name)
+        except Exception as e:
+            with_partner = "torch torchvision" if name.startswith("torch") else PACKAGE_OF.get(name, name)
+            yield Check(f"import {name}", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}", PROBLEM, f"pip install --force-reinstall {with_partner}")
+
+
+def devices() -> Iterator[Check]:
+    yield Check("CPU", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores usable")
+    try:
+        import torch
+    except Exception:
+        return  # reported by `imports`
+    for i in range(torch.cuda.device_count()):
+        p = torch.cuda.get_device_properties(i)
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: use amp=fp16"
+        yield Check(f"GPU {i}", f"{p.name}, {p.total_memory / 2**30:.0f} GiB, {bf16}")
+    if not torch.cuda.is_available():
+        yield Check("GPU", "none; everything runs on the CPU", OPTIONAL, "for ImageNet recipes use a machine with a GPU and its driver")
+
+
+def memory_and_disk() -> Iterator[Check]:
+    free = shutil.disk_usage(".").free / 2**30
+    yield Check("disk", f"{free:.1f} GiB free here", OK if free > 1 else PROBLEM, "" if free > 1 else "free some space, or name another folder with --out")
+    if not os.access(".", os.W_OK):
+        yield Check("folder", "this folder cannot be written to", OPTIONAL, "name another one with --out")
+    if os.path.isdir("/dev/shm"):
+        shared = shutil.disk_usage("/dev/shm").total / 2**20
+        small = shared < 1024
+        yield Check("shared memory", f"{shared:.0f} MiB", OPTIONAL if small else OK, "workers=0, or give the container more: --shm-size=4g" if small else "")
+
+
+def data() -> Iterator[Check]:
+    """Data and weights that do not come with evalkit."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        from .data.embedded import FASHION_FOLDER
+    except Exception:
+        return  # a package does not load: reported by `imports`
+    if FASHION_FOLDER.is_dir():
+        yield Check("fashion-mnist", str(FASHION_FOLDER))
+    else:
+        yield Check("fashion-mnist", "not found", OPTIONAL, "apt install dataset-fashion-mnist, or data_dir=DIR with its four idx.gz files")
+    if isinstance(try_to_load_from_cache(f"timm/{DINO}", "model.safetensors"), str):
+        yield Check("DINO weights", "in timm's cache")
+    else:
+        mend = f"python -c \"import timm; timm.create_model('{DINO}', pretrained=True)\" on a machine with the network, or saliency=FILE"
+        yield Check("DINO weights", "not in timm's cache; published occlusion needs them", OPTIONAL, mend)
+
+
+def show(found: list[Check]) -> None:
+    """A table on a terminal, plain lines otherwise."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("", "found", "status", "what to do", box=None)
+        for c in found:
+            table.add_row(c.name, Text(c.found), Text(c.status, COLOURS[c.status]), Text(c.mend))
+        Console().print(table)
+        return
+    for c in found:
+        print(f"{c.status:8}  {c.name}: {c.found}" + (f"; {c.mend}" if c.mend else ""))

@@ -1,0 +1,115 @@
+"""Every recipe that ships: loads, is complete, names its sources, and agrees with what was published."""
+
+import dataclasses
+import re
+
+import pytest
+import yaml
+
+from evalkit import config, recipes
+from evalkit.errors import EvalkitError
+from evalkit.train import config as train_config
+from evalkit.train.config import TrainConfig
+
+NAMES = sorted(config.recipes())
+# Keys that say where and how a run executes and what it writes; a recipe need not give them.
+NOT_THE_METHOD = {"compile", "device", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps"}
+
+
+def load(name):
+    return config.load(TrainConfig, name, ["data_dir=somewhere"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loads_and_says_what_to_expect(name):
+    load(name)
+    header = "\n".join(recipes.header(config.find(name)))
+    assert re.search(r"^Expected: .+", header, re.M) and re.search(r"^Cost: .+", header, re.M)
+    if load(name).data == "folder":
+        assert "Needs: data_dir=DIR" in header
+        with pytest.raises(EvalkitError, match="needs data_dir=DIR"):
+            config.load(TrainConfig, name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_complete_or_a_few_lines_on_one_that_is(name):
+    text = yaml.safe_load(config.find(name).read_text())
+    every = {f.name for f in dataclasses.fields(TrainConfig)} - NOT_THE_METHOD
+    if "base" in text:
+        assert len(text) <= 6 and "base" not in yaml.safe_load(config.find(text["base"]).read_text())
+    else:
+        assert set(text) == every
+
+
+def test_no_key_is_forgotten_by_the_checks():
+    """Every name that the config's checks list is a key: a renamed one would go unchecked."""
+    keys = {f.name for f in dataclasses.fields(TrainConfig)}
+    assert keys >= set(train_config.CHOICES) | set(train_config.POSITIVE) | set(train_config.SHARES)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        # facebookresearch/deit at its defaults for 8 processes of 128: lr 5e-4 * 1024 / 512
+        ("deit-300", {"lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 5, "ema": 0.99996, "clip_grad": None, "repeats": 3, "erasing": 0.25, "amp": "bf16"}),
+        ("transmix", {"lr": 1e-3, "weight_decay": 0.03, "warmup_epochs": 20, "ema": 0.99996, "clip_grad": None, "repeats": 1, "erasing": 0.0}),
+        ("transmix-as-run", {"lr": 1e-3, "weight_decay": 0.03, "batch_size": 256}),
+        ("mixpro", {"lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 20, "ema": None, "clip_grad": None, "repeats": 1, "erasing": 0.25}),
+    ],
+)
+def test_published_values(name, expected):
+    cfg = load(name)
+    common = {
+        **{"image_size": 224, "epochs": 300, "label_smoothing": 0.1, "opt": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "min_lr": 1e-5, "warmup_lr": 1e-6},
+        **{"auto_augment": "rand-m9-mstd0.5-inc1", "color_jitter": 0.0, "interpolation": "bicubic", "eval_resize": 256, "mix_draws": "group"},
+    }
+    assert {k: getattr(cfg, k) for k in common | expected} == common | expected
+    assert cfg.model == "deit_small_patch16_224" and cfg.model_args["drop_path_rate"] == 0.1
+    if name != "transmix-as-run":
+        assert (cfg.batch_size, cfg.micro_batch) == (1024, 128)
+
+
+def switch(name):
+    """Method -> probability, and method -> its other arguments."""
+    choice = load(name).mixup["choice"]
+    return {c["name"]: c["prob"] for c in choice}, {c["name"]: {k: v for k, v in c.items() if k not in ("name", "prob")} for c in choice}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "choice" in load(n).mixup])
+def test_switches(name):
+    probabilities, arguments = switch(name)
+    assert sum(probabilities.values()) == 1
+    published = {
+        "deit-300": {"mixup": 0.5, "cutmix": 0.5},
+        "transmix": {"mixup": 0.2, "transmix": 0.8},
+        "transmix-as-run": {"mixup": 0.5, "transmix": 0.5},
+        "mixpro": {"mixpro": 0.5, "mixup": 0.25, "cutmix": 0.25},
+    }
+    published |= {"digits-photo-deit": published["deit-300"], "digits-photo-transmix": published["transmix"], "digits-photo-mixpro": published["mixpro"]}
+    assert probabilities == published[name]
+    assert arguments["mixup"] == {"alpha": 0.8, "pairing": "flip"}
+    assert arguments.get("cutmix", {}).get("alpha", 1.0) == 1.0 and arguments.get("cutmix", {}).get("pairing", "flip") == "flip"
+
+
+def test_a_cell_of_mixpro_is_whole_patches_and_divides_the_image():
+    for name, patch in (("mixpro", 14), ("digits-photo-mixpro", 4)):
+        cell = switch(name)[1]["mixpro"]["scale"] * patch
+        assert load(name).image_size % cell == 0
+
+
+def test_demo_recipes_differ_in_the_method_alone():
+    plain = load("digits-photo")
+    for method in ("vanilla", "deit", "transmix", "mixpro"):
+        cfg = load(f"digits-photo-{method}")
+        assert dataclasses.replace(cfg, mixup=plain.mixup, label=plain.label) == plain and cfg.label == method
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_and_model_exist(name):
+    from evalkit.models import create
+    from evalkit.train.mixups import from_config
+
+    cfg = load(name)
+    assert from_config(cfg.mixup) is not None
+    if cfg.image_size == 32:
+        assert create(cfg.model, num_classes=10, **cfg.model_args).input_size == (32, 32)

@@ -1,0 +1,211 @@
+"""The command line: what reaches the functions behind it, how it ends, what a person reads."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from evalkit import cli
+from evalkit.cli.words import split
+from evalkit.errors import EvalkitError
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGENET_O = ["robustness", "imagenet-o", "runs/a", "runs/b"]
+
+
+def run(*words, env=None):
+    return subprocess.run([sys.executable, "-m", "evalkit", *words], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **(env or {})})
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The functions behind the commands replaced by ones that note their arguments and return 0."""
+    seen = []
+
+    def note(name, result=0):
+        def function(*args, **kwargs):
+            seen.append((name, args, kwargs))
+            return result
+
+        return function
+
+    monkeypatch.setitem(sys.modules, "evalkit.train.run", SimpleNamespace(train=note("train")))
+    monkeypatch.setitem(sys.modules, "evalkit.train.evaluate", SimpleNamespace(evaluate=note("evaluate")))
+    monkeypatch.setitem(sys.modules, "evalkit.report", SimpleNamespace(build=note("report", Path("page.html"))))
+    monkeypatch.setitem(sys.modules, "evalkit.launch", SimpleNamespace(spawn=note("spawn", 2), without_option=lambda argv, option: argv))
+    import evalkit.robustness
+
+    monkeypatch.setattr(evalkit.robustness, "run", note("robustness"), raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    return seen
+
+
+# ---- arguments
+
+
+@pytest.mark.parametrize(
+    "word, expected",
+    [("lr=1", True), ("mixup.alpha=1", True), ("wieght-decay=1", True), ("a=", True), ("runs/lr=1", False), ("./lr=1", False), ("digits", False), ("=", False)],
+)
+def test_words(word, expected):
+    assert split([word]) == (([], [word]) if expected else ([word], []))
+
+
+def test_train_gets_the_config_and_the_folder(calls):
+    assert cli.invoke(["train", "digits-photo", "mixup=transmix", "mixup.alpha=0.5", "--out", "runs/x", "epochs=2"]) == (0, "")
+    (name, (cfg, out), kwargs), *rest = calls
+    assert name == "train" and out == Path("runs/x") and not kwargs and not rest
+    assert cfg.mixup == {"name": "transmix", "alpha": 0.5} and cfg.epochs == 2 and cfg.data == "digits-photo"
+
+
+def test_resume_leaves_the_config_to_the_run(calls, capsys):
+    assert cli.invoke(["train", "--resume", "runs/x", "workers=4"]) == (0, "")
+    assert calls == [("train", (None,), {"resume": Path("runs/x"), "overrides": ["workers=4"]})]
+    assert cli.invoke(["train", "digits", "--resume", "runs/x", "--out", "runs/x"]) == (0, "")
+    assert "recipe 'digits' is not read again" in capsys.readouterr().out
+
+
+def test_eval(calls):
+    assert cli.invoke(["eval", "runs/x", "batch_size=3", "--data", "images", "--out", "o"]) == (0, "")
+    assert calls == [("evaluate", ("runs/x", "images", Path("o"), ["batch_size=3"]), {})]
+
+
+def test_robustness_tells_models_from_settings(calls):
+    assert cli.invoke([*IMAGENET_O, "workers=0", "./lr=0.1", "--data", "odd", "--id", "known", "--out", "o"]) == (0, "")
+    (_, (protocol, models, cfg), _), *_ = calls
+    assert protocol == "imagenet-o" and models == ["runs/a", "runs/b", "./lr=0.1"]
+    assert (cfg.data, cfg.id_data, cfg.out, cfg.workers) == ("odd", "known", "o", 0)
+
+
+def test_recipes_of_both_kinds(capsys):
+    assert cli.invoke(["recipes", "list"]) == (0, "")
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"digits-photo", "deit-300", "transmix", "mixpro", "occlusion", "imagenet-a", "imagenet-o"} <= set(names)
+    assert cli.invoke(["recipes", "show", "occlusion", "repeats=2"]) == (0, "")
+    assert "\nrepeats: 2  # command line\n" in capsys.readouterr().out
+    assert cli.invoke(["recipes", "diff", "transmix", "transmix-as-run"]) == (0, "")
+    assert "mixup-switch-prob" in capsys.readouterr().out
+    assert cli.invoke(["recipes", "diff", "occlusion", "mixpro"])[1].startswith("'occlusion' and 'mixpro' are recipes for different commands")
+
+
+def test_report(calls, capsys):
+    assert cli.invoke(["report", "a", "b", "--out", "o"]) == (0, "")
+    assert calls == [("report", ([Path("a"), Path("b")], Path("o")), {})]
+    assert capsys.readouterr().out.strip().endswith("page.html")
+
+
+@pytest.mark.parametrize("words", [["train", "digits", "--gpus", "2"], ["train", "--resume", "runs/x", "--gpus", "2"], [*IMAGENET_O, "--gpus", "2"]])
+def test_gpus_starts_processes_once(calls, monkeypatch, words):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cli.invoke(words) == (2, "")
+    assert calls == [("spawn", (2, sys.argv[1:]), {})]
+    calls.clear()
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as inside a process that torchrun started
+    assert cli.invoke(words) == (0, "") and calls[0][0] in ("train", "robustness")
+
+
+def test_more_gpus_than_there_are(calls, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert cli.invoke(["train", "digits", "--gpus", "2"]) == (1, "--gpus 2 asked for, but there are 1; see `evalkit doctor`")
+    assert cli.invoke(["train", "digits", "--gpus", "1"]) == (0, "") and calls[0][0] == "train"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["train"], "which recipe? Name one of `evalkit recipes list`, or continue a run with --resume DIR"),
+        (["train", "digit"], "unknown recipe 'digit'. Did you mean 'digits'?"),
+        (["train", "digits", "deit-300"], "one recipe at a time, but got digits, deit-300; overrides are written key=value"),
+        (["train", "digits", "wieght_decay=1"], "unknown key 'wieght_decay'. Did you mean 'weight_decay'?"),
+        (["train", "digits", "weight-decay=1"], "unknown key 'weight-decay'. Did you mean 'weight_decay'?"),
+        (["train", "--resume", "a", "--out", "b"], "--resume continues the run inside a; leave out --out"),
+        (["train", "digits", "--gpus", "0"], "Invalid value for '--gpus': Input should be greater than or equal to 1. See `evalkit train --help`."),
+        (["trian", "digits"], "No such command 'trian'. Did you mean 'train'? See `evalkit --help`."),
+        (["recipes"], "Missing command. See `evalkit recipes --help`."),
+        (["recipes", "diff", "digits"], "Missing argument 'B'. See `evalkit recipes diff --help`."),
+        (["recipes", "show", "digits", "epochs"], "'epochs' is not key=value; see `evalkit --help`"),
+        (["robustness", "occlusion", "workers=0"], "which model? Give a run folder, a checkpoint, a weights file or a timm model name"),
+        (["robustness", "occlusion", "m", "--id", "x"], "--id belongs to imagenet-o; occlusion has only --data"),
+        (["robustness", "occlusion", "m", "worker=0"], "unknown key 'worker'. Did you mean 'workers'?"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_with_1(calls, words, message):
+    code, text = cli.invoke(words)
+    assert code == 1 and text == message and not calls
+
+
+# ---- how it ends
+
+
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (EvalkitError("two\nlines"), 1, "two lines"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1, "no space left on the disk of runs/x; free some, or choose another folder with --out"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "no space left on the disk; free some, or choose another folder with --out"),
+        (PermissionError(errno.EACCES, "Permission denied", "runs"), 1, "runs: Permission denied"),
+        (ValueError("first\nsecond"), 1, "ValueError: first (for the traceback set EVALKIT_DEBUG=1)"),
+        (AssertionError(), 1, "AssertionError: no message (for the traceback set EVALKIT_DEBUG=1)"),
+    ],
+)
+def test_errors_become_one_line(monkeypatch, capsys, error, code, message):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "evalkit.report", SimpleNamespace(build=fail))
+    monkeypatch.delenv(cli.DEBUG, raising=False)
+    assert cli.invoke(["report", "x"]) == (code, message)
+    assert capsys.readouterr().err == ""
+
+
+def test_debug_shows_the_traceback(monkeypatch, capsys):
+    monkeypatch.setenv(cli.DEBUG, "1")
+    assert cli.invoke(["recipes", "show", "nope.yaml"])[0] == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_exit_code_of_a_command_is_the_exit_code(calls, monkeypatch):
+    monkeypatch.setitem(sys.modules, "evalkit.train.evaluate", SimpleNamespace(evaluate=lambda *_: 2))
+    assert cli.invoke(["eval", "x"]) == (2, "")
+
+
+def test_whole_command(tmp_path):
+    bad = run("recipes", "show", "digit-photo")
+    assert (bad.returncode, bad.stdout, bad.stderr) == (1, "", "error: unknown recipe 'digit-photo'. Did you mean 'digits-photo'?\n")
+    good = run("recipes", "show", "digits-photo")
+    assert good.returncode == 0 and good.stderr == "" and "\nmodel: vit_nano_patch4_32\n" in good.stdout
+    assert run("--version").stdout == "evalkit 0.1.0\n"
+    assert run().stdout == run("--help").stdout
+
+
+def test_a_warning_is_one_line_and_libraries_talk_to_their_callers_alone():
+    code = (
+        "import sys, types, warnings\nfrom evalkit import cli\nsys.argv = ['evalkit', 'report', 'x']\n"
+        "def build(*_): warnings.warn('bad\\nline'); warnings.warn('old', FutureWarning); return 'page'\n"
+        "sys.modules['evalkit.report'] = types.SimpleNamespace(build=build)\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "page\n", "warning: bad line\n")
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = "import sys; sys.argv = ['evalkit', '--help']\nfrom evalkit import cli\ntry: cli.main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0 and done.stderr == "False\n"
+    assert "evalkit train digits-photo mixup=mixpro" in done.stdout and "Examples:" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5  # CPU seconds: other work on the machine does not count
+
+
+def test_every_command_has_help():
+    for words in (["train"], ["eval"], ["robustness"], ["report"], ["doctor"], ["recipes"], ["recipes", "list"], ["recipes", "show"], ["recipes", "diff"]):
+        done = cli.invoke([*words, "--help"])
+        assert done == (0, "")

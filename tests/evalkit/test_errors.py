@@ -1,0 +1,30 @@
+"""The lines people read."""
+
+import pytest
+
+from evalkit.errors import EvalkitError, suggest, unknown
+
+METHODS = ["cutmix", "mixpro", "mixup", "transmix", "vanilla"]
+
+
+@pytest.mark.parametrize("typed, meant", [("mixpo", "mixpro"), ("trans-mix", "transmix"), ("vanila", "vanilla"), ("mixup", "mixup")])
+def test_suggests_the_closest(typed, meant):
+    assert suggest(typed, METHODS) == f" Did you mean '{meant}'?"
+
+
+def test_lists_the_options_when_none_is_close():
+    assert suggest("zzz", reversed(METHODS)) == " Choose one of: cutmix, mixpro, mixup, transmix, vanilla."
+
+
+def test_lists_at_most_twelve():
+    assert suggest("zzz", [f"name{i:02d}" for i in range(13)]).endswith("name11, ....")
+    assert suggest("zzz", [f"name{i:02d}" for i in range(12)]).endswith("name11.")
+
+
+def test_no_options_nothing_to_say():
+    assert suggest("x", []) == ""
+
+
+def test_unknown():
+    error = unknown("method", "mixpo", METHODS)
+    assert isinstance(error, EvalkitError) and str(error) == "unknown method 'mixpo'. Did you mean 'mixpro'?"

@@ -1,0 +1,78 @@
+"""Several processes from one command: words, errors, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evalkit import launch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    "argv, left",
+    [
+        (["train", "x", "--gpus", "2", "a=1"], ["train", "x", "a=1"]),
+        (["train", "x", "--gpus=2"], ["train", "x"]),
+        (["train", "--gpus", "2"], ["train"]),
+        (["train", "x", "gpus=2", "--out", "--gpus2"], ["train", "x", "gpus=2", "--out", "--gpus2"]),
+    ],
+)
+def test_without_option(argv, left):
+    assert launch.without_option(argv, "--gpus") == left
+
+
+@pytest.mark.parametrize("code, status", [(0, 0), (1, 1), (2, 0), (130, 0)])
+def test_only_an_error_is_a_failure_to_torchrun(monkeypatch, tmp_path, code, status):
+    monkeypatch.setenv(launch.FOLDER, str(tmp_path))
+    monkeypatch.setenv("RANK", "3")
+    assert launch.leave(code, "message") == status
+    assert json.loads((tmp_path / "3").read_text()) == {"rank": 3, "code": code, "message": "message"}
+
+
+# A stand-in for the package's command in a folder of its own: each process says or does what its rank is told to.
+FAKE = """
+import json, os, sys, time
+from real import launch
+rank, todo = int(os.environ["RANK"]), json.loads(sys.argv[1])
+assert os.environ["WORLD_SIZE"] == "2"
+code, message, wait = todo[rank]
+time.sleep(wait)
+if code == "kill":
+    os.kill(os.getpid(), 9)
+sys.exit(launch.leave(code, message))
+"""
+PARENT = """
+import sys
+from real import launch
+from real.errors import EvalkitError
+try:
+    print("code", launch.spawn(2, sys.argv[1:]))
+except EvalkitError as e:
+    print("error", e)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "todo, printed",
+    [
+        ([(0, "", 0), (0, "", 0)], "code 0"),
+        ([(2, "", 1), (2, "", 0)], "code 2"),
+        ([(0, "", 20), (1, "no such folder", 0)], "error no such folder"),
+        ([(1, "connection lost", 0.5), (1, "the cause", 0)], "error the cause"),
+        ([(0, "", 20), ("kill", "", 0)], "error process 1 of 2 ended with SIGKILL without an error of its own"),
+    ],
+)
+def test_spawn(tmp_path, todo, printed):
+    (tmp_path / "real").symlink_to(ROOT / "evalkit")
+    (tmp_path / "evalkit").mkdir()
+    (tmp_path / "evalkit" / "__main__.py").write_text(FAKE)
+    env = {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"}
+    done = subprocess.run([sys.executable, "-c", PARENT, json.dumps(todo)], cwd=tmp_path, capture_output=True, text=True, env=env, timeout=100)
+    assert done.stdout.startswith(printed), done.stderr
+    assert len(done.stdout.splitlines()) == 1 and done.stderr == ""

@@ -1,0 +1,95 @@
+"""What is installed works: a wheel and an editable install, from the repository root and from elsewhere. Needs no network."""
+
+import os
+import shutil
+import site
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("evalkit", "train", "downstream", "robustness", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+pytestmark = pytest.mark.slow
+
+
+def run(*command, cwd):
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the sources, so that building leaves nothing behind in the repository."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        elif source.exists():
+            shutil.copy(source, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout, tmp_path_factory):
+    pytest.importorskip("setuptools", reason="building without the network needs setuptools in this environment")
+    out = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", checkout, "--no-deps", "--no-build-isolation", "--wheel-dir", out, cwd=out)
+    (built,) = out.glob("evalkit-*.whl")
+    return built
+
+
+def environment(folder, *install):
+    """A new virtual environment that sees this one's packages, with evalkit installed in it; its Python."""
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
+    python = folder / "bin" / "python"
+    packages = Path(run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder).strip())
+    (packages / "borrowed.pth").write_text("\n".join(site.getsitepackages()))
+    run(python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed", *install, cwd=folder)
+    return python
+
+
+def check(python, folder):
+    """The command, the module and every part of the package, run from `folder`."""
+    assert "Usage: evalkit" in run(python.parent / "evalkit", "--help", cwd=folder)
+    assert "digits-photo-mixpro" in run(python, "-m", "evalkit", "recipes", "list", cwd=folder)
+    assert "mixup-switch-prob" in run(python, "-m", "evalkit", "recipes", "diff", "transmix", "transmix-as-run", cwd=folder)
+    parts = "import evalkit.train.run, evalkit.train.mixups, evalkit.robustness, evalkit.configs, evalkit.report, evalkit.data, evalkit.models"
+    return run(python, "-c", f"{parts}; print(evalkit.train.__file__, evalkit.robustness.__file__)", cwd=folder).split()
+
+
+def test_wheel_holds_code_recipes_and_data(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {f"evalkit/configs/{p.relative_to(ROOT / 'configs').as_posix()}" for p in (ROOT / "configs").rglob("*.yaml")}
+    for folder in ("evalkit", "train", "robustness"):
+        for path in (p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts and not p.name.startswith(".")):
+            below = path.relative_to(ROOT).as_posix()
+            expected.add(below if folder == "evalkit" else f"evalkit/{below}")
+    assert expected <= names
+    assert not [n for n in names if n.startswith(("train/", "robustness/", "configs/", "tests/", "evalkit/tests/"))]
+
+
+def test_wheel_works_elsewhere_and_from_the_root(wheel, checkout, tmp_path):
+    python = environment(tmp_path / "venv", wheel)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in check(python, elsewhere):
+        assert Path(path).is_relative_to(tmp_path / "venv")
+    for path in check(python, checkout):  # the folder evalkit/ there shadows the wheel's, and finds train/ beside itself
+        assert Path(path).is_relative_to(checkout)
+
+
+def test_editable_install(checkout, tmp_path):
+    pytest.importorskip("setuptools", reason="building without the network needs setuptools in this environment")
+    python = environment(tmp_path / "venv", "--editable", checkout)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for folder in (elsewhere, checkout):
+        for path in check(python, folder):
+            assert Path(path).is_relative_to(checkout)
+    assert run(python, "-m", "evalkit", "doctor", cwd=elsewhere).endswith("everything that evalkit needs is there\n")
