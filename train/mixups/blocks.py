@@ -35,4 +35,5 @@ def mix_blocks(x: Tensor, image: Tensor, cell: Tensor, weight: Tensor) -> Tensor
     index = first[:, None, :, None] + (channel + y) * grid  # (M, C, G, block, G, K)
     weight = weight.to(x.dtype)[:, None, :, None].expand(index.shape)
     mixed = F.embedding_bag(index.flatten(0, 4), rows, per_sample_weights=weight.flatten(0, 4), mode="sum")
-    return mixed.view(count, channels, side, side)
+    mixed = mixed.view(count, channels, side, side)
+    return mixed.contiguous(memory_format=torch.channels_last) if x.is_contiguous(memory_format=torch.channels_last) else mixed

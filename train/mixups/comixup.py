@@ -154,7 +154,7 @@ def best_output(cost: Tensor, beta: float, counts: Tensor | None) -> Tensor:
     constant = cost.sum((1, 2)).topk(min(4, n), largest=False).indices.T  # (4, P)
     starts = torch.cat([cost.argmin(3)[None], constant[:, :, None, None].expand(-1, -1, m, m)])
     weight = cost.new_full((parts, m, m), beta)
-    labels = best_of(cost, weight[:, 1:], weight[:, :, 1:], pairwise, starts, STRIP, sweeps=1)
+    labels = best_of(cost, weight[:, 1:], weight[:, :, 1:], pairwise, starts, STRIP, STRIP)
     return meaning.gather(1, labels.flatten(1)[..., None].expand(-1, -1, n)).view(parts, m, m, n)
 
 

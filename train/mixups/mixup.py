@@ -34,4 +34,4 @@ class Mixup(MixMethod):
         partner = upload(pair(ctx, len(x), self.pairing), x)
         share = torch.full((len(x),), lam, device=x.device)
         mask = share[:1, None, None, None].expand(1, 1, *x.shape[-2:])
-        return Mixed(torch.lerp(x[partner], x, lam), pair_weights(share, partner), mask, partner)
+        return Mixed(x[partner].lerp_(x, lam), pair_weights(share, partner), mask, partner)

@@ -48,7 +48,7 @@ class PatchMix(MixMethod):
         rows, columns = (np.arange(side) * cells.shape[1] // side for side in (height, width))  # the cell of each pixel row and column
         share = cells[:, rows].mean(1)[:, columns].mean(1)
 
-        own = upload(cells, x, torch.float32)[:, upload(rows, x)][:, None, :, upload(columns, x)]
+        own = upload(cells, x, torch.float32).index_select(2, upload(columns, x)).index_select(1, upload(rows, x))[:, None]
         partner = upload(pair(ctx, len(x), self.pairing), x)
         weights = pair_weights(upload(share, x, torch.float32), partner)
         return Mixed(blend(x, partner, own), weights, own, partner, state=upload(cells, x) if self.patch_loss else None)

@@ -31,11 +31,12 @@ class PuzzleMix(SaliencyMethod):
     Args: `alpha`; `grids` the m, one drawn per batch; `beta`, `gamma`, `eta` as above; `neighbourhood` n: pixels along a border are averages
     of n x n; `transport` and `t_eps`; `t_size` side in pixels of the blocks that move (None: those of the mask); `clean_lam` weight of the loss
     of the clean batch (saliency is then taken in training mode); `pairing` as CutMix. Images must be square, their side a multiple of m.
+    Presets: "paper" and "released_tiny" are the official code's for 32- and 64-pixel images, "released" the one for ImageNet (300 epochs).
     Draws: grid (m), lam, partner.
 
     Differs from the paper / the official code in minimising exactly where the code swaps labels with rounded and sometimes overflowing costs
-    (grid 16: very nearly), in keeping lam0 of the prior within [1e-4, 1 - 1e-4], where that is possible, in the largest n that divides a block,
-    and in one more forward pass if clean_lam > 0.
+    (grid 16: without proof), in keeping lam0 of the prior within [1e-4, 1 - 1e-4], where two cuts are exact, in taking the largest n that divides
+    a block, in one more forward pass if clean_lam > 0, and in leaving out the adversarial variant.
     """
 
     PRESETS = {
@@ -138,16 +139,18 @@ def border_differences(x: Tensor, std: Tensor, partner: Tensor, grid: int, neigh
 
     Mean over channels and the length of a border of |pixel before - pixel after| in units of the range [0, 1], each pixel averaged over n x n.
     Float64 (B, m - 1, m) for the borders between rows of blocks, (B, m, m - 1) for those between `columns`."""
-    x = x.transpose(2, 3) if columns else x
     block = x.shape[2] // grid
     n = math.gcd(min(neighbourhood, block), block)
     std = std.to(x.device, torch.float64, non_blocking=True)[:, None, None]
 
-    def averaged(strip: Tensor) -> Tensor:  # (B, C, m - 1, n, W) -> (B, C, m - 1, W / n)
-        return strip.mean(3, dtype=torch.float32).unflatten(3, (-1, n)).mean(4).double() * std
+    def averaged(first: int) -> Tensor:  # (B, C, m, side / n): pixels first to first + n of every block, averaged across and along the border
+        if columns:
+            strips = x.unflatten(3, (grid, block))[..., first : first + n].mean(4, dtype=torch.float32).transpose(2, 3)
+        else:
+            strips = x.unflatten(2, (grid, block))[:, :, :, first : first + n].mean(3, dtype=torch.float32)
+        return strips.unflatten(3, (-1, n)).mean(4).double() * std
 
-    split = x.unflatten(2, (grid, block))
-    before, after = averaged(split[:, :, :-1, block - n :]), averaged(split[:, :, 1:, :n])
+    before, after = averaged(block - n)[:, :, :-1], averaged(0)[:, :, 1:]
     differences = []
     for p in (before, before[partner]):
         for q in (after, after[partner]):

@@ -46,21 +46,24 @@ class ResizeMix(MixMethod):
         tau = float(ctx.draw("tau", self.draw_tau))
         shape = (batch, 2) if self.box == "inside" else (1, 2)
         centre = np.asarray(ctx.draw("centre", lambda rng: rng.integers(size, size=shape))).reshape(shape)
-        partner = upload(pair(ctx, batch, self.pairing), x)
+        partner = pair(ctx, batch, self.pairing)
+        if (np.bincount(partner, minlength=batch) != 1).any():
+            raise ValueError(f"Expected draw `partner` to be a permutation of {batch} images, but got {partner}")
 
         sides = np.array([int(tau * side) for side in size])
         start = np.clip(centre - sides // 2, 0, size - sides)
         if self.box == "clipped":
             start, stop = np.clip(centre - sides // 2, 0, size), np.clip(centre + sides // 2, 0, size)
             sides = (stop - start)[0]
-        if batch == 1 or sides.min() == 0:
-            return Mixed(x, torch.eye(batch, device=x.device), torch.ones(1, 1, *x.shape[-2:], device=x.device), partner)
+        share = 1 - sides.prod() / size.prod()
+        if batch == 1 or share == 1:
+            return Mixed(x, torch.eye(batch, device=x.device), torch.ones(1, 1, *x.shape[-2:], device=x.device), upload(partner, x))
 
         target = {"scale_factor": tau} if self.box == "inside" else {"size": tuple(sides.tolist())}
-        mixed = paste(x, F.interpolate(x, **target, mode="nearest")[partner], start)
+        mixed = paste(x, F.interpolate(x, **target, mode="nearest"), partner, start)
         inside = [(np.arange(n) >= first[:, None]) & (np.arange(n) < first[:, None] + side) for n, first, side in zip(size, start.T, sides)]
-        share = torch.full((batch,), 1 - sides.prod() / size.prod(), device=x.device)
-        return Mixed(mixed, pair_weights(share, partner), outer_mask(*inside, x), partner)
+        partner = upload(partner, x)
+        return Mixed(mixed, pair_weights(torch.full((batch,), share, device=x.device), partner), outer_mask(*inside, x), partner)
 
     def draw_tau(self, rng: np.random.Generator) -> float:
         if self.alpha is not None:
@@ -70,16 +73,16 @@ class ResizeMix(MixMethod):
         return rng.uniform(*self.scope)
 
 
-def paste(x: Tensor, small: Tensor, start: np.ndarray) -> Tensor:
-    """A copy of `x` (B, C, H, W) with `small` (B, C, h, w) at the rows and columns `start` (B, 2), or at one place in all images (1, 2)."""
+def paste(x: Tensor, small: Tensor, partner: np.ndarray, start: np.ndarray) -> Tensor:
+    """A copy of `x` (B, C, H, W) with small[partner] (B, C, h, w) at the rows and columns `start`, (B, 2) or (1, 2) for one place in all images."""
     height, width = small.shape[-2:]
     mixed = x.clone()
     if len(start) == 1:
         (top, left), *_ = start.tolist()
-        mixed[:, :, top : top + height, left : left + width] = small
+        mixed[:, :, top : top + height, left : left + width] = small[upload(partner, x)]
         return mixed
-    rows = upload(start[:, :1] + np.arange(height), x)
-    columns = upload(start[:, 1:] + np.arange(width), x)
-    image = torch.arange(len(x), device=x.device)
-    mixed[image[:, None, None], :, rows[:, :, None], columns[:, None, :]] = small.permute(0, 2, 3, 1)
+    receiver = partner.argsort()  # the image that gets small[j]: moving indices is cheaper than moving pixels
+    rows = upload(start[receiver, :1] + np.arange(height), x)
+    columns = upload(start[receiver, 1:] + np.arange(width), x)
+    mixed[upload(receiver, x)[:, None, None], :, rows[:, :, None], columns[:, None, :]] = small.permute(0, 2, 3, 1)
     return mixed

@@ -101,16 +101,18 @@ def _binomial(grey: Tensor) -> Tensor:
 
 def _centre_surround(centre: Tensor, field: Tensor) -> Tensor:
     """(B, H, W) uint8 map of int32 centres against the means of `field`, int32 (sums are exact) or float32."""
+    height, width = field.shape[1:]
+    margin = max(SURROUNDS)
     sums = F.pad(field.cumsum(1, dtype=field.dtype).cumsum(2, dtype=field.dtype), (1, 0, 1, 0))
-    rows, columns = (torch.arange(side, device=field.device) for side in field.shape[1:])
+    rows, columns = (torch.arange(-margin, side + margin + 1, device=field.device).clamp(0, side) for side in (height, width))
+    sums = sums[:, rows[:, None], columns]  # (B, H + 2 margin + 1, W + 2 margin + 1): sums above and left of any place, also outside
     on, off = torch.zeros_like(centre), torch.zeros_like(centre)
     for n in SURROUNDS:
-        top, bottom = (rows - n + 1).clamp(min=0), (rows + n + 1).clamp(max=len(rows))
-        left, right = (columns - n + 1).clamp(min=0), (columns + n + 1).clamp(max=len(columns))
-        total = sums[:, bottom] - sums[:, top]
-        total = total[:, :, right] - total[:, :, left]
-        others = (bottom - top)[:, None] * (right - left) - 1
-        difference = (centre - (total - centre).float() / others).trunc().int()
+        low, high = margin - n + 1, margin + n + 1
+        total = sums[:, high : high + height] - sums[:, low : low + height]
+        total = total[:, :, high : high + width] - total[:, :, low : low + width]
+        sides = rows[high : high + height] - rows[low : low + height], columns[high : high + width] - columns[low : low + width]
+        difference = (centre - (total - centre).float() / (sides[0][:, None] * sides[1] - 1)).trunc().int()
         on += difference.clamp(min=0) & 255
         off += (-difference).clamp(min=0) & 255
     on, off = (255 * m // _maximum(m) for m in (on, off))

@@ -36,8 +36,8 @@ class SuperMix(MixMethod):
 
     PRESETS = {
         "default": {},
-        "released": {"sigma": 1.0},
-        "released_imagenet": {"sigma": 2.0},
+        "released_cifar": {"width": 8, "sigma": 1.0},
+        "released_imagenet": {"width": 16, "sigma": 2.0},
     }
 
     def __init__(
@@ -97,7 +97,6 @@ class SuperMix(MixMethod):
         labels = logits.argmax(1)
         classes = torch.stack([labels.roll(-k) for k in range(self.images)], 1)  # (B, K)
         wanted = torch.zeros_like(logits).scatter_add(1, classes, ratio)
-        distinct = (wanted > 0).sum(1, keepdim=True)
 
         theta = torch.zeros(batch, self.images, self.width, self.width, device=x.device)
         done = torch.zeros(batch, dtype=torch.bool, device=x.device)
@@ -110,14 +109,20 @@ class SuperMix(MixMethod):
                 divergence = F.kl_div(logits.log_softmax(1), wanted, reduction="none").sum(1)
                 loss = divergence + self.sparsity * (masks * (masks - 1)).abs().mean((1, 2, 3))
                 (gradient,) = torch.autograd.grad(loss.sum(), theta)
-            above = (logits[:, None] > logits.gather(1, classes)[:, :, None]).sum(2)  # how many classes the teacher ranks higher
             if iteration > 0:
-                done = done | (above < distinct).all(1)
+                done = done | shows(logits, classes)
             if iteration == self.iterations or (iteration % CHECK_EVERY == 0 and int((~done).sum()) <= self.tolerance * batch):
                 return mixed.detach(), labels, logits.detach(), done
             smooth = smoothed(gradient, self.sigma)
             step = (loss.detach().abs() / ((gradient * smooth).sum((1, 2, 3)) + 1e-10)).clamp(1e-4, 2000) * ~done
             theta = theta.detach() - step[:, None, None, None] * smooth
+
+
+def shows(logits: Tensor, classes: Tensor) -> Tensor:
+    """(B,) bool: the distinct ones among `classes` (B, K) are the highest of `logits` (B, C)."""
+    distinct = torch.zeros_like(logits).scatter(1, classes, 1.0).sum(1, keepdim=True)
+    higher = (logits[:, None] > logits.gather(1, classes)[:, :, None]).sum(2)
+    return (higher < distinct).all(1)
 
 
 def normalised_masks(theta: Tensor, size: tuple[int, int]) -> Tensor:

@@ -77,6 +77,17 @@ def test_half_precision_and_memory_format(method):
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(method, dtype):
+    x = images(4, 3, 16, 24).to(dtype)
+    plain = method.mix(context(seed=3), x, torch.arange(4), None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = method.mix(context(seed=3), x, torch.arange(4), None)
+    for name in ("x", "weights", "mask"):
+        assert getattr(cast, name).dtype == getattr(plain, name).dtype and torch.equal(getattr(cast, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_nothing_is_read_back_from_the_device(method):
     """On the meta device there is nothing to read: .item(), bool(tensor), nonzero and copies to the host raise."""
     for seed in range(4):

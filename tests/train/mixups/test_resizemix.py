@@ -101,6 +101,11 @@ def test_beta_distributed_tau_stays_in_the_scope():
     assert abs(uniform.mean() - 0.5) < 4 * 0.2 / math.sqrt(12 * 4000)
 
 
+def test_partners_must_be_a_permutation():
+    with pytest.raises(ValueError, match="Expected draw `partner` to be a permutation of 3 images"):
+        ResizeMix().mix(context(draws={"partner": [0, 0, 1]}), images(3, 1, 16, 16), torch.arange(3), None)
+
+
 def test_no_pixel_left_means_no_mixing():
     x = images(3, 1, 6, 6)
     for preset in ("default", "openmixup"):

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from evalkit.train.mixups.attentivemix_plus import AttentiveMixPlus
+
+from .fakes import FakeNet, context, own_share, own_weight
+from .saliency_fakes import TeacherNet
+
+
+@pytest.mark.parametrize(("lam", "count"), [(0.5, 24), (0.001, 1), (1.0, 49), (0.13, 6)])
+def test_the_number_of_cells(lam, count):
+    method = AttentiveMixPlus(TeacherNet(lambda x: torch.rand(len(x), 3, 7, 7)))
+    x = torch.arange(3.0)[:, None, None, None].expand(3, 3, 28, 28).clone()
+    mixed = method.mix(context(draws={"lam": lam, "partner": [1, 2, 0]}), x, torch.arange(3), FakeNet())
+    assert own_weight(mixed.weights).tolist() == pytest.approx([count / 49] * 3)
+    assert own_share(mixed.x).tolist() == pytest.approx([count / 49] * 3)
+
+
+@pytest.mark.parametrize(("preset", "b"), [("default", 2), ("openmixup", 2), ("paper", 8)])
+def test_lambda_follows_its_beta_distribution(preset, b):
+    method, ctx = AttentiveMixPlus(TeacherNet(), **AttentiveMixPlus.PRESETS[preset]), context(seed=1)
+    counts = np.array([method.count(ctx, 10**6) for _ in range(2000)]) / 10**6
+    assert stats.kstest(counts, stats.beta(2, b).cdf).pvalue > 1e-3
+
+
+def test_no_mixing():
+    method = AttentiveMixPlus(TeacherNet(lambda x: torch.rand(len(x), 3, 7, 7)), alpha=0)
+    x = torch.rand(3, 3, 28, 28)
+    mixed = method.mix(context(), x, torch.arange(3), FakeNet())
+    assert torch.equal(mixed.x, x) and torch.equal(mixed.weights, torch.eye(3))
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="Expected argument `beta` to be a number of at least 0, but got -2"):
+        AttentiveMixPlus(beta=-2)
