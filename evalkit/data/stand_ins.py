@@ -6,6 +6,8 @@ demonstrate the two protocols on real strokes and photographs. They are not benc
 """
 
 import functools
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +21,10 @@ from .images import ArrayImages
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
+Candidates = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
 IMAGES = 600  # of each set
-CANDIDATES_A, CANDIDATES_O = 8000, 3200
+ROUND = 2000  # candidates judged at a time
 CONFIDENT = 0.7  # the classifier's probability from which a letter counts as taken for a digit
 LETTERS = "ACEFHKMNPRUVWXaefhkmnpruwx"  # none that a hand could mean as a digit
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic")
@@ -30,29 +34,33 @@ def digits_a(split: str = "val", size: int = SIZE) -> ArrayImages:
     """600 scenes of digits from the "val" split of `digits-photo` that the fixed classifier gets wrong; labels are the true digits."""
     check_split(split, ("val",))
     strokes, labels = source_digits()
-    rows = repeat_shuffled(digit_rows("val"), CANDIDATES_A, derive_rng("digits-a", "digits"))
-    judged = _scenes(strokes[rows], "digits-a", SIZE)
-    chosen = np.flatnonzero(_probabilities(judged).argmax(axis=1) != labels[rows])[:IMAGES]
-    pixels = judged if size == SIZE else _scenes(strokes[rows], "digits-a", size)
-    return ArrayImages("digits-a", _ids(chosen), labels[rows][chosen], DIGITS, pixels[chosen])
+
+    def candidates(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        rows = repeat_shuffled(digit_rows("val"), ROUND, rng)
+        return strokes[rows], labels[rows]
+
+    return _select("digits-a", size, candidates, lambda probabilities, true: probabilities.argmax(axis=1) != true)
 
 
 def digits_o(split: str = "val", size: int = SIZE) -> ArrayImages:
     """600 scenes of a letter, none of the ten classes, that the fixed classifier takes for a digit with probability above 0.7; labels are -1."""
     check_split(split, ("val",))
-    strokes = _letters(CANDIDATES_O, derive_rng("digits-o", "letters"))
-    judged = _scenes(strokes, "digits-o", SIZE)
-    chosen = np.flatnonzero(_probabilities(judged).max(axis=1) > CONFIDENT)[:IMAGES]
-    pixels = judged if size == SIZE else _scenes(strokes, "digits-o", size)
-    return ArrayImages("digits-o", _ids(chosen), np.full(len(chosen), -1), DIGITS, pixels[chosen])
+    return _select("digits-o", size, lambda rng: (_letters(ROUND, rng), np.full(ROUND, -1)), lambda probabilities, _: probabilities.max(axis=1) > CONFIDENT)
 
 
-def _scenes(strokes: np.ndarray, name: str, size: int) -> np.ndarray:
-    return compose(strokes, derive_rng(name, "scenes"), size)[0]
-
-
-def _ids(chosen: np.ndarray) -> list[str]:
-    return [f"val/{i:05d}" for i in chosen]
+def _select(name: str, size: int, candidates: Candidates, keep: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> ArrayImages:
+    """The first 600 scenes of `candidates` (rng -> strokes, labels) for which `keep` (class probabilities, labels) says so."""
+    ids, labels, pixels = [], [], []
+    for number in itertools.count():
+        strokes, true = candidates(derive_rng(name, "strokes", number))
+        judged = compose(strokes, derive_rng(name, "scenes", number))[0]
+        shown = judged if size == SIZE else compose(strokes, derive_rng(name, "scenes", number), size)[0]
+        chosen = np.flatnonzero(keep(_probabilities(judged), true))
+        ids += [f"val/{number * ROUND + i:05d}" for i in chosen]
+        labels += true[chosen].tolist()
+        pixels.append(shown[chosen])
+        if len(ids) >= IMAGES:
+            return ArrayImages(name, ids[:IMAGES], labels[:IMAGES], DIGITS, np.concatenate(pixels)[:IMAGES])
 
 
 # ---- the fixed classifier
@@ -71,7 +79,7 @@ def _classifier() -> "LogisticRegression":
     return LogisticRegression(max_iter=2000).fit(gradient_histograms(train.pixels[:once]), train.labels[:once])
 
 
-def gradient_histograms(pixels: np.ndarray, cell: int = 4, directions: int = 8) -> np.ndarray:
+def gradient_histograms(pixels: np.ndarray, cell: int = 8, directions: int = 4) -> np.ndarray:
     """(N, S, S, 3) uint8 to (N, (S / cell)^2 * directions): gradient strength per cell and direction, root of its part of the image's norm."""
     grey = pixels.max(axis=3).astype(np.float64)
     n, side, _ = grey.shape

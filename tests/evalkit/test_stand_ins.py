@@ -24,7 +24,7 @@ def test_classifier_is_decent():
 def test_digits_a_are_mistakes_of_the_classifier(sets):
     a = sets[0]
     assert len(a) == 600 and a.classes == list("0123456789") and a.native_size == 32
-    assert np.bincount(a.labels, minlength=10).min() >= 20
+    assert np.bincount(a.labels, minlength=10).min() >= 5
     assert (stand_ins._probabilities(a.pixels).argmax(axis=1) != a.labels).all()
 
 

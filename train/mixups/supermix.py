@@ -10,7 +10,7 @@ from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, MixMethod, upload
 from .checks import expect, is_number, is_whole, one_of
-from .saliency import gaussian
+from .saliency import correlate, gaussian
 from .teacher import Teacher
 
 CHECK_EVERY = 5  # iterations between two waits for the device
@@ -134,6 +134,4 @@ def normalised_masks(theta: Tensor, size: tuple[int, int]) -> Tensor:
 def smoothed(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian smoothing of (B, K, w, w) over floor(5 sigma) cells, with zeros outside."""
     size = max(int(5 * sigma), 1)
-    kernel = gaussian(size, size / 5, maps)
-    flat = F.pad(maps.flatten(0, 1)[:, None], ((size - 1) // 2, size // 2) * 2)
-    return F.conv2d(F.conv2d(flat, kernel[None, None, :, None]), kernel[None, None, None]).view_as(maps)
+    return correlate(F.pad(maps, ((size - 1) // 2, size // 2) * 2), gaussian(size, size / 5))
