@@ -1,6 +1,7 @@
 """Everything a training run is made of, built from its config, and its exact state on disk."""
 
 import copy
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from evalkit import checkpoint, config, data, models
-from evalkit.data.transforms import EvalTransform, TrainTransform, eval_transform
+from evalkit.data.transforms import EvalTransform, TrainTransform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.runtime import seed_torch
@@ -89,14 +90,16 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     trainee = Trainee(network, method)
     optimizer = make_optimizer(network.model, method, cfg)
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
-    native = val_images.native_size == cfg.image_size
+    if val_images.fingerprint == train_images.fingerprint:
+        raise EvalkitError(f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} hold the same images; put them into folders of their own")
+    resize = cfg.eval_resize or math.floor(cfg.image_size * 256 / 224)
     return Session(
         cfg=cfg,
         device=device,
         train_images=train_images,
         val_images=val_images,
-        train_transform=TrainTransform(cfg),
-        eval_transform=eval_transform("native" if native else "published", cfg.image_size),
+        train_transform=TrainTransform(cfg, network.mean),
+        eval_transform=EvalTransform(cfg.image_size, resize, cfg.interpolation, native=val_images.native_size == cfg.image_size),
         trainee=trainee,
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),

@@ -1,5 +1,6 @@
 """Build a timm model by name, with one-line errors for whatever can be wrong with the request."""
 
+import logging
 import re
 import sys
 from inspect import signature
@@ -25,6 +26,8 @@ def build(name: str, *, num_classes: int | None = None, pretrained: bool = False
         if num_classes < 0:
             raise ValueError(f"Expected argument `num_classes` to be an integer of at least 0, but got {num_classes}")
         model_args["num_classes"] = num_classes
+    if pretrained:  # its retries are not news; what comes of them is
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return timm.create_model(name, pretrained=pretrained, **model_args)
     except Exception as e:  # timm and its download libraries raise anything from TypeError to URLError
@@ -33,7 +36,7 @@ def build(name: str, *, num_classes: int | None = None, pretrained: bool = False
             raise EvalkitError(_bad_argument(architecture, why)) from e
         if pretrained:
             advice = f"check the connection, or give a weights file together with model={architecture}"
-            raise EvalkitError(f"pretrained weights of '{name}' could not be loaded ({why}); {advice}") from e
+            raise EvalkitError(f"pretrained weights of '{name}' could not be loaded; {advice} ({why})") from e
         raise EvalkitError(f"model '{name}' cannot be built with {model_args}: {why}") from e
 
 
