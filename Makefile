@@ -42,7 +42,7 @@ $(EVALKIT_VENV)/.evalkit-installed: pyproject.toml setup.py constraints.txt
 
 $(DEMO)/occlusion/results.jsonl: $(RUNS:=/results.jsonl)
 	@rm -f $@
-	$(RUN) robustness occlusion $(RUNS) saliency=$(firstword $(RUNS)) --out $(@D) $(NAMED)
+	$(RUN) robustness occlusion $(RUNS) saliency=$(firstword $(RUNS)) limit=500 --out $(@D) $(NAMED)
 
 $(DEMO)/imagenet-%/results.jsonl: $(RUNS:=/results.jsonl)
 	@rm -f $@

@@ -11,7 +11,8 @@ class EvalkitError(Exception):
 def suggest(name: str, options: Iterable[str]) -> str:
     """' Did you mean 'x'?' for the option closest to `name`; the list of options when none is close (at most 12 named)."""
     options = sorted(map(str, options))
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.55)
+    longer = [o for o in options if o.startswith(name)] if len(name) > 2 else []
+    close = sorted(longer, key=len)[:1] or difflib.get_close_matches(name, options, n=1, cutoff=0.55)
     if close:
         return f" Did you mean '{close[0]}'?"
     shown = ", ".join(options[:12]) + (", ..." if len(options) > 12 else "")

@@ -12,6 +12,10 @@ def test_suggests_the_closest(typed, meant):
     assert suggest(typed, METHODS) == f" Did you mean '{meant}'?"
 
 
+def test_a_beginning_is_completed():
+    assert suggest("vit_nano", ["convnext_nano", "vit_nano_patch4_32", "vit_nano_patch4_32_large"]) == " Did you mean 'vit_nano_patch4_32'?"
+
+
 def test_lists_the_options_when_none_is_close():
     assert suggest("zzz", reversed(METHODS)) == " Choose one of: cutmix, mixpro, mixup, transmix, vanilla."
 
