@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from . import __version__
 from .errors import EvalkitError
 
 # ---- randomness: derived from keys, never stored, so that resuming or another number of workers or processes changes nothing
@@ -79,8 +80,8 @@ def gather_objects(obj: Any) -> list[Any]:
 
 def environment(device: torch.device | None = None) -> dict[str, Any]:
     """Versions and hardware for a results record: no host name, no path."""
-    env: dict[str, Any] = {"python": platform.python_version(), "platform": f"{platform.system()}-{platform.machine()}"}
-    for package in ("evalkit", "torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn"):
+    env: dict[str, Any] = {"python": platform.python_version(), "platform": f"{platform.system()}-{platform.machine()}", "evalkit": __version__}
+    for package in ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn"):
         try:
             env[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
