@@ -1,6 +1,6 @@
 """Choice: one of several methods for each batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor, nn
@@ -66,6 +66,10 @@ class Choice(MixMethod):
     @property
     def inject_layers(self) -> list[str]:
         return list(dict.fromkeys(layer for m in self.methods for layer in m.inject_layers))
+
+    @property
+    def loader_extras(self) -> dict[str, Callable]:
+        return {name: make for m in self.methods for name, make in m.loader_extras.items()}
 
     def setup(self, net) -> None:
         for method in self.methods:

@@ -78,15 +78,16 @@ class CoMixup(SaliencyMethod):
             return Mixed(x, torch.ones(1, 1, device=x.device))
         ratio, labels = upload(np.asarray(ratio, np.float64), x), upload(np.asarray(labels, np.int64), x)
         saliency = self.input_saliency(net, x, y)
-        cost = -shares(saliency, block) - self.eta / m**2 * (ratio + 1e-8).log()[:, None, None]
+        cost = (-shares(saliency, block) - self.eta / m**2 * (ratio + 1e-8).log()[:, None, None]).float()
         distance = peak_distances(saliency)
 
         outputs = []  # of the whole parts, all at once, and of the rest
-        for a, b, n in ((0, whole, self.part), (whole, batch, batch - whole)):
-            if b > a:
-                p = (b - a) // n
-                near = torch.stack([distance[c : c + n, c : c + n] for c in range(a, b, n)])
-                outputs.append(self.assign(cost[a:b].view(p, n, m, m), self.compatibility(near), labels[a:b].view(p, n, m, m)))
+        with torch.autocast(x.device.type, enabled=False):
+            for a, b, n in ((0, whole, self.part), (whole, batch, batch - whole)):
+                if b > a:
+                    p = (b - a) // n
+                    near = torch.stack([distance[c : c + n, c : c + n] for c in range(a, b, n)])
+                    outputs.append(self.assign(cost[a:b].view(p, n, m, m), self.compatibility(near), labels[a:b].view(p, n, m, m)))
 
         weights = torch.block_diag(*(part.mean((1, 2)) for o in outputs for part in o))
         image, share = (torch.cat(t) for t in zip(*(two_largest(o) for o in outputs), strict=True))
@@ -119,7 +120,7 @@ class CoMixup(SaliencyMethod):
                 new = torch.cat([new[:, :j], shown[:, None], new[:, j + 1 :]], 1)
             o = torch.where(settled[:, None, None, None, None], o, new)
             if iteration == self.iterations - 2 and self.resolve:
-                extra = same_inputs(o.sum((2, 3)) > 0)
+                extra = same_inputs(o.sum((2, 3)) > 0).to(cost.dtype)
             before, value = value, self.objective(cost, o)
             settled = settled | ((before - value).abs() < 1e-6 * value.abs())
         return o
@@ -159,21 +160,21 @@ def best_output(cost: Tensor, beta: float, counts: Tensor | None) -> Tensor:
 
 
 def same_inputs(shown: Tensor) -> Tensor:
-    """(P, n, n) 1 at the first input of an output and the second of a later one that shows the same two or more inputs; `shown` bool (P, n, n)."""
+    """(P, n, n) int64, 1 at the first input of an output and the second of a later one that shows the same two or more inputs; `shown` bool (P, n, n)."""
     several = shown.sum(2) > 1
     same = (shown[:, :, None] == shown[:, None]).all(3) & several[:, :, None]
     earlier = same.triu(1)  # output i before output j
     first = F.one_hot(shown.int().argmax(2), shown.shape[2])
     second = F.one_hot((shown & (first == 0)).int().argmax(2), shown.shape[2])
-    return (earlier.any(2)[..., None] * first).maximum(earlier.any(1)[..., None] * second).double()
+    return (earlier.any(2)[..., None] * first).maximum(earlier.any(1)[..., None] * second)
 
 
 def peak_distances(saliency: Tensor) -> Tensor:
-    """(B, B) float64 sum of absolute row and column differences of the most salient 8 x 8 pixels of (B, H, W)."""
+    """(B, B) float32 sum of absolute row and column differences of the most salient 8 x 8 pixels of (B, H, W)."""
     window = min(8, *saliency.shape[1:])
     pooled = F.avg_pool2d(saliency.float()[:, None], window, stride=1)[:, 0]
     peak = pooled.flatten(1).argmax(1)
-    place = torch.stack([peak // pooled.shape[2], peak % pooled.shape[2]], 1).double()
+    place = torch.stack([peak // pooled.shape[2], peak % pooled.shape[2]], 1).float()
     return (place[:, None] - place).abs().sum(2)
 
 

@@ -1,5 +1,6 @@
 """Saliency maps that methods share, for a whole batch on its device: input gradient, fine-grained saliency, spectral residual."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -144,16 +145,20 @@ def spectral_residual(x: Tensor, size: int = 128) -> Tensor:
     return F.interpolate(maps[:, None], size=x.shape[-2:], mode="bilinear")[:, 0] if resized else maps
 
 
-def gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
-    """(size,) weights exp(-t^2 / (2 sigma^2)) at t = i - (size - 1) / 2, which sum to 1."""
-    t = torch.arange(size, dtype=like.dtype, device=like.device) - (size - 1) / 2
-    weights = torch.exp(-0.5 * (t / sigma) ** 2)
-    return weights / weights.sum()
+def gaussian(size: int, sigma: float) -> list[float]:
+    """Weights exp(-t^2 / (2 sigma^2)) at t = i - (size - 1) / 2, which sum to 1."""
+    weights = [math.exp(-0.5 * ((i - (size - 1) / 2) / sigma) ** 2) for i in range(size)]
+    return [w / sum(weights) for w in weights]
+
+
+def correlate(padded: Tensor, weights: list[float]) -> Tensor:
+    """(.., H, W) sums over `weights` along both axes of (.., H + n - 1, W + n - 1), n weights; cheaper than a convolution of one channel."""
+    for axis in (-2, -1):
+        length = padded.shape[axis] - len(weights) + 1
+        padded = sum(w * padded.narrow(axis, i, length) for i, w in enumerate(weights))
+    return padded
 
 
 def blur(maps: Tensor, size: int = 7, sigma: float = 3.0) -> Tensor:
     """Gaussian blur of (B, H, W), mirrored at the border without repeating it."""
-    kernel, half = gaussian(size, sigma, maps), size // 2
-    with torch.autocast(maps.device.type, enabled=False):
-        padded = F.pad(maps[:, None], (half, half, half, half), mode="reflect")
-        return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])[:, 0]
+    return correlate(F.pad(maps, (size // 2,) * 4, mode="reflect"), gaussian(size, sigma))

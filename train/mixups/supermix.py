@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
 
-from .base import Context, Mixed, MixMethod, upload
+from .base import Context, Mixed, MixMethod, laid_out_like, upload
 from .checks import expect, is_number, is_whole, one_of
-from .saliency import gaussian
+from .saliency import correlate, gaussian
 from .teacher import Teacher
 
 CHECK_EVERY = 5  # iterations between two waits for the device
@@ -83,7 +83,7 @@ class SuperMix(MixMethod):
         sources = (chosen[:, None] + torch.arange(self.images, device=x.device)) % batch
         weights = torch.zeros(len(chosen), batch, device=x.device).scatter_add(1, sources, ratio[chosen])
         target = weights @ ctx.target(labels) if self.label == "target" else logits[chosen].softmax(1)
-        return Mixed(mixed[chosen].to(x.dtype), weights, state=target)
+        return Mixed(laid_out_like(x, mixed[chosen].to(x.dtype)), weights, state=target)
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
         return ctx.criterion(out.logits, mixed.state)
@@ -134,6 +134,4 @@ def normalised_masks(theta: Tensor, size: tuple[int, int]) -> Tensor:
 def smoothed(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian smoothing of (B, K, w, w) over floor(5 sigma) cells, with zeros outside."""
     size = max(int(5 * sigma), 1)
-    kernel = gaussian(size, size / 5, maps)
-    flat = F.pad(maps.flatten(0, 1)[:, None], ((size - 1) // 2, size // 2) * 2)
-    return F.conv2d(F.conv2d(flat, kernel[None, None, :, None]), kernel[None, None, None]).view_as(maps)
+    return correlate(F.pad(maps, ((size - 1) // 2, size // 2) * 2), gaussian(size, size / 5))

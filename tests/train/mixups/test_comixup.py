@@ -169,7 +169,7 @@ def test_the_images_show_what_was_assigned():
     mixed = method.mix(context(draws=draws), x, torch.arange(3), SaliencyNet(saliency))
     cost = -shares(saliency, 4) - 0.05 / 16 * torch.tensor(draws["ratio"], dtype=torch.float64).add(1e-8).log()[:, None, None]
     compatibility = method.compatibility(peak_distances(saliency)[None])
-    o = method.assign(cost[None], compatibility, torch.from_numpy(draws["labels"])[None])[0]
+    o = method.assign(cost.float()[None], compatibility, torch.from_numpy(draws["labels"])[None])[0]
     for j in range(n):
         up = o[j].repeat_interleave(4, 0).repeat_interleave(4, 1).float()
         assert torch.allclose(mixed.x[j], sum(up[..., k] * x[k] for k in range(n)), atol=1e-6)

@@ -78,17 +78,17 @@ def test_sweeps_never_get_worse_and_the_best_start_wins():
     labels = torch.zeros(4, 6, 6, dtype=torch.int64)
     before = energy(unary, down, right, cost, labels)
     for _ in range(3):
-        labels = sweep(unary, down, right, cost, labels, 2)
+        labels = sweep(unary, down, right, cost, labels, 2, 1)
         after = energy(unary, down, right, cost, labels)
         assert (after <= before + 1e-12).all()
         before = after
     exact = energy(unary, down, right, cost, solve(unary, down, right, cost))
     assert (before >= exact - 1e-12).all()
     starts = torch.stack([torch.full_like(labels, k) for k in range(3)])
-    best = energy(unary, down, right, cost, best_of(unary, down, right, cost, starts, 2, 1))
-    single = torch.stack([energy(unary, down, right, cost, sweep(unary, down, right, cost, s, 2)) for s in starts])
+    best = energy(unary, down, right, cost, best_of(unary, down, right, cost, starts, 2, 2))
+    single = torch.stack([energy(unary, down, right, cost, sweep(unary, down, right, cost, s, 2, 2)) for s in starts])
     assert torch.allclose(best, single.amin(0))
-    assert torch.allclose(energy(unary, down, right, cost, sweep(unary, down, right, cost, labels, 6)), exact)  # one strip is the grid
+    assert torch.allclose(energy(unary, down, right, cost, sweep(unary, down, right, cost, labels, 6, 6)), exact)  # one strip is the grid
 
 
 # ---- transport
