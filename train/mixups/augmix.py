@@ -32,6 +32,9 @@ class AugMix(MixMethod):
     Differs from the paper / the official code in drawing integer parameters for non-square images from each side's own length.
     """
 
+    family = "augmentation"
+    needs = "views from the data loader"
+    extra_passes = "2 more images per image"
     PRESETS = {
         "default": {},
         "imagenet": {"severity": 1.0},

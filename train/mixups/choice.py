@@ -25,6 +25,9 @@ class Choice(MixMethod):
     Does not differ from the paper / the official code but in odd batches, whose middle sample is paired with itself instead of refused.
     """
 
+    family = "switch"
+    needs = "what its branches need"
+    extra_passes = "those of its branches"
     PRESETS = {
         "default": {"methods": [MIXUP, CUTMIX]},
         "mixpro": {"methods": ["mixpro", MIXUP, CUTMIX], "probs": [0.5, 0.25, 0.25]},

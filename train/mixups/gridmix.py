@@ -30,6 +30,7 @@ class GridMix(MixMethod):
     the code does.
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "released": {"alpha": (0.1, 0.9), "holes": 20, "area": 1.0, "aspect": 1.0},

@@ -28,6 +28,7 @@ class ResizeMix(MixMethod):
     Does not differ from the paper / the official code; a batch of one image, and a tau for which no pixel is left, stay unmixed.
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "openmixup": {"alpha": 1.0, "box": "clipped"},

@@ -27,6 +27,7 @@ class SmoothMix(MixMethod):
     "openmixup"; "released" is the same).
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "openmixup": {"swap_labels": True},

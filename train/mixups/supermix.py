@@ -34,6 +34,9 @@ class SuperMix(MixMethod):
     iteration whether to stop, and in comparing distinct classes: the code never succeeds where some of K > 2 images share a class.
     """
 
+    family = "saliency"
+    needs = "a teacher of the same classes"
+    extra_passes = "up to 51 forward + backward of the teacher"
     PRESETS = {
         "default": {},
         "released_cifar": {"width": 8, "sigma": 1.0},
