@@ -7,7 +7,7 @@ import torch
 
 from evalkit.train import train_step
 
-from .mixup_cases import NEEDS_VIT, WAITS, Case, every_method, make_cnn, make_vit
+from .mixup_cases import NEEDS_VIT, SQUARE, WAITS, Case, every_method, make_cnn, make_vit
 
 
 def vit_with_batch_norm():
@@ -35,8 +35,11 @@ def test_batch_norm_statistics_are_left_to_the_training_pass(name, preset, branc
 
 @every_method
 @pytest.mark.parametrize("amp", [False, True], ids=["float32", "bf16"])
-def test_a_training_step_of_a_vit(name, preset, branch, amp):
-    case = Case(name, preset, branch, batch=5, net=make_vit)
+@pytest.mark.parametrize("size", [(16, 16), (16, 24)], ids=["square", "oblong"])
+def test_a_training_step_of_a_vit(name, preset, branch, size, amp):
+    if name in SQUARE and size[0] != size[1]:
+        pytest.skip("its grids divide square images only")
+    case = Case(name, preset, branch, batch=5, size=size, net=make_vit)
     losses = []
     for _ in range(2):
         case.net.zero_grad()
