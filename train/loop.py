@@ -5,7 +5,7 @@ resumed, or runs with other worker or process counts, takes the very same steps.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def fit(s: Session, run: Path) -> None:
                     batch = next(batches)
                     waited += time.monotonic() - began
                     with nullcontext() if world == 1 or i == local_groups - 1 else module.no_sync():
-                        loss = forward(s, module, context(s.step, batch.group), batch) / local_groups
+                        loss = forward(s, module, context(s.step, batch.group, batch.extras), batch) / local_groups
                         s.scaler.scale(loss).backward()
                     step_loss += loss.detach()
 
@@ -150,17 +150,18 @@ def batch_iterator(s: Session, start: int) -> Iterator[Batch]:
         rank=rank(),
         world=world_size(),
         workers=cfg.workers,
+        extras=s.method.loader_extras,
     )
 
 
-def context_maker(s: Session, total: int) -> Callable[[int, int | None], Context]:
-    """(step, group) -> the method's context; the draws are keyed by what was published, never by process or micro-batch count."""
+def context_maker(s: Session, total: int) -> Callable[..., Context]:
+    """(step, group, extras of the batch) -> the method's context; the draws are keyed by what was published, never by process or micro-batch count."""
     cfg, network, device = s.cfg, s.network, s.device
     groups_per_accumulation = cfg.batch_size // cfg.micro_batch // cfg.accumulate
     criterion = soft_cross_entropy if cfg.loss == "ce" else BinaryCrossEntropy(cfg.bce_threshold, cfg.bce_reduction)
     mean, std = torch.tensor(network.mean, device=device), torch.tensor(network.std, device=device)
 
-    def make(step: int, group: int | None) -> Context:
+    def make(step: int, group: int | None, extras: Mapping[str, Tensor] | None = None) -> Context:
         key = ("after", step) if group is None else ("mix", step, group // groups_per_accumulation)
         if group is not None and cfg.mix_draws == "group":
             key += (group,)
@@ -172,6 +173,7 @@ def context_maker(s: Session, total: int) -> Callable[[int, int | None], Context
             criterion=criterion,
             mean=mean,
             std=std,
+            extras={name: value.to(device, non_blocking=True) for name, value in (extras or {}).items()},
         )
 
     return make

@@ -23,7 +23,7 @@ def save(s: Session, path: Path) -> None:
     images, weights = [], []
     s.trainee.eval()
     for i in range(min(COUNT, len(batch.y))):
-        ctx = dataclasses.replace(make(s.step - 1, batch.group), rng=derive_rng(s.cfg.seed, "preview", i))
+        ctx = dataclasses.replace(make(s.step - 1, batch.group, batch.extras), rng=derive_rng(s.cfg.seed, "preview", i))
         x, y = loop.prepare(s, batch, ctx)
         method = s.method.pick(ctx)
         mixed = method.mix(ctx, x, y, s.network)

@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError
-from . import recipes
+from . import mixup, recipes
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ Examples:
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(mixup.app, name="mixup")
 app.add_typer(recipes.app, name="recipes")
 
 Gpus = Annotated[int | None, typer.Option(min=1, help="processes to run in, one per GPU (without GPUs: on the CPU)", show_default=False)]

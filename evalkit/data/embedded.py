@@ -63,10 +63,12 @@ def source_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def _photos() -> list[Image.Image]:
+def photos() -> dict[str, Image.Image]:
+    """The two photographs that scikit-learn brings, by name: china and flower."""
     from sklearn.datasets import load_sample_images
 
-    return [Image.fromarray(photo) for photo in load_sample_images().images]
+    bunch = load_sample_images()
+    return {Path(name).stem: Image.fromarray(photo) for name, photo in zip(bunch.filenames, bunch.images)}
 
 
 def check_split(split: str, options: tuple[str, ...] = SPLITS) -> str:
@@ -97,8 +99,8 @@ def compose(strokes: np.ndarray, rng: np.random.Generator, size: int = SIZE) -> 
     Each is painted in one bright colour, at random scale and place, over a random crop of a photograph dimmed to 0.2-0.5 of its brightness. All draws
     are relative to the side, so that a larger `size` shows the same scenes in more detail. Foreground is every pixel the strokes cover, however faintly.
     """
-    n, photos = len(strokes), _photos()
-    which = rng.integers(len(photos), size=n)
+    n, pictures = len(strokes), list(photos().values())
+    which = rng.integers(len(pictures), size=n)
     crop = rng.uniform(32, 160, n)
     corner = rng.random((n, 2))
     brightness = rng.uniform(0.2, 0.5, n)
@@ -109,7 +111,7 @@ def compose(strokes: np.ndarray, rng: np.random.Generator, size: int = SIZE) -> 
     pixels = np.empty((n, size, size, 3), np.uint8)
     foreground = np.zeros((n, size, size), bool)
     for i in range(n):
-        photo = photos[which[i]]
+        photo = pictures[which[i]]
         left, top = corner[i] * (np.array(photo.size) - crop[i])
         background = photo.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + crop[i], top + crop[i]))
         side = round(scale[i] * size)

@@ -5,8 +5,8 @@ What is in a training batch follows from (seed, step, group) alone: resuming, or
 
 import functools
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import EvalkitError
 from ..runtime import derive_rng
 from .images import BadImage, Images
-from .transforms import TrainTransform
+from .transforms import TrainTransform, to_image
+
+Extras = Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,11 @@ class Batch:
     erase: Tensor  # (m, 4) int64 top, left, height, width to fill after normalisation (transforms.erase_boxes); all 0 for nothing
     step: int
     group: int  # of the step's micro-batches, counted over all processes
+    extras: dict[str, Tensor] = field(default_factory=dict)  # by name, (m, ...)
 
     def pin_memory(self) -> "Batch":
         """Page-locked, as DataLoader asks for it when there is a GPU."""
-        return replace(self, x=self.x.pin_memory(), y=self.y.pin_memory())
+        return replace(self, x=self.x.pin_memory(), y=self.y.pin_memory(), extras={k: v.pin_memory() for k, v in self.extras.items()})
 
 
 # ---- training
@@ -60,11 +63,13 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    extras: Extras | None = None,
 ) -> Iterator[Batch]:
     """The micro-batches of process `rank` of `world` from `start_step` to the end of the run, in order.
 
     A step's images are split into batch_size / micro_batch groups; each process gets a block of neighbouring groups. `repeats` > 1 puts every image that
     often in a row into an epoch's order and keeps the epoch's length (repeated augmentation, Hoffer et al., CVPR 2020, as in DeiT's sampler).
+    `extras` are made of each image as the batch holds it, after its own draws, with the same generator, and stacked into `Batch.extras`.
     Raises EvalkitError for sizes that do not divide and, from the iterator, for an image that cannot be read.
     """
     if batch_size % micro_batch:
@@ -78,7 +83,7 @@ def train_batches(
     steps = range(start_step, round(epochs * plan.per_epoch))
     mine = range(rank * groups // world, (rank + 1) * groups // world)
     keys = ((step, group) for step in steps for group in mine)
-    return _items(_TrainSet(images, transform, plan), keys, workers, pin=True)
+    return _items(_TrainSet(images, transform, plan, extras or {}), keys, workers, pin=True)
 
 
 def _divisors(n: int) -> str:
@@ -119,20 +124,24 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
 class _TrainSet(Dataset):
     """Micro-batch by (step, group). An error for people is returned: raised in a worker, it would arrive as a page of traceback."""
 
-    def __init__(self, images: Images, transform: TrainTransform, plan: _Plan):
-        self.images, self.transform, self.plan = images, transform, plan
+    def __init__(self, images: Images, transform: TrainTransform, plan: _Plan, extras: Extras):
+        self.images, self.transform, self.plan, self.extras = images, transform, plan, extras
 
     def __getitem__(self, key: tuple[int, int]) -> Batch | EvalkitError:
         epoch, positions, rows = self.plan.group(*key)
         x, erase = [], []
+        extras: dict[str, list[Tensor]] = {name: [] for name in self.extras}
         try:
             for position, row in zip(positions, rows):
                 rng = derive_rng(self.plan.seed, "sample", epoch, int(position))
                 x.append(self.transform(self.images.read(int(row)), rng))
                 erase.append(self.transform.erase_box(rng))
+                for name, make in self.extras.items():
+                    extras[name].append(make(to_image(x[-1]), rng))
         except EvalkitError as e:
             return e
-        return Batch(torch.stack(x), torch.from_numpy(self.images.labels[rows]), torch.from_numpy(rows), torch.tensor(erase), *key)
+        stacked = {name: torch.stack(values) for name, values in extras.items()}
+        return Batch(torch.stack(x), torch.from_numpy(self.images.labels[rows]), torch.from_numpy(rows), torch.tensor(erase), *key, stacked)
 
 
 # ---- evaluation

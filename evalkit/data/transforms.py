@@ -22,6 +22,11 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
+def to_image(pixels: Tensor) -> Image.Image:
+    """The RGB image of uint8 (3, H, W)."""
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
 # ---- evaluation
 
 

@@ -99,6 +99,22 @@ def test_report(calls, capsys):
     assert capsys.readouterr().out.strip().endswith("page.html")
 
 
+def test_mixup(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("evalkit.train.preview_sheet.save", lambda *args: seen.append(args) or ["left out: x"])
+    assert cli.invoke(["mixup", "preview", "a.png", "b.png", "--methods", "mixup,cutmix", "--out", "s.html"]) == (0, "")
+    assert cli.invoke(["mixup", "preview"]) == (0, "")
+    assert seen == [([Path("a.png"), Path("b.png")], "mixup,cutmix", Path("s.html")), ([], None, Path("mixups.png"))]
+    assert capsys.readouterr().out.splitlines() == ["left out: x", "s.html", "left out: x", "mixups.png"]
+    assert cli.invoke(["mixup", "list"]) == (0, "")
+    assert "puzzlemix " in capsys.readouterr().out
+    assert cli.invoke(["mixup", "bench", "--batch", "2", "--size", "32", "--repeats", "1", "--device", "cpu", "--methods", "mixup,supermix"]) == (0, "")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("left out: supermix") and lines[1].startswith("2 x 3 x 32 x 32 float32, cpu")
+    assert {line.split()[0] for line in lines[3:]} == {"clone", "mixup"}
+    assert cli.invoke(["mixup", "bench", "--methods", "mixpu"]) == (1, "unknown mixup 'mixpu'. Did you mean 'mixup'?")
+
+
 @pytest.mark.parametrize("words", [["train", "digits", "--gpus", "2"], ["train", "--resume", "runs/x", "--gpus", "2"], [*IMAGENET_O, "--gpus", "2"]])
 def test_gpus_starts_processes_once(calls, monkeypatch, words):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -206,6 +222,7 @@ def test_help_is_quick_and_imports_no_torch():
 
 
 def test_every_command_has_help():
-    for words in (["train"], ["eval"], ["robustness"], ["report"], ["doctor"], ["recipes"], ["recipes", "list"], ["recipes", "show"], ["recipes", "diff"]):
+    names = ["train", "eval", "robustness", "report", "doctor", "recipes", "mixup"]
+    for words in [[n] for n in names] + [["recipes", w] for w in ("list", "show", "diff")] + [["mixup", w] for w in ("list", "preview", "bench")]:
         done = cli.invoke([*words, "--help"])
         assert done == (0, "")

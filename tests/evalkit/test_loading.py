@@ -33,6 +33,13 @@ class Marking:
         return 0, 0, 1, int(rng.integers(0, 9))
 
 
+class Extra:
+    """The first value of the image as the batch holds it, and a draw."""
+
+    def __call__(self, image, rng):
+        return torch.tensor([float(np.asarray(image)[0, 0, 0]), rng.random()], dtype=torch.float64)
+
+
 def numbered(n):
     pixels = np.zeros((n, 1, 1, 3), np.uint8)
     pixels[:, 0, 0, 0] = np.arange(n)
@@ -82,6 +89,19 @@ def test_start_workers_and_processes_change_no_byte(workers, repeats):
         assert sorted(d for part in parts for d in part) == [d for d in whole if d[0] >= 2]
         per_rank = 4 // world
         assert all([d[1] for d in part[:per_rank]] == list(range(r * per_rank, (r + 1) * per_rank)) for r, part in enumerate(parts))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_extras_follow_the_samples_generator_and_change_no_other_byte(workers):
+    plain = batches(epochs=1)
+    with_extras = batches(epochs=1, workers=workers, extras={"views": Extra()})
+    assert [digest(b) for b in with_extras] == [digest(b) for b in plain] and all(b.extras == {} for b in plain)
+    for b in with_extras:
+        assert b.extras["views"].shape == (3, 2)
+        for j in range(3):
+            rng = derive_rng(5, "sample", 0, b.step * 12 + b.group + 4 * j)
+            rng.integers(0, 256, 2), rng.integers(0, 9)  # those of the image and of its erase box come first
+            assert b.extras["views"][j].tolist() == [b.x[j, 0, 0, 0], rng.random()]
 
 
 def test_repeated_augmentation_is_the_published_sampler(monkeypatch):

@@ -121,3 +121,16 @@ def test_loss_and_schedule_of_the_recipe_are_used(tmp_path):
     after = checkpoint.read_weights(tmp_path / "run", "raw")[0]
     for (name, p), g in zip(before.items(), gradients):
         assert torch.allclose(after[name], p - 0.5 * g, atol=1e-6), name
+
+
+@pytest.mark.slow
+def test_views_from_the_loader_reach_the_method(tmp_path):
+    """AugMix, on its own and in a choice: the same bytes with and without data workers."""
+    for mixup in ("augmix", "{choice: [augmix, mixup]}"):
+        weights = []
+        for workers in (0, 2):
+            run = tmp_path / f"{mixup[:3]}{workers}"
+            assert train(tiny(f"mixup={mixup}", f"workers={workers}", "batch_size=256", "epochs=1"), run) == 0  # 5 steps
+            weights.append(checkpoint.verify((run / "last").resolve())["sha256"])
+        assert weights[0] == weights[1]
+        assert np.load(run / "mixed.npz")["x"].shape == (8, 3, 32, 32)

@@ -9,23 +9,55 @@ from typing import Any
 
 from evalkit.errors import EvalkitError, unknown
 
+from .attentive_cutmix import AttentiveCutMix
+from .attentivemix_plus import AttentiveMixPlus
+from .augmix import AugMix
 from .base import Context, Mixed, MixMethod
 from .choice import Choice
+from .comixup import CoMixup
 from .cutmix import CutMix
+from .fmix import FMix
+from .gridmix import GridMix
+from .guidedmixup import GuidedMixup
+from .manifold import ManifoldMixup
 from .maskmix import MaskMix
 from .mixpro import MixPro
+from .mixtoken import MixToken
 from .mixup import Mixup
+from .patchmix import PatchMix
+from .puzzlemix import PuzzleMix
+from .resizemix import ResizeMix
+from .saliencymix import SaliencyMix
+from .smoothmix import SmoothMix
+from .supermix import SuperMix
+from .switch import Switch
 from .transmix import TransMix
 from .vanilla import Vanilla
 
 __all__ = ["METHODS", "Context", "MixMethod", "Mixed", "create", "from_config"]
 
 METHODS: dict[str, type[MixMethod]] = {
+    "attentive_cutmix": AttentiveCutMix,
+    "attentivemix_plus": AttentiveMixPlus,
+    "augmix": AugMix,
     "choice": Choice,
+    "comixup": CoMixup,
     "cutmix": CutMix,
+    "fmix": FMix,
+    "gridmix": GridMix,
+    "guidedmixup": GuidedMixup,
+    "manifold": ManifoldMixup,
     "maskmix": MaskMix,
     "mixpro": MixPro,
+    "mixtoken": MixToken,
     "mixup": Mixup,
+    "patchmix": PatchMix,
+    "puzzlemix": PuzzleMix,
+    "resizemix": ResizeMix,
+    "saliencymix": SaliencyMix,
+    "smoothmix": SmoothMix,
+    "supermix": SuperMix,
+    "switch": Switch,
     "transmix": TransMix,
     "vanilla": Vanilla,
 }

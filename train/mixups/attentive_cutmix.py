@@ -26,6 +26,9 @@ class AttentiveCutMix(MixMethod):
     Differs from the paper / the official code in nothing known: there is no official code. A widely used one takes the map's last channel.
     """
 
+    family = "saliency"
+    needs = "a pretrained network"
+    extra_passes = "1 forward of the teacher"
     PRESETS = {"default": {}}
 
     def __init__(self, teacher: Any = "resnet50", top: int = 6, pairing: str = "perm", teacher_model: str | None = None):

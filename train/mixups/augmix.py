@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evalkit.errors import EvalkitError
 
-from .base import Context, Mixed, MixMethod
+from .base import Context, Mixed, MixMethod, laid_out_like
 from .checks import expect, flag, is_number, is_whole
 
 VIEWS = "views"
@@ -32,6 +32,9 @@ class AugMix(MixMethod):
     Differs from the paper / the official code in drawing integer parameters for non-square images from each side's own length.
     """
 
+    family = "augmentation"
+    needs = "views from the data loader"
+    extra_passes = "2 more images per image"
     PRESETS = {
         "default": {},
         "imagenet": {"severity": 1.0},
@@ -54,8 +57,8 @@ class AugMix(MixMethod):
         views = ((views - ctx.mean.to(x.device)[:, None, None]) / ctx.std.to(x.device)[:, None, None]).to(x.dtype)
         own = torch.eye(len(x), device=x.device)
         if not self.jsd:
-            return Mixed(views[:, 0], own)
-        return Mixed(torch.cat([x, *views.unbind(1)]), own.repeat(3, 1))
+            return Mixed(laid_out_like(x, views[:, 0]), own)
+        return Mixed(laid_out_like(x, torch.cat([x, *views.unbind(1)])), own.repeat(3, 1))
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
         if not self.jsd:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ..losses import mixed_target, soft_cross_entropy, soft_target
@@ -78,12 +79,18 @@ class MixMethod(nn.Module):
 
     Class attributes say what a method asks of the network: `attention` (class attention of the mixed batch in `out`: True for the
     last block, an integer d for block d), `features` (token features of the same forward pass), `inject_layers` (layers whose output
-    `Mixed.inject` may change). `PRESETS` maps preset names to constructor arguments; it always holds "default".
+    `Mixed.inject` may change). `loader_extras` are made of each training image in the data loader and arrive stacked in `Context.extras`.
+    For readers: `family`, `needs` (of the network or loader) and `extra_passes` of the default preset, besides the training pass.
+    `PRESETS` maps preset names to constructor arguments; it always holds "default".
     """
 
+    family: str = "own"
+    needs: str = ""
+    extra_passes: str = "none"
     attention: bool | int = False
     features: bool = False
     inject_layers: Sequence[str] = ()
+    loader_extras: Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]] = {}
     PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
 
     def setup(self, net) -> None:
@@ -153,6 +160,11 @@ def upload(array: np.ndarray | float, like: Tensor, dtype: torch.dtype | None = 
     if like.device.type == "cuda":
         return host.pin_memory().to(like.device, non_blocking=True)
     return host.to(like.device)
+
+
+def laid_out_like(x: Tensor, mixed: Tensor) -> Tensor:
+    """`mixed` (M, C, H, W), channels last where the batch `x` is."""
+    return mixed.contiguous(memory_format=torch.channels_last) if x.is_contiguous(memory_format=torch.channels_last) else mixed
 
 
 def pair_weights(lam: Tensor, partner: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
 
+from .base import laid_out_like
+
 
 def check_grid(method: str, x: Tensor, grid: int) -> int:
     """Side in pixels of a block of a grid x grid division of the images `x`; raises EvalkitError where there is none."""
@@ -35,5 +37,4 @@ def mix_blocks(x: Tensor, image: Tensor, cell: Tensor, weight: Tensor) -> Tensor
     index = first[:, None, :, None] + (channel + y) * grid  # (M, C, G, block, G, K)
     weight = weight.to(x.dtype)[:, None, :, None].expand(index.shape)
     mixed = F.embedding_bag(index.flatten(0, 4), rows, per_sample_weights=weight.flatten(0, 4), mode="sum")
-    mixed = mixed.view(count, channels, side, side)
-    return mixed.contiguous(memory_format=torch.channels_last) if x.is_contiguous(memory_format=torch.channels_last) else mixed
+    return laid_out_like(x, mixed.view(count, channels, side, side))

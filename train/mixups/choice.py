@@ -1,6 +1,6 @@
 """Choice: one of several methods for each batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ class Choice(MixMethod):
     Does not differ from the paper / the official code but in odd batches, whose middle sample is paired with itself instead of refused.
     """
 
+    family = "switch"
+    needs = "what its branches need"
+    extra_passes = "those of its branches"
     PRESETS = {
         "default": {"methods": [MIXUP, CUTMIX]},
         "mixpro": {"methods": ["mixpro", MIXUP, CUTMIX], "probs": [0.5, 0.25, 0.25]},
@@ -66,6 +69,10 @@ class Choice(MixMethod):
     @property
     def inject_layers(self) -> list[str]:
         return list(dict.fromkeys(layer for m in self.methods for layer in m.inject_layers))
+
+    @property
+    def loader_extras(self) -> dict[str, Callable]:
+        return {name: make for m in self.methods for name, make in m.loader_extras.items()}
 
     def setup(self, net) -> None:
         for method in self.methods:

@@ -38,6 +38,7 @@ class CoMixup(SaliencyMethod):
     the clean loss, which is the criterion's (the code's is binary cross-entropy scaled by the number of classes).
     """
 
+    extra_passes = "1 forward + backward, 1 forward of the clean batch"
     PRESETS = {"default": {}}
 
     def __init__(

@@ -20,6 +20,7 @@ class CutMix(MixMethod):
     Differs from the paper / the official code in applying to every batch: the probability of 0.5 used on CIFAR is a choice with vanilla.
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "openmixup": {"pairing": "derange"},

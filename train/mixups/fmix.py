@@ -30,6 +30,7 @@ class FMix(MixMethod):
     Differs from the paper / the official code in the label by default: the share of pixels, at most 1 / (H W) from lam. The masks are the code's.
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "openmixup": {"lam": "sampled", "pairing": "derange"},

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
-from .checks import expect, is_number, is_whole
-from .masks import blend, interval, outer_mask
+from .checks import expect, interval, is_number, is_whole
+from .masks import blend, outer_mask
 
 
 class GridMix(MixMethod):
@@ -30,6 +30,7 @@ class GridMix(MixMethod):
     the code does.
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "released": {"alpha": (0.1, 0.9), "holes": 20, "area": 1.0, "aspect": 1.0},

@@ -29,6 +29,9 @@ class ManifoldMixup(MixMethod):
     Differs from the paper / the official code in the loss, which is the recipe's: the code has binary cross-entropy on softmax outputs.
     """
 
+    family = "feature"
+    needs = "layers that give one tensor"
+
     def __init__(self, alpha: float = 2.0, layers: Sequence[str] | None = None, pairing: str = "perm"):
         super().__init__()
         usable = layers is None or (not isinstance(layers, str) and len(layers) > 0 and all(isinstance(name, str) for name in layers))

@@ -33,6 +33,7 @@ class MaskMix(MixMethod):
     share of pixels as in the paper (the code's n / S is wrong where c does not divide the image).
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "paper": {"pairing": "flip", "count_rounding": "floor"},

@@ -1,14 +1,10 @@
 """Pixel masks, 1 where the own image shows and 0 where the partner does, and mixing by them."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from .base import upload
-from .checks import expect, is_number
 
 
 def blend(x: Tensor, partner: Tensor, own: Tensor | float) -> Tensor:
@@ -20,12 +16,3 @@ def outer_mask(rows: np.ndarray, columns: np.ndarray, like: Tensor) -> Tensor:
     """(B, 1, H, W) float32 on the device of `like`: 1 - rows columns^T, of the partner's shares by row (B, H) and by column (B, W)."""
     rows, columns = upload(rows, like, torch.float32), upload(columns, like, torch.float32)
     return torch.addcmul(rows.new_ones(()), rows[:, None, :, None], columns[:, None, None, :], value=-1)
-
-
-def interval(name: str, value: Any, least: float, most: float = float("inf")) -> tuple[float, float]:
-    """The range [low, high] that an argument is drawn from, given as two numbers or as one for a constant, all from `least` to `most`."""
-    if is_number(value):
-        value = (value, value)
-    ok = isinstance(value, Sequence) and len(value) == 2 and all(map(is_number, value)) and least <= value[0] <= value[1] <= most
-    expect(ok, name, f"two numbers in order, from {least:g} to {most:g}", value)
-    return tuple(value)

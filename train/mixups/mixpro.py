@@ -35,6 +35,8 @@ class MixPro(MixMethod):
     is the true share of pixels and the loss uses smoothed labels; the cosine, about whose gradient the paper is silent, is detached.
     """
 
+    family = "attention"
+    needs = "class attention"
     PRESETS = {
         "default": {},
         "paper": {"pairing": "flip", "count_rounding": "floor", "normalize_attn": False},

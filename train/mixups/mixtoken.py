@@ -29,6 +29,8 @@ class MixToken(MixMethod):
     score maps; this is its code without them), and at test time, where the auxiliary head is left out (there half its maximum is added).
     """
 
+    family = "feature"
+    needs = "patch embeddings"
     inject_layers = (LAYER,)
     PRESETS = {
         "default": {},

@@ -19,6 +19,7 @@ class Mixup(MixMethod):
     Does not differ from the paper / the official code (one lambda per batch, never folded to max(lam, 1 - lam)).
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "timm": {"pairing": "flip"},

@@ -27,6 +27,7 @@ class PatchMix(MixMethod):
     (cells of a grid, label by number of cells, losses per patch), without its evolutionary search for patterns and pairs.
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "paper": {"patch_loss": 1.0},

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
-from .checks import expect, is_number, one_of
-from .masks import interval, outer_mask
+from .checks import expect, interval, is_number, one_of
+from .masks import outer_mask
 
 BOXES = ("inside", "clipped")
 
@@ -28,6 +28,7 @@ class ResizeMix(MixMethod):
     Does not differ from the paper / the official code; a batch of one image, and a tau for which no pixel is left, stay unmixed.
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "openmixup": {"alpha": 1.0, "box": "clipped"},

@@ -33,6 +33,10 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 class SaliencyMethod(MixMethod):
     """Base of methods that mix by input gradients and may train on the clean batch besides: loss = loss(mixed) + clean_lam loss(clean)."""
 
+    family = "saliency"
+    needs = "input gradients"
+    extra_passes = "1 forward + backward"
+
     def __init__(self, clean_lam: float = 0.0):
         super().__init__()
         expect(is_number(clean_lam) and clean_lam >= 0, "clean_lam", "a number of at least 0", clean_lam)

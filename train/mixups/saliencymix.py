@@ -26,6 +26,7 @@ class SaliencyMix(MixMethod):
     code), and in applying to every batch: the probability of 0.5 used on CIFAR is a choice with vanilla.
     """
 
+    family = "saliency"
     PRESETS = {
         "default": {},
         "paper": {"per_sample": True},

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
-from .checks import flag
-from .masks import blend, interval, outer_mask
+from .checks import flag, interval
+from .masks import blend, outer_mask
 
 
 class SmoothMix(MixMethod):
@@ -27,6 +27,7 @@ class SmoothMix(MixMethod):
     "openmixup"; "released" is the same).
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "openmixup": {"swap_labels": True},

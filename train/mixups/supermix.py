@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
 
-from .base import Context, Mixed, MixMethod, upload
+from .base import Context, Mixed, MixMethod, laid_out_like, upload
 from .checks import expect, is_number, is_whole, one_of
 from .saliency import correlate, gaussian
 from .teacher import Teacher
@@ -34,6 +34,9 @@ class SuperMix(MixMethod):
     iteration whether to stop, and in comparing distinct classes: the code never succeeds where some of K > 2 images share a class.
     """
 
+    family = "saliency"
+    needs = "a teacher of the same classes"
+    extra_passes = "up to 51 forward + backward of the teacher"
     PRESETS = {
         "default": {},
         "released_cifar": {"width": 8, "sigma": 1.0},
@@ -83,7 +86,7 @@ class SuperMix(MixMethod):
         sources = (chosen[:, None] + torch.arange(self.images, device=x.device)) % batch
         weights = torch.zeros(len(chosen), batch, device=x.device).scatter_add(1, sources, ratio[chosen])
         target = weights @ ctx.target(labels) if self.label == "target" else logits[chosen].softmax(1)
-        return Mixed(mixed[chosen].to(x.dtype), weights, state=target)
+        return Mixed(laid_out_like(x, mixed[chosen].to(x.dtype)), weights, state=target)
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
         return ctx.criterion(out.logits, mixed.state)

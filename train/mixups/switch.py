@@ -30,6 +30,7 @@ class Switch(MixMethod):
     one of CutMix and of older timm, which loses a pixel of odd sides; the preset "timm" keeps it.
     """
 
+    family = "hand-crafted"
     PRESETS = {
         "default": {},
         "rsb": {"mixup_alpha": 0.1},

@@ -26,6 +26,8 @@ class TransMix(MixMethod):
     the text, the preset "paper" follows the formula.
     """
 
+    family = "attention"
+    needs = "class attention"
     PRESETS = {
         "default": {},
         "paper": {"attn_ratio": 1.0, "normalize_attn": False},

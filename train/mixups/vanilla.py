@@ -12,5 +12,7 @@ class Vanilla(MixMethod):
     Does not differ from the paper / the official code: there is nothing to draw.
     """
 
+    family = "none"
+
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         return Mixed(x, torch.eye(len(x), device=x.device))

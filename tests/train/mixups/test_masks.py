@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from evalkit.train.mixups.masks import blend, interval, outer_mask
+from evalkit.train.mixups.checks import interval
+from evalkit.train.mixups.masks import blend, outer_mask
 
 
 def images(*shape, seed=0):

@@ -1,0 +1,125 @@
+"""Every method of METHODS in each of its presets, and a choice in each of its branches, about to mix a batch of small random images."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from evalkit import models
+from evalkit.models import Network
+from evalkit.train import METHODS, create
+from evalkit.train.mixups import Context, Mixed
+from tests.train.mixups.fakes import context
+from tests.train.mixups.saliency_fakes import TeacherNet
+
+PATCH, CLASSES = 4, 5
+
+# What a method does not claim, and why.
+SQUARE = {"comixup", "puzzlemix"}  # their grids divide square images only, as the papers'
+NOT_A_BLEND = {"mixtoken": "mixes patch embeddings", "puzzlemix": "moves blocks", "resizemix": "shows the partner shrunk"}  # x~ != M x + (1 - M) x_pi
+NOT_ITSELF = {"augmix": "rows are views", "resizemix": "shows the partner shrunk"}  # identical images do not stay
+NO_DRAWS = {"vanilla", "guidedmixup"}
+WAITS = {"supermix": "asks whether its masks succeed"}  # for the device
+OWN_LABELS = {"supermix": "the teacher's"}
+NEEDS_VIT = {"mixtoken": "patch embeddings"}
+
+SMALL = {  # arguments for images of 16 pixels
+    "maskmix": {"scale": 2},
+    "mixpro": {"scale": 2},
+    "supermix": {"width": 4, "iterations": 10},
+}
+TEACHERS = {"attentive_cutmix", "attentivemix_plus", "supermix"}
+
+CASES = [
+    pytest.param(name, preset, branch, id=f"{name}-{preset}" + ("" if branch is None else f"-{branch}"))
+    for name, cls in METHODS.items()
+    for preset in cls.PRESETS
+    for branch in (range(len(create(name, preset).methods)) if name == "choice" else [None])
+]
+every_method = pytest.mark.parametrize(("name", "preset", "branch"), CASES)
+
+
+def make_vit(**kwargs) -> Network:
+    """A ViT of one narrow block on 4-pixel patches, for any image size."""
+    torch.manual_seed(0)
+    arguments = {"img_size": 16, "patch_size": PATCH, "embed_dim": 8, "depth": 1, "num_heads": 2, "dynamic_img_size": True}
+    return models.create("vit_tiny_patch16_224", num_classes=CLASSES, **arguments | kwargs).train()
+
+
+def make_cnn() -> Network:
+    """A narrow ResNet with batch norm; no class attention."""
+    torch.manual_seed(0)
+    return models.create("resnet10_cifar", num_classes=CLASSES, channels=(4, 4, 8, 8)).train()
+
+
+@functools.cache
+def shared_vit() -> Network:
+    """For tests that leave the network as it is."""
+    return make_vit()
+
+
+@functools.cache
+def teacher() -> TeacherNet:
+    """Sees the colours of an image."""
+    head = torch.randn(3, CLASSES, generator=torch.Generator().manual_seed(3)) * 20
+    return TeacherNet(lambda x: x[:, :, ::4, ::4], lambda x: x.mean((2, 3)) @ head, CLASSES)
+
+
+class Case:
+    def __init__(
+        self,
+        name: str,
+        preset: str,
+        branch: int | None,
+        batch: int = 6,
+        size: tuple[int, int] = (16, 16),
+        dtype: torch.dtype = torch.float32,
+        layout: torch.memory_format = torch.contiguous_format,
+        images: Tensor | None = None,
+        labels: Tensor | None = None,
+        net: Callable[[], Network] = shared_vit,
+    ):
+        arguments = SMALL.get(name, {}) | ({"teacher": teacher()} if name in TEACHERS else {})
+        method = create(name, preset, **arguments)
+        if name == "choice":
+            for child in method.modules():
+                if hasattr(child, "scale"):
+                    child.scale = 2  # the images are 16 pixels wide
+        self.draws = {} if branch is None else {"branch": branch}
+        self.net = net()
+        torch.manual_seed(0)
+        self.method = method.pick(context(draws=self.draws))
+        self.method.setup(self.net)
+        if self.net.patch_size is None and getattr(self.method, "scale", None):
+            self.method.cell = 8
+        images = torch.randn(batch, 3, *size) if images is None else images
+        self.x = images.to(dtype).contiguous(memory_format=layout)
+        self.y = torch.arange(batch) % CLASSES if labels is None else labels
+
+    def context(self, seed: int = 0) -> Context:
+        extras = {name: self.extra(make, seed) for name, make in self.method.loader_extras.items()}
+        return context(CLASSES, seed, smoothing=0.1, draws=self.draws, step=3, total_steps=10, extras=extras)
+
+    def extra(self, make: Callable, seed: int) -> Tensor:
+        """What the loader would make of the batch."""
+        pixels = (self.x.float() * 60 + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+        return torch.stack([make(Image.fromarray(image), np.random.default_rng([seed, i])) for i, image in enumerate(pixels)])
+
+    def forward(self, mixed: Mixed):
+        return self.net(mixed.x.float(), attention=self.method.attention, features=self.method.features, inject=mixed.inject)
+
+    def mix(self, seed: int = 0):
+        """(mixed batch, network output, label weights after the forward pass)."""
+        ctx = self.context(seed)
+        mixed = self.method.mix(ctx, self.x, self.y, self.net)
+        with torch.no_grad():
+            out = self.forward(mixed)
+            return mixed, out, self.method.relabel(ctx, mixed, self.y, out)
+
+    @property
+    def rows_sum_to_one(self) -> bool:
+        return getattr(self.method, "normalize_attn", True)  # the literal attention formula leaves out the class token's share

@@ -1,0 +1,111 @@
+"""The same matrix of methods in training steps of a ViT and a CNN."""
+
+import copy
+
+import pytest
+import torch
+
+from evalkit.train import train_step
+
+from .mixup_cases import NEEDS_VIT, SQUARE, WAITS, Case, every_method, make_cnn, make_vit
+
+
+def vit_with_batch_norm():
+    net = make_vit(dynamic_img_size=False)
+    net.model.patch_embed.norm = torch.nn.BatchNorm1d(16)  # over the 16 tokens
+    return net
+
+
+def needs_vit(name, preset, branch):
+    return name in NEEDS_VIT or Case(name, preset, branch).method.attention
+
+
+@every_method
+def test_batch_norm_statistics_are_left_to_the_training_pass(name, preset, branch):
+    case = Case(name, preset, branch, net=vit_with_batch_norm if needs_vit(name, preset, branch) else make_cnn)
+    before = copy.deepcopy(dict(case.net.named_buffers()))
+    case.method.mix(case.context(), case.x, case.y, case.net)
+    assert any("running_mean" in k for k in before)
+    assert all(torch.equal(before[k], v) for k, v in case.net.named_buffers()) and all(m.training for m in case.net.modules())
+    counts = [v for k, v in case.net.named_buffers() if "num_batches" in k]
+    train_step(case.context(), case.net, case.method, case.x, case.y)
+    passes = 2 if getattr(case.method, "clean_lam", 0) else 1  # the mixed batch, and the clean one where it is trained on too
+    assert [int(v) for v in counts] == [passes] * len(counts)
+
+
+@every_method
+@pytest.mark.parametrize("amp", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("size", [(16, 16), (16, 24)], ids=["square", "oblong"])
+def test_a_training_step_of_a_vit(name, preset, branch, size, amp):
+    if name in SQUARE and size[0] != size[1]:
+        pytest.skip("its grids divide square images only")
+    case = Case(name, preset, branch, batch=5, size=size, net=make_vit)
+    losses = []
+    for _ in range(2):
+        case.net.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
+            loss = train_step(case.context(), case.net, case.method, case.x, case.y)
+        loss.backward()
+        losses.append(loss.item())
+    assert losses[0] == losses[1] and loss.ndim == 0 and loss.isfinite()
+    for parameter in (*case.net.parameters(), *case.method.parameters()):
+        assert parameter.grad is not None and parameter.grad.isfinite().all()
+
+
+@every_method
+def test_a_training_step_of_a_cnn(name, preset, branch):
+    if needs_vit(name, preset, branch):
+        pytest.skip("needs class attention or patch embeddings")
+    case = Case(name, preset, branch, batch=5, net=make_cnn)
+    loss = train_step(case.context(), case.net, case.method, case.x, case.y)
+    loss.backward()
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in case.net.parameters())
+
+
+@every_method
+def test_half_precision_hardly_moves_the_label_shares(name, preset, branch):
+    case = Case(name, preset, branch)
+    shares = []
+    for amp in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
+            shares.append(case.mix()[2])
+    assert torch.allclose(*shares, atol=2e-3)
+
+
+@every_method
+def test_training_lowers_the_loss(name, preset, branch):
+    case = Case(name, preset, branch, batch=8, net=make_vit)
+    optimizer = torch.optim.AdamW([*case.net.parameters(), *case.method.parameters()], lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = train_step(case.context(), case.net, case.method, case.x, case.y)  # the same draws each time
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_method
+def test_no_wait_for_a_gpu(name, preset, branch):
+    if name in WAITS:
+        pytest.skip(f"{name} {WAITS[name]}")
+    case = Case(name, preset, branch, layout=torch.channels_last, net=make_vit)
+    expected = case.mix()[0]
+    case.net.cuda()
+    case.method.cuda()
+    ctx = case.context()
+    case.x, case.y = case.x.cuda(), case.y.cuda()
+    for mode in ("default", "error"):  # a warm-up first
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            mixed = case.method.mix(ctx, case.x, case.y, case.net)
+            case.method.loss(ctx, case.x, case.y, mixed, case.forward(mixed), case.net)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert mixed.x.shape == expected.x.shape and mixed.x.is_contiguous(memory_format=torch.channels_last)
+    if name not in ("comixup", "guidedmixup", "puzzlemix"):  # whose choices follow a network's gradients, which differ in the last bits
+        again = case.method.mix(case.context(), case.x, case.y, case.net)
+        assert torch.allclose(again.x.cpu(), expected.x, atol=1e-5) and torch.allclose(again.weights.cpu(), expected.weights, atol=1e-6)

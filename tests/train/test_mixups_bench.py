@@ -1,0 +1,46 @@
+import time
+
+import pytest
+import torch
+
+from evalkit.errors import EvalkitError
+from evalkit.models import Network
+from evalkit.train import METHODS, mixups_bench, stand_in
+
+CPU = torch.device("cpu")
+
+
+def test_every_method_is_timed_and_no_pass_through_a_network(monkeypatch):
+    names = [n for n in stand_in.chosen(None) if n not in stand_in.LEFT_OUT]
+    assert set(METHODS) == {*names, *stand_in.LEFT_OUT}
+    passes = []
+    for name in ("_pass", "_features"):
+        monkeypatch.setattr(Network, name, lambda *args, real=getattr(Network, name): (passes.append(1), real(*args))[1])
+    once = None
+    for repeats in (1, 3):
+        passes.clear()
+        results = mixups_bench.bench(names, batch=4, size=64, device=CPU, repeats=repeats)
+        assert [row[0] for row in results] == ["clone", *names] and results[0][2] == 1.0 and all(ms > 0 for _, ms, _ in results)
+        assert once in (None, len(passes))  # all before the timing starts
+        once = len(passes)
+
+
+def test_the_median_of_what_a_call_takes(monkeypatch):
+    times = iter([9, 9, 9, 9, 1, 4, 2, 6, 3, 50])  # two warm-ups of clone and mixup, then three repeats of each
+    monkeypatch.setattr(mixups_bench, "timed", lambda *_: next(times))
+    assert mixups_bench.bench(["mixup"], batch=2, size=32, device=CPU, repeats=3) == [("clone", 2000, 1.0), ("mixup", 6000, 3.0)]
+
+
+def test_timed():
+    assert 0.01 < mixups_bench.timed(lambda repeat: time.sleep(0.01 * repeat), 2, CPU) < 0.5
+
+
+@pytest.mark.parametrize(("names", "message"), [("mixpu", "Did you mean 'mixup'"), (" , ", "which methods")])
+def test_wrong_names(names, message):
+    with pytest.raises(EvalkitError, match=message):
+        stand_in.chosen(names)
+
+
+def test_sizes_that_patches_do_not_divide():
+    with pytest.raises(EvalkitError, match="multiple of 16"):
+        stand_in.network(100, 2)

@@ -1,0 +1,71 @@
+"""How long each method takes to mix a batch, next to copying the batch."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from evalkit.runtime import derive_rng
+
+from . import stand_in
+from .mixups import Context
+
+CLASSES = 1000
+WARM_UP = 2
+
+
+def bench(names: list[str], *, batch: int, size: int, device: torch.device, repeats: int) -> list[tuple[str, float, float]]:
+    """(name, median ms per batch, ratio to the median of cloning the batch), "clone" first.
+
+    Default presets on float32 images (batch, 3, size, size). Timed are `mix` and the label shares. Networks answer at once, so passes through
+    them are not timed, nor what mixtoken does within one. The methods take turns within each of the `repeats`, each with its own draws, so that
+    all see the same moods of the machine.
+    """
+    x = torch.from_numpy(derive_rng("bench").standard_normal((batch, 3, size, size), dtype=np.float32)).to(device)
+    y = torch.arange(batch, device=device) % CLASSES
+    net = stand_in.network(size, CLASSES).to(device)
+    methods = {name: stand_in.method(name, net) for name in names}
+    stand_in.answer_at_once(net, methods.values(), x)
+    views = torch.rand(batch, 2, 3, size, size, device=device) if "augmix" in names else None
+
+    def mixing(name: str) -> Callable[[int], object]:
+        method = methods[name]
+
+        def run(repeat: int) -> object:
+            extras = {"views": views} if method.loader_extras else {}
+            draws = {"layer": 0} if name == "manifold" else None  # the image: in the network it mixes during the pass
+            ctx = Context.simple(CLASSES, derive_rng("bench", name, repeat), extras=extras, mean=net.mean, std=net.std, draws=draws)
+            mixed = method.mix(ctx, x, y, net)
+            return method.relabel(ctx, mixed, y, net(mixed.x))
+
+        return run
+
+    jobs = {"clone": lambda repeat: x.clone()} | {name: mixing(name) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    with torch.no_grad():
+        for repeat in range(-WARM_UP, repeats):
+            for name, job in jobs.items():
+                taken = timed(job, repeat, device)
+                if repeat >= 0:
+                    seconds[name].append(taken)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    return [(name, 1000 * median, median / medians["clone"]) for name, median in medians.items()]
+
+
+def timed(job: Callable[[int], object], repeat: int, device: torch.device) -> float:
+    """Seconds of one call, until the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    job(repeat)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def table(results: list[tuple[str, float, float]]) -> str:
+    """The results as aligned lines, quickest first."""
+    lines = [f"{'method':18} {'ms/batch':>9} {'x clone':>8}"]
+    return "\n".join(lines + [f"{name:18} {ms:9.2f} {ratio:8.2f}" for name, ms, ratio in sorted(results, key=lambda row: row[1])])

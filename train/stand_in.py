@@ -1,0 +1,59 @@
+"""Methods set up with small random networks in place of trained ones, for looking at them and timing them."""
+
+import functools
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from evalkit import models
+from evalkit.errors import EvalkitError, unknown
+from evalkit.models import Network
+from evalkit.runtime import seed_torch
+
+from .mixups import METHODS, MixMethod, create
+
+TEACHERS = ("attentive_cutmix", "attentivemix_plus")
+LEFT_OUT = {"supermix": "supermix needs a teacher that knows the images' classes", "choice": "choice is a switch between other methods; name those"}
+
+
+def network(size: int, num_classes: int, patch: int = 16) -> Network:
+    """A ViT of two narrow blocks with random weights for images of `size` pixels. Raises EvalkitError where patches do not divide them."""
+    if size % patch:
+        raise EvalkitError(f"images of {size} pixels do not divide into patches of {patch}; give a multiple of {patch}")
+    seed_torch("stand-in", size)
+    arguments = {"img_size": size, "patch_size": patch, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    return models.create("vit_tiny_patch16_224", num_classes=num_classes, **arguments).eval()
+
+
+def chosen(names: str | None) -> list[str]:
+    """Names from a list with commas, by default every method but `choice`. Raises EvalkitError for one that does not exist."""
+    picked = [n.strip() for n in names.split(",") if n.strip()] if names else [n for n in METHODS if n != "choice"]
+    if not picked:
+        raise EvalkitError("which methods? Name some, for example --methods mixup,cutmix")
+    for name in picked:
+        if name not in METHODS:
+            raise unknown("mixup", name, METHODS)
+    return picked
+
+
+def method(name: str, net: Network) -> MixMethod:
+    """The method `name` in its default preset, set up with `net`; a teacher, if it wants one, sees 7 x 7 cells like a ResNet, or 4 x 4."""
+    size = net.input_size[0]
+    made = create(name, **({"teacher": network(size, net.num_classes, size // (4 if size % 7 else 7))} if name in TEACHERS else {}))
+    made.setup(net)
+    return made.to(next(net.parameters()).device)
+
+
+def answer_at_once(net: Network, methods: Iterable[MixMethod], x: Tensor) -> None:
+    """Make `net` and the methods' teachers answer for `x` without a pass, so that what is timed is the methods alone."""
+    with torch.no_grad():
+        out = net(x, attention=True)
+    saliency = net.saliency(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+    net.forward, net.saliency = functools.partial(_given, out), functools.partial(_given, saliency)
+    for teacher in (m.teacher.on(x) for m in methods if hasattr(m, "teacher")):
+        teacher.feature_map = functools.partial(_given, teacher.feature_map(x))
+
+
+def _given(value, *_, **__):
+    return value
