@@ -1,8 +1,10 @@
 """How long each method takes to mix a batch, next to copying the batch."""
 
+import ctypes
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from .mixups import Context
 
 CLASSES = 1000
 WARM_UP = 2
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def bench(names: list[str], *, batch: int, size: int, device: torch.device, repeats: int) -> list[tuple[str, float, float]]:
@@ -21,7 +24,7 @@ def bench(names: list[str], *, batch: int, size: int, device: torch.device, repe
 
     Default presets on float32 images (batch, 3, size, size). Timed are `mix` and the label shares. Networks answer at once, so passes through
     them are not timed, nor what mixtoken does within one. The methods take turns within each of the `repeats`, each with its own draws, so that
-    all see the same moods of the machine.
+    all see the same moods of the machine. Freed memory is kept, so that new pages from the system are not part of the time.
     """
     x = torch.from_numpy(derive_rng("bench").standard_normal((batch, 3, size, size), dtype=np.float32)).to(device)
     y = torch.arange(batch, device=device) % CLASSES
@@ -44,7 +47,7 @@ def bench(names: list[str], *, batch: int, size: int, device: torch.device, repe
 
     jobs = {"clone": lambda repeat: x.clone()} | {name: mixing(name) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    with torch.no_grad():
+    with torch.no_grad(), kept_memory():
         for repeat in range(-WARM_UP, repeats):
             for name, job in jobs.items():
                 taken = timed(job, repeat, device)
@@ -52,6 +55,26 @@ def bench(names: list[str], *, batch: int, size: int, device: torch.device, repe
                     seconds[name].append(taken)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return [(name, 1000 * median, median / medians["clone"]) for name, median in medians.items()]
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Inside, the C library keeps freed memory for the next tensor, where it can be told so (glibc), as a GPU's allocator does.
+
+    By itself it takes new pages for some tensors and old ones for others, depending on what ran before: several times slower or quicker.
+    """
+    libc = ctypes.CDLL(None)
+    tunable = hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")
+    if tunable:
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        if tunable:  # the defaults
+            libc.mallopt(M_MMAP_MAX, 65536)
+            libc.mallopt(M_TRIM_THRESHOLD, 128 * 1024)
+            libc.malloc_trim(0)
 
 
 def timed(job: Callable[[int], object], repeat: int, device: torch.device) -> float:
