@@ -39,4 +39,4 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
         create("resnet18", pretrained=True)
     why = "We couldn't connect to 'https://huggingface.co'"
     advice = "check the connection, or give a weights file together with model=resnet18"
-    assert str(e.value) == f"pretrained weights of 'resnet18' could not be loaded ({why}); {advice}"
+    assert str(e.value) == f"pretrained weights of 'resnet18' could not be loaded; {advice} ({why})"
