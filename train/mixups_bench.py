@@ -3,8 +3,7 @@
 import ctypes
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,15 +15,15 @@ from .mixups import Context
 
 CLASSES = 1000
 WARM_UP = 2
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def bench(names: list[str], *, batch: int, size: int, device: torch.device, repeats: int) -> list[tuple[str, float, float]]:
     """(name, median ms per batch, ratio to the median of cloning the batch), "clone" first.
 
     Default presets on float32 images (batch, 3, size, size). Timed are `mix` and the label shares. Networks answer at once, so passes through
-    them are not timed, nor what mixtoken does within one. The methods take turns within each of the `repeats`, each with its own draws, so that
-    all see the same moods of the machine. Freed memory is kept, so that new pages from the system are not part of the time.
+    them are not timed, nor what mixtoken does within one. In each of the `repeats` every method has its turn, with draws of its own, right after
+    a clone: its ratio is to those clones, so both see the same mood of the machine. Every timed call begins with the freed memory handed back
+    to the system, as in a new process; see `release_memory`.
     """
     x = torch.from_numpy(derive_rng("bench").standard_normal((batch, 3, size, size), dtype=np.float32)).to(device)
     y = torch.arange(batch, device=device) % CLASSES
@@ -45,40 +44,36 @@ def bench(names: list[str], *, batch: int, size: int, device: torch.device, repe
 
         return run
 
-    jobs = {"clone": lambda repeat: x.clone()} | {name: mixing(name) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    with torch.no_grad(), kept_memory():
+    def clone(repeat: int) -> object:
+        return x.clone()
+
+    jobs = {name: mixing(name) for name in names}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}  # of the clone, of the method
+    with torch.no_grad():
         for repeat in range(-WARM_UP, repeats):
             for name, job in jobs.items():
-                taken = timed(job, repeat, device)
+                taken = timed(clone, repeat, device), timed(job, repeat, device)
                 if repeat >= 0:
                     seconds[name].append(taken)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    return [(name, 1000 * median, median / medians["clone"]) for name, median in medians.items()]
+    medians = {name: [statistics.median(column) for column in zip(*times)] for name, times in seconds.items()}
+    cloning = statistics.median(c for times in seconds.values() for c, _ in times)
+    return [("clone", 1000 * cloning, 1.0), *((name, 1000 * own, own / copy) for name, (copy, own) in medians.items())]
 
 
-@contextmanager
-def kept_memory() -> Iterator[None]:
-    """Inside, the C library keeps freed memory for the next tensor, where it can be told so (glibc), as a GPU's allocator does.
+def release_memory() -> None:
+    """Hand freed memory back to the system, where the C library can (glibc).
 
-    By itself it takes new pages for some tensors and old ones for others, depending on what ran before: several times slower or quicker.
+    By itself it keeps some for the next tensor, depending on what ran before: a clone then takes two milliseconds or ten. A new process has none,
+    so large tensors are new pages, whose first touch is part of what they cost.
     """
     libc = ctypes.CDLL(None)
-    tunable = hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")
-    if tunable:
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        if tunable:  # the defaults
-            libc.mallopt(M_MMAP_MAX, 65536)
-            libc.mallopt(M_TRIM_THRESHOLD, 128 * 1024)
-            libc.malloc_trim(0)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def timed(job: Callable[[int], object], repeat: int, device: torch.device) -> float:
     """Seconds of one call, until the device is done."""
+    release_memory()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()

@@ -26,9 +26,11 @@ def test_every_method_is_timed_and_no_pass_through_a_network(monkeypatch):
 
 
 def test_the_median_of_what_a_call_takes(monkeypatch):
-    times = iter([9, 9, 9, 9, 1, 4, 2, 6, 3, 50])  # two warm-ups of clone and mixup, then three repeats of each
+    # two warm-ups, then three repeats, of a clone and mixup, a clone and cutmix
+    times = iter([9] * 8 + [1, 4, 4, 4] + [2, 6, 4, 7] + [3, 50, 8, 8])
     monkeypatch.setattr(mixups_bench, "timed", lambda *_: next(times))
-    assert mixups_bench.bench(["mixup"], batch=2, size=32, device=CPU, repeats=3) == [("clone", 2000, 1.0), ("mixup", 6000, 3.0)]
+    results = mixups_bench.bench(["mixup", "cutmix"], batch=2, size=32, device=CPU, repeats=3)
+    assert results == [("clone", 3500, 1.0), ("mixup", 6000, 3.0), ("cutmix", 7000, 7 / 4)]
 
 
 def test_timed():
