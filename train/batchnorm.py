@@ -5,8 +5,35 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from evalkit.errors import EvalkitError
+from evalkit.models import Network
+from evalkit.runtime import world_size
+
+from .config import TrainConfig
+
+
+def share_batch_norm(network: Network, cfg: TrainConfig, device: torch.device) -> None:
+    """Make batch norm see `cfg.bn_batch` images as one, those of a micro-batch in each process (SyncBN).
+
+    Raises EvalkitError where the processes do not add up to that many, so that a run never silently normalises otherwise than its recipe."""
+    if cfg.bn_batch is None or not any(isinstance(m, _BatchNorm) for m in network.modules()):
+        return
+    together = cfg.micro_batch * world_size()
+    if together != cfg.bn_batch:
+        gpus = cfg.bn_batch // cfg.micro_batch
+        exact = f"run it with --gpus {gpus}, or " if gpus * cfg.micro_batch == cfg.bn_batch else ""
+        raise EvalkitError(
+            f"bn_batch={cfg.bn_batch} images are normalised together, but {world_size()} process(es) with micro_batch={cfg.micro_batch} see {together}; "
+            f"{exact}set bn_batch={together} or bn_batch=null and name that in what you report"
+        )
+    if world_size() > 1:
+        if device.type != "cuda":
+            raise EvalkitError("bn_batch over several processes needs GPUs (PyTorch's SyncBatchNorm has no CPU version); set bn_batch=null or use one process")
+        network.model = convert_sync_batchnorm(network.model)
 
 
 class BatchNormStatistics:

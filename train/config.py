@@ -19,8 +19,8 @@ CHOICES = {
     "amp": ("none", "bf16", "fp16"),
 }
 POSITIVE = (
-    *("image_size", "eval_resize", "repeats", "epochs", "batch_size", "micro_batch", "accumulate", "lr", "decay_rate", "eps", "clip_grad"),
-    *("threads", "eval_epochs", "checkpoint_steps", "keep", "log_steps"),
+    *("image_size", "eval_size", "eval_resize", "repeats", "epochs", "batch_size", "micro_batch", "bn_batch", "accumulate", "lr", "decay_rate", "eps"),
+    *("clip_grad", "threads", "eval_epochs", "checkpoint_steps", "keep", "log_steps"),
 )
 SHARES = ("erasing", "bce_threshold", "label_smoothing", "momentum", "ema")  # between 0 and 1
 
@@ -34,6 +34,7 @@ class TrainConfig:
     model_args: dict[str, Any] = field(default_factory=dict)  # passed to the architecture's constructor
     init: str | None = None  # start from: a checkpoint folder or file, or "pretrained" (timm's weights)
     mixup: Any = "vanilla"  # method name | {name: ..., preset: ..., ...} | {choice: [{name: ..., prob: ...}, ...]} | module:Class
+    methods: dict[str, Any] = field(default_factory=dict)  # method -> its arguments in this setting, where `mixup` names it without a preset
     label: str | None = None  # how reports name this run; the method's name if absent
 
     # on what
@@ -45,12 +46,14 @@ class TrainConfig:
 
     # augmentation
     augment: str = "rrc"  # none | pad-crop | pad-crop-flip | rrc (random resized crop + flip)
+    crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # area of an rrc crop, as a share of the image
     auto_augment: str | None = None  # timm RandAugment string, e.g. rand-m9-mstd0.5-inc1
     color_jitter: float = 0.0
     erasing: float = 0.0  # probability of random erasing (pixel noise, once per image)
     interpolation: str = "bicubic"
     repeats: int = 1  # repeated augmentation: copies of each image per epoch order
-    eval_resize: int | None = None  # shorter side before the centre crop; None = floor(image_size * 256 / 224)
+    eval_size: int | None = None  # side of the validation images; None = image_size
+    eval_resize: int | None = None  # their shorter side before the centre crop; None = floor(eval_size * 256 / 224)
 
     # loss
     loss: str = "ce"  # ce | bce
@@ -63,6 +66,7 @@ class TrainConfig:
     batch_size: int = MISSING  # images per optimizer step over all processes
     micro_batch: int = MISSING  # images per forward pass = mix group = batch-norm group
     mix_draws: str = "group"  # group: every mix group draws for itself; step: all groups of an accumulation share their draws
+    bn_batch: int | None = None  # images that batch norm sees as one, across GPUs (SyncBN); None: those of a micro-batch
     accumulate: int = 1  # published accumulation steps per optimizer step (only the key of the draws)
     lr: float = MISSING
     min_lr: float = 0.0
@@ -75,6 +79,7 @@ class TrainConfig:
 
     # optimizer
     opt: str = "adamw"  # a timm optimizer name; "momentum" is plain SGD with momentum, timm's "sgd" is Nesterov
+    opt_args: dict[str, Any] = field(default_factory=dict)  # further arguments of that optimizer
     momentum: float = 0.9
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
@@ -114,6 +119,8 @@ class TrainConfig:
                 raise EvalkitError(f"key '{key}' must lie between 0 and 1, but got {value}")
         if not self.betas or not all(0 <= b < 1 for b in self.betas):
             raise EvalkitError(f"key 'betas' must be numbers from 0 to below 1, but got {self.betas}")
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise EvalkitError(f"key 'crop_scale' must be the smallest and largest share of the image's area, such as [0.08, 1.0], but got {self.crop_scale}")
         if self.schedule == "step" and not self.decay_epochs:
             raise EvalkitError("schedule=step needs the epochs at which the learning rate falls, for example decay_epochs=[30,60,90]")
         if self.data == "folder" and not self.data_dir:

@@ -35,6 +35,6 @@ def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Opt
         arguments["betas"] = tuple(cfg.betas)
     try:
         groups = parameter_groups(model, cfg) + method.param_groups()
-        return create_optimizer_v2(groups, opt=cfg.opt, lr=cfg.lr, weight_decay=cfg.weight_decay, momentum=cfg.momentum, **arguments)
+        return create_optimizer_v2(groups, opt=cfg.opt, lr=cfg.lr, weight_decay=cfg.weight_decay, momentum=cfg.momentum, **arguments, **cfg.opt_args)
     except TypeError as e:
         raise EvalkitError(f"optimizer '{cfg.opt}' does not take the recipe's arguments: {e}") from e

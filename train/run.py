@@ -110,6 +110,6 @@ def record(s: session.Session, run: Path, seconds: float) -> None:
                 published_protocol=False,
                 records=None,
                 series=None,
-                notes=[],
+                notes=[f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()],
             ),
         )

@@ -17,10 +17,10 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.runtime import seed_torch
 
-from .batchnorm import BatchNormStatistics
+from .batchnorm import BatchNormStatistics, share_batch_norm
 from .config import TrainConfig
 from .ema import WeightAverage
-from .mixups import from_config
+from .mixups import from_config, in_setting
 from .mixups.base import Context, MixMethod
 from .optim import make_optimizer
 from .step import train_step
@@ -83,23 +83,25 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
         raise EvalkitError(f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} differ in their classes, e.g. {odd}; make the folders match")
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes)).to(device)
-    method = from_config(cfg.mixup)
+    method = from_config(in_setting(cfg.mixup, cfg.methods))
     method.setup(network)
     method.to(device)
+    share_batch_norm(network, cfg, device)
     network.prepare(attention=method.attention, inject_layers=method.inject_layers)
     trainee = Trainee(network, method)
     optimizer = make_optimizer(network.model, method, cfg)
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
     if val_images.fingerprint == train_images.fingerprint:
         raise EvalkitError(f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} hold the same images; put them into folders of their own")
-    resize = cfg.eval_resize or math.floor(cfg.image_size * 256 / 224)
+    eval_size = cfg.eval_size or cfg.image_size
+    resize = cfg.eval_resize or math.floor(eval_size * 256 / 224)
     return Session(
         cfg=cfg,
         device=device,
         train_images=train_images,
         val_images=val_images,
         train_transform=TrainTransform(cfg, network.mean),
-        eval_transform=EvalTransform(cfg.image_size, resize, cfg.interpolation, native=val_images.native_size == cfg.image_size),
+        eval_transform=EvalTransform(eval_size, resize, cfg.interpolation, native=val_images.native_size == eval_size),
         trainee=trainee,
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
@@ -152,14 +154,21 @@ def meta(s: Session) -> dict[str, Any]:
         "model_args": dict(cfg.model_args),
         "num_classes": network.num_classes,
         "classes": s.train_images.classes,
-        "image_size": cfg.image_size,
+        "image_size": cfg.eval_size or cfg.image_size,
         "mean": list(network.mean),
         "std": list(network.std),
         "method": method_name(cfg.mixup),
         "label": cfg.label or method_name(cfg.mixup),
+        "teachers": teachers(s.method),
         "data": {"name": s.train_images.name, "fingerprint": s.train_images.fingerprint},
         "config": config.to_dict(cfg),
     }
+
+
+def teachers(method: MixMethod) -> dict[str, str | None]:
+    """The frozen networks that the method asks, by name, with the sha256 of their weights files."""
+    found = [m.teacher for m in method.modules() if getattr(m, "teacher", None) is not None]
+    return {str(teacher.spec): teacher.sha256 for teacher in found}
 
 
 def method_name(spec: Any) -> str:

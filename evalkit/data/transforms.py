@@ -1,7 +1,7 @@
 """From a PIL image to a uint8 tensor (3, S, S). Normalisation, erasing and mixing happen on the device."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,6 +90,7 @@ class TrainKeys(Protocol):
 
     image_size: int
     augment: str
+    crop_scale: Sequence[float]
     auto_augment: str | None
     color_jitter: float
     erasing: float
@@ -99,7 +100,8 @@ class TrainKeys(Protocol):
 class TrainTransform:
     """Augmentation of one image, driven by the generator it is called with and by nothing else: (PIL image, generator) -> uint8 (3, S, S).
 
-    `cfg.augment`: "none"; "pad-crop" (reflect 4 pixels, crop; as on CIFAR); "pad-crop-flip"; "rrc" (random resized crop of 8-100 % of the area, then flip).
+    `cfg.augment`: "none"; "pad-crop" (reflect 4 pixels, crop; as on CIFAR); "pad-crop-flip"; "rrc" (random resized crop of
+    the share `cfg.crop_scale` of the area, then flip).
     Images that do not have the size are first resized and centre-cropped to it, except by "rrc". `cfg.auto_augment` is timm's RandAugment string,
     `cfg.color_jitter` the strength of torchvision's ColorJitter (brightness, contrast, saturation). `mean` colours what RandAugment moves in.
     """
@@ -116,13 +118,14 @@ class TrainTransform:
         if not 0 <= cfg.erasing <= 1:
             raise EvalkitError(f"erasing={cfg.erasing} is a probability; give a number from 0 to 1")
         self.size, self.augment, self.jitter, self.erasing = cfg.image_size, cfg.augment, cfg.color_jitter, cfg.erasing
+        self.crop_scale = tuple(cfg.crop_scale)
         self.fit = EvalTransform(self.size, self.size, cfg.interpolation)
         self.resampling = INTERPOLATIONS[cfg.interpolation]
         self.rand_augment = RandAugment(cfg.auto_augment, self.size, mean, self.resampling) if cfg.auto_augment else None
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
         if self.augment == "rrc":
-            left, top, width, height = random_resized_crop(*image.size, rng)
+            left, top, width, height = random_resized_crop(*image.size, rng, self.crop_scale)
             image = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), self.resampling)
         else:
             image = image if image.size == (self.size, self.size) else self.fit.crop(image)
@@ -153,11 +156,13 @@ def _reflected(start: int, n: int) -> np.ndarray:
     return n - 1 - np.abs(n - 1 - beyond_first)
 
 
-def random_resized_crop(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(left, top, width, height): 8-100 % of the area, aspect ratio 3/4-4/3 log-uniform (Szegedy et al., CVPR 2015; law of torchvision's RandomResizedCrop)."""
+def random_resized_crop(width: int, height: int, rng: np.random.Generator, scale: tuple[float, float] = (0.08, 1.0)) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of a crop with the share `scale` of the area and an aspect ratio of 3/4 to 4/3, log-uniform.
+
+    Szegedy et al., CVPR 2015; the law of torchvision's RandomResizedCrop."""
     area, low, high = width * height, 3 / 4, 4 / 3
     for _ in range(10):
-        target = area * rng.uniform(0.08, 1.0)
+        target = area * rng.uniform(*scale)
         ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
         w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
         if 0 < w <= width and 0 < h <= height:

@@ -75,7 +75,52 @@ def switch(name):
     return {c["name"]: c["prob"] for c in choice}, {c["name"]: {k: v for k, v in c.items() if k not in ("name", "prob")} for c in choice}
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if "choice" in load(n).mixup])
+RESNETS = [  # recipe, optimizer, lr, weight decay, epochs, batch, micro-batch, batch of batch norm
+    ("imagenet-r50", "momentum", 0.1, 1e-4, 100, 256, 64, None),
+    ("imagenet-r18", "momentum", 0.1, 1e-4, 100, 256, 64, None),
+    ("rsb-a2", "lamb", 5e-3, 0.02, 300, 2048, 256, 1024),
+    ("rsb-a3", "lamb", 8e-3, 0.02, 100, 2048, 512, 2048),
+    ("cifar100", "momentum", 0.1, 1e-4, 800, 100, 100, None),
+    ("tiny-imagenet", "momentum", 0.2, 1e-4, 400, 100, 100, None),
+    ("cub", "momentum", 1e-3, 5e-4, 200, 16, 16, None),
+]
+
+
+@pytest.mark.parametrize("name, opt, lr, decay, epochs, batch, micro, bn", RESNETS)
+def test_published_values_of_convolutional_recipes(name, opt, lr, decay, epochs, batch, micro, bn):
+    cfg = load(name)
+    assert (cfg.opt, cfg.lr, cfg.weight_decay, cfg.epochs, cfg.batch_size, cfg.micro_batch, cfg.bn_batch) == (opt, lr, decay, epochs, batch, micro, bn)
+    rsb = name.startswith("rsb")
+    assert cfg.loss == ("bce" if rsb else "ce") and cfg.label_smoothing == 0 and cfg.schedule_by == "epoch" and cfg.mix_draws == "step"
+    assert cfg.decay_norm_and_bias is not rsb and cfg.warmup_epochs == (5 if rsb else 0) and cfg.min_lr == (1e-6 if rsb else 0)
+    assert cfg.opt_args == ({"max_grad_norm": 1.0} if rsb else {}) and cfg.clip_grad is None
+    assert (cfg.image_size, cfg.eval_size) == {"rsb-a3": (160, 224), "cifar100": (32, None), "tiny-imagenet": (64, None)}.get(name, (224, None))
+
+
+ALPHAS = {  # the published table: mixup, cutmix, manifold, saliencymix, fmix, resizemix, puzzlemix
+    "imagenet-r50": (0.2, 1, 0.2, 1, 1, 1, 1),
+    "imagenet-r18": (0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 1),
+    "rsb-a2": (0.2, 0.2, 0.2, 0.2, 0.2, 1, 1),
+    "rsb-a3": (0.2, 0.2, 0.2, 0.2, 0.2, 1, 1),
+    "deit-300": (0.2, 0.2, 0.2, 0.2, 0.2, 1, 1),
+    "cifar100": (1, 0.2, 2, 0.2, 0.2, 1, 1),
+    "tiny-imagenet": (1, 1, 0.2, 1, 1, 1, 1),
+    "cub": (1, 1, 0.5, 0.2, 0.2, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", ALPHAS)
+def test_published_alphas(name):
+    from evalkit.train.mixups import from_config, in_setting
+
+    cfg = load(name)
+    methods = ("mixup", "cutmix", "manifold", "saliencymix", "fmix", "resizemix", "puzzlemix")
+    made = [from_config(in_setting(method, cfg.methods)) for method in methods]
+    assert tuple(method.alpha for method in made) == ALPHAS[name]
+    assert {n for n in NAMES if load(n).methods} == set(ALPHAS)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "choice" in load(n).mixup and not n.startswith("rsb")])
 def test_switches(name):
     probabilities, arguments = switch(name)
     assert sum(probabilities.values()) == 1
@@ -89,6 +134,11 @@ def test_switches(name):
     assert probabilities == published[name]
     assert arguments["mixup"] == {"alpha": 0.8, "pairing": "flip"}
     assert arguments.get("cutmix", {}).get("alpha", 1.0) == 1.0 and arguments.get("cutmix", {}).get("pairing", "flip") == "flip"
+
+
+def test_the_switch_of_resnet_strikes_back():
+    for name in ("rsb-a2", "rsb-a3"):
+        assert switch(name) == ({"mixup": 0.5, "cutmix": 0.5}, {"mixup": {"alpha": 0.1}, "cutmix": {"alpha": 1.0}})
 
 
 def test_a_cell_of_mixpro_is_whole_patches_and_divides_the_image():

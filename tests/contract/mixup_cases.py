@@ -23,7 +23,7 @@ SQUARE = {"comixup", "puzzlemix"}  # their grids divide square images only, as t
 NOT_A_BLEND = {"mixtoken": "mixes patch embeddings", "puzzlemix": "moves blocks", "resizemix": "shows the partner shrunk"}  # x~ != M x + (1 - M) x_pi
 NOT_ITSELF = {"augmix": "rows are views", "resizemix": "shows the partner shrunk"}  # identical images do not stay
 NO_DRAWS = {"vanilla", "guidedmixup"}
-WAITS = {"supermix": "asks whether its masks succeed"}  # for the device
+WAITS = {name: cls.waits for name, cls in METHODS.items() if cls.waits}  # for the device
 OWN_LABELS = {"supermix": "the teacher's"}
 NEEDS_VIT = {"mixtoken": "patch embeddings"}
 

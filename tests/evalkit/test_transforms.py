@@ -29,6 +29,7 @@ def picture(width, height, seed=0):
 
 def keys(**changes):
     defaults = {"image_size": 32, "augment": "none", "auto_augment": None, "color_jitter": 0.0, "erasing": 0.0, "interpolation": "bicubic"}
+    defaults["crop_scale"] = [0.08, 1.0]
     return SimpleNamespace(**(defaults | changes))
 
 
@@ -143,13 +144,14 @@ def test_pad_crop_covers_all_offsets_evenly():
 
 
 @pytest.mark.parametrize("width, height", [(500, 375), (64, 64), (1000, 100), (40, 300), (3, 2)])
-def test_random_resized_crop_draw_for_draw_as_torchvision(width, height):
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 0.9)])
+def test_random_resized_crop_draw_for_draw_as_torchvision(width, height, scale):
     image, same, draws = Image.new("RGB", (width, height)), 0, 300
     for seed in range(draws):
         torch.manual_seed(seed)
-        top, left, h, w = tv.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))
+        top, left, h, w = tv.RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3))
         torch.manual_seed(seed)
-        same += T.random_resized_crop(width, height, TorchDraws()) == (left, top, w, h)
+        same += T.random_resized_crop(width, height, TorchDraws(), scale) == (left, top, w, h)
     assert same >= draws - 1  # torchvision takes the logarithms in float32: a side may round to the other neighbour
 
 
@@ -163,11 +165,11 @@ def test_rrc_with_its_own_generator_follows_the_same_law():
 
 
 def test_rrc_resizes_the_crop_and_flips_half():
-    image, transform = picture(80, 60), T.TrainTransform(keys(augment="rrc"))
+    image, transform = picture(80, 60), T.TrainTransform(keys(augment="rrc", crop_scale=[0.3, 0.6]))
     flips = 0
     for seed in range(60):
         got = pixels(transform(image, np.random.default_rng(seed)))
-        left, top, w, h = T.random_resized_crop(80, 60, np.random.default_rng(seed))
+        left, top, w, h = T.random_resized_crop(80, 60, np.random.default_rng(seed), (0.3, 0.6))
         plain = tvf.resized_crop(image, top, left, h, w, (32, 32), tv.InterpolationMode.BICUBIC)
         mirrored = np.array_equal(got, np.asarray(ImageOps.mirror(plain)))
         assert mirrored or np.array_equal(got, np.asarray(plain))

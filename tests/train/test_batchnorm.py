@@ -1,7 +1,12 @@
+import pytest
 import torch
 from torch import nn
 
-from evalkit.train.batchnorm import BatchNormStatistics
+from evalkit import models
+from evalkit.errors import EvalkitError
+from evalkit.train import batchnorm
+from evalkit.train.batchnorm import BatchNormStatistics, share_batch_norm
+from evalkit.train.config import TrainConfig
 
 
 def test_one_update_with_the_mean_of_the_micro_batches():
@@ -38,3 +43,47 @@ def test_model_without_batch_norm():
     with statistics.micro_batch():
         pass
     statistics.step()
+
+
+def resnet():
+    return models.create("resnet10_cifar", num_classes=3, channels=(4, 4, 8, 8))
+
+
+def cfg(bn_batch, micro_batch=32):
+    return TrainConfig(model="m", data="digits", epochs=1, batch_size=256, micro_batch=micro_batch, lr=1e-3, bn_batch=bn_batch)
+
+
+@pytest.mark.parametrize(
+    "bn_batch, processes, message",
+    [
+        (128, 1, "see 32; run it with --gpus 4, or set bn_batch=32"),
+        (128, 2, "see 64; run it with --gpus 4"),
+        (48, 1, "see 32; set bn_batch=32 or bn_batch=null"),
+        (64, 2, "needs GPUs"),
+    ],
+)
+def test_batch_norm_is_never_silently_shared_otherwise(monkeypatch, bn_batch, processes, message):
+    monkeypatch.setattr(batchnorm, "world_size", lambda: processes)
+    with pytest.raises(EvalkitError, match=message):
+        share_batch_norm(resnet(), cfg(bn_batch), torch.device("cpu"))
+
+
+def test_batch_norm_over_processes_is_pytorchs(monkeypatch):
+    monkeypatch.setattr(batchnorm, "world_size", lambda: 4)
+    net = resnet()
+    names = set(net.model.state_dict())
+    share_batch_norm(net, cfg(128), torch.device("cuda"))
+    layers = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert layers and all(isinstance(m, nn.SyncBatchNorm) for m in layers) and set(net.model.state_dict()) == names
+    assert len(BatchNormStatistics(net).layers) == len(layers)
+
+
+@pytest.mark.parametrize("bn_batch", [None, 32])
+def test_one_process_keeps_its_batch_norm(bn_batch):
+    net = resnet()
+    share_batch_norm(net, cfg(bn_batch), torch.device("cpu"))
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in net.modules())
+
+
+def test_a_network_without_batch_norm_has_nothing_to_share():
+    share_batch_norm(models.create("vit_nano_patch4_32", depth=1), cfg(128), torch.device("cpu"))

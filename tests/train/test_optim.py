@@ -41,6 +41,13 @@ def test_adamw_arguments(vit):
     assert isinstance(optimizer, torch.optim.AdamW) and optimizer.defaults["betas"] == (0.8, 0.9) and optimizer.defaults["eps"] == 1e-6
 
 
+def test_further_arguments(vit):
+    assert make_optimizer(vit, MixMethod(), cfg(opt="lamb")).defaults["max_grad_norm"] == 1.0
+    assert make_optimizer(vit, MixMethod(), cfg(opt="lamb", opt_args={"max_grad_norm": 5.0})).defaults["max_grad_norm"] == 5.0
+    with pytest.raises(EvalkitError, match="'adamw' does not take .*max_grad_nrom"):
+        make_optimizer(vit, MixMethod(), cfg(opt_args={"max_grad_nrom": 1.0}))
+
+
 def test_unknown_optimizer(vit):
     with pytest.raises(EvalkitError, match="Did you mean 'adamw'"):
         make_optimizer(vit, MixMethod(), cfg(opt="adamww"))

@@ -2,7 +2,8 @@ from evalkit.train import METHODS, create, overview
 
 
 def test_every_method_is_a_line_with_its_source():
-    lines = overview.table().splitlines()
+    *lines, empty, waiting = overview.table().splitlines()
+    assert empty == "" and waiting == "Mixing never waits for the device, but for: supermix (asks whether its masks succeed)."
     assert lines[0].split() == ["method", "family", "needs", "extra", "passes", "paper"] and [line.split()[0] for line in lines[1:]] == list(METHODS)
     rows = {row[0]: row for row in overview.rows()}
     assert rows["saliencymix"] == ("saliencymix", "saliency", "-", "Uddin et al., ICLR 2021, arXiv:2006.01791", "none")

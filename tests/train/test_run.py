@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -121,6 +122,21 @@ def test_loss_and_schedule_of_the_recipe_are_used(tmp_path):
     after = checkpoint.read_weights(tmp_path / "run", "raw")[0]
     for (name, p), g in zip(before.items(), gradients):
         assert torch.allclose(after[name], p - 0.5 * g, atol=1e-6), name
+
+
+def test_validation_at_another_size(tmp_path):
+    """Images of 24 pixels to train on and 32 to be tested on; who evaluates the checkpoint is told 32."""
+    s = session.build(tiny("model=resnet10_cifar", "model_args={}", "mixup=vanilla", "image_size=24", "eval_size=32"), torch.device("cpu"))
+    assert s.train_transform(s.train_images.read(0), np.random.default_rng(0)).shape == (3, 24, 24)
+    assert s.eval_transform(s.val_images.read(0)).shape == (3, 32, 32) and session.meta(s)["image_size"] == 32
+
+
+def test_the_record_names_a_teacher_and_its_weights(finished, tmp_path):
+    cfg = tiny("mixup=attentive_cutmix", f"mixup.teacher={finished}", "model=resnet10_cifar", "model_args={}", "batch_size=449", "micro_batch=449")
+    assert train(cfg, tmp_path / "run") == 0
+    digest = hashlib.sha256((finished / "last" / "model_ema.safetensors").read_bytes()).hexdigest()
+    assert results.read([tmp_path / "run"])[0]["notes"] == [f"teacher {finished}: sha256 {digest}"]
+    assert json.loads((tmp_path / "run" / "last" / "meta.json").read_text())["teachers"] == {str(finished): digest}
 
 
 @pytest.mark.slow

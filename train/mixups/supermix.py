@@ -37,6 +37,7 @@ class SuperMix(MixMethod):
     family = "saliency"
     needs = "a teacher of the same classes"
     extra_passes = "up to 51 forward + backward of the teacher"
+    waits = "asks whether its masks succeed"
     PRESETS = {
         "default": {},
         "released_cifar": {"width": 8, "sigma": 1.0},
