@@ -22,7 +22,7 @@ def bench(names: list[str], *, batch: int, size: int, device: torch.device, repe
 
     Default presets on float32 images (batch, 3, size, size). Timed are `mix` and the label shares. Networks answer at once, so passes through
     them are not timed, nor what mixtoken does within one. In each of the `repeats` every method has its turn, with draws of its own, right after
-    a clone: its ratio is to those clones, so both see the same mood of the machine. Every timed call begins with the freed memory handed back
+    a clone, so that both see the same moods of the machine; the ratio is to the median of all clones. Every timed call begins with the freed memory handed back
     to the system, as in a new process; see `release_memory`.
     """
     x = torch.from_numpy(derive_rng("bench").standard_normal((batch, 3, size, size), dtype=np.float32)).to(device)
@@ -32,7 +32,7 @@ def bench(names: list[str], *, batch: int, size: int, device: torch.device, repe
     stand_in.answer_at_once(net, methods.values(), x)
     views = torch.rand(batch, 2, 3, size, size, device=device) if "augmix" in names else None
 
-    def mixing(name: str) -> Callable[[int], object]:
+    def mixer(name: str) -> Callable[[int], object]:
         method = methods[name]
 
         def run(repeat: int) -> object:
@@ -47,17 +47,17 @@ def bench(names: list[str], *, batch: int, size: int, device: torch.device, repe
     def clone(repeat: int) -> object:
         return x.clone()
 
-    jobs = {name: mixing(name) for name in names}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}  # of the clone, of the method
+    jobs = {name: mixer(name) for name in names}
+    seconds: dict[str, list[float]] = {"clone": []} | {name: [] for name in jobs}
     with torch.no_grad():
         for repeat in range(-WARM_UP, repeats):
             for name, job in jobs.items():
-                taken = timed(clone, repeat, device), timed(job, repeat, device)
+                copying, mixing = timed(clone, repeat, device), timed(job, repeat, device)
                 if repeat >= 0:
-                    seconds[name].append(taken)
-    medians = {name: [statistics.median(column) for column in zip(*times)] for name, times in seconds.items()}
-    cloning = statistics.median(c for times in seconds.values() for c, _ in times)
-    return [("clone", 1000 * cloning, 1.0), *((name, 1000 * own, own / copy) for name, (copy, own) in medians.items())]
+                    seconds["clone"].append(copying)
+                    seconds[name].append(mixing)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    return [(name, 1000 * median, median / medians["clone"]) for name, median in medians.items()]
 
 
 def release_memory() -> None:

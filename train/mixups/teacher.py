@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from evalkit import models
@@ -43,4 +44,4 @@ class Teacher:
         network = self.load()
         mean, std = (upload(np.asarray(v, dtype=np.float32), x)[:, None, None] for v in (network.mean, network.std))
         own_mean, own_std = (v.to(x.device, non_blocking=True)[:, None, None] for v in (ctx.mean, ctx.std))
-        return x.float() * (own_std / std) + (own_mean - mean) / std
+        return torch.addcmul((own_mean - mean) / std, x.float(), own_std / std)
