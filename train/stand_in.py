@@ -1,5 +1,6 @@
 """Methods set up with small random networks in place of trained ones, for looking at them and timing them."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 
@@ -48,7 +49,7 @@ def method(name: str, net: Network) -> MixMethod:
 def answer_at_once(net: Network, methods: Iterable[MixMethod], x: Tensor) -> None:
     """Make `net` and the methods' teachers answer for `x` without a pass, so that what is timed is the methods alone."""
     with torch.no_grad():
-        out = net(x, attention=True)
+        out = dataclasses.replace(net(x, attention=True), rollout=net(x, attention="rollout").rollout)
     saliency = net.saliency(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
     net.forward, net.saliency = functools.partial(_given, out), functools.partial(_given, saliency)
     for teacher in (m.teacher.on(x) for m in methods if hasattr(m, "teacher")):

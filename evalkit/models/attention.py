@@ -1,6 +1,6 @@
 """Where each family of timm models lets its class token attend to the image, and a tap that reads that one row of attention.
 
-The tap listens to the outputs of the two layers that give an attention module its queries and keys, so the module itself stays on the
+A tap listens to the outputs of the two layers that give an attention module its queries and keys, so the module itself stays on the
 fused kernel and no tokens x tokens matrix is made. For the query of the class token and the keys of all tokens, per head:
 A = softmax(q k^T * scale) in float32, before attention dropout.
 """
@@ -20,10 +20,11 @@ SUPPORTED = "vit_* and deit* with a class token, cait_*, xcit_*, pvt_tiny, pvt_s
 
 
 class Tap:
-    """Keeps the class token's query and all keys of one forward pass. Does nothing while `on` is False."""
+    """Keeps the class token's query (`whole`: all queries) and all keys of one forward pass. Does nothing while `on` is False."""
 
-    def __init__(self, query: nn.Module, key: nn.Module, heads: int, scale: float):
+    def __init__(self, query: nn.Module, key: nn.Module, heads: int, scale: float, whole: bool = False):
         self.heads, self.scale = heads, scale
+        self.queries = slice(None if whole else 1)
         self.on = False
         self.query: Tensor | None = None
         self.key: Tensor | None = None
@@ -32,7 +33,7 @@ class Tap:
 
     def _keep_query(self, module: nn.Module, args: tuple, out: Tensor) -> None:
         if self.on and self.query is None:
-            self.query = self._split(out.detach(), out.shape[-1])[:, :, :1]
+            self.query = self._split(out.detach(), out.shape[-1])[:, :, self.queries]
 
     def _keep_key(self, module: nn.Module, args: tuple, out: Tensor) -> None:
         if self.on and self.key is None:
@@ -44,18 +45,27 @@ class Tap:
             return out
         return out[..., :width].reshape(out.shape[0], -1, self.heads, width // self.heads).transpose(1, 2)
 
-    def take(self) -> Tensor:
-        """(B, heads, T) float32 attention of the class token to all tokens in the pass just run, which is forgotten.
+    def listen(self) -> None:
+        self.on = True
+
+    def take_pair(self) -> tuple[Tensor, Tensor]:
+        """Queries (B, heads, 1 or T, d) and keys (B, heads, T, d) of the pass just run, which is forgotten.
 
         Raises EvalkitError if the tapped layers did not run."""
         if self.query is None or self.key is None:
             raise EvalkitError("the attention block asked for did not run in this forward pass, so there is no class attention; ask for another block")
-        with torch.no_grad(), torch.autocast(self.query.device.type, enabled=False):
-            rows = (self.query.float() * self.scale @ self.key.float().transpose(-2, -1)).softmax(-1)[:, :, 0]
-        self.clear()
-        return rows
+        pair = self.query, self.key
+        self.query = self.key = None
+        return pair
 
-    def clear(self) -> None:
+    def take(self) -> Tensor:
+        """(B, heads, T) float32 attention of the class token to all tokens in the pass just run, which is forgotten."""
+        query, key = self.take_pair()
+        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+            return (query.float() * self.scale @ key.float().transpose(-2, -1)).softmax(-1)[:, :, 0]
+
+    def stop(self) -> None:
+        self.on = False
         self.query = self.key = None
 
 
@@ -66,9 +76,13 @@ def install_tap(model: nn.Module, block: int | None = None) -> Tap:
     modules = list(class_attention_modules(model))
     if block is not None and not 1 <= block <= len(modules):
         raise EvalkitError(f"block {block} asked for, but {_name(model)} has class attention in blocks 1 to {len(modules)}")
-    attn = modules[-1 if block is None else block - 1]
+    return tap_on(modules[-1 if block is None else block - 1])
+
+
+def tap_on(attn: nn.Module, whole: bool = False) -> Tap:
+    """A tap on the attention module `attn`, one of `class_attention_modules`."""
     if isinstance(attn, Attention):  # q_norm and k_norm run in every forward pass; they are nn.Identity in models without qk-norm
-        return Tap(attn.q_norm, attn.k_norm, attn.num_heads, attn.scale)
+        return Tap(attn.q_norm, attn.k_norm, attn.num_heads, attn.scale, whole)
     return Tap(attn.q, attn.k if isinstance(attn, ClassAttn) else attn.kv, attn.num_heads, attn.scale)
 
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import EvalkitError, unknown
 from .attention import Tap, has_class_attention, install_tap, token_grid
 from .build import build
+from .rollout import Rollout, RolloutTap, install_rollout
 
 INPUT = ("", "input")  # names of the layer before the first: the image itself
 
@@ -25,6 +26,7 @@ class Output:
     logits: Tensor  # (B, K)
     attention: Tensor | None = None  # (B, N) class attention, mean over heads, prefix columns dropped, float32, detached, sums to less than 1
     grid: tuple[int, int] | None = None  # (rows, columns) of the N patches
+    rollout: Rollout | None = None  # carries numbers at the tokens through the attention of all blocks
     features: Tensor | None = None  # what the head reads, (B, T, D) with prefix tokens or (B, C, h, w); differentiable
 
 
@@ -60,7 +62,7 @@ class Network(nn.Module):
         self.std: tuple[float, ...] = tuple(cfg.get("std") or timm.data.IMAGENET_DEFAULT_STD)
         # side in pixels of a patch of the attention grid; None for models without class attention
         self.patch_size: int | None = model.feature_info[-1]["reduction"] if has_class_attention(model) else None
-        self._taps: dict[int | None, Tap] = {}  # key: block, None = last
+        self._taps: dict[int | str | None, Tap | RolloutTap] = {}  # key: block, None = last, "rollout" = all
         self._slots: dict[str, Slot] = {}
         self._compiled: Callable | None = None
 
@@ -68,15 +70,16 @@ class Network(nn.Module):
         self,
         x: Tensor,
         *,
-        attention: bool | int = False,
+        attention: bool | int | str = False,
         features: bool = False,
         inject: tuple[str, Callable[[Tensor], Tensor]] | None = None,
     ) -> Output:
         """Logits of normalised images `x` (B, C, H, W) and, from the same pass, what else is asked for.
 
-        attention: True for the class attention of the last block, d for block d (1-based among the blocks the class token runs through).
+        attention: True for the class attention of the last block, d for block d (1-based among the blocks the class token runs through),
+        "rollout" for `Output.rollout` instead.
         inject: (layer, fn) replaces the output of that layer (a module path of the timm model, or "input") by fn(output).
-        Raises EvalkitError for a model without class attention, an unknown layer, or what `prepare` did not install before `compile`."""
+        Raises EvalkitError for a model without class attention (or rollout), an unknown layer, or what `prepare` did not install before `compile`."""
         tap = None if attention is False else self._tap(None if attention is True else attention)
         slot = None
         if inject is not None:
@@ -87,24 +90,27 @@ class Network(nn.Module):
                 slot = self._slot(layer)
                 slot.fn, slot.runs = fn, 0
         try:
-            logits, rows, tokens = (self._compiled or self._pass)(x, tap, features)
+            logits, taken, tokens = (self._compiled or self._pass)(x, tap, features)
             if slot is not None and slot.runs != 1:
                 raise EvalkitError(f"layer '{layer}' of model '{self.name}' ran {slot.runs} times in the pass, not once; inject at another layer")
         finally:
             if tap is not None:
-                tap.on = False
-                tap.clear()
+                tap.stop()
             if slot is not None:
                 slot.fn = None
-        if rows is None:
+        if taken is None:
             return Output(logits, features=tokens)
-        row = self._patches(rows.mean(1))
-        return Output(logits, row, token_grid(self.model, x.shape[-2:], row.shape[1]), tokens)
+        if isinstance(tap, RolloutTap):
+            prefix = self.model.num_prefix_tokens
+            grid = token_grid(self.model, x.shape[-2:], taken[0][1].shape[2] - prefix)
+            return Output(logits, grid=grid, features=tokens, rollout=Rollout(taken, tap.taps[0].scale, prefix))
+        row = self._patches(taken.mean(1))
+        return Output(logits, row, token_grid(self.model, x.shape[-2:], row.shape[1]), features=tokens)
 
-    def _pass(self, x: Tensor, tap: Tap | None, features: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Logits, attention rows (B, heads, T), features: the part that is compiled."""
+    def _pass(self, x: Tensor, tap: Tap | RolloutTap | None, features: bool) -> tuple[Tensor, Any, Tensor | None]:
+        """Logits, what the tap took, features: the part that is compiled."""
         if tap is not None:
-            tap.on = True
+            tap.listen()
         if features:
             tokens = self._features(x)
             logits = self.model.forward_head(tokens)
@@ -112,7 +118,7 @@ class Network(nn.Module):
             tokens, logits = None, self.model(x)
         return logits, None if tap is None else tap.take(), tokens
 
-    def prepare(self, attention: bool | int = False, inject_layers: Sequence[str] = ()) -> None:
+    def prepare(self, attention: bool | int | str = False, inject_layers: Sequence[str] = ()) -> None:
         """Install the tap and the injection points that later passes will ask for."""
         if attention is not False:
             self._tap(None if attention is True else attention)
@@ -135,8 +141,7 @@ class Network(nn.Module):
             with torch.no_grad(), frozen_statistics(self.model):
                 _, rows, _ = self._pass(x, tap, False)
         finally:
-            tap.on = False
-            tap.clear()
+            tap.stop()
         row = self._patches(rows.mean(1) if head is None else rows[:, head])
         return row, token_grid(self.model, x.shape[-2:], row.shape[1])
 
@@ -174,11 +179,11 @@ class Network(nn.Module):
         has_class_token = getattr(self.model, "cls_token", None) is not None
         return tokens[:, getattr(self.model, "num_prefix_tokens", int(has_class_token)) :]
 
-    def _tap(self, block: int | None) -> Tap:
+    def _tap(self, block: int | str | None) -> Tap | RolloutTap:
         if block not in self._taps:
-            what = "the last block" if block is None else f"block {block}"
-            self._must_not_be_compiled(f"class attention of {what}", f"attention={True if block is None else block}")
-            self._taps[block] = install_tap(self.model, block)
+            what = {None: "class attention of the last block", "rollout": "attention rollout"}.get(block, f"class attention of block {block}")
+            self._must_not_be_compiled(what, f"attention={True if block is None else repr(block)}")
+            self._taps[block] = install_rollout(self.model) if block == "rollout" else install_tap(self.model, block)
         return self._taps[block]
 
     def _slot(self, layer: str) -> Slot:

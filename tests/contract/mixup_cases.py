@@ -121,5 +121,10 @@ class Case:
             return mixed, out, self.method.relabel(ctx, mixed, self.y, out)
 
     @property
+    def shuffles(self) -> bool:
+        """Whether patches leave their places: neither a blend nor itself for identical images."""
+        return bool(getattr(self.method, "shuffle", None))
+
+    @property
     def rows_sum_to_one(self) -> bool:
         return getattr(self.method, "normalize_attn", True)  # the literal attention formula leaves out the class token's share

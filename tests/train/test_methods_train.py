@@ -25,7 +25,8 @@ SIZES = {  # for images of 32 pixels
     "mixpro": ["mixup.scale=2"],
 }
 CNN = {"maskmix": ["mixup.cell=8"]}  # a network without patches
-VIT_ONLY = {"mixpro", "mixtoken", "transmix"}
+VIT_ONLY = {"mixpro", "mixtoken", "tl_align", "transmix"}
+PRESETS = ["mixpro-learnable"]  # besides each method's default
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +58,14 @@ def run_from(cfg, folder, start=None):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, *PRESETS])
 def test_the_loss_falls_and_a_resumed_run_is_the_same(name, model, teacher, young_vit, tmp_path):
+    name, _, preset = name.partition("-")
     if model == "resnet" and name in VIT_ONLY:
         pytest.skip("needs class attention or patch embeddings")
     torch.set_num_threads(1)
     own = [o.format(teacher=teacher) for o in SIZES.get(name, [])] + (CNN.get(name, []) if model == "resnet" else [f"init={young_vit}"])
-    cfg = config.load(TrainConfig, "digits", [*MODELS[model], *COMMON, f"mixup={name}", *own])
+    cfg = config.load(TrainConfig, "digits", [*MODELS[model], *COMMON, f"mixup={{name: {name}, preset: {preset or 'default'}}}", *own])
     whole = run_from(cfg, tmp_path / "whole")
     assert whole.step == STEPS
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
@@ -77,3 +79,6 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same(name, model, teacher, youn
     for a, b in ((whole.network.state_dict(), resumed.network.state_dict()), (whole.method.state_dict(), resumed.method.state_dict())):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert str(first["optimizer"]) == str(second["optimizer"])
+    if preset == "learnable":
+        assert whole.method.progress.a != 0 and first["method"]["progress.a"] == whole.method.progress.a
+        assert [g["weight_decay"] for g in whole.optimizer.param_groups if any(p is whole.method.progress.a for p in g["params"])] == [0.0]

@@ -18,7 +18,8 @@ import torch
 from evalkit import checkpoint
 
 # Every part with state takes part: stochastic depth, augmentation, a random choice of methods, EMA, batch norm, clipping, Adam moments.
-VIT = ["model=vit_nano_patch4_32", "model_args={drop_path_rate: 0.1, depth: 2}", "mixup={choice: [mixup, {name: mixpro, scale: 2}, transmix]}"]
+METHODS = "[mixup, {name: mixpro, scale: 2}, {name: mixpro, preset: learnable, scale: 2}, transmix]"  # one has a parameter, idle in other steps
+VIT = ["model=vit_nano_patch4_32", "model_args={drop_path_rate: 0.1, depth: 2}", f"mixup={{choice: {METHODS}}}"]
 RESNET = ["model=resnet10_cifar", "mixup=cutmix", "opt=momentum", "lr=0.05", "schedule=step", "decay_epochs=[1]"]
 COMMON = [
     "epochs=3",

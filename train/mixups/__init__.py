@@ -31,6 +31,7 @@ from .saliencymix import SaliencyMix
 from .smoothmix import SmoothMix
 from .supermix import SuperMix
 from .switch import Switch
+from .tl_align import TLAlign
 from .transmix import TransMix
 from .vanilla import Vanilla
 
@@ -58,6 +59,7 @@ METHODS: dict[str, type[MixMethod]] = {
     "smoothmix": SmoothMix,
     "supermix": SuperMix,
     "switch": Switch,
+    "tl_align": TLAlign,
     "transmix": TransMix,
     "vanilla": Vanilla,
 }

@@ -78,8 +78,9 @@ class MixMethod(nn.Module):
     """Base of every method. Only `mix` must be written; most methods own no parameters.
 
     Class attributes say what a method asks of the network: `attention` (class attention of the mixed batch in `out`: True for the
-    last block, an integer d for block d), `features` (token features of the same forward pass), `inject_layers` (layers whose output
-    `Mixed.inject` may change). `loader_extras` are made of each training image in the data loader and arrive stacked in `Context.extras`.
+    last block, an integer d for block d, "rollout" for `out.rollout` through all blocks), `features` (token features of the same forward
+    pass), `inject_layers` (layers whose output `Mixed.inject` may change). `loader_extras` are made of each training image in the data
+    loader and arrive stacked in `Context.extras`.
     For readers: `family`, `needs` (of the network or loader) and `extra_passes` of the default preset, besides the training pass; `waits` says
     why `mix` or `loss` must wait for the device, where it must: all others only upload.
     `PRESETS` maps preset names to constructor arguments; it always holds "default".
@@ -89,7 +90,7 @@ class MixMethod(nn.Module):
     needs: str = ""
     extra_passes: str = "none"
     waits: str = ""
-    attention: bool | int = False
+    attention: bool | int | str = False
     features: bool = False
     inject_layers: Sequence[str] = ()
     loader_extras: Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]] = {}

@@ -37,9 +37,10 @@ def beta_parameter(value: Any, name: str = "alpha") -> float:
     return float(value)
 
 
-def block_depth(value: Any, name: str = "attn_depth") -> bool | int:
-    """What a method's `attention` is: True (the last block) for None, else the block's number counted from 1."""
-    expect(value is None or (is_whole(value) and value > 0), name, "the number of a block, 1 or more, or none for the last", value)
+def block_depth(value: Any, name: str = "attn_depth") -> bool | int | str:
+    """What a method's `attention` is: True (the last block) for None, the block's number counted from 1, or "rollout" (all blocks)."""
+    known = value is None or value == "rollout" or (is_whole(value) and value > 0)
+    expect(known, name, "the number of a block, 1 or more, 'rollout' for all of them, or none for the last", value)
     return True if value is None else value
 
 

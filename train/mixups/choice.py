@@ -59,7 +59,7 @@ class Choice(MixMethod):
     # what the training loop asks for reaches every branch
 
     @property
-    def attention(self) -> bool | int:
+    def attention(self) -> bool | int | str:
         return next((m.attention for m in self.methods if m.attention), False)
 
     @property

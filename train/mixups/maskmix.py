@@ -11,7 +11,9 @@ from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
 from .checks import beta_parameter, expect, flag, is_number, is_whole, one_of
+from .masks import token_block_mask, token_count
 
+MASKS = ("random", "block")
 ROUNDINGS = ("ceil", "floor")
 SHUFFLES = ("crop", "canvas", "both")
 
@@ -23,10 +25,12 @@ class MaskMix(MixMethod):
         M_i = 1 in n cells chosen anew for each sample, 0 in the others, cropped to the image
         x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
-    Needs no class attention. Args: `scale` cell side in patches of the network (1 "random" and 4 "random4x" in the paper's ablation; 0.5
-    its ablation C) or `cell` in pixels; `alpha`, `pairing`; `count_rounding` "ceil" or "floor" of S tau; `lam_from_count` lam = n / S even
-    where the image's border cuts cells; `misaligned` shifts the grid by 1 to patch - 1 pixels (ablation B); `shuffle` "crop", "canvas" or
-    "both" permutes the patches shown of the partner, of the own image, or each among themselves (noise ablation).
+    Needs no class attention. Args: `scale` cell side in patches of the network, or `cell` in pixels; `alpha`, `pairing`; `mask` "random", or
+    "block": M = 0 in TokenMix's blocks of 4/7 of the cells, one mask per batch, without tau; `count_rounding` "ceil" or "floor" of S tau;
+    `lam_from_count` lam = n / S even where the image's border cuts cells; `misaligned` shifts the grid by 1 to patch - 1 pixels; `shuffle`
+    "crop", "canvas" or "both" permutes the patches shown of the partner, of the own image, or each among themselves, in units of patches or
+    (`shuffle_cells`) cells. Presets of the paper's ablations: "block", "random", "random4x" (table 7, whose "region" is CutMix),
+    "shuffle_crop", "shuffle_canvas", "shuffle_both" (table 9).
     Draws: lam (tau), cells ((B, S) or (B, rows, columns), 1 = own image), partner, offset (row, column), noise ((B, patches) in [0, 1)).
 
     Differs from the paper / the official code in combining them: n is rounded up as in the code (the paper rounds down), lam is the true
@@ -36,8 +40,14 @@ class MaskMix(MixMethod):
     family = "hand-crafted"
     PRESETS = {
         "default": {},
+        "block": {"mask": "block", "scale": 1, "pairing": "flip"},
         "paper": {"pairing": "flip", "count_rounding": "floor"},
+        "random": {"scale": 1},
+        "random4x": {"scale": 4},
         "released": {"lam_from_count": True},
+        "shuffle_both": {"shuffle": "both"},
+        "shuffle_canvas": {"shuffle": "canvas"},
+        "shuffle_crop": {"shuffle": "crop"},
     }
 
     def __init__(
@@ -46,10 +56,12 @@ class MaskMix(MixMethod):
         cell: int | None = None,
         alpha: float = 1.0,
         pairing: str = "perm",
+        mask: str = "random",
         count_rounding: str = "ceil",
         lam_from_count: bool = False,
         misaligned: bool = False,
         shuffle: str | None = None,
+        shuffle_cells: bool = False,
     ):
         super().__init__()
         expect(is_number(scale) and scale > 0, "scale", "a number of patches larger than 0", scale)
@@ -58,28 +70,31 @@ class MaskMix(MixMethod):
         self.scale, self.cell = scale, cell
         self.alpha = beta_parameter(alpha)
         self.pairing = check_pairing(pairing)
+        self.mask = one_of("mask", mask, MASKS)
         self.count_rounding = one_of("count_rounding", count_rounding, ROUNDINGS)
         self.lam_from_count = flag("lam_from_count", lam_from_count)
         self.misaligned = misaligned
         self.shuffle = shuffle and one_of("shuffle", shuffle, SHUFFLES)
+        self.shuffle_cells = flag("shuffle_cells", shuffle_cells)
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         height, width = x.shape[-2:]
         patch, cell = self.sizes(net, height, width)
         offset = ctx.draw("offset", lambda rng: rng.integers(1, patch, size=2)) if self.misaligned else (0, 0)
-        rows, columns = (math.ceil(side / cell) + self.misaligned for side in (height, width))
-        cells = draw_cells(ctx, len(x), rows, columns, self.alpha, self.count_rounding)
+        grid = tuple(math.ceil(side / cell) + self.misaligned for side in (height, width))
+        cells = draw_blocks(ctx, len(x), grid) if self.mask == "block" else draw_cells(ctx, len(x), grid, self.alpha, self.count_rounding)
         share = cells.mean((1, 2)) if self.lam_from_count else pixel_share(cells, cell, offset, height, width)
         mask = pixel_mask(upload(cells, x), cell, offset, height, width)
         partner = upload(pair(ctx, len(x), self.pairing), x)
 
         own, other = x, x[partner]
         if self.shuffle:
-            order = upload(shuffle_order(ctx, cells, cell, patch, height, width), x)
-            own = permute_patches(own, order, patch) if self.shuffle in ("canvas", "both") else own
-            other = permute_patches(other, order, patch) if self.shuffle in ("crop", "both") else other
+            unit = cell if self.shuffle_cells else patch
+            order = upload(shuffle_order(ctx, cells, cell, unit, height, width), x)
+            own = permute_patches(own, order, unit) if self.shuffle in ("canvas", "both") else own
+            other = permute_patches(other, order, unit) if self.shuffle in ("crop", "both") else other
         weights = pair_weights(upload(share, x, torch.float32), partner)
-        return Mixed(torch.where(mask, own, other), weights, mask.float(), partner)
+        return Mixed(torch.where(mask, own, other, out=other), weights, mask.float(), partner)
 
     def sizes(self, net, height: int, width: int) -> tuple[int, int]:
         """Sides (patch, cell) in pixels. Raises EvalkitError where they do not suit the network or the image."""
@@ -96,18 +111,26 @@ class MaskMix(MixMethod):
             raise EvalkitError(f"cell {cell:g} is larger than image {image}; {advice}")
         if self.shuffle and (cell % patch or height % patch or width % patch):
             raise EvalkitError(f"shuffle={self.shuffle} needs cell {cell:g} and image {image} to be multiples of patch size {patch}")
+        if self.shuffle and self.shuffle_cells and (height % cell or width % cell):
+            raise EvalkitError(f"shuffle_cells needs image {image} to be a multiple of cell {cell:g}")
         return patch, int(cell)
 
 
-def draw_cells(ctx: Context, batch: int, rows: int, columns: int, alpha: float, rounding: str) -> np.ndarray:
+def draw_cells(ctx: Context, batch: int, grid: tuple[int, int], alpha: float, rounding: str) -> np.ndarray:
     """(B, rows, columns) bool on the host: one share tau ~ Beta(alpha, alpha) per batch, that share of the cells chosen anew for each sample."""
 
     def sample(rng: np.random.Generator) -> np.ndarray:
-        size = rows * columns
+        size = math.prod(grid)
         count = getattr(math, rounding)(size * beta(ctx, alpha))
         return rng.random((batch, size)).argsort(1) < count  # a row of argsort is a uniform permutation: exactly `count` entries are below it
 
-    return np.asarray(ctx.draw("cells", sample), dtype=bool).reshape(batch, rows, columns)
+    return np.asarray(ctx.draw("cells", sample), dtype=bool).reshape(batch, *grid)
+
+
+def draw_blocks(ctx: Context, batch: int, grid: tuple[int, int]) -> np.ndarray:
+    """(B, rows, columns) bool on the host: TokenMix's mask of blocks, the same for all samples."""
+    cells = ctx.draw("cells", lambda rng: np.tile(token_block_mask(rng, grid, token_count(grid)), (batch, 1, 1)))
+    return np.asarray(cells, dtype=bool).reshape(batch, *grid)
 
 
 def pixel_mask(cells: Tensor, cell: int, offset: tuple[int, int], height: int, width: int) -> Tensor:

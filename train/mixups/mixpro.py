@@ -1,18 +1,14 @@
 """MixPro: MaskMix images, labels that trust the class attention as far as the prediction is right."""
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from ..losses import mixed_target, soft_target
 from .base import Context, Mixed, MixMethod
-from .checks import block_depth, flag, one_of
+from .checks import block_depth, expect, flag, is_whole, one_of
 from .cutmix import CutMix
 from .labels import MASK_DOWN, attention_weights
-from .maskmix import MaskMix
-
-MASKS = ("grid", "cutmix")
-PROGRESS = ("cosine", "equal", "linear", "parabolic", "learnable", "none")
+from .maskmix import MASKS, MaskMix
+from .progress import PROGRESS, make_progress
 
 
 class MixPro(MixMethod):
@@ -23,29 +19,40 @@ class MixPro(MixMethod):
         a_i = cos(softmax(z_i), lam_area,i s(y_i) + (1 - lam_area,i) s(y_pi(i)))
         lam_i = a_i lam_attn,i + (1 - a_i) lam_area,i,   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
-    The bare method; its published training switches between it, Mixup and CutMix (see Choice). Args: `scale`, `alpha`, `pairing`,
-    `count_rounding`, `lam_from_count`, `misaligned` as MaskMix; `mask` "grid" or "cutmix" (one CutMix box per batch; then the grid's
-    arguments are idle); `pal` the progress factor a: "cosine", "equal" (1/2: TransMix's label), "linear" (step / total steps), "parabolic"
-    (its square), "learnable" (sigmoid of a scalar that starts at 0, trained by the loss through lam), "none" (area labels);
-    `pal_detach` no gradient through the cosine; `pal_hard_ce` one-hot labels in the loss, smoothed ones only inside the cosine;
-    `normalize_attn`, `mask_down`, `attn_depth` as TransMix.
-    Draws: lam (tau), cells, partner, offset; with mask="cutmix" those of CutMix.
+    The bare method; its published training switches between it, Mixup and CutMix (see Choice). Three parts, each with its arguments:
+    the mask: `mask` "random" or "block" with `scale`, `alpha`, `pairing`, `count_rounding`, `lam_from_count`, `misaligned` as MaskMix, or
+    "region", CutMix's box with `alpha` and `pairing`; the attention label: `normalize_attn`, `mask_down`, `attn_depth`, `rollout_residual` as
+    TransMix; the progress factor a: `pal` "cosine", "equal" (1/2, which gives TransMix's label), "linear" (step / total steps), "parabolic"
+    (its square), "learnable" (sigmoid of a scalar that starts at 0, trained by the loss through lam) or "none" (area labels), with
+    `pal_detach` no gradient through the cosine and `pal_epochs` the number of epochs, for "linear" and "parabolic" to count whole ones.
+    `pal_hard_ce`: one-hot labels in the loss, smoothed ones only inside the cosine. Presets of the paper's ablations: "pal_cutmix" (table 6),
+    "misaligned" and "reduced" (table 8, B and C), "equal" (also MaskMix with TransMix's label in table 6), "linear", "parabolic", "learnable"
+    (table 10); scales 1, 2, 4 and 7 are figure 5.
+    Draws: those of MaskMix; with mask="region" those of CutMix.
 
     Differs from the paper / the official code in combining them: as the code, cells are rounded up and A is normalised; as the paper, lam_area
-    is the true share of pixels and the loss uses smoothed labels; the cosine, about whose gradient the paper is silent, is detached.
+    is the true share of pixels and the loss uses smoothed labels; the cosine, about whose gradient the paper is silent, is detached. Of the
+    ablations, which the code lacks and the paper describes in a line, B's offset, C's half a patch and the sigmoid are our reading.
     """
 
     family = "attention"
     needs = "class attention"
     PRESETS = {
         "default": {},
+        "equal": {"pal": "equal"},
+        "learnable": {"pal": "learnable"},
+        "linear": {"pal": "linear"},
+        "misaligned": {"misaligned": True},
+        "pal_cutmix": {"mask": "region"},
         "paper": {"pairing": "flip", "count_rounding": "floor", "normalize_attn": False},
+        "parabolic": {"pal": "parabolic"},
+        "reduced": {"scale": 0.5},
         "released": {"lam_from_count": True, "pal_detach": False, "pal_hard_ce": True},
     }
 
     def __init__(
         self,
-        mask: str = "grid",
+        mask: str = "random",
         scale: float = 4,
         alpha: float = 1.0,
         pairing: str = "perm",
@@ -54,22 +61,27 @@ class MixPro(MixMethod):
         misaligned: bool = False,
         pal: str = "cosine",
         pal_detach: bool = True,
+        pal_epochs: int | None = None,
         pal_hard_ce: bool = False,
         normalize_attn: bool = True,
         mask_down: str = "nearest",
-        attn_depth: int | None = None,
+        attn_depth: int | str | None = None,
+        rollout_residual: bool = True,
     ):
         super().__init__()
-        grid = MaskMix(scale, None, alpha, pairing, count_rounding, lam_from_count, misaligned)
-        self.images = CutMix(alpha, pairing) if one_of("mask", mask, MASKS) == "cutmix" else grid
+        if one_of("mask", mask, (*MASKS, "region")) == "region":
+            self.images = CutMix(alpha, pairing)
+        else:
+            self.images = MaskMix(scale, None, alpha, pairing, mask, count_rounding, lam_from_count, misaligned)
+        expect(pal_epochs is None or (is_whole(pal_epochs) and pal_epochs > 0), "pal_epochs", "a whole number of epochs larger than 0", pal_epochs)
         self.pal = one_of("pal", pal, PROGRESS)
         self.pal_detach = flag("pal_detach", pal_detach)
+        self.progress = make_progress(pal, pal_detach, pal_epochs)
         self.pal_hard_ce = flag("pal_hard_ce", pal_hard_ce)
         self.normalize_attn = flag("normalize_attn", normalize_attn)
         self.mask_down = one_of("mask_down", mask_down, MASK_DOWN)
         self.attention = pal != "none" and block_depth(attn_depth)
-        if pal == "learnable":
-            self.a = nn.Parameter(torch.zeros(()))
+        self.rollout_residual = flag("rollout_residual", rollout_residual)
 
     def param_groups(self) -> list[dict]:
         return [{"params": list(self.parameters()), "weight_decay": 0.0}] if self.pal == "learnable" else []
@@ -78,26 +90,10 @@ class MixPro(MixMethod):
         return self.images.mix(ctx, x, y, net)
 
     def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
-        if self.pal == "none":
+        if self.progress is None:
             return mixed.weights
         a = self.progress(ctx, mixed, y, out)
-        return a * attention_weights(mixed, out, self.mask_down, self.normalize_attn) + (1 - a) * mixed.weights
-
-    def progress(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor | float:
-        """The progress factor: (B, 1) for "cosine" (equation 8), else one number for the batch."""
-        match self.pal:
-            case "cosine":
-                p = out.logits.float().softmax(1)
-                p = p.detach() if self.pal_detach else p
-                return F.cosine_similarity(p, mixed_target(mixed.weights, ctx.target(y)))[:, None].clamp(max=1)
-            case "learnable":
-                return self.a.sigmoid()
-            case "equal":
-                return 0.5
-            case "linear":
-                return ctx.step / ctx.total_steps
-            case "parabolic":
-                return (ctx.step / ctx.total_steps) ** 2
+        return a * attention_weights(mixed, out, self.mask_down, self.normalize_attn, self.rollout_residual) + (1 - a) * mixed.weights
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
         target = soft_target(y, out.logits.shape[1]) if self.pal_hard_ce else ctx.target(y)

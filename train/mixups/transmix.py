@@ -18,18 +18,19 @@ class TransMix(MixMethod):
 
     The bare method; its published training switches between it and Mixup (see Choice). Args: `alpha`, `pairing`, `edge` as CutMix;
     `attn_ratio` r (0.5 as the code; 1 the formula; 0 CutMix's labels); `normalize_attn` (False: A as it is, so label shares sum to less
-    than 1); `mask_down` "nearest" or "area"; `attn_depth` block that A is taken from (1 is the first; None: the last); `aligned` moves the
-    box to patch borders (MixPro's ablation A).
+    than 1); `mask_down` "nearest" or "area"; `attn_depth` block that A is taken from (1 is the first; None: the last) or "rollout", with or
+    without the residual of each block (`rollout_residual`); `aligned` moves the box to patch borders, preset "aligned" (row A of MixPro's table 8).
     Draws: lam, centre, box, partner.
 
     Differs from the paper / the official code in nothing by default: the mean of both labels and the division by sum A follow the code and
-    the text, the preset "paper" follows the formula.
+    the text, the preset "paper" follows the formula. With "rollout", whose residual the paper does not mention, it is as in the cited work.
     """
 
     family = "attention"
     needs = "class attention"
     PRESETS = {
         "default": {},
+        "aligned": {"aligned": True},
         "paper": {"attn_ratio": 1.0, "normalize_attn": False},
         "released": {},
     }
@@ -42,7 +43,8 @@ class TransMix(MixMethod):
         attn_ratio: float = 0.5,
         normalize_attn: bool = True,
         mask_down: str = "nearest",
-        attn_depth: int | None = None,
+        attn_depth: int | str | None = None,
+        rollout_residual: bool = True,
         aligned: bool = False,
     ):
         super().__init__()
@@ -54,6 +56,7 @@ class TransMix(MixMethod):
         self.normalize_attn = flag("normalize_attn", normalize_attn)
         self.mask_down = one_of("mask_down", mask_down, MASK_DOWN)
         self.attention = block_depth(attn_depth)
+        self.rollout_residual = flag("rollout_residual", rollout_residual)
         self.aligned = flag("aligned", aligned)
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
@@ -64,4 +67,5 @@ class TransMix(MixMethod):
         return paste_box(x, upload(pair(ctx, len(x), self.pairing), x), box)
 
     def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
-        return torch.lerp(mixed.weights, attention_weights(mixed, out, self.mask_down, self.normalize_attn), self.attn_ratio)
+        shares = attention_weights(mixed, out, self.mask_down, self.normalize_attn, self.rollout_residual)
+        return torch.lerp(mixed.weights, shares, self.attn_ratio)

@@ -1,5 +1,6 @@
 """Stand-ins for the network and hand-made inputs, small enough to work out on paper."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ class FakeOutput:
     attention: Tensor | None = None
     grid: tuple[int, int] | None = None
     features: Tensor | None = None
+    rollout: Callable[[Tensor, Tensor, bool], Tensor] | None = None
 
 
 class TinyAttention(nn.Module):

@@ -6,6 +6,7 @@ from scipy import stats
 from evalkit.errors import EvalkitError
 from evalkit.train import create
 from evalkit.train.mixups.maskmix import pixel_mask, pixel_share
+from evalkit.train.mixups.masks import token_block_mask
 
 from .fakes import FakeNet, context, index_images, own_share, own_weight
 
@@ -156,6 +157,23 @@ def test_shuffling_keeps_the_memory_format_and_the_batch(shuffle):
     assert mixed.x.is_contiguous(memory_format=torch.channels_last) and torch.equal(x, before)
 
 
+@pytest.mark.parametrize("shuffle", ["crop", "canvas", "both"])
+def test_whole_cells_are_shuffled_too(shuffle):
+    x, draws = unique_images(4, 16, 24), {"lam": 0.5, "partner": [1, 2, 3, 0]}
+    clean = create("maskmix", scale=2).mix(context(seed=6, draws=draws), x, torch.arange(4), NET)
+    noisy = create("maskmix", scale=2, shuffle=shuffle, shuffle_cells=True).mix(context(seed=6, draws=draws), x, torch.arange(4), NET)
+    assert torch.equal(clean.mask, noisy.mask) and torch.equal(clean.weights, noisy.weights)
+    before, after = patches(clean.x, 8), patches(noisy.x, 8)
+    own, moved = patches(clean.mask, 8)[:, :, 0].bool(), 0
+    for i in range(4):
+        for places, allowed in ((own[i], shuffle in ("canvas", "both")), (~own[i], shuffle in ("crop", "both"))):
+            old, new = before[i, places], after[i, places]
+            assert torch.equal(old[old[:, 0].argsort()], new[new[:, 0].argsort()])
+            assert allowed or torch.equal(old, new)
+            moved += not torch.equal(old, new)
+    assert moved
+
+
 def test_all_orders_are_equally_likely():
     ctx, counts = context(seed=7, draws={"cells": [[0, 0, 0, 1]], "partner": [0]}), {}
     method, x = create("maskmix", scale=1, shuffle="crop"), torch.arange(4.0).view(1, 1, 1, 4)
@@ -163,6 +181,31 @@ def test_all_orders_are_equally_likely():
         order = tuple(method.mix(ctx, x, torch.arange(1), FakeNet(1)).x.flatten().tolist())
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 6 and all(o[3] == 3 for o in counts) and stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_blocks_are_tokenmix_s():
+    """4/7 of the patches come from the partner, in one mask for the batch; every patch from one image."""
+    method, x = create("maskmix", "block"), index_images(6, 56, 56)
+    shares = []
+    for seed in range(20):
+        mixed = method.mix(context(seed=seed), x, torch.arange(6), NET)
+        assert (mixed.mask == mixed.mask[:1]).all() and mixed.partner.tolist() == [5, 4, 3, 2, 1, 0]
+        whole = patches(mixed.mask, 4)
+        assert (whole == whole[:, :, :1]).all() and torch.allclose(own_share(mixed.x).float(), own_weight(mixed.weights))
+        shares.append(round((1 - own_weight(mixed.weights)[0].item()) * 196))
+    assert max(shares) == 112 and min(shares) >= 100 and shares.count(112) > 15
+    expected = token_block_mask(np.random.default_rng(3), (14, 14), 112)
+    assert np.array_equal(method.mix(context(seed=3), x, torch.arange(6), NET).mask[0, 0, ::4, ::4].numpy(), expected)
+
+
+def test_presets_differ_only_by_the_documented_flags():
+    def flags(preset):
+        return {k: v for k, v in vars(create("maskmix", preset)).items() if not k.startswith("_")}
+
+    default = flags("default")
+    for preset, arguments in create("maskmix").PRESETS.items():
+        assert {k: v for k, v in flags(preset).items() if v != default[k]} == {k: v for k, v in arguments.items() if v != default[k]}
+    assert flags("random4x") == default and flags("random")["scale"] == 1 and flags("block")["mask"] == "block"
 
 
 def test_cells_in_pixels_need_no_patches():
@@ -178,6 +221,7 @@ def test_cells_in_pixels_need_no_patches():
         ({"scale": 0.3}, 4, (32, 32), "cell 1.2 is not a whole number of pixels; use a multiple of patch size 4 up to 32"),
         ({"cell": 64}, None, (32, 32), "cell 64 is larger than image 32; use at most 32"),
         ({}, None, (32, 32), "this model has no patches to take the mask's cells from; give maskmix a cell size in pixels, e.g. cell=16"),
+        ({"scale": 2, "shuffle": "crop", "shuffle_cells": True}, 4, (28, 32), "shuffle_cells needs image 28x32 to be a multiple of cell 8"),
         ({"scale": 0.5, "shuffle": "crop"}, 4, (32, 32), "shuffle=crop needs cell 2 and image 32 to be multiples of patch size 4"),
     ],
 )
@@ -192,6 +236,8 @@ def test_sizes_that_do_not_fit(arguments, patch, size, said):
     [
         ({"scale": 0}, "`scale` to be a number of patches larger than 0, but got 0"),
         ({"cell": 2.5}, "`cell` to be a whole number of pixels larger than 0, but got 2.5"),
+        ({"mask": "region"}, "`mask` to be 'random' or 'block', but got 'region'"),
+        ({"shuffle_cells": 1}, "`shuffle_cells` to be true or false, but got 1"),
         ({"count_rounding": "round"}, "`count_rounding` to be 'ceil' or 'floor', but got 'round'"),
         ({"shuffle": "all"}, "`shuffle` to be 'crop', 'canvas' or 'both', but got 'all'"),
         ({"shuffle": "crop", "misaligned": True}, "`misaligned` to be false where patches are shuffled, but got True"),

@@ -102,16 +102,39 @@ def test_progress_factors(pal, step, expected):
 
 
 def test_the_learnable_factor_is_trained_through_lambda():
-    method = create("mixpro", scale=1, pal="learnable")
-    method.a.data.fill_(0.3)
+    """dL / d factor = (lam_attn - lam_area) (CE_own - CE_partner), then through the sigmoid; and as finite differences say."""
+    method = create("mixpro", "learnable", scale=1)
+    a = method.progress.a
+    a.data.fill_(0.3)
     _, loss, _ = example(method)
     loss.backward()
-    a = torch.tensor(0.3).sigmoid()
+    s = 1 / (1 + np.exp(-0.3))
     ce_own, ce_other = -np.log(0.6), -np.log(0.3)
-    expected = (LAM_ATTN - LAM_AREA) * (ce_own - ce_other) * (a * (1 - a)).item()
-    assert method.a.grad.item() == pytest.approx(expected, rel=1e-5)
-    assert method.param_groups() == [{"params": [method.a], "weight_decay": 0.0}]
+    expected = (LAM_ATTN - LAM_AREA) * (ce_own - ce_other) * s * (1 - s)
+    assert expected == pytest.approx(0.125 * -0.693147 * 0.244458, abs=1e-6)  # by hand
+    assert a.grad.item() == pytest.approx(expected, rel=1e-5)
+    losses = []
+    for value in (0.3 - 0.05, 0.3 + 0.05):
+        a.data.fill_(value)
+        losses.append(example(method)[1].item())
+    assert (losses[1] - losses[0]) / 0.1 == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_learnable_factor_has_a_group_of_its_own_without_weight_decay():
+    method = create("mixpro", "learnable")
+    assert method.param_groups() == [{"params": [method.progress.a], "weight_decay": 0.0}] and method.progress.a.item() == 0
+    assert list(method.state_dict()) == ["progress.a"]
     assert create("mixpro").param_groups() == [] and not list(create("mixpro").parameters())
+
+
+def test_progress_in_whole_epochs():
+    """100 steps in 4 epochs: T / T_max is 0, 1/4, 1/2, 3/4; more epochs than the steps divide by begin with the next step."""
+    for kind, power in (("linear", 1), ("parabolic", 2)):
+        method = create("mixpro", pal=kind, pal_epochs=4)
+        got = [method.progress(context(step=t, total_steps=100), None, None, None) for t in (0, 24, 25, 49, 50, 99)]
+        assert got == [v**power for v in (0, 0, 0.25, 0.25, 0.5, 0.75)]
+    by_step = create("mixpro", pal="linear").progress
+    assert [by_step(context(step=t, total_steps=7), None, None, None) for t in range(7)] == [t / 7 for t in range(7)]
 
 
 def test_lambda_lies_between_area_and_attention():
@@ -141,12 +164,41 @@ def test_the_cosine_uses_the_smoothed_area_label():
 
 
 def test_on_a_cutmix_box():
-    method = create("mixpro", mask="cutmix")
+    method = create("mixpro", mask="region")
     ctx = context(3, draws={"box": (0, 2, 2, 4), "partner": [1, 0]})
     mixed = method.mix(ctx, index_images(2, 4, 4), Y, FakeNet(2))
     lam = own_weight(method.relabel(ctx, mixed, Y, FakeOutput(P.log(), A, (2, 2))))[0].item()
     cosine = F.cosine_similarity(P[0], torch.tensor([0.75, 0.25, 0]), dim=0).item()
     assert lam == pytest.approx(cosine * 0.5 + (1 - cosine) * 0.75, abs=1e-6)
+
+
+def test_on_blocks():
+    """TokenMix's mask with the cosine label: one mask for both samples."""
+    method = create("mixpro", mask="block", scale=1)
+    ctx = context(3, draws={"cells": [[1, 0, 1, 1]] * 2, "partner": [1, 0]})
+    mixed = method.mix(ctx, index_images(2, 4, 4), Y, FakeNet(2))
+    assert mixed.mask[:, 0, ::2, ::2].flatten(1).tolist() == [[1, 0, 1, 1]] * 2
+    lam = own_weight(method.relabel(ctx, mixed, Y, FakeOutput(P.log(), A, (2, 2))))[0].item()
+    cosine = F.cosine_similarity(P[0], torch.tensor([0.75, 0.25, 0]), dim=0).item()
+    assert lam == pytest.approx(cosine * 0.5 + (1 - cosine) * 0.75, abs=1e-6)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_attention_by_rollout(residual):
+    asked = []
+
+    def rollout(patches, prefix, residual):
+        asked.append((patches, prefix, residual))
+        return (A[:, :, None] * patches).sum(1)  # as if A were the row of the class token
+
+    method = create("mixpro", scale=1, attn_depth="rollout", rollout_residual=residual)
+    assert method.attention == "rollout"
+    ctx = context(3, draws={"cells": CELLS, "partner": [1, 0]})
+    mixed = method.mix(ctx, index_images(2, 4, 4), Y, FakeNet(2))
+    lam = own_weight(method.relabel(ctx, mixed, Y, FakeOutput(P.log(), None, (2, 2), rollout=rollout)))
+    assert lam[0].item() == pytest.approx(0.872391, abs=1e-6)
+    ((patches, prefix, flag),) = asked
+    assert patches[..., 0].tolist() == CELLS and (patches[..., 1] == 1).all() and (prefix == 0).all() and flag is residual
 
 
 def test_literal_attention_is_not_normalised():
@@ -194,19 +246,29 @@ def test_presets_differ_only_by_the_documented_flags():
     default = flags("default")
 
     def changed(preset):
-        return {k: v for k, v in flags(preset).items() if v != default[k]}
+        return {k: v for k, v in flags(preset).items() if v != default.get(k)}
 
     assert changed("paper") == {"pairing": "flip", "count_rounding": "floor", "normalize_attn": False}
     assert changed("released") == {"lam_from_count": True, "pal_detach": False, "pal_hard_ce": True}
+    for pal in ("equal", "linear", "parabolic", "learnable"):
+        assert changed(pal) == {"pal": pal}
+    assert changed("misaligned") == {"misaligned": True} and changed("reduced") == {"scale": 0.5}
+    region, grid = create("mixpro", "pal_cutmix"), create("mixpro")
+    assert type(region.images).__name__ == "CutMix" and (region.images.pairing, region.pal) == (grid.images.pairing, grid.pal)
+    assert [type(create("mixpro", p).progress).__name__ for p in ("default", "equal", "linear", "parabolic", "learnable")] == [
+        *("Cosine", "Equal", "Elapsed", "Elapsed", "Learnable")
+    ]
 
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("mask", "block", "'grid' or 'cutmix'"),
+        ("mask", "cutmix", "'random', 'block' or 'region'"),
         ("pal", "sine", "'cosine', 'equal', 'linear', 'parabolic', 'learnable' or 'none'"),
         ("pal_detach", "no", "true or false"),
-        ("attn_depth", "last", "the number of a block"),
+        ("pal_epochs", 0, "a whole number of epochs"),
+        ("attn_depth", "last", "the number of a block, 1 or more, 'rollout' for all of them"),
+        ("rollout_residual", 1, "true or false"),
         ("scale", -1, "a number of patches larger than 0"),
     ],
 )

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from evalkit import models
 from evalkit.train import create, train_step
 from evalkit.train.losses import soft_cross_entropy
+from evalkit.train.mixups.boxes import align_box
 from evalkit.train.mixups.labels import attention_weights
 
 from .fakes import FakeNet, FakeOutput, TinyAttention, context, index_images, own_weight
@@ -88,6 +90,51 @@ def test_the_aligned_variant_moves_the_box():
     assert own_weight(weights)[0].item() == pytest.approx((0.75 + 0.6 / 0.8) / 2)
 
 
+def test_rounding_of_the_aligned_box():
+    assert align_box((7, 100, 9, 120), 16, 224, 224) == (0, 96, 16, 128)
+    assert align_box((8, 24, 0, 224), 16, 224, 224) == (16, 32, 0, 224)  # halves go up
+    assert align_box((0, 40, 3, 38), 16, 40, 40) == (0, 40, 0, 32)  # the image's own border is no patch border
+
+
+def rolled(net, x, residual):
+    """(B, N) row of the class token in the product of the attention matrices, from the un-fused modules."""
+    seen, handles = [], []
+    for block in net.model.blocks:
+        block.attn.fused_attn = False
+        handles.append(block.attn.attn_drop.register_forward_pre_hook(lambda m, args: seen.append(args[0].mean(1))))
+    net.model(x)
+    for block, handle in zip(net.model.blocks, handles, strict=True):
+        block.attn.fused_attn = True
+        handle.remove()
+    row = torch.eye(seen[0].shape[1])[:1].expand(len(x), 1, -1)
+    for a in reversed(seen):  # from the left: the row of the class token only
+        row = (row + row @ a) / 2 if residual else row @ a
+    return row[:, 0, net.model.num_prefix_tokens :]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"normalize_attn": False}, {"rollout_residual": False}, {"mask_down": "area"}])
+def test_rollout_weighs_by_the_product_of_all_blocks(arguments):
+    torch.manual_seed(0)
+    net = models.create("vit_nano_patch4_32", num_classes=5, depth=3).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.15 * torch.randn_like(p))
+    method, x, y = create("transmix", attn_depth="rollout", **arguments), torch.randn(4, 3, 32, 32), torch.arange(4)
+    ctx = context(draws={"box": (3, 17, 6, 30)})
+    mixed = method.mix(ctx, x, y, net)
+    with torch.no_grad():
+        weights = method.relabel(ctx, mixed, y, net(mixed.x, attention=method.attention))
+        a = rolled(net, mixed.x, arguments.get("rollout_residual", True))
+    own = mixed.mask[:, 0].unfold(1, 4, 4).unfold(2, 4, 4)
+    own = (own.mean((3, 4)) if "mask_down" in arguments else own[..., 0, 0]).flatten(1)
+    total = a.sum(1) if arguments.get("normalize_attn", True) else 1
+    share, rest = (own * a).sum(1) / total, ((1 - own) * a).sum(1) / total
+    area = 1 - 14 * 24 / 1024
+    assert torch.allclose(own_weight(weights), (share + area) / 2, atol=1e-6)
+    assert torch.allclose(weights.flip(1).diagonal(), (rest + 1 - area) / 2, atol=1e-6)
+    assert share.std() > 1e-4
+
+
 def test_the_gradient_is_that_of_a_fixed_target():
     torch.manual_seed(0)
     net, x, y = TinyAttention(), torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
@@ -109,6 +156,7 @@ def test_the_gradient_is_that_of_a_fixed_target():
 def test_the_attention_asked_for():
     assert create("transmix").attention is True
     assert create("transmix", attn_depth=3).attention == 3
+    assert create("transmix", attn_depth="rollout").attention == "rollout"
 
 
 def test_presets_differ_only_by_the_documented_flags():
@@ -116,6 +164,7 @@ def test_presets_differ_only_by_the_documented_flags():
         return {k: v for k, v in vars(create("transmix", preset)).items() if not k.startswith("_")}
 
     assert flags("released") == flags("default")
+    assert {k for k in flags("aligned") if flags("aligned")[k] != flags("default")[k]} == {"aligned"}
     assert {k for k in flags("paper") if flags("paper")[k] != flags("default")[k]} == {"attn_ratio", "normalize_attn"}
 
 
