@@ -35,7 +35,8 @@ class Rollout:
     """Attention rollout (Abnar and Zuidema, ACL 2020, arXiv:2005.00928) of one forward pass, applied to numbers at the tokens.
 
     With A_l the matrix of block l, mean over heads, and R = (I + A_L) / 2 ... (I + A_1) / 2: row 0 of R u, for columns u of one number per token.
-    Each block is one pass of the fused kernel with u as its values, in float32, so neither A_l nor R is ever made.
+    Each block is one pass of the fused kernel with u as its values, so neither A_l nor R is ever made. The kernel runs in the precision of the
+    network's own attention, everything else in float32.
     """
 
     pairs: list[tuple[Tensor, Tensor]]  # queries and keys (B, heads, T, d) of each block
@@ -52,8 +53,10 @@ class Rollout:
         count = u.shape[2]
         with torch.autocast(u.device.type, enabled=False):
             for query, key in self.pairs:
-                values = F.pad(u, (0, max(width - count, 0)))[:, None].expand(-1, heads, -1, -1)  # the kernels want values as wide as keys
-                spread = F.scaled_dot_product_attention(query.float(), key.float(), values, scale=self.scale).mean(1)[..., :count]
+                centre = u.mean(1, keepdim=True)  # rows of A sum to 1, so A u = A (u - centre) + centre, which loses less in half precision
+                values = F.pad(u - centre, (0, max(width - count, 0)))  # the kernels want values as wide as keys
+                values = values.to(query.dtype)[:, None].expand(-1, heads, -1, -1)
+                spread = F.scaled_dot_product_attention(query, key, values, scale=self.scale)[..., :count].float().mean(1) + centre
                 u = (u + spread) / 2 if residual else spread
         return u[:, 0]
 

@@ -91,7 +91,8 @@ def test_blocks_by_hand():
 
 
 def test_ten_blocks_in_a_row_that_do_not_fit_are_enough():
-    rng = Script(4, 0.0, 0, 0, *[25, 0.0] * 10)  # 2 x 2, then ten times 5 x 5 on 5 x 5 tokens: not smaller than the grid
+    # 2 x 2 on 5 x 5 tokens, then nine times 5 x 5, which is not smaller than the grid, and one token that is filled already
+    rng = Script(4, 0.0, 0, 0, *[25, 0.0] * 9, 1, 0.0, 0, 0)
     own = token_block_mask(rng, (5, 5), 20)
     assert (~own).sum() == 4 and not rng.values
 
