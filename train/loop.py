@@ -55,7 +55,8 @@ def fit(s: Session, run: Path) -> None:
     module = s.trainee
     if world > 1:
         # Batch-norm statistics are averaged by BatchNormStatistics; a method's own parameters may take no part in some steps.
-        module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=any(True for _ in s.method.parameters()))
+        unused = not s.method.uses_all_parameters and any(True for _ in s.method.parameters())
+        module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=unused)
 
     batches = batch_iterator(s, s.step)
     context = context_maker(s, total)

@@ -90,6 +90,7 @@ class MixMethod(nn.Module):
     attention: bool | int = False
     features: bool = False
     inject_layers: Sequence[str] = ()
+    uses_all_parameters = False  # each loss reaches every parameter of the method, so that several processes need not look for unused ones
     loader_extras: Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]] = {}
     PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
 

@@ -50,7 +50,7 @@ class FeatureTap:
             found = f"gives {tuple(out.shape)}" if isinstance(out, Tensor) else "gives no tensor"
             raise EvalkitError(f"layer '{self.layer}' {found} for images of {x.shape[-2]} x {x.shape[-1]} pixels, no feature map; name another feature_layer")
         if self.normalise:
-            z = F.layer_norm(z.movedim(1, -1), z.shape[1:2]).movedim(-1, 1)
+            z = F.layer_norm(z.movedim(1, -1), z.shape[1:2]).movedim(-1, 1).contiguous()
         return z, features
 
 
@@ -74,12 +74,12 @@ def as_map(out: Any, x: Tensor, model: nn.Module) -> Tensor | None:
     if not isinstance(out, Tensor) or len(out) != len(x):
         return None
     if out.ndim == 4:
-        return out.movedim(-1, 1) if getattr(model, "output_fmt", "NCHW") == "NHWC" else out
+        return out.movedim(-1, 1).contiguous() if getattr(model, "output_fmt", "NCHW") == "NHWC" else out
     if out.ndim == 3:
         for prefix in (getattr(model, "num_prefix_tokens", 0), 0):  # some models add their class token later
             tokens = out.shape[1] - prefix
             stride = round(math.sqrt(x.shape[2] * x.shape[3] / tokens))
             grid = (x.shape[2] // stride, x.shape[3] // stride)
             if grid[0] * grid[1] == tokens:
-                return out[:, prefix:].transpose(1, 2).unflatten(2, grid)
+                return out[:, prefix:].transpose(1, 2).unflatten(2, grid).contiguous()
     return None

@@ -18,6 +18,7 @@ class LearnedMix(MixMethod):
     family = "learned"
     needs = "features in the middle of the network"
     features = True
+    uses_all_parameters = True
 
     def __init__(
         self,
