@@ -103,3 +103,63 @@ def batch_norm64(layer: nn.BatchNorm2d, maps: np.ndarray) -> np.ndarray:
     mean, var = maps.mean((0, 2), keepdims=True), maps.var((0, 2), keepdims=True)
     weight, bias = (p.detach().double().numpy()[None, :, None] for p in (layer.weight, layer.bias))
     return (maps - mean) / np.sqrt(var + layer.eps) * weight + bias
+
+
+def attention64(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """(B, 1, 4, 4) of (B, c, 4, 4), (B, c, 4, 4), (B, 1, 4, 4)."""
+    scores = torch.einsum("bci,bcj->bij", query.flatten(2), key.flatten(2)) / query.shape[1] ** 0.5
+    weights = torch.exp(scores) / torch.exp(scores).sum(2, keepdim=True)
+    return torch.einsum("bij,bj->bi", weights, value.flatten(1)).reshape(value.shape)
+
+
+def point(weight: Tensor, bias: Tensor | None, z: Tensor) -> Tensor:
+    """A 1x1 convolution."""
+    out = torch.einsum("oc,bchw->bohw", weight[:, :, 0, 0], z)
+    return out if bias is None else out + bias.view(1, -1, 1, 1)
+
+
+class Reference:
+    """Algorithm 1 of AutoMix on the toy, in float64: four sets of parameters and phi, their losses, plain SGD and the moving average.
+
+    `mask(phi, z_a, z_b, lam)` is the partner's share (B, 1, 8, 8), `penalty(m, lam)` the mask loss."""
+
+    def __init__(self, net, method, mask, penalty):
+        self.q, self.hm, self.phi = doubles(net.model), doubles(method.encoder.head), doubles(method.block)
+        self.k, self.hm_k = ({n: p.detach().clone() for n, p in group.items()} for group in (self.q, self.hm))
+        self.mask, self.penalty = mask, penalty
+        self.statistics: list = []
+
+    def losses(self, x: Tensor, y: Tensor, draws: dict, gamma: float) -> dict[str, Tensor]:
+        x = x.double()
+        z = body(self.k, x, self.statistics)[0].detach()
+        pk, pq, lam_k, lam = draws["partner_k"], draws["partner"], draws["lam_k"], draws["lam"]
+        m_k, m_q = self.mask(self.phi, z, z[pk], lam_k), self.mask(self.phi, z, z[pq], lam).detach()
+        x_k, x_q = x * (1 - m_k) + x[pk] * m_k, x * (1 - m_q) + x[pq] * m_q
+        self.x_q = x_q
+        return {
+            "one": F.cross_entropy(body(self.q, x)[1] @ self.q["fc.weight"].T + self.q["fc.bias"], y),
+            "q": pair_loss(body(self.q, x_q)[1] @ self.hm["weight"].T + self.hm["bias"], y, pq, lam),
+            "k": pair_loss(body(self.k, x_k, self.statistics)[1] @ self.hm_k["weight"].T + self.hm_k["bias"], y, pk, lam_k),
+            "lam": gamma * self.penalty(m_k, lam_k),
+        }
+
+    def trained(self) -> list[Tensor]:
+        return [*self.q.values(), *self.hm.values(), *self.phi.values()]
+
+    def step(self, losses: dict[str, Tensor], lr: float, momentum: float) -> list[Tensor]:
+        """Gradients of the sum; descends, then moves k."""
+        gradients = torch.autograd.grad(sum(losses.values()), self.trained())
+        with torch.no_grad():
+            for p, g in zip(self.trained(), gradients):
+                p -= lr * g
+            for slow, fast in ((self.k, self.q), (self.hm_k, self.hm)):
+                for name in slow:
+                    slow[name] = momentum * slow[name] + (1 - momentum) * fast[name]
+        return gradients
+
+    def check(self, net, method, atol: float = 2e-6) -> None:
+        """All parameters of the code under test."""
+        modules = (net.model, self.q), (method.encoder.head, self.hm), (method.block, self.phi)
+        for module, expected in (*modules, (method.encoder.network.model, self.k), (method.encoder.head_k, self.hm_k)):
+            for name, p in module.named_parameters():
+                assert torch.allclose(p.detach().double(), expected[name].detach(), atol=atol), name
