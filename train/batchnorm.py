@@ -40,26 +40,32 @@ class BatchNormStatistics:
     """Normalise per micro-batch; update the running statistics once per optimizer step with the mean over all micro-batches of all processes.
 
     PyTorch updates them after every forward pass of every process instead, which makes 2 processes differ from 1 process with 2
-    accumulated micro-batches. Inside `micro_batch()` each layer's momentum is 1, so its running buffers hold that batch's statistics.
+    accumulated micro-batches. Inside `micro_batch()` each layer's momentum is 1, so its running buffers hold that batch's statistics;
+    afterwards they are as before, until `step()`. A network with `passes` kinds of forward pass per micro-batch is updated by one kind after the other.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, passes: int = 1):
         self.layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum is not None]
-        self.buffers: list[Tensor] = [b for m in self.layers for b in (m.running_mean, m.running_var)]
         self.momenta = [m.momentum for m in self.layers]
-        self.before: list[Tensor] | None = None
-        self.sums: list[Tensor] | None = None
-        self.count = 0  # micro-batches of this process in this step
+        self.passes = passes
+        self.forget()
+
+    def forget(self) -> None:
+        self.sums: list[list[Tensor]] | None = None
+        self.counts = [0] * self.passes  # micro-batches of this process in this step
+
+    def buffers(self) -> list[Tensor]:
+        return [b for m in self.layers for b in (m.running_mean, m.running_var)]
 
     @contextmanager
-    def micro_batch(self) -> Iterator[None]:
-        """Around the forward pass of one micro-batch in training mode."""
-        if not self.layers:
+    def micro_batch(self, which: int = 0) -> Iterator[None]:
+        """Around forward passes of one micro-batch, of the kind `which`; those in evaluation mode are not counted."""
+        if not any(m.training for m in self.layers):
             yield
             return
-        if self.before is None:
-            self.before = [b.clone() for b in self.buffers]
-            self.sums = [torch.zeros_like(b) for b in self.buffers]
+        buffers = self.buffers()
+        state = [*buffers, *(m.num_batches_tracked for m in self.layers)]
+        before = [b.clone() for b in state]
         for layer in self.layers:
             layer.momentum = 1.0
         try:
@@ -67,22 +73,30 @@ class BatchNormStatistics:
         finally:
             for layer, momentum in zip(self.layers, self.momenta):
                 layer.momentum = momentum
-        torch._foreach_add_(self.sums, self.buffers)
-        self.count += 1
+        if self.sums is None:
+            self.sums = self.zeros()
+        torch._foreach_add_(self.sums[which], buffers)
+        self.counts[which] += 1
+        for b, value in zip(state, before):
+            b.data.copy_(value)  # .data: the backward pass keeps the buffers, but in training mode it does not read them
+
+    def zeros(self) -> list[list[Tensor]]:
+        return [[torch.zeros_like(b) for b in self.buffers()] for _ in range(self.passes)]
 
     @torch.no_grad()
     def step(self) -> None:
         """After the last micro-batch of an optimizer step: buffer <- (1 - momentum) buffer + momentum * mean of the batch statistics."""
-        if not self.layers:
+        parallel = dist.is_initialized()
+        if not self.layers or (self.sums is None and not parallel):
             return
-        count = self.count
-        if dist.is_initialized():
-            for total in self.sums:
-                dist.all_reduce(total)
-            count *= dist.get_world_size()
-        for i, (buffer, before, total) in enumerate(zip(self.buffers, self.before, self.sums)):
-            buffer.copy_(before.lerp(total / count, self.momenta[i // 2]))
-        for layer in self.layers:  # counts steps, not the micro-batches that happened to run here
-            layer.num_batches_tracked -= self.count - 1
-        self.before = self.sums = None
-        self.count = 0
+        for totals, own_count in zip(self.sums or self.zeros(), self.counts):
+            count = torch.full((), float(own_count), device=totals[0].device)
+            if parallel:
+                for total in (*totals, count):
+                    dist.all_reduce(total)
+            ran = count > 0  # in some process; nobody waits for the device to know
+            for i, (buffer, total) in enumerate(zip(self.buffers(), totals)):
+                buffer.lerp_(total / count.clamp(min=1), ran.to(buffer.dtype) * self.momenta[i // 2])
+            for layer in self.layers:  # counts steps, not the micro-batches that happened to run here
+                layer.num_batches_tracked += ran
+        self.forget()

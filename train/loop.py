@@ -7,6 +7,7 @@ resumed, or runs with other worker or process counts, takes the very same steps.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,19 +42,21 @@ def fit(s: Session, run: Path) -> None:
     per_epoch = steps_per_epoch(len(s.train_images), cfg.batch_size)
     total = round(cfg.epochs * per_epoch)
     rate = learning_rate(cfg, per_epoch)
+    group_rates = [learning_rate(replace(cfg, **group.get("schedule", {})), per_epoch) for group in s.optimizer.param_groups]
     local_groups = cfg.batch_size // cfg.micro_batch // world
     eval_steps = max(1, round(cfg.eval_epochs * per_epoch))
     # Asking the other processes, or a GPU for the loss, costs a wait; a lone CPU process can look after every step.
     check_steps = 1 if world == 1 and device.type == "cpu" else 10
 
     if cfg.channels_last:
-        s.network.to(memory_format=torch.channels_last)
+        s.trainee.to(memory_format=torch.channels_last)
     if cfg.compile:
         s.network.compile()
     module = s.trainee
     if world > 1:
         # Batch-norm statistics are averaged by BatchNormStatistics; a method's own parameters may take no part in some steps.
-        module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=any(True for _ in s.method.parameters()))
+        unused = not s.method.uses_all_parameters and any(True for _ in s.method.parameters())
+        module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=unused)
 
     batches = batch_iterator(s, s.step)
     context = context_maker(s, total)
@@ -64,8 +67,8 @@ def fit(s: Session, run: Path) -> None:
         try:
             while s.step < total:
                 lr = rate(s.step)
-                for group in s.optimizer.param_groups:
-                    group["lr"] = lr * group.get("lr_scale", 1.0)
+                for group, group_rate in zip(s.optimizer.param_groups, group_rates):
+                    group["lr"] = group_rate(s.step) * group.get("lr_scale", 1.0)
 
                 step_loss = torch.zeros((), device=device)
                 for i in range(local_groups):

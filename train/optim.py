@@ -23,7 +23,8 @@ def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict]:
 
 
 def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Optimizer:
-    """timm's optimizer `opt` over the model's and the method's parameters; each group's "lr_scale" multiplies the schedule."""
+    """timm's optimizer `opt` over the model's and the method's parameters; each group's "lr_scale" multiplies the schedule,
+    and its "schedule" replaces keys of the recipe in its own one, for example {"lr": 1e-3, "min_lr": 1e-4}."""
     try:
         info = get_optimizer_info(cfg.opt)
     except ValueError as e:

@@ -15,7 +15,11 @@ from evalkit.runtime import seed_torch
 from .mixups import METHODS, MixMethod, create
 
 TEACHERS = ("attentive_cutmix", "attentivemix_plus")
-LEFT_OUT = {"supermix": "supermix needs a teacher that knows the images' classes", "choice": "choice is a switch between other methods; name those"}
+LEFT_OUT = {
+    **{name: f"{name}'s masks come from a mix block that training makes" for name in ("adautomix", "automix", "samix")},
+    "supermix": "supermix needs a teacher that knows the images' classes",
+    "choice": "choice is a switch between other methods; name those",
+}
 
 
 def network(size: int, num_classes: int, patch: int = 16) -> Network:

@@ -54,6 +54,8 @@ def test_no_key_is_forgotten_by_the_checks():
         ("deit-300", {"lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 5, "ema": 0.99996, "clip_grad": None, "repeats": 3, "erasing": 0.25, "amp": "bf16"}),
         ("transmix", {"lr": 1e-3, "weight_decay": 0.03, "warmup_epochs": 20, "ema": 0.99996, "clip_grad": None, "repeats": 1, "erasing": 0.0}),
         ("transmix-as-run", {"lr": 1e-3, "weight_decay": 0.03, "batch_size": 256}),
+        # OpenMixup's deit_s_l6_a2_near_lam_cat_switch0_8_8x128_ep300
+        ("automix-deit", {"lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 5, "warmup_lr": 1e-8, "ema": None, "clip_grad": 5.0, "mix_draws": "step"}),
         ("mixpro", {"lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 20, "ema": None, "clip_grad": None, "repeats": 1, "erasing": 0.25}),
     ],
 )

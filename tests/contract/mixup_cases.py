@@ -26,6 +26,7 @@ NO_DRAWS = {"vanilla", "guidedmixup"}
 WAITS = {name: cls.waits for name, cls in METHODS.items() if cls.waits}  # for the device
 OWN_LABELS = {"supermix": "the teacher's"}
 NEEDS_VIT = {"mixtoken": "patch embeddings"}
+LEARNED = {"adautomix", "automix", "samix"}  # they train on the clean images too
 
 SMALL = {  # arguments for images of 16 pixels
     "maskmix": {"scale": 2},
@@ -89,6 +90,7 @@ class Case:
             for child in method.modules():
                 if hasattr(child, "scale"):
                     child.scale = 2  # the images are 16 pixels wide
+        self.name = name
         self.draws = {} if branch is None else {"branch": branch}
         self.net = net()
         torch.manual_seed(0)
@@ -124,6 +126,12 @@ class Case:
     def shuffles(self) -> bool:
         """Whether patches leave their places: neither a blend nor itself for identical images."""
         return bool(getattr(self.method, "shuffle", None))
+
+    @property
+    def training_passes(self) -> int:
+        """Passes of the trained network in one step: the mixed batch, and others where they are trained on too."""
+        clean = self.name in LEARNED or bool(getattr(self.method, "clean_lam", 0))
+        return 1 + clean + (getattr(self.method, "images", 2) > 2 and self.name == "adautomix")
 
     @property
     def rows_sum_to_one(self) -> bool:

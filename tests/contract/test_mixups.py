@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from evalkit.errors import EvalkitError
 
-from .mixup_cases import NO_DRAWS, NOT_A_BLEND, NOT_ITSELF, OWN_LABELS, SQUARE, WAITS, Case, every_method, make_vit
+from .mixup_cases import CLASSES, NO_DRAWS, NOT_A_BLEND, NOT_ITSELF, OWN_LABELS, SQUARE, WAITS, Case, every_method, make_vit
 
 
 def check(name, case, mixed, weights):
@@ -188,7 +188,7 @@ def test_renaming_the_classes_changes_nothing(name, preset, branch):
     mixed = case.method.mix(ctx, case.x, case.y, case.net)
     out = case.forward(mixed)
     loss = case.method.loss(ctx, case.x, case.y, mixed, out, case.net)
-    heads = [case.net.model.head] + ([case.method.head] if hasattr(case.method, "head") else [])
+    heads = [case.net.model.head, *(m for m in case.method.modules() if isinstance(m, torch.nn.Linear) and m.out_features == CLASSES)]
     with torch.no_grad():
         for head in heads:  # class k is now called order[k]
             head.weight.copy_(head.weight[order.argsort()])

@@ -70,7 +70,7 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same(name, model, teacher, youn
     assert whole.step == STEPS
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
-    assert len(losses) == STEPS and np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert len(losses) == STEPS and np.mean(losses[-6:]) < np.mean(losses[:6])  # an even number: adautomix's terms alternate
 
     (middle,) = (f for f in (tmp_path / "whole").rglob("meta.json") if json.loads(f.read_text())["step"] == MIDDLE)
     resumed = run_from(cfg, tmp_path / "resumed", middle.parent)

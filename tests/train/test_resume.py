@@ -21,6 +21,12 @@ from evalkit import checkpoint
 METHODS = "[mixup, {name: mixpro, scale: 2}, {name: mixpro, preset: learnable, scale: 2}, transmix]"  # one has a parameter, idle in other steps
 VIT = ["model=vit_nano_patch4_32", "model_args={drop_path_rate: 0.1, depth: 2}", f"mixup={{choice: {METHODS}}}"]
 RESNET = ["model=resnet10_cifar", "mixup=cutmix", "opt=momentum", "lr=0.05", "schedule=step", "decay_epochs=[1]"]
+# Parameters, batch-norm statistics and draws of the methods' own.
+LEARNED = {
+    "automix-resnet": [*RESNET, "mixup={name: automix, switch_off: 0.5, block_min_lr: 0.01}"],
+    "samix-vit": [*VIT, "mixup={choice: [mixup, {name: samix, preset: vit, norm: bn, head_one_mix: true}]}"],
+    "adautomix-resnet": [*RESNET, "mixup={name: adautomix, images: 3, switch_off: 0.5}"],
+}
 COMMON = [
     "epochs=3",
     "batch_size=64",
@@ -84,7 +90,7 @@ def kill_at(args: list[str], lines: int, pause: float) -> bool:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_process_with_two_micro_batches(tmp_path):
-    for name, model in (("vit", VIT), ("resnet", RESNET)):
+    for name, model in {"vit": VIT, "resnet": RESNET, **LEARNED}.items():
         finish(*command(tmp_path / f"{name}1", *model, "epochs=1"))
         finish(*command(tmp_path / f"{name}2", *model, "epochs=1", processes=2))
         assert digest(tmp_path / f"{name}1") == digest(tmp_path / f"{name}2")

@@ -9,9 +9,11 @@ from typing import Any
 
 from evalkit.errors import EvalkitError, unknown
 
+from .adautomix import AdAutoMix
 from .attentive_cutmix import AttentiveCutMix
 from .attentivemix_plus import AttentiveMixPlus
 from .augmix import AugMix
+from .automix import AutoMix
 from .base import Context, Mixed, MixMethod
 from .choice import Choice
 from .comixup import CoMixup
@@ -28,6 +30,7 @@ from .patchmix import PatchMix
 from .puzzlemix import PuzzleMix
 from .resizemix import ResizeMix
 from .saliencymix import SaliencyMix
+from .samix import SAMix
 from .smoothmix import SmoothMix
 from .supermix import SuperMix
 from .switch import Switch
@@ -38,9 +41,11 @@ from .vanilla import Vanilla
 __all__ = ["METHODS", "Context", "MixMethod", "Mixed", "create", "from_config"]
 
 METHODS: dict[str, type[MixMethod]] = {
+    "adautomix": AdAutoMix,
     "attentive_cutmix": AttentiveCutMix,
     "attentivemix_plus": AttentiveMixPlus,
     "augmix": AugMix,
+    "automix": AutoMix,
     "choice": Choice,
     "comixup": CoMixup,
     "cutmix": CutMix,
@@ -56,6 +61,7 @@ METHODS: dict[str, type[MixMethod]] = {
     "puzzlemix": PuzzleMix,
     "resizemix": ResizeMix,
     "saliencymix": SaliencyMix,
+    "samix": SAMix,
     "smoothmix": SmoothMix,
     "supermix": SuperMix,
     "switch": Switch,

@@ -93,6 +93,7 @@ class MixMethod(nn.Module):
     attention: bool | int | str = False
     features: bool = False
     inject_layers: Sequence[str] = ()
+    uses_all_parameters = False  # each loss reaches every parameter of the method, so that several processes need not look for unused ones
     loader_extras: Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]] = {}
     PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
 
@@ -135,7 +136,7 @@ def beta(ctx: Context, alpha: float, name: str = "lam") -> float:
     return float(ctx.draw(name, lambda rng: rng.beta(alpha, alpha) if alpha > 0 else 1.0))
 
 
-def pair(ctx: Context, batch: int, pairing: str) -> np.ndarray:
+def pair(ctx: Context, batch: int, pairing: str, name: str = "partner") -> np.ndarray:
     """(B,) int64 partner indices: "perm" uniform permutation, "flip" the reversed batch, "derange" a uniform random B-cycle (never oneself)."""
 
     def sample(rng: np.random.Generator) -> np.ndarray:
@@ -148,7 +149,7 @@ def pair(ctx: Context, batch: int, pairing: str) -> np.ndarray:
         cycle[order] = np.roll(order, -1)
         return cycle
 
-    return np.asarray(ctx.draw("partner", sample), dtype=np.int64)
+    return np.asarray(ctx.draw(name, sample), dtype=np.int64)
 
 
 def check_pairing(pairing: str) -> str:

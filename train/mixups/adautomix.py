@@ -1,0 +1,193 @@
+"""AdAutoMix: the generator of masks plays against the classifier, and mixes two images or more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..losses import mixed_target
+from .base import Context, Mixed, beta, laid_out_like, pair, upload
+from .checks import expect, flag, is_number, is_whole
+from .learned import LearnedMix
+from .mixblock import attend, projection, start_small, with_lambda
+
+PLAIN_SHARE = 0.5  # of blends in the loss of clean images, for three images and more
+
+
+class GeneratorBlock(nn.Module):
+    """Logits (B, n, h, w) of n images' shares from their features, n maps (B, C, h, w) (AdAutoMix, section 3.2).
+
+    logits_i = softmax(q_i^T sum_(j != i) k_j / sqrt(C/2)) v_i, with lambda_i as a further channel if `lam_embed`; q, k, v are 1x1 convolutions."""
+
+    def __init__(self, channels: int, lam_embed: bool = True, norm: str = "none"):
+        super().__init__()
+        self.lam_embed = lam_embed
+        inputs, hidden = channels + lam_embed, max(channels // 2, 1)
+        self.query, self.key = projection(inputs, hidden, norm), projection(inputs, hidden, norm)
+        self.value = nn.Conv2d(inputs, 1, 1)
+        start_small(self)
+
+    def forward(self, maps: Sequence[Tensor], lams: Sequence[float]) -> Tensor:
+        if self.lam_embed:
+            maps = [with_lambda(z, lam) for z, lam in zip(maps, lams)]
+        keys = [self.key(z) for z in maps]
+        all_keys = sum(keys)
+        return torch.cat([attend(self.query(z), all_keys - key, self.value(z)) for z, key in zip(maps, keys)], 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What the losses need of the time of mixing."""
+
+    z: Tensor  # (B, C, h, w) the momentum encoder's features of the images
+    logits: Tensor | None  # (B, K) its mixup head's of the images, where the step is adversarial
+    sources: Tensor  # (B, n) images of each mixed sample of the generator's own loss, and their shares
+    lams: list[float]
+    train_block: bool
+    plain: Tensor | None  # the blend that the loss of clean images takes in, for n > 2
+
+
+class AdAutoMix(LearnedMix):
+    """AdAutoMix (Qin, Jin et al., ICLR 2024, arXiv:2312.11954, section 3): an adversarial mix block phi for n images.
+
+        z = k's features of x in the middle;   (m_1 .. m_n) = softmax over images of up(phi(z_pi_1 .. z_pi_n, lam_1 .. lam_n));   x~ = sum_j m_j x_pi_j
+        n = 2: pi_1 the identity, lam_1 = lam ~ Beta(alpha, alpha), lam_2 = 1 - lam;   n > 2: n permutations, lam_j ~ Beta, divided by their sum
+        L_one = L(h_q(q(x)), s(y)), n > 2: half of it and half L(H_q(q(sum_j lam_j x_pi_j)), t);   L_q = L(H_q(q(x~)), t), t = sum_j lam_j s(y_pi_j)
+        L_k = L(H_k(k(x~')), t'), with permutations of its own;   S = mean sum_j lam_j cos(H_k(k(x~')), H_k(k(x_pi_j)))
+        q and its heads follow the gradient of L_one + L_q;   phi that of L_k, and every `adv_interval` steps of -beta L_k + cos_sign (1 - beta) S
+        k <- m k + (1 - m) q, heads included.   k with h_k is evaluated
+
+    Args: `images` n; `beta`; `adv_interval`; `cos_sign` 1 (the code: similarity to the originals is lowered) or -1 (raised, as the aim of keeping
+    their meaning asks); `released_margin` the code's test for blending n > 2 images, which nearly always holds; `pairing` (for n = 2), `lam_margin`
+    and the others as AutoMix.
+    Draws: lam, partner and lam_k, partner_k, n > 2: lam (n,) and partner, partner_k (n, B); train_block (bool).
+
+    Differs from the paper / the official code in blending n > 2 images where the least of the lambdas is within the margin (see `released_margin`), and
+    in taking the originals' k logits from the pass that gives z, not from passes of their own, which also moves k's batch-norm statistics less.
+    The sign of S is the code's.
+    """
+
+    extra_passes = "2 forward of a copy, 1 backward through it, 1 forward + backward (3 images: 2)"
+    PRESETS = {
+        "default": {},
+        "cifar": {"images": 3, "beta": 0.3, "lam_embed": False, "momentum_end": 0.999999},
+        "cifar_vit": {
+            **{"images": 3, "beta": 0.3, "upsample": "nearest", "switch_off": 0.8},
+            **{"momentum_end": 0.99996, "momentum_start": 0.25},
+        },
+        "imagenet_r50": {"norm": "bn"},
+        "released": {"images": 3, "beta": 0.3, "lam_embed": False, "momentum_end": 0.999999, "released_margin": True},
+    }
+
+    def __init__(
+        self,
+        images: int = 2,
+        alpha: float = 1.0,
+        beta: float = 0.1,
+        adv_interval: int = 2,
+        cos_sign: int = 1,
+        released_margin: bool = False,
+        pairing: str = "perm",
+        feature_layer: str | None = None,
+        lam_embed: bool = True,
+        norm: str = "none",
+        upsample: str = "bilinear",
+        lam_margin: float = 0.03,
+        switch_off: float = 0.0,
+        momentum: float = 0.999,
+        momentum_end: float = 0.99999,
+        momentum_start: float = 0.1,
+        k_eval_mode: bool = False,
+        block_lr: float | None = None,
+        block_min_lr: float | None = None,
+    ):
+        schedule = (momentum, momentum_end, momentum_start, k_eval_mode, block_lr, block_min_lr)
+        super().__init__(alpha, pairing, feature_layer, norm, upsample, lam_margin, switch_off, *schedule)
+        expect(is_whole(images) and images >= 2, "images", "a whole number of at least 2", images)
+        expect(alpha > 0, "alpha", "a number larger than 0", alpha)
+        expect(is_number(beta) and 0 <= beta <= 1, "beta", "a number from 0 to 1", beta)
+        expect(is_whole(adv_interval) and adv_interval >= 1, "adv_interval", "a whole number of at least 1", adv_interval)
+        expect(is_whole(cos_sign) and cos_sign in (-1, 1), "cos_sign", "1 or -1", cos_sign)
+        self.images, self.beta, self.adv_interval, self.cos_sign = images, beta, adv_interval, cos_sign
+        self.released_margin = flag("released_margin", released_margin)
+        self.lam_embed = flag("lam_embed", lam_embed)
+
+    def make_block(self, channels: int) -> nn.Module:
+        return GeneratorBlock(channels, self.lam_embed, self.norm)
+
+    def shares(self, z: Tensor, sources: Tensor, lams: Sequence[float], size: tuple[int, int]) -> Tensor:
+        """(B, n, H, W) share of each source in each pixel, float32."""
+        with torch.autocast(z.device.type, enabled=False):
+            logits = self.block([z[s] for s in sources.unbind(1)], lams)
+            return F.interpolate(logits, size=tuple(size), mode=self.upsample).softmax(1)
+
+    def draw(self, ctx: Context, batch: int) -> tuple[list[float], list[float], np.ndarray, np.ndarray]:
+        """The shares of L_q's sources and of L_k's, and the sources themselves, (B, n) each."""
+        if self.images == 2:
+            pairs = [(beta(ctx, self.alpha, f"lam{of}"), pair(ctx, batch, self.pairing, f"partner{of}")) for of in ("_k", "")]
+            (lams_k, sources_k), (lams, sources) = (([lam, 1 - lam], np.stack([np.arange(batch), partner], 1)) for lam, partner in pairs)
+            return lams, lams_k, sources, sources_k
+        lam = np.asarray(ctx.draw("lam", lambda rng: rng.beta(self.alpha, self.alpha, self.images)), dtype=np.float64)
+        lams = (lam / lam.sum()).tolist()
+        both = (ctx.draw(name, lambda rng: np.stack([rng.permutation(batch) for _ in lams])) for name in ("partner_k", "partner"))
+        sources_k, sources = (np.asarray(rows, dtype=np.int64).T for rows in both)
+        return lams, lams, sources, sources_k
+
+    def blends(self, lams: Sequence[float]) -> bool:
+        """Whether the network is trained on a blend without masks."""
+        if self.released_margin and self.images > 2:
+            return lams[0] <= self.lam_margin or 1 - lams[0] > self.lam_margin
+        return min(lams) <= self.lam_margin
+
+    def adversarial(self, ctx: Context) -> bool:
+        return ctx.step % self.adv_interval == 0
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+        lams, lams_k, *both = self.draw(ctx, len(x))
+        sources, sources_k = (upload(np.ascontiguousarray(s), x) for s in both)
+        train_block = self.trains_block(ctx)
+        z, logits = self.encoder.look(x, classify=train_block and self.adversarial(ctx))
+        constant = torch.stack([torch.full((1, 1, 1), lam, device=x.device) for lam in lams], 1).expand(1, -1, *x.shape[-2:])
+        if self.blends(lams):
+            masks = constant
+        else:
+            with torch.no_grad():
+                masks = self.shares(z, sources, lams, x.shape[-2:])
+        plain = laid_out_like(x, combine(x, sources, constant)) if self.images > 2 else None
+        own, partner = (masks[:, :1], sources[:, 1]) if self.images == 2 else (None, None)
+        state = Pending(z, logits, sources_k, lams_k, train_block, plain)
+        return Mixed(laid_out_like(x, combine(x, sources, masks)), label_weights(sources, lams), own, partner, state=state)
+
+    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> dict[str, Tensor]:
+        target, state = ctx.target(y), mixed.state
+        mixed_labels = mixed_target(mixed.weights, target)
+        terms = {"one": ctx.criterion(net(x).logits, target), "q": ctx.criterion(self.encoder.classify_q(net, out.features), mixed_labels)}
+        if state.plain is not None:
+            terms["one"] = (1 - PLAIN_SHARE) * terms["one"]
+            logits = self.encoder.classify_q(net, net(state.plain, features=True).features)
+            terms["plain"] = PLAIN_SHARE * ctx.criterion(logits, mixed_labels)
+        if not state.train_block:  # the block keeps its place in the graph: with several processes, all parameters must take part
+            return terms | {"k": 0.0 * sum(p.sum() for p in self.block.parameters())}
+        masks = self.shares(state.z, state.sources, state.lams, x.shape[-2:])
+        logits = self.encoder.classify(combine(x, state.sources, masks))
+        loss_k = ctx.criterion(logits, mixed_target(label_weights(state.sources, state.lams), target))
+        if not self.adversarial(ctx):
+            return terms | {"k": loss_k}
+        similarity = sum(lam * F.cosine_similarity(logits.float(), state.logits[s].float()) for lam, s in zip(state.lams, state.sources.unbind(1))).mean()
+        return terms | {"k": -self.beta * loss_k, "similarity": self.cos_sign * (1 - self.beta) * similarity}
+
+
+def combine(x: Tensor, sources: Tensor, masks: Tensor) -> Tensor:
+    """sum_j m_j x_(source j) of images `x` (B, C, H, W) for masks (B or 1, n, H, W) that sum to 1; exact where all sources are the same image."""
+    first, *others = (x[s] for s in sources.unbind(1))
+    masks = masks.to(x.dtype)
+    return first + sum(masks[:, j : j + 1] * (other - first) for j, other in enumerate(others, 1))
+
+
+def label_weights(sources: Tensor, lams: Sequence[float]) -> Tensor:
+    """(B, B) float32 label weights: row i holds lam_j at its sources (B, n), added up where they are the same image."""
+    shares = torch.stack([torch.full((len(sources),), lam, device=sources.device) for lam in lams], 1)
+    return torch.zeros(len(sources), len(sources), device=sources.device).scatter_add(1, sources, shares)
