@@ -84,7 +84,9 @@ class Case:
         labels: Tensor | None = None,
         net: Callable[[], Network] = shared_vit,
     ):
-        arguments = SMALL.get(name, {}) | ({"teacher": teacher()} if name in TEACHERS else {})
+        fixed = METHODS[name].PRESETS[preset]
+        small = {k: v for k, v in SMALL.get(name, {}).items() if k not in fixed or fixed[k] > v}
+        arguments = small | ({"teacher": teacher()} if name in TEACHERS else {})
         method = create(name, preset, **arguments)
         if name == "choice":
             for child in method.modules():
