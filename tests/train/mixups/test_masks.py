@@ -1,9 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from evalkit.train.mixups.checks import interval
-from evalkit.train.mixups.masks import blend, outer_mask
+from evalkit.train.mixups.masks import blend, outer_mask, token_block_mask, token_count
 
 
 def images(*shape, seed=0):
@@ -53,6 +55,54 @@ def test_outer_mask():
     mask = outer_mask(rows, columns, torch.empty(0))
     assert mask.dtype == torch.float32 and mask.shape == (2, 1, 3, 2)
     assert torch.allclose(mask[:, 0], torch.tensor([[[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]], [[0.5, 0.9]] * 3]))
+
+
+def test_how_many_tokens_the_partner_fills():
+    assert token_count((14, 14)) == 98 + 14  # the published size
+    assert token_count((14, 14), lam=0.999, least=3) == 3 and token_count((14, 14), lam=0.0) == 196
+    assert token_count((7, 7)) == 24 + 4 and token_count((4, 6), least=0) == 12
+
+
+class Script:
+    """A generator that returns what it was given, and remembers the ranges asked for."""
+
+    def __init__(self, *values):
+        self.values, self.asked = list(values), []
+
+    def uniform(self, low, high):
+        self.asked.append((low, high))
+        return self.values.pop(0)
+
+    def integers(self, high):
+        self.asked.append(high)
+        return self.values.pop(0)
+
+
+def test_blocks_by_hand():
+    """4 x 5 tokens, 7 to fill: a block of 2 x 3; one of 2 x 2 with 2 new tokens does not fit into the last 1; one that adds nothing; one of 1 x 1."""
+    wide = math.log(2 / 3)
+    rng = Script(6, wide, 1, 0, 4, 0.0, 2, 2, 1, 0.0, 1, 1, 1, 0.0, 3, 4)
+    own = token_block_mask(rng, (4, 5), 7)
+    assert own.astype(int).tolist() == [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [1, 1, 1, 1, 0]]
+    ratios = (math.log(0.3), math.log(1 / 0.3))
+    assert [a for a in rng.asked if isinstance(a, tuple)][::2] == [(1, 7), (1, 1), (1, 1), (1, 1)]
+    assert all(a == pytest.approx(ratios) for a in [a for a in rng.asked if isinstance(a, tuple)][1::2])
+    assert [a for a in rng.asked if not isinstance(a, tuple)] == [3, 3, 3, 4, 4, 5, 4, 5] and not rng.values
+
+
+def test_ten_blocks_in_a_row_that_do_not_fit_are_enough():
+    rng = Script(4, 0.0, 0, 0, *[25, 0.0] * 10)  # 2 x 2, then ten times 5 x 5 on 5 x 5 tokens: not smaller than the grid
+    own = token_block_mask(rng, (5, 5), 20)
+    assert (~own).sum() == 4 and not rng.values
+
+
+def test_blocks_nearly_always_reach_their_count():
+    rng = np.random.default_rng(0)
+    masks = np.array([token_block_mask(rng, (14, 14), 112) for _ in range(1000)])
+    counts = (~masks).sum((1, 2))
+    assert counts.max() == 112 and counts.min() >= 95 and 0.97 <= (counts == 112).mean() <= 1
+    assert (~masks).mean(0).min() > 0.3  # corners are rarer than the middle, but no token is left out
+    assert token_block_mask(rng, (14, 14), 0).all()
 
 
 def test_intervals():
