@@ -20,11 +20,11 @@ SUPPORTED = "vit_* and deit* with a class token, cait_*, xcit_*, pvt_tiny, pvt_s
 
 
 class Tap:
-    """Keeps the class token's query and all keys of one forward pass. Does nothing while `on` is False."""
+    """Keeps the class token's query and all keys of one forward pass, and with `every` all queries. Does nothing while `on` is False."""
 
     def __init__(self, query: nn.Module, key: nn.Module, heads: int, scale: float):
         self.heads, self.scale = heads, scale
-        self.on = False
+        self.on = self.every = False
         self.query: Tensor | None = None
         self.key: Tensor | None = None
         query.register_forward_hook(self._keep_query)
@@ -32,7 +32,8 @@ class Tap:
 
     def _keep_query(self, module: nn.Module, args: tuple, out: Tensor) -> None:
         if self.on and self.query is None:
-            self.query = self._split(out.detach(), out.shape[-1])[:, :, :1]
+            queries = self._split(out.detach(), out.shape[-1])
+            self.query = queries if self.every else queries[:, :, :1]
 
     def _keep_key(self, module: nn.Module, args: tuple, out: Tensor) -> None:
         if self.on and self.key is None:
@@ -54,6 +55,18 @@ class Tap:
             rows = (self.query.float() * self.scale @ self.key.float().transpose(-2, -1)).softmax(-1)[:, :, 0]
         self.clear()
         return rows
+
+    def received(self, prefix: int) -> Tensor | None:
+        """(B, N) float32: how much attention each token after the first `prefix` gets from those tokens, mean over them and over heads, in the pass
+        just run with `every`, which is forgotten. None where only the class token asks. One head's matrix at a time is made."""
+        query, key = self.query, self.key
+        self.clear()
+        if query.shape[2] != key.shape[2]:
+            return None
+        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+            heads = zip(query[:, :, prefix:].unbind(1), key.unbind(1), strict=True)
+            columns = [(q.float() * self.scale @ k.float().transpose(1, 2)).softmax(2).mean(1) for q, k in heads]
+            return torch.stack(columns).mean(0)[:, prefix:]
 
     def clear(self) -> None:
         self.query = self.key = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from evalkit.errors import EvalkitError, unknown
 
+from .alignmix import AlignMix
 from .attentive_cutmix import AttentiveCutMix
 from .attentivemix_plus import AttentiveMixPlus
 from .augmix import AugMix
@@ -28,15 +29,19 @@ from .patchmix import PatchMix
 from .puzzlemix import PuzzleMix
 from .resizemix import ResizeMix
 from .saliencymix import SaliencyMix
+from .smmix import SMMix
 from .smoothmix import SmoothMix
+from .snapmix import SnapMix
 from .supermix import SuperMix
 from .switch import Switch
+from .tokenmix import TokenMix
 from .transmix import TransMix
 from .vanilla import Vanilla
 
 __all__ = ["METHODS", "Context", "MixMethod", "Mixed", "create", "from_config"]
 
 METHODS: dict[str, type[MixMethod]] = {
+    "alignmix": AlignMix,
     "attentive_cutmix": AttentiveCutMix,
     "attentivemix_plus": AttentiveMixPlus,
     "augmix": AugMix,
@@ -55,9 +60,12 @@ METHODS: dict[str, type[MixMethod]] = {
     "puzzlemix": PuzzleMix,
     "resizemix": ResizeMix,
     "saliencymix": SaliencyMix,
+    "smmix": SMMix,
     "smoothmix": SmoothMix,
+    "snapmix": SnapMix,
     "supermix": SuperMix,
     "switch": Switch,
+    "tokenmix": TokenMix,
     "transmix": TransMix,
     "vanilla": Vanilla,
 }

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.nn import functional as F
 
 from evalkit import models
 
@@ -44,3 +45,8 @@ class Teacher:
         mean, std = (upload(np.asarray(v, dtype=np.float32), x)[:, None, None] for v in (network.mean, network.std))
         own_mean, own_std = (v.to(x.device, non_blocking=True)[:, None, None] for v in (ctx.mean, ctx.std))
         return x.float() * (own_std / std) + (own_mean - mean) / std
+
+    def fitted(self, ctx: Context, x: Tensor) -> Tensor:
+        """The `view` of the batch, resized to the teacher's input size."""
+        seen, size = self.view(ctx, x), tuple(self.load().input_size)
+        return seen if tuple(x.shape[-2:]) == size else F.interpolate(seen, size=size, mode="bilinear")
