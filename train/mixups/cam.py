@@ -22,10 +22,11 @@ def check_linear_classifier(net, name: str) -> None:
 
 @torch.no_grad()
 def class_activation(net, x: Tensor, y: Tensor) -> Tensor:
-    """(B, h, w) float32 maps CAM_y = W_y F + b_y of the classes `y` (B,), whose means are the logits (Zhou et al., CVPR 2016); one pass, in evaluation mode."""
+    """(B, h, w) maps CAM_y = W_y F + b_y of the classes `y` (B,), whose means are the logits (Zhou et al., CVPR 2016).
+
+    One pass of float32 images in evaluation mode; all in float32, as labels come of it.
+    """
     classifier = net.model.get_classifier()
-    with evaluating(net):
-        features = net.feature_map(x)
-    with torch.autocast(x.device.type, enabled=False):
-        maps = torch.einsum("bchw,bc->bhw", features.float(), classifier.weight[y].float())
-        return maps if classifier.bias is None else maps + classifier.bias[y].float()[:, None, None]
+    with evaluating(net), torch.autocast(x.device.type, enabled=False):
+        maps = torch.einsum("bchw,bc->bhw", net.feature_map(x), classifier.weight[y])
+        return maps if classifier.bias is None else maps + classifier.bias[y][:, None, None]

@@ -20,8 +20,8 @@ class SMMix(MixMethod):
         t_i = lam s(y_i) + (1 - lam) s(y_pi(i)),   L = L(z, t) + [L(z_A, s(y_i)) + L(z_B, s(y_pi(i)))] / 2 + KL(softmax z' || softmax z)
 
     z_A, z_B are logits of an extra head for the mean own and the mean pasted token, z' = lam z0_i + (1 - lam) z0_pi(i) mixes the logits of the
-    clean images. a and z0 come from a pass in evaluation mode without gradient. The published training switches between it and Mixup: see the preset
-    "smmix" of choice. Args: `pairing`.
+    clean images. a and z0 come from a pass in evaluation mode without gradient. The published training is a choice of half and half with Mixup,
+    alpha 0.8. Args: `pairing`.
     Draws: side (s), partner.
 
     Differs from the paper / the official code in an image paired with itself, which stays as it is; there such a batch is refused.

@@ -31,7 +31,7 @@ class TokenMix(MixMethod):
         a_i = a teacher's score map of the clean image x_i and its label, normalised to sum 1;   s_A = sum M a_i,   s_B = sum (1 - M) a_pi(i)
         t_i = [s_A - e/2] onehot(y_i) + [s_B - e/2] onehot(y_pi(i)) + e/K for label smoothing e, of mass s_A + s_B, which need not be 1
 
-    The published training has binary cross-entropy and switches between it and Mixup: see the preset "tokenmix" of choice. Args: `teacher`
+    The published training has binary cross-entropy and is a choice of half and half with Mixup, alpha 0.8. Args: `teacher`
     "cam": class activation map, above 0, of the frozen `network` (a timm name, checkpoint or, with its architecture `network_model`, weights
     file); "attn": its class attention; "self": the trained network's own class attention, or class activation map where it has none; "area": shares of
     the tokens; "offline": maps from the folder `maps` (see OfflineMaps). An image without any score gets the share of its tokens. `mask` "block" or

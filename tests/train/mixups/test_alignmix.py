@@ -29,7 +29,9 @@ def reference(cost, eps, iterations, tol):
         top = values.max()
         return top + np.log(np.exp(values - top).sum())
 
-    for count in range(1, iterations + 1):
+    count = 0
+    while count < iterations:
+        count += 1
         before = u.copy()
         for b in range(batch):
             m = matrix(b)
