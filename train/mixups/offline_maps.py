@@ -1,5 +1,6 @@
 """Score maps made beforehand, one file per training image, cut to what the augmented image shows."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from evalkit.data.images import BadImage
 from evalkit.errors import EvalkitError
 
 KEY = "map"
@@ -46,8 +46,8 @@ class OfflineMaps:
                 scores = np.asarray(file[KEY], dtype=np.float32)
         except FileNotFoundError:
             raise EvalkitError(f"there is no map {path} for the training image {id}; make one for every image, or choose another teacher") from None
-        except (OSError, ValueError, KeyError, EOFError) as e:
-            raise BadImage(f"{path}", f"not an .npz file with an array '{KEY}'") from e
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+            raise EvalkitError(f"{path} is not an .npz file with an array '{KEY}' of numbers; replace it") from e
         if scores.ndim != 2 or scores.size == 0 or not np.isfinite(scores).all() or scores.min() < 0:
-            raise BadImage(f"{path}", f"its array '{KEY}' is not (rows, columns) of numbers of at least 0")
+            raise EvalkitError(f"the array '{KEY}' in {path} is not (rows, columns) of numbers of at least 0; replace it")
         return torch.from_numpy(scores)
