@@ -69,7 +69,8 @@ def train_batches(
 
     A step's images are split into batch_size / micro_batch groups; each process gets a block of neighbouring groups. `repeats` > 1 puts every image that
     often in a row into an epoch's order and keeps the epoch's length (repeated augmentation, Hoffer et al., CVPR 2020, as in DeiT's sampler).
-    `extras` are made of each image as the batch holds it, after its own draws, with the same generator, and stacked into `Batch.extras`.
+    `extras` are made of each image as the batch holds it, after its own draws, with the same generator, and stacked into `Batch.extras`; the image's
+    `info` holds its "id" in the data set and its "view" (see `TrainTransform.with_view`).
     Raises EvalkitError for sizes that do not divide and, from the iterator, for an image that cannot be read.
     """
     if batch_size % micro_batch:
@@ -134,10 +135,14 @@ class _TrainSet(Dataset):
         try:
             for position, row in zip(positions, rows):
                 rng = derive_rng(self.plan.seed, "sample", epoch, int(position))
-                x.append(self.transform(self.images.read(int(row)), rng))
+                image = self.images.read(int(row))
+                pixels, view = self.transform.with_view(image, rng) if self.extras else (self.transform(image, rng), None)
+                x.append(pixels)
                 erase.append(self.transform.erase_box(rng))
                 for name, make in self.extras.items():
-                    extras[name].append(make(to_image(x[-1]), rng))
+                    image = to_image(pixels)
+                    image.info = {"id": self.images.ids[row], "view": view}
+                    extras[name].append(make(image, rng))
         except EvalkitError as e:
             return e
         stacked = {name: torch.stack(values) for name, values in extras.items()}

@@ -55,11 +55,14 @@ class EvalTransform:
 
     def crop(self, image: Image.Image) -> Image.Image:
         """The resized and cropped image."""
+        (left, top, _, _), size = self.box(image)
+        return image.resize(size, INTERPOLATIONS[self.interpolation]).crop((left, top, left + self.size, top + self.size))
+
+    def box(self, image: Image.Image) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+        """(left, top, width, height) of the crop in pixels of the resized image, and that one's (width, height)."""
         short = min(image.size)
         width, height = (int(self.resize * side / short) for side in image.size)
-        image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        return image.crop((left, top, left + self.size, top + self.size))
+        return (round((width - self.size) / 2), round((height - self.size) / 2), self.size, self.size), (width, height)
 
 
 def eval_transform(mode: str, size: int, cfg: Mapping[str, Any] | None = None) -> Callable[[Image.Image], Tensor]:
@@ -83,6 +86,17 @@ def eval_transform(mode: str, size: int, cfg: Mapping[str, Any] | None = None) -
 
 
 # ---- training
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The part of an image that a training image shows: a box in shares of the image's width and height, mirrored afterwards if `flip`."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    flip: bool
 
 
 class TrainKeys(Protocol):
@@ -124,20 +138,29 @@ class TrainTransform:
         self.rand_augment = RandAugment(cfg.auto_augment, self.size, mean, self.resampling) if cfg.auto_augment else None
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
+        return self.with_view(image, rng)[0]
+
+    def with_view(self, image: Image.Image, rng: np.random.Generator) -> tuple[Tensor, View | None]:
+        """The training image, and what it shows of the image; None where that is no upright box of it ("pad-crop", RandAugment)."""
         if self.augment == "rrc":
-            left, top, width, height = random_resized_crop(*image.size, rng, self.crop_scale)
+            box, size = random_resized_crop(*image.size, rng, self.crop_scale), image.size
+            left, top, width, height = box
             image = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), self.resampling)
         else:
+            box, size = self.fit.box(image)
             image = image if image.size == (self.size, self.size) else self.fit.crop(image)
             if self.augment != "none":
                 image = pad_crop(image, rng)
-        if self.augment in ("rrc", "pad-crop-flip") and rng.random() < 0.5:
+        flip = self.augment in ("rrc", "pad-crop-flip") and rng.random() < 0.5
+        if flip:
             image = ImageOps.mirror(image)
+        upright = self.augment in ("none", "rrc") and not self.rand_augment
+        view = View(box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1], flip) if upright else None
         if self.rand_augment:
             image = self.rand_augment(image, rng)
         if self.jitter:
             image = color_jitter(image, self.jitter, rng)
-        return to_tensor(image)
+        return to_tensor(image), view
 
     def erase_box(self, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """(top, left, height, width) to erase in this image, all 0 for nothing. It is filled after normalisation, see `erase_boxes`."""

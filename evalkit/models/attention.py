@@ -24,7 +24,7 @@ class Tap:
 
     def __init__(self, query: nn.Module, key: nn.Module, heads: int, scale: float, whole: bool = False):
         self.heads, self.scale = heads, scale
-        self.queries = slice(None if whole else 1)
+        self.whole = whole
         self.on = False
         self.query: Tensor | None = None
         self.key: Tensor | None = None
@@ -33,7 +33,8 @@ class Tap:
 
     def _keep_query(self, module: nn.Module, args: tuple, out: Tensor) -> None:
         if self.on and self.query is None:
-            self.query = self._split(out.detach(), out.shape[-1])[:, :, self.queries]
+            queries = self._split(out.detach(), out.shape[-1])
+            self.query = queries if self.whole else queries[:, :, :1]
 
     def _keep_key(self, module: nn.Module, args: tuple, out: Tensor) -> None:
         if self.on and self.key is None:
@@ -63,6 +64,17 @@ class Tap:
         query, key = self.take_pair()
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             return (query.float() * self.scale @ key.float().transpose(-2, -1)).softmax(-1)[:, :, 0]
+
+    def received(self, prefix: int) -> Tensor | None:
+        """(B, N) float32: how much attention each token after the first `prefix` gets from those tokens, mean over them and over heads, in the pass
+        just run with `whole`, which is forgotten. None where only the class token asks. One head's matrix at a time is made."""
+        query, key = self.take_pair()
+        if query.shape[2] != key.shape[2]:
+            return None
+        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+            heads = zip(query[:, :, prefix:].unbind(1), key.unbind(1), strict=True)
+            columns = [(q.float() * self.scale @ k.float().transpose(1, 2)).softmax(2).mean(1) for q, k in heads]
+            return torch.stack(columns).mean(0)[:, prefix:]
 
     def stop(self) -> None:
         self.on = False

@@ -17,6 +17,7 @@ from .build import build
 from .rollout import Rollout, RolloutTap, install_rollout
 
 INPUT = ("", "input")  # names of the layer before the first: the image itself
+FEATURES = "forward_features"  # what the head reads, as timm calls the function that makes it; no layer can have this name
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +79,24 @@ class Network(nn.Module):
 
         attention: True for the class attention of the last block, d for block d (1-based among the blocks the class token runs through),
         "rollout" for `Output.rollout` instead.
-        inject: (layer, fn) replaces the output of that layer (a module path of the timm model, or "input") by fn(output).
+        inject: (layer, fn) replaces the output of that layer (a module path of the timm model, "input", or "forward_features" for what the head
+        reads, which is not compiled) by fn(output).
         Raises EvalkitError for a model without class attention (or rollout), an unknown layer, or what `prepare` did not install before `compile`."""
         tap = None if attention is False else self._tap(None if attention is True else attention)
         slot = None
+        before_head = inject is not None and inject[0] == FEATURES
         if inject is not None:
             layer, fn = inject
             if layer in INPUT:
                 x = fn(x)
-            else:
+            elif not before_head:
                 slot = self._slot(layer)
                 slot.fn, slot.runs = fn, 0
         try:
-            logits, taken, tokens = (self._compiled or self._pass)(x, tap, features)
+            logits, taken, tokens = (self._compiled or self._pass)(x, tap, features or before_head, not before_head)
+            if before_head:
+                tokens = fn(tokens)
+                logits, tokens = self.model.forward_head(tokens), tokens if features else None
             if slot is not None and slot.runs != 1:
                 raise EvalkitError(f"layer '{layer}' of model '{self.name}' ran {slot.runs} times in the pass, not once; inject at another layer")
         finally:
@@ -107,13 +113,13 @@ class Network(nn.Module):
         row = self._patches(taken.mean(1))
         return Output(logits, row, token_grid(self.model, x.shape[-2:], row.shape[1]), features=tokens)
 
-    def _pass(self, x: Tensor, tap: Tap | RolloutTap | None, features: bool) -> tuple[Tensor, Any, Tensor | None]:
-        """Logits, what the tap took, features: the part that is compiled."""
+    def _pass(self, x: Tensor, tap: Tap | RolloutTap | None, features: bool, head: bool = True) -> tuple[Tensor | None, Any, Tensor | None]:
+        """Logits (none if not `head`), what the tap took, features: the part that is compiled."""
         if tap is not None:
             tap.listen()
         if features:
             tokens = self._features(x)
-            logits = self.model.forward_head(tokens)
+            logits = self.model.forward_head(tokens) if head else None
         else:
             tokens, logits = None, self.model(x)
         return logits, None if tap is None else tap.take(), tokens
@@ -123,7 +129,7 @@ class Network(nn.Module):
         if attention is not False:
             self._tap(None if attention is True else attention)
         for layer in inject_layers:
-            if layer not in INPUT:
+            if layer not in (*INPUT, FEATURES):
                 self._slot(layer)
 
     def compile(self, **options: Any) -> None:
@@ -144,6 +150,24 @@ class Network(nn.Module):
             tap.stop()
         row = self._patches(rows.mean(1) if head is None else rows[:, head])
         return row, token_grid(self.model, x.shape[-2:], row.shape[1])
+
+    def patch_attention(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Logits (B, K), and (B, N) float32 how much attention each patch gets from the patches in the last block, mean over them and over heads,
+        with its grid; without gradients and statistics updates.
+
+        Raises EvalkitError for a model without class attention and for one in whose last block only the class token attends to others."""
+        tap = self._tap(None)
+        tap.on = tap.whole = True
+        try:
+            with torch.no_grad(), frozen_statistics(self.model):
+                logits = self.model(x)
+            received = tap.received(self._prefix)
+        finally:
+            tap.whole = False
+            tap.stop()
+        if received is None:
+            raise EvalkitError(f"in the last block of model '{self.name}' patches do not attend to one another; take a vit_*, deit* or pvt_* model")
+        return logits, received, token_grid(self.model, x.shape[-2:], received.shape[1])
 
     def saliency(self, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
         """(B, H, W) input-gradient magnitude sqrt(mean_c (d loss / d x)^2), float32, detached.
@@ -174,10 +198,15 @@ class Network(nn.Module):
             raise EvalkitError(f"model '{self.name}' hands several feature tensors to its head, so it has no features or feature map; take another model")
         return features
 
-    def _patches(self, tokens: Tensor) -> Tensor:
-        """Drop the columns of the prefix tokens (class, distillation, registers)."""
+    @property
+    def _prefix(self) -> int:
+        """How many tokens (class, distillation, registers) come before those of the patches."""
         has_class_token = getattr(self.model, "cls_token", None) is not None
-        return tokens[:, getattr(self.model, "num_prefix_tokens", int(has_class_token)) :]
+        return getattr(self.model, "num_prefix_tokens", int(has_class_token))
+
+    def _patches(self, tokens: Tensor) -> Tensor:
+        """Drop the columns of the prefix tokens."""
+        return tokens[:, self._prefix :]
 
     def _tap(self, block: int | str | None) -> Tap | RolloutTap:
         if block not in self._taps:
@@ -190,7 +219,7 @@ class Network(nn.Module):
         if layer not in self._slots:
             layers = dict(self.model.named_modules())
             if layer not in layers:
-                raise unknown("layer", layer, ["input", *filter(None, layers)])
+                raise unknown("layer", layer, ["input", FEATURES, *filter(None, layers)])
             self._must_not_be_compiled(f"injection at layer '{layer}'", f"inject_layers=['{layer}']")
             self._slots[layer] = Slot(layers[layer])
         if any(getattr(m, "grad_checkpointing", False) for m in self.model.modules()):  # the second run, in backward, would not inject

@@ -1,7 +1,9 @@
 """Every method of METHODS in each of its presets, and a choice in each of its branches, about to mix a batch of small random images."""
 
 import functools
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from evalkit import models
+from evalkit.data.transforms import View
 from evalkit.models import Network
 from evalkit.train import METHODS, create
 from evalkit.train.mixups import Context, Mixed
@@ -20,18 +23,33 @@ PATCH, CLASSES = 4, 5
 
 # What a method does not claim, and why.
 SQUARE = {"comixup", "puzzlemix"}  # their grids divide square images only, as the papers'
-NOT_A_BLEND = {"mixtoken": "mixes patch embeddings", "puzzlemix": "moves blocks", "resizemix": "shows the partner shrunk"}  # x~ != M x + (1 - M) x_pi
-NOT_ITSELF = {"augmix": "rows are views", "resizemix": "shows the partner shrunk"}  # identical images do not stay
+NOT_A_BLEND = {  # x~ != M x + (1 - M) x_pi
+    "mixtoken": "mixes patch embeddings",
+    "puzzlemix": "moves blocks",
+    "resizemix": "shows the partner shrunk",
+    "smmix": "moves a window",
+    "snapmix": "resizes a box",
+}
+NOT_ITSELF = {  # identical images do not stay
+    "augmix": "rows are views",
+    "resizemix": "shows the partner shrunk",
+    "smmix": "moves a window",
+    "snapmix": "resizes a box",
+}
+BLURS = {"alignmix": "a plan of little entropy spreads equal features"}  # identical images stay, their logits need not
+OWN_MASS = {"snapmix": "two maps, two boxes", "tokenmix": "two maps"}  # label shares need not sum to 1
 NO_DRAWS = {"vanilla", "guidedmixup"}
 WAITS = {name: cls.waits for name, cls in METHODS.items() if cls.waits}  # for the device
-OWN_LABELS = {"supermix": "the teacher's"}
-NEEDS_VIT = {"mixtoken": "patch embeddings"}
+OWN_LABELS = {"smmix": "also the clean pass's", "supermix": "the teacher's", "tokenmix": "weighed by the teacher"}
+NEEDS_VIT = {"mixtoken": "patch embeddings", "smmix": "attention among patches"}
+NEEDS_CNN = {"alignmix": "a pooled feature map", "snapmix": "class activation maps"}
 LEARNED = {"adautomix", "automix", "samix"}  # they train on the clean images too
 
 SMALL = {  # arguments for images of 16 pixels
     "maskmix": {"scale": 2},
     "mixpro": {"scale": 2},
     "supermix": {"width": 4, "iterations": 10},
+    "tokenmix": {"cell": PATCH},
 }
 TEACHERS = {"attentive_cutmix", "attentivemix_plus", "supermix"}
 
@@ -64,6 +82,30 @@ def shared_vit() -> Network:
 
 
 @functools.cache
+def shared_cnn() -> Network:
+    """The same in evaluation mode: in training mode, a pass would change what the next one gives."""
+    return make_cnn().eval()
+
+
+@functools.cache
+def score_teacher() -> Network:
+    """A ResNet with class activation maps of both signs."""
+    net = make_cnn().eval()
+    with torch.no_grad():
+        net.model.fc.weight.mul_(50)
+    return net
+
+
+@functools.cache
+def score_maps() -> str:
+    """A folder with a score map for each of the images "0", "1", ..."""
+    folder = Path(tempfile.mkdtemp(prefix="evalkit-maps-"))
+    for i in range(8):
+        np.savez(folder / f"{i}.npz", map=np.random.default_rng(i).random((4, 4)))
+    return str(folder)
+
+
+@functools.cache
 def teacher() -> TeacherNet:
     """Sees the colours of an image."""
     head = torch.randn(3, CLASSES, generator=torch.Generator().manual_seed(3)) * 20
@@ -87,6 +129,11 @@ class Case:
         fixed = METHODS[name].PRESETS[preset]
         small = {k: v for k, v in SMALL.get(name, {}).items() if k not in fixed or fixed[k] > v}
         arguments = small | ({"teacher": teacher()} if name in TEACHERS else {})
+        if name == "tokenmix":
+            arguments |= {"network": score_teacher(), "maps": score_maps()}
+        if name in NEEDS_CNN and net in (shared_vit, make_vit):
+            net = shared_cnn if net is shared_vit else make_cnn
+        self.name = name
         method = create(name, preset, **arguments)
         if name == "choice":
             for child in method.modules():
@@ -111,7 +158,10 @@ class Case:
     def extra(self, make: Callable, seed: int) -> Tensor:
         """What the loader would make of the batch."""
         pixels = (self.x.float() * 60 + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-        return torch.stack([make(Image.fromarray(image), np.random.default_rng([seed, i])) for i, image in enumerate(pixels)])
+        images = [Image.fromarray(image) for image in pixels]
+        for i, image in enumerate(images):
+            image.info = {"id": str(i), "view": View(0, 0, 1, 1, False)}
+        return torch.stack([make(image, np.random.default_rng([seed, i])) for i, image in enumerate(images)])
 
     def forward(self, mixed: Mixed):
         return self.net(mixed.x.float(), attention=self.method.attention, features=self.method.features, inject=mixed.inject)
@@ -137,4 +187,4 @@ class Case:
 
     @property
     def rows_sum_to_one(self) -> bool:
-        return getattr(self.method, "normalize_attn", True)  # the literal attention formula leaves out the class token's share
+        return self.name not in OWN_MASS and getattr(self.method, "normalize_attn", True)  # the literal attention formula leaves out the class token's share

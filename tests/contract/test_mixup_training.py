@@ -7,7 +7,7 @@ import torch
 
 from evalkit.train import train_step
 
-from .mixup_cases import NEEDS_VIT, SQUARE, WAITS, Case, every_method, make_cnn, make_vit
+from .mixup_cases import NEEDS_CNN, NEEDS_VIT, SQUARE, WAITS, Case, every_method, make_cnn, make_vit
 
 
 def vit_with_batch_norm():
@@ -38,6 +38,8 @@ def test_batch_norm_statistics_are_left_to_the_training_pass(name, preset, branc
 def test_a_training_step_of_a_vit(name, preset, branch, size, amp):
     if name in SQUARE and size[0] != size[1]:
         pytest.skip("its grids divide square images only")
+    if name in NEEDS_CNN:
+        pytest.skip(f"needs {NEEDS_CNN[name]}")
     case = Case(name, preset, branch, batch=5, size=size, net=make_vit)
     losses = []
     for _ in range(2):

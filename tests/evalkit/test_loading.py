@@ -29,6 +29,9 @@ class Marking:
     def __call__(self, image, rng):
         return torch.tensor([image.getpixel((0, 0))[0], *rng.integers(0, 256, 2)], dtype=torch.uint8).view(3, 1, 1)
 
+    def with_view(self, image, rng):
+        return self(image, rng), "all of it"
+
     def erase_box(self, rng):
         return 0, 0, 1, int(rng.integers(0, 9))
 
@@ -37,6 +40,7 @@ class Extra:
     """The first value of the image as the batch holds it, and a draw."""
 
     def __call__(self, image, rng):
+        assert image.info == {"id": str(np.asarray(image)[0, 0, 0]), "view": "all of it"}
         return torch.tensor([float(np.asarray(image)[0, 0, 0]), rng.random()], dtype=torch.float64)
 
 

@@ -177,6 +177,22 @@ def test_rrc_resizes_the_crop_and_flips_half():
     assert 18 < flips < 42
 
 
+def test_the_view_is_what_the_training_image_shows():
+    """The box, cut out of the image and resized, is the training image."""
+    image = picture(80, 60)
+    for seed in range(20):
+        got, view = T.TrainTransform(keys(augment="rrc", color_jitter=0.0)).with_view(image, np.random.default_rng(seed))
+        left, top, width, height = (round(v) for v in (80 * view.left, 60 * view.top, 80 * view.width, 60 * view.height))
+        plain = tvf.resized_crop(image, top, left, height, width, (32, 32), tv.InterpolationMode.BICUBIC)
+        assert np.array_equal(pixels(got), np.asarray(ImageOps.mirror(plain) if view.flip else plain))
+        assert torch.equal(got, T.TrainTransform(keys(augment="rrc"))(image, np.random.default_rng(seed)))
+    for size, box in [((32, 32), (0, 0, 1, 1)), ((64, 32), (0.25, 0, 0.5, 1)), ((32, 128), (0, 0.375, 1, 0.25))]:
+        view = T.TrainTransform(keys(color_jitter=0.4)).with_view(picture(*size), np.random.default_rng(0))[1]
+        assert (view.left, view.top, view.width, view.height, view.flip) == (*box, False)
+    for odd in ({"augment": "pad-crop"}, {"augment": "pad-crop-flip"}, {"augment": "rrc", "auto_augment": RA}):
+        assert T.TrainTransform(keys(**odd)).with_view(picture(32, 32), np.random.default_rng(0))[1] is None
+
+
 def test_color_jitter_is_torchvisions_with_uniform_factors():
     class Given:
         def __init__(self, factors, order):

@@ -10,6 +10,7 @@ from typing import Any
 from evalkit.errors import EvalkitError, unknown
 
 from .adautomix import AdAutoMix
+from .alignmix import AlignMix
 from .attentive_cutmix import AttentiveCutMix
 from .attentivemix_plus import AttentiveMixPlus
 from .augmix import AugMix
@@ -31,10 +32,13 @@ from .puzzlemix import PuzzleMix
 from .resizemix import ResizeMix
 from .saliencymix import SaliencyMix
 from .samix import SAMix
+from .smmix import SMMix
 from .smoothmix import SmoothMix
+from .snapmix import SnapMix
 from .supermix import SuperMix
 from .switch import Switch
 from .tl_align import TLAlign
+from .tokenmix import TokenMix
 from .transmix import TransMix
 from .vanilla import Vanilla
 
@@ -42,6 +46,7 @@ __all__ = ["METHODS", "Context", "MixMethod", "Mixed", "create", "from_config"]
 
 METHODS: dict[str, type[MixMethod]] = {
     "adautomix": AdAutoMix,
+    "alignmix": AlignMix,
     "attentive_cutmix": AttentiveCutMix,
     "attentivemix_plus": AttentiveMixPlus,
     "augmix": AugMix,
@@ -62,10 +67,13 @@ METHODS: dict[str, type[MixMethod]] = {
     "resizemix": ResizeMix,
     "saliencymix": SaliencyMix,
     "samix": SAMix,
+    "smmix": SMMix,
     "smoothmix": SmoothMix,
+    "snapmix": SnapMix,
     "supermix": SuperMix,
     "switch": Switch,
     "tl_align": TLAlign,
+    "tokenmix": TokenMix,
     "transmix": TransMix,
     "vanilla": Vanilla,
 }

@@ -53,11 +53,7 @@ class AttentiveCutMix(MixMethod):
 
     def attended(self, ctx: Context, x: Tensor) -> Tensor:
         """(B, h, w) float32 A."""
-        network = self.teacher.on(x)
-        seen = self.teacher.view(ctx, x)
-        if tuple(x.shape[-2:]) != tuple(network.input_size):
-            seen = F.interpolate(seen, size=tuple(network.input_size), mode="bilinear")
-        return network.feature_map(seen).float().mean(1)
+        return self.teacher.on(x).feature_map(self.teacher.fitted(ctx, x)).float().mean(1)
 
     def count(self, ctx: Context, cells: int) -> int:
         """How many of the `cells` are pasted. Raises EvalkitError if there are too few."""

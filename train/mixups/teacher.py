@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from evalkit import models
 
@@ -45,3 +46,8 @@ class Teacher:
         mean, std = (upload(np.asarray(v, dtype=np.float32), x)[:, None, None] for v in (network.mean, network.std))
         own_mean, own_std = (v.to(x.device, non_blocking=True)[:, None, None] for v in (ctx.mean, ctx.std))
         return torch.addcmul((own_mean - mean) / std, x.float(), own_std / std)
+
+    def fitted(self, ctx: Context, x: Tensor) -> Tensor:
+        """The `view` of the batch, resized to the teacher's input size."""
+        seen, size = self.view(ctx, x), tuple(self.load().input_size)
+        return seen if tuple(x.shape[-2:]) == size else F.interpolate(seen, size=size, mode="bilinear")

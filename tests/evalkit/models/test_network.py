@@ -165,10 +165,14 @@ def test_saliency_equals_finite_differences(resnet):
     assert got == pytest.approx(math.sqrt(sum(v * v for v in g) / 3), rel=1e-3)
 
 
-@pytest.mark.parametrize("ask", ["saliency", "class_attention", "feature_map"])
+@pytest.mark.parametrize("ask", ["saliency", "class_attention", "feature_map", "patch_attention"])
 def test_questions_leave_no_trace(ask):
     torch.manual_seed(0)
-    net = create("xcit_nano_12_p16_224", num_classes=5, depth=1, drop_rate=0.5).train()  # batch norm inside, class attention, dropout
+    if ask == "patch_attention":
+        net = create("vit_nano_patch4_32", num_classes=5, depth=1, drop_rate=0.5).train()
+        net.model.patch_embed.norm = nn.BatchNorm1d(64)
+    else:
+        net = create("xcit_nano_12_p16_224", num_classes=5, depth=1, drop_rate=0.5).train()  # batch norm inside, class attention, dropout
     net.model.head_drop.eval()  # a mode of its own
     net(X).logits.sum().backward()
     before = [t.clone() for t in [*net.buffers(), *(p.grad for p in net.parameters())]]
@@ -176,9 +180,12 @@ def test_questions_leave_no_trace(ask):
     flags = [m.track_running_stats for m in net.modules() if hasattr(m, "track_running_stats")]
     assert flags
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        out = {"saliency": lambda: net.saliency(X, torch.tensor([0, 1])), "class_attention": lambda: net.class_attention(X)[0]}.get(
-            ask, lambda: net.feature_map(X)
-        )()
+        out = {
+            "saliency": lambda: net.saliency(X, torch.tensor([0, 1])),
+            "class_attention": lambda: net.class_attention(X)[0],
+            "patch_attention": lambda: net.patch_attention(X)[1],
+            "feature_map": lambda: net.feature_map(X),
+        }[ask]()
     assert not out.requires_grad and (ask == "feature_map" or out.dtype == torch.float32)
     after = [*net.buffers(), *(p.grad for p in net.parameters())]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -204,6 +211,65 @@ def test_saliency_is_float32_under_autocast(vit):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(vit.saliency(X, y), want)
         assert torch.equal(vit.saliency(X.bfloat16().float(), y), vit.saliency(X.bfloat16(), y))
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("resnet10_cifar", {}), ("vit_nano_patch4_32", {"depth": 1})])
+def test_injection_before_the_head(name, arguments):
+    torch.manual_seed(0)
+    net = create(name, num_classes=5, **arguments).eval()
+    net.prepare(inject_layers=["forward_features"])
+    features = net.model.forward_features(X)
+    out = net(X, inject=("forward_features", lambda h: 2 * h.flip(0)), features=True)
+    assert torch.equal(out.features, 2 * features.flip(0)) and torch.equal(out.logits, net.model.forward_head(2 * features.flip(0)))
+    assert net(X, inject=("forward_features", torch.neg)).features is None
+    frames = CompileCounter()
+    net.compile(backend=frames, fullgraph=True)
+    for share in (0.2, 0.5, 0.9):  # what is injected is not part of the graph: it may loop, and never compiles again
+        out = net(X, inject=("forward_features", lambda h, share=share: share * h))
+        torch.testing.assert_close(out.logits, net.model.forward_head(share * features))
+    assert frames.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vit_nano_patch4_32", {"depth": 2, "qk_norm": True}),
+        ("vit_nano_patch4_32", {"depth": 2, "reg_tokens": 3}),
+        ("deit_tiny_distilled_patch16_224", {"depth": 1, "img_size": (32, 48), "embed_dim": 12}),
+        ("pvt_tiny", {"img_size": 64}),
+    ],
+)
+def test_patch_attention_is_the_column_mean_of_the_matrix(name, arguments):
+    torch.manual_seed(1)
+    net = create(name, num_classes=5, **arguments).train()
+    size = net.input_size
+    x = torch.randn(2, 3, *size)
+    attn = (net.model.block4 if name == "pvt_tiny" else net.model.blocks)[-1].attn
+    seen = []
+    if name == "pvt_tiny":
+        hooks = [attn.q.register_forward_hook(lambda m, a, o: seen.append(o)), attn.kv.register_forward_hook(lambda m, a, o: seen.append(o))]
+        logits = net.model(x)
+        heads = 8
+        q, k = (t[..., :512].reshape(2, -1, heads, 512 // heads).transpose(1, 2) for t in seen)
+        matrix = (q @ k.transpose(2, 3) * (512 // heads) ** -0.5).softmax(-1)
+    else:
+        fused, attn.fused_attn = attn.fused_attn, False
+        hooks = [attn.attn_drop.register_forward_hook(lambda m, a, o: seen.append(a[0]))]
+        logits = net.model(x)
+        attn.fused_attn, matrix = fused, seen[0]
+    for hook in hooks:
+        hook.remove()
+    prefix = net.model.num_prefix_tokens
+    got, received, grid = net.patch_attention(x)
+    assert torch.allclose(received, matrix.mean(1)[:, prefix:, prefix:].mean(1), atol=1e-6) and not received.requires_grad
+    assert grid == tuple(s // net.patch_size for s in size) and torch.allclose(got, logits, atol=1e-5)
+    row = net(x, attention=True).attention  # the tap is as before
+    assert torch.allclose(row, matrix.mean(1)[:, 0, prefix:], atol=1e-6)
+
+
+def test_patch_attention_of_a_class_attention_block():
+    with pytest.raises(EvalkitError, match="in the last block of model 'xcit_nano_12_p16_224' patches do not attend to one another"):
+        create("xcit_nano_12_p16_224", num_classes=5, depth=1).patch_attention(X)
 
 
 def test_saliency_ignores_a_taps_installation(vit):

@@ -1,0 +1,97 @@
+"""SnapMix: paste a resized box of another image, with label shares from class activation maps."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .base import Context, Mixed, MixMethod, check_pairing, pair, upload
+from .boxes import Box, box_around
+from .cam import check_linear_classifier, class_activation
+from .checks import beta_parameter, one_of
+
+SAME_LABEL = ("sum_once", "official")
+
+
+class SnapMix(MixMethod):
+    """SnapMix (Huang, Wang & Tao, AAAI 2021, arXiv:2012.04846, equations 1 to 5).
+
+        lam_a, lam_b ~ Beta(alpha, alpha);  boxes b_a, b_b as CutMix, one of each per batch;  M = 0 in b_a, else 1
+        x~_i = M x_i + (1 - M) T(x_pi(i) in b_b),  T resizes to b_a;   S_i = up(CAM_y(i)) - min, divided by its sum
+        rho_a = 1 - sum of S_i in b_a,   rho_b = sum of S_pi(i) in b_b,   t_i = rho_a s(y_i) + rho_b s(y_pi(i)),  of any mass from 0 to 2
+
+    CAM is that of the trained network for the clean batch, in evaluation mode and without gradient; where it is constant, rho is CutMix's share of
+    pixels. For networks with a linear classifier on the mean of a feature map. Args: `alpha` (0: no mixing), `pairing`; `same_label`, where both
+    images have one label, "official" gives each of the two the weight rho_a + rho_b, "sum_once" leaves it at rho_a + rho_b in all.
+    Draws: lam (2), centre (2 rows and columns), box (the two boxes, replaces both), partner.
+
+    Differs from the paper / the official code in `same_label`, which the preset "released" sets, in the evaluation mode of the CAM's pass (the code
+    moves batch-norm statistics) and in applying to every batch: the code's probability of 0.5 from random weights is a choice with vanilla.
+    """
+
+    family = "saliency"
+    needs = "class activation maps"
+    extra_passes = "1 forward"
+    PRESETS = {
+        "default": {},
+        "released": {"same_label": "official"},
+    }
+
+    def __init__(self, alpha: float = 5.0, pairing: str = "perm", same_label: str = "sum_once"):
+        super().__init__()
+        self.alpha = beta_parameter(alpha)
+        self.pairing = check_pairing(pairing)
+        self.same_label = one_of("same_label", same_label, SAME_LABEL)
+
+    def setup(self, net) -> None:
+        check_linear_classifier(net, "snapmix")
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+        batch, (height, width) = len(x), x.shape[-2:]
+        target, source = self.boxes(ctx, height, width)
+        partner = upload(pair(ctx, batch, self.pairing), x)
+        mask = torch.ones(1, 1, height, width, device=x.device)
+        if batch == 1 or area(target) == 0 or area(source) == 0:
+            return Mixed(x, torch.eye(batch, device=x.device), mask, partner)
+
+        y0, y1, x0, x1 = target
+        mixed = x.clone()
+        mixed[:, :, y0:y1, x0:x1] = F.interpolate(inside(x, source)[partner], size=(y1 - y0, x1 - x0), mode="bilinear", align_corners=True)
+        mask[:, :, y0:y1, x0:x1] = 0
+
+        attention = semantic_map(class_activation(net, x.float(), y), (height, width))
+        own = 1 - inside(attention, target).sum((1, 2))
+        other = inside(attention, source).sum((1, 2))[partner]
+        if self.same_label == "official":
+            same = y == y[partner]
+            own, other = torch.where(same, own + other, own), torch.where(same, own + other, other)
+        share = 1 - area(target) / (height * width)
+        own, other = own.nan_to_num(nan=share), other.nan_to_num(nan=1 - share)
+        return Mixed(mixed, torch.diag(own).scatter_add(1, partner[:, None], other[:, None]), mask, partner)
+
+    def boxes(self, ctx: Context, height: int, width: int) -> tuple[Box, Box]:
+        """The box to fill and the box to take."""
+
+        def sample(_) -> list[Box]:
+            lam = ctx.draw("lam", lambda rng: rng.beta(self.alpha, self.alpha, size=2) if self.alpha > 0 else (1.0, 1.0))
+            centre = ctx.draw("centre", lambda rng: rng.integers((height, width), size=(2, 2)))
+            return [box_around(c, share, height, width) for c, share in zip(centre, lam)]
+
+        target, source = ctx.draw("box", sample)
+        return tuple(map(int, target)), tuple(map(int, source))
+
+
+def area(box: Box) -> int:
+    return (box[1] - box[0]) * (box[3] - box[2])
+
+
+def inside(x: Tensor, box: Box) -> Tensor:
+    """The part of (..., H, W) in the box."""
+    return x[..., box[0] : box[1], box[2] : box[3]]
+
+
+def semantic_map(cam: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H, W) each pixel's share of a class activation map (B, h, w), its smallest value taken off; NaN where it is constant."""
+    cam = cam - cam.amin((1, 2), keepdim=True)  # before as well: what is constant becomes exactly 0
+    pixels = F.interpolate(cam[:, None], size=size, mode="bilinear")[:, 0]
+    pixels = pixels - pixels.amin((1, 2), keepdim=True)
+    return pixels / pixels.sum((1, 2), keepdim=True)
