@@ -5,6 +5,7 @@ Parameters have the names of the authors' published weights, which load as they 
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -163,7 +164,7 @@ class MogaNet(nn.Module):
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
         self.head.to(self.norm4.weight.device).train(self.training)
 
-    def _stages(self, x: Tensor):
+    def _stages(self, x: Tensor) -> Iterator[Tensor]:
         """The normalised maps (B, C, h, w) of the four stages, one after the other."""
         for i in range(4):
             x = getattr(self, f"patch_embed{i + 1}")(x)
@@ -200,12 +201,12 @@ class MogaNet(nn.Module):
         numbers = range(4)
         wanted = list(numbers) if indices is None else list(numbers[-indices:]) if isinstance(indices, int) else [numbers[i] for i in indices]
         maps = []
-        for i, x in enumerate(self._stages(x)):
+        for i, stage in enumerate(self._stages(x)):
             if i in wanted:
-                maps.append(x)
+                maps.append(stage)
             if stop_early and intermediates_only and i == max(wanted):
                 break
-        return maps if intermediates_only else (x, maps)
+        return maps if intermediates_only else (stage, maps)
 
 
 default_cfgs = generate_default_cfgs(

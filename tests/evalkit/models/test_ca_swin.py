@@ -130,7 +130,8 @@ def test_plain_swin_weights(model, old_names):
         assert torch.equal(got[f"class_block.attn.{name}.bias"], bias[32 * i : 32 * i + 32])
     for name in ("norm1.weight", "attn.proj.weight", "norm2.bias", "mlp.fc1.weight", "mlp.fc2.bias"):
         assert torch.equal(got[f"class_block.{name}"], swin[f"layers.1.blocks.1.{name}"])
-    for name in ("layers.0.blocks.0.attn.qkv.weight", "layers.1.downsample.reduction.weight", "layers.1.blocks.0.mlp.fc1.bias", "norm.weight", "head.fc.weight"):
+    kept = ("layers.0.blocks.0.attn.qkv.weight", "layers.1.downsample.reduction.weight", "layers.1.blocks.0.mlp.fc1.bias", "norm.weight", "head.fc.weight")
+    for name in kept:
         assert torch.equal(got[name], swin[name])
 
 
