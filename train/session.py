@@ -17,6 +17,7 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.runtime import seed_torch
 
+from . import distill
 from .batchnorm import BatchNormStatistics
 from .config import TrainConfig
 from .ema import WeightAverage
@@ -29,12 +30,12 @@ from .step import train_step
 class Trainee(nn.Module):
     """Network and method as one module whose forward is the training step, so that DDP and state_dict see all parameters."""
 
-    def __init__(self, network: Network, method: MixMethod):
+    def __init__(self, network: Network, method: MixMethod, distillation: distill.Distillation | None = None):
         super().__init__()
-        self.network, self.method = network, method
+        self.network, self.method, self.distillation = network, method, distillation
 
     def forward(self, ctx: Context, x: Tensor, y: Tensor) -> Tensor:
-        return train_step(ctx, self.network, self.method, x, y)
+        return train_step(ctx, self.network, self.method, x, y, self.distillation)
 
 
 @dataclass
@@ -87,7 +88,7 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     method.setup(network)
     method.to(device)
     network.prepare(attention=method.attention, inject_layers=method.inject_layers)
-    trainee = Trainee(network, method)
+    trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
     if val_images.fingerprint == train_images.fingerprint:
@@ -146,7 +147,7 @@ def save(s: Session, run: Path) -> Path:
 
 def meta(s: Session) -> dict[str, Any]:
     """What a reader of the checkpoint must know to use and to judge it."""
-    cfg, network = s.cfg, s.network
+    cfg, network, distillation = s.cfg, s.network, s.trainee.distillation
     return {
         "model": cfg.model,
         "model_args": dict(cfg.model_args),
@@ -159,6 +160,7 @@ def meta(s: Session) -> dict[str, Any]:
         "label": cfg.label or method_name(cfg.mixup),
         "data": {"name": s.train_images.name, "fingerprint": s.train_images.fingerprint},
         "config": config.to_dict(cfg),
+        **({"distill_teacher_sha256": distillation.teacher.sha256} if distillation else {}),
     }
 
 
