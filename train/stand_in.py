@@ -50,7 +50,8 @@ def answer_at_once(net: Network, methods: Iterable[MixMethod], x: Tensor) -> Non
     with torch.no_grad():
         out = net(x, attention=True)
     saliency = net.saliency(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
-    net.forward, net.saliency = functools.partial(_given, out), functools.partial(_given, saliency)
+    features = net.feature_map(x)
+    net.forward, net.saliency, net.feature_map = (functools.partial(_given, v) for v in (out, saliency, features))
     for teacher in (m.teacher.on(x) for m in methods if hasattr(m, "teacher")):
         teacher.feature_map = functools.partial(_given, teacher.feature_map(x))
 

@@ -25,7 +25,8 @@ NOT_ITSELF = {"augmix": "rows are views", "resizemix": "shows the partner shrunk
 NO_DRAWS = {"vanilla", "guidedmixup"}
 WAITS = {"supermix": "asks whether its masks succeed"}  # for the device
 OWN_LABELS = {"supermix": "the teacher's"}
-NEEDS_VIT = {"mixtoken": "patch embeddings"}
+NEEDS_VIT = {"mergemix": "blocks that merge tokens", "mixtoken": "patch embeddings"}
+TRAINING_PASSES = {"mergemix": 2}  # of the loss, where more than one
 
 SMALL = {  # arguments for images of 16 pixels
     "maskmix": {"scale": 2},

@@ -25,7 +25,7 @@ SIZES = {  # for images of 32 pixels
     "mixpro": ["mixup.scale=2"],
 }
 CNN = {"maskmix": ["mixup.cell=8"]}  # a network without patches
-VIT_ONLY = {"mixpro", "mixtoken", "transmix"}
+VIT_ONLY = {"mergemix", "mixpro", "mixtoken", "transmix"}
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,14 @@ from .gridmix import GridMix
 from .guidedmixup import GuidedMixup
 from .manifold import ManifoldMixup
 from .maskmix import MaskMix
+from .mergemix import MergeMix
 from .mixpro import MixPro
 from .mixtoken import MixToken
 from .mixup import Mixup
 from .patchmix import PatchMix
 from .puzzlemix import PuzzleMix
 from .resizemix import ResizeMix
+from .saliency_grafting import SaliencyGrafting
 from .saliencymix import SaliencyMix
 from .smoothmix import SmoothMix
 from .supermix import SuperMix
@@ -48,12 +50,14 @@ METHODS: dict[str, type[MixMethod]] = {
     "guidedmixup": GuidedMixup,
     "manifold": ManifoldMixup,
     "maskmix": MaskMix,
+    "mergemix": MergeMix,
     "mixpro": MixPro,
     "mixtoken": MixToken,
     "mixup": Mixup,
     "patchmix": PatchMix,
     "puzzlemix": PuzzleMix,
     "resizemix": ResizeMix,
+    "saliency_grafting": SaliencyGrafting,
     "saliencymix": SaliencyMix,
     "smoothmix": SmoothMix,
     "supermix": SuperMix,
