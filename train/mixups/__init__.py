@@ -16,6 +16,7 @@ from .base import Context, Mixed, MixMethod
 from .choice import Choice
 from .comixup import CoMixup
 from .cutmix import CutMix
+from .decouplemix import DecoupleMix
 from .fmix import FMix
 from .gridmix import GridMix
 from .guidedmixup import GuidedMixup
@@ -45,6 +46,7 @@ METHODS: dict[str, type[MixMethod]] = {
     "choice": Choice,
     "comixup": CoMixup,
     "cutmix": CutMix,
+    "decouplemix": DecoupleMix,
     "fmix": FMix,
     "gridmix": GridMix,
     "guidedmixup": GuidedMixup,
@@ -89,6 +91,8 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
         raise EvalkitError(f"{name}: {error}") from error
     if isinstance(arguments.get("methods"), Sequence):
         arguments["methods"] = [m if isinstance(m, MixMethod) else from_config(m) for m in arguments["methods"]]
+    if isinstance(arguments.get("method"), str | Mapping):
+        arguments["method"] = from_config(arguments["method"])
     return cls(**arguments)
 
 
