@@ -17,12 +17,13 @@ CHOICES = {
     "schedule": ("cosine", "step", "constant"),
     "schedule_by": ("step", "epoch"),
     "amp": ("none", "bf16", "fp16"),
+    "distill_type": ("none", "hard", "soft"),
 }
 POSITIVE = (
     *("image_size", "eval_size", "eval_resize", "repeats", "epochs", "batch_size", "micro_batch", "bn_batch", "accumulate", "lr", "decay_rate", "eps"),
-    *("clip_grad", "threads", "eval_epochs", "checkpoint_steps", "keep", "log_steps"),
+    *("clip_grad", "threads", "eval_epochs", "checkpoint_steps", "keep", "log_steps", "distill_tau"),
 )
-SHARES = ("erasing", "bce_threshold", "label_smoothing", "momentum", "ema")  # between 0 and 1
+SHARES = ("erasing", "bce_threshold", "label_smoothing", "momentum", "ema", "distill_alpha")  # between 0 and 1
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ class TrainConfig:
     bce_threshold: float | None = None
     bce_reduction: str = "sum_classes"  # sum_classes | mean
     label_smoothing: float = 0.0
+
+    # distillation through a token (DeiT), with a model that has one
+    distill_teacher: str | None = None  # a timm name or a checkpoint; absent: no distillation
+    distill_type: str = "hard"  # none | hard | soft
+    distill_alpha: float = 0.5  # share of the teacher's loss
+    distill_tau: float = 3.0  # temperature of soft
 
     # schedule
     epochs: int = MISSING
@@ -123,6 +130,8 @@ class TrainConfig:
             raise EvalkitError(f"key 'crop_scale' must be the smallest and largest share of the image's area, such as [0.08, 1.0], but got {self.crop_scale}")
         if self.schedule == "step" and not self.decay_epochs:
             raise EvalkitError("schedule=step needs the epochs at which the learning rate falls, for example decay_epochs=[30,60,90]")
+        if self.distill_type == "soft" and self.distill_teacher is None:
+            raise EvalkitError("distill_type=soft needs distill_teacher=NAME, a timm name or a checkpoint")
         if self.data == "folder" and not self.data_dir:
             raise EvalkitError("data=folder needs data_dir=DIR, a folder with a sub-folder per split that holds a sub-folder per class")
         if self.batch_size % self.micro_batch:

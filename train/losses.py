@@ -24,6 +24,20 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         return -(target * F.log_softmax(logits, dim=1)).sum(1).mean()
 
 
+def distillation_loss(logits: Tensor, teacher: Tensor, kind: str, tau: float = 3.0) -> Tensor:
+    """Distance of logits (M, K) to a teacher's (M, K), mean over the batch (DeiT, arXiv 2012.12877, equations 2 and 3).
+
+    `kind="hard"`: cross-entropy with the teacher's class; "soft": tau^2 KL(softmax(teacher / tau) || softmax(logits / tau)), which the
+    published code divides by the number of classes as well."""
+    with torch.autocast(logits.device.type, enabled=False):
+        logits, teacher = logits.float(), teacher.float()
+        if kind == "hard":
+            return F.cross_entropy(logits, teacher.argmax(1))
+        if kind != "soft":
+            raise ValueError(f"Expected argument `kind` to be 'hard' or 'soft', but got {kind!r}")
+        return tau**2 * F.kl_div(F.log_softmax(logits / tau, 1), F.log_softmax(teacher / tau, 1), reduction="batchmean", log_target=True)
+
+
 class BinaryCrossEntropy:
     """Binary cross-entropy over soft targets (ResNet strikes back): with logits (M, K) and targets (M, K).
 

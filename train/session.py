@@ -17,11 +17,13 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.runtime import seed_torch
 
+from . import distill
 from .batchnorm import BatchNormStatistics, share_batch_norm
 from .config import TrainConfig
 from .ema import WeightAverage
 from .mixups import from_config, in_setting
 from .mixups.base import Context, MixMethod
+from .mixups.teacher import Teacher
 from .optim import make_optimizer
 from .step import train_step
 
@@ -29,12 +31,12 @@ from .step import train_step
 class Trainee(nn.Module):
     """Network and method as one module whose forward is the training step, so that DDP and state_dict see all parameters."""
 
-    def __init__(self, network: Network, method: MixMethod):
+    def __init__(self, network: Network, method: MixMethod, distillation: distill.Distillation | None = None):
         super().__init__()
-        self.network, self.method = network, method
+        self.network, self.method, self.distillation = network, method, distillation
 
     def forward(self, ctx: Context, x: Tensor, y: Tensor) -> Tensor:
-        return train_step(ctx, self.network, self.method, x, y)
+        return train_step(ctx, self.network, self.method, x, y, self.distillation)
 
 
 @dataclass
@@ -88,7 +90,7 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     method.to(device)
     share_batch_norm(network, cfg, device)
     network.prepare(attention=method.attention, inject_layers=method.inject_layers)
-    trainee = Trainee(network, method)
+    trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
     if val_images.fingerprint == train_images.fingerprint:
@@ -159,15 +161,16 @@ def meta(s: Session) -> dict[str, Any]:
         "std": list(network.std),
         "method": method_name(cfg.mixup),
         "label": cfg.label or method_name(cfg.mixup),
-        "teachers": teachers(s.method),
+        "teachers": teachers(s.trainee),
         "data": {"name": s.train_images.name, "fingerprint": s.train_images.fingerprint},
         "config": config.to_dict(cfg),
     }
 
 
-def teachers(method: MixMethod) -> dict[str, str | None]:
-    """The frozen networks that the method asks, by name, with the sha256 of their weights files."""
-    found = [m.teacher for m in method.modules() if getattr(m, "teacher", None) is not None]
+def teachers(trainee: Trainee) -> dict[str, str | None]:
+    """The frozen networks that the method and the distillation ask, by name, with the sha256 of their weights files."""
+    askers = [*trainee.method.modules(), trainee.distillation]
+    found = [asker.teacher for asker in askers if isinstance(getattr(asker, "teacher", None), Teacher)]
     return {str(teacher.spec): teacher.sha256 for teacher in found}
 
 

@@ -2,12 +2,14 @@
 
 from torch import Tensor
 
+from .distill import Distillation
 from .mixups.base import Context, MixMethod
 
 
-def train_step(ctx: Context, net, method: MixMethod, x: Tensor, y: Tensor) -> Tensor:
-    """Scalar loss of the batch `x` (B, C, H, W), `y` (B,): pick the method, mix, one forward pass, the method's loss."""
+def train_step(ctx: Context, net, method: MixMethod, x: Tensor, y: Tensor, distillation: Distillation | None = None) -> Tensor:
+    """Scalar loss of the batch `x` (B, C, H, W), `y` (B,): pick the method, mix, one forward pass, the method's loss, the teacher's share of it."""
     method = method.pick(ctx)
     mixed = method.mix(ctx, x, y, net)
     out = net(mixed.x, attention=method.attention, features=method.features, inject=mixed.inject)
-    return method.loss(ctx, x, y, mixed, out, net)
+    loss = method.loss(ctx, x, y, mixed, out, net)
+    return loss if distillation is None else distillation(ctx, loss, mixed.x, out)

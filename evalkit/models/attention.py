@@ -14,9 +14,10 @@ from timm.models.xcit import Xcit
 from torch import Tensor, nn
 
 from ..errors import EvalkitError
+from .ca_swin import ClassAttentionSwin
 from .pvt import PyramidVisionTransformer, SpatialReductionAttention
 
-SUPPORTED = "vit_* and deit* with a class token, cait_*, xcit_*, pvt_tiny, pvt_small, pvt_medium, pvt_large"
+SUPPORTED = "vit_* and deit* with a class token, cait_*, xcit_*, ca_swin_*, pvt_tiny, pvt_small, pvt_medium, pvt_large"
 
 
 class Tap:
@@ -133,6 +134,7 @@ FAMILIES: dict[type[nn.Module], tuple[type[nn.Module], Callable[[nn.Module], lis
     VisionTransformer: (Attention, _vision_transformer),
     Cait: (ClassAttn, lambda model: [block.attn for block in model.blocks_token_only]),
     Xcit: (ClassAttn, lambda model: [block.attn for block in model.cls_attn_blocks]),
+    ClassAttentionSwin: (ClassAttn, lambda model: [model.class_block.attn]),
     PyramidVisionTransformer: (SpatialReductionAttention, lambda model: [block.attn for block in model.block4]),
 }
 

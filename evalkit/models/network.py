@@ -29,6 +29,7 @@ class Output:
     grid: tuple[int, int] | None = None  # (rows, columns) of the N patches
     rollout: Rollout | None = None  # carries numbers at the tokens through the attention of all blocks
     features: Tensor | None = None  # what the head reads, (B, T, D) with prefix tokens or (B, C, h, w); differentiable
+    distilled: Tensor | None = None  # (B, K) logits of the distillation head, in training after `train_distilled`
 
 
 class Slot:
@@ -93,7 +94,7 @@ class Network(nn.Module):
                 slot = self._slot(layer)
                 slot.fn, slot.runs = fn, 0
         try:
-            logits, taken, tokens = (self._compiled or self._pass)(x, tap, features or before_head, not before_head)
+            logits, taken, tokens, distilled = (self._compiled or self._pass)(x, tap, features or before_head, not before_head)
             if before_head:
                 tokens = fn(tokens)
                 logits, tokens = self.model.forward_head(tokens), tokens if features else None
@@ -105,24 +106,32 @@ class Network(nn.Module):
             if slot is not None:
                 slot.fn = None
         if taken is None:
-            return Output(logits, features=tokens)
+            return Output(logits, features=tokens, distilled=distilled)
         if isinstance(tap, RolloutTap):
             prefix = self.model.num_prefix_tokens
             grid = token_grid(self.model, x.shape[-2:], taken[0][1].shape[2] - prefix)
-            return Output(logits, grid=grid, features=tokens, rollout=Rollout(taken, tap.taps[0].scale, prefix))
+            return Output(logits, grid=grid, features=tokens, distilled=distilled, rollout=Rollout(taken, tap.taps[0].scale, prefix))
         row = self._patches(taken.mean(1))
-        return Output(logits, row, token_grid(self.model, x.shape[-2:], row.shape[1]), features=tokens)
+        return Output(logits, row, token_grid(self.model, x.shape[-2:], row.shape[1]), features=tokens, distilled=distilled)
 
-    def _pass(self, x: Tensor, tap: Tap | RolloutTap | None, features: bool, head: bool = True) -> tuple[Tensor | None, Any, Tensor | None]:
-        """Logits (none if not `head`), what the tap took, features: the part that is compiled."""
+    def _pass(self, x: Tensor, tap: Tap | RolloutTap | None, features: bool, head: bool = True) -> tuple[Tensor | None, Any, Tensor | None, Tensor | None]:
+        """Logits (none if not `head`), what the tap took, features, logits of the distillation head: the part that is compiled."""
         if tap is not None:
             tap.listen()
         if features:
             tokens = self._features(x)
-            logits = self.model.forward_head(tokens) if head else None
+            out = self.model.forward_head(tokens) if head else None
         else:
-            tokens, logits = None, self.model(x)
-        return logits, None if tap is None else tap.take(), tokens
+            tokens, out = None, self.model(x)
+        logits, distilled = out if isinstance(out, tuple) else (out, None)
+        return logits, None if tap is None else tap.take(), tokens, distilled
+
+    def train_distilled(self) -> None:
+        """From now on `logits` are those of the class head alone while training, and `Output.distilled` those of the distillation head; in
+        evaluation `logits` stay the mean of both (DeiT, arXiv 2012.12877, section 4). Raises EvalkitError for a model without such a head."""
+        if not hasattr(self.model, "set_distilled_training"):
+            raise EvalkitError(f"model '{self.name}' has no distillation head; take one that has, such as deit_small_distilled_patch16_224")
+        self.model.set_distilled_training(True)
 
     def prepare(self, attention: bool | int | str = False, inject_layers: Sequence[str] = ()) -> None:
         """Install the tap and the injection points that later passes will ask for."""
@@ -145,7 +154,7 @@ class Network(nn.Module):
             raise EvalkitError(f"head {head} asked for, but model '{self.name}' has heads 0 to {tap.heads - 1}")
         try:
             with torch.no_grad(), frozen_statistics(self.model):
-                _, rows, _ = self._pass(x, tap, False)
+                rows = self._pass(x, tap, False)[1]
         finally:
             tap.stop()
         row = self._patches(rows.mean(1) if head is None else rows[:, head])
@@ -176,7 +185,7 @@ class Network(nn.Module):
         Parameters' gradients, batch-norm statistics and modes stay untouched. Source: PuzzleMix (arXiv 2009.06962), section 3."""
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False), frozen_statistics(self.model):
             x = x.detach().float().requires_grad_()
-            logits = self.model(x)
+            logits = self._pass(x, None, False)[0]
             loss = F.cross_entropy(logits, y, reduction="sum") if criterion is None else criterion(logits, y)
             (gradient,) = torch.autograd.grad(loss, x)
         return gradient.square().mean(1).sqrt()

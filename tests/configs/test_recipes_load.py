@@ -38,7 +38,8 @@ def test_is_complete_or_a_few_lines_on_one_that_is(name):
     if "base" in text:
         assert len(text) <= 6 and "base" not in yaml.safe_load(config.find(text["base"]).read_text())
     else:
-        assert set(text) == every
+        distillation = {key for key in every if key.startswith("distill_")}
+        assert set(text) in (every - distillation, every)  # without a teacher the keys about it say nothing
 
 
 def test_no_key_is_forgotten_by_the_checks():

@@ -41,7 +41,7 @@ OWN_MASS = {"snapmix": "two maps, two boxes", "tokenmix": "two maps"}  # label s
 NO_DRAWS = {"vanilla", "guidedmixup"}
 WAITS = {name: cls.waits for name, cls in METHODS.items() if cls.waits}  # for the device
 OWN_LABELS = {"smmix": "also the clean pass's", "supermix": "the teacher's", "tokenmix": "weighed by the teacher"}
-NEEDS_VIT = {"mixtoken": "patch embeddings", "smmix": "attention among patches"}
+NEEDS_VIT = {"mergemix": "blocks that merge tokens", "mixtoken": "patch embeddings", "smmix": "attention among patches"}
 NEEDS_CNN = {"alignmix": "a pooled feature map", "snapmix": "class activation maps"}
 LEARNED = {"adautomix", "automix", "samix"}  # they train on the clean images too
 
@@ -182,7 +182,7 @@ class Case:
     @property
     def training_passes(self) -> int:
         """Passes of the trained network in one step: the mixed batch, and others where they are trained on too."""
-        clean = self.name in LEARNED or bool(getattr(self.method, "clean_lam", 0))
+        clean = self.name in LEARNED or self.name == "mergemix" or bool(getattr(self.method, "clean_lam", 0))
         return 1 + clean + (getattr(self.method, "images", 2) > 2 and self.name == "adautomix")
 
     @property

@@ -26,7 +26,7 @@ SIZES = {  # for images of 32 pixels
     "tokenmix": ["mixup.network={teacher}"],
 }
 CNN = {"maskmix": ["mixup.cell=8"], "tokenmix": ["mixup.cell=8"]}  # a network without patches
-VIT_ONLY = {"mixpro", "mixtoken", "smmix", "tl_align", "transmix"}
+VIT_ONLY = {"mergemix", "mixpro", "mixtoken", "smmix", "tl_align", "transmix"}
 CNN_ONLY = {"alignmix", "snapmix"}
 OWN_MASS = {"snapmix"}  # label shares of any sum, drawn for each batch, and the loss with them
 PRESETS = ["mixpro-learnable"]  # besides each method's default

@@ -19,17 +19,20 @@ from .base import Context, Mixed, MixMethod
 from .choice import Choice
 from .comixup import CoMixup
 from .cutmix import CutMix
+from .decouplemix import DecoupleMix
 from .fmix import FMix
 from .gridmix import GridMix
 from .guidedmixup import GuidedMixup
 from .manifold import ManifoldMixup
 from .maskmix import MaskMix
+from .mergemix import MergeMix
 from .mixpro import MixPro
 from .mixtoken import MixToken
 from .mixup import Mixup
 from .patchmix import PatchMix
 from .puzzlemix import PuzzleMix
 from .resizemix import ResizeMix
+from .saliency_grafting import SaliencyGrafting
 from .saliencymix import SaliencyMix
 from .samix import SAMix
 from .smmix import SMMix
@@ -54,17 +57,20 @@ METHODS: dict[str, type[MixMethod]] = {
     "choice": Choice,
     "comixup": CoMixup,
     "cutmix": CutMix,
+    "decouplemix": DecoupleMix,
     "fmix": FMix,
     "gridmix": GridMix,
     "guidedmixup": GuidedMixup,
     "manifold": ManifoldMixup,
     "maskmix": MaskMix,
+    "mergemix": MergeMix,
     "mixpro": MixPro,
     "mixtoken": MixToken,
     "mixup": Mixup,
     "patchmix": PatchMix,
     "puzzlemix": PuzzleMix,
     "resizemix": ResizeMix,
+    "saliency_grafting": SaliencyGrafting,
     "saliencymix": SaliencyMix,
     "samix": SAMix,
     "smmix": SMMix,
@@ -101,6 +107,8 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
         raise EvalkitError(f"{name}: {error}") from error
     if isinstance(arguments.get("methods"), Sequence):
         arguments["methods"] = [m if isinstance(m, MixMethod) else from_config(m) for m in arguments["methods"]]
+    if isinstance(arguments.get("method"), str | Mapping):
+        arguments["method"] = from_config(arguments["method"])
     return cls(**arguments)
 
 

@@ -91,5 +91,6 @@ def cell_logits(model: nn.Module, features: Tensor, size: tuple[int, int], side:
         features_map = features.permute(0, 3, 1, 2) if channels_last else features
     cells = F.adaptive_avg_pool2d(features_map, side).permute(0, 2, 3, 1).flatten(0, 2)  # (B N^2, D)
     if features.ndim == 3:  # in the places of the class token and of one patch: the head reads the one or the other
-        return model.forward_head(cells[:, None].expand(-1, prefix + 1, -1))
+        logits = model.forward_head(cells[:, None].expand(-1, prefix + 1, -1))
+        return logits[0] if isinstance(logits, tuple) else logits  # the class head's, where a distillation head trains beside it
     return model.forward_head(cells[:, None, None] if channels_last else cells[:, :, None, None])

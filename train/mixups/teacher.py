@@ -15,19 +15,20 @@ from .base import Context, upload
 class Teacher:
     """A network given as a timm name, a checkpoint or a weights file (see `evalkit.models.load`), or as anything that behaves like a `Network`.
 
-    `network` is None until `load`; `sha256` is that of its weights file, if there is one."""
+    `network` is None until `load`; `sha256` is that of its weights file, `classes` its outputs' names, where they are known."""
 
     def __init__(self, spec: Any, model: str | None = None):
         self.spec, self.model = spec, model
         self.network: Any = None
         self.sha256: str | None = None
+        self.classes: list[str] | None = None
 
     def load(self) -> Any:
         """The network, in evaluation mode, loaded at the first call. Raises EvalkitError where it cannot be."""
         if self.network is None:
             if isinstance(self.spec, str):
                 loaded = models.load(self.spec, model=self.model)
-                self.network, self.sha256 = loaded.network, loaded.sha256
+                self.network, self.sha256, self.classes = loaded.network, loaded.sha256, loaded.classes
             else:
                 self.network = self.spec
             self.network.eval().requires_grad_(False)

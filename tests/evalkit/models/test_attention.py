@@ -10,6 +10,7 @@ from evalkit.models import create
 from evalkit.models.attention import Tap, class_attention_modules, token_grid
 
 SMALL = {"depth": 2, "num_classes": 5}
+SWIN = {"window_size": 2, "embed_dim": 8, "depths": (1, 1, 1, 2), "num_heads": (1, 1, 2, 2)}
 CASES = {
     "vit": ("vit_tiny_patch16_224", {"img_size": 64, **SMALL}, (64, 64), 1),
     "vit qk-norm": ("vit_nano_patch4_32", {"qk_norm": True, **SMALL}, (32, 32), 1),
@@ -22,6 +23,7 @@ CASES = {
     "cait": ("cait_xxs24_224", {"img_size": (32, 48), **SMALL}, (32, 48), 1),
     "xcit": ("xcit_nano_12_p16_224", SMALL, (64, 40), 1),
     "pvt": ("pvt_tiny", {"num_classes": 5}, (96, 64), 1),
+    "ca-swin": ("ca_swin_tiny_patch4_window7_224", {"img_size": (64, 96), "num_classes": 5} | SWIN, (64, 96), 1),
 }
 
 
@@ -75,16 +77,17 @@ def test_equals_the_explicit_matrix(case):
 
 def test_grid_follows_the_input(case):
     net, x, _ = case
-    stride = {"pvt_tiny": 32, "vit_nano_patch4_32": 4}.get(net.name, 16)
+    stride = {"pvt_tiny": 32, "ca_swin_tiny_patch4_window7_224": 32, "vit_nano_patch4_32": 4}.get(net.name, 16)
     assert net.patch_size == stride
     assert net(x, attention=True).grid == (-(-x.shape[2] // stride), -(-x.shape[3] // stride))
 
 
 def test_every_block_can_be_asked_for(case):
     net, x, prefix = case
-    for index in range(len(list(class_attention_modules(net.model)))):
+    count = len(list(class_attention_modules(net.model)))
+    for index in range(count):
         torch.testing.assert_close(net(x, attention=index + 1).attention, explicit(net, x, index).mean(1)[:, prefix:], atol=1e-6, rtol=0)
-    with pytest.raises(EvalkitError, match=r"block 9 asked for, but .* in blocks 1 to 2"):
+    with pytest.raises(EvalkitError, match=rf"block 9 asked for, but .* in blocks 1 to {count}"):
         net(x, attention=9)
     with pytest.raises(EvalkitError, match="block 0"):
         net(x, attention=0)
@@ -101,17 +104,27 @@ def test_logits_and_gradients_are_the_same_bits(case):
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-@pytest.mark.parametrize("name", ["vit_nano_patch4_32", "cait_xxs24_224", "xcit_nano_12_p16_224", "pvt_tiny"])
-def test_zero_queries_give_a_uniform_row(name):
-    args = {"img_size": 32} if name.startswith("cait") else {}
-    net = create(name, num_classes=2, **args, **({} if name == "pvt_tiny" else {"depth": 1})).eval()
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("vit_nano_patch4_32", {"depth": 1}),
+        ("deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 1}),
+        ("cait_xxs24_224", {"img_size": 32, "depth": 1}),
+        ("xcit_nano_12_p16_224", {"depth": 1}),
+        ("pvt_tiny", {}),
+        ("ca_swin_tiny_patch4_window7_224", {"img_size": 32} | SWIN),
+    ],
+)
+def test_zero_queries_give_a_uniform_row(name, args):
+    net = create(name, num_classes=2, **args).eval()
     attn = list(class_attention_modules(net.model))[-1]
     query = attn.qkv if hasattr(attn, "qkv") else attn.q
     with torch.no_grad():
         query.weight[: query.in_features].zero_()
         query.bias[: query.in_features].zero_()
     row = net(torch.randn(2, 3, 32, 32), attention=True).attention
-    torch.testing.assert_close(row, torch.full_like(row, 1 / (1 + row.shape[1])))
+    prefix = 2 if "distilled" in name else 1
+    torch.testing.assert_close(row, torch.full_like(row, 1 / (prefix + row.shape[1])))
 
 
 def test_permuted_patches_permute_the_row():
@@ -151,6 +164,20 @@ def test_gradient_checkpointing_reads_the_first_run():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+def test_compiled_before_and_after(case):
+    """Prepared before compile: one graph without a break, fresh at each call. Asked for afterwards: an error."""
+    net, x, _ = case
+    torch._dynamo.reset()
+    want = [net(v, attention=True) for v in (x, 2 * x)]
+    net.compile(backend="eager", fullgraph=True)
+    for v, w in zip((x, 2 * x), want, strict=True):
+        out = net(v, attention=True)
+        torch.testing.assert_close(out.attention, w.attention, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(out.logits, w.logits)
+    with pytest.raises(EvalkitError, match=r"class attention of block 1 was not prepared before compile\(\); call prepare\(attention=1\) first"):
+        net(x, attention=1)
+
+
 def test_a_tap_is_never_stale():
     layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
     tap = Tap(*layers, heads=2, scale=1.0)
@@ -185,6 +212,11 @@ def test_nothing_survives_a_failed_pass():
         ("beit_base_patch16_224", {"depth": 1, "embed_dim": 48, "num_heads": 3}, "Beit has no class token that attends"),
         ("eva02_tiny_patch14_224", {"depth": 1}, "Eva has no"),
         ("pvt_v2_b0", {"depths": (1, 1, 1, 1)}, "PyramidVisionTransformerV2 has no"),
+        ("resnet18", {}, "ResNet has no class token"),
+        ("mobilenetv2_050", {}, "EfficientNet has no class token"),
+        ("efficientnet_b0", {}, "EfficientNet has no class token"),
+        ("convnext_atto", {}, "ConvNeXt has no class token"),
+        ("moganet_tiny", {"depths": (1, 1, 1, 1)}, "MogaNet has no class token"),
     ],
 )
 def test_models_without_class_attention_are_refused(name, args, why):

@@ -1,0 +1,236 @@
+"""MogaNet (Li et al., ICLR 2024, arXiv 2211.03295), a convolutional network that gates features of several receptive fields, in timm style.
+
+Four stages at strides 4, 8, 16 and 32. Each block mixes space, then channels, both with batch norm, layer scale and a residual connection.
+Parameters have the names of the authors' published weights, which load as they are.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, trunc_normal_
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Scale(nn.Module):
+    """One learnable factor per channel of (B, C, h, w)."""
+
+    def __init__(self, dim: int, value: float = 1e-5):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1, dim, 1, 1), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def depthwise(dim: int, kernel: int, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(dim, dim, kernel, padding=kernel // 2 * dilation, dilation=dilation, groups=dim)
+
+
+class MultiOrderContext(nn.Module):
+    """5x5 depthwise convolution; then 3/8 of the channels see a dilated 5x5 one and 4/8 a dilated 7x7 one more (paper, figure 4)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.split = (dim - 3 * dim // 8 - dim // 2, 3 * dim // 8, dim // 2)
+        self.DW_conv0 = depthwise(dim, 5)
+        self.DW_conv1 = depthwise(self.split[1], 5, dilation=2)
+        self.DW_conv2 = depthwise(self.split[2], 7, dilation=3)
+        self.PW_conv = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, middle, high = self.DW_conv0(x).split(self.split, dim=1)
+        return self.PW_conv(torch.cat([low, self.DW_conv1(middle), self.DW_conv2(high)], dim=1))
+
+
+class SpatialAggregation(nn.Module):
+    """Z = SiLU(Y + g (Y - mean(Y))) of Y = W x, then x + W' (SiLU(gate(Z)) SiLU(context(Z))) (paper, equations 4-7)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.proj_1 = nn.Conv2d(dim, dim, 1)
+        self.gate = nn.Conv2d(dim, dim, 1)
+        self.value = MultiOrderContext(dim)
+        self.proj_2 = nn.Conv2d(dim, dim, 1)
+        self.sigma = Scale(dim)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.proj_1(x)
+        z = self.act(y + self.sigma(y - y.mean((2, 3), keepdim=True)))
+        return x + self.proj_2(self.act(self.gate(z)) * self.act(self.value(z)))
+
+
+class ChannelAggregation(nn.Module):
+    """Y = GELU(depthwise 3x3 (W x)), then W' (Y + g (Y - GELU(w Y))) with one channel w Y for all (paper, equations 8 and 9)."""
+
+    def __init__(self, dim: int, hidden: int, drop: float):
+        super().__init__()
+        self.fc1 = nn.Conv2d(dim, hidden, 1)
+        self.dwconv = depthwise(hidden, 3)
+        self.decompose = nn.Conv2d(hidden, 1, 1)
+        self.sigma = Scale(hidden)
+        self.fc2 = nn.Conv2d(hidden, dim, 1)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.drop(self.act(self.dwconv(self.fc1(x))))
+        return self.drop(self.fc2(y + self.sigma(y - self.act(self.decompose(y)))))
+
+
+class Block(nn.Module):
+    def __init__(self, dim: int, ratio: int, drop: float, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(dim)
+        self.attn = SpatialAggregation(dim)
+        self.layer_scale_1 = nn.Parameter(torch.full((1, dim, 1, 1), 1e-5))
+        self.norm2 = nn.BatchNorm2d(dim)
+        self.mlp = ChannelAggregation(dim, dim * ratio, drop)
+        self.layer_scale_2 = nn.Parameter(torch.full((1, dim, 1, 1), 1e-5))
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.layer_scale_1 * self.attn(self.norm1(x)))
+        return x + self.drop_path(self.layer_scale_2 * self.mlp(self.norm2(x)))
+
+
+def embedding(chans: int, dim: int, stem: bool) -> nn.Module:
+    """Halve the resolution by a 3x3 convolution; the stem halves it twice, with GELU in between."""
+    if not stem:
+        return nn.Sequential(OrderedDict(projection=nn.Conv2d(chans, dim, 3, stride=2, padding=1), norm=nn.BatchNorm2d(dim)))
+    half = dim // 2
+    first = (nn.Conv2d(chans, half, 3, stride=2, padding=1), nn.BatchNorm2d(half), nn.GELU())
+    second = (nn.Conv2d(half, dim, 3, stride=2, padding=1), nn.BatchNorm2d(dim))
+    return nn.Sequential(OrderedDict(projection=nn.Sequential(*first, *second)))
+
+
+class MogaNet(nn.Module):
+    """(B, in_chans, H, W) images of at least 32 pixels to logits; `embed_dims` are multiples of 8."""
+
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        embed_dims: tuple[int, ...],
+        ffn_ratios: tuple[int, ...] = (8, 8, 4, 4),
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = embed_dims[-1]
+        self.grad_checkpointing = False
+        self.feature_info = [{"num_chs": dim, "reduction": 4 * 2**i, "module": f"norm{i + 1}"} for i, dim in enumerate(embed_dims)]
+        drop_path = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        chans = in_chans
+        for i, (depth, dim, ratio) in enumerate(zip(depths, embed_dims, ffn_ratios, strict=True)):
+            setattr(self, f"patch_embed{i + 1}", embedding(chans, dim, stem=i == 0))
+            setattr(self, f"blocks{i + 1}", nn.ModuleList([Block(dim, ratio, drop_rate, next(drop_path)) for _ in range(depth)]))
+            setattr(self, f"norm{i + 1}", nn.BatchNorm2d(dim))
+            chans = dim
+        self.head = nn.Linear(chans, num_classes) if num_classes > 0 else nn.Identity()
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Truncated normal of deviation 0.02 for the head; convolutions normal with variance 2 / fan-out; biases 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+                nn.init.zeros_(module.bias)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head for `num_classes` classes (0: none). The average over the map is the only pooling there is."""
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"Expected argument `global_pool` to be None or 'avg', but got {global_pool!r}")
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.head.to(self.norm4.weight.device).train(self.training)
+
+    def _stages(self, x: Tensor) -> Iterator[Tensor]:
+        """The normalised maps (B, C, h, w) of the four stages, one after the other."""
+        for i in range(4):
+            x = getattr(self, f"patch_embed{i + 1}")(x)
+            for block in getattr(self, f"blocks{i + 1}"):
+                x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing else block(x)
+            x = getattr(self, f"norm{i + 1}")(x)
+            yield x
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, D, h, w) map of the last stage."""
+        *_, x = self._stages(x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = x.mean((2, 3))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps (B, C, h, w) of the stages `indices` (None: all four; n: the last n), each after its stage's norm whatever `norm` says, as in the
+        official detection code. With `intermediates_only=False` also the classification features."""
+        if output_fmt != "NCHW":
+            raise ValueError(f"Expected argument `output_fmt` to be 'NCHW', but got {output_fmt!r}")
+        numbers = range(4)
+        wanted = list(numbers) if indices is None else list(numbers[-indices:]) if isinstance(indices, int) else [numbers[i] for i in indices]
+        maps = []
+        for i, stage in enumerate(self._stages(x)):
+            if i in wanted:
+                maps.append(stage)
+            if stop_early and intermediates_only and i == max(wanted):
+                break
+        return maps if intermediates_only else (stage, maps)
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "moganet_tiny.in1k": {
+            "url": "https://github.com/Westlake-AI/MogaNet/releases/download/moganet-in1k-weights/moganet_tiny_sz224_8xbs128_ep300.pth.tar",
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "pool_size": (7, 7),
+            "crop_pct": 0.9,
+            "interpolation": "bicubic",
+            "mean": IMAGENET_DEFAULT_MEAN,
+            "std": IMAGENET_DEFAULT_STD,
+            "first_conv": "patch_embed1.projection.0",
+            "classifier": "head",
+            "license": "apache-2.0",
+        }
+    }
+)
+
+
+@register_model
+def moganet_tiny(pretrained: bool = False, **kwargs: Any) -> MogaNet:
+    """5.2 M parameters, 1.1 G multiply-adds at 224 pixels."""
+    args = {"depths": (3, 3, 12, 2), "embed_dims": (32, 64, 128, 256)} | kwargs
+    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    return build_model_with_cfg(MogaNet, "moganet_tiny", pretrained, feature_cfg=features, **args)
