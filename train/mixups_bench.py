@@ -23,22 +23,24 @@ def bench(names: list[str], *, batch: int, size: int, device: torch.device, repe
     """(name, median ms per batch, ratio to the median of cloning the batch), "clone" first.
 
     Default presets on float32 images (batch, 3, size, size). Timed are `mix` and the label shares. Networks answer at once, so passes through
-    them are not timed, nor what mixtoken does within one. The methods take turns within each of the `repeats`, each with its own draws, so that
+    them are not timed, nor what alignmix and mixtoken do within one. The methods take turns within each of the `repeats`, each with its own draws, so that
     all see the same moods of the machine. Freed memory is kept, so that new pages from the system are not part of the time.
     """
     x = torch.from_numpy(derive_rng("bench").standard_normal((batch, 3, size, size), dtype=np.float32)).to(device)
     y = torch.arange(batch, device=device) % CLASSES
     net = stand_in.network(size, CLASSES).to(device)
-    methods = {name: stand_in.method(name, net) for name in names}
-    stand_in.answer_at_once(net, methods.values(), x)
+    nets = {name: stand_in.suited(name, net) for name in names}
+    methods = {name: stand_in.method(name, own) for name, own in nets.items()}
+    for own in dict.fromkeys(nets.values()):
+        stand_in.answer_at_once(own, [methods[name] for name in names if nets[name] is own], x)
     views = torch.rand(batch, 2, 3, size, size, device=device) if "augmix" in names else None
 
     def mixing(name: str) -> Callable[[int], object]:
-        method = methods[name]
+        method, net = methods[name], nets[name]
 
         def run(repeat: int) -> object:
             extras = {"views": views} if method.loader_extras else {}
-            draws = {"layer": 0} if name == "manifold" else None  # the image: in the network it mixes during the pass
+            draws = {"layer": 0} if name in ("alignmix", "manifold") else None  # the image: in the network they mix during the pass
             ctx = Context.simple(CLASSES, derive_rng("bench", name, repeat), extras=extras, mean=net.mean, std=net.std, draws=draws)
             mixed = method.mix(ctx, x, y, net)
             return method.relabel(ctx, mixed, y, net(mixed.x))

@@ -23,7 +23,7 @@ from .mixups import Context, MixMethod
 
 SIZE = 224
 SWEEP = (0.1, 0.3, 0.5, 0.7, 0.9)
-SETTLED = {"layer": 0, "grid": 8}  # what is drawn once for all of a method's pictures: manifold shows the image, puzzlemix its finest grid
+SETTLED = {"layer": 0, "grid": 8}  # what is drawn once for all of a method's pictures: alignmix and manifold show the image, puzzlemix its finest grid
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def save(images: list[Path], names: str | None, out: Path) -> list[str]:
         if name in stand_in.LEFT_OUT:
             notes.append(f"left out: {stand_in.LEFT_OUT[name]}")
             continue
-        rows[name] = pictures(name, stand_in.method(name, net), pixels, net)
+        own = stand_in.suited(name, net)
+        rows[name] = pictures(name, stand_in.method(name, own), pixels, own)
     if not rows:
         raise EvalkitError("; ".join(notes))
     png = plots.png(draw(labels, pixels, rows))

@@ -79,13 +79,13 @@ def test_what_moves_pixels_otherwise_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "message"),  # an object array would have to be unpickled
     [
         (None, r"there is no map .*0\.npz for the training image 0; make one for every image"),
         (lambda path: path.write_bytes(b""), "is not an .npz file with an array 'map' of numbers; replace it"),
         (lambda path: path.write_text("no zip"), "is not an .npz file with an array 'map' of numbers; replace it"),
         (lambda path: np.savez(path, scores=np.ones((2, 2))), "is not an .npz file with an array 'map' of numbers; replace it"),
-        (lambda path: np.savez(path, map=np.array([{}, 1], dtype=object)), "is not an .npz file with an array 'map' of numbers; replace it"),  # would have to be unpickled
+        (lambda path: np.savez(path, map=np.array([{}, 1], dtype=object)), "is not an .npz file with an array 'map' of numbers; replace it"),
         (lambda path: np.savez(path, map=np.ones((1, 2, 2))), r"is not \(rows, columns\) of numbers of at least 0"),
         (lambda path: np.savez(path, map=np.array([[1, np.nan]])), r"is not \(rows, columns\)"),
         (lambda path: np.savez(path, map=np.array([[1, -1]])), r"is not \(rows, columns\)"),
