@@ -13,7 +13,8 @@ class BatchNormStatistics:
     """Normalise per micro-batch; update the running statistics once per optimizer step with the mean over all micro-batches of all processes.
 
     PyTorch updates them after every forward pass of every process instead, which makes 2 processes differ from 1 process with 2
-    accumulated micro-batches. Inside `micro_batch()` each layer's momentum is 1, so its running buffers hold that batch's statistics.
+    accumulated micro-batches. Inside `micro_batch()` each layer's momentum is 1, so its running buffers hold that batch's statistics; the next
+    starts with what they were, so that a pass in evaluation mode before its forward pass sees the same in every micro-batch of the step.
     """
 
     def __init__(self, model: nn.Module):
@@ -33,6 +34,9 @@ class BatchNormStatistics:
         if self.before is None:
             self.before = [b.clone() for b in self.buffers]
             self.sums = [torch.zeros_like(b) for b in self.buffers]
+        else:  # not when the last micro-batch ended: its backward pass had still to come, and needs them unchanged
+            with torch.no_grad():
+                torch._foreach_copy_(self.buffers, self.before)
         for layer in self.layers:
             layer.momentum = 1.0
         try:

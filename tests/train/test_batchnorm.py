@@ -21,6 +21,21 @@ def test_one_update_with_the_mean_of_the_micro_batches():
     assert bn.momentum == 0.1 and bn.num_batches_tracked == 1
 
 
+def test_a_pass_in_evaluation_mode_sees_the_same_statistics_in_every_micro_batch():
+    bn, x = nn.BatchNorm1d(3), torch.randn(8, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    statistics = BatchNormStatistics(bn)
+    for step in range(2):
+        seen = []
+        for i in range(3):
+            with statistics.micro_batch():
+                seen.append(bn.eval()(x).detach())
+                y = bn.train()((i + 1) * x)
+            y.square().sum().backward()
+        statistics.step()
+        assert all(torch.equal(seen[0], other) for other in seen[1:])
+        assert torch.equal(seen[0], nn.BatchNorm1d(3).eval()(x).detach()) == (step == 0)
+
+
 def test_single_micro_batch_equals_pytorch():
     ours, theirs = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
     statistics = BatchNormStatistics(ours)

@@ -28,6 +28,7 @@ SIZES = {  # for images of 32 pixels
 CNN = {"maskmix": ["mixup.cell=8"], "tokenmix": ["mixup.cell=8"]}  # a network without patches
 VIT_ONLY = {"mixpro", "mixtoken", "smmix", "transmix"}
 CNN_ONLY = {"alignmix", "snapmix"}
+OWN_MASS = {"snapmix"}  # label shares of any sum, drawn for each batch, and the loss with them
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,11 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same(name, model, teacher, youn
     assert whole.step == STEPS
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
-    assert len(losses) == STEPS and np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert len(losses) == STEPS
+    if name in OWN_MASS:
+        assert whole.scores["raw"]["loss"] < np.log(10) - 0.1  # less than that of a network that knows nothing
+    else:
+        assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
     (middle,) = (f for f in (tmp_path / "whole").rglob("meta.json") if json.loads(f.read_text())["step"] == MIDDLE)
     resumed = run_from(cfg, tmp_path / "resumed", middle.parent)

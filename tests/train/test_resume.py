@@ -20,6 +20,9 @@ from evalkit import checkpoint
 # Every part with state takes part: stochastic depth, augmentation, a random choice of methods, EMA, batch norm, clipping, Adam moments.
 VIT = ["model=vit_nano_patch4_32", "model_args={drop_path_rate: 0.1, depth: 2}", "mixup={choice: [mixup, {name: mixpro, scale: 2}, transmix]}"]
 RESNET = ["model=resnet10_cifar", "mixup=cutmix", "opt=momentum", "lr=0.05", "schedule=step", "decay_epochs=[1]"]
+# Passes in evaluation mode between those that train, a head of the method's own that some steps leave out, features mixed before the head.
+CLEAN_PASS = [*VIT[:2], "mixup={choice: [mixup, smmix, {name: tokenmix, teacher: self}]}"]
+POOLED = [*RESNET[:1], "mixup={choice: [alignmix, snapmix, puzzlemix]}", *RESNET[2:]]
 COMMON = [
     "epochs=3",
     "batch_size=64",
@@ -83,7 +86,7 @@ def kill_at(args: list[str], lines: int, pause: float) -> bool:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_process_with_two_micro_batches(tmp_path):
-    for name, model in (("vit", VIT), ("resnet", RESNET)):
+    for name, model in (("vit", VIT), ("resnet", RESNET), ("clean", CLEAN_PASS), ("pooled", POOLED)):
         finish(*command(tmp_path / f"{name}1", *model, "epochs=1"))
         finish(*command(tmp_path / f"{name}2", *model, "epochs=1", processes=2))
         assert digest(tmp_path / f"{name}1") == digest(tmp_path / f"{name}2")
