@@ -79,7 +79,8 @@ class MixMethod(nn.Module):
 
     Class attributes say what a method asks of the network: `attention` (class attention of the mixed batch in `out`: True for the
     last block, an integer d for block d), `features` (token features of the same forward pass), `inject_layers` (layers whose output
-    `Mixed.inject` may change). `loader_extras` are made of each training image in the data loader and arrive stacked in `Context.extras`.
+    `Mixed.inject` may change). `loader_extras` are made of each training image in the data loader (its `info` says
+    which "id" and "view" it is, see evalkit.data.loading) and arrive stacked in `Context.extras`.
     For readers: `family`, `needs` (of the network or loader) and `extra_passes` of the default preset, besides the training pass.
     `PRESETS` maps preset names to constructor arguments; it always holds "default".
     """
