@@ -15,7 +15,7 @@ from .masks import blend
 
 
 class AlignMix(MixMethod):
-    """AlignMix (Venkataramanan et al., CVPR 2022, arXiv:2103.15375, equations 4 to 9).
+    """AlignMix (Venkataramanan et al., CVPR 2022, arXiv:2103.15375).
 
         lam ~ Beta(alpha, alpha), one per batch;   with probability input_prob   x~_i = lam x_i + (1 - lam) x_pi(i),   else
         F, F' = feature maps of x_i and x_pi(i) before pooling, r places each;   C_jk = ||F_j - F'_k||^2;   R = r Sinkhorn(C), no gradient
@@ -27,8 +27,8 @@ class AlignMix(MixMethod):
     of each j sum to 1, which an unfinished iteration does not; `feat_l2norm` takes the cost between features of length 1, for which it does finish.
     Draws: layer (0: image, 1: features), lam, partner, direction (0: the partner is aligned, 1: the image itself).
 
-    Does not differ from the paper / the official code, which has no autoencoder either. OpenMixup switches with Manifold Mixup: a choice of
-    manifold and of this with input_prob 0.
+    Differs from the paper / the official code in nothing of the code's, which leaves out the autoencoder of the paper's variant. OpenMixup switches
+    with Manifold Mixup instead of the images: a choice of manifold and of this with input_prob 0.
     """
 
     family = "feature"

@@ -80,7 +80,7 @@ class MixMethod(nn.Module):
     Class attributes say what a method asks of the network: `attention` (class attention of the mixed batch in `out`: True for the
     last block, an integer d for block d, "rollout" for `out.rollout` through all blocks), `features` (token features of the same forward
     pass), `inject_layers` (layers whose output `Mixed.inject` may change). `loader_extras` are made of each training image in the data
-    loader and arrive stacked in `Context.extras`.
+    loader (its `info` says which "id" and "view" it is, see evalkit.data.loading) and arrive stacked in `Context.extras`.
     For readers: `family`, `needs` (of the network or loader) and `extra_passes` of the default preset, besides the training pass; `waits` says
     why `mix` or `loss` must wait for the device, where it must: all others only upload.
     `PRESETS` maps preset names to constructor arguments; it always holds "default".

@@ -12,7 +12,7 @@ from .saliency import evaluating
 
 
 class SMMix(MixMethod):
-    """SMMix (Chen et al., ICCV 2023, arXiv:2212.12977, equations 3 to 10).
+    """SMMix (Chen et al., ICCV 2023, arXiv:2212.12977).
 
         a = attention that each patch gets from all patches in the last block for the clean image, h x w;   s ~ U{floor(g/4), .., floor(3g/4)},
         g = min(h, w), one per batch;   M_i = 0 in the s x s window of least a_i, else 1

@@ -13,7 +13,7 @@ SAME_LABEL = ("sum_once", "official")
 
 
 class SnapMix(MixMethod):
-    """SnapMix (Huang, Wang & Tao, AAAI 2021, arXiv:2012.04846, equations 1 to 5).
+    """SnapMix (Huang, Wang & Tao, AAAI 2021, arXiv:2012.04846).
 
         lam_a, lam_b ~ Beta(alpha, alpha);  boxes b_a, b_b as CutMix, one of each per batch;  M = 0 in b_a, else 1
         x~_i = M x_i + (1 - M) T(x_pi(i) in b_b),  T resizes to b_a;   S_i = up(CAM_y(i)) - min, divided by its sum

@@ -25,7 +25,7 @@ MAPS = "maps"
 
 
 class TokenMix(MixMethod):
-    """TokenMix (Liu et al., ECCV 2022, arXiv:2207.08409, equations 3 to 6).
+    """TokenMix (Liu et al., ECCV 2022, arXiv:2207.08409).
 
         M = 0 in blocks of int((1 - lam) N) + m tokens of the grid of N, else 1, one mask per batch;   x~_i = M x_i + (1 - M) x_pi(i)
         a_i = a teacher's score map of the clean image x_i and its label, normalised to sum 1;   s_A = sum M a_i,   s_B = sum (1 - M) a_pi(i)
