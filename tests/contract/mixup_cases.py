@@ -183,7 +183,7 @@ class Case:
     def training_passes(self) -> int:
         """Passes of the trained network in one step: the mixed batch, and others where they are trained on too."""
         clean = self.name in LEARNED or self.name == "mergemix" or bool(getattr(self.method, "clean_lam", 0))
-        return 1 + clean + (getattr(self.method, "images", 2) > 2 and self.name == "adautomix")
+        return 1 + clean + (self.name == "adautomix" and self.method.images > 2)
 
     @property
     def rows_sum_to_one(self) -> bool:

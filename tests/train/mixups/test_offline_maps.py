@@ -58,7 +58,7 @@ def test_through_the_loader(tmp_path, augment):
         np.savez(tmp_path / f"{i}.npz", map=scores)
     pixels = np.stack([np.repeat(scores[:, :, None], 3, 2) for scores in levels]).astype(np.uint8)
     images = ArrayImages("ramps", ["0", "1", "2", "3"], [0, 1, 0, 1], ["x", "y"], pixels)
-    keys = SimpleNamespace(image_size=32, augment=augment, auto_augment=None, color_jitter=0.0, erasing=0.0, interpolation="bilinear")
+    keys = SimpleNamespace(crop_scale=[0.08, 1.0], image_size=32, augment=augment, auto_augment=None, color_jitter=0.0, erasing=0.0, interpolation="bilinear")
     method = TokenMix("offline", maps=str(tmp_path))
     method.setup(FakeNet(4))
     batches = list(train_batches(images, TrainTransform(keys), seed=1, batch_size=4, micro_batch=2, epochs=12, extras=method.loader_extras))
