@@ -12,7 +12,7 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.robustness import CONFIGS, PROTOCOLS, run, runner
 
-from .fakes import noise, records, save_checkpoint, write_tree
+from .fakes import noise, records, save_checkpoint, write_corruptions, write_tree
 
 CLASSES = ["bird", "cat", "dog"]
 
@@ -22,12 +22,19 @@ def setup(tmp_path):
     """(checkpoint, keys): a tiny model of three classes and folders of its classes."""
     root = write_tree(tmp_path / "data", {"cat": 4, "dog": 3, "bird": 2})
     other = write_tree(tmp_path / "other", {"cat": 3, "dog": 3}, seed=1)
+    write_corruptions(tmp_path / "corrupted", {"cat": 4, "dog": 3, "bird": 2})
     keys = {"data": str(root), "out": str(tmp_path / "out"), "workers": 0, "forward_batch": 4, "batch_size": 3}
     return save_checkpoint(tmp_path / "run", CLASSES), keys, str(other)
 
 
 def options(protocol, keys, other, **more):
-    extra = {"occlusion": {"levels": [0.0, 0.5], "repeats": 2, "grid": 4, "saliency": "self"}, "imagenet-o": {"id_data": other}}.get(protocol, {})
+    extra = {
+        "occlusion": {"levels": [0.0, 0.5], "repeats": 2, "grid": 4, "saliency": "self"},
+        "imagenet-o": {"id_data": other},
+        "imagenet-c": {"data": str(Path(other).parent / "corrupted"), "corruptions": ["fog", "snow"], "severities": [1, 3], "preprocess": "published"},
+        "fgsm": {"eps": [2.0]},
+        "pgd": {"eps": [2.0, 8.0], "steps": 2},
+    }.get(protocol, {})
     return CONFIGS[protocol](**keys | extra | more)
 
 
@@ -208,11 +215,16 @@ def test_the_embedded_stand_ins_are_the_defaults_of_a_digits_photo_checkpoint(tm
     digits = [str(d) for d in range(10)]
     checkpoint = save_checkpoint(tmp_path / "run", digits, data="digits-photo")
     keys = {"out": str(tmp_path / "out"), "workers": 0, "limit": 250}
-    small = {"occlusion": {"levels": [0.5], "repeats": 1, "limit": 20}}
+    small = {"occlusion": {"levels": [0.5], "repeats": 1, "limit": 20}, "pgd": {"steps": 1, "limit": 20}}
     for protocol in PROTOCOLS:
+        if protocol in ("imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-c"):
+            with pytest.raises(EvalkitError, match=f"{protocol} has no default data; give the ImageNet.* folder with --data DIR"):
+                run(protocol, [str(checkpoint)], CONFIGS[protocol](**keys))
+            continue
         assert run(protocol, [str(checkpoint)], CONFIGS[protocol](**keys | small.get(protocol, {}))) == 0
     by_protocol = {r["protocol"]: r for r in records(tmp_path / "out")}
-    assert {p: r["data"]["name"] for p, r in by_protocol.items()} == {"imagenet-a": "digits-a", "imagenet-o": "digits-o", "occlusion": "digits-photo"}
+    photo = dict.fromkeys(("occlusion", "imagenet-val", "fgsm", "pgd"), "digits-photo")
+    assert {p: r["data"]["name"] for p, r in by_protocol.items()} == {"imagenet-a": "digits-a", "imagenet-o": "digits-o"} | photo
     assert all("a demonstration, not a benchmark" in " ".join(r["notes"]) and not r["published_protocol"] for r in by_protocol.values())
     assert by_protocol["occlusion"]["config"]["grid"] == 4 and by_protocol["occlusion"]["config"]["saliency"] == "self"
     assert by_protocol["imagenet-o"]["metrics"]["chance"] == 0.5 and by_protocol["imagenet-a"]["metrics"]["rms_calibration_error"] is not None
