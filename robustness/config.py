@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from evalkit.errors import EvalkitError, unknown
 
@@ -18,7 +18,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 class ProtocolConfig:
     """What every protocol takes."""
 
-    POLICIES: ClassVar[tuple[str, ...]] = ("fail", "skip")
+    POLICIES = ("fail", "skip")
     data: str | None = None  # the protocol's data folder, or an embedded set; absent: the embedded stand-in where the checkpoint was trained on one
     out: str = "results"  # where results.jsonl and the per-sample records go
     preprocess: str | None = None  # published | model | native; absent: native for embedded sets, else published
@@ -57,7 +57,7 @@ class ValConfig(ProtocolConfig):
 class ClassificationConfig(ProtocolConfig):
     """Accuracy, calibration and selective prediction; an unreadable image can count as a wrong answer of no confidence."""
 
-    POLICIES: ClassVar[tuple[str, ...]] = ("fail", "skip", "wrong")
+    POLICIES = ("fail", "skip", "wrong")
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ def _record(
     sets = {role: {"name": images.name, "fingerprint": images.fingerprint} for role, images in plan.sets.items()}
     main = next(iter(plan.sets.values()))
     fingerprint = main.fingerprint if len(sets) == 1 else hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
+    skipped = 0 if cfg.on_error == "wrong" else len(about["bad"])
     notes = [*plan.notes, *(f"{what} in {n} images" for what, n in about["notes"].items())]
     if about["bad"]:
         notes.append(f"{len(about['bad'])} images could not be read and {_fate(cfg)}")
@@ -120,7 +121,7 @@ def _record(
         label=loaded.label,
         checkpoint_sha256=checksum,
         weights=loaded.weights,
-        data={"name": main.name, "fingerprint": fingerprint, "split": "val", "sets": sets, **outcome.data, "n_skipped": len(about["bad"])},
+        data={"name": main.name, "fingerprint": fingerprint, "split": "val", "sets": sets, **outcome.data, "n_skipped": skipped},
         n=outcome.n,
         metrics=outcome.metrics,
         undefined=outcome.undefined,

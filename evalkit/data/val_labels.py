@@ -59,7 +59,7 @@ def _from_kit(path: Path, numbers: list[int]) -> dict[str, str]:
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         wnid = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as e:
+    except Exception as e:  # SciPy raises whatever a malformed file leads it to
         raise EvalkitError(f"{meta} is not the {KIT_META} of the ILSVRC2012 development kit; copy it from there again") from e
     odd = next((i for i, number in enumerate(numbers, start=1) if number not in wnid), None)
     if odd is not None:
