@@ -6,7 +6,9 @@ Generalize to ImageNet?", ICML 2019 (V2: 10,000 images, whose class folders are 
 Differs from their code in: class folders matched by name, those of V2 by number, which sorted as text would mix the classes up.
 """
 
+import dataclasses
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,11 +22,26 @@ from .config import ImageNetValConfig, ProtocolConfig
 from .protocol import Arrays, Outcome, Plan, Protocol
 
 VAL_IMAGES = 50_000
+V2_SETS = ("matched-frequency", "threshold0.7", "top-images")
 
 
 def prepare(kind: str, loaded: Loaded, cfg: ProtocolConfig, device: torch.device) -> Plan:
     """Open the set `kind`, imagenet-r, imagenet-sketch or imagenet-v2. Raises EvalkitError for data that are missing, partial or of other classes."""
-    return imagenet_a.plan_for(kind, loaded, cfg, layouts.open_set(kind, layouts.choose(kind, cfg.data, loaded), loaded, cfg.allow_partial))
+    opened = layouts.open_set(kind, layouts.choose(kind, cfg.data, loaded), loaded, cfg.allow_partial)
+    if kind == "imagenet-v2" and opened.published:
+        opened = _which_v2(opened)
+    return imagenet_a.plan_for(kind, loaded, cfg, opened)
+
+
+def _which_v2(opened: layouts.Opened) -> layouts.Opened:
+    """Papers print V2's matched-frequency set; the two easier ones, and a folder whose name does not tell, are not what a published value was made on."""
+    folder = Path(opened.images.root).resolve().name
+    variant = next((v for v in V2_SETS if v in folder), "of unknown choice")
+    opened.images.name = f"imagenet-v2 {variant}"
+    if variant == V2_SETS[0]:
+        return opened
+    note = f"the folder's name is not that of the {V2_SETS[0]} set, which papers print; the images are {variant if variant in V2_SETS else 'one of three sets'}"
+    return dataclasses.replace(opened, published=False, notes=[*opened.notes, note])
 
 
 def _protocol(kind: str) -> Protocol:

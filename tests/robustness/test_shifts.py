@@ -94,7 +94,7 @@ def test_the_folders_of_v2_are_numbers_not_text(tmp_path, network, pixels):
     link_tree(tmp_path / V2, map(str, range(1000)), pixels)
     for classes in (IMAGENET, IMAGENET[::-1]):
         plan, arrays, _ = collected("imagenet-v2", loaded(network, classes), ImageNetV2Config(data=str(tmp_path), workers=0))
-        assert plan.complete and plan.sets["data"].name == "imagenet-v2"
+        assert plan.complete and plan.sets["data"].name == "imagenet-v2 matched-frequency"
         outputs = arrays["restrict"][arrays["labels"]]
         assert [classes[o] for o in outputs] == [IMAGENET[int(sample.split("/")[0])] for sample in arrays["ids"]]
 
@@ -115,6 +115,16 @@ def test_v2_in_parts_or_several(tmp_path, model, pixels):
     (tmp_path / "imagenetv2-top-images-format-val").mkdir()
     with pytest.raises(EvalkitError, match="holds imagenetv2-matched-frequency-format-val and imagenetv2-top-images-format-val, which are different"):
         layouts.open_set("imagenet-v2", str(tmp_path), model, True)
+
+
+def test_only_the_matched_frequency_set_of_v2_is_what_papers_print(tmp_path, network, pixels, monkeypatch):
+    monkeypatch.setattr(network, "input_size", (224, 224))
+    expected = {V2: ("matched-frequency", True), "imagenetv2-top-images-format-val": ("top-images", False), "mine": ("of unknown choice", False)}
+    for folder, (variant, published) in expected.items():
+        root = link_tree(tmp_path / folder, map(str, range(1000)), pixels)
+        plan = shifts.prepare("imagenet-v2", loaded(network, IMAGENET), ImageNetV2Config(data=str(root)), CPU)
+        assert (plan.sets["data"].name, plan.published, plan.complete) == (f"imagenet-v2 {variant}", published, True)
+        assert published or plan.notes[-1].startswith("the folder's name is not that of the matched-frequency set, which papers print; the images are ")
 
 
 def test_published_with_the_published_settings_only(tmp_path, network, pixels, monkeypatch):
