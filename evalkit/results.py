@@ -21,7 +21,7 @@ FILE = "results.jsonl"
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "schema": int,
     "task": str,  # train | eval | robustness
-    "protocol": str,  # accuracy | occlusion | imagenet-a | imagenet-o
+    "protocol": str,  # accuracy, or the name of a robustness protocol
     "version": (int, str),  # of the protocol; raised whenever a number can move
     "model": str,
     "method": (str, type(None)),

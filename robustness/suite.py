@@ -51,7 +51,7 @@ def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
     code, ran, missing, stopped = 0, [], [], []
     for name, data in found.items():
         if data is None:
-            missing.append(f"{name} ({', '.join(layouts.FOLDERS[kind] for kind in NEEDS[name].values())} {looked})")
+            missing.append(f"{name} ({', '.join(layouts.FOLDERS[kind] for kind in NEEDS[name].values())}: {looked})")
             continue
         try:
             code = max(code, runner.run(name, specs, _config(name, cfg, data)))

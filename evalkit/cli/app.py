@@ -135,12 +135,12 @@ Examples:
   evalkit robustness imagenet-a deit_small_patch16_224 --data imagenet-a
   evalkit robustness imagenet-o runs/deit --data imagenet-o --id imagenet/val
   evalkit robustness imagenet-val deit.pth model=deit_small_patch16_224 --data ILSVRC2012_img_val val_labels=val.txt
-  evalkit robustness pgd runs/mixpro eps=[2,4] steps=20
+  evalkit robustness pgd runs/mixpro 'eps=[2, 4]' steps=20
   evalkit robustness all runs/mixpro --data-root datasets
 """
 )
 def robustness(
-    protocol: Annotated[Protocol, typer.Argument(metavar="PROTOCOL", help=f"{', '.join(Protocol)}; all runs each whose data are found")],
+    protocol: Annotated[Protocol, typer.Argument(metavar="PROTOCOL", help="what to measure; all: each protocol whose data are found")],
     words: Annotated[
         list[str],
         typer.Argument(metavar="MODEL_OR_CKPT... KEY=VALUE", help="run or checkpoint folders, weights files or timm model names; then settings"),
@@ -160,7 +160,7 @@ def robustness(
     if not models:
         raise EvalkitError("which model? Give a run folder, a checkpoint, a weights file or a timm model name")
     if id is not None and protocol != Protocol.imagenet_o:
-        raise EvalkitError(f"--id belongs to imagenet-o; {protocol.value} has only --data")
+        raise EvalkitError(f"--id belongs to imagenet-o; {protocol.value} has {'--data-root' if protocol == Protocol.all else 'only --data'}")
     if data_root is not None and protocol != Protocol.all:
         raise EvalkitError(f"--data-root belongs to all; {protocol.value} has --data")
     if data is not None and protocol == Protocol.all:

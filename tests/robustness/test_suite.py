@@ -41,7 +41,7 @@ def test_what_is_found_is_run_and_what_is_not_is_said(tmp_path, calls, capsys):
     assert all((cfg.workers, cfg.out) == (7, "there") for cfg in by_name.values()) and by_name["occlusion"].val_labels == "labels.txt"
     out = capsys.readouterr().out
     assert "ran: imagenet-val, imagenet-a, imagenet-sketch, imagenet-v2, fgsm, pgd, occlusion" in out
-    for line in ("imagenet-o (ImageNet-O, ImageNet val", "imagenet-r (ImageNet-R", "imagenet-c (ImageNet-C"):
+    for line in ("imagenet-o (ImageNet-O, ImageNet val:", "imagenet-r (ImageNet-R:", "imagenet-c (ImageNet-C:"):
         assert f"not run: {line} not below {root})" in out
 
 
@@ -83,7 +83,7 @@ def test_a_checkpoint_trained_on_digits_photo_runs_on_the_stand_ins(tmp_path, ca
         **{"imagenet-val": "digits-photo", "imagenet-a": "digits-a", "imagenet-o": "digits-o"},
         **dict.fromkeys(("fgsm", "pgd", "occlusion"), "digits-photo"),
     }
-    assert "not run: imagenet-c (ImageNet-C no embedded stand-in)" in capsys.readouterr().out
+    assert "not run: imagenet-c (ImageNet-C: no embedded stand-in)" in capsys.readouterr().out
 
 
 def test_from_the_folders_to_the_records_and_the_report(tmp_path, capsys):

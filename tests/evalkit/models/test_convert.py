@@ -29,14 +29,19 @@ def mm_transformer(name: str) -> str:
     return table[name]
 
 
+def weights(name, **args):
+    """A state dict without two tensors alike: an untrained network's norms all are."""
+    torch.manual_seed(0)
+    return {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in create(name, **args).model.state_dict().items()}
+
+
 def equal(a, b):
     return set(a) == set(b) and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
 @pytest.mark.parametrize("wrap", [lambda s: {"meta": {"epoch": 9}, "state_dict": s}, lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}}, dict])
 def test_a_vision_transformer_of_openmixup(tmp_path, wrap):
-    torch.manual_seed(0)
-    state = create("deit_small_patch16_224", **VIT).model.state_dict()
+    state = weights("deit_small_patch16_224", **VIT)
     torch.save(wrap({mm_transformer(k): v for k, v in state.items()}), tmp_path / "w.pth")
     loaded = load(tmp_path / "w.pth", model="deit_small_patch16_224", model_args={k: v for k, v in VIT.items() if k != "num_classes"})
     assert equal(state, loaded.network.model.state_dict()) and loaded.network.num_classes == 3
@@ -45,15 +50,14 @@ def test_a_vision_transformer_of_openmixup(tmp_path, wrap):
 
 
 def test_a_residual_network_of_openmixup(tmp_path):
-    torch.manual_seed(1)
-    state = create("resnet18", num_classes=4).model.state_dict()
+    state = weights("resnet18", num_classes=4)
     torch.save({"state_dict": {f"head.{k}" if k.startswith("fc.") else f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")
     loaded = load(tmp_path / "w.pth", model="resnet18")
     assert equal(state, loaded.network.model.state_dict()) and "head.fc.weight -> fc.weight" in loaded.report["renamed"]
 
 
 def test_what_else_the_file_holds_is_reported_and_what_it_lacks_refused(tmp_path):
-    state = {mm_transformer(k): v for k, v in create("deit_small_patch16_224", **VIT).model.state_dict().items()}
+    state = {mm_transformer(k): v for k, v in weights("deit_small_patch16_224", **VIT).items()}
     args = {"model": "deit_small_patch16_224", "model_args": {k: v for k, v in VIT.items() if k != "num_classes"}}
     torch.save(state | {"backbone.extra": torch.zeros(1), "mix_block.conv.weight": torch.zeros(1)}, tmp_path / "w.pth")
     assert load(tmp_path / "w.pth", **args).report["unexpected"] == ["extra", "mix_block.conv.weight"]
@@ -63,7 +67,7 @@ def test_what_else_the_file_holds_is_reported_and_what_it_lacks_refused(tmp_path
 
 
 def test_other_files_are_left_as_they_are(tmp_path):
-    state = create("resnet18", num_classes=4).model.state_dict()
+    state = weights("resnet18", num_classes=4)
     torch.save({"model": state}, tmp_path / "w.pth")
     assert "renamed" not in load(tmp_path / "w.pth", model="resnet18").report
     torch.save({"state_dict": state | {f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")  # two for one place
