@@ -45,7 +45,7 @@ def plan_for(name: str, loaded: Loaded, cfg: ProtocolConfig, opened: layouts.Ope
 def collect(loaded: Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records: ids (N,), labels (N,) among the restricted classes, logits (N, K) float32 of all classes, restrict (K',).
 
-    With on_error="wrong" the unreadable images are rows too, at the end: logits of 0, and `readable` (N,) bool tells them."""
+    With on_error="wrong" the unreadable images are rows too, at the end: logits of 0, which rank last, and `readable` (N,) bool tells them."""
     images, policy = plan.sets["data"], "fail" if cfg.on_error == "fail" else "skip"
     options: dict[str, Any] = {"forward_batch": cfg.forward_batch, "batch_size": cfg.batch_size, "workers": cfg.workers, "on_error": policy}
     got = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows["data"], what=plan.extra["what"], **options)
@@ -67,14 +67,13 @@ def evaluate(arrays: Arrays) -> Outcome:
     z = np.take(arrays["logits"], restrict, axis=1).astype(np.float64)
     readable = arrays.get("readable", np.full(len(labels), True))
     correct, confidence = metrics.top_k_correct(z, labels) & readable, metrics.confidence(z) * readable
-    ranking = np.where(readable, metrics.log_confidence(z), -np.finfo(np.float64).max)
     top5 = metrics.top_k_correct(z, labels, 5) & readable if len(restrict) > 5 else np.full(0, np.nan)
     numbers = {
         "top1": float(correct.mean()),
         "top5": float(top5.mean()) if top5.size else float("nan"),
         "rms_calibration_error": metrics.rms_calibration_error(confidence, correct),
         "rms_calibration_error_include": metrics.rms_calibration_error(confidence, correct, last_bin="include"),
-        "aurra": metrics.aurra(ranking, correct),
+        "aurra": metrics.aurra(metrics.log_confidence(z), correct),
         "mean_confidence": float(confidence.mean()),
         "nll": metrics.negative_log_likelihood(z, labels) if readable.all() else float("nan"),
     }

@@ -10,14 +10,14 @@ from evalkit.robustness.config import FGSMConfig, PGDConfig
 
 from .fakes import CPU, loaded, vit, write_tree
 
-CLASSES = ["dog", "bird", "cat"]  # the model's order is not that of the folders
+CLASSES = ["dog", "eel", "bird", "cat"]  # the model's order is not that of the folders, and one class has none
 
 
 @pytest.fixture
 def world(tmp_path):
     """(model, images in [0, 1] in the order of the ids, labels as outputs, data folder); the weights are large, so that attacks matter."""
     root = write_tree(tmp_path / "val", {"bird": 5, "cat": 6, "dog": 7}, side=16)
-    network = vit(3)
+    network = vit(4)
     with torch.no_grad():
         network.model.head.weight.mul_(40)
     model = loaded(network, CLASSES)

@@ -58,9 +58,9 @@ def test_a_protocol_that_stops_does_not_stop_the_others(tmp_path, monkeypatch, c
         return 2 if name == "imagenet-r" else 0
 
     monkeypatch.setattr(runner, "run", run)
-    assert run_all(["m"], AllConfig(data_root=str(write(tmp_path, "imagenet-r", "imagenet-sketch")))) == 2
-    write(tmp_path, "imagenet-a")
-    assert run_all(["m"], AllConfig(data_root=str(tmp_path))) == 2
+    assert run_all(["m"], AllConfig(data_root=str(write(tmp_path / "partial", "imagenet-r", "imagenet-sketch")))) == 2
+    assert run_all(["m"], AllConfig(data_root=str(write(tmp_path / "stopped", "imagenet-a", "imagenet-sketch")))) == 2
+    assert run_all(["m"], AllConfig(data_root=str(write(tmp_path / "whole", "imagenet-sketch")))) == 0
     out = capsys.readouterr().out
     assert "stopped: imagenet-a: imagenet-a is broken; mend it" in out and "ran: imagenet-r, imagenet-sketch" in out
 
