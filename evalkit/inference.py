@@ -84,13 +84,15 @@ def predict(
 
 
 @contextlib.contextmanager
-def exact() -> Iterator[None]:
-    """Inside: no gradients, float32 without TF32, no autocast, deterministic cuDNN kernels chosen without timing them. Restores what was set before."""
+def exact(gradients: bool = False) -> Iterator[None]:
+    """Inside: no gradients (unless asked for), float32 without TF32, no autocast, deterministic cuDNN kernels chosen without timing them.
+
+    Restores what was set before."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
         with (
-            torch.inference_mode(),
+            torch.inference_mode(not gradients),
             torch.autocast("cuda", enabled=False),
             torch.autocast("cpu", enabled=False),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),

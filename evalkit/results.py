@@ -21,7 +21,7 @@ FILE = "results.jsonl"
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "schema": int,
     "task": str,  # train | eval | robustness
-    "protocol": str,  # accuracy | occlusion | imagenet-a | imagenet-o
+    "protocol": str,  # accuracy, or the name of a robustness protocol
     "version": (int, str),  # of the protocol; raised whenever a number can move
     "model": str,
     "method": (str, type(None)),
@@ -48,7 +48,8 @@ _DATA_KEYS = ("name", "fingerprint", "split")
 # Keys of a config that say where, how fast or under which name a run was computed. They move no number (but its last bits), and what they
 # point at (data, weights) is in the record by name and fingerprint.
 _EXECUTION_KEYS = {"label", "data_dir", "workers", "device", "threads", "keep", "checkpoint_minutes", "checkpoint_steps", "log_steps"}
-_EVALUATION_KEYS = _EXECUTION_KEYS | {"data", "id_data", "out", "model", "model_args", "weights", "batch_size", "forward_batch", "on_error", "allow_partial"}
+_EVALUATION_KEYS = _EXECUTION_KEYS | {"data", "id_data", "val_labels", "out", "model", "model_args", "weights"}
+_EVALUATION_KEYS |= {"batch_size", "forward_batch", "on_error", "allow_partial"}
 
 
 def make_record(

@@ -7,12 +7,18 @@ from typing import Any
 from evalkit.errors import EvalkitError, unknown
 
 MODES = ("random", "salient", "nonsalient")
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "fog"),
+    *("brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
 class ProtocolConfig:
     """What every protocol takes."""
 
+    POLICIES = ("fail", "skip")
     data: str | None = None  # the protocol's data folder, or an embedded set; absent: the embedded stand-in where the checkpoint was trained on one
     out: str = "results"  # where results.jsonl and the per-sample records go
     preprocess: str | None = None  # published | model | native; absent: native for embedded sets, else published
@@ -29,7 +35,7 @@ class ProtocolConfig:
 
     def check(self) -> None:
         """Raise EvalkitError for a value that cannot be."""
-        for key, options in (("preprocess", ("published", "model", "native", None)), ("weights", ("raw", "ema", None)), ("on_error", ("fail", "skip"))):
+        for key, options in (("preprocess", ("published", "model", "native", None)), ("weights", ("raw", "ema", None)), ("on_error", self.POLICIES)):
             if getattr(self, key) not in options:
                 raise unknown(f"value of {key}", str(getattr(self, key)), [o for o in options if o])
         for key in ("forward_batch", "batch_size", "limit"):
@@ -41,7 +47,21 @@ class ProtocolConfig:
 
 
 @dataclass(frozen=True)
-class OcclusionConfig(ProtocolConfig):
+class ValConfig(ProtocolConfig):
+    """What the protocols on ImageNet val take besides."""
+
+    val_labels: str | None = None  # classes of images that lie there without class folders: names and WordNet ids, or the kit's ground truth
+
+
+@dataclass(frozen=True)
+class ClassificationConfig(ProtocolConfig):
+    """Accuracy, calibration and selective prediction; an unreadable image can count as a wrong answer of no confidence."""
+
+    POLICIES = ("fail", "skip", "wrong")
+
+
+@dataclass(frozen=True)
+class OcclusionConfig(ValConfig):
     """Patch dropping: random, salient and non-salient."""
 
     modes: list[str] = field(default_factory=lambda: list(MODES))
@@ -72,15 +92,109 @@ class OcclusionConfig(ProtocolConfig):
 
 
 @dataclass(frozen=True)
-class ImageNetAConfig(ProtocolConfig):
-    """Natural adversarial examples: accuracy, calibration, selective prediction."""
+class ImageNetAConfig(ClassificationConfig):
+    """Natural adversarial examples."""
 
 
 @dataclass(frozen=True)
-class ImageNetOConfig(ProtocolConfig):
+class ImageNetRConfig(ClassificationConfig):
+    """Renditions: art, cartoons, sculptures, toys."""
+
+
+@dataclass(frozen=True)
+class ImageNetSketchConfig(ClassificationConfig):
+    """Black and white sketches."""
+
+
+@dataclass(frozen=True)
+class ImageNetV2Config(ClassificationConfig):
+    """New photographs, collected as ImageNet val was."""
+
+
+@dataclass(frozen=True)
+class ImageNetValConfig(ClassificationConfig, ValConfig):
+    """The clean images, by the labels of ImageNet and by the reassessed ones."""
+
+    classes: str | None = None  # imagenet-a | imagenet-o | imagenet-r: only their 200 classes, the clean counterpart of these sets
+
+    def check(self) -> None:
+        super().check()
+        options = ("imagenet-a", "imagenet-o", "imagenet-r")
+        if self.classes not in (None, *options):
+            raise unknown("value of classes", str(self.classes), options)
+
+
+@dataclass(frozen=True)
+class ImageNetCConfig(ProtocolConfig):
+    """Common corruptions, from the published files."""
+
+    corruptions: list[str] = field(default_factory=lambda: list(CORRUPTIONS))
+    severities: list[int] = field(default_factory=lambda: list(SEVERITIES))
+
+    def check(self) -> None:
+        super().check()
+        for name in self.corruptions:
+            if name not in CORRUPTIONS:
+                raise unknown("corruption", name, CORRUPTIONS)
+        if not self.corruptions or len(set(self.corruptions)) < len(self.corruptions):
+            raise EvalkitError(f"corruptions must name at least one and none twice, but got {self.corruptions}")
+        if not self.severities or sorted(set(self.severities)) != self.severities or not set(self.severities) <= set(SEVERITIES):
+            raise EvalkitError(f"severities must ascend within 1..5, but got {self.severities}")
+
+
+@dataclass(frozen=True)
+class ImageNetOConfig(ValConfig):
     """Out-of-distribution detection."""
 
     id_data: str | None = None  # the in-distribution folder (ImageNet val), or an embedded set
 
 
-CONFIGS: dict[str, type[ProtocolConfig]] = {"imagenet-a": ImageNetAConfig, "imagenet-o": ImageNetOConfig, "occlusion": OcclusionConfig}
+@dataclass(frozen=True)
+class FGSMConfig(ValConfig):
+    """Fast gradient sign attack."""
+
+    eps: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0, 8.0])  # largest change of a pixel value, in 1/255
+
+    def check(self) -> None:
+        super().check()
+        if not self.eps or sorted(set(self.eps)) != self.eps or not all(0 <= e <= 255 for e in self.eps):
+            raise EvalkitError(f"eps must ascend within 0..255 (it counts 1/255), but got {self.eps}")
+
+
+@dataclass(frozen=True)
+class PGDConfig(FGSMConfig):
+    """Projected gradient attack."""
+
+    steps: int = 10
+    alpha: float | None = None  # change of a pixel value per step, in 1/255; absent: eps / 4
+    seed: int = 0  # of the random starts
+
+    def check(self) -> None:
+        super().check()
+        if self.steps < 1:
+            raise EvalkitError(f"steps must be at least 1, but got {self.steps}")
+        if self.alpha is not None and not 0 < self.alpha <= 255:
+            raise EvalkitError(f"alpha must lie above 0 and at most at 255 (it counts 1/255), but got {self.alpha}")
+        if not 0 <= self.seed < 2**64:
+            raise EvalkitError(f"seed must lie in 0..2^64-1, but got {self.seed}")
+
+
+@dataclass(frozen=True)
+class AllConfig(ValConfig):
+    """What all protocols share, for running each whose data are there."""
+
+    data_root: str | None = None  # the folder that holds the sets; absent: the embedded stand-ins of a checkpoint trained on digits-photo
+
+
+CONFIGS: dict[str, type[ProtocolConfig]] = {
+    "fgsm": FGSMConfig,
+    "imagenet-a": ImageNetAConfig,
+    "imagenet-c": ImageNetCConfig,
+    "imagenet-o": ImageNetOConfig,
+    "imagenet-r": ImageNetRConfig,
+    "imagenet-sketch": ImageNetSketchConfig,
+    "imagenet-v2": ImageNetV2Config,
+    "imagenet-val": ImageNetValConfig,
+    "occlusion": OcclusionConfig,
+    "pgd": PGDConfig,
+}

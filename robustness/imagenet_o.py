@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from evalkit import metrics
+from evalkit.data.folders import same_files
 from evalkit.errors import EvalkitError
 from evalkit.inference import predict
 from evalkit.models import Loaded
@@ -22,13 +23,14 @@ from .protocol import Arrays, Outcome, Plan, Protocol
 def prepare(loaded: Loaded, cfg: ImageNetOConfig, device: torch.device) -> Plan:
     """Open both sides and the classes they share. Raises EvalkitError for data that are missing, partial or of other classes."""
     ood = layouts.open_set("imagenet-o", layouts.choose("imagenet-o", cfg.data, loaded), loaded, cfg.allow_partial)
-    ind = layouts.open_set("val", layouts.choose("id_data", cfg.id_data, loaded), loaded, cfg.allow_partial, only=ood.matched)
+    ind = layouts.open_set("val", layouts.choose("id_data", cfg.id_data, loaded), loaded, cfg.allow_partial, only=ood.matched, labels=cfg.val_labels)
     restrict = layouts.class_indices(loaded, ood.matched)
     transform, preprocess = layouts.pipeline(loaded, ood.images, cfg.preprocess)
     if preprocess != layouts.pipeline(loaded, ind.images, cfg.preprocess)[1]:
         raise EvalkitError(f"{ood.images.name} and {ind.images.name} are prepared differently; use two embedded sets or two folders of images")
     rows = np.flatnonzero(layouts.labels_in(ind.images, ood.matched) >= 0)
     id_rows, ood_rows = rows[layouts.spread(len(rows), cfg.limit)], layouts.spread(len(ood.images), cfg.limit)
+    shared = same_files(ind.images, id_rows, ood.images, ood_rows)
     notes = [
         layouts.check_line(ood, loaded),
         f"{len(ood_rows)} out-of-distribution images of {ood.images.name} against {len(id_rows)} in-distribution images of {ind.images.name}",
@@ -41,9 +43,14 @@ def prepare(loaded: Loaded, cfg: ImageNetOConfig, device: torch.device) -> Plan:
         resolved={"preprocess": preprocess["mode"]},
         complete=ood.complete and ind.complete,
         published=ood.published and ind.published and layouts.is_published(preprocess) and cfg.limit is None,
-        notes=notes + ood.notes + ind.notes,
+        notes=notes + ood.notes + ind.notes + ([_overlap(shared)] if shared else []),
         extra={"restrict": restrict},
     )
+
+
+def _overlap(shared: list[tuple[str, str]]) -> str:
+    known, unknown = shared[0]
+    return f"warning: {len(shared)} images are on both sides, e.g. id/{known} is the file ood/{unknown}; they cannot be told apart, clean the data"
 
 
 def collect(loaded: Loaded, plan: Plan, cfg: ImageNetOConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:

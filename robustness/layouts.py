@@ -1,7 +1,6 @@
 """Which images a protocol reads: the real folders, checked against what was published, or the embedded stand-ins."""
 
 import functools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -11,19 +10,34 @@ from typing import Any
 import numpy as np
 
 from evalkit import data
+from evalkit.data.folders import FolderImages, flat_files, flat_folder
 from evalkit.data.images import Images, Subset
 from evalkit.data.transforms import EvalTransform, eval_transform
+from evalkit.data.val_labels import WNID, read_val_labels
 from evalkit.errors import EvalkitError
 from evalkit.models import Loaded
 
-WNID = re.compile(r"n\d{8}")
 PUBLISHED_SIDE = 224
-STAND_INS = {"imagenet-a": "digits-a", "imagenet-o": "digits-o", "id_data": "digits-photo", "occlusion": "digits-photo"}
+STAND_INS = {"imagenet-a": "digits-a", "imagenet-o": "digits-o", **dict.fromkeys(("id_data", "occlusion", "val"), "digits-photo")}
 MADE_AT_ANY_SIZE = {"digits", *STAND_INS.values()}
 TRAINED_ON = "digits-photo"  # what a checkpoint must have been trained on for the stand-ins to be its defaults
-FOLDERS = {"imagenet-a": "ImageNet-A", "imagenet-o": "ImageNet-O", "val": "ImageNet val"}
-TOTAL = {"imagenet-a": 7500, "imagenet-o": 2000}
+FOLDERS = {
+    "imagenet-a": "ImageNet-A",
+    "imagenet-c": "ImageNet-C",
+    "imagenet-o": "ImageNet-O",
+    "imagenet-r": "ImageNet-R",
+    "imagenet-sketch": "ImageNet-Sketch",
+    "imagenet-v2": "ImageNetV2",
+    "val": "ImageNet val",
+}
+SUBSETS = ("imagenet-a", "imagenet-o", "imagenet-r")  # of 200 classes, listed in a file each
+TOTAL = {"imagenet-a": 7500, "imagenet-o": 2000, "imagenet-r": 30_000, "imagenet-sketch": 50_889, "imagenet-v2": 10_000}
+OF_VAL = ("val", "imagenet-c")  # the validation images themselves: as many of each class
 VAL_PER_CLASS = 50
+UNPACKED = {  # name of the folder in the archive, where it is not the set's own
+    "imagenet-sketch": ("sketch", "imagenet-sketch"),
+    "imagenet-v2": ("imagenetv2-matched-frequency-format-val", "imagenetv2-threshold0.7-format-val", "imagenetv2-top-images-format-val"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Opened:
 
 
 def wnids(name: str) -> list[str]:
-    """The 200 sorted WordNet ids of "imagenet-a" or "imagenet-o"."""
+    """The 200 sorted WordNet ids of one of SUBSETS."""
     return (resources.files("evalkit.data") / f"{name.replace('-', '_')}_wnids.txt").read_text().split()
 
 
@@ -47,31 +61,35 @@ def choose(role: str, given: str | None, loaded: Loaded) -> str:
     """The data of a role: what was given, else the embedded stand-in for a checkpoint trained on digits-photo. Raises EvalkitError otherwise."""
     if given is not None:
         return given
-    if (loaded.meta.get("data") or {}).get("name") == TRAINED_ON:
-        return STAND_INS[role]
     option = "--id" if role == "id_data" else "--data"
     what = FOLDERS.get(role, FOLDERS["val"])
+    if role not in STAND_INS:
+        raise EvalkitError(f"{role} has no default data; give the {what} folder with {option} DIR")
+    if (loaded.meta.get("data") or {}).get("name") == TRAINED_ON:
+        return STAND_INS[role]
     raise EvalkitError(f"{loaded.label} was not trained on {TRAINED_ON}, so there is no default data; give the {what} folder with {option} DIR")
 
 
-def open_set(kind: str, spec: str, loaded: Loaded, allow_partial: bool, only: Sequence[str] | None = None) -> Opened:
-    """Open `spec`, an embedded set or a folder of class folders, as "imagenet-a", "imagenet-o" or "val"; of "val" only the classes `only`, if given.
+def open_set(kind: str, spec: str, loaded: Loaded, allow_partial: bool, only: Sequence[str] | None = None, labels: str | None = None) -> Opened:
+    """Open `spec`, an embedded set or a folder of class folders, as one of FOLDERS (but imagenet-c); of it only the classes `only`, if given.
 
     For a model of the ImageNet classes the folder must be the published set: only its classes, none missing or empty, the published counts; otherwise its
-    class folders must be some of the model's classes. Raises EvalkitError naming what is not so; `allow_partial` accepts missing folders and images.
+    class folders must be some of the model's classes. The images of "val" may also lie there without class folders, their classes told by the file `labels`
+    (see `evalkit.data.val_labels`). Raises EvalkitError naming what is not so; `allow_partial` accepts missing folders and images.
     """
-    if loaded.classes is None:
-        raise EvalkitError(f"the class names of {loaded.label} are not known, so its outputs cannot be matched with folders; evaluate an evalkit checkpoint")
+    check_known(loaded)
     if not Path(spec).is_dir():
         if "/" in spec:
             raise EvalkitError(f"no such folder: {spec}")
+        if labels is not None:
+            raise EvalkitError(f"val_labels belongs to a folder of images; {spec} is an embedded set")
         images = _load(spec, loaded.network.input_size[0] if spec in MADE_AT_ANY_SIZE else None)
         kept = images if only is None else Subset(images, np.flatnonzero(labels_in(images, only) >= 0))
         return Opened(kept, images.classes, images.classes, True, False, [f"{spec} stands in for the published data: a demonstration, not a benchmark"])
-    published = set(wnids("imagenet-a")) | set(wnids("imagenet-o")) <= set(loaded.classes)
-    known = wnids(kind) if published and kind in TOTAL else loaded.classes
-    root = _class_root(Path(spec), kind)
-    images = data.folder(root, classes=known, name=kind if published else Path(spec).name, allow_partial=True)
+    published = is_imagenet(loaded)
+    known = wnids(kind) if published and kind in SUBSETS else loaded.classes
+    root = class_root(Path(spec), kind)
+    images = _images(kind, root, known, kind if published else Path(spec).name, labels)
     count = np.bincount(images.labels, minlength=len(known))
     filled = [c for c, n in zip(known, count) if n]
     if only is not None:
@@ -80,10 +98,37 @@ def open_set(kind: str, spec: str, loaded: Loaded, allow_partial: bool, only: Se
         classes = filled if only is None else [c for c in filled if c in set(only)]
         return Opened(images, classes, classes, True, False, [f"{spec} is a folder of the model's own classes, not a benchmark"])
     classes = sorted(known) if only is None else list(only)
-    problems = _problems(kind, classes, dict(zip(known, count.tolist())))
+    problems = find_problems(kind, classes, dict(zip(known, count.tolist())))
     if problems and not allow_partial:
         raise EvalkitError(f"{root} is not complete: {'; '.join(problems)}. Complete it, or accept it as partial with allow_partial=true")
     return Opened(images, classes, [c for c in classes if c in set(filled)], not problems, True, [f"{kind} is partial: {p}" for p in problems])
+
+
+def check_known(loaded: Loaded) -> None:
+    """Raise EvalkitError for a model whose classes have no names."""
+    if loaded.classes is None:
+        raise EvalkitError(f"the class names of {loaded.label} are not known, so its outputs cannot be matched with folders; evaluate an evalkit checkpoint")
+
+
+def is_imagenet(loaded: Loaded) -> bool:
+    """Whether the model's classes are ImageNet's, by WordNet id, so that the published sets apply."""
+    return {c for name in SUBSETS for c in wnids(name)} <= set(loaded.classes or [])
+
+
+def _images(kind: str, root: Path, known: Sequence[str], name: str, labels: str | None) -> FolderImages:
+    """The images below `root`: in folders called as their classes (ImageNetV2: numbered by the sorted classes), or without, by a file of labels."""
+    flat = kind == "val" and not any(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir()) and flat_files(root)
+    if labels is not None:
+        if not flat:
+            raise EvalkitError(f"val_labels is for images without class folders, but {root} holds folders; leave val_labels out")
+        return flat_folder(root, read_val_labels(labels, known), classes=known, name=name)
+    if flat:
+        raise EvalkitError(
+            f"{root} holds {len(flat)} images but no class folders; name their classes with val_labels=FILE: lines of a file name and a WordNet id, "
+            "or the development kit's ILSVRC2012_validation_ground_truth.txt"
+        )
+    rename = {str(i): c for i, c in enumerate(sorted(known))} if kind == "imagenet-v2" else None
+    return data.folder(root, classes=known, name=name, allow_partial=True, rename=rename)
 
 
 @functools.lru_cache(maxsize=4)  # the stand-ins take seconds to make, and a run evaluates several models
@@ -91,13 +136,17 @@ def _load(name: str, size: int | None) -> Images:
     return data.load(name, split="val", size=size)
 
 
-def _class_root(folder: Path, kind: str) -> Path:
-    """`folder`, or the one inside it that the archive of `kind` unpacks to."""
-    inside = folder / kind
-    return inside if inside.is_dir() and not any(WNID.fullmatch(p.name) for p in folder.iterdir()) else folder
+def class_root(folder: Path, kind: str) -> Path:
+    """`folder`, or the one inside it that the archive of `kind` unpacks to. Raises EvalkitError where there are several."""
+    inside = [folder / name for name in UNPACKED.get(kind, (kind,)) if (folder / name).is_dir()]
+    if not inside or any(WNID.fullmatch(p.name) for p in folder.iterdir()):
+        return folder
+    if len(inside) > 1:
+        raise EvalkitError(f"{folder} holds {' and '.join(p.name for p in inside)}, which are different sets; give one of them")
+    return inside[0]
 
 
-def _problems(kind: str, classes: Sequence[str], count: dict[str, int]) -> list[str]:
+def find_problems(kind: str, classes: Sequence[str], count: dict[str, int]) -> list[str]:
     """What differs from the published set, one clause each; `count`: images of each class."""
     problems = []
     gone = [c for c in classes if count[c] == 0]
@@ -106,7 +155,7 @@ def _problems(kind: str, classes: Sequence[str], count: dict[str, int]) -> list[
     found = sum(count[c] for c in classes)
     if kind in TOTAL and found != TOTAL[kind]:
         problems.append(f"{found:,} images instead of {TOTAL[kind]:,}")
-    odd = [c for c in classes if count[c] not in (0, VAL_PER_CLASS)] if kind == "val" else []
+    odd = [c for c in classes if count[c] not in (0, VAL_PER_CLASS)] if kind in OF_VAL else []
     if odd:
         problems.append(f"{len(odd)} classes without exactly {VAL_PER_CLASS} images ({odd[0]} has {count[odd[0]]})")
     return problems

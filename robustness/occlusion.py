@@ -28,7 +28,7 @@ EMBEDDED_GRID = 8  # on embedded sets, for models without patches or with fewer 
 
 def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
     """Open the images and settle grid and saliency. Raises EvalkitError for data that are missing, partial or of other classes, and for a wrong grid."""
-    opened = layouts.open_set("val", layouts.choose("occlusion", cfg.data, loaded), loaded, cfg.allow_partial)
+    opened = layouts.open_set("val", layouts.choose("occlusion", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels)
     indices = layouts.class_indices(loaded, opened.matched)
     transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess)
     embedded = opened.images.native_size is not None

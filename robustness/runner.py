@@ -6,6 +6,7 @@ import re
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,29 @@ from evalkit import config, models, results
 from evalkit.errors import EvalkitError, unknown
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, sha256_file, write_atomic
 
-from . import imagenet_a, imagenet_o, occlusion
+from . import adversarial, imagenet_a, imagenet_c, imagenet_o, occlusion, shifts
 from .config import ProtocolConfig
 from .protocol import Arrays, Outcome, Plan, Protocol
 
-PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (imagenet_a.PROTOCOL, imagenet_o.PROTOCOL, occlusion.PROTOCOL)}
+PROTOCOLS: dict[str, Protocol] = {
+    "fgsm": adversarial.FGSM,
+    "imagenet-a": imagenet_a.PROTOCOL,
+    "imagenet-c": imagenet_c.PROTOCOL,
+    "imagenet-o": imagenet_o.PROTOCOL,
+    "imagenet-r": shifts.IMAGENET_R,
+    "imagenet-sketch": shifts.IMAGENET_SKETCH,
+    "imagenet-v2": shifts.IMAGENET_V2,
+    "imagenet-val": shifts.IMAGENET_VAL,
+    "occlusion": occlusion.PROTOCOL,
+    "pgd": adversarial.PGD,
+}
 SHOWN = 20  # unreadable images listed by name on the terminal; the record's side file lists all
 
 
-def run(protocol: str, specs: list[str], cfg: ProtocolConfig) -> int:
-    """Evaluate every model of `specs` (anything `evalkit.models.load` takes) and append to `cfg.out`/results.jsonl.
+def run(protocol: str, specs: Sequence[str | models.Loaded], cfg: ProtocolConfig) -> int:
+    """Evaluate every model of `specs` and append to `cfg.out`/results.jsonl.
 
+    A model is anything `evalkit.models.load` takes, or what it or `evalkit.models.wrap` returns.
     Per-sample records go to `cfg.out`/records and are used again when model, data, settings and protocol version are the same. Returns 0, or 2 if images
     could not be read or data were partial. Started by torchrun, the processes share the images. Raises EvalkitError for anything wrong before the pass.
     """
@@ -43,12 +56,12 @@ def run(protocol: str, specs: list[str], cfg: ProtocolConfig) -> int:
     return 0 if all([_evaluate(PROTOCOLS[protocol], spec, cfg, device) for spec in specs]) else 2
 
 
-def _evaluate(protocol: Protocol, spec: str, cfg: ProtocolConfig, device: torch.device) -> bool:
+def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig, device: torch.device) -> bool:
     """One model; whether the result is complete."""
-    loaded = models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
+    loaded = spec if isinstance(spec, models.Loaded) else models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
     loaded.network.to(device)
     plan = protocol.prepare(loaded, cfg, device)
-    _say(f"{protocol.name}: {loaded.label} on {', '.join(i.name for i in plan.sets.values())}", *(f"  {note}" for note in plan.notes))
+    say(f"{protocol.name}: {loaded.label} on {', '.join(i.name for i in plan.sets.values())}", *(f"  {note}" for note in [*_key_report(loaded), *plan.notes]))
     checksum = loaded.sha256 or _sha256_of(loaded.network)
     identity = {
         "protocol": protocol.name,
@@ -70,13 +83,13 @@ def _evaluate(protocol: Protocol, spec: str, cfg: ProtocolConfig, device: torch.
             _write(path, arrays, about)
     else:
         arrays, about = found
-        _say(f"  records of an earlier run used again: {path}")
+        say(f"  records of an earlier run used again: {path}")
     if is_main():
         outcome = protocol.evaluate(arrays)
         record = _record(protocol, loaded, checksum, plan, cfg, outcome, about, f"records/{path.name}")
         results.append(cfg.out, record)
-        _report(outcome, about["bad"])
-    return plan.complete and (not about["bad"] or cfg.on_error == "skip")
+        _report(outcome, about["bad"], _fate(cfg))
+    return plan.complete and (not about["bad"] or cfg.on_error != "fail")
 
 
 def _collect(protocol: Protocol, loaded: models.Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.device) -> tuple[Arrays, dict[str, Any]]:
@@ -95,9 +108,10 @@ def _record(
     sets = {role: {"name": images.name, "fingerprint": images.fingerprint} for role, images in plan.sets.items()}
     main = next(iter(plan.sets.values()))
     fingerprint = main.fingerprint if len(sets) == 1 else hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
+    skipped = 0 if cfg.on_error == "wrong" else len(about["bad"])
     notes = [*plan.notes, *(f"{what} in {n} images" for what, n in about["notes"].items())]
     if about["bad"]:
-        notes.append(f"{len(about['bad'])} images could not be read and were left out")
+        notes.append(f"{len(about['bad'])} images could not be read and {_fate(cfg)}")
     return results.make_record(
         task="robustness",
         protocol=protocol.name,
@@ -107,7 +121,7 @@ def _record(
         label=loaded.label,
         checkpoint_sha256=checksum,
         weights=loaded.weights,
-        data={"name": main.name, "fingerprint": fingerprint, "split": "val", "sets": sets, **outcome.data, "n_skipped": len(about["bad"])},
+        data={"name": main.name, "fingerprint": fingerprint, "split": "val", "sets": sets, **outcome.data, "n_skipped": skipped},
         n=outcome.n,
         metrics=outcome.metrics,
         undefined=outcome.undefined,
@@ -116,7 +130,7 @@ def _record(
         config=config.to_dict(cfg) | plan.resolved,
         environment=about["environment"],
         seconds=about["seconds"],
-        complete=plan.complete and (not about["bad"] or cfg.on_error == "skip"),
+        complete=plan.complete and (not about["bad"] or cfg.on_error != "fail"),
         published_protocol=plan.published and plan.complete and not about["bad"],
         records=records,
         series=outcome.series,
@@ -156,12 +170,23 @@ def _sha256_of(network: torch.nn.Module) -> str:
 # ---- what a person reads
 
 
-def _say(*lines: str) -> None:
+def say(*lines: str) -> None:
+    """Print, from the first process."""
     if is_main():
         print("\n".join(lines), flush=True)
 
 
-def _report(outcome: Outcome, bad: list[list[str]]) -> None:
+def _key_report(loaded: models.Loaded) -> list[str]:
+    """What loading a foreign weights file did beyond matching names."""
+    found = [(what, loaded.report.get(kind, [])) for kind, what in (("renamed", "renamed to timm's names"), ("unexpected", "not used"))]
+    return [f"{len(keys)} tensors of the file {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}" for what, keys in found if keys]
+
+
+def _fate(cfg: ProtocolConfig) -> str:
+    return "count as wrong" if cfg.on_error == "wrong" else "were left out"
+
+
+def _report(outcome: Outcome, bad: list[list[str]], fate: str) -> None:
     curves: dict[str, list[str]] = {}
     for row in outcome.series or []:
         curves.setdefault(row["mode"], []).append(f"{row['level']:g}: {row['top1']:.3f}")
@@ -176,7 +201,7 @@ def _report(outcome: Outcome, bad: list[list[str]]) -> None:
         print(f"  {name:32} {text}")
     print(f"  n = {outcome.n}", flush=True)
     if bad:
-        print(f"  {len(bad)} images could not be read and were left out:")
+        print(f"  {len(bad)} images could not be read and {fate}:")
         for sample, reason in bad[:SHOWN]:
             print(f"    {sample}: {reason}")
         if len(bad) > SHOWN:

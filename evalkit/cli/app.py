@@ -33,9 +33,17 @@ Gpus = Annotated[int | None, typer.Option(min=1, help="processes to run in, one 
 
 
 class Protocol(StrEnum):
-    occlusion = "occlusion"
+    all = "all"
+    fgsm = "fgsm"
     imagenet_a = "imagenet-a"
+    imagenet_c = "imagenet-c"
     imagenet_o = "imagenet-o"
+    imagenet_r = "imagenet-r"
+    imagenet_sketch = "imagenet-sketch"
+    imagenet_v2 = "imagenet-v2"
+    imagenet_val = "imagenet-val"
+    occlusion = "occlusion"
+    pgd = "pgd"
 
 
 @app.callback()
@@ -126,37 +134,49 @@ Examples:
   evalkit robustness occlusion runs/vanilla runs/mixpro --data digits-photo --out runs/occlusion
   evalkit robustness imagenet-a deit_small_patch16_224 --data imagenet-a
   evalkit robustness imagenet-o runs/deit --data imagenet-o --id imagenet/val
+  evalkit robustness imagenet-val deit.pth model=deit_small_patch16_224 --data ILSVRC2012_img_val val_labels=val.txt
+  evalkit robustness pgd runs/mixpro 'eps=[2, 4]' steps=20
+  evalkit robustness all runs/mixpro --data-root datasets
 """
 )
 def robustness(
-    protocol: Annotated[Protocol, typer.Argument(metavar="PROTOCOL", help="occlusion, imagenet-a or imagenet-o")],
+    protocol: Annotated[Protocol, typer.Argument(metavar="PROTOCOL", help="what to measure; all: each protocol whose data are found")],
     words: Annotated[
         list[str],
         typer.Argument(metavar="MODEL_OR_CKPT... KEY=VALUE", help="run or checkpoint folders, weights files or timm model names; then settings"),
     ],
     data: Annotated[str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)] = None,
     id: Annotated[str | None, typer.Option(help="imagenet-o: the in-distribution images", show_default=False)] = None,
+    data_root: Annotated[str | None, typer.Option(help="all: the folder that holds imagenet-a, imagenet/val ...", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="folder for results.jsonl and the per-sample records", show_default=False)] = None,
     gpus: Gpus = None,
 ) -> int:
-    """Occlusion, ImageNet-A or ImageNet-O.
+    """Occlusion, ImageNet-A, -O, -R, -C, V2, Sketch, attacks.
 
-    How a checkpoint holds under dropped patches, on natural adversarial examples, on images of unknown classes.
+    How a checkpoint holds under dropped patches, on natural adversarial examples, other photographs and renditions, corruptions, images of unknown classes,
+    and under attack.
     """
     models, overrides = split(words)
     if not models:
         raise EvalkitError("which model? Give a run folder, a checkpoint, a weights file or a timm model name")
     if id is not None and protocol != Protocol.imagenet_o:
-        raise EvalkitError(f"--id belongs to imagenet-o; {protocol.value} has only --data")
-    overrides += [f"{key}={value}" for key, value in (("data", data), ("id_data", id), ("out", out)) if value is not None]
-    from .. import config
-    from ..robustness import run
-    from ..robustness.config import CONFIGS
+        raise EvalkitError(f"--id belongs to imagenet-o; {protocol.value} has {'--data-root' if protocol == Protocol.all else 'only --data'}")
+    if data_root is not None and protocol != Protocol.all:
+        raise EvalkitError(f"--data-root belongs to all; {protocol.value} has --data")
+    if data is not None and protocol == Protocol.all:
+        raise EvalkitError("all has --data-root, the folder that holds the sets, instead of --data")
+    given = (("data", data), ("id_data", id), ("data_root", data_root), ("out", out))
+    overrides += [f"{key}={value}" for key, value in given if value is not None]
+    from .. import config, robustness
+    from ..robustness.config import CONFIGS, AllConfig
 
+    if protocol == Protocol.all:
+        cfg = config.load(AllConfig, None, overrides)
+        return _spawn(gpus) if _several(gpus) else robustness.run_all(models, cfg)
     cfg = config.load(CONFIGS[protocol.value], protocol.value, overrides, folder="robustness")
     if _several(gpus):
         return _spawn(gpus)
-    return run(protocol.value, models, cfg)
+    return robustness.run(protocol.value, models, cfg)
 
 
 @app.command(

@@ -2,14 +2,15 @@
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ..errors import EvalkitError, suggest
-from .images import BadImage, Images, decode
+from ..runtime import sha256_file
+from .images import BadImage, Images, Subset, decode
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 NOT_CLASSES = ("__MACOSX",)
@@ -23,34 +24,53 @@ class FolderImages(Images):
         super().__init__(name, ids, labels, classes, problems=problems)
         self.root = str(root)
 
+    def path(self, i: int) -> str:
+        """The file of image i."""
+        return os.path.join(self.root, self.ids[i])
+
     def read(self, i: int) -> Image.Image:
-        return decode(os.path.join(self.root, self.ids[i]), self.ids[i])
+        return decode(self.path(i), self.ids[i])
 
 
-def folder(root: str | Path, *, classes: Sequence[str] | None = None, name: str | None = None, allow_partial: bool = False) -> FolderImages:
+class FlatImages(FolderImages):
+    """Image files that lie in `root` without class folders; their ids are CLASS/NAME all the same, as in class folders."""
+
+    def path(self, i: int) -> str:
+        return os.path.join(self.root, self.ids[i].rpartition("/")[2])
+
+
+def folder(
+    root: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    allow_partial: bool = False,
+    rename: Mapping[str, str] | None = None,
+) -> FolderImages:
     """The images in root/<class>/..., at any depth.
 
     Without `classes`, the classes are the folder names, sorted. With it, labels index into that list and a folder gets its label by its name, so that a
-    missing or additional folder can never shift labels. Raises EvalkitError if there are no images, for a folder that is none of `classes`, and for missing
-    or empty class folders unless `allow_partial`; then they are listed in `problems`.
+    missing or additional folder can never shift labels; `rename` gives the class of folders that have another name. Raises EvalkitError if there are no
+    images, for a folder that is none of `classes`, and for missing or empty class folders unless `allow_partial`; then they are listed in `problems`.
     """
     root = Path(root)
     folders = _class_folders(root)
+    class_of = {found: (rename or {}).get(found, found) for found in folders}
     if classes is not None:
         known = set(classes)
         for found in folders:
-            if found not in known:
+            if class_of[found] not in known:
                 raise EvalkitError(f"the folder '{found}' in {root} is none of the {len(known)} classes; rename it or move it away.{suggest(found, known)}")
     names = folders if classes is None else list(classes)
     ids: list[str] = []
     labels: list[int] = []
-    present = set(folders)
+    present = set(class_of.values())
     problems = [f"the class folder '{missing}' is missing" for missing in names if missing not in present]
     index = {label: i for i, label in enumerate(names)}
     for found in folders:
         files = _image_files(root, found)
         ids += files
-        labels += [index[found]] * len(files)
+        labels += [index[class_of[found]]] * len(files)
         if not files:
             problems.append(f"the class folder '{found}' holds no image")
     if not ids:
@@ -59,6 +79,55 @@ def folder(root: str | Path, *, classes: Sequence[str] | None = None, name: str 
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise EvalkitError(f"{root} is incomplete: {', '.join(problems[:3])}{more}; complete it, or allow partial data with allow_partial=true")
     return FolderImages(name or root.resolve().name, root, ids, labels, names, problems)
+
+
+def flat_folder(root: str | Path, labels: Mapping[str, str], *, classes: Sequence[str], name: str) -> FlatImages:
+    """The images that lie directly in `root`, with the class of each file name in `labels`; ids are CLASS/NAME, the ones they have in class folders.
+
+    Raises EvalkitError for an image without a class and for a folder without images.
+    """
+    root = Path(root)
+    files = flat_files(root)
+    nameless = [file for file in files if file not in labels]
+    if nameless:
+        raise EvalkitError(f"{len(nameless)} of the {len(files)} images in {root} have no line in the labels file, e.g. {nameless[0]}")
+    if not files:
+        raise EvalkitError(f"{root} holds no images; the labels file is for images that lie there without class folders")
+    ids = sorted(f"{labels[file]}/{file}" for file in files)
+    index = {label: i for i, label in enumerate(classes)}
+    return FlatImages(name, root, ids, [index[id.partition("/")[0]] for id in ids], classes, ())
+
+
+def flat_files(root: str | Path) -> list[str]:
+    """Names of the image files directly in `root`, sorted."""
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name))
+
+
+def same_files(a: Images, rows_a: Sequence[int], b: Images, rows_b: Sequence[int]) -> list[tuple[str, str]]:
+    """(id in `a`, id in `b`) of images at these rows whose files have the same content; none for sets that are not files on disk."""
+    by_size: dict[int, list[tuple[str, str]]] = {}
+    for sample, path in _paths(a, rows_a):
+        by_size.setdefault(os.path.getsize(path), []).append((sample, path))
+    hashes: dict[str, str] = {}
+    same = []
+    for sample, path in _paths(b, rows_b):
+        if candidates := by_size.get(os.path.getsize(path)):
+            own = sha256_file(path)
+            for other, other_path in candidates:
+                if other_path not in hashes:
+                    hashes[other_path] = sha256_file(other_path)
+                if hashes[other_path] == own:
+                    same.append((other, sample))
+    return same
+
+
+def _paths(images: Images, rows: Sequence[int]) -> Iterator[tuple[str, str]]:
+    for row in map(int, rows):
+        whole, i = images, row
+        while isinstance(whole, Subset):
+            whole, i = whole.images, int(whole.indices[i])
+        if isinstance(whole, FolderImages):
+            yield images.ids[row], whole.path(i)
 
 
 def split_folder(root: str | Path, split: str) -> Path:
@@ -81,7 +150,7 @@ def _class_folders(root: Path) -> list[str]:
         raise EvalkitError(f"cannot read the data folder {root}: {e.strerror or e}; give an existing one") from e
     names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".") and entry.name not in NOT_CLASSES)
     if not names:
-        flat = sum(entry.name.lower().endswith(EXTENSIONS) for entry in entries)
+        flat = sum(_is_image(entry.name) for entry in entries)
         has = f"{flat} images but no class folders" if flat else "no class folders"
         raise EvalkitError(f"{root} holds {has}; expected {root}/CLASS/image.jpg")
     return names
@@ -93,8 +162,12 @@ def _image_files(root: Path, class_folder: str) -> list[str]:
     for at, folders, files in os.walk(root / class_folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in NOT_CLASSES]
         inside = Path(at).relative_to(root).as_posix()
-        found += [f"{inside}/{name}" for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+        found += [f"{inside}/{name}" for name in files if _is_image(name)]
     return sorted(found)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 # ---- timm's readers

@@ -1,7 +1,8 @@
 """Networks: any timm classifier, with class attention, saliency, feature maps and feature injection; PVT v1, CA-Swin, MogaNet; presets for 32-px images."""
 
 from . import ca_swin, moganet, pvt, small  # noqa: F401  (registers their architectures with timm)
-from .load import Loaded, load
+from .load import Loaded, imagenet_classes, load
 from .network import Network, Output, create, list_models
+from .wrap import wrap
 
-__all__ = ["Loaded", "Network", "Output", "create", "list_models", "load"]
+__all__ = ["Loaded", "Network", "Output", "create", "imagenet_classes", "list_models", "load", "wrap"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import read_weights
 from ..errors import EvalkitError, unknown
+from .convert import to_timm
 from .network import Network, create
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
@@ -31,7 +32,7 @@ class Loaded:
     label: str
     weights: str  # "raw" or "ema"
     meta: dict[str, Any] = field(default_factory=dict)
-    report: dict[str, list[str]] = field(default_factory=dict)  # "unexpected" and "dropped" keys of the file
+    report: dict[str, list[str]] = field(default_factory=dict)  # "unexpected" and "dropped" keys of the file, "renamed" ones of another code base
 
 
 def load(
@@ -70,10 +71,11 @@ def _from_file(path: Path, model: str | None, model_args: dict[str, Any], weight
         raise EvalkitError(f"{path} holds weights of model '{name}', not '{model}'")
     args = {**meta.get("model_args", {}), **model_args, "num_classes": meta.get("num_classes") if num_classes is None else num_classes}
     network = create(name, **args)
+    tensors, renamed = to_timm(network.model, tensors)
     head = f"{_heads(network.model)[0]}.weight"
     if args["num_classes"] is None and head in tensors and len(tensors[head]) != network.num_classes:
         network = create(name, **{**args, "num_classes": len(tensors[head])})
-    report = _fill(network, tensors, str(path))
+    report = _fill(network, tensors, str(path)) | ({"renamed": renamed} if renamed else {})
     label = meta.get("label") or meta.get("method") or path.stem
     which = meta.get("weights") or weights or "raw"
     return Loaded(network.eval(), name, _classes(network, meta.get("classes")), sha256, str(path), meta.get("method"), label, which, meta, report)
@@ -132,5 +134,10 @@ def _heads(model: nn.Module) -> list[str]:
 def _classes(network: Network, classes: list[str] | None) -> list[str] | None:
     """`classes` if they are those of the outputs, or the 1000 WordNet ids of ImageNet for a classifier of 1000 classes."""
     if classes is None:
-        return ImageNetInfo().label_names() if network.num_classes == 1000 else None
+        return imagenet_classes() if network.num_classes == 1000 else None
     return classes if len(classes) == network.num_classes else None
+
+
+def imagenet_classes() -> list[str]:
+    """The 1000 WordNet ids of ImageNet, sorted: the order of the outputs of its classifiers."""
+    return ImageNetInfo().label_names()

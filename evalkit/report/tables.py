@@ -22,23 +22,44 @@ class Column(NamedTuple):
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "accuracy": (Column("top1", "top-1"),),
+    "imagenet-val": (Column("top1", "top-1"), Column("real_top1", "ReaL top-1"), Column("rms_calibration_error", "RMS cal. error", True)),
     "occlusion": (Column("auc_random", "random"), Column("auc_salient", "salient"), Column("auc_nonsalient", "non-salient")),
     "imagenet-a": (Column("top1", "top-1"), Column("rms_calibration_error", "RMS cal. error", True), Column("aurra", "AURRA")),
     "imagenet-o": (Column("aupr", "AUPR"), Column("auroc", "AUROC"), Column("fpr95_hendrycks", "FPR95", True)),
+    "imagenet-r": (Column("top1", "top-1"), Column("rms_calibration_error", "RMS cal. error", True)),
+    "imagenet-sketch": (Column("top1", "top-1"), Column("rms_calibration_error", "RMS cal. error", True)),
+    "imagenet-v2": (Column("top1", "top-1"), Column("rms_calibration_error", "RMS cal. error", True)),
+    "imagenet-c": (Column("mce", "mCE", True), Column("mean_error", "mean error", True)),
+    "fgsm": (Column("top1_eps_2", "eps 2/255"), Column("top1_eps_8", "eps 8/255")),
+    "pgd": (Column("top1_eps_2", "eps 2/255"), Column("top1_eps_8", "eps 8/255")),
 }
 TITLES = {
     "accuracy": "Clean accuracy",
     "occlusion": "Occlusion, area under the curve",
     "imagenet-a": "ImageNet-A protocol",
     "imagenet-o": "ImageNet-O protocol",
+    "imagenet-r": "ImageNet-R protocol",
+    "imagenet-sketch": "ImageNet-Sketch protocol",
+    "imagenet-v2": "ImageNetV2 protocol",
+    "imagenet-val": "ImageNet val protocol",
+    "imagenet-c": "ImageNet-C protocol",
+    "fgsm": "FGSM, top-1",
+    "pgd": "PGD, top-1",
 }
-SHORT = {"accuracy": "clean", "occlusion": "occlusion", "imagenet-a": "A", "imagenet-o": "O"}
+SHORT = {
+    **{"accuracy": "clean", "occlusion": "occlusion", "imagenet-a": "A", "imagenet-o": "O", "imagenet-r": "R", "imagenet-sketch": "Sketch"},
+    **{"imagenet-v2": "V2", "imagenet-val": "val", "imagenet-c": "C", "fgsm": "FGSM", "pgd": "PGD"},
+}
 EXPLAINED = {
     "occlusion": "Occlusion: mean top-1 accuracy over 0 to 90 % of the image information dropped (area under the curve divided by its width; "
     "this summary is evalkit's own, papers show the curves).",
     "imagenet-a": "RMS cal. error: root mean square gap between confidence and accuracy, the most confident bin left out as in the published code. "
     "AURRA: mean accuracy among the k most confident predictions over all k.",
     "imagenet-o": "AUPR, AUROC, FPR95: out-of-distribution images are the positive class; FPR95 by the convention of Hendrycks et al.",
+    "imagenet-val": "ReaL: share of the images with a reassessed label whose prediction is one of them.",
+    "imagenet-c": "mCE: error under 15 corruptions, each divided by AlexNet's (100 is as bad as AlexNet); mean error: the same without dividing.",
+    "fgsm": "FGSM: every pixel moves by eps along the sign of the loss gradient.",
+    "pgd": "PGD: gradient steps within eps of the image, from a random start.",
 }
 
 

@@ -13,10 +13,17 @@ from evalkit import results
 from evalkit.cli import Protocol as Choice
 from evalkit.robustness import CONFIGS, PROTOCOLS, run
 
-from ..robustness.fakes import records, save_checkpoint, write_tree
+from ..robustness.fakes import records, save_checkpoint, write_corruptions, write_tree
 
 CLASSES = ["bird", "cat", "dog", "eel", "fox", "gnu"]
-EXTRA = {"occlusion": {"levels": [0.0, 0.3, 0.6, 1.0], "repeats": 2, "grid": 4, "saliency": "self"}}
+EXTRA = {
+    "occlusion": {"levels": [0.0, 0.3, 0.6, 1.0], "repeats": 2, "grid": 4, "saliency": "self"},
+    "imagenet-c": {"corruptions": ["fog", "snow"], "severities": [2, 5], "preprocess": "published"},
+    "fgsm": {"eps": [0.0, 4.0]},
+    "pgd": {"eps": [2.0, 8.0], "steps": 2},
+}
+FOLDERS = {"imagenet-c": "corrupted", "imagenet-v2": "numbered"}
+COLUMNS = ("mode", "level", "repeat", "restrict", "corruption", "severity", "eps")  # of the records, not per image
 EXECUTION = ("out", "batch_size", "workers")
 pytestmark = pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
 
@@ -27,14 +34,17 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     write_tree(root / "data", dict.fromkeys(CLASSES, 3))
     write_tree(root / "id", dict.fromkeys(CLASSES, 2), seed=1)
-    (root / "data" / "cat" / "cat_0001.JPEG").write_bytes(b"no image")
+    write_corruptions(root / "corrupted", dict.fromkeys(CLASSES, 3), ("fog", "snow"), (2, 5))
+    write_tree(root / "numbered", {str(i): 3 for i in range(len(CLASSES))})
+    for broken in ("data/cat/cat_0001.JPEG", "corrupted/snow/2/cat/cat_0001.JPEG", "numbered/1/1_0001.JPEG"):
+        (root / broken).write_bytes(b"no image")
     save_checkpoint(root / "run", CLASSES)
     return root
 
 
 def keys(protocol, world, out, **more):
     own = EXTRA.get(protocol, {}) | ({"id_data": str(world / "id")} if protocol == "imagenet-o" else {})
-    return {"data": str(world / "data"), "out": str(out), "workers": 0, "forward_batch": 8} | own | more
+    return {"data": str(world / FOLDERS.get(protocol, "data")), "out": str(out), "workers": 0, "forward_batch": 8} | own | more
 
 
 def evaluate(protocol, world, out, **more):
@@ -119,7 +129,7 @@ def test_the_numbers_are_a_function_of_the_records_alone(protocol, world, tmp_pa
     assert all((before[k] == v).all() for k, v in arrays.items())
     assert {k: None if np.isnan(v) else v for k, v in outcome.metrics.items()} == record["metrics"] and outcome.series == record["series"]
     p = np.random.default_rng(0).permutation(len(arrays["ids"]))
-    shuffled = {k: v[p] if len(v) == len(p) and k not in ("mode", "level", "repeat", "restrict") else v for k, v in arrays.items()}
+    shuffled = {k: v[p] if len(v) == len(p) and k not in COLUMNS else v for k, v in arrays.items()}
     for name, value in PROTOCOLS[protocol].evaluate(shuffled).metrics.items():
         assert value == pytest.approx(outcome.metrics[name], abs=1e-12, nan_ok=True), name
 

@@ -15,6 +15,10 @@ from evalkit.cli.words import split
 from evalkit.errors import EvalkitError
 
 ROOT = Path(__file__).resolve().parents[2]
+_UNKNOWN_FOR_ALL = (
+    "unknown key 'eps'. Choose one of: allow_partial, batch_size, data, data_root, device, forward_batch, limit, model, "
+    "model_args, on_error, out, preprocess, ...."
+)
 IMAGENET_O = ["robustness", "imagenet-o", "runs/a", "runs/b"]
 
 
@@ -41,6 +45,7 @@ def calls(monkeypatch):
     import evalkit.robustness
 
     monkeypatch.setattr(evalkit.robustness, "run", note("robustness"), raising=False)
+    monkeypatch.setattr(evalkit.robustness, "run_all", note("all"), raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     return seen
 
@@ -80,6 +85,17 @@ def test_robustness_tells_models_from_settings(calls):
     (_, (protocol, models, cfg), _), *_ = calls
     assert protocol == "imagenet-o" and models == ["runs/a", "runs/b", "./lr=0.1"]
     assert (cfg.data, cfg.id_data, cfg.out, cfg.workers) == ("odd", "known", "o", 0)
+
+
+def test_all_protocols_share_their_settings(calls):
+    assert cli.invoke(["robustness", "all", "runs/a", "runs/b", "--data-root", "sets", "--out", "o", "workers=3", "val_labels=val.txt"]) == (0, "")
+    ((_, (models, cfg), _),) = calls
+    assert models == ["runs/a", "runs/b"] and (cfg.data_root, cfg.out, cfg.workers, cfg.val_labels) == ("sets", "o", 3, "val.txt")
+
+
+@pytest.mark.parametrize("words", [["all", "m"], ["pgd", "m", "eps=[2, 4]"]])
+def test_several_processes_are_started_once_the_settings_are_read(calls, words):
+    assert cli.invoke(["robustness", *words, "--gpus", "2"]) == (2, "") and calls[0][0] == "spawn"
 
 
 def test_recipes_of_both_kinds(capsys):
@@ -148,6 +164,10 @@ def test_more_gpus_than_there_are(calls, monkeypatch):
         (["recipes", "show", "digits", "epochs"], "'epochs' is not key=value; see `evalkit --help`"),
         (["robustness", "occlusion", "workers=0"], "which model? Give a run folder, a checkpoint, a weights file or a timm model name"),
         (["robustness", "occlusion", "m", "--id", "x"], "--id belongs to imagenet-o; occlusion has only --data"),
+        (["robustness", "occlusion", "m", "--data-root", "x"], "--data-root belongs to all; occlusion has --data"),
+        (["robustness", "all", "m", "--data", "x"], "all has --data-root, the folder that holds the sets, instead of --data"),
+        (["robustness", "all", "m", "--id", "x"], "--id belongs to imagenet-o; all has --data-root"),
+        (["robustness", "all", "m", "eps=[2]"], _UNKNOWN_FOR_ALL),
         (["robustness", "occlusion", "m", "worker=0"], "unknown key 'worker'. Did you mean 'workers'?"),
     ],
 )

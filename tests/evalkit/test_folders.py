@@ -11,7 +11,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from evalkit import data
-from evalkit.data.folders import split_folder
+from evalkit.data.folders import flat_folder, same_files, split_folder
+from evalkit.data.images import Subset
 from evalkit.errors import EvalkitError
 
 
@@ -197,3 +198,47 @@ def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EvalkitError, match="pip install datasets"):
         data.load("hfds/some/thing")
+
+
+# ---- other layouts
+
+
+def test_renamed_folders_keep_their_own_names_as_ids(tmp_path):
+    for i in range(12):
+        put(tmp_path / str(i) / "x.png", (i, 0, 0))
+    classes = [f"c{i:02d}" for i in range(12)]
+    images = data.folder(tmp_path, classes=classes, rename={str(i): c for i, c in enumerate(classes)})
+    assert images.ids[:4] == ["0/x.png", "1/x.png", "10/x.png", "11/x.png"]  # sorted as text, but labelled as numbers
+    assert images.labels.tolist() == [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert [images.read(i).getpixel((0, 0))[0] for i in range(12)] == images.labels.tolist()
+
+
+def test_flat_images_have_the_ids_and_pixels_of_class_folders(tmp_path):
+    names = {"v3.JPEG": "ox", "v1.JPEG": "cat", "v2.JPEG": "ox"}
+    for shade, (name, label) in enumerate(names.items()):
+        put(tmp_path / "flat" / name, (shade * 9, 0, 0))
+        put(tmp_path / "folders" / label / name, (shade * 9, 0, 0))
+    (tmp_path / "flat" / ".v9.JPEG").write_bytes(b"")
+    (tmp_path / "flat" / "notes.txt").write_text("about")
+    classes = ["dog", "ox", "cat"]
+    flat = flat_folder(tmp_path / "flat", names | {"gone.JPEG": "dog"}, classes=classes, name="v")
+    inside = data.folder(tmp_path / "folders", classes=classes, name="v", allow_partial=True)
+    assert flat.ids == inside.ids == ["cat/v1.JPEG", "ox/v2.JPEG", "ox/v3.JPEG"] and flat.labels.tolist() == inside.labels.tolist() == [2, 1, 1]
+    assert flat.fingerprint == inside.fingerprint
+    assert all(np.array_equal(np.asarray(flat.read(i)), np.asarray(inside.read(i))) for i in range(3))
+    with pytest.raises(EvalkitError, match=r"1 of the 3 images in .*flat have no line in the labels file, e.g. v2.JPEG"):
+        flat_folder(tmp_path / "flat", {k: v for k, v in names.items() if k != "v2.JPEG"}, classes=classes, name="v")
+    (tmp_path / "flat" / "v2.JPEG").write_bytes(b"")
+    with pytest.raises(data.BadImage, match="ox/v2.JPEG: empty file"):
+        flat.read(1)
+
+
+def test_files_of_the_same_content_are_found_by_content(tmp_path):
+    for name, content in {"a/x": b"one", "a/y": b"two", "b/u": b"two", "b/v": b"six", "b/w": b"longer"}.items():
+        (tmp_path / name[0] / "c").mkdir(parents=True, exist_ok=True)
+        (tmp_path / name[0] / "c" / f"{name[2]}.png").write_bytes(content)
+    a, b = data.folder(tmp_path / "a"), data.folder(tmp_path / "b")
+    assert same_files(a, range(2), b, range(3)) == [("c/y.png", "c/u.png")]
+    assert same_files(a, [0], b, range(3)) == [] and same_files(a, range(2), b, [1, 2]) == []
+    assert same_files(Subset(a, [1]), [0], Subset(b, [2, 0]), [0, 1]) == [("c/y.png", "c/u.png")]
+    assert same_files(data.load("digits"), range(5), a, range(2)) == []

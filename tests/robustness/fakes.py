@@ -75,3 +75,11 @@ def write_tree(root: Path, tree: dict[str, int], side: int = 20, seed: int = 0) 
 
 def records(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def write_corruptions(root: Path, tree: dict[str, int], corruptions=("fog", "snow"), severities=(1, 3), side: int = 20) -> Path:
+    """root/<corruption>/<severity>/<class>/<i>.JPEG, pixels of their own in every cell."""
+    for c, corruption in enumerate(corruptions):
+        for severity in severities:
+            write_tree(root / corruption / str(severity), tree, side, seed=10 * c + severity)
+    return root

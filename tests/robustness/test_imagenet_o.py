@@ -72,6 +72,39 @@ def test_a_miniature_of_the_true_layout(miniature):
     assert outcome.metrics["chance"] == 0.5 and outcome.data == {"n_ood": 200, "n_id": 200} and not math.isnan(outcome.metrics["aupr"])
 
 
+def test_images_on_both_sides_are_named(miniature):
+    """A copy under another name and in another class is found by its content; a file of the same size is not taken for one."""
+    source = next((miniature / "val" / O[4]).iterdir())
+    target = next((miniature / "imagenet-o" / O[9]).iterdir())
+    target.write_bytes(source.read_bytes())
+    keys = {"data": str(miniature / "imagenet-o"), "id_data": str(miniature / "val")}
+    model = loaded(vit(1000), IMAGENET)
+    plan = imagenet_o.prepare(model, ImageNetOConfig(**keys), CPU)
+    where = f"id/{O[4]}/{source.name} is the file ood/{O[9]}/{target.name}"
+    assert plan.notes[-1] == f"warning: 1 images are on both sides, e.g. {where}; they cannot be told apart, clean the data"
+    data = bytearray(source.read_bytes())
+    data[-1] ^= 1
+    target.write_bytes(data)
+    assert len(imagenet_o.prepare(model, ImageNetOConfig(**keys), CPU).notes) == 2
+
+
+def test_a_flat_val_folder_is_the_in_distribution_side(miniature, tmp_path):
+    """The labels decide which of its images are of the 200 classes; ids, rows and restriction are those of class folders."""
+    flat, lines = tmp_path / "flat", []
+    flat.mkdir()
+    for i, file in enumerate(sorted((miniature / "val").glob("*/*"))):
+        file.with_name(f"ILSVRC2012_val_{i + 1:08d}.JPEG").write_bytes(file.read_bytes())
+        (flat / f"ILSVRC2012_val_{i + 1:08d}.JPEG").write_bytes(file.read_bytes())
+        lines.append(f"ILSVRC2012_val_{i + 1:08d}.JPEG,{file.parent.name}")
+        file.unlink()
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    model, plans = loaded(vit(1000), IMAGENET), []
+    for keys in ({"id_data": str(miniature / "val")}, {"id_data": str(flat), "val_labels": str(tmp_path / "labels.csv")}):
+        plans.append(imagenet_o.prepare(model, ImageNetOConfig(data=str(miniature / "imagenet-o"), **keys), CPU))
+    assert plans[0].sets["id"].ids == plans[1].sets["id"].ids and plans[0].sets["id"].fingerprint == plans[1].sets["id"].fingerprint
+    assert plans[0].settings == plans[1].settings and plans[0].rows["id"].tolist() == plans[1].rows["id"].tolist() and len(plans[1].rows["id"]) == 200
+
+
 def test_a_partial_folder_takes_its_classes_out_of_both_sides(miniature):
     for f in (miniature / "imagenet-o" / O[3]).iterdir():
         f.unlink()

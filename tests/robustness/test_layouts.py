@@ -126,6 +126,18 @@ def test_a_damaged_class_folder_is_named_and_changes_no_other_label(tmp_path, tr
     assert set(before) - set(after) == {f"{victim}/{victim}_0000.JPEG"} and all(before[k] == v for k, v in after.items())
 
 
+@pytest.mark.parametrize("victim", [0, 1, 99, 198, 199])
+def test_no_class_folder_matters_to_the_labels_of_the_others(tmp_path, tree_a, model, victim):
+    """Labels by position would all shift behind the missing folder; a swapped pair of names would pass any count."""
+    root = shutil.copytree(tree_a, tmp_path / "a")
+    shutil.rmtree(root / A[victim])
+    opened = open_set("imagenet-a", str(root), model, allow_partial=True)
+    restrict = class_indices(model, opened.classes)
+    labels = labels_in(opened.images, opened.classes)
+    assert restrict.tolist() == [IMAGENET.index(w) for w in A] and len(labels) == 199
+    assert all(IMAGENET[restrict[label]] == sample.split("/")[0] for sample, label in zip(opened.images.ids, labels))
+
+
 def test_another_sets_folder_is_refused(tmp_path, model):
     other = write_tree(tmp_path / "o", {O[0]: 1}, side=8)
     assert O[0] not in A

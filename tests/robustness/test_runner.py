@@ -12,7 +12,7 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.robustness import CONFIGS, PROTOCOLS, run, runner
 
-from .fakes import noise, records, save_checkpoint, write_tree
+from .fakes import noise, records, save_checkpoint, write_corruptions, write_tree
 
 CLASSES = ["bird", "cat", "dog"]
 
@@ -22,12 +22,19 @@ def setup(tmp_path):
     """(checkpoint, keys): a tiny model of three classes and folders of its classes."""
     root = write_tree(tmp_path / "data", {"cat": 4, "dog": 3, "bird": 2})
     other = write_tree(tmp_path / "other", {"cat": 3, "dog": 3}, seed=1)
+    write_corruptions(tmp_path / "corrupted", {"cat": 4, "dog": 3, "bird": 2})
     keys = {"data": str(root), "out": str(tmp_path / "out"), "workers": 0, "forward_batch": 4, "batch_size": 3}
     return save_checkpoint(tmp_path / "run", CLASSES), keys, str(other)
 
 
 def options(protocol, keys, other, **more):
-    extra = {"occlusion": {"levels": [0.0, 0.5], "repeats": 2, "grid": 4, "saliency": "self"}, "imagenet-o": {"id_data": other}}.get(protocol, {})
+    extra = {
+        "occlusion": {"levels": [0.0, 0.5], "repeats": 2, "grid": 4, "saliency": "self"},
+        "imagenet-o": {"id_data": other},
+        "imagenet-c": {"data": str(Path(other).parent / "corrupted"), "corruptions": ["fog", "snow"], "severities": [1, 3], "preprocess": "published"},
+        "fgsm": {"eps": [2.0]},
+        "pgd": {"eps": [2.0, 8.0], "steps": 2},
+    }.get(protocol, {})
     return CONFIGS[protocol](**keys | extra | more)
 
 
@@ -115,6 +122,84 @@ def test_unreadable_images_are_listed_after_the_pass(setup, capsys, on_error, co
     write_tree(Path(keys["data"]), {"cat": 4, "dog": 3, "bird": 2})  # mended: the same names, so the records must not be used again
     assert run("imagenet-a", [str(checkpoint)], cfg) == 0
     assert records(out)[1]["n"] == 9 and records(out)[1]["complete"]
+
+
+def test_unreadable_images_can_count_as_wrong(setup, capsys):
+    checkpoint, keys, other = setup
+    (Path(keys["data"]) / "cat" / "cat_0001.JPEG").write_bytes(b"")
+    assert run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys, other, on_error="wrong")) == 0
+    (record,) = records(Path(keys["out"]))
+    assert record["complete"] and not record["published_protocol"] and record["n"] == 9 and record["data"]["n_skipped"] == 0
+    assert "1 images could not be read and count as wrong" in record["notes"] and record["metrics"]["nll"] is None and "nll" in record["undefined"]
+    assert "1 images could not be read and count as wrong:\n    cat/cat_0001.JPEG: empty file" in capsys.readouterr().out
+    for protocol in ("imagenet-o", "occlusion", "imagenet-c", "fgsm"):
+        with pytest.raises(EvalkitError, match="unknown value of on_error 'wrong'. "):
+            options(protocol, keys, other, on_error="wrong").check()
+
+
+# ---- models of every kind
+
+
+def test_a_loaded_model_and_a_callable_give_the_records_of_the_checkpoint(setup):
+    from evalkit import models
+
+    checkpoint, keys, other = setup
+    loaded = models.load(str(checkpoint))
+    net = loaded.network
+    wrapped = models.wrap(lambda x: net(x).logits, name="fn", classes=CLASSES, input_size=16, mean=net.mean, std=net.std, version="1")
+    module = models.wrap(net.model, name="module", classes=CLASSES, input_size=16, mean=net.mean, std=net.std)
+    for protocol in ("imagenet-a", "imagenet-c", "pgd"):
+        assert run(protocol, [str(checkpoint), loaded, wrapped, module], options(protocol, keys, other)) == 0
+    made = {}
+    for record in records(Path(keys["out"])):
+        made.setdefault(record["protocol"], []).append(record)
+    for four in made.values():
+        assert [r["label"] for r in four] == ["tiny", "tiny", "fn", "module"]
+        contents = [(Path(keys["out"]) / r["records"]).read_bytes() for r in four]
+        assert len(set(contents)) == 1 and four[0]["records"] == four[1]["records"] and len({r["records"] for r in four}) == 3
+        assert all(r["metrics"] == four[0]["metrics"] for r in four) and all(len(r["checkpoint_sha256"]) == 64 for r in four)
+    with pytest.raises(EvalkitError, match="model fn is a plain callable without class attention"):
+        run("occlusion", [wrapped], options("occlusion", keys, other))
+
+
+def test_openmixup_weights_are_converted_and_the_conversion_is_said(setup, tmp_path, capsys):
+    from evalkit import models
+
+    from ..evalkit.models.test_convert import mm_transformer
+    from .fakes import VIT
+
+    checkpoint, keys, other = setup
+    state = models.load(str(checkpoint)).network.model.state_dict()
+    path = tmp_path / "openmixup.pth"
+    torch.save({"meta": {"epoch": 1}, "state_dict": {mm_transformer(k): v for k, v in state.items()} | {"head_mix.fc.bias": torch.zeros(2)}}, path)
+    network = models.load(str(path), model="vit_tiny_patch16_224", model_args=VIT)
+    assert network.classes is None
+    with pytest.raises(EvalkitError, match="the class names of openmixup are not known"):
+        run("imagenet-a", [str(path)], options("imagenet-a", keys, other, model="vit_tiny_patch16_224", model_args=VIT))
+    import dataclasses
+
+    named = dataclasses.replace(network, classes=CLASSES)
+    assert run("imagenet-a", [str(checkpoint), named], options("imagenet-a", keys, other)) == 0
+    a, b = records(Path(keys["out"]))
+    assert a["metrics"] == b["metrics"]
+    out = capsys.readouterr().out
+    assert f"  {len(state)} tensors of the file renamed to timm's names: backbone." in out and "  1 tensors of the file not used: head_mix.fc.bias" in out
+
+
+def test_a_file_that_would_run_code_is_not_opened(setup, tmp_path):
+    _, keys, other = setup
+    mark = tmp_path / "executed"
+
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (mark,)
+
+    torch.save({"state_dict": {}, "meta": Bomb()}, tmp_path / "bomb.pth")
+    with pytest.raises(EvalkitError, match="bomb.pth holds more than tensors and was not opened, since that could run code"):
+        run("imagenet-a", [str(tmp_path / "bomb.pth")], options("imagenet-a", keys, other, model="resnet18"))
+    assert not mark.exists()
+    torch.load(tmp_path / "bomb.pth", weights_only=False)
+    assert mark.exists()  # it is one
 
 
 def test_partial_data_are_exit_code_2_and_say_so(setup, monkeypatch):
@@ -208,11 +293,16 @@ def test_the_embedded_stand_ins_are_the_defaults_of_a_digits_photo_checkpoint(tm
     digits = [str(d) for d in range(10)]
     checkpoint = save_checkpoint(tmp_path / "run", digits, data="digits-photo")
     keys = {"out": str(tmp_path / "out"), "workers": 0, "limit": 250}
-    small = {"occlusion": {"levels": [0.5], "repeats": 1, "limit": 20}}
+    small = {"occlusion": {"levels": [0.5], "repeats": 1, "limit": 20}, "pgd": {"steps": 1, "limit": 20}}
     for protocol in PROTOCOLS:
+        if protocol in ("imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-c"):
+            with pytest.raises(EvalkitError, match=f"{protocol} has no default data; give the ImageNet.* folder with --data DIR"):
+                run(protocol, [str(checkpoint)], CONFIGS[protocol](**keys))
+            continue
         assert run(protocol, [str(checkpoint)], CONFIGS[protocol](**keys | small.get(protocol, {}))) == 0
     by_protocol = {r["protocol"]: r for r in records(tmp_path / "out")}
-    assert {p: r["data"]["name"] for p, r in by_protocol.items()} == {"imagenet-a": "digits-a", "imagenet-o": "digits-o", "occlusion": "digits-photo"}
+    photo = dict.fromkeys(("occlusion", "imagenet-val", "fgsm", "pgd"), "digits-photo")
+    assert {p: r["data"]["name"] for p, r in by_protocol.items()} == {"imagenet-a": "digits-a", "imagenet-o": "digits-o"} | photo
     assert all("a demonstration, not a benchmark" in " ".join(r["notes"]) and not r["published_protocol"] for r in by_protocol.values())
     assert by_protocol["occlusion"]["config"]["grid"] == 4 and by_protocol["occlusion"]["config"]["saliency"] == "self"
     assert by_protocol["imagenet-o"]["metrics"]["chance"] == 0.5 and by_protocol["imagenet-a"]["metrics"]["rms_calibration_error"] is not None

@@ -1,0 +1,127 @@
+"""Adversarial images: FGSM and PGD in pixel space, untargeted, bounded in the largest change of a pixel value.
+
+Sources: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", arXiv 1412.6572 (FGSM); Madry et al., "Towards Deep Learning Models Resistant to
+Adversarial Attacks", arXiv 1706.06083 (PGD).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from evalkit.data.images import Images
+from evalkit.errors import EvalkitError
+from evalkit.inference import check_eval_mode, check_finite, exact, fixed_chunks, gather, normaliser, progress
+from evalkit.runtime import derive_rng, world_size
+
+Gradient = Callable[[Tensor], Tensor]  # images (B, 3, S, S) in [0, 1] -> gradient of the loss, same shape
+
+
+def fgsm(gradient: Gradient, x: Tensor, eps: float) -> Tensor:
+    """clip_[0,1](x + eps sign(gradient(x))) of images `x` (B, 3, S, S) in [0, 1]. Source: arXiv 1412.6572, section 4."""
+    return (x + eps * gradient(x).sign()).clamp(0, 1)
+
+
+def pgd(gradient: Gradient, x: Tensor, eps: float, *, alpha: float, steps: int, start: Tensor) -> Tensor:
+    """`steps` times x' <- clip_[0,1](clip_[x-eps, x+eps](x' + alpha sign(gradient(x')))) from x' = clip_[0,1](x + eps start), `start` within [-1, 1].
+
+    Images `x` (B, 3, S, S) in [0, 1]; the ball stays centred at x. Source: arXiv 1706.06083, equation 2.
+    """
+    attacked = (x + eps * start).clamp(0, 1)
+    for _ in range(steps):
+        attacked = attacked + alpha * gradient(attacked).sign()
+        attacked = torch.minimum(torch.maximum(attacked, x - eps), x + eps).clamp(0, 1)
+    return attacked
+
+
+def random_start(seed: int, sample: str, shape: Sequence[int]) -> np.ndarray:
+    """Uniform in [-1, 1], float32, of `shape`: depends on seed and sample id alone."""
+    return derive_rng(seed, "pgd", sample).uniform(-1, 1, size=tuple(shape)).astype(np.float32)
+
+
+def loss_gradient(network: Callable[[Tensor], Any], normalise: Callable[[Tensor], Tensor], y: Tensor) -> Gradient:
+    """The gradient, by pixel values, of the cross entropy of `network` with the labels `y` (B,); a sum over the images, so that they do not mix.
+
+    Raises EvalkitError if the network cannot be differentiated.
+    """
+
+    def gradient(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        # the fused attention kernels of a GPU add up their gradients in no fixed order
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            out = network(normalise(x))
+            loss = F.cross_entropy(getattr(out, "logits", out), y, reduction="sum")
+            if not loss.requires_grad:
+                raise EvalkitError("this model gives no gradients, which fgsm and pgd need; give it as a torch module")
+            return torch.autograd.grad(loss, x)[0]
+
+    return gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Attacked:
+    """Predictions for clean and attacked images, in the order of the data set."""
+
+    ids: list[str]
+    positions: np.ndarray  # (N,) in the data set
+    predictions: np.ndarray  # (N, 1 + E) int32: clean, then each eps
+    bad: list[tuple[str, str]]
+
+
+def attack_all(
+    network: Callable[[Tensor], Any],
+    images: Images,
+    labels: np.ndarray,
+    transform: Callable[..., Tensor],
+    attack: Callable[[Gradient, Tensor, float, Tensor | None], Tensor],
+    eps: Sequence[float],
+    *,
+    device: torch.device,
+    seed: int | None,
+    forward_batch: int = 64,
+    batch_size: int = 64,
+    workers: int = 2,
+    rows: Sequence[int] | None = None,
+    what: str | None = None,
+) -> Attacked:
+    """Predictions of `network` (as in `evalkit.inference.predict`) for `images`, clean and attacked with every strength of `eps` (fractions of 1).
+
+    `labels`: (len(images),) as the network's outputs. `attack(gradient, x, eps, start)` makes the adversarial images; `start` is the random start of `seed`,
+    which belongs to the image and is the same for every eps, or None without a seed. Raises ValueError for a network in training mode, EvalkitError for
+    outputs that are not finite.
+    """
+    check_eval_mode(network)
+    rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
+    normalise, bad, index, predicted = normaliser(network, device), [], [], []
+    with progress(what, len(rows)) as advance:
+        for x, chunk in fixed_chunks(images, transform, rows, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad):
+            filled = np.concatenate([chunk, np.repeat(chunk[:1], len(x) - len(chunk))])
+            start = None if seed is None else _starts(seed, [images.ids[i] for i in filled], x)
+            gradient = loss_gradient(network, normalise, torch.from_numpy(labels[filled]).to(device))
+            with exact(gradients=True):
+                attacked = [attack(gradient, x, e, start) for e in eps]
+            with exact():
+                columns = [_predictions(network(normalise(image))) for image in (x, *attacked)]
+            index.append(chunk)
+            predicted.append(torch.stack(columns, dim=1)[: len(chunk)].cpu().numpy())
+            advance(len(chunk) * world_size())
+    index = np.concatenate([np.zeros(0, np.int64), *index])
+    table = np.concatenate([np.zeros((0, 1 + len(eps)), np.int32), *predicted])
+    order, (table,), bad = gather(images, rows, index, [table], bad)
+    ids = [images.ids[i] for i in order]
+    check_finite(ids, (table >= 0).all(axis=1))
+    return Attacked(ids, order, table, bad)
+
+
+def _starts(seed: int, ids: Sequence[str], x: Tensor) -> Tensor:
+    return torch.from_numpy(np.stack([random_start(seed, sample, x.shape[1:]) for sample in ids])).to(x.device)
+
+
+def _predictions(out: Any) -> Tensor:
+    logits = getattr(out, "logits", out)
+    return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), -1).to(torch.int32)

@@ -1,0 +1,104 @@
+"""Other photographs and renditions of ImageNet's classes, measured as ImageNet-A is: ImageNet-R, ImageNet-Sketch, ImageNetV2, and the clean images.
+
+Sources: Hendrycks et al., "The Many Faces of Robustness", ICCV 2021 (R: 30,000 images of 200 classes, logits restricted to them); Wang et al., "Learning
+Robust Global Representations by Penalizing Local Predictive Power", NeurIPS 2019 (Sketch: 50,889 images); Recht et al., "Do ImageNet Classifiers
+Generalize to ImageNet?", ICML 2019 (V2: 10,000 images, whose class folders are numbered); Beyer et al., "Are we done with ImageNet?", arXiv 2006.07159 (ReaL).
+Differs from their code in: class folders matched by name, those of V2 by number, which sorted as text would mix the classes up.
+"""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from timm.data import RealLabelsImagenet
+
+from evalkit import metrics
+from evalkit.models import Loaded
+
+from . import imagenet_a, layouts
+from .config import ImageNetValConfig, ProtocolConfig
+from .protocol import Arrays, Outcome, Plan, Protocol
+
+VAL_IMAGES = 50_000
+V2_SETS = ("matched-frequency", "threshold0.7", "top-images")
+
+
+def prepare(kind: str, loaded: Loaded, cfg: ProtocolConfig, device: torch.device) -> Plan:
+    """Open the set `kind`, imagenet-r, imagenet-sketch or imagenet-v2. Raises EvalkitError for data that are missing, partial or of other classes."""
+    opened = layouts.open_set(kind, layouts.choose(kind, cfg.data, loaded), loaded, cfg.allow_partial)
+    if kind == "imagenet-v2" and opened.published:
+        opened = _which_v2(opened)
+    return imagenet_a.plan_for(kind, loaded, cfg, opened)
+
+
+def _which_v2(opened: layouts.Opened) -> layouts.Opened:
+    """Papers print V2's matched-frequency set; the two easier ones, and a folder whose name does not tell, are not what a published value was made on."""
+    folder = Path(opened.images.root).resolve().name
+    variant = next((v for v in V2_SETS if v in folder), "of unknown choice")
+    opened.images.name = f"imagenet-v2 {variant}"
+    if variant == V2_SETS[0]:
+        return opened
+    note = f"the folder's name is not that of the {V2_SETS[0]} set, which papers print; the images are {variant if variant in V2_SETS else 'one of three sets'}"
+    return dataclasses.replace(opened, published=False, notes=[*opened.notes, note])
+
+
+def _protocol(kind: str) -> Protocol:
+    return Protocol(kind, 1, partial(prepare, kind), imagenet_a.collect, imagenet_a.evaluate)
+
+
+IMAGENET_R, IMAGENET_SKETCH, IMAGENET_V2 = (_protocol(kind) for kind in ("imagenet-r", "imagenet-sketch", "imagenet-v2"))
+
+
+# ---- the clean images
+
+
+def prepare_val(loaded: Loaded, cfg: ImageNetValConfig, device: torch.device) -> Plan:
+    """Open the clean images, all or those of another set's classes, and their reassessed labels. Raises EvalkitError as `prepare` does."""
+    only = layouts.wnids(cfg.classes) if cfg.classes else None
+    opened = layouts.open_set("val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, only=only, labels=cfg.val_labels)
+    plan = imagenet_a.plan_for("imagenet-val", loaded, cfg, opened)
+    if opened.published and only is None:
+        plan.extra["real"] = real_labels(loaded, opened.images.ids)
+    return plan
+
+
+def real_labels(loaded: Loaded, ids: list[str]) -> np.ndarray | None:
+    """The reassessed labels of the images `ids`, as the model's outputs, (N, L) int16 filled up with -1; None unless all are called as in ImageNet val."""
+    known = RealLabelsImagenet(range(VAL_IMAGES)).real_labels
+    names = [sample.rpartition("/")[2] for sample in ids]
+    if not all(name in known for name in names):
+        return None
+    position = layouts.class_indices(loaded, sorted(loaded.classes))
+    table = np.full((len(ids), max(map(len, known.values()))), -1, np.int16)
+    for row, name in zip(table, names):
+        row[: len(known[name])] = position[known[name]]
+    return table
+
+
+def collect_val(loaded: Loaded, plan: Plan, cfg: ImageNetValConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:
+    """The records of ImageNet-A, and `real` (N, L), see `real_labels`, where it is known."""
+    arrays, bad = imagenet_a.collect(loaded, plan, cfg, device)
+    if (real := plan.extra.get("real")) is not None:
+        row = {sample: i for i, sample in enumerate(plan.sets["data"].ids)}
+        arrays["real"] = real[[row[sample] for sample in arrays["ids"].tolist()]]
+    return arrays, bad
+
+
+def evaluate_val(arrays: Arrays) -> Outcome:
+    """The numbers of ImageNet-A, and real_top1: the share of images with a reassessed label whose prediction is one of them."""
+    outcome = imagenet_a.evaluate(arrays)
+    if "real" in arrays:
+        labelled = (arrays["real"] >= 0).any(axis=1)
+        right = (arrays["real"] == arrays["logits"].argmax(axis=1)[:, None]).any(axis=1) & arrays.get("readable", True)
+        outcome.metrics["real_top1"] = float(right[labelled].mean()) if labelled.any() else float("nan")
+        if labelled.any():
+            outcome.standard_errors["real_top1"] = metrics.standard_error(right[labelled])
+        else:
+            outcome.undefined["real_top1"] = "no image has a reassessed label"
+        outcome.data["n_real"] = int(labelled.sum())
+    return outcome
+
+
+IMAGENET_VAL = Protocol("imagenet-val", 1, prepare_val, collect_val, evaluate_val)

@@ -1,0 +1,91 @@
+"""`evalkit robustness all`: every protocol whose data are there, and a line for each whose data are not."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evalkit import models
+from evalkit.errors import EvalkitError
+
+from . import layouts, runner
+from .config import CONFIGS, AllConfig
+
+VAL = ("imagenet/val", "imagenet-1k/val", "ILSVRC2012/val", "ILSVRC2012_img_val", "imagenet-val", "val")
+NEEDS: dict[str, dict[str, str]] = {  # protocol -> the set behind each of its data keys
+    "imagenet-val": {"data": "val"},
+    "imagenet-a": {"data": "imagenet-a"},
+    "imagenet-o": {"data": "imagenet-o", "id_data": "val"},
+    "imagenet-r": {"data": "imagenet-r"},
+    "imagenet-sketch": {"data": "imagenet-sketch"},
+    "imagenet-v2": {"data": "imagenet-v2"},
+    "imagenet-c": {"data": "imagenet-c"},
+    "fgsm": {"data": "val"},
+    "pgd": {"data": "val"},
+    "occlusion": {"data": "val"},
+}
+FOLDERS: dict[str, tuple[str, ...]] = {  # set -> its folder below the data root, the first that is there
+    "val": VAL,
+    "imagenet-a": ("imagenet-a",),
+    "imagenet-o": ("imagenet-o",),
+    "imagenet-r": ("imagenet-r",),
+    "imagenet-sketch": ("imagenet-sketch", "sketch"),
+    "imagenet-v2": ("imagenet-v2", "imagenetv2", *layouts.UNPACKED["imagenet-v2"]),
+    "imagenet-c": ("imagenet-c",),
+}
+
+
+def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
+    """Run every protocol whose data lie below `cfg.data_root`, or the stand-ins of a checkpoint trained on digits-photo, on the models of `specs`.
+
+    What is not there is named and no failure; a protocol that stops with an error is named too, the others go on. Returns 0, or 2 if one stopped or is not
+    complete. Raises EvalkitError if no data are found for any protocol.
+    """
+    if cfg.data_root is None:
+        loaded = [spec if isinstance(spec, models.Loaded) else models.load(spec, model=cfg.model, model_args=cfg.model_args) for spec in specs]
+        found, looked = {name: _stand_ins(name, loaded) for name in NEEDS}, "no embedded stand-in"
+    else:
+        found, looked = {name: _below(Path(cfg.data_root), name) for name in NEEDS}, f"not below {cfg.data_root}"
+    if not any(found.values()):
+        raise EvalkitError(f"no data for any protocol: {looked}; give the folder that holds imagenet-a, imagenet/val ... with --data-root DIR")
+    code, ran, missing, stopped = 0, [], [], []
+    for name, data in found.items():
+        if data is None:
+            missing.append(f"{name} ({', '.join(layouts.FOLDERS[kind] for kind in NEEDS[name].values())}: {looked})")
+            continue
+        try:
+            code = max(code, runner.run(name, specs, _config(name, cfg, data)))
+            ran.append(name)
+        except EvalkitError as e:
+            stopped.append(f"{name}: {e}")
+    runner.say(f"ran: {', '.join(ran) or 'nothing'}", *(f"not run: {what}" for what in missing), *(f"stopped: {what}" for what in stopped))
+    return 2 if stopped else code
+
+
+def _below(root: Path, name: str) -> dict[str, str] | None:
+    """The data keys of a protocol filled with folders below `root`, None if one is not there. Raises EvalkitError if there is no such root."""
+    if not root.is_dir():
+        raise EvalkitError(f"no such folder: {root}; give the one that holds the data sets with --data-root DIR")
+    keys = {}
+    for key, kind in NEEDS[name].items():
+        folder = next((root / folder for folder in FOLDERS[kind] if (root / folder).is_dir()), None)
+        if folder is None:
+            return None
+        keys[key] = str(folder)
+    return keys
+
+
+def _stand_ins(name: str, loaded: Sequence[models.Loaded]) -> dict[str, str] | None:
+    """The data keys of a protocol filled with embedded sets, None if it has none or a model was trained on something else."""
+    trained_on = {(model.meta.get("data") or {}).get("name") for model in loaded}
+    if trained_on != {layouts.TRAINED_ON} or any(kind not in layouts.STAND_INS for kind in NEEDS[name].values()):
+        return None
+    return {key: layouts.STAND_INS[kind] for key, kind in NEEDS[name].items()}
+
+
+def _config(name: str, cfg: AllConfig, data: dict[str, str]) -> Any:
+    """The protocol's own configuration: its defaults, what `cfg` says for all, and its data."""
+    schema = CONFIGS[name]
+    own = {field.name for field in dataclasses.fields(schema)}
+    shared = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name in own}
+    return schema(**shared | data)

@@ -1,0 +1,75 @@
+"""Weights under the names of other code bases give the same network, and say what was renamed."""
+
+import re
+
+import pytest
+import torch
+
+from evalkit.errors import EvalkitError
+from evalkit.models import create, load
+
+VIT = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 32, "num_classes": 3}
+
+
+def mm_transformer(name: str) -> str:
+    """The name in mmcls's VisionTransformer with VisionTransformerClsHead of a parameter of timm's, written out from its modules."""
+    table = {
+        "cls_token": "backbone.cls_token",
+        "pos_embed": "backbone.pos_embed",
+        "patch_embed.proj.weight": "backbone.patch_embed.projection.weight",
+        "patch_embed.proj.bias": "backbone.patch_embed.projection.bias",
+        "norm.weight": "backbone.ln1.weight",
+        "norm.bias": "backbone.ln1.bias",
+        "head.weight": "head.layers.head.weight",
+        "head.bias": "head.layers.head.bias",
+    }
+    inside = {"norm1": "ln1", "norm2": "ln2", "attn.qkv": "attn.qkv", "attn.proj": "attn.proj", "mlp.fc1": "ffn.layers.0.0", "mlp.fc2": "ffn.layers.1"}
+    if found := re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name):
+        return f"backbone.layers.{found[1]}.{inside[found[2]]}.{found[3]}"
+    return table[name]
+
+
+def weights(name, **args):
+    """A state dict without two tensors alike: an untrained network's norms all are."""
+    torch.manual_seed(0)
+    return {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in create(name, **args).model.state_dict().items()}
+
+
+def equal(a, b):
+    return set(a) == set(b) and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+@pytest.mark.parametrize("wrap", [lambda s: {"meta": {"epoch": 9}, "state_dict": s}, lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}}, dict])
+def test_a_vision_transformer_of_openmixup(tmp_path, wrap):
+    state = weights("deit_small_patch16_224", **VIT)
+    torch.save(wrap({mm_transformer(k): v for k, v in state.items()}), tmp_path / "w.pth")
+    loaded = load(tmp_path / "w.pth", model="deit_small_patch16_224", model_args={k: v for k, v in VIT.items() if k != "num_classes"})
+    assert equal(state, loaded.network.model.state_dict()) and loaded.network.num_classes == 3
+    assert len(loaded.report["renamed"]) == len(state) and loaded.report["unexpected"] == []
+    assert "backbone.layers.1.ffn.layers.0.0.bias -> blocks.1.mlp.fc1.bias" in loaded.report["renamed"]
+
+
+def test_a_residual_network_of_openmixup(tmp_path):
+    state = weights("resnet18", num_classes=4)
+    torch.save({"state_dict": {f"head.{k}" if k.startswith("fc.") else f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")
+    loaded = load(tmp_path / "w.pth", model="resnet18")
+    assert equal(state, loaded.network.model.state_dict()) and "head.fc.weight -> fc.weight" in loaded.report["renamed"]
+
+
+def test_what_else_the_file_holds_is_reported_and_what_it_lacks_refused(tmp_path):
+    state = {mm_transformer(k): v for k, v in weights("deit_small_patch16_224", **VIT).items()}
+    args = {"model": "deit_small_patch16_224", "model_args": {k: v for k, v in VIT.items() if k != "num_classes"}}
+    torch.save(state | {"backbone.extra": torch.zeros(1), "mix_block.conv.weight": torch.zeros(1)}, tmp_path / "w.pth")
+    assert load(tmp_path / "w.pth", **args).report["unexpected"] == ["extra", "mix_block.conv.weight"]
+    torch.save({k: v for k, v in state.items() if "ln2" not in k}, tmp_path / "w.pth")
+    with pytest.raises(EvalkitError, match=r"lacks 4 tensors \(blocks.0.norm2.bias"):
+        load(tmp_path / "w.pth", **args)
+
+
+def test_other_files_are_left_as_they_are(tmp_path):
+    state = weights("resnet18", num_classes=4)
+    torch.save({"model": state}, tmp_path / "w.pth")
+    assert "renamed" not in load(tmp_path / "w.pth", model="resnet18").report
+    torch.save({"state_dict": state | {f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")  # two for one place
+    loaded = load(tmp_path / "w.pth", model="resnet18")
+    assert "renamed" not in loaded.report and equal(state, loaded.network.model.state_dict())
