@@ -11,13 +11,13 @@ modes against the share of mass dropped, where the code counts mass kept for one
 import numpy as np
 import torch
 
-from evalkit.metrics import standard_error
+from evalkit.bootstrap import Means
 from evalkit.models import Loaded
 
 from . import layouts
 from .config import MODES, OcclusionConfig
 from .masks import settings
-from .protocol import Arrays, Outcome, Plan, Protocol
+from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
 from .saliency import DINO_HEAD, open_saliency
 from .sweep import check_grid, sweep
 
@@ -91,14 +91,14 @@ def collect(loaded: Loaded, plan: Plan, cfg: OcclusionConfig, device: torch.devi
 
 
 def evaluate(arrays: Arrays) -> Outcome:
-    """Accuracies and areas from the records: labels (N,), predictions and dropped (N, C), mode, level and repeat (C,).
+    """Accuracies and areas from the records: ids and labels (N,), predictions and dropped (N, C), mode, level and repeat (C,).
 
-    The area under a curve is the trapezoid over its levels divided by their span; standard errors are over images.
+    The area under a curve is the trapezoid over its levels divided by their span. `sd` of a level is over the repeats; standard errors are over images.
     """
+    arrays = by_id(arrays)
     labels, mode, level = arrays["labels"], arrays["mode"], arrays["level"]
     correct, dropped = arrays["predictions"] == labels[:, None], arrays["dropped"]
-    clean = correct[:, 0]
-    metrics, errors, series = {"clean_top1": float(clean.mean())}, {"clean_top1": standard_error(clean)}, []
+    samples, series = {"clean_top1": correct[:, 0]}, []
     for name in dict.fromkeys(mode[1:].tolist()):
         levels = sorted({0.0, *level[mode == name].tolist()})
         curve = []  # per level: (N,) accuracy of each image over the repeats
@@ -109,11 +109,9 @@ def evaluate(arrays: Arrays) -> Outcome:
             spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else None
             series.append({"mode": name, "level": q, "top1": float(np.mean(runs)), "sd": spread, "runs": runs, "dropped_share": float(dropped[:, at].mean())})
             if q:
-                key = f"top1_{name}_{q:g}"
-                metrics[key], errors[key] = float(np.mean(runs)), standard_error(curve[-1])
-        area = sum((b - a) * (f + g) / 2 for a, b, f, g in zip(levels, levels[1:], curve, curve[1:])) / (levels[-1] - levels[0])
-        metrics[f"auc_{name}"], errors[f"auc_{name}"] = float(area.mean()), standard_error(area)
-    return Outcome(len(labels), metrics, errors, series=series)
+                samples[f"top1_{name}_{q:g}"] = curve[-1]
+        samples[f"auc_{name}"] = sum((b - a) * (f + g) / 2 for a, b, f, g in zip(levels, levels[1:], curve, curve[1:])) / (levels[-1] - levels[0])
+    return outcome(arrays, [Means(samples)], series=series)
 
 
 PROTOCOL = Protocol("occlusion", 1, prepare, collect, evaluate)

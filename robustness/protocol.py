@@ -1,6 +1,6 @@
 """What the three protocols share: the plan of a measurement before it and its outcome after it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evalkit import bootstrap
 from evalkit.data.images import Images
 from evalkit.models import Loaded
 
 Arrays = dict[str, np.ndarray]
+PER_SAMPLE = ("ids", "labels", "ood", "logits", "predictions", "dropped")  # the arrays of a record whose first axis is the samples
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,31 @@ class Outcome:
     undefined: dict[str, str] = field(default_factory=dict)  # metric that is NaN -> why
     series: list[dict[str, Any]] | None = None
     data: dict[str, Any] = field(default_factory=dict)  # counts that belong beside the data's name in the record
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95 %
+    statistics: Sequence[bootstrap.Statistic] = ()  # behind the metrics, of the samples in the order of their ids: what two models are compared by
+
+
+def by_id(arrays: Arrays) -> Arrays:
+    """The same records in the order of their ids, so that no sum depends on the order of the files."""
+    order = np.argsort(arrays["ids"], kind="stable")
+    return {name: values[order] if name in PER_SAMPLE else values for name, values in arrays.items()}
+
+
+def outcome(
+    arrays: Arrays,
+    statistics: Sequence[bootstrap.Statistic],
+    *,
+    more: Mapping[str, float] | None = None,
+    reasons: Mapping[str, str] | None = None,
+    series: list[dict[str, Any]] | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """The outcome that `statistics` make, with their standard errors and intervals. `arrays` by id; `more`: metrics without a spread; `reasons`: why a
+    metric may be NaN."""
+    values = {name: value for s in statistics for name, value in s.values.items()} | dict(more or {})
+    spread = bootstrap.spread(statistics, arrays["ids"], arrays.get("ood"))
+    undefined = {name: reason for name, reason in (reasons or {}).items() if name in values and not np.isfinite(values[name])}
+    return Outcome(len(arrays["ids"]), values, spread.standard_errors, undefined, series, dict(data or {}), spread.intervals, statistics)
 
 
 @dataclass(frozen=True)

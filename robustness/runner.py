@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evalkit import config, models, results
+from evalkit import bootstrap, config, models, results
 from evalkit.errors import EvalkitError, unknown
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, sha256_file, write_atomic
 
@@ -96,6 +96,8 @@ def _record(
     main = next(iter(plan.sets.values()))
     fingerprint = main.fingerprint if len(sets) == 1 else hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
     notes = [*plan.notes, *(f"{what} in {n} images" for what, n in about["notes"].items())]
+    if outcome.intervals:
+        notes.append(f"standard errors and 95 % intervals over images: {bootstrap.RESAMPLES:,} bootstrap resamples, standard errors of means in closed form")
     if about["bad"]:
         notes.append(f"{len(about['bad'])} images could not be read and were left out")
     return results.make_record(
@@ -112,6 +114,7 @@ def _record(
         metrics=outcome.metrics,
         undefined=outcome.undefined,
         standard_errors=outcome.standard_errors,
+        intervals=outcome.intervals,
         seed=getattr(cfg, "seed", None),
         config=config.to_dict(cfg) | plan.resolved,
         environment=about["environment"],
@@ -173,7 +176,7 @@ def _report(outcome: Outcome, bad: list[list[str]]) -> None:
         error = outcome.standard_errors.get(name)
         reason = outcome.undefined.get(name)
         text = f"undefined: {reason}" if reason else f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
-        print(f"  {name:32} {text}")
+        print(f"  {name:42} {text}")
     print(f"  n = {outcome.n}", flush=True)
     if bad:
         print(f"  {len(bad)} images could not be read and were left out:")
