@@ -43,6 +43,7 @@ class Outcome:
     data: dict[str, Any] = field(default_factory=dict)  # counts that belong beside the data's name in the record
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95 %
     statistics: Sequence[bootstrap.Statistic] = ()  # behind the metrics, of the samples in the order of their ids: what two models are compared by
+    strata: np.ndarray | None = None  # (N,) bool: the two sides that are resampled each by itself
 
 
 def by_id(arrays: Arrays) -> Arrays:
@@ -65,7 +66,7 @@ def outcome(
     values = {name: value for s in statistics for name, value in s.values.items()} | dict(more or {})
     spread = bootstrap.spread(statistics, arrays["ids"], arrays.get("ood"))
     undefined = {name: reason for name, reason in (reasons or {}).items() if name in values and not np.isfinite(values[name])}
-    return Outcome(len(arrays["ids"]), values, spread.standard_errors, undefined, series, dict(data or {}), spread.intervals, statistics)
+    return Outcome(len(arrays["ids"]), values, spread.standard_errors, undefined, series, dict(data or {}), spread.intervals, statistics, arrays.get("ood"))
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,17 @@ import hashlib
 import json
 import re
 import time
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from evalkit import bootstrap, config, models, results
 from evalkit.errors import EvalkitError, unknown
-from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, sha256_file, write_atomic
+from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device
 
-from . import imagenet_a, imagenet_o, occlusion
+from . import imagenet_a, imagenet_o, occlusion, store
 from .config import ProtocolConfig
 from .protocol import Arrays, Outcome, Plan, Protocol
 
@@ -67,7 +65,7 @@ def _evaluate(protocol: Protocol, spec: str, cfg: ProtocolConfig, device: torch.
     if found is None:
         arrays, about = _collect(protocol, loaded, plan, cfg, device)
         if is_main():
-            _write(path, arrays, about)
+            store.write(path, arrays, about)
     else:
         arrays, about = found
         _say(f"  records of an earlier run used again: {path}")
@@ -127,25 +125,10 @@ def _record(
     )
 
 
-# ---- records on disk: arrays in a .npz that depends on nothing but the predictions, how they were made in a .json beside it
-
-
-def _write(path: Path, arrays: Arrays, about: dict[str, Any]) -> None:
-    write_atomic(path, lambda f: np.savez(f, **arrays))
-    text = json.dumps(about | {"sha256": sha256_file(path)}, indent=1, sort_keys=True)
-    write_atomic(path.with_suffix(".json"), lambda f: f.write(text.encode()))
-
-
 def _read(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
     """The records at `path`; None where there are none, they are damaged, or images were unreadable: these may have been mended since."""
-    try:
-        about = json.loads(path.with_suffix(".json").read_text())
-        if about["bad"] or about["sha256"] != sha256_file(path):
-            return None
-        with np.load(path, allow_pickle=False) as content:
-            return dict(content), about
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-        return None
+    found = store.read(path)
+    return None if found is None or found[1].get("bad", True) else found
 
 
 def _sha256_of(network: torch.nn.Module) -> str:
