@@ -45,7 +45,7 @@ def collect(loaded: Loaded, plan: Plan, cfg: ImageNetAConfig, device: torch.devi
     images = plan.sets["data"]
     what = f"imagenet-a {loaded.label}"
     options: dict[str, Any] = {"forward_batch": cfg.forward_batch, "batch_size": cfg.batch_size, "workers": cfg.workers, "on_error": cfg.on_error}
-    got = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows["data"], what=what, **options)
+    got = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows["data"], what=what, parts=plan.parts("data"), **options)
     label = dict(zip(images.ids, plan.extra["labels"]))
     labels = np.array([label[sample] for sample in got.ids], dtype=np.int64)
     return {"ids": np.array(got.ids), "labels": labels, "logits": got.logits, "restrict": plan.extra["restrict"]}, got.bad

@@ -54,7 +54,7 @@ def collect(loaded: Loaded, plan: Plan, cfg: ImageNetOConfig, device: torch.devi
     got, options = {}, {"forward_batch": cfg.forward_batch, "batch_size": cfg.batch_size, "workers": cfg.workers, "on_error": cfg.on_error}
     for role, images in plan.sets.items():
         what = f"imagenet-o ({role}) {loaded.label}"
-        got[role] = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows[role], what=what, **options)
+        got[role] = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows[role], what=what, parts=plan.parts(role), **options)
     arrays = {
         "ids": np.array([f"{role}/{sample}" for role, records in got.items() for sample in records.ids]),
         "ood": np.concatenate([np.full(len(records.ids), role == "ood") for role, records in got.items()]),

@@ -11,6 +11,7 @@ from torch import Tensor
 from evalkit import bootstrap
 from evalkit.data.images import Images
 from evalkit.models import Loaded
+from evalkit.parts import Parts
 
 Arrays = dict[str, np.ndarray]
 PER_SAMPLE = ("ids", "labels", "ood", "logits", "predictions", "dropped")  # the arrays of a record whose first axis is the samples
@@ -29,6 +30,7 @@ class Plan:
     published: bool  # the published settings on the published data
     notes: list[str]
     extra: dict[str, Any] = field(default_factory=dict)  # what the protocol itself prepared
+    parts: Callable[[str], Parts | None] = lambda role: None  # where the pass over the images of a role is saved while it runs
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from evalkit import bootstrap, config, models, results
 from evalkit.errors import EvalkitError, unknown
+from evalkit.parts import Parts
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device
 
 from . import imagenet_a, imagenet_o, occlusion, store
@@ -25,7 +27,8 @@ SHOWN = 20  # unreadable images listed by name on the terminal; the record's sid
 def run(protocol: str, specs: list[str], cfg: ProtocolConfig) -> int:
     """Evaluate every model of `specs` (anything `evalkit.models.load` takes) and append to `cfg.out`/results.jsonl.
 
-    Per-sample records go to `cfg.out`/records and are used again when model, data, settings and protocol version are the same. Returns 0, or 2 if images
+    Per-sample records go to `cfg.out`/records and are used again when model, data, settings and protocol version are the same; a pass that was killed goes
+    on where it was saved last, a few seconds before. Returns 0, or 2 if images
     could not be read or data were partial. Started by torchrun, the processes share the images. Raises EvalkitError for anything wrong before the pass.
     """
     if protocol not in PROTOCOLS:
@@ -63,9 +66,11 @@ def _evaluate(protocol: Protocol, spec: str, cfg: ProtocolConfig, device: torch.
     path = Path(cfg.out) / "records" / f"{protocol.name}-{slug}-{digest[:12]}.npz"
     found = gather_objects(_read(path) if is_main() else None)[0]
     if found is None:
+        plan = replace(plan, parts=lambda role: Parts(path.with_suffix(".parts"), f"{role}-{_kind(device)}"))
         arrays, about = _collect(protocol, loaded, plan, cfg, device)
         if is_main():
             store.write(path, arrays, about)
+        plan.parts("").remove()
     else:
         arrays, about = found
         _say(f"  records of an earlier run used again: {path}")
@@ -75,6 +80,12 @@ def _evaluate(protocol: Protocol, spec: str, cfg: ProtocolConfig, device: torch.
         results.append(cfg.out, record)
         _report(outcome, about["bad"])
     return plan.complete and (not about["bad"] or cfg.on_error == "skip")
+
+
+def _kind(device: torch.device) -> str:
+    """Of the software and hardware that the last bits of a forward pass depend on."""
+    kept = {k: v for k, v in environment(device).items() if k not in ("processes", "threads")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _collect(protocol: Protocol, loaded: models.Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.device) -> tuple[Arrays, dict[str, Any]]:
