@@ -82,7 +82,8 @@ def sweep(
                 masks = image_masks(ids[some], own if own is None else (own, shape), columns, grid, side, seed, offset, salient_by)
                 queue.put(chunk[some], x[: len(chunk)][some], masks, own if keep_saliency else None)
             if parts is not None and parts.due():
-                saved.save(*queue.unsaved())
+                through, arrays = queue.unsaved()
+                saved.save(through, **arrays)
             advance(len(chunk) * world_size())
         index, arrays = queue.results()
     order, ordered, bad = gather(images, rows, *saved.joined(index, **arrays), bad)

@@ -16,7 +16,7 @@ from evalkit.robustness import CONFIGS, PROTOCOLS, run
 from ..robustness.fakes import records, save_checkpoint, write_tree
 
 CLASSES = ["bird", "cat", "dog", "eel", "fox", "gnu"]
-EXTRA = {"occlusion": {"levels": [0.0, 0.3, 0.6, 1.0], "repeats": 2, "grid": 4, "saliency": "self"}}
+EXTRA = {"occlusion": {"levels": [0.0, 0.3, 0.6, 1.0], "repeats": 2, "grid": 4, "saliency": "self", "shuffle": [2]}}
 EXECUTION = ("out", "batch_size", "workers")
 pytestmark = pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
 
