@@ -59,8 +59,8 @@ def test_a_sweep_goes_on_where_it_was_saved(tmp_path, monkeypatch, passes):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
-    write_tree(root / "data", dict.fromkeys(CLASSES, 40))
-    write_tree(root / "other", dict.fromkeys(CLASSES, 10), seed=1)
+    write_tree(root / "data", dict.fromkeys(CLASSES, 16))
+    write_tree(root / "other", dict.fromkeys(CLASSES, 5), seed=1)
     save_checkpoint(root / "run", CLASSES)
     return root
 
