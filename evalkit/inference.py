@@ -7,6 +7,7 @@ nothing but the row. Process k of W evaluates the images k, k+W, ...; every proc
 import contextlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from .data.images import BadImage, Images
 from .data.loading import eval_batches
 from .errors import EvalkitError
+from .parts import Parts
 from .runtime import gather_objects, is_main, rank, world_size
 
 LINE_SECONDS = 30.0  # between two progress lines where there is no terminal
@@ -46,13 +48,15 @@ def predict(
     rows: Sequence[int] | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     what: str | None = None,
+    parts: Parts | None = None,
 ) -> Records:
     """Logits of every image of `images`, or of those at the positions `rows`.
 
     `network`: a `Network` on `device` in eval mode, normalising with its own mean and std, or any callable that maps (F, 3, S, S) float32 to (F, K) logits
     (without `mean` and `std` attributes it gets pixels in [0, 1]). `transform`: image to uint8 (3, S, S). `forward_batch` is the fixed number F of rows
     of a forward pass, the only size that can show in the last bits. Images that cannot be read are listed in `bad` after the pass; `on_error`="fail" makes
-    the records incomplete, "skip" leaves them out. `what` names the pass in a progress bar. Raises ValueError for a network in training mode, EvalkitError
+    the records incomplete, "skip" leaves them out. `what` names the pass in a progress bar. With `parts` the pass is saved now and then, and what an earlier
+    pass saved is not computed again; what is saved is for the caller to remove. Raises ValueError for a network in training mode, EvalkitError
     for logits that are not finite (naming the images) or when no image can be read.
     """
     if on_error not in ("fail", "skip"):
@@ -60,27 +64,60 @@ def predict(
     check_eval_mode(network)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
     normalise, bad = normaliser(network, device), []
-    index, logits, on_device = [], [np.zeros((0, 0), np.float32)], []
-    with exact(), progress(what, len(rows)) as advance:
-        for x, chunk in fixed_chunks(images, transform, rows, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad):
+    saved = Resumed(images, rows, parts)
+    index, logits, on_device, unsaved = [], [np.zeros((0, 0), np.float32)], [], (0, 1)
+    with exact(), progress(what, len(saved.left)) as advance:
+        for x, chunk in fixed_chunks(images, transform, saved.left, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad):
             out = network(normalise(x))
             on_device.append(getattr(out, "logits", out)[: len(chunk)].float())
             index.append(chunk)
-            if len(on_device) == 16:  # seldom, so that the device does not wait for the copy
+            due = parts is not None and parts.due()
+            if len(on_device) == 16 or due:  # seldom, so that the device does not wait for the copy
                 logits.append(torch.cat(on_device).cpu().numpy())
                 on_device.clear()
+            if due:
+                saved.save(np.concatenate(index[unsaved[0] :]), logits=np.concatenate(logits[unsaved[1] :]))
+                unsaved = len(index), len(logits)
             advance(len(chunk) * world_size())
         if on_device:
             logits.append(torch.cat(on_device).cpu().numpy())
     index = np.concatenate(index) if index else np.zeros(0, np.int64)
     logits = np.concatenate(logits[1:] or logits)
-    order, (logits,), bad = gather(images, rows, index, [logits], bad)
+    order, (logits,), bad = gather(images, rows, *saved.joined(index, logits=logits), bad)
     ids = [images.ids[i] for i in order]
     check_finite(ids, np.isfinite(logits).all(axis=1))
     return Records(ids, images.labels[order].astype(np.int64), logits, bad, complete=not bad or on_error == "skip")
 
 
 # ---- the pieces, shared with the occlusion sweep
+
+
+class Resumed:
+    """What an earlier pass over `rows` of `images` saved to `parts`, and what is `left` to do. Without `parts`, everything is."""
+
+    def __init__(self, images: Images, rows: np.ndarray, parts: Parts | None):
+        self.images, self.parts = images, parts
+        self.arrays = (parts.load() if parts is not None else None) or {"ids": np.zeros(0, np.str_), "notes": np.zeros(0, np.str_)}
+        position = {images.ids[i]: i for i in rows.tolist()}
+        known = np.array([sample in position for sample in self.arrays["ids"].tolist()], dtype=bool)
+        self.arrays = {name: values[known] for name, values in self.arrays.items()}
+        self.index = np.array([position[sample] for sample in self.arrays.pop("ids").tolist()], dtype=np.int64)
+        self.left = rows[~np.isin(rows, self.index)]
+
+    def save(self, index: np.ndarray, **arrays: np.ndarray) -> None:
+        """Save the results of the images at `index`, with what their decoding noted."""
+        notes = np.array([",".join(self.images.noted.get(i, ())) for i in index.tolist()], dtype=np.str_)
+        self.parts.save([self.images.ids[i] for i in index], notes=notes, **arrays)
+
+    def joined(self, index: np.ndarray, **arrays: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """This process's results with, in the first process, the saved ones; counts the saved notes among `images.notes`."""
+        if not is_main() or not len(self.index):
+            return index, list(arrays.values())
+        counts = Counter(self.images.notes)
+        counts.update(note for notes in self.arrays["notes"].tolist() for note in notes.split(",") if note)
+        self.images.notes = dict(sorted(counts.items()))
+        both = [np.concatenate([self.arrays[name], new]) if len(new) else self.arrays[name] for name, new in arrays.items()]
+        return np.concatenate([self.index, index]), both
 
 
 @contextlib.contextmanager

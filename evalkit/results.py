@@ -33,6 +33,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "metrics": dict,  # name -> fraction in [0, 1] (or the metric's own unit); null = not defined, see `undefined`
     "undefined": dict,  # name -> why that metric is null
     "standard_errors": dict,  # name -> standard error over samples
+    "intervals": dict,  # name -> [low, high], 95 % over samples; records of evalkit 0.1.0 do not hold this field
     "seed": (int, type(None)),
     "config": dict,
     "environment": dict,
@@ -67,6 +68,7 @@ def make_record(
     metrics: Mapping[str, float | None],
     undefined: Mapping[str, str] | None = None,
     standard_errors: Mapping[str, float | None] | None = None,
+    intervals: Mapping[str, Sequence[float]] | None = None,
     seed: int | None = None,
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
@@ -82,6 +84,7 @@ def make_record(
     fields = dict(locals())
     record = {"schema": SCHEMA, **_plain(fields)}
     record["undefined"] = record["undefined"] or {}
+    record["intervals"] = record["intervals"] or {}
     record["standard_errors"] = {k: v for k, v in (record["standard_errors"] or {}).items() if v is not None}
     for name, value in metrics.items():
         if record["metrics"][name] is None:
@@ -91,12 +94,14 @@ def make_record(
 
 
 def check(record: Mapping[str, Any]) -> None:
-    """Raise ValueError unless `record` has exactly the fields of the schema, each of its type."""
+    """Raise ValueError unless `record` has exactly the fields of the schema, each of its type (`intervals` may be missing)."""
     for key in record:
         if key not in _FIELDS:
             raise ValueError(f"unknown field '{key}' in a results record.{suggest(key, _FIELDS)}")
     for key, kind in _FIELDS.items():
         if key not in record:
+            if key == "intervals":
+                continue
             raise ValueError(f"a results record needs the field '{key}'")
         value = record[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -111,8 +116,8 @@ def check(record: Mapping[str, Any]) -> None:
             raise ValueError(f"Expected metric `{key}` to be a number or null, but got {value!r}")
         if value is None and key not in record["undefined"]:
             raise ValueError(f"metric `{key}` is null without a reason in `undefined`")
-    for field in ("undefined", "standard_errors"):
-        for key in record[field]:
+    for field in ("undefined", "standard_errors", "intervals"):
+        for key in record.get(field, ()):
             if key not in record["metrics"]:
                 raise ValueError(f"`{field}` names '{key}', which is not a metric.{suggest(key, record['metrics'])}")
 

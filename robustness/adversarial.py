@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalkit.metrics import standard_error
+from evalkit.bootstrap import Means
 from evalkit.models import Loaded
 
 from . import attacks, layouts
 from .config import FGSMConfig, PGDConfig
-from .protocol import Arrays, Outcome, Plan, Protocol
+from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
 
 
 def prepare(name: str, loaded: Loaded, cfg: FGSMConfig, device: torch.device) -> Plan:
@@ -76,12 +76,12 @@ def _collect(loaded: Loaded, plan: Plan, cfg: FGSMConfig, device: torch.device, 
 
 def evaluate(name: str, arrays: Arrays) -> Outcome:
     """clean_top1 and top1_eps_<eps> with standard errors over the images; the same as series."""
+    arrays = by_id(arrays)
     correct = arrays["predictions"] == arrays["labels"][:, None]
     names = ["clean_top1", *(f"top1_eps_{eps:g}" for eps in arrays["eps"][1:])]
-    numbers = {key: float(correct[:, i].mean()) for i, key in enumerate(names)}
-    errors = {key: standard_error(correct[:, i]) for i, key in enumerate(names)}
-    series = [{"mode": name, "level": float(eps), "top1": numbers[key]} for eps, key in zip(arrays["eps"], names)]
-    return Outcome(len(correct), numbers, errors, series=series)
+    accuracy = Means({key: correct[:, i] for i, key in enumerate(names)})
+    series = [{"mode": name, "level": float(eps), "top1": accuracy.values[key]} for eps, key in zip(arrays["eps"], names)]
+    return outcome(arrays, [accuracy], series=series)
 
 
 FGSM = Protocol("fgsm", 1, partial(prepare, "fgsm"), collect_fgsm, partial(evaluate, "fgsm"))

@@ -12,6 +12,7 @@ CORRUPTIONS = (
     *("brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
 SEVERITIES = (1, 2, 3, 4, 5)
+FILLS = ("black", "mean")
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,19 @@ class OcclusionConfig(ValConfig):
     grid: int | None = None  # patches per side; absent: 14, or one per patch of the model on the embedded sets
     saliency: str | None = None  # dino | self | a model or checkpoint | file.npz; absent: self on embedded sets, else dino
     head: str = "auto"  # attention head of the saliency model: auto (1 for dino, else mean) | mean | a number
+    saliency_norm: str = "own"  # mean and std of the saliency model's input: own | model (the evaluated one's)
+    saliency_pool: bool = False  # sum the saliency of a finer grid over the patches of `grid`
+    salient_by: str = "mass"  # what a level of salient and nonsalient is a share of: mass (of the saliency) | count (of the patches)
+    offset: int = 0  # pixels by which the dropped patches are moved right and down
+    fill: str = "black"  # colour of what is dropped: black | mean (the evaluated model's) | r,g,b in 0..1
+    shuffle: list[int] = field(default_factory=list)  # also shuffle the patches of grids with so many a side
 
     def check(self) -> None:
         super().check()
         for mode in self.modes:
             if mode not in MODES:
                 raise unknown("occlusion mode", mode, MODES)
-        if not self.modes or len(set(self.modes)) < len(self.modes):
+        if not (self.modes or self.shuffle) or len(set(self.modes)) < len(self.modes):
             raise EvalkitError(f"modes must name each of some of {', '.join(MODES)} once, but got {self.modes}")
         if any(math.isnan(q) or not 0 <= q <= 1 for q in self.levels) or sorted(set(self.levels)) != self.levels or not any(self.levels):
             raise EvalkitError(f"levels must ascend within 0..1 and reach above 0, but got {self.levels}")
@@ -87,8 +94,27 @@ class OcclusionConfig(ValConfig):
             raise EvalkitError(f"seed must lie in 0..2^64-1, but got {self.seed}")
         if self.grid is not None and self.grid < 1:
             raise EvalkitError(f"grid must be at least 1, but got {self.grid}")
+        for key, options in (("saliency_norm", ("own", "model")), ("salient_by", ("mass", "count"))):
+            if getattr(self, key) not in options:
+                raise unknown(f"value of {key}", getattr(self, key), options)
+        if self.offset < 0:
+            raise EvalkitError(f"offset must be at least 0, but got {self.offset}")
+        if sorted(set(self.shuffle)) != self.shuffle or any(g < 1 for g in self.shuffle):
+            raise EvalkitError(f"shuffle must ascend from at least 1, but got {self.shuffle}")
+        if self.fill not in FILLS:
+            self.colour()
         if self.head not in ("auto", "mean") and not self.head.isdecimal():
             raise EvalkitError(f"head must be auto, mean or a head's number, but got '{self.head}'")
+
+    def colour(self) -> list[float]:
+        """The r,g,b of `fill`."""
+        try:
+            values = [float(v) for v in self.fill.split(",")]
+        except ValueError:
+            values = []
+        if len(values) != 3 or not all(0 <= v <= 1 for v in values):
+            raise EvalkitError(f"fill must be black, mean or three numbers r,g,b in 0..1, but got '{self.fill}'")
+        return values
 
 
 @dataclass(frozen=True)

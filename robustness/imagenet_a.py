@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from evalkit import metrics
+from evalkit.bootstrap import Aurra, Calibration, Means, Statistic
 from evalkit.inference import predict
 from evalkit.models import Loaded
 
 from . import layouts
 from .config import ProtocolConfig
-from .protocol import Arrays, Outcome, Plan, Protocol
+from .masks import path_hash
+from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
 
 
 def prepare(loaded: Loaded, cfg: ProtocolConfig, device: torch.device) -> Plan:
@@ -48,7 +50,8 @@ def collect(loaded: Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.devic
     With on_error="wrong" the unreadable images are rows too, at the end: logits of 0, which rank last, and `readable` (N,) bool tells them."""
     images, policy = plan.sets["data"], "fail" if cfg.on_error == "fail" else "skip"
     options: dict[str, Any] = {"forward_batch": cfg.forward_batch, "batch_size": cfg.batch_size, "workers": cfg.workers, "on_error": policy}
-    got = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows["data"], what=plan.extra["what"], **options)
+    what, parts = plan.extra["what"], plan.parts("data")
+    got = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows["data"], what=what, parts=parts, **options)
     label = dict(zip(images.ids, plan.extra["labels"]))
     ids, logits, lost = got.ids, got.logits, [sample for sample, _ in got.bad] if cfg.on_error == "wrong" else []
     if lost:
@@ -59,36 +62,54 @@ def collect(loaded: Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.devic
 
 
 def evaluate(arrays: Arrays) -> Outcome:
-    """top1, top5, calibration errors, AURRA, mean confidence and negative log-likelihood over the restricted classes; top1 over all classes too.
+    """Over the restricted classes: top1, top5, calibration errors, AURRA and mean confidence; top1 over all classes too; and the extras of `_extras`.
 
-    Rows that are not `readable` count as wrong with a confidence of 0; the likelihood is then not defined.
+    Rows that are not `readable` count as wrong with a confidence of 0; the likelihood is then not defined and there are no extras.
     """
+    arrays = by_id(arrays)
     labels, restrict = arrays["labels"], arrays["restrict"]
     z = np.take(arrays["logits"], restrict, axis=1).astype(np.float64)
     readable = arrays.get("readable", np.full(len(labels), True))
     correct, confidence = metrics.top_k_correct(z, labels) & readable, metrics.confidence(z) * readable
-    top5 = metrics.top_k_correct(z, labels, 5) & readable if len(restrict) > 5 else np.full(0, np.nan)
-    numbers = {
-        "top1": float(correct.mean()),
-        "top5": float(top5.mean()) if top5.size else float("nan"),
-        "rms_calibration_error": metrics.rms_calibration_error(confidence, correct),
-        "rms_calibration_error_include": metrics.rms_calibration_error(confidence, correct, last_bin="include"),
-        "aurra": metrics.aurra(metrics.log_confidence(z), correct),
-        "mean_confidence": float(confidence.mean()),
-        "nll": metrics.negative_log_likelihood(z, labels) if readable.all() else float("nan"),
-    }
+    top5 = metrics.top_k_correct(z, labels, 5) & readable if len(restrict) > 5 else np.zeros(0)
+    means = {"mean_confidence": confidence}
     if len(restrict) < arrays["logits"].shape[1]:
-        numbers["top1_unrestricted"] = float((metrics.top_k_correct(arrays["logits"], restrict[labels]) & readable).mean())
-    undefined = {
+        means["top1_unrestricted"] = metrics.top_k_correct(arrays["logits"], restrict[labels]) & readable
+    statistics = [Means({"top1": correct, "top5": top5}), Calibration(confidence, correct), Aurra("aurra", metrics.log_confidence(z), correct), Means(means)]
+    extras, more = _extras(arrays["ids"], z, labels, correct) if readable.all() else ([], {"nll": float("nan")})
+    few = "fewer than 200 images: no bin of 100 is left when the most confident one is skipped"
+    reasons = {
         "top5": "there are no more than five classes",
-        "rms_calibration_error": "fewer than 200 images: no bin of 100 is left when the most confident one is skipped",
+        "rms_calibration_error": few,
+        "rms_calibration_error_temperature": few,
         "nll": "images that could not be read count as wrong, but have no likelihood",
     }
-    errors = {"top1": metrics.standard_error(correct), "top5": metrics.standard_error(top5), "mean_confidence": metrics.standard_error(confidence)}
-    defined = {name for name, value in numbers.items() if np.isfinite(value)}
-    return Outcome(
-        len(labels), numbers, {k: v for k, v in errors.items() if k in defined}, {k: v for k, v in undefined.items() if k not in defined}
-    )
+    return outcome(arrays, [*statistics, *extras], more=more, reasons=reasons)
+
+
+def _extras(ids: np.ndarray, z: np.ndarray, labels: np.ndarray, correct: np.ndarray) -> tuple[list[Statistic], dict[str, float]]:
+    """Beyond the published protocol: negative log-likelihood and Brier score; AURRA with samples ranked by other scores (`aurra_max_logit`, ...); and,
+    ending in `_temperature`, the calibration after temperature scaling: the images fall into two halves by a hash of their ids, and each half is scaled by
+    the temperature that fits the other one (their mean is `temperature`; the spread of these numbers takes it as given).
+    """
+    statistics = [
+        Means({"nll": metrics.sample_nll(z, labels), "brier": metrics.sample_brier(z, labels)}),
+        *(Aurra(f"aurra_{name}", score(z), correct) for name, score in metrics.SCORES.items() if name != "msp"),
+    ]
+    scaled, temperature = _cross_scaled(ids, z, labels)
+    if scaled is None:
+        return statistics, {}
+    statistics += [Calibration(metrics.confidence(scaled), correct, "_temperature"), Means({"nll_temperature": metrics.sample_nll(scaled, labels)})]
+    return statistics, {"temperature": temperature}
+
+
+def _cross_scaled(ids: np.ndarray, z: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray | None, float]:
+    """`z` (N, K), each half over the temperature fitted on the other one, and the mean of the two; None if a half is empty."""
+    half = np.array([path_hash(sample) % 2 for sample in ids.tolist()])
+    if len(set(half.tolist())) < 2:
+        return None, float("nan")
+    fitted = np.array([metrics.fit_temperature(z[half != h], labels[half != h]) for h in (0, 1)])
+    return z / fitted[half][:, None], float(fitted.mean())
 
 
 PROTOCOL = Protocol("imagenet-a", 1, prepare, collect, evaluate)

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from evalkit import data
+from evalkit.bootstrap import Means
 from evalkit.data.folders import FolderImages
 from evalkit.errors import EvalkitError, suggest
 from evalkit.inference import predict
-from evalkit.metrics import standard_error
 from evalkit.models import Loaded
 
 from . import layouts
 from .config import CORRUPTIONS, SEVERITIES, ImageNetCConfig
-from .protocol import Arrays, Outcome, Plan, Protocol
+from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
 
 ALEXNET = {  # AlexNet's error, mean over the severities
     **{"gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880, "glass_blur": 0.826268},
@@ -122,6 +122,7 @@ def collect(loaded: Loaded, plan: Plan, cfg: ImageNetCConfig, device: torch.devi
             workers=cfg.workers,
             on_error=cfg.on_error,
             what=f"imagenet-c {cell} {loaded.label}",
+            parts=plan.parts(cell.replace("/", "-")),
         )
         predictions[[row[sample] for sample in got.ids], column] = got.logits.argmax(axis=1)
         bad += [(f"{cell}/{sample}", reason) for sample, reason in got.bad]
@@ -138,6 +139,7 @@ def collect(loaded: Loaded, plan: Plan, cfg: ImageNetCConfig, device: torch.devi
 
 def evaluate(arrays: Arrays) -> Outcome:
     """mce, mean_error (plain mean over the corruptions), error_<corruption>, and the accuracy of every corruption and severity as series."""
+    arrays = by_id(arrays)
     labels, predictions, corruption, severity = (arrays[k] for k in ("labels", "predictions", "corruption", "severity"))
     wrong = np.where(predictions >= 0, predictions != labels[:, None], np.nan)  # (N, C)
     errors = np.nanmean(wrong, axis=0)
@@ -145,16 +147,17 @@ def evaluate(arrays: Arrays) -> Outcome:
     mean = {name: float(errors[corruption == name].mean()) for name in names}
     whole = set(names) == set(CORRUPTIONS) and all(set(severity[corruption == name].tolist()) == set(SEVERITIES) for name in names)
     numbers = {"mce": float(np.mean([mean[c] / ALEXNET[c] for c in CORRUPTIONS])) if whole else float("nan"), "mean_error": float(np.mean(list(mean.values())))}
-    standard_errors = {}
+    numbers |= {f"error_{name}": value for name, value in mean.items()}
+    statistics = []
     if not np.isnan(wrong).any():  # every image in every cell: the numbers are means over the images
         by_image = np.stack([wrong[:, corruption == name].mean(axis=1) for name in names], axis=1)  # (N, corruptions)
-        standard_errors = {"mean_error": standard_error(by_image.mean(axis=1))}
+        samples = {"mean_error": by_image.mean(axis=1)} | {f"error_{name}": column for name, column in zip(names, by_image.T)}
         if whole:
-            standard_errors["mce"] = standard_error((by_image / [ALEXNET[name] for name in names]).mean(axis=1))
+            samples["mce"] = (by_image / [ALEXNET[name] for name in names]).mean(axis=1)
+        statistics = [Means(samples)]
     series = [{"mode": c, "level": int(s), "top1": 1 - float(e)} for c, s, e in zip(corruption.tolist(), severity, errors)]
     undefined = {} if whole else {"mce": "not all 15 corruptions at all five severities were evaluated"}
-    numbers |= {f"error_{name}": value for name, value in mean.items()}
-    return Outcome(len(labels), numbers, standard_errors, undefined, series)
+    return outcome(arrays, statistics, more=numbers, reasons=undefined, series=series)
 
 
 PROTOCOL = Protocol("imagenet-c", 1, prepare, collect, evaluate)

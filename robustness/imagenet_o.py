@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from evalkit import metrics
+from evalkit.bootstrap import Detection, Means
 from evalkit.data.folders import same_files
 from evalkit.errors import EvalkitError
 from evalkit.inference import predict
@@ -17,7 +18,9 @@ from evalkit.models import Loaded
 
 from . import layouts
 from .config import ImageNetOConfig
-from .protocol import Arrays, Outcome, Plan, Protocol
+from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
+
+EXTRA = ("aupr", "auroc", "fpr95_hendrycks")  # of the scores that are not the published one
 
 
 def prepare(loaded: Loaded, cfg: ImageNetOConfig, device: torch.device) -> Plan:
@@ -58,7 +61,7 @@ def collect(loaded: Loaded, plan: Plan, cfg: ImageNetOConfig, device: torch.devi
     got, options = {}, {"forward_batch": cfg.forward_batch, "batch_size": cfg.batch_size, "workers": cfg.workers, "on_error": cfg.on_error}
     for role, images in plan.sets.items():
         what = f"imagenet-o ({role}) {loaded.label}"
-        got[role] = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows[role], what=what, **options)
+        got[role] = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows[role], what=what, parts=plan.parts(role), **options)
     arrays = {
         "ids": np.array([f"{role}/{sample}" for role, records in got.items() for sample in records.ids]),
         "ood": np.concatenate([np.full(len(records.ids), role == "ood") for role, records in got.items()]),
@@ -69,23 +72,21 @@ def collect(loaded: Loaded, plan: Plan, cfg: ImageNetOConfig, device: torch.devi
 
 
 def evaluate(arrays: Arrays) -> Outcome:
-    """aupr, auroc, fpr95 (first threshold) and fpr95_hendrycks (nearest recall), aupr_in (in-distribution positive), mean confidences, chance of aupr."""
-    ood = arrays["ood"]
-    z = np.take(arrays["logits"], arrays["restrict"], axis=1).astype(np.float64)
+    """aupr, auroc, fpr95 (first threshold) and fpr95_hendrycks (nearest recall), aupr_in (in-distribution positive), mean confidences, chance of aupr.
+
+    Extras beyond the published protocol: AUPR, AUROC and FPR95 of the scores max_logit, energy and entropy over the restricted classes, and, ending in
+    `_all`, of every score over all classes of the model.
+    """
+    arrays = by_id(arrays)
+    ood, z_all = arrays["ood"], arrays["logits"].astype(np.float64)
+    z = np.take(z_all, arrays["restrict"], axis=1)
     log_confidence, confidence = metrics.log_confidence(z), metrics.confidence(z)
-    scores = -log_confidence[ood], -log_confidence[~ood]
-    numbers = {
-        "aupr": metrics.aupr(*scores),
-        "auroc": metrics.auroc(*scores),
-        "fpr95": metrics.fpr95(*scores),
-        "fpr95_hendrycks": metrics.fpr95(*scores, convention="nearest"),
-        "aupr_in": metrics.aupr(log_confidence[~ood], log_confidence[ood]),
-        "mean_confidence_ood": float(confidence[ood].mean()),
-        "mean_confidence_id": float(confidence[~ood].mean()),
-        "chance": float(ood.mean()),
-    }
-    errors = {"mean_confidence_ood": metrics.standard_error(confidence[ood]), "mean_confidence_id": metrics.standard_error(confidence[~ood])}
-    return Outcome(len(ood), numbers, errors, data={"n_ood": int(ood.sum()), "n_id": int((~ood).sum())})
+    statistics = [Detection(-log_confidence, ood), Detection(log_confidence, ~ood, "_in", only=("aupr",))]
+    statistics += [Means({"mean_confidence_ood": confidence}, rows=ood), Means({"mean_confidence_id": confidence}, rows=~ood)]
+    statistics += [Detection(-score(z), ood, f"_{name}", EXTRA) for name, score in metrics.SCORES.items() if name != "msp"]
+    if z.shape[1] < z_all.shape[1]:
+        statistics += [Detection(-score(z_all), ood, f"_{name}_all", EXTRA) for name, score in metrics.SCORES.items()]
+    return outcome(arrays, statistics, more={"chance": float(ood.mean())}, data={"n_ood": int(ood.sum()), "n_id": int((~ood).sum())})
 
 
 PROTOCOL = Protocol("imagenet-o", 1, prepare, collect, evaluate)

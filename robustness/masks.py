@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evalkit.errors import EvalkitError
+
 
 def random_ranks(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> np.ndarray:
     """Rank of each patch in the random order of image `sample` (its POSIX path below the data folder), (patches,) int64.
@@ -17,6 +19,12 @@ def random_ranks(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> n
     """
     words = np.random.Philox(key=[seed, repeat], counter=[0, 0, 0, path_hash(sample)]).random_raw(patches)
     return np.argsort(np.argsort(words, kind="stable"), kind="stable")
+
+
+def shuffled_order(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> np.ndarray:
+    """Which patch of image `sample` stands at each place once its patches are shuffled, (patches,) int64; draws of its own, keyed as `random_ranks`."""
+    words = np.random.Philox(key=[seed, repeat], counter=[0, 0, 1, path_hash(sample)]).random_raw(patches)
+    return np.argsort(words, kind="stable")
 
 
 def path_hash(sample: str) -> int:
@@ -57,6 +65,19 @@ def nonsalient_masks(saliency: np.ndarray, levels: Sequence[float]) -> np.ndarra
     return _to_patches(np.stack([~_upper(kept_mass, 1 - level) for level in levels], axis=1), order)
 
 
+def counted_masks(saliency: np.ndarray, levels: Sequence[float], salient: bool) -> np.ndarray:
+    """(B, L, N) bool from `saliency` (B, N): the floor(level * N) most, or least, salient patches; ties by patch index.
+
+    >>> counted_masks(np.array([[.05, .40, .25, .10, .20]]), [.4, .6], salient=True)[0].astype(int).tolist()
+    [[0, 1, 1, 0, 0], [0, 1, 1, 0, 1]]
+    >>> counted_masks(np.array([[.05, .40, .25, .10, .20]]), [.4], salient=False)[0].astype(int).tolist()
+    [[1, 0, 0, 1, 0]]
+    """
+    ranks = np.argsort(np.argsort(saliency, axis=1, kind="stable"), axis=1)[:, None]
+    counts = np.array([dropped_count(level, saliency.shape[1]) for level in levels])[:, None]
+    return ranks >= saliency.shape[1] - counts if salient else ranks < counts
+
+
 def _ascending_mass(saliency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     saliency = np.asarray(saliency, dtype=np.float64)
     order = np.argsort(saliency, axis=1, kind="stable")
@@ -85,28 +106,62 @@ def resample(masks: np.ndarray, grid: tuple[int, int], cells: int) -> np.ndarray
     return masks.reshape(*masks.shape[:-1], *grid)[..., rows[:, None], cols].reshape(*masks.shape[:-1], cells * cells)
 
 
+def shifted(masks: np.ndarray, side: int, offset: int) -> np.ndarray:
+    """Masks of single pixels (..., side * side) moved `offset` pixels right and down; nothing is dropped in the first rows and columns.
+
+    >>> shifted(np.ones((1, 9), bool), 3, 1).astype(int).tolist()
+    [[0, 0, 0, 0, 1, 1, 0, 1, 1]]
+    """
+    whole = masks.reshape(*masks.shape[:-1], side, side)
+    out = np.zeros_like(whole)
+    out[..., offset:, offset:] = whole[..., : side - offset, : side - offset]
+    return out.reshape(masks.shape)
+
+
+def pooled(saliency: np.ndarray, grid: tuple[int, int], cells: int) -> np.ndarray:
+    """Saliency (B, g_h * g_w) of a `grid` summed over each of cells * cells patches, (B, cells * cells). Raises EvalkitError if they do not fit.
+
+    >>> pooled(np.arange(16.0).reshape(1, 16), (4, 4), 2).tolist()
+    [[10.0, 18.0, 42.0, 50.0]]
+    """
+    if any(g % cells for g in grid):
+        raise EvalkitError(f"saliency of {grid[0]}x{grid[1]} patches cannot be summed to a grid of {cells}; choose a grid= that divides it")
+    rows, cols = (g // cells for g in grid)
+    return saliency.reshape(-1, cells, rows, cells, cols).sum(axis=(2, 4)).reshape(-1, cells * cells)
+
+
 # ---- settings: the columns of the sweep
 
 
 class Setting(NamedTuple):
-    mode: str  # clean | random | salient | nonsalient
-    level: float
+    mode: str  # clean | random | salient | nonsalient | shuffle
+    level: float  # share dropped; of shuffle, patches per side
     repeat: int
 
 
-def settings(modes: Sequence[str], levels: Sequence[float], repeats: int) -> list[Setting]:
-    """The clean image, then every mode at every level above 0, random ones `repeats` times."""
+def settings(modes: Sequence[str], levels: Sequence[float], repeats: int, shuffle: Sequence[int] = ()) -> list[Setting]:
+    """The clean image, every mode at every level above 0, and every grid of `shuffle`; what is drawn at random `repeats` times."""
     out = [Setting("clean", 0.0, 0)]
     for mode in modes:
         out += [Setting(mode, level, repeat) for level in levels if level > 0 for repeat in range(repeats if mode == "random" else 1)]
-    return out
+    return out + [Setting("shuffle", float(grid), repeat) for grid in shuffle for repeat in range(repeats)]
 
 
 def image_masks(
-    ids: Sequence[str], saliency: tuple[np.ndarray, tuple[int, int]] | None, columns: Sequence[Setting], grid: int, side: int, seed: int
+    ids: Sequence[str],
+    saliency: tuple[np.ndarray, tuple[int, int]] | None,
+    columns: Sequence[Setting],
+    grid: int,
+    side: int,
+    seed: int,
+    offset: int = 0,
+    salient_by: str = "mass",
 ) -> np.ndarray:
-    """(B, C, cells * cells) bool masks of the images `ids` under every setting; cells is `grid`, or `side` (single pixels) for a saliency on another grid."""
-    cells = grid if saliency is None or saliency[1] == (grid, grid) else side
+    """(B, C, cells * cells) bool masks of the images `ids` under every setting.
+
+    cells is `grid`, or `side` (single pixels) for a saliency on another grid or an `offset`. `salient_by`: "mass" or "count". Shuffling drops nothing.
+    """
+    cells = grid if (saliency is None or saliency[1] == (grid, grid)) and not offset else side
     out = np.zeros((len(ids), len(columns), cells * cells), dtype=bool)
     by_mode = lambda mode: [c for c, s in enumerate(columns) if s.mode == mode]  # noqa: E731
     for b, sample in enumerate(ids):
@@ -114,8 +169,9 @@ def image_masks(
             at = [c for c in by_mode("random") if columns[c].repeat == repeat]
             counts = np.array([dropped_count(columns[c].level, grid * grid) for c in at])
             out[b, at] = resample(random_ranks(sample, grid * grid, seed, repeat) < counts[:, None], (grid, grid), cells)
-    for mode, make in (("salient", salient_masks), ("nonsalient", nonsalient_masks)):
+    for mode, by_mass in (("salient", salient_masks), ("nonsalient", nonsalient_masks)):
         if at := by_mode(mode):
-            values, shape = saliency
-            out[:, at] = resample(make(values, [columns[c].level for c in at]), shape, cells)
-    return out
+            (values, shape), levels = saliency, [columns[c].level for c in at]
+            made = by_mass(values, levels) if salient_by == "mass" else counted_masks(values, levels, mode == "salient")
+            out[:, at] = resample(made, shape, cells)
+    return shifted(out, side, offset) if offset else out

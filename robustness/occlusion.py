@@ -8,21 +8,28 @@ seeded by the image's path and nested (same expected accuracy, smaller spread); 
 modes against the share of mass dropped, where the code counts mass kept for one; saliency of the image normalised as its own model wants it.
 """
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
 
-from evalkit.metrics import standard_error
+from evalkit.bootstrap import Means
+from evalkit.errors import EvalkitError
 from evalkit.models import Loaded
+from evalkit.runtime import gather_objects, is_main
 
-from . import layouts
-from .config import MODES, OcclusionConfig
+from . import layouts, store
+from .config import FILLS, MODES, OcclusionConfig
 from .masks import settings
-from .protocol import Arrays, Outcome, Plan, Protocol
-from .saliency import DINO_HEAD, open_saliency
+from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
+from .saliency import DINO_HEAD, cached, open_saliency, pooled
 from .sweep import check_grid, sweep
 
 PUBLISHED_GRID = 14
 PUBLISHED = {"modes": list(MODES), "levels": [i / 10 for i in range(10)], "repeats": 5, "grid": PUBLISHED_GRID}
+VARIANTS = {"saliency_norm": "own", "saliency_pool": False, "salient_by": "mass", "offset": 0, "fill": "black", "shuffle": []}  # none of them published
 EMBEDDED_GRID = 8  # on embedded sets, for models without patches or with fewer than 4 a side
 
 
@@ -33,10 +40,16 @@ def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
     transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess)
     embedded = opened.images.native_size is not None
     grid = cfg.grid or (_embedded_grid(loaded, preprocess["side"]) if embedded else PUBLISHED_GRID)
-    check_grid(grid, preprocess["side"])
+    for patches in (grid, *cfg.shuffle):
+        check_grid(patches, preprocess["side"])
+    if cfg.offset >= preprocess["side"] // grid:
+        raise EvalkitError(f"offset={cfg.offset} is a whole patch of {preprocess['side'] // grid} pixels or more; choose a smaller one")
     needed = any(mode != "random" for mode in cfg.modes)
     source = cfg.saliency or ("self" if embedded else "dino")
-    saliency = open_saliency(source, cfg.head, loaded, device) if needed else None
+    saliency = open_saliency(source, cfg.head, loaded, device, cfg.saliency_norm) if needed else None
+    if saliency is not None and cfg.saliency_pool:
+        saliency = pooled(saliency, grid)
+    variants = {key: getattr(cfg, key) for key, usual in VARIANTS.items() if getattr(cfg, key) != usual}
     chosen = {"modes": cfg.modes, "levels": cfg.levels, "repeats": cfg.repeats, "grid": grid}
     by_dino = saliency is not None and (saliency.settings["source"], saliency.settings["head"]) == ("dino", DINO_HEAD)
     labels = layouts.labels_in(opened.images, opened.matched)
@@ -50,11 +63,12 @@ def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
             "limit": cfg.limit,
             "seed": cfg.seed,
             **chosen,
+            **variants,
             "saliency": saliency and saliency.settings,
         },
         resolved={"preprocess": preprocess["mode"], "grid": grid} | ({"saliency": source, "head": str(saliency.settings["head"])} if saliency else {}),
         complete=opened.complete,
-        published=opened.published and layouts.is_published(preprocess) and cfg.limit is None and chosen == PUBLISHED and by_dino,
+        published=opened.published and layouts.is_published(preprocess) and cfg.limit is None and chosen == PUBLISHED and by_dino and not variants,
         notes=[layouts.check_line(opened, loaded), *opened.notes],
         extra={"labels": indices[labels], "saliency": saliency},
     )
@@ -68,14 +82,18 @@ def _embedded_grid(loaded: Loaded, side: int) -> int:
 def collect(loaded: Loaded, plan: Plan, cfg: OcclusionConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records: ids and labels (N,) as the model's outputs, predictions (N, C) and dropped pixel shares (N, C), and mode, level, repeat (C,) of each column."""
     images = plan.sets["data"]
-    columns = settings(cfg.modes, cfg.levels, cfg.repeats)
+    columns = settings(cfg.modes, cfg.levels, cfg.repeats, cfg.shuffle)
+    saliency, cache = plan.extra["saliency"], _cache(plan, cfg)
+    if cache is not None:
+        found = gather_objects(cached(cache, saliency, [images.ids[i] for i in plan.rows["data"]]) is not None if is_main() else None)[0]
+        saliency, cache = (cached(cache, saliency, []), None) if found else (saliency, cache)
     got = sweep(
         loaded.network,
         images,
         plan.transform,
         columns,
         grid=plan.settings["grid"],
-        saliency=plan.extra["saliency"],
+        saliency=saliency,
         device=device,
         seed=cfg.seed,
         forward_batch=cfg.forward_batch,
@@ -83,24 +101,43 @@ def collect(loaded: Loaded, plan: Plan, cfg: OcclusionConfig, device: torch.devi
         workers=cfg.workers,
         rows=plan.rows["data"],
         what=f"occlusion {loaded.label}",
+        offset=cfg.offset,
+        salient_by=cfg.salient_by,
+        fill={"black": None, "mean": loaded.network.mean}[cfg.fill] if cfg.fill in FILLS else cfg.colour(),
+        keep_saliency=cache is not None,
+        parts=plan.parts("data-saliency" if cache is not None else "data"),
     )
+    side = 0 if cache is None else round(got.saliency.shape[1] ** 0.5)
+    if side and side * side == got.saliency.shape[1] and is_main():
+        store.write(cache, {"ids": np.array(got.ids), "saliency": got.saliency, "grid": np.array([side, side])}, saliency.settings)
     arrays = {"ids": np.array(got.ids), "labels": plan.extra["labels"][got.positions], "predictions": got.predictions, "dropped": got.dropped}
     for name, kind in (("mode", np.str_), ("level", np.float64), ("repeat", np.int64)):
         arrays[name] = np.array([getattr(s, name) for s in columns], dtype=kind)
     return arrays, got.bad
 
 
-def evaluate(arrays: Arrays) -> Outcome:
-    """Accuracies and areas from the records: labels (N,), predictions and dropped (N, C), mode, level and repeat (C,).
+def _cache(plan: Plan, cfg: OcclusionConfig) -> Path | None:
+    """Where the saliency of these images is kept for the next model and the next settings; None for what has no checksum or is a file already."""
+    saliency = plan.extra["saliency"]
+    if saliency is None or saliency.settings.get("sha256") is None or saliency.settings["source"] == "file":
+        return None
+    kept = {key: plan.settings[key] for key in ("preprocess", "forward_batch", "limit")}
+    identity = {"data": plan.sets["data"].fingerprint, **kept, **saliency.settings, "source": None}  # the checksum says it, whatever its name
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return Path(cfg.out) / "saliency" / f"{digest[:16]}.npz"
 
-    The area under a curve is the trapezoid over its levels divided by their span; standard errors are over images.
+
+def evaluate(arrays: Arrays) -> Outcome:
+    """Accuracies and areas from the records: ids and labels (N,), predictions and dropped (N, C), mode, level and repeat (C,).
+
+    The area under a curve is the trapezoid over its levels divided by their span. `sd` of a level is over the repeats; standard errors are over images.
     """
+    arrays = by_id(arrays)
     labels, mode, level = arrays["labels"], arrays["mode"], arrays["level"]
     correct, dropped = arrays["predictions"] == labels[:, None], arrays["dropped"]
-    clean = correct[:, 0]
-    metrics, errors, series = {"clean_top1": float(clean.mean())}, {"clean_top1": standard_error(clean)}, []
+    samples, series = {"clean_top1": correct[:, 0]}, []
     for name in dict.fromkeys(mode[1:].tolist()):
-        levels = sorted({0.0, *level[mode == name].tolist()})
+        levels = sorted({*([] if name == "shuffle" else [0.0]), *level[mode == name].tolist()})
         curve = []  # per level: (N,) accuracy of each image over the repeats
         for q in levels:
             at = np.flatnonzero((mode == name) & (level == q)) if q else np.array([0])
@@ -109,11 +146,11 @@ def evaluate(arrays: Arrays) -> Outcome:
             spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else None
             series.append({"mode": name, "level": q, "top1": float(np.mean(runs)), "sd": spread, "runs": runs, "dropped_share": float(dropped[:, at].mean())})
             if q:
-                key = f"top1_{name}_{q:g}"
-                metrics[key], errors[key] = float(np.mean(runs)), standard_error(curve[-1])
-        area = sum((b - a) * (f + g) / 2 for a, b, f, g in zip(levels, levels[1:], curve, curve[1:])) / (levels[-1] - levels[0])
-        metrics[f"auc_{name}"], errors[f"auc_{name}"] = float(area.mean()), standard_error(area)
-    return Outcome(len(labels), metrics, errors, series=series)
+                samples[f"top1_{name}_{q:g}"] = curve[-1]
+        if name == "shuffle":  # its levels are grids: no axis to take an area over
+            continue
+        samples[f"auc_{name}"] = sum((b - a) * (f + g) / 2 for a, b, f, g in zip(levels, levels[1:], curve, curve[1:])) / (levels[-1] - levels[0])
+    return outcome(arrays, [Means(samples)], series=series)
 
 
 PROTOCOL = Protocol("occlusion", 1, prepare, collect, evaluate)

@@ -4,20 +4,20 @@ import hashlib
 import json
 import re
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from evalkit import config, models, results
+from evalkit import bootstrap, config, models, results
 from evalkit.errors import EvalkitError, unknown
-from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, sha256_file, write_atomic
+from evalkit.parts import Parts
+from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device
 
-from . import adversarial, imagenet_a, imagenet_c, imagenet_o, occlusion, shifts
+from . import adversarial, imagenet_a, imagenet_c, imagenet_o, occlusion, shifts, store
 from .config import ProtocolConfig
 from .protocol import Arrays, Outcome, Plan, Protocol
 
@@ -40,7 +40,8 @@ def run(protocol: str, specs: Sequence[str | models.Loaded], cfg: ProtocolConfig
     """Evaluate every model of `specs` and append to `cfg.out`/results.jsonl.
 
     A model is anything `evalkit.models.load` takes, or what it or `evalkit.models.wrap` returns.
-    Per-sample records go to `cfg.out`/records and are used again when model, data, settings and protocol version are the same. Returns 0, or 2 if images
+    Per-sample records go to `cfg.out`/records and are used again when model, data, settings and protocol version are the same; a pass over images that was
+    killed goes on where it was saved last, a few seconds before (attacks start again). Returns 0, or 2 if images
     could not be read or data were partial. Started by torchrun, the processes share the images. Raises EvalkitError for anything wrong before the pass.
     """
     if protocol not in PROTOCOLS:
@@ -78,9 +79,11 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     path = Path(cfg.out) / "records" / f"{protocol.name}-{slug}-{digest[:12]}.npz"
     found = gather_objects(_read(path) if is_main() else None)[0]
     if found is None:
+        plan = replace(plan, parts=lambda role: Parts(path.with_suffix(".parts"), f"{role}-{_kind(device)}"))
         arrays, about = _collect(protocol, loaded, plan, cfg, device)
         if is_main():
-            _write(path, arrays, about)
+            store.write(path, arrays, about)
+        plan.parts("").remove()
     else:
         arrays, about = found
         say(f"  records of an earlier run used again: {path}")
@@ -90,6 +93,12 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
         results.append(cfg.out, record)
         _report(outcome, about["bad"], _fate(cfg))
     return plan.complete and (not about["bad"] or cfg.on_error != "fail")
+
+
+def _kind(device: torch.device) -> str:
+    """Of the software and hardware that the last bits of a forward pass depend on."""
+    kept = {k: v for k, v in environment(device).items() if k not in ("processes", "threads")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _collect(protocol: Protocol, loaded: models.Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.device) -> tuple[Arrays, dict[str, Any]]:
@@ -110,6 +119,8 @@ def _record(
     fingerprint = main.fingerprint if len(sets) == 1 else hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
     skipped = 0 if cfg.on_error == "wrong" else len(about["bad"])
     notes = [*plan.notes, *(f"{what} in {n} images" for what, n in about["notes"].items())]
+    if outcome.intervals:
+        notes.append(f"standard errors and 95 % intervals over images: {bootstrap.RESAMPLES:,} bootstrap resamples, standard errors of means in closed form")
     if about["bad"]:
         notes.append(f"{len(about['bad'])} images could not be read and {_fate(cfg)}")
     return results.make_record(
@@ -126,6 +137,7 @@ def _record(
         metrics=outcome.metrics,
         undefined=outcome.undefined,
         standard_errors=outcome.standard_errors,
+        intervals=outcome.intervals,
         seed=getattr(cfg, "seed", None),
         config=config.to_dict(cfg) | plan.resolved,
         environment=about["environment"],
@@ -138,25 +150,10 @@ def _record(
     )
 
 
-# ---- records on disk: arrays in a .npz that depends on nothing but the predictions, how they were made in a .json beside it
-
-
-def _write(path: Path, arrays: Arrays, about: dict[str, Any]) -> None:
-    write_atomic(path, lambda f: np.savez(f, **arrays))
-    text = json.dumps(about | {"sha256": sha256_file(path)}, indent=1, sort_keys=True)
-    write_atomic(path.with_suffix(".json"), lambda f: f.write(text.encode()))
-
-
 def _read(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
     """The records at `path`; None where there are none, they are damaged, or images were unreadable: these may have been mended since."""
-    try:
-        about = json.loads(path.with_suffix(".json").read_text())
-        if about["bad"] or about["sha256"] != sha256_file(path):
-            return None
-        with np.load(path, allow_pickle=False) as content:
-            return dict(content), about
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-        return None
+    found = store.read(path)
+    return None if found is None or found[1].get("bad", True) else found
 
 
 def _sha256_of(network: torch.nn.Module) -> str:
@@ -198,7 +195,7 @@ def _report(outcome: Outcome, bad: list[list[str]], fate: str) -> None:
         error = outcome.standard_errors.get(name)
         reason = outcome.undefined.get(name)
         text = f"undefined: {reason}" if reason else f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
-        print(f"  {name:32} {text}")
+        print(f"  {name:42} {text}")
     print(f"  n = {outcome.n}", flush=True)
     if bad:
         print(f"  {len(bad)} images could not be read and {fate}:")

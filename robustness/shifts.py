@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from timm.data import RealLabelsImagenet
 
-from evalkit import metrics
+from evalkit.bootstrap import Means
 from evalkit.models import Loaded
 
 from . import imagenet_a, layouts
 from .config import ImageNetValConfig, ProtocolConfig
-from .protocol import Arrays, Outcome, Plan, Protocol
+from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
 
 VAL_IMAGES = 50_000
 V2_SETS = ("matched-frequency", "threshold0.7", "top-images")
@@ -88,17 +88,16 @@ def collect_val(loaded: Loaded, plan: Plan, cfg: ImageNetValConfig, device: torc
 
 def evaluate_val(arrays: Arrays) -> Outcome:
     """The numbers of ImageNet-A, and real_top1: the share of images with a reassessed label whose prediction is one of them."""
-    outcome = imagenet_a.evaluate(arrays)
-    if "real" in arrays:
-        labelled = (arrays["real"] >= 0).any(axis=1)
-        right = (arrays["real"] == arrays["logits"].argmax(axis=1)[:, None]).any(axis=1) & arrays.get("readable", True)
-        outcome.metrics["real_top1"] = float(right[labelled].mean()) if labelled.any() else float("nan")
-        if labelled.any():
-            outcome.standard_errors["real_top1"] = metrics.standard_error(right[labelled])
-        else:
-            outcome.undefined["real_top1"] = "no image has a reassessed label"
-        outcome.data["n_real"] = int(labelled.sum())
-    return outcome
+    clean = imagenet_a.evaluate(arrays)
+    if "real" not in arrays:
+        return clean
+    arrays = by_id(arrays)
+    labelled = (arrays["real"] >= 0).any(axis=1)
+    right = (arrays["real"] == arrays["logits"].argmax(axis=1)[:, None]).any(axis=1) & arrays.get("readable", True)
+    statistics = [*clean.statistics, Means({"real_top1": right}, rows=labelled)]
+    known = {name: value for name, value in clean.metrics.items() if not any(name in s.values for s in clean.statistics)}
+    reasons = clean.undefined | {"real_top1": "no image has a reassessed label"}
+    return outcome(arrays, statistics, more=known, reasons=reasons, data={"n_real": int(labelled.sum())})
 
 
 IMAGENET_VAL = Protocol("imagenet-val", 1, prepare_val, collect_val, evaluate_val)

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from evalkit.data.images import Images
 from evalkit.errors import EvalkitError
-from evalkit.inference import check_eval_mode, check_finite, exact, fixed_chunks, gather, normaliser, progress
+from evalkit.inference import Resumed, check_eval_mode, check_finite, exact, fixed_chunks, gather, normaliser, progress
+from evalkit.parts import Parts
 from evalkit.runtime import world_size
 
-from .masks import Setting, image_masks
+from .masks import Setting, image_masks, shuffled_order
 from .saliency import Saliency
+
+MASK_BYTES = 2**26  # of the masks made at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Sweep:
     predictions: np.ndarray  # (N, C) int32 class index
     dropped: np.ndarray  # (N, C) float64 share of the pixels dropped
     bad: list[tuple[str, str]]  # (id, reason) of images that could not be read
+    saliency: np.ndarray | None  # (N, g_h * g_w) float32 of the patches, if it was to be kept
 
 
 def sweep(
@@ -43,41 +47,50 @@ def sweep(
     workers: int = 2,
     rows: Sequence[int] | None = None,
     what: str | None = None,
+    offset: int = 0,
+    salient_by: str = "mass",
+    fill: Sequence[float] | None = None,
+    keep_saliency: bool = False,
+    parts: Parts | None = None,
 ) -> Sweep:
     """Predictions of `network` (as in `evalkit.inference.predict`) for `images` under the settings `columns`.
 
     Each image is decoded once and passes the saliency model once, unmasked; its masked copies and those of other images fill forward passes of
-    `forward_batch` rows. Masks that coincide are forwarded once. `grid`: patches per side, a divisor of the image side. Raises ValueError for a network in
-    training mode, EvalkitError for a grid that does not divide the image and for outputs or saliency that are not finite.
+    `forward_batch` rows. Masks that coincide are forwarded once. `grid`: patches per side, a divisor of the image side. `offset`: pixels by
+    which the dropped patches are moved right and down. `salient_by`: "mass" or "count". `fill`: (3,) colour in [0, 1] of what is dropped, black without.
+    `parts` as in `predict`. Raises ValueError for a network in training mode, EvalkitError for a grid that does not divide the image and for outputs or
+    saliency that are not finite.
     """
     check_eval_mode(network)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
     needs_saliency = any(s.mode in ("salient", "nonsalient") for s in columns)
     if needs_saliency and saliency is None:
         raise ValueError("Expected argument `saliency` to be a saliency source for the modes salient and nonsalient, but got None")
-    forward, index, slots, dropped, bad, waiting = _Forward(network, device, forward_batch), [], [], [], [], None
-    with exact(), progress(what, len(rows)) as advance:
-        for x, chunk in fixed_chunks(images, transform, rows, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad):
-            check_grid(grid, x.shape[-1])
+    saved, bad = Resumed(images, rows, parts), []
+    queue = _Queue(_Forward(network, device, forward_batch, fill), images.ids, columns, seed)
+    with exact(), progress(what, len(saved.left)) as advance:
+        for x, chunk in fixed_chunks(images, transform, saved.left, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad):
+            side = x.shape[-1]
+            check_grid(grid, side)
             ids = [images.ids[i] for i in chunk]
-            found = saliency(x, ids) if needs_saliency else None  # waits for the device
-            if waiting is not None:
-                slots.append(forward.add(*waiting))  # keeps the device busy while the next masks are made
-            masks = image_masks(ids, found, columns, grid, x.shape[-1], seed)
-            index.append(chunk)
-            dropped.append(masks.mean(axis=2))
-            waiting = x[: len(chunk)], masks
+            values, shape = saliency(x, ids) if needs_saliency else (None, (grid, grid))  # waits for the device
+            cells = grid if shape == (grid, grid) and not offset else side
+            step = max(1, MASK_BYTES // (len(columns) * cells * cells))
+            for some in (slice(start, start + step) for start in range(0, len(chunk), step)):
+                queue.flush()  # keeps the device busy while the next masks are made
+                own = None if values is None else values[some]
+                masks = image_masks(ids[some], own if own is None else (own, shape), columns, grid, side, seed, offset, salient_by)
+                queue.put(chunk[some], x[: len(chunk)][some], masks, own if keep_saliency else None)
+            if parts is not None and parts.due():
+                through, arrays = queue.unsaved()
+                saved.save(through, **arrays)
             advance(len(chunk) * world_size())
-        if waiting is not None:
-            slots.append(forward.add(*waiting))
-        predictions = forward.finish()
-    empty = np.zeros((0, len(columns)))
-    index = np.concatenate([np.zeros(0, np.int64), *index])
-    predicted = predictions[np.concatenate([empty.astype(np.int64), *slots])]
-    order, (predicted, dropped), bad = gather(images, rows, index, [predicted, np.concatenate([empty, *dropped])], bad)
+        index, arrays = queue.results()
+    order, ordered, bad = gather(images, rows, *saved.joined(index, **arrays), bad)
+    got = dict(zip(arrays, ordered))
     ids = [images.ids[i] for i in order]
-    check_finite(ids, (predicted >= 0).all(axis=1))
-    return Sweep(ids, order, predicted, dropped, bad)
+    check_finite(ids, (got["predictions"] >= 0).all(axis=1))
+    return Sweep(ids, order, got["predictions"], got["dropped"], bad, got.get("saliency"))
 
 
 def check_grid(grid: int, side: int) -> None:
@@ -87,17 +100,81 @@ def check_grid(grid: int, side: int) -> None:
         raise EvalkitError(f"a grid of {grid} patches does not divide images of {side} pixels; choose grid= one of {', '.join(map(str, fits))}")
 
 
+class _Queue:
+    """Images on their way through the forward passes, and what is known of those that are through."""
+
+    def __init__(self, forward: "_Forward", ids: Sequence[str], columns: Sequence[Setting], seed: int):
+        self.forward, self.ids, self.columns, self.seed = forward, ids, columns, seed
+        self.masked = np.array([c for c, s in enumerate(columns) if s.mode != "shuffle"])
+        self.waiting: tuple[np.ndarray, Tensor, np.ndarray] | None = None
+        self.index, self.slots, self.dropped, self.saliency = [], [], [], []  # a list of blocks each; row numbers and shares are (n, C)
+        self.saved = 0  # blocks
+
+    def put(self, index: np.ndarray, x: Tensor, masks: np.ndarray, saliency: np.ndarray | None) -> None:
+        """Take the images `x` (n, 3, S, S) at the positions `index` under `masks` (n, C, cells * cells); they are queued at the next `flush`."""
+        self.index.append(index)
+        self.dropped.append(masks.mean(axis=2))
+        if saliency is not None:
+            self.saliency.append(saliency.astype(np.float32))
+        self.waiting = index, x, masks
+
+    def flush(self) -> None:
+        if self.waiting is None:
+            return
+        index, x, masks = self.waiting
+        slots = np.empty(masks.shape[:2], np.int64)
+        slots[:, self.masked] = self.forward.add(x, masks[:, self.masked])
+        for c, setting in enumerate(self.columns):
+            if setting.mode == "shuffle":
+                slots[:, [c]] = self.forward.add(self._shuffled(x, index, setting), masks[:, [c]])
+        self.slots.append(slots)
+        self.waiting = None
+
+    def _shuffled(self, x: Tensor, index: np.ndarray, setting: Setting) -> Tensor:
+        grid = int(setting.level)
+        check_grid(grid, x.shape[-1])
+        n, channels, side = x.shape[0], x.shape[1], x.shape[-1] // grid
+        order = np.stack([shuffled_order(self.ids[i], grid * grid, self.seed, setting.repeat) for i in index])
+        patches = x.view(n, channels, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).reshape(n, grid * grid, channels, side, side)
+        patches = patches[torch.arange(n, device=x.device)[:, None], self.forward.upload(order)]
+        return patches.view(n, grid, grid, channels, side, side).permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+    def unsaved(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Positions and results of the images that came through since the last call."""
+        known = self.forward.known()
+        ready = self.saved
+        while ready < len(self.slots) and self.slots[ready].max() < len(known):
+            ready += 1
+        blocks, self.saved = slice(self.saved, ready), ready
+        return self._blocks(blocks, known)
+
+    def results(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Positions and results of all images, once the rest is forwarded."""
+        self.flush()
+        return self._blocks(slice(None), self.forward.finish())
+
+    def _blocks(self, blocks: slice, predictions: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        none = np.zeros((0, len(self.columns)))
+        slots = np.concatenate([none.astype(np.int64), *self.slots[blocks]])
+        arrays = {"predictions": predictions[slots], "dropped": np.concatenate([none, *self.dropped[blocks]])}
+        if self.saliency:
+            arrays["saliency"] = np.concatenate([self.saliency[0][:0], *self.saliency[blocks]])
+        return np.concatenate([np.zeros(0, np.int64), *self.index[blocks]]), arrays
+
+
 class _Forward:
     """A queue of masked images, forwarded in chunks of `size` rows as soon as they are there. Every row gets a number; its prediction comes at the end."""
 
-    def __init__(self, network: Callable[[Tensor], Any], device: torch.device, size: int):
+    def __init__(self, network: Callable[[Tensor], Any], device: torch.device, size: int, fill: Sequence[float] | None = None):
         self.network, self.normalise, self.device, self.size = network, normaliser(network, device), device, size
+        self.fill = None if fill is None else torch.tensor(fill, dtype=torch.float32, device=device).view(1, -1, 1, 1, 1, 1)
         self.pool: Tensor | None = None  # images of the rows not yet forwarded
         self.image = np.zeros(0, np.int64)  # row -> position in the pool
         self.masks: np.ndarray | None = None
         self.count = 0  # rows numbered so far
         self.black: int | None = None  # number of the row that sees nothing: the same for every image
-        self.predictions: list[Tensor] = []
+        self.predictions: list[Tensor] = []  # on the device
+        self.fetched: list[np.ndarray] = [np.zeros(0, np.int32)]
 
     def add(self, x: Tensor, masks: np.ndarray) -> np.ndarray:
         """Queue the images `x` (B, 3, S, S) in [0, 1] under `masks` (B, C, cells * cells); returns their row numbers, (B, C)."""
@@ -137,21 +214,30 @@ class _Forward:
         if n < self.size:
             fill = np.zeros(self.size - n, np.int64)
             image, masks = np.concatenate([image, image[fill]]), np.concatenate([masks, masks[fill]])
-        x = self.pool[self._upload(image)]
+        x = self.pool[self.upload(image)]
         side = x.shape[-1] // cells
-        keep = 1 - self._upload(masks).float().view(-1, 1, cells, 1, cells, 1)
-        x.view(len(x), -1, cells, side, cells, side).mul_(keep)
+        drop = self.upload(masks).float().view(-1, 1, cells, 1, cells, 1)
+        patches = x.view(len(x), -1, cells, side, cells, side).mul_(1 - drop)
+        if self.fill is not None:
+            patches.add_(drop * self.fill)
         out = self.network(self.normalise(x))
         logits = getattr(out, "logits", out)[:n]
         predicted = torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), -1)
         self.predictions.append(predicted.to(torch.int32))
 
-    def _upload(self, array: np.ndarray) -> Tensor:
+    def upload(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
+    def known(self) -> np.ndarray:
+        """The predictions of the rows forwarded so far, (R,) int32, -1 where the output is not finite. Waits for the device."""
+        if self.predictions:
+            self.fetched = [np.concatenate([*self.fetched, torch.cat(self.predictions).cpu().numpy()])]
+            self.predictions.clear()
+        return self.fetched[0]
+
     def finish(self) -> np.ndarray:
-        """Forward what is left; the predictions of all rows, (R,) int32, -1 where the output is not finite."""
+        """Forward what is left; the predictions of all rows, as `known`."""
         if len(self.image):
             self._run(slice(None))
-        return torch.cat(self.predictions).cpu().numpy() if self.predictions else np.zeros(0, np.int32)
+        return self.known()

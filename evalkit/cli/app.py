@@ -181,6 +181,28 @@ def robustness(
 
 @app.command(
     epilog="""\b
+Examples:
+  evalkit compare runs/vanilla runs/mixpro
+  evalkit compare results:vanilla results:mixpro --protocol occlusion --out comparison
+"""
+)
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="a folder of results of one model, or FOLDER:LABEL")],
+    b: Annotated[str, typer.Argument(metavar="B", help="the same of the other model")],
+    protocol: Annotated[list[str] | None, typer.Option(help="only this protocol; may be given again", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for compare.json", show_default=False)] = None,
+) -> int:
+    """Is A better than B on the same images?
+
+    Paired bootstrap and McNemar's exact test on the per-sample records of `evalkit robustness`, a verdict per metric.
+    """
+    from ..robustness import compare
+
+    return compare(a, b, protocol or [], out)
+
+
+@app.command(
+    epilog="""\b
 Example:
   evalkit report runs --out report
 """

@@ -29,7 +29,8 @@ class Images:
 
     `ids`: N unique names, POSIX paths where the images are files. `labels`: (N,) int64 index into `classes`, -1 for none of them.
     `native_size`: side in pixels of an embedded set, whose images are used as they are; None otherwise. `problems`: what is wrong with the set.
-    `foreground`: (N, H, W) bool, True where the object is, or None. `notes`: how many images the last whole pass saw with a peculiarity (see `decode`).
+    `foreground`: (N, H, W) bool, True where the object is, or None. `notes`: how many images the last whole pass saw with a peculiarity (see `decode`);
+    `noted`: the peculiarities by position that the last pass has seen so far.
     Raises ValueError for ids that are not unique and labels that are not indices of classes.
     """
 
@@ -42,6 +43,7 @@ class Images:
         self.labels = np.asarray(labels, dtype=np.int64)
         self.native_size, self.problems = native_size, list(problems)
         self.notes: dict[str, int] = {}
+        self.noted: dict[int, list[str]] = {}
         if len(set(self.ids)) != len(self.ids):
             raise ValueError(f"Expected argument `ids` to be unique, but {len(self.ids)} ids hold only {len(set(self.ids))} different ones")
         if self.labels.shape != (len(self.ids),) or (len(self.ids) and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes)):

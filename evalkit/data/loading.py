@@ -5,6 +5,7 @@ What is in a training batch follows from (seed, step, group) alone: resuming, or
 
 import functools
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -157,24 +158,24 @@ def eval_batches(
 ) -> Iterator[tuple[Tensor, Tensor, list[BadImage]]]:
     """(x (m, 3, S, S) uint8, positions (m,) int64, images of this stretch that cannot be read), in the order of `indices`, by default all.
 
-    An image that cannot be read is missing from x; a stretch without any readable one has an x of shape (0,). Sets `images.notes` when the pass ends.
+    An image that cannot be read is missing from x; a stretch without any readable one has an x of shape (0,). Sets `images.noted` as it goes and
+    `images.notes` when the pass ends.
     """
     indices = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
     keys = (indices[i : i + batch_size] for i in range(0, len(indices), batch_size))
-    notes: dict[str, int] = {}
+    images.noted = {}
     for x, index, bad, seen in _items(_EvalSet(images, transform), keys, workers):
-        for note in seen:
-            notes[note] = notes.get(note, 0) + 1
+        images.noted |= seen
         yield x, index, bad
-    images.notes = dict(sorted(notes.items()))
+    images.notes = dict(sorted(Counter(note for notes in images.noted.values() for note in notes).items()))
 
 
 class _EvalSet(Dataset):
     def __init__(self, images: Images, transform: Callable[[Image.Image], Tensor]):
         self.images, self.transform = images, transform
 
-    def __getitem__(self, rows: np.ndarray) -> tuple[Tensor, Tensor, list[BadImage], list[str]] | EvalkitError:
-        x, index, bad, notes = [], [], [], []
+    def __getitem__(self, rows: np.ndarray) -> tuple[Tensor, Tensor, list[BadImage], dict[int, list[str]]] | EvalkitError:
+        x, index, bad, notes = [], [], [], {}
         for row in map(int, rows):
             try:
                 image = self.images.read(row)
@@ -185,7 +186,8 @@ class _EvalSet(Dataset):
             except EvalkitError as e:
                 return e
             index.append(row)
-            notes += image.info.get("notes", [])
+            if found := image.info.get("notes"):
+                notes[row] = found
         return torch.stack(x) if x else torch.empty(0, dtype=torch.uint8), torch.tensor(index, dtype=torch.int64), bad, notes
 
 

@@ -17,7 +17,7 @@ from ..robustness.fakes import records, save_checkpoint, write_corruptions, writ
 
 CLASSES = ["bird", "cat", "dog", "eel", "fox", "gnu"]
 EXTRA = {
-    "occlusion": {"levels": [0.0, 0.3, 0.6, 1.0], "repeats": 2, "grid": 4, "saliency": "self"},
+    "occlusion": {"levels": [0.0, 0.3, 0.6, 1.0], "repeats": 2, "grid": 4, "saliency": "self", "shuffle": [2]},
     "imagenet-c": {"corruptions": ["fog", "snow"], "severities": [2, 5], "preprocess": "published"},
     "fgsm": {"eps": [0.0, 4.0]},
     "pgd": {"eps": [2.0, 8.0], "steps": 2},

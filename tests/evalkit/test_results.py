@@ -196,3 +196,12 @@ def test_a_training_run_that_went_on_supersedes_its_earlier_record():
     other_seed = record(seed=1, config={"lr": 0.001, "mixup": "mixpro", "seed": 1})
     averaged = record(weights="ema")
     assert results.latest([stopped, other_seed, averaged, done]) == [done, other_seed, averaged]
+
+
+def test_intervals_are_optional_and_of_known_metrics():
+    made = record(metrics={"top1": 0.5}, intervals={"top1": (np.float64(0.4), 0.6)})
+    assert made["intervals"] == {"top1": [0.4, 0.6]} and record()["intervals"] == {}
+    del made["intervals"]
+    results.check(made)  # as records were before they had intervals
+    with pytest.raises(ValueError, match="`intervals` names 'top2', which is not a metric"):
+        record(intervals={"top2": (0, 1)})

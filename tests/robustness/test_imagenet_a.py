@@ -1,9 +1,11 @@
 """ImageNet-A: which logits count, what is measured, and a miniature of the true layout from folder to record."""
 
+import hashlib
 import math
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp, softmax
 from timm.data import ImageNetInfo
 
 from evalkit import metrics
@@ -34,8 +36,9 @@ def test_logits_are_restricted_before_the_softmax():
 def test_what_few_images_and_classes_leave_undefined_has_a_reason():
     outcome = imagenet_a.evaluate(arrays(np.eye(3), [0, 1, 2], [0, 1, 2]))
     assert math.isnan(outcome.metrics["top5"]) and math.isnan(outcome.metrics["rms_calibration_error"])
-    assert set(outcome.undefined) == {"top5", "rms_calibration_error"} and "fewer than 200 images" in outcome.undefined["rms_calibration_error"]
-    assert "top1_unrestricted" not in outcome.metrics and set(outcome.standard_errors) == {"top1", "mean_confidence"}
+    assert set(outcome.undefined) == {"top5", "rms_calibration_error", "rms_calibration_error_temperature"}
+    assert "fewer than 200 images" in outcome.undefined["rms_calibration_error"]
+    assert "top1_unrestricted" not in outcome.metrics and not set(outcome.undefined) & set(outcome.standard_errors)
 
 
 def test_numbers_equal_definitions_in_plain_numpy():
@@ -63,9 +66,51 @@ def test_numbers_equal_definitions_in_plain_numpy():
 def test_the_order_of_the_images_changes_no_bit():
     rng = np.random.default_rng(1)
     z, labels, p = np.round(rng.normal(size=(300, 8)), 1), rng.integers(0, 8, 300), rng.permutation(300)
-    a, b = imagenet_a.evaluate(arrays(z, labels, range(8))).metrics, imagenet_a.evaluate(arrays(z[p], labels[p], range(8))).metrics
-    for name in ("top1", "top5", "rms_calibration_error", "rms_calibration_error_include", "aurra"):
-        assert a[name] == b[name]
+    ordered = arrays(z, labels, range(7, -1, -1))
+    a, b = imagenet_a.evaluate(ordered), imagenet_a.evaluate({k: v if k == "restrict" else v[p] for k, v in ordered.items()})
+    assert (a.metrics, a.standard_errors, a.intervals) == (b.metrics, b.standard_errors, b.intervals)
+
+
+def test_extras_equal_their_definitions():
+    """Scores by scipy; the temperature of each half fitted on the other one, by a fine grid."""
+    rng = np.random.default_rng(2)
+    z, labels = 3 * rng.normal(size=(250, 6)), rng.integers(0, 6, 250)
+    z = np.float32(z).astype(np.float64)
+    given = arrays(z, labels, range(6))
+    m = imagenet_a.evaluate(given).metrics
+    correct, p = z.argmax(axis=1) == labels, softmax(z, axis=1)
+    for name, score in (("max_logit", z.max(axis=1)), ("energy", logsumexp(z, axis=1)), ("entropy", (p * np.log(p)).sum(axis=1))):
+        assert m[f"aurra_{name}"] == pytest.approx(np.mean(np.cumsum(correct[np.argsort(-score)]) / np.arange(1, 251)), abs=1e-12)
+    assert m["brier"] == pytest.approx(((p - np.eye(6)[labels]) ** 2).sum(axis=1).mean(), abs=1e-12)
+    bins = np.ceil(p.max(axis=1) * 15)
+    gaps = [abs((p.max(axis=1) - correct)[bins == b].sum()) for b in range(1, 16)]
+    assert m["ece"] == pytest.approx(sum(gaps) / 250, abs=1e-12)
+    half = np.array([int.from_bytes(hashlib.blake2b(i.encode(), digest_size=8).digest(), "little") % 2 for i in given["ids"]], dtype=bool)
+    nll = lambda rows, t: -(z[rows] / t - logsumexp(z[rows] / t, axis=1, keepdims=True))[np.arange(rows.sum()), labels[rows]].mean()  # noqa: E731
+    grid = np.exp(np.linspace(0, math.log(100), 4000))
+    best = {flag: grid[np.argmin([nll(half == flag, t) for t in grid])] for flag in (False, True)}
+    assert m["temperature"] == pytest.approx((best[False] + best[True]) / 2, rel=2e-3)
+    expected = (half.sum() * nll(half, best[False]) + (~half).sum() * nll(~half, best[True])) / 250
+    assert m["nll_temperature"] == pytest.approx(expected, abs=1e-6) and m["nll_temperature"] < m["nll"]
+
+
+def test_every_number_has_a_standard_error_that_resampling_by_hand_confirms():
+    rng = np.random.default_rng(3)
+    z, labels = np.float32(2 * rng.normal(size=(400, 7))), rng.integers(0, 7, 400)
+    z[np.arange(400), labels] += 2
+    given = arrays(z, labels, range(7))
+    outcome = imagenet_a.evaluate(given)
+    confidence, correct = softmax(z.astype(float), axis=1).max(axis=1), z.argmax(axis=1) == labels
+    again = {"rms_calibration_error": [], "aurra": [], "ece": []}
+    for _ in range(300):
+        rows = rng.integers(0, 400, 400)
+        again["rms_calibration_error"].append(metrics.rms_calibration_error(confidence[rows], correct[rows]))
+        again["aurra"].append(metrics.aurra(confidence[rows], correct[rows]))
+        again["ece"].append(metrics.expected_calibration_error(confidence[rows], correct[rows]))
+    for name, values in again.items():
+        assert outcome.standard_errors[name] == pytest.approx(np.std(values), rel=0.2)
+        low, high = np.quantile(values, [0.025, 0.975]) - np.mean(values) + outcome.metrics[name]
+        assert outcome.intervals[name] == pytest.approx((low, high), abs=np.std(values))
 
 
 def test_a_miniature_of_the_true_layout(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp, softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 from timm.data import ImageNetInfo
 
@@ -39,6 +40,28 @@ def test_numbers_equal_scikit_learn_on_softmax_scores():
     assert m["aupr"] == pytest.approx(average_precision_score(ood, score), abs=1e-12)
     assert m["aupr_in"] == pytest.approx(average_precision_score(~ood, -score), abs=1e-12)
     assert m["auroc"] == pytest.approx(roc_auc_score(ood, score), abs=1e-12)
+
+
+def test_other_scores_over_the_restricted_and_over_all_classes():
+    rng = np.random.default_rng(1)
+    z, ood, restrict = rng.normal(size=(120, 12)).astype(np.float32), rng.random(120) < 0.3, np.arange(1, 12, 2)
+    outcome = imagenet_o.evaluate({"ids": np.arange(120).astype(str), "ood": ood, "logits": z, "restrict": restrict})
+    for suffix, kept in (("", z[:, restrict].astype(float)), ("_all", z.astype(float))):
+        p = softmax(kept, axis=1)
+        scores = {"max_logit": kept.max(axis=1), "energy": logsumexp(kept, axis=1), "entropy": (p * np.log(p)).sum(axis=1), "msp": p.max(axis=1)}
+        for name, score in scores.items():
+            if name + suffix != "msp":
+                assert outcome.metrics[f"aupr_{name}{suffix}"] == pytest.approx(average_precision_score(ood, -score), abs=1e-12)
+                assert outcome.metrics[f"auroc_{name}{suffix}"] == pytest.approx(roc_auc_score(ood, -score), abs=1e-12)
+    assert set(outcome.standard_errors) == set(outcome.intervals) == set(outcome.metrics) - {"chance"}
+
+
+def test_the_order_of_the_images_changes_no_bit():
+    rng = np.random.default_rng(2)
+    arrays = {"ids": np.arange(90).astype(str), "ood": rng.random(90) < 0.4, "logits": rng.normal(size=(90, 5)).astype(np.float32), "restrict": np.arange(3)}
+    p = rng.permutation(90)
+    a, b = imagenet_o.evaluate(arrays), imagenet_o.evaluate({k: v if k == "restrict" else v[p] for k, v in arrays.items()})
+    assert (a.metrics, a.standard_errors, a.intervals) == (b.metrics, b.standard_errors, b.intervals)
 
 
 def test_confidences_that_round_to_one_are_still_ranked():

@@ -320,7 +320,8 @@ def test_curves_and_areas_by_hand():
     labels = np.array([0, 1, 0, 0])  # clean: three of four
     dropped = np.tile([0, 0.4, 0.4, 0.8, 0.8, 0.1, 0.6], (4, 1))
     mode, level, repeat = zip(*columns)
-    arrays = {"labels": labels, "predictions": predictions, "dropped": dropped, "mode": np.array(mode), "level": np.array(level), "repeat": np.array(repeat)}
+    arrays = {"ids": np.array(list("abcd")), "labels": labels, "predictions": predictions, "dropped": dropped}
+    arrays |= {"mode": np.array(mode), "level": np.array(level), "repeat": np.array(repeat)}
     outcome = occlusion.evaluate(arrays)
     m = outcome.metrics
     assert outcome.n == 4 and m["clean_top1"] == 0.75

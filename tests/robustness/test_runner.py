@@ -10,6 +10,8 @@ import torch
 from evalkit import config
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
+from evalkit.report.collect import rows_of, runs_of
+from evalkit.report.tables import summary
 from evalkit.robustness import CONFIGS, PROTOCOLS, run, runner
 
 from .fakes import noise, records, save_checkpoint, write_corruptions, write_tree
@@ -101,7 +103,23 @@ def test_records_hold_what_the_metrics_need(setup):
     assert set(o["data"]["sets"]) == {"ood", "id"}
     assert by_protocol["occlusion"]["config"]["saliency"] == "self" and by_protocol["occlusion"]["config"]["head"] == "mean"
     assert by_protocol["occlusion"]["config"]["preprocess"] == "published" and by_protocol["occlusion"]["seed"] == 0
-    assert by_protocol["imagenet-a"]["undefined"].keys() == {"rms_calibration_error", "top5"}
+    assert by_protocol["imagenet-a"]["undefined"].keys() == {"rms_calibration_error", "rms_calibration_error_temperature", "top5"}
+    for record in by_protocol.values():
+        assert any("1,000 bootstrap resamples" in note for note in record["notes"])
+        for name, (low, high) in record["intervals"].items():
+            assert low <= record["metrics"][name] <= high and record["standard_errors"][name] >= 0
+        without = {"chance", "temperature", *record["undefined"]}
+        assert set(record["intervals"]) == set(record["standard_errors"]) == set(record["metrics"]) - without
+
+
+def test_the_tables_print_the_standard_errors(setup):
+    checkpoint, keys, other = setup
+    for protocol in PROTOCOLS:
+        run(protocol, [str(checkpoint)], options(protocol, keys, other))
+    rows = rows_of(runs_of(records(Path(keys["out"]))))
+    ((_, cells),) = summary(rows)[0].rows
+    assert [cell.spread != "" for cell in cells] == [True] * 3 + [True, False, True] + [True] * 3  # nine images have no RMS calibration error
+    assert cells[4].value == "n/a"
 
 
 @pytest.mark.parametrize(("on_error", "code", "complete"), [("fail", 2, False), ("skip", 0, True)])

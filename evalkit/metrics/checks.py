@@ -1,0 +1,45 @@
+"""What the metrics accept, and the mean of nothing."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def vector(name: str, values: ArrayLike) -> np.ndarray:
+    out = np.asarray(values, dtype=np.float64)
+    if out.ndim != 1:
+        raise ValueError(f"Expected argument `{name}` to be one-dimensional, but got shape {out.shape}")
+    if not np.isfinite(out).all():
+        raise ValueError(f"Expected argument `{name}` to be finite, but {int((~np.isfinite(out)).sum())} of {out.size} values are NaN or infinite")
+    return out
+
+
+def confidence_and_correct(confidence: ArrayLike, correct: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    confidence, correct = vector("confidence", confidence), vector("correct", correct)
+    if confidence.shape != correct.shape:
+        raise ValueError(f"Expected arguments `confidence` and `correct` to have the same length, but got {confidence.size} and {correct.size}")
+    if not np.isin(correct, (0, 1)).all():
+        raise ValueError("Expected argument `correct` to hold 0 and 1 (or booleans) only")
+    return confidence, correct
+
+
+def choice(name: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ValueError(f"Expected argument `{name}` to be one of {options}, but got {value!r}")
+
+
+def positive_integer(name: str, value: int) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"Expected argument `{name}` to be an integer larger than 0, but got {value}")
+
+
+def finite_logits(logits: ArrayLike) -> np.ndarray:
+    out = np.ascontiguousarray(logits, dtype=np.float64)
+    if out.ndim != 2 or out.shape[1] == 0:
+        raise ValueError(f"Expected argument `logits` to have shape (N, K) with K larger than 0, but got {out.shape}")
+    if not np.isfinite(out).all():
+        raise ValueError(f"Expected argument `logits` to be finite, but row {int(np.argmin(np.isfinite(out).all(axis=1)))} is not")
+    return out
+
+
+def mean(values: np.ndarray) -> float:
+    return float(np.mean(values, dtype=np.float64)) if values.size else float("nan")
