@@ -111,7 +111,8 @@ class Means:
             return {}
         counts = counts if self.rows is None else counts[:, self.rows]
         sums = np.einsum("rn,nk->rk", counts, np.stack(list(self.samples.values()), axis=1))  # no BLAS: the same bits for any number of threads
-        return dict(zip(self.samples, sums.T / counts.sum(axis=1)))
+        with np.errstate(invalid="ignore"):  # NaN for a resample without any of the rows
+            return dict(zip(self.samples, sums.T / counts.sum(axis=1)))
 
 
 class _Groups:
