@@ -33,20 +33,15 @@ class DetData:
     notes: list[str] = field(default_factory=list)
 
 
-def coco_2017(root: str | Path, allow_partial: bool = False) -> DetData:
-    """COCO 2017 in `root`: annotations/instances_{train,val}2017.json, train2017/, val2017/. Raises EvalkitError for what is missing or not as published;
-    `allow_partial` takes another number of images or classes, and notes it."""
+def coco(root: str | Path) -> DetData:
+    """The set in `root`, see `coco_format`: COCO 2017 if it has its numbers of images and classes; otherwise one of its own name, with a note that says what
+    is different."""
     found = coco_format(root, "coco")
-    problems = differences(found)
-    if problems and not allow_partial:
-        raise EvalkitError(f"{root} is not COCO 2017 as published: {'; '.join(problems)}. Complete it, or accept it with allow_partial=true")
-    return replace(found, published=not problems, notes=[f"coco is partial: {problem}" for problem in problems])
-
-
-def differences(found: DetData) -> list[str]:
-    """What tells a set from COCO 2017, one clause each."""
-    classes = [] if len(found.classes) == COCO_CLASSES else [f"{len(found.classes)} classes instead of {COCO_CLASSES}"]
-    return ([] if found.count == COCO_IMAGES else [counts(found.count, COCO_IMAGES)]) + classes
+    different = [] if found.count == COCO_IMAGES else [counts(found.count, COCO_IMAGES)]
+    different += [] if len(found.classes) == COCO_CLASSES else [f"{len(found.classes)} classes instead of {COCO_CLASSES}"]
+    if not different:
+        return replace(found, published=True)
+    return replace(found, name=Path(root).resolve().name, notes=[f"not COCO 2017 as published: {', '.join(different)}"])
 
 
 def coco_format(root: str | Path, name: str) -> DetData:

@@ -42,9 +42,9 @@ class SegData:
     notes: list[str] = field(default_factory=list)
 
 
-def pascal_context(root: str | Path, allow_partial: bool = False) -> SegData:
-    """Pascal Context with 60 classes, background included, in VOC 2010's folders at or below `root`. Raises EvalkitError for what is missing or not as
-    published; `allow_partial` takes another number of images, and notes it."""
+def pascal_context(root: str | Path) -> SegData:
+    """Pascal Context with 60 classes, background included, in VOC 2010's folders at or below `root`. Raises EvalkitError for what is missing or wrong;
+    another number of images is noted, and then it is not the published set but one of its own name."""
     voc = find_voc(Path(root))
     if voc is None:
         raise EvalkitError(f"{root} holds no VOC2010 folder with JPEGImages; unpack VOCtrainval_03-May-2010.tar there")
@@ -58,9 +58,7 @@ def pascal_context(root: str | Path, allow_partial: bool = False) -> SegData:
     said = counts(count, CONTEXT_IMAGES)
     if count == CONVERTED_IMAGES:
         return replace(found, published=True, notes=[f"{said}: the images that MMSegmentation's converter keeps"])
-    if not allow_partial:
-        raise EvalkitError(f"{voc} is not Pascal Context as published: {said}. Complete it, or accept it with allow_partial=true")
-    return replace(found, notes=[f"pascal-context is partial: {said}"])
+    return replace(found, name=Path(root).resolve().name, notes=[f"not Pascal Context as published: {said}"])
 
 
 def find_voc(root: Path) -> Path | None:

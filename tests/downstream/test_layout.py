@@ -122,11 +122,13 @@ def test_what_the_converter_keeps_is_published_with_a_note(voc, miniature, monke
     assert found.published and found.notes == ["4 train and 3 val images instead of 6 and 5: the images that MMSegmentation's converter keeps"]
 
 
-def test_another_number_of_images_is_partial(voc):
-    text = said(segmentation, str(voc), voc)
-    assert "is not Pascal Context as published: 4 train and 3 val images instead of 4,998 and 5,105." in text and "allow_partial=true" in text
-    found = segmentation(str(voc), voc, allow_partial=True)
-    assert not found.published and found.notes == ["pascal-context is partial: 4 train and 3 val images instead of 4,998 and 5,105"]
+def test_another_number_of_images_is_not_pascal_context(voc):
+    text = said(segmentation, "pascal-context", voc, str(voc.parents[1]))
+    assert f"{voc}: not Pascal Context as published: 4 train and 3 val images instead of 4,998 and 5,105. Complete it, or use it" in text
+    own = segmentation(str(voc), voc)
+    assert (own.name, own.published) == ("VOC2010", False) and own.notes == [
+        "not Pascal Context as published: 4 train and 3 val images instead of 4,998 and 5,105"
+    ]
 
 
 def relabel(name, labels):
@@ -220,23 +222,20 @@ def test_each_fault_of_own_folders_in_one_line(folders, case):
 
 def test_coco_2017_is_found_and_published(coco, miniature, monkeypatch):
     monkeypatch.setenv("EVALKIT_DATA", str(coco.parent))
-    for data in ("coco", str(coco), str(coco.parent)):
-        found = detection(data, coco)
+    for data, given in (("coco", None), ("coco", str(coco)), (str(coco), None), (str(coco.parent), None)):
+        found = detection(data, coco, given)
         assert (found.name, found.root, found.published, found.count, len(found.classes)) == ("coco", coco, True, COUNT, 80)
         for split in COUNT:
             assert found.annotations[split] == f"annotations/instances_{split}2017.json" and found.images[split] == f"{split}2017"
     assert found.fingerprint["train"] != found.fingerprint["val"] and len(found.fingerprint["val"]) == 64
 
 
-def test_another_number_of_images_or_classes_is_not_coco(tmp_path, monkeypatch):
-    root = write_coco(tmp_path, classes=3)
-    monkeypatch.setenv("EVALKIT_DATA", str(root))
-    text = said(detection, "coco", root)
-    assert "is not COCO 2017 as published: 4 train and 3 val images instead of 118,287 and 5,000; 3 classes instead of 80" in text
-    found = detection("coco", root, allow_partial=True)
-    assert not found.published and len(found.notes) == 2
-    own = detection(str(root), root)  # by its folder it is data of its own
-    assert (own.name, own.published, own.notes, own.classes) == (root.name, False, [], ["c0", "c1", "c2"])
+def test_another_number_of_images_or_classes_is_not_coco(tmp_path):
+    root = write_coco(tmp_path / "mine", classes=3)
+    what = "not COCO 2017 as published: 4 train and 3 val images instead of 118,287 and 5,000, 3 classes instead of 80"
+    assert f"{root}: {what}. Complete it, or use it as a set of your own with data={root}" in said(detection, "coco", root, str(root))
+    own = detection(str(root), root)
+    assert (own.name, own.published, own.notes, own.classes) == ("mine", False, [what], ["c0", "c1", "c2"])
 
 
 @pytest.mark.parametrize(
@@ -299,8 +298,8 @@ def test_the_embedded_scenes_pass_the_checks(tmp_path):
 
 def test_unknown_places_are_one_line(tmp_path, monkeypatch):
     monkeypatch.delenv("EVALKIT_DATA", raising=False)
-    assert "EVALKIT_DATA is not set; let it name the folder that holds VOCdevkit/VOC2010" in said(segmentation, "pascal-context", tmp_path)
-    assert "EVALKIT_DATA is not set" in said(detection, "coco", tmp_path)
+    assert "neither data_dir nor EVALKIT_DATA is set; let data_dir=DIR or the variable EVALKIT_DATA name the folder that holds VOCdevkit/VOC2010" in said(segmentation, "pascal-context", tmp_path)
+    assert "neither data_dir nor EVALKIT_DATA is set" in said(detection, "coco", tmp_path)
     monkeypatch.setenv("EVALKIT_DATA", str(tmp_path / "none"))
     assert "none is no folder" in said(detection, "coco", tmp_path)
     assert "'digit-scenes' is no folder; give an existing one, or digits-scenes or pascal-context" in said(segmentation, "digit-scenes", tmp_path)
