@@ -1,7 +1,7 @@
 """Where the images and annotations of a data set are, and whether they are what they should be: one clear line for each thing that is wrong.
 
-Pascal Context lies in VOC 2010's folders, COCO 2017 in its own; data_dir or EVALKIT_DATA names the folder that holds them. Own data: folders of images and masks for
-segmentation, JSON in COCO's format for detection. Nothing is converted here.
+Pascal Context lies in VOC 2010's folders, COCO 2017 in its own; data_dir or EVALKIT_DATA names the folder that holds them. Own data: folders of images and
+masks for segmentation, JSON in COCO's format for detection. Nothing is converted here.
 """
 
 import os
