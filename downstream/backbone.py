@@ -27,7 +27,7 @@ class Source:
     model: str
     model_args: dict[str, Any]
     checkpoint: str | None  # a folder or file, `TIMM`, or None: random weights
-    weights: str  # "raw" or "ema"
+    weights: str | None  # "raw" or "ema"; None: what a bare file holds
     sha256: str | None  # of the weights
     method: str | None  # the mixup it was trained with, if known
     label: str
@@ -62,7 +62,7 @@ def resolve(spec: str, *, model: str | None, model_args: dict[str, Any], weights
         model=model,
         model_args=args,
         checkpoint=None if random else str(path) if path.exists() else TIMM,
-        weights=meta.get("weights") or weights or "raw",
+        weights=meta.get("weights") or weights,
         sha256=None if random else sha256,
         method=None if random else meta.get("method"),
         label=label or (f"{model}, random" if random else name),

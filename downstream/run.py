@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from evalkit import config, results, runs
+from evalkit import config, plots, results, runs
 from evalkit.errors import EvalkitError
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
 
@@ -19,6 +19,8 @@ from .backbone import Source, resolve
 from .config import EXECUTION_KEYS, TransferConfig, merge
 from .mm import require
 from .task import Data, Outcome, Task
+
+SHEET, SHOWN = "samples.png", 6  # validation images beside the truth and what was predicted
 
 
 def transfer(
@@ -74,9 +76,11 @@ def transfer(
         return 130 if number == signal.SIGINT else 2
     outcome = task.measure(cfg, data, lambda tta=False: engine.evaluate(runner, mm_config, tta=tta))
     if is_main():
+        sheet = plots.png(task.sheet(engine.samples(runner, mm_config, SHOWN), data.classes))
+        write_atomic(run / SHEET, lambda f: f.write(sheet))
         record = _record(task, cfg, source, data, outcome, device, time.monotonic() - began)
         results.append(run, record)
-        print(f"{task.summary(outcome)} on {data.name} ({data.counts['val']} images); results: {run / results.FILE}", flush=True)
+        print(f"{task.summary(outcome)} on {data.name} ({data.counts['val']} images); {run / results.FILE}, {run / SHEET}", flush=True)
     return 0
 
 
@@ -100,7 +104,7 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
         print(f"backbone: timm's weights of {source.model}", flush=True)
     else:
         counts = ", ".join(f"{len(report[key])} {key.replace('_', ' ')}" for key in ("loaded", "resized", "head_dropped", "missing", "unexpected"))
-        print(f"backbone: {source.weights} weights of {source.checkpoint}: {counts}", flush=True)
+        print(f"backbone: weights of {source.checkpoint}: {counts}", flush=True)
         for key in ("missing", "unexpected"):
             if report[key]:
                 print(f"  {key}: {', '.join(report[key][:5])}{', ...' if len(report[key]) > 5 else ''}", flush=True)
@@ -116,7 +120,7 @@ def _record(task: Task, cfg: TransferConfig, source: Source, data: Data, outcome
         method=source.method,
         label=source.label,
         checkpoint_sha256=source.sha256,
-        weights=source.weights,
+        weights=source.weights or "raw",
         data={"name": data.name, "fingerprint": data.fingerprint, "split": "val", "classes": len(data.classes), "train_images": data.counts["train"]},
         n=data.counts["val"],
         metrics=outcome.metrics,

@@ -16,7 +16,7 @@ from evalkit import config as recipes
 from evalkit.errors import EvalkitError, unknown
 from evalkit.runtime import world_size
 
-from . import config, layout, scenes
+from . import config, layout, scenes, sheets
 from .backbone import Source
 from .config import TransferConfig
 from .layout_seg import IGNORE, SegData
@@ -231,4 +231,17 @@ def recipe(overrides: list[str]) -> str:
     return f"pascal-context-{head}" if head in HEADS else f"pascal-context-{HEADS[0]}"  # the config refuses another head by name
 
 
-TASK = Task("seg", 1, "mmseg", SegConfig, recipe, find_data, mm_config, lambda cfg, data: cfg.steps, measure, published, summary)
+TASK = Task(
+    name="seg",
+    version=1,
+    scope="mmseg",
+    schema=SegConfig,
+    recipe=recipe,
+    data=find_data,
+    config=mm_config,
+    steps=lambda cfg, data: cfg.steps,
+    measure=measure,
+    published=published,
+    sheet=sheets.segmentation,
+    summary=summary,
+)

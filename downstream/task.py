@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from .backbone import Source
 from .config import TransferConfig
 
@@ -47,4 +49,5 @@ class Task:
     steps: Callable[[Any, Data], int]
     measure: Callable[[Any, Data, Callable[..., dict[str, Any]]], Outcome]  # config, data, evaluate(tta=...)
     published: Callable[[Any, Data], bool]  # whether these keys are those of the published protocol
+    sheet: Callable[[list[Any], list[str]], Figure]  # samples, classes: images beside the truth and what was predicted
     summary: Callable[[Outcome], str]  # one line for the person watching

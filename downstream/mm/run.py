@@ -19,10 +19,11 @@ import mmengine.device.utils
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS, LOOPS, MODELS
+from mmengine.registry import DATASETS, HOOKS, LOOPS, MODELS
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader
 
@@ -179,6 +180,14 @@ def newest(run: Path) -> tuple[Path, int] | None:
     return (paths[-1], int(paths[-1].stem.partition("-")[2])) if paths else None
 
 
+class QuietRunner(Runner):
+    """mmengine's Runner without a word on standard output about the file it resumes from."""
+
+    def load_or_resume(self) -> None:
+        with quiet():
+            super().load_or_resume()
+
+
 def build(config: dict[str, Any], run: Path, *, scope: str, seed: int, device: torch.device, resume: bool) -> Runner:
     """The Runner of an mm config ("mmseg" or "mmdet" by `scope`), ready to train; with `resume`, from the run's newest checkpoint on."""
     import_module(f"{scope}.utils").register_all_modules(init_default_scope=True)
@@ -202,7 +211,7 @@ def build(config: dict[str, Any], run: Path, *, scope: str, seed: int, device: t
     }
     mmengine.device.utils.DEVICE = device.type  # mmengine takes a GPU wherever there is one
     with quiet():
-        return Runner.from_cfg(Config(config))
+        return QuietRunner.from_cfg(Config(config))
 
 
 def save_config(config: dict[str, Any], path: Path) -> None:
@@ -249,6 +258,17 @@ def evaluate(runner: Runner, config: dict[str, Any], *, tta: bool = False) -> di
             advance(data.batch_size * world_size())
     with quiet():
         return evaluator.evaluate(len(data.dataset))
+
+
+@torch.no_grad()
+def samples(runner: Runner, config: dict[str, Any], count: int) -> list[Any]:
+    """`count` images of `test_dataloader`, evenly spaced, each with truth and prediction as the task's sheet shows them."""
+    model = plain_model(runner).eval()
+    with quiet():
+        data = DATASETS.build(Config(config["test_dataloader"]["dataset"]).to_dict())
+    where = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int)
+    sample = import_module(f"{__package__}.{runner.default_scope.scope_name.removeprefix('mm')}").sample
+    return [sample(model.test_step(pseudo_collate([data[int(i)]]))[0]) for i in where]
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from mmcv import imread
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 
@@ -18,3 +19,9 @@ class EvalkitIoU(IoUMetric):
         with np.errstate(invalid="ignore"):
             iou, accuracy = intersection / union, intersection / truth
         return {"iou": iou, "accuracy": accuracy, "all": intersection.sum() / truth.sum()}
+
+
+def sample(result: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image (H, W, 3) uint8, true and predicted labels (H, W) of a tested mmseg sample."""
+    truth, prediction = (part.data.squeeze(0).cpu().numpy() for part in (result.gt_sem_seg, result.pred_sem_seg))
+    return imread(result.img_path, channel_order="rgb"), truth, prediction
