@@ -19,7 +19,7 @@ from evalkit import config as recipes
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
-from . import config, layout, scenes
+from . import config, layout, scenes, sheets
 from .backbone import Source
 from .config import TransferConfig
 from .layout_det import DetData
@@ -133,7 +133,7 @@ def mm_config(cfg: DetConfig, source: Source, data: Data, run: Path) -> dict[str
         "test_dataloader": {
             "batch_size": 1,
             "sampler": {"type": "DefaultSampler", "shuffle": False},
-            "dataset": data.val | {"pipeline": [load, resize, pack]},
+            "dataset": data.val | {"pipeline": [load, resize, labels, pack]},  # the truth at its own size
             **loader,
         },
         "test_evaluator": {"type": "EvalkitCoco", "ann_file": str(Path(data.val["data_root"]) / data.val["ann_file"]), "collect_dir": str(run / "mm")},
@@ -264,7 +264,20 @@ def summary(outcome: Outcome) -> str:
 def recipe(overrides: list[str]) -> str:
     """The embedded scenes have one of their own; anything else is trained like COCO."""
     given = dict(text.split("=", 1) for text in overrides if "=" in text)
-    return scenes.NAME if given.get("data", scenes.NAME) == scenes.NAME else PUBLISHED[0]
+    return f"{scenes.NAME}-det" if given.get("data", scenes.NAME) == scenes.NAME else PUBLISHED[0]
 
 
-TASK = Task("det", 1, "mmdet", DetConfig, recipe, find_data, mm_config, steps, measure, published, summary)
+TASK = Task(
+    name="det",
+    version=1,
+    scope="mmdet",
+    schema=DetConfig,
+    recipe=recipe,
+    data=find_data,
+    config=mm_config,
+    steps=steps,
+    measure=measure,
+    published=published,
+    sheet=sheets.detection,
+    summary=summary,
+)

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from mmcv import imread
 from mmdet.registry import METRICS
 from mmdet.structures.mask import encode_mask_results
 from mmengine.evaluator import BaseMetric
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from ..sheets import Objects
 
 THRESHOLDS = {"": slice(None), "50": 0, "75": 5}  # of the ten IoUs from 0.50 to 0.95
 
@@ -58,3 +61,11 @@ class EvalkitCoco(BaseMetric):
         empty.dataset = self.truth.dataset | {"annotations": []}
         empty.createIndex()
         return empty
+
+
+def sample(result: Any) -> tuple[np.ndarray, Objects, Objects]:
+    """Image (H, W, 3) uint8, true and predicted objects of a tested mmdet sample."""
+    true, found = result.gt_instances, result.pred_instances
+    truth = Objects(true.bboxes.cpu().numpy(), true.masks.masks.astype(bool), true.labels.cpu().numpy())
+    prediction = Objects(*(found[key].cpu().numpy() for key in ("bboxes", "masks", "labels", "scores")))
+    return imread(result.img_path, channel_order="rgb"), truth, prediction
