@@ -37,7 +37,7 @@ class DetConfig(TransferConfig):
     """Every key that a detection recipe may hold."""
 
     epochs: int = MISSING
-    decay_epochs: list[float] = MISSING  # after these the learning rate is a tenth
+    decay_epochs: list[int] = MISSING  # after these the learning rate is a tenth
     lr_batch: int | None = None  # the batch size that lr is meant for: it is scaled in proportion; absent: lr as it is
     image_size: list[int] | None = None  # the longer and the shorter side that images are fitted into; absent: used as they are
     anchor_scale: int = 8  # side of the anchors in places of their feature map
@@ -127,7 +127,7 @@ def mm_config(cfg: DetConfig, source: Source, data: Data, run: Path) -> dict[str
         "optim_wrapper": optimizer,
         "param_scheduler": [
             *config.warmup(cfg),
-            {"type": "MultiStepLR", "milestones": [round(e * epoch) for e in cfg.decay_epochs], "gamma": 0.1, "begin": 0, "end": total, "by_epoch": False},
+            {"type": "MultiStepLR", "milestones": [e * epoch for e in cfg.decay_epochs], "gamma": 0.1, "begin": 0, "end": total, "by_epoch": False},
         ],
         "custom_hooks": [],
         "test_dataloader": {
