@@ -1,7 +1,8 @@
 """Object detection and instance segmentation with mmdetection: Mask R-CNN (He et al., ICCV 2017) with FPN on the feature pyramid of the backbone.
 
 The recipe for COCO is the 1x schedule that the authors of PVT released for Mask R-CNN (arXiv 2102.12122), the one whose PVT-S row MixPro and TransMix print.
-Differs from it in the order of the images, which never ends instead of being padded to whole epochs for every process.
+Differs from it in the order of the images, which never ends instead of being padded to whole epochs. As there, each process puts images of one orientation
+together, so that the number of processes decides which images share a step.
 """
 
 import dataclasses
