@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from evalkit import models
 from evalkit.checkpoint import read_weights
@@ -72,11 +73,11 @@ def resolve(spec: str, *, model: str | None, model_args: dict[str, Any], weights
     )
 
 
-def build(name: str, model_args: dict[str, Any], img_size: int, pretrained: bool = False) -> nn.Module:
-    """The timm model without its head, for images of any size; positional embeddings are made for `img_size` pixels a side."""
+def build(name: str, model_args: dict[str, Any], img_size: int | None, pretrained: bool = False) -> nn.Module:
+    """The timm model without its head, for images of any size; positional embeddings are made for `img_size` pixels a side (None: as pre-trained)."""
     kind = type(models.create(name, num_classes=0, **model_args).model)
     accepted = {arg for base in kind.__mro__ if "__init__" in vars(base) for arg in inspect.signature(base.__init__).parameters}
-    size = {"img_size": img_size, "dynamic_img_size": True, "strict_img_size": False}
+    size = ({} if img_size is None else {"img_size": img_size}) | {"dynamic_img_size": True, "strict_img_size": False}
     return models.create(name, num_classes=0, pretrained=pretrained, **{**model_args, **{k: v for k, v in size.items() if k in accepted}}).model
 
 
@@ -109,20 +110,23 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[str,
 class Backbone(nn.Module):
     """(B, 3, H, W) normalised images to the maps (B, C, h, w) of `out_indices`; parameters that none of them depends on are frozen.
 
-    `norm` applies the model's final normalisation to the maps, as a decoder on the last tokens of a ViT needs. `report` tells what `fill` did.
+    `norm` applies the model's final normalisation to the maps, as a decoder on the last tokens of a ViT needs. `freeze_statistics` keeps those of batch
+    normalisation as they were loaded. `report` tells what `fill` did.
     """
 
     def __init__(
         self,
         model: str,
-        img_size: int,
+        img_size: int | None,
         out_indices: list[int],
         norm: bool = False,
         model_args: dict[str, Any] | None = None,
         checkpoint: str | None = None,
         weights: str | None = None,
+        freeze_statistics: bool = False,
     ):
         super().__init__()
+        self.freeze_statistics = freeze_statistics
         self.out_indices, self.norm = list(out_indices), norm
         self.model = build(model, dict(model_args or {}), img_size, pretrained=checkpoint == TIMM)
         self.report: dict[str, list[str]] = {}
@@ -132,6 +136,13 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.model.forward_intermediates(x, indices=self.out_indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True))
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        for module in self.modules() if self.freeze_statistics else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
 
     def _freeze_unused(self, name: str) -> list[str]:
         """Freeze what gets no gradient (DistributedDataParallel would wait for it for ever); the names of these parameters."""

@@ -28,6 +28,7 @@ class DetData:
     annotations: dict[str, str]  # file
     images: dict[str, str]  # folder
     count: dict[str, int]  # images
+    with_objects: dict[str, int]  # images that show at least one
     fingerprint: dict[str, str]
     published: bool = False
     notes: list[str] = field(default_factory=list)
@@ -50,7 +51,7 @@ def coco_format(root: str | Path, name: str) -> DetData:
     root = Path(root)
     annotations = {split: _first(root, COCO_FILES, split, Path.is_file) for split in SPLITS}
     images = {split: _first(root, COCO_FOLDERS, split, Path.is_dir) for split in SPLITS}
-    count, classes = {}, {}
+    count, with_objects, classes = {}, {}, {}
     for split in SPLITS:
         path = root / annotations[split]
         content = _read_json(path)
@@ -58,11 +59,12 @@ def coco_format(root: str | Path, name: str) -> DetData:
         if problem:
             raise EvalkitError(f"{path}: {problem}")
         count[split] = len(content["images"])
+        with_objects[split] = len({entry["image_id"] for entry in content["annotations"]})
         classes[split] = {category["id"]: category["name"] for category in content["categories"]}
     if list(classes["train"].items()) != list(classes["val"].items()):
         raise EvalkitError(f"{root}: {annotations['train']} and {annotations['val']} do not list the same categories in the same order; give both one list")
     fingerprint = {split: sha256_file(root / annotations[split]) for split in SPLITS}
-    return DetData(name, root, list(classes["train"].values()), annotations, images, count, fingerprint)
+    return DetData(name, root, list(classes["train"].values()), annotations, images, count, with_objects, fingerprint)
 
 
 def _first(root: Path, candidates: Sequence[str], split: str, there: Callable[[Path], bool]) -> str:
@@ -87,11 +89,13 @@ def _json_problem(content: Any) -> str | None:
         if not isinstance(content, dict) or not isinstance(content.get(key), list) or not content[key]:
             return f"the list `{key}` is missing or empty; it must be in COCO's format"
     try:
-        images, categories = ([entry["id"] for entry in content[key]] for key in ("images", "categories"))
-        for kind, ids in (("image", images), ("category", categories)):
-            if len(set(ids)) < len(ids):
-                return f"two entries have the same {kind} id; give each its own"
-        known_images, known_categories = set(images), set(categories)
+        for key in ("images", "annotations", "categories"):
+            if len({entry["id"] for entry in content[key]}) < len(content[key]):
+                return f"two of the `{key}` have the same id; give each its own"
+        names = [entry["name"] for entry in content["categories"]]
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            return "a category has no name, or the name of another; give each its own"
+        known_images, known_categories = ({entry["id"] for entry in content[key]} for key in ("images", "categories"))
         for entry in content["annotations"]:
             if entry["image_id"] not in known_images or entry["category_id"] not in known_categories:
                 return f"object {entry['id']} names an image or a category that the file does not list; add or remove it"
@@ -99,8 +103,6 @@ def _json_problem(content: Any) -> str | None:
                 return f"object {entry['id']} has no mask or no box of four numbers; Mask R-CNN needs both"
         if not all(entry["file_name"] and entry["width"] > 0 and entry["height"] > 0 for entry in content["images"]):
             return "an image has no size; add width and height"
-        if not all(isinstance(entry["name"], str) for entry in content["categories"]):
-            return "a category has no name; add it"
     except (KeyError, TypeError) as e:
         return f"an entry lacks {e if isinstance(e, KeyError) else 'a value of the right type'}; it must be in COCO's format"
     return None

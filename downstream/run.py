@@ -78,7 +78,8 @@ def transfer(
     if is_main():
         sheet = plots.png(task.sheet(engine.samples(runner, mm_config, SHOWN), data.classes))
         write_atomic(run / SHEET, lambda f: f.write(sheet))
-        record = _record(task, cfg, source, data, outcome, device, time.monotonic() - began)
+        parameters = sum(p.numel() for p in engine.plain_model(runner).parameters())
+        record = _record(task, cfg, source, data, outcome, parameters, device, time.monotonic() - began)
         results.append(run, record)
         print(f"{task.summary(outcome)} on {data.name} ({data.counts['val']} images); {run / results.FILE}, {run / SHEET}", flush=True)
     return 0
@@ -111,7 +112,9 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
     write_atomic(run / "weights.json", lambda f: f.write(json.dumps(report, indent=1).encode()))
 
 
-def _record(task: Task, cfg: TransferConfig, source: Source, data: Data, outcome: Outcome, device: torch.device, seconds: float) -> dict[str, Any]:
+def _record(
+    task: Task, cfg: TransferConfig, source: Source, data: Data, outcome: Outcome, parameters: int, device: torch.device, seconds: float
+) -> dict[str, Any]:
     return results.make_record(
         task="transfer",
         protocol=task.name,
@@ -123,7 +126,7 @@ def _record(task: Task, cfg: TransferConfig, source: Source, data: Data, outcome
         weights=source.weights or "raw",
         data={"name": data.name, "fingerprint": data.fingerprint, "split": "val", "classes": len(data.classes), "train_images": data.counts["train"]},
         n=data.counts["val"],
-        metrics=outcome.metrics,
+        metrics=outcome.metrics | {"parameters": parameters},
         undefined=outcome.undefined,
         seed=cfg.seed,
         config=config.to_dict(cfg),

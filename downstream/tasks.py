@@ -2,10 +2,10 @@
 
 from evalkit.errors import unknown
 
-from . import seg
+from . import det, seg
 from .task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (seg.TASK,)}
+TASKS: dict[str, Task] = {task.name: task for task in (seg.TASK, det.TASK)}
 
 
 def find(name: str) -> Task:

@@ -216,7 +216,9 @@ def build(config: dict[str, Any], run: Path, *, scope: str, seed: int, device: t
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with quiet():
-        return QuietRunner.from_cfg(Config(config))
+        runner = QuietRunner.from_cfg(Config(config))
+        _ = runner.train_loop  # mmengine builds it when it is first asked for, and the data with it
+    return runner
 
 
 def save_config(config: dict[str, Any], path: Path) -> None:

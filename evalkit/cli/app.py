@@ -40,6 +40,7 @@ class Protocol(StrEnum):
 
 class Transfer(StrEnum):
     seg = "seg"
+    det = "det"
 
 
 @app.callback()
@@ -132,11 +133,13 @@ Examples:
   evalkit transfer seg runs/mixpro init=random                         the same without the weights
   evalkit transfer seg deit.pth model=deit_small_patch16_224 data=pascal-context data_dir=DIR --gpus 8
   evalkit transfer seg runs/mixpro data=DIR mm.optim_wrapper.optimizer.lr=0.01
+  evalkit transfer det runs/pvt                                        Mask R-CNN on the embedded scenes
+  evalkit transfer det pvt_small.pth model=pvt_small data=coco data_dir=DIR --gpus 8
   evalkit transfer seg --resume runs/mine
 """
 )
 def transfer(
-    task: Annotated[Transfer, typer.Argument(metavar="TASK", help="seg (segmentation)")],
+    task: Annotated[Transfer, typer.Argument(metavar="TASK", help="seg (segmentation) or det (detection)")],
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="CKPT KEY=VALUE", help="a run or checkpoint folder, a weights file or a timm name; then settings", show_default=False),

@@ -7,7 +7,7 @@ import typer
 from ..errors import EvalkitError
 from .words import Overrides, check_overrides
 
-TRANSFERS = ("seg",)
+TRANSFERS = ("seg", "det")
 FOLDERS = ("train", *TRANSFERS, "robustness")
 
 app = typer.Typer(help="The recipes that come with evalkit.", rich_markup_mode=None)

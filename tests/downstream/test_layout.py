@@ -227,6 +227,8 @@ def test_coco_2017_is_found_and_published(coco, miniature, monkeypatch):
         assert (found.name, found.root, found.published, found.count, len(found.classes)) == ("coco", coco, True, COUNT, 80)
         for split in COUNT:
             assert found.annotations[split] == f"annotations/instances_{split}2017.json" and found.images[split] == f"{split}2017"
+    edit(coco / "annotations/instances_train2017.json", lambda c: c["annotations"].pop())
+    assert detection(str(coco), coco).with_objects == {"train": 3, "val": 3}
     assert found.fingerprint["train"] != found.fingerprint["val"] and len(found.fingerprint["val"]) == 64
 
 
@@ -266,13 +268,15 @@ BROKEN_COCO = {
     "list": (lambda root: (root / "annotations/instances_val2017.json").write_text("[]"), "the list `images` is missing or empty"),
     "no objects": (in_val(lambda c: c["annotations"].clear()), "the list `annotations` is missing or empty"),
     "no id": (in_val(lambda c: c["images"][0].pop("id")), "an entry lacks 'id'"),
-    "same id": (in_val(lambda c: c["images"][0].update(id=12)), "two entries have the same image id"),
+    "same id": (in_val(lambda c: c["images"][0].update(id=12)), "two of the `images` have the same id"),
+    "same object": (in_val(lambda c: c["annotations"][0].update(id=12)), "two of the `annotations` have the same id"),
+    "same name": (in_val(lambda c: c["categories"][0].update(name="c5")), "a category has no name, or the name of another"),
     "unknown image": (in_val(lambda c: c["annotations"][0].update(image_id=99)), "object 11 names an image or a category that the file does not list"),
     "unknown class": (in_val(lambda c: c["annotations"][1].update(category_id=99)), "object 12 names an image or a category"),
     "no mask": (in_val(lambda c: c["annotations"][0].update(segmentation=[])), "object 11 has no mask or no box of four numbers; Mask R-CNN needs both"),
     "no box": (in_val(lambda c: c["annotations"][0].update(bbox=[1, 2])), "object 11 has no mask or no box"),
     "no size": (in_val(lambda c: c["images"][0].update(width=0)), "no size"),
-    "no name": (in_val(lambda c: c["categories"][0].update(name=None)), "no name"),
+    "no name": (in_val(lambda c: c["categories"][0].update(name=None)), "a category has no name"),
     "other classes": (in_val(lambda c: c["categories"][0].update(name="other")), "do not list the same categories in the same order"),
     "other order": (in_val(lambda c: c["categories"].reverse()), "do not list the same categories in the same order"),
 }
