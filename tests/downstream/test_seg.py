@@ -68,6 +68,7 @@ def test_pascal_context_recipe_is_segmenters(head):
         (["scale=[2.0,0.5]"], "key 'scale' must be two numbers above 0"),
         (["scale=[0.5,2.0]"], "key 'scale' needs short_side"),
         (["crop=0"], "key 'crop' must be larger than 0"),
+        (["flip=2"], "key 'flip' must lie between 0 and 1, but got 2"),
         (["lr=nan"], "key 'lr' must be larger than 0, but got nan"),
         (["ratios=[]"], "key 'ratios' must be numbers above 0"),
         (["init=none"], "unknown value of init 'none'"),
@@ -109,6 +110,12 @@ def test_images_are_resized_by_the_short_side_and_scales_multiply_it():
     assert [t["scale"] for t in test if t["type"] == "Resize"] == [(4160, 520)]
     scales, flips, *_ = made["tta_pipeline"][1]["transforms"]
     assert [t["scale"][1] for t in scales] == [260, 390, 520, 650, 780, 910] and [t["prob"] for t in flips] == [0.0, 1.0]
+
+
+def test_what_is_not_mirrored_in_training_is_not_mirrored_in_the_test():
+    made = built("digits-scenes")
+    assert [t["prob"] for t in made["train_dataloader"]["dataset"]["pipeline"] if t["type"] == "RandomFlip"] == [0.0]
+    assert [t["prob"] for t in made["tta_pipeline"][1]["transforms"][1]] == [0.0]
 
 
 def test_the_config_is_the_recipe():
