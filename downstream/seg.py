@@ -42,8 +42,9 @@ class SegConfig(TransferConfig):
     crop: int = MISSING  # side of training crops and test windows
     stride: int = MISSING  # of the test windows
     max_share: float = 0.75  # of one class in a training crop, if ten draws allow it
+    flip: float = 0.5  # probability of mirroring in training; 0 also keeps the mirrored images out of ms
     photometric: bool = True  # random brightness, contrast, saturation and hue
-    ms: bool = False  # also test at several scales and flipped
+    ms: bool = False  # also test at several scales, and mirrored unless flip is 0
     ratios: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0, 1.25, 1.5, 1.75])  # of short_side, for ms
 
     def check(self) -> None:
@@ -58,6 +59,8 @@ class SegConfig(TransferConfig):
             raise EvalkitError("key 'scale' needs short_side, the size that it multiplies")
         if not self.ratios or min(self.ratios) <= 0:
             raise EvalkitError(f"key 'ratios' must be numbers above 0, but got {self.ratios}")
+        if self.flip > 1:
+            raise EvalkitError(f"key 'flip' must lie between 0 and 1, but got {self.flip}")
         if self.warmup_steps >= self.steps:
             raise EvalkitError(f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; use fewer")
         if self.stride > self.crop:
@@ -146,7 +149,7 @@ def mm_config(cfg: SegConfig, source: Source, data: Data, run: Path) -> dict[str
         "test_dataloader": {"batch_size": 1, **test, **loader},
         "test_evaluator": {"type": "EvalkitIoU", "collect_dir": str(run / "mm")},
         "tta_model": {"type": "SegTTAModel"},
-        "tta_pipeline": [load, {"type": "TestTimeAug", "transforms": [_scales(cfg), _flips(), [labels], [pack]]}],
+        "tta_pipeline": [load, {"type": "TestTimeAug", "transforms": [_scales(cfg), _flips(cfg), [labels], [pack]]}],
     }
 
 
@@ -177,7 +180,7 @@ def _augment(cfg: SegConfig) -> list[dict[str, Any]]:
         size = (8 * cfg.short_side, cfg.short_side)
         steps.append({"type": "RandomResize", "scale": size, "ratio_range": tuple(cfg.scale), "keep_ratio": True})
     steps.append({"type": "RandomCrop", "crop_size": (cfg.crop, cfg.crop), "cat_max_ratio": cfg.max_share})
-    steps.append({"type": "RandomFlip", "prob": 0.5})
+    steps.append({"type": "RandomFlip", "prob": cfg.flip})
     return steps + ([{"type": "PhotoMetricDistortion"}] if cfg.photometric else [])
 
 
@@ -188,12 +191,12 @@ def _scales(cfg: SegConfig) -> list[dict[str, Any]]:
     return [step for ratio in cfg.ratios for step in _resize(int(cfg.short_side * ratio))]
 
 
-def _flips() -> list[dict[str, Any]]:
-    return [{"type": "RandomFlip", "prob": 0.0}, {"type": "RandomFlip", "prob": 1.0}]
+def _flips(cfg: SegConfig) -> list[dict[str, Any]]:
+    return [{"type": "RandomFlip", "prob": prob} for prob in ((0.0, 1.0) if cfg.flip else (0.0,))]
 
 
 def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]]) -> Outcome:
-    """Mean IoU over the classes that occur, pixel accuracy, IoU of each class; with `ms` also the mean IoU at several scales and flipped."""
+    """Mean IoU over the classes that occur, pixel accuracy, IoU of each class; with `ms` also the mean IoU at several scales."""
     scores = {"": evaluate()} | ({"_ms": evaluate(tta=True)} if cfg.ms else {})
     metrics, rows = {}, [{"class": name} for name in data.classes]
     for suffix, score in scores.items():
@@ -219,7 +222,7 @@ def published(cfg: SegConfig, data: Data) -> bool:
 
 def summary(outcome: Outcome) -> str:
     m = outcome.metrics
-    return f"mIoU {100 * m['miou']:.2f} %" + (f", {100 * m['miou_ms']:.2f} % at several scales and flipped" if "miou_ms" in m else "")
+    return f"mIoU {100 * m['miou']:.2f} %" + (f", {100 * m['miou_ms']:.2f} % at several scales" if "miou_ms" in m else "")
 
 
 def recipe(overrides: list[str]) -> str:

@@ -27,6 +27,7 @@ from mmengine.registry import DATASETS, HOOKS, LOOPS, MODELS
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader
 
+from evalkit.data.loading import shield
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
 from evalkit.inference import progress
@@ -111,6 +112,7 @@ class EvalkitLoop(BaseLoop):
                 batch_sampler=Places(built.batch_sampler, self._iter),
                 num_workers=built.num_workers,
                 collate_fn=built.collate_fn,
+                worker_init_fn=shield,
                 pin_memory=torch.cuda.is_available(),
             )
         )
@@ -203,6 +205,7 @@ def build(config: dict[str, Any], run: Path, *, scope: str, seed: int, device: t
         "launcher": "pytorch" if world_size() > 1 else "none",
         "log_level": "ERROR",
         "randomness": {"seed": seed},
+        "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None if device.type == "cpu" else [device.index]},
         "env_cfg": {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
         "default_hooks": {"timer": None, "logger": None, "checkpoint": None, "sampler_seed": None},
         "custom_hooks": [*config["custom_hooks"], {"type": "SlimCheckpointHook"}],
@@ -210,6 +213,8 @@ def build(config: dict[str, Any], run: Path, *, scope: str, seed: int, device: t
         "load_from": None if found is None else str(found[0]),
     }
     mmengine.device.utils.DEVICE = device.type  # mmengine takes a GPU wherever there is one
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     with quiet():
         runner = QuietRunner.from_cfg(Config(config))
         _ = runner.train_loop  # mmengine builds it when it is first asked for, and the data with it

@@ -22,7 +22,7 @@ STEPS = 24
 # Stochastic depth, dropout, random crops, colours and flips take part, and so do the moments of Adam.
 RECIPE = [
     *("crop=32", "stride=32", f"steps={STEPS}", "warmup_steps=4", "batch_size=4", "head=segmenter", "head_dropout=0.1", "drop_path=0.1"),
-    *("photometric=true", "mm.model.decode_head.num_layers=1", "log_steps=1", "checkpoint_steps=5", "threads=1", "device=cpu"),
+    *("photometric=true", "workers=1", "mm.model.decode_head.num_layers=1", "log_steps=1", "checkpoint_steps=5", "threads=1", "device=cpu"),
 ]
 
 

@@ -1,5 +1,6 @@
 """Segmentation: what the recipes ask of mmsegmentation, and what a run of it leaves behind. Needs no training but one of seconds."""
 
+import importlib
 import importlib.util
 import json
 import math
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from evalkit import cli, config, recipes, results
 from evalkit.downstream import seg
@@ -66,6 +68,7 @@ def test_pascal_context_recipe_is_segmenters(head):
         (["scale=[2.0,0.5]"], "key 'scale' must be two numbers above 0"),
         (["scale=[0.5,2.0]"], "key 'scale' needs short_side"),
         (["crop=0"], "key 'crop' must be larger than 0"),
+        (["flip=2"], "key 'flip' must lie between 0 and 1, but got 2"),
         (["lr=nan"], "key 'lr' must be larger than 0, but got nan"),
         (["ratios=[]"], "key 'ratios' must be numbers above 0"),
         (["init=none"], "unknown value of init 'none'"),
@@ -107,6 +110,12 @@ def test_images_are_resized_by_the_short_side_and_scales_multiply_it():
     assert [t["scale"] for t in test if t["type"] == "Resize"] == [(4160, 520)]
     scales, flips, *_ = made["tta_pipeline"][1]["transforms"]
     assert [t["scale"][1] for t in scales] == [260, 390, 520, 650, 780, 910] and [t["prob"] for t in flips] == [0.0, 1.0]
+
+
+def test_what_is_not_mirrored_in_training_is_not_mirrored_in_the_test():
+    made = built("digits-scenes")
+    assert [t["prob"] for t in made["train_dataloader"]["dataset"]["pipeline"] if t["type"] == "RandomFlip"] == [0.0]
+    assert [t["prob"] for t in made["tta_pipeline"][1]["transforms"][1]] == [0.0]
 
 
 def test_the_config_is_the_recipe():
@@ -191,7 +200,7 @@ def test_run_leaves_a_complete_record(finished, shapes):
     assert [record[key] for key in ("task", "protocol", "model", "label", "method")] == ["transfer", "seg", "vit_nano_patch4_32", "mine", "mixpro"]
     assert record["complete"] and not record["published_protocol"] and record["n"] == 4 and record["checkpoint_sha256"]
     assert record["data"]["name"] == "shapes" and record["data"]["classes"] == 3 and record["config"]["head"] == "segmenter"
-    assert set(record["metrics"]) == {"miou", "miou_ms", "mean_accuracy", "pixel_accuracy"}
+    assert set(record["metrics"]) == {"miou", "miou_ms", "mean_accuracy", "pixel_accuracy", "parameters"}
     assert [row["class"] for row in record["series"]] == ["background", "red", "blue"]
     assert record["environment"]["mmsegmentation"] and (finished / "samples.png").stat().st_size > 1000
 
@@ -240,6 +249,36 @@ def test_a_run_folder_is_not_used_twice_and_a_finished_run_only_tests_again(fini
     before = results.read([finished])[0]["metrics"]
     assert transfer(seg.TASK, None, None, resume=finished, overrides=["log_steps=3"]) == 0
     assert [r["metrics"] for r in results.read([finished])] == [before, before]
+
+
+@needs_mm
+def test_measured_iou_is_that_of_the_predicted_pixels(finished, weights, shapes):
+    """Intersection over union of every class, counted here over the predictions of the last checkpoint."""
+    from mmengine.config import Config
+
+    engine = importlib.import_module("evalkit.downstream.mm.run")
+    made = Config.fromfile(finished / "mm_config.py").to_dict()
+    runner = engine.build(made, finished, scope="mmseg", seed=0, device=torch.device("cpu"), resume=False)
+    state = torch.load(finished / "checkpoints/step-000000008.pth", weights_only=True)["state_dict"]
+    engine.plain_model(runner).load_state_dict(state)
+    taken = engine.samples(runner, made, 4)
+    for (image, _, _), name in zip(taken, ("000", "001", "002", "003")):
+        assert np.array_equal(image, np.asarray(Image.open(shapes / f"images/val/{name}.png")))
+    truth, prediction = (np.concatenate([sample[i].ravel() for sample in taken]) for i in (1, 2))
+    expected = [((truth == k) & (prediction == k)).sum() / ((truth == k) | (prediction == k)).sum() for k in range(3)]
+    record = results.read([finished])[0]
+    assert [row["iou"] for row in record["series"]] == pytest.approx(expected) and record["metrics"]["miou"] == pytest.approx(np.mean(expected))
+    assert record["metrics"]["pixel_accuracy"] == pytest.approx((truth == prediction).mean())
+
+
+@needs_mm
+@pytest.mark.slow
+@pytest.mark.parametrize("head", seg.HEADS)
+def test_a_minute_of_training_beats_background_alone(head, shapes, weights, tmp_path):
+    cfg = loaded("digits-scenes", f"data={shapes}", *TINY, "steps=120", "warmup_steps=10", "batch_size=8", "lr=0.003", f"head={head}", "checkpoint_steps=120")
+    assert transfer(seg.TASK, str(weights), cfg, tmp_path / "run") == 0
+    background = np.mean([(np.asarray(Image.open(path)) == 0).mean() for path in (shapes / "masks/val").iterdir()]) / 3
+    assert results.read([tmp_path / "run"])[0]["metrics"]["miou"] > background + 0.2
 
 
 @needs_mm
