@@ -122,7 +122,7 @@ def mm_config(cfg: DetConfig, source: Source, data: Data, run: Path) -> dict[str
             "batch_size": cfg.batch_size // world_size(),
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": cfg.seed},
             "batch_sampler": {"type": "AspectRatioBatchSampler"},  # lying and upright images apart, so that little is padded
-            "dataset": data.train | {"pipeline": [load, labels, resize, {"type": "RandomFlip", "prob": 0.5}, {"type": "PackDetInputs"}]},
+            "dataset": data.train | {"pipeline": [load, labels, resize, {"type": "RandomFlip", "prob": cfg.flip}, {"type": "PackDetInputs"}]},
             **loader,
         },
         "optim_wrapper": optimizer,

@@ -169,6 +169,7 @@ def test_a_backbone_of_coarse_maps_alone_is_refused():
         (["epochs=8"], "key 'decay_epochs' must be growing numbers between 0 and epochs=8, but got [8, 11]"),
         (["epochs=0"], "key 'epochs' must be larger than 0"),
         (["rois=0"], "key 'rois' must be larger than 0"),
+        (["flip=1.5"], "key 'flip' must lie between 0 and 1"),
         (["epcohs=3"], "unknown key 'epcohs'. Did you mean 'epochs'?"),
     ],
 )
@@ -181,6 +182,11 @@ def test_wrong_values_are_one_line(overrides, message):
 def test_a_warm_up_longer_than_the_run_is_refused():
     with pytest.raises(EvalkitError, match="warmup_steps=500 leaves nothing of the 120 steps of 12 epochs"):
         built("coco", data=replace(COCO, counts={"train": 160, "val": 5}))
+
+
+def test_digits_are_not_mirrored():
+    for name, probability in (("digits-scenes-det", 0.0), ("coco", 0.5)):
+        assert {"type": "RandomFlip", "prob": probability} in built(name)["train_dataloader"]["dataset"]["pipeline"]
 
 
 def test_overrides_reach_the_mm_config():

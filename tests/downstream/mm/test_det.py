@@ -69,7 +69,8 @@ def predictions(path, seed=0, share=0.8):
         masks = np.array(masks).reshape(-1, image["height"], image["width"])
         edges = [(m.any(axis=0).nonzero()[0], m.any(axis=1).nonzero()[0]) for m in masks]
         boxes = torch.tensor([[x[0], y[0], x[-1] + 1, y[-1] + 1] for x, y in edges], dtype=torch.float32).reshape(-1, 4)
-        found = {"bboxes": boxes, "masks": torch.from_numpy(masks), "labels": torch.tensor(labels, dtype=torch.long), "scores": torch.from_numpy(rng.random(len(labels)))}
+        scores = torch.from_numpy(rng.random(len(labels)))
+        found = {"bboxes": boxes, "masks": torch.from_numpy(masks), "labels": torch.tensor(labels, dtype=torch.long), "scores": scores}
         samples.append({"img_id": image["id"], "ori_shape": (image["height"], image["width"]), "pred_instances": found})
     return samples
 
