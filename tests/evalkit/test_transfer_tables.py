@@ -1,8 +1,11 @@
 """evalkit.report.transfer: the papers' tables of transferred backbones, from records."""
 
+import io
+import re
 import statistics
 
 import pytest
+from PIL import Image
 
 from evalkit import report, results
 from evalkit.report.collect import rows_of, runs_of
@@ -150,3 +153,18 @@ def test_the_report_holds_the_tables_in_every_format(tmp_path):
     assert r"mixpro & vit\_tiny & Linear & 50.0 & 52.0 \\" in tex
     assert "MixPro (MixPro paper, Table 4) & pvt\\_small & 44.1M & 41.4" in tex
     assert len([row for row in table.splitlines() if ",seg," in row or ",det," in row]) == 4 + 4 + 7 + 7
+
+
+def test_the_report_shows_what_the_first_of_each_kind_predicts(tmp_path):
+    for i, made in enumerate((seg(), seg(**OTHER), seg("segmenter"), det())):
+        results.append(tmp_path / str(i), made)
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 20), (200, 30, 30)).save(picture, "PNG")
+    (tmp_path / "1/samples.png").write_bytes(picture.getvalue())  # vanilla comes first
+    (tmp_path / "2/samples.png").write_bytes(picture.getvalue()[:-9])
+    report.build([tmp_path])
+    markdown = (tmp_path / "report.md").read_text()
+    assert re.findall(r"## Predictions \((.*)\)", markdown) == ["mixpro, segmenter, digits-scenes", "vanilla, linear, digits-scenes", "mixpro, digits-scenes"]
+    assert "Left out: mixpro: samples.png is damaged." in markdown and "Left out: mixpro: samples.png is missing." in markdown
+    assert [p.name for p in (tmp_path / "figures").iterdir()] == ["predictions-seg-linear.png"]
+    assert (tmp_path / "figures/predictions-seg-linear.png").read_bytes() == picture.getvalue()
