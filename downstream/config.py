@@ -35,6 +35,7 @@ class TransferConfig:
     weight_decay: float = MISSING
     warmup_steps: int = 0  # linear, from a thousandth of lr
     drop_path: float = 0.0  # stochastic depth of the backbone
+    flip: float = 0.5  # probability of mirroring in training; 0 also keeps mirrored images out of tests at several scales
     clip_grad: float | None = None  # global norm
 
     # execution
@@ -52,6 +53,8 @@ class TransferConfig:
         for key, options in (("init", INITS), ("opt", ("sgd", "adamw")), ("weights", ("raw", "ema", None))):
             if getattr(self, key) not in options:
                 raise unknown(f"value of {key}", str(getattr(self, key)), [o for o in options if o])
+        if self.flip > 1:
+            raise EvalkitError(f"key 'flip' must lie between 0 and 1, but got {self.flip}")
         for key in (f.name for f in fields(self)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int | float):

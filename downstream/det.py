@@ -1,7 +1,8 @@
 """Object detection and instance segmentation with mmdetection: Mask R-CNN (He et al., ICCV 2017) with FPN on the feature pyramid of the backbone.
 
 The recipe for COCO is the 1x schedule that the authors of PVT released for Mask R-CNN (arXiv 2102.12122), the one whose PVT-S row MixPro and TransMix print.
-Differs from it in the order of the images, which never ends instead of being padded to whole epochs for every process.
+Differs from it in the order of the images, which never ends instead of being padded to whole epochs. As there, each process puts images of one orientation
+together, so that the number of processes decides which images share a step.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ class DetConfig(TransferConfig):
     """Every key that a detection recipe may hold."""
 
     epochs: int = MISSING
-    decay_epochs: list[float] = MISSING  # after these the learning rate is a tenth
+    decay_epochs: list[int] = MISSING  # after these the learning rate is a tenth
     lr_batch: int | None = None  # the batch size that lr is meant for: it is scaled in proportion; absent: lr as it is
     image_size: list[int] | None = None  # the longer and the shorter side that images are fitted into; absent: used as they are
     anchor_scale: int = 8  # side of the anchors in places of their feature map
@@ -121,13 +122,13 @@ def mm_config(cfg: DetConfig, source: Source, data: Data, run: Path) -> dict[str
             "batch_size": cfg.batch_size // world_size(),
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": cfg.seed},
             "batch_sampler": {"type": "AspectRatioBatchSampler"},  # lying and upright images apart, so that little is padded
-            "dataset": data.train | {"pipeline": [load, labels, resize, {"type": "RandomFlip", "prob": 0.5}, {"type": "PackDetInputs"}]},
+            "dataset": data.train | {"pipeline": [load, labels, resize, {"type": "RandomFlip", "prob": cfg.flip}, {"type": "PackDetInputs"}]},
             **loader,
         },
         "optim_wrapper": optimizer,
         "param_scheduler": [
             *config.warmup(cfg),
-            {"type": "MultiStepLR", "milestones": [round(e * epoch) for e in cfg.decay_epochs], "gamma": 0.1, "begin": 0, "end": total, "by_epoch": False},
+            {"type": "MultiStepLR", "milestones": [e * epoch for e in cfg.decay_epochs], "gamma": 0.1, "begin": 0, "end": total, "by_epoch": False},
         ],
         "custom_hooks": [],
         "test_dataloader": {

@@ -42,7 +42,6 @@ class SegConfig(TransferConfig):
     crop: int = MISSING  # side of training crops and test windows
     stride: int = MISSING  # of the test windows
     max_share: float = 0.75  # of one class in a training crop, if ten draws allow it
-    flip: float = 0.5  # probability of mirroring in training; 0 also keeps the mirrored images out of ms
     photometric: bool = True  # random brightness, contrast, saturation and hue
     ms: bool = False  # also test at several scales, and mirrored unless flip is 0
     ratios: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0, 1.25, 1.5, 1.75])  # of short_side, for ms
@@ -59,8 +58,6 @@ class SegConfig(TransferConfig):
             raise EvalkitError("key 'scale' needs short_side, the size that it multiplies")
         if not self.ratios or min(self.ratios) <= 0:
             raise EvalkitError(f"key 'ratios' must be numbers above 0, but got {self.ratios}")
-        if self.flip > 1:
-            raise EvalkitError(f"key 'flip' must lie between 0 and 1, but got {self.flip}")
         if self.warmup_steps >= self.steps:
             raise EvalkitError(f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; use fewer")
         if self.stride > self.crop:

@@ -59,7 +59,8 @@ def detection(samples: Sequence[tuple[np.ndarray, Objects, Objects]], classes: S
             ax.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=tone, linewidth=1))
             text = _plain(classes[objects.labels[i]]) + ("" if objects.scores is None else f" {100 * scores[i]:.0f}")
             label = {"facecolor": tone, "edgecolor": "none", "pad": 0.6}
-            ax.text(left - 0.5, top - 0.5, text, fontsize=5, color="black", va="bottom", clip_on=True, bbox=label)
+            above = "bottom" if top > 0.08 * len(image) else "top"  # below its line where there is no room above
+            ax.text(left - 0.5, top - 0.5, text, fontsize=5, color="black", va=above, clip_on=True, bbox=label)
 
     return _grid(samples, draw)
 

@@ -50,7 +50,7 @@ def vit_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransfo
 
 @register_model
 def pvt_nano(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
-    """PVT of widths 32 to 128, one block per stage: 0.6 M parameters; keys are reduced 4 and 2 times in its first stages, whose maps are small."""
+    """PVT of widths 32 to 128, one block per stage: 0.5 M parameters; keys are reduced 4 and 2 times in its first stages, whose maps are small."""
     args = {"depths": (1, 1, 1, 1), "embed_dims": (32, 64, 96, 128), "num_heads": (1, 2, 3, 4), "reductions": (4, 2, 1, 1), "img_size": 32} | kwargs
     features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
     return build_model_with_cfg(PyramidVisionTransformer, "pvt_nano", pretrained, pretrained_filter_fn=pvt_filter_fn, feature_cfg=features, **args)

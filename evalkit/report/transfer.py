@@ -17,7 +17,7 @@ DECODERS = {"linear": "Linear", "segmenter": "Segmenter", "deeplabv3plus": "Deep
 # What a row is, not what it is compared under.
 _OF_THE_ROW = {"seed", "head", "init", "model", "model_args", "weights"}
 EXPLAINED = {
-    "seg": "mIoU: intersection over union, mean over the classes. +MS: predictions averaged over six scales and their mirror images.",
+    "seg": "mIoU: intersection over union, mean over the classes. +MS: predictions averaged over several scales, and mirrored where training mirrors.",
     "det": "AP: mean over IoU thresholds 0.50 to 0.95; AP50 and AP75: at one threshold.",
 }
 

@@ -58,6 +58,7 @@ def test_detection_shows_masks_boxes_and_names_above_the_threshold():
     plain, true, found = figure.axes
     assert not plain.patches and [t.get_text() for t in true.texts] == [" cat", r" do\$g", " _owl"]
     assert [t.get_text() for t in found.texts] == [r" do\$g 50", " cat 90"]  # the surest last, on top
+    assert [t.get_va() for t in true.texts] == ["top", "bottom", "bottom"]  # the first would be off the image
     assert np.array_equal((picture(true) != 100).any(axis=2), objects().masks.any(axis=0))
     assert np.array_equal((picture(found) != 100).any(axis=2), objects().masks[:2].any(axis=0))
     corners = [(p.get_x() + 0.5, p.get_y() + 0.5, p.get_width(), p.get_height()) for p in true.patches]
