@@ -14,11 +14,12 @@ from . import mixup, recipes
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
-    help="Train image classifiers with any mixup, and measure whether the checkpoint is good and holds.",
+    help="Train image classifiers with any mixup, and measure whether the checkpoint is good, transfers and holds.",
     epilog="""\b
 Examples:
   evalkit train digits-photo mixup=mixpro --out runs/mixpro
   evalkit train deit-300 data_dir=imagenet --gpus 8
+  evalkit transfer seg runs/mixpro
   evalkit robustness occlusion runs/mixpro
   evalkit report runs
 """,

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ pytestmark = [
 STEPS = 24
 # Stochastic depth, dropout, random crops, colours and flips take part, and so do the moments of Adam.
 RECIPE = [
-    *("crop=32", "stride=32", f"steps={STEPS}", "warmup_steps=4", "batch_size=4", "head=segmenter", "head_dropout=0.1", "drop_path=0.1"),
+    *("crop=32", "stride=32", "flip=0.5", f"steps={STEPS}", "warmup_steps=4", "batch_size=4", "head=segmenter", "head_dropout=0.1", "drop_path=0.1"),
     *("photometric=true", "workers=1", "mm.model.decode_head.num_layers=1", "log_steps=1", "checkpoint_steps=5", "threads=1", "device=cpu"),
 ]
 
@@ -32,7 +33,7 @@ def command(run: Path, *words: str, processes: int = 1) -> list[str]:
 
 
 def start(run: Path, weights: Path, shapes: Path, *words: str, processes: int = 1) -> list[str]:
-    return command(run, str(weights), f"data={shapes}", *RECIPE, *words, processes=processes)
+    return command(run, str(weights), "--recipe", "digits-scenes", f"data={shapes}", *RECIPE, *words, processes=processes)
 
 
 def finish(args: list[str]) -> str:
@@ -100,8 +101,6 @@ def test_a_signal_saves_and_the_run_goes_on(weights, shapes, whole, tmp_path, nu
 
 
 def test_the_checkpoint_it_came_from_may_be_gone(weights, shapes, whole, tmp_path):
-    import shutil
-
     copy = tmp_path / "weights"
     shutil.copytree(weights, copy, symlinks=True)
     run = tmp_path / "run"
@@ -113,11 +112,11 @@ def test_the_checkpoint_it_came_from_may_be_gone(weights, shapes, whole, tmp_pat
 
 def test_two_processes_learn_what_one_learns(weights, shapes, tmp_path):
     """The same images and augmentation in each step; only the order of summation differs."""
-    plain = ["drop_path=0", "head_dropout=0", "opt=sgd", "lr=0.01"]
+    plain = ["drop_path=0", "head_dropout=0", "opt=sgd"]
     one, two = tmp_path / "one", tmp_path / "two"
     finish(start(one, weights, shapes, *plain))
     finish(start(two, weights, shapes, *plain, processes=2))
     a, b = final(one)["state_dict"], final(two)["state_dict"]
-    assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
+    assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
     assert results.read([two])[0]["metrics"]["miou"] == pytest.approx(results.read([one])[0]["metrics"]["miou"], abs=0.01)
     assert results.read([two])[0]["environment"]["processes"] == 2

@@ -63,8 +63,8 @@ def test_pascal_context_recipe_is_segmenters(head):
     [
         (["head=linaer"], "unknown head 'linaer'. Did you mean 'linear'?"),
         (["classes=58"], "key 'classes' must be 60"),
-        (["stride=128"], "stride=128 leaves gaps between windows of crop=96"),
-        (["warmup_steps=400"], "warmup_steps=400 leaves nothing of steps=400"),
+        (["stride=128"], "stride=128 leaves gaps between windows of crop=48"),
+        (["warmup_steps=600"], "warmup_steps=600 leaves nothing of steps=600"),
         (["scale=[2.0,0.5]"], "key 'scale' must be two numbers above 0"),
         (["scale=[0.5,2.0]"], "key 'scale' needs short_side"),
         (["crop=0"], "key 'crop' must be larger than 0"),
