@@ -37,7 +37,7 @@ install: $(EVALKIT_VENV)/.evalkit-installed
 
 $(EVALKIT_VENV)/.evalkit-installed: pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(EVALKIT_VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,downstream]'
 	touch $@
 
 $(DEMO)/occlusion/results.jsonl: $(RUNS:=/results.jsonl)

@@ -20,8 +20,8 @@ FILE = "results.jsonl"
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "schema": int,
-    "task": str,  # train | eval | robustness
-    "protocol": str,  # accuracy, or the name of a robustness protocol
+    "task": str,  # train | eval | transfer | robustness
+    "protocol": str,  # accuracy | seg | det | the name of a robustness protocol
     "version": (int, str),  # of the protocol; raised whenever a number can move
     "model": str,
     "method": (str, type(None)),
@@ -188,7 +188,7 @@ def read(dirs: Iterable[str | Path]) -> list[dict[str, Any]]:
 
 def settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a record's config that can move a number."""
-    ignored = _EXECUTION_KEYS if record["task"] == "train" else _EVALUATION_KEYS
+    ignored = _EXECUTION_KEYS if record["task"] in ("train", "transfer") else _EVALUATION_KEYS
     return {k: v for k, v in record["config"].items() if k not in ignored}
 
 

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -78,10 +78,10 @@ def gather_objects(obj: Any) -> list[Any]:
     return out
 
 
-def environment(device: torch.device | None = None) -> dict[str, Any]:
-    """Versions and hardware for a results record: no host name, no path."""
+def environment(device: torch.device | None = None, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions (those of `packages` as well) and hardware for a results record: no host name, no path."""
     env: dict[str, Any] = {"python": platform.python_version(), "platform": f"{platform.system()}-{platform.machine()}", "evalkit": __version__}
-    for package in ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn"):
+    for package in ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", *packages):
         try:
             env[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

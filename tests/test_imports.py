@@ -71,7 +71,7 @@ def test_imports_run_one_way(path):
 
 
 def test_all_folders_are_looked_at():
-    assert {path.split("/")[0] for path in FILES} >= {"evalkit", "configs", "train", "robustness"}
+    assert {path.split("/")[0] for path in FILES} >= {"evalkit", "configs", "train", "downstream", "robustness"}
 
 
 @pytest.mark.parametrize(

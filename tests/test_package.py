@@ -66,12 +66,12 @@ def check(python, folder):
 def test_wheel_holds_code_recipes_and_data(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"evalkit/configs/{p.relative_to(ROOT / 'configs').as_posix()}" for p in (ROOT / "configs").rglob("*.yaml")}
-    for folder in ("evalkit", "train", "robustness"):
+    for folder in ("evalkit", "train", "downstream", "robustness"):
         for path in (p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts and not p.name.startswith(".")):
             below = path.relative_to(ROOT).as_posix()
             expected.add(below if folder == "evalkit" else f"evalkit/{below}")
     assert expected <= names
-    assert not [n for n in names if n.startswith(("train/", "robustness/", "configs/", "tests/", "evalkit/tests/"))]
+    assert not [n for n in names if n.startswith(("train/", "downstream/", "robustness/", "configs/", "tests/", "evalkit/tests/"))]
 
 
 def test_wheel_works_elsewhere_and_from_the_root(wheel, checkout, tmp_path):

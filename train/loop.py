@@ -19,11 +19,11 @@ from evalkit import checkpoint, inference, metrics
 from evalkit.data.loading import Batch, steps_per_epoch, train_batches
 from evalkit.data.transforms import erase_boxes
 from evalkit.errors import EvalkitError
+from evalkit.guard import Guard
+from evalkit.logger import Logger
 from evalkit.runtime import derive_rng, is_main, rank, seed_torch, world_size, write_atomic
 
 from . import session
-from .guard import Guard
-from .logger import Logger
 from .losses import BinaryCrossEntropy, soft_cross_entropy, soft_target
 from .mixups.base import Context
 from .schedules import learning_rate

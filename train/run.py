@@ -3,13 +3,12 @@
 import os
 import signal
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from evalkit import checkpoint, config, results
-from evalkit.errors import EvalkitError
+from evalkit import checkpoint, results, runs
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
 
 from . import loop, preview, session
@@ -24,7 +23,7 @@ def train(cfg: TrainConfig | None, out: Path | None = None, resume: Path | None 
     """Train by `cfg` into the folder `out`, or continue the run folder `resume`. Returns the exit code: 0 complete, 2 stopped by a
     signal and resumable, 130 stopped by Ctrl-C and resumable."""
     if resume is not None:
-        run, cfg = Path(resume), resumed_config(Path(resume), overrides or [])
+        run, cfg = Path(resume), runs.resumed(TrainConfig, Path(resume), overrides or [], EXECUTION_KEYS)
     else:
         run = Path(out) if out else Path("runs") / f"{cfg.data}-{session.method_name(cfg.mixup)}-seed{cfg.seed}".replace("/", "-")
         cfg = replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
@@ -39,7 +38,7 @@ def train(cfg: TrainConfig | None, out: Path | None = None, resume: Path | None 
         if is_main():
             print(f"resuming {run} at step {s.step}" if found else f"{run} has no checkpoint yet; starting at step 0", flush=True)
     elif is_main():
-        start_folder(run, cfg)
+        runs.start(run, cfg)
 
     began = time.monotonic()
     try:
@@ -54,28 +53,6 @@ def train(cfg: TrainConfig | None, out: Path | None = None, resume: Path | None 
         record(s, run, time.monotonic() - began)
         print(f"top-1 {100 * s.scores['raw']['top1']:.2f} % on {s.val_images.name} ({len(s.val_images)} images); checkpoint: {run / 'last'}", flush=True)
     return 0
-
-
-def start_folder(run: Path, cfg: TrainConfig) -> None:
-    """A new run folder with the resolved config; refuses one that holds a run."""
-    if (run / "config.yaml").exists():
-        raise EvalkitError(f"{run} already holds a run; continue it with --resume {run}, or choose another --out")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise EvalkitError(f"cannot create {run}: {e.strerror}; choose another --out") from e
-    config.save(cfg, run / "config.yaml")
-
-
-def resumed_config(run: Path, overrides: list[str]) -> TrainConfig:
-    """The run's own config with execution keys overridden."""
-    if not (run / "config.yaml").is_file():
-        raise EvalkitError(f"{run} is not a run folder (no config.yaml); give the folder that evalkit train wrote")
-    for override in overrides:
-        key = override.split("=")[0]
-        if key not in EXECUTION_KEYS and key in {f.name for f in fields(TrainConfig)}:
-            raise EvalkitError(f"key '{key}' cannot change on resume, it would change the run; only {', '.join(sorted(EXECUTION_KEYS))} can")
-    return config.load(TrainConfig, run / "config.yaml", overrides)
 
 
 def record(s: session.Session, run: Path, seconds: float) -> None:

@@ -14,11 +14,12 @@ from . import mixup, recipes
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
-    help="Train image classifiers with any mixup, and measure whether the checkpoint is good and holds.",
+    help="Train image classifiers with any mixup, and measure whether the checkpoint is good, transfers and holds.",
     epilog="""\b
 Examples:
   evalkit train digits-photo mixup=mixpro --out runs/mixpro
   evalkit train deit-300 data_dir=imagenet --gpus 8
+  evalkit transfer seg runs/mixpro
   evalkit robustness occlusion runs/mixpro
   evalkit report runs
 """,
@@ -44,6 +45,11 @@ class Protocol(StrEnum):
     imagenet_val = "imagenet-val"
     occlusion = "occlusion"
     pgd = "pgd"
+
+
+class Transfer(StrEnum):
+    seg = "seg"
+    det = "det"
 
 
 @app.callback()
@@ -126,6 +132,55 @@ def eval(
     from ..train.evaluate import evaluate
 
     return evaluate(checkpoint, data, out, overrides or [])
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  evalkit transfer seg runs/mixpro                                     the embedded scenes, minutes on a laptop
+  evalkit transfer seg runs/mixpro head=segmenter --ms
+  evalkit transfer seg runs/mixpro init=random                         the same without the weights
+  evalkit transfer seg deit.pth model=deit_small_patch16_224 data=pascal-context data_dir=DIR --gpus 8
+  evalkit transfer seg runs/mixpro data=DIR mm.optim_wrapper.optimizer.lr=0.01
+  evalkit transfer det runs/pvt                                        Mask R-CNN on the embedded scenes
+  evalkit transfer det pvt_small.pth model=pvt_small data=coco data_dir=DIR --gpus 8
+  evalkit transfer seg --resume runs/mine
+"""
+)
+def transfer(
+    task: Annotated[Transfer, typer.Argument(metavar="TASK", help="seg (segmentation) or det (detection)")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CKPT KEY=VALUE", help="a run or checkpoint folder, a weights file or a timm name; then settings", show_default=False),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="a recipe's name or YAML file", show_default="the one for the data")] = None,
+    ms: Annotated[bool, typer.Option("--ms", help="seg: also test at several scales and flipped, as ms=true")] = False,
+    gpus: Gpus = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the run", show_default="runs/TASK-DATA-...-seedN")] = None,
+    resume: Annotated[Path | None, typer.Option(help="continue the run in this folder, by its own config; needs no CKPT", show_default=False)] = None,
+) -> int:
+    """Segmentation or detection from a checkpoint.
+
+    Trains a decoder and the backbone together and measures them; a stopped run continues from where it was.
+    """
+    checkpoint, overrides = split(words)
+    if len(checkpoint) > 1:
+        raise EvalkitError(f"one checkpoint at a time, but got {', '.join(checkpoint)}; settings are written key=value")
+    if bool(checkpoint) == (resume is not None):
+        raise EvalkitError("give either a checkpoint (a run or checkpoint folder, a weights file, a timm name) or --resume DIR")
+    if resume is not None and (out is not None or recipe is not None or ms):
+        raise EvalkitError(f"--resume continues the run inside {resume} as it is; leave out --out, --recipe and --ms")
+    from .. import config
+    from ..downstream import tasks
+
+    found = tasks.find(task.value)
+    overrides += ["ms=true"] * ms
+    cfg = None if resume is not None else config.load(found.schema, recipe or found.recipe(overrides), overrides, folder=found.name)
+    if _several(gpus):
+        return _spawn(gpus)
+    from ..downstream.run import transfer as run
+
+    return run(found, checkpoint[0] if checkpoint else None, cfg, out, resume, overrides)
 
 
 @app.command(

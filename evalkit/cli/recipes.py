@@ -7,6 +7,9 @@ import typer
 from ..errors import EvalkitError
 from .words import Overrides, check_overrides
 
+TRANSFERS = ("seg", "det")
+FOLDERS = ("train", *TRANSFERS, "robustness")
+
 app = typer.Typer(help="The recipes that come with evalkit.", rich_markup_mode=None)
 
 
@@ -15,7 +18,7 @@ def recipes_list() -> int:
     """The name and the first line of every recipe."""
     from .. import recipes
 
-    print(recipes.listing("train"), recipes.listing("robustness"), sep="\n")
+    print(*(recipes.listing(folder) for folder in FOLDERS), sep="\n")
     return 0
 
 
@@ -58,6 +61,11 @@ def _schema(recipe: str) -> tuple[type, str]:
         from ..robustness.config import CONFIGS
 
         return CONFIGS[recipe], "robustness"
+    for folder in TRANSFERS:
+        if recipe in recipes(folder):
+            from ..downstream.tasks import find
+
+            return find(folder).schema, folder
     from ..train.config import TrainConfig
 
     return TrainConfig, "train"

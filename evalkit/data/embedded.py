@@ -117,11 +117,16 @@ def compose(strokes: np.ndarray, rng: np.random.Generator, size: int = SIZE) -> 
         side = round(scale[i] * size)
         x, y = (place[i] * (size - side + 1)).astype(int)
         opacity = np.zeros((size, size, 1))
-        # steeper edges than those of the enlarged 8 x 8 strokes, which are little but edge
-        opacity[y : y + side, x : x + side, 0] = np.clip(_enlarge(strokes[i], side) / 170 - 0.25, 0, 1)
+        opacity[y : y + side, x : x + side, 0] = ink(strokes[i], side)
         pixels[i] = np.round(np.asarray(background) * brightness[i] * (1 - opacity) + colour[i] * opacity)
         foreground[i] = opacity[..., 0] > 0
     return pixels, foreground
+
+
+def ink(strokes: np.ndarray, side: int) -> np.ndarray:
+    """(8, 8) strokes from 0 to 16 as opacity (side, side) in [0, 1]."""
+    # steeper edges than those of the enlarged 8 x 8 strokes, which are little but edge
+    return np.clip(_enlarge(strokes, side) / 170 - 0.25, 0, 1)
 
 
 def _enlarge(strokes: np.ndarray, side: int) -> np.ndarray:

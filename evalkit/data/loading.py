@@ -202,7 +202,7 @@ def _items(dataset: Dataset, keys: Iterator[Any], workers: int, pin: bool = Fals
         batch_size=None,  # a key is a whole batch
         collate_fn=_as_is,
         num_workers=workers,
-        worker_init_fn=_shield,
+        worker_init_fn=shield,
         pin_memory=pin and torch.cuda.is_available(),
         generator=torch.Generator(),  # it would draw from the global one otherwise
     )
@@ -221,7 +221,7 @@ def _as_is(item: Any) -> Any:
     return item
 
 
-def _shield(worker: int) -> None:
+def shield(worker: int) -> None:
     """Ctrl-C and SIGTERM often reach the whole process group; the main process decides what happens, and needs its batches until then.
 
     A second SIGTERM ends the worker, so that the main process can still get rid of one that hangs.

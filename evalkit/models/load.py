@@ -72,7 +72,7 @@ def _from_file(path: Path, model: str | None, model_args: dict[str, Any], weight
     args = {**meta.get("model_args", {}), **model_args, "num_classes": meta.get("num_classes") if num_classes is None else num_classes}
     network = create(name, **args)
     tensors, renamed = to_timm(network.model, tensors)
-    head = f"{_heads(network.model)[0]}.weight"
+    head = f"{head_names(network.model)[0]}.weight"
     if args["num_classes"] is None and head in tensors and len(tensors[head]) != network.num_classes:
         network = create(name, **{**args, "num_classes": len(tensors[head])})
     report = _fill(network, tensors, str(path)) | ({"renamed": renamed} if renamed else {})
@@ -84,9 +84,9 @@ def _from_file(path: Path, model: str | None, model_args: dict[str, Any], weight
 def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> dict[str, list[str]]:
     """Load `tensors` into the network, converted by timm where they are of another code base or size; all of the model must be there."""
     own = network.model.state_dict()
-    heads = _heads(network.model)
+    heads = head_names(network.model)
     if any(k not in tensors or tensors[k].shape != v.shape for k, v in own.items() if k.rpartition(".")[0] not in heads):
-        tensors = _convert(network.model, tensors)
+        tensors = convert(network.model, tensors)
     head = f"{heads[0]}.weight"
     if head in own and head in tensors and len(tensors[head]) != len(own[head]):
         raise EvalkitError(f"{source} has {len(tensors[head])} classes, but the model has {len(own[head])}; give the class count of the checkpoint")
@@ -108,7 +108,7 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> dict[str
     return {"unexpected": unexpected, "dropped": dropped}
 
 
-def _convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """What timm's converter for this architecture makes of a state dict: official key names, positional embeddings of another size."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
@@ -125,7 +125,7 @@ def _pattern(key: str) -> str:
     return re.sub(r"\d+", "#", key)
 
 
-def _heads(model: nn.Module) -> list[str]:
+def head_names(model: nn.Module) -> list[str]:
     """Module paths of the classifier; two for distilled models."""
     names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or "head"
     return [names] if isinstance(names, str) else list(names)

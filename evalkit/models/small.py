@@ -1,4 +1,4 @@
-"""Architectures for 32-px images, registered with timm: a tiny ViT and ResNets with the CIFAR stem."""
+"""Architectures for 32-px images, registered with timm: a tiny ViT, a tiny PVT, and ResNets with the CIFAR stem."""
 
 from typing import Any
 
@@ -7,6 +7,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
+
+from .pvt import PyramidVisionTransformer
+from .pvt import checkpoint_filter_fn as pvt_filter_fn
 
 
 class CifarResNet(ResNet):
@@ -28,6 +31,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs(
     {
         "vit_nano_patch4_32": _cfg(first_conv="patch_embed.proj", classifier="head", fixed_input_size=True, pool_size=None),
+        "pvt_nano": _cfg(first_conv="patch_embed1.proj", classifier="head", pool_size=None),
         "resnet10_cifar": _cfg(first_conv="conv1", classifier="fc", pool_size=(4, 4)),
         "resnet18_cifar": _cfg(first_conv="conv1", classifier="fc", pool_size=(4, 4)),
     }
@@ -42,6 +46,14 @@ def vit_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransfo
     return build_model_with_cfg(
         VisionTransformer, "vit_nano_patch4_32", pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, **args
     )
+
+
+@register_model
+def pvt_nano(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
+    """PVT of widths 32 to 128, one block per stage: 0.5 M parameters; keys are reduced 4 and 2 times in its first stages, whose maps are small."""
+    args = {"depths": (1, 1, 1, 1), "embed_dims": (32, 64, 96, 128), "num_heads": (1, 2, 3, 4), "reductions": (4, 2, 1, 1), "img_size": 32} | kwargs
+    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    return build_model_with_cfg(PyramidVisionTransformer, "pvt_nano", pretrained, pretrained_filter_fn=pvt_filter_fn, feature_cfg=features, **args)
 
 
 @register_model

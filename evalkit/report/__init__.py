@@ -11,6 +11,7 @@ from . import figures, page, render
 from .collect import rows_of, runs_of
 from .provenance import provenance
 from .tables import beside_published, summary
+from .transfer import transfers, transfers_beside_published
 
 TITLE = "evalkit report"
 
@@ -29,7 +30,8 @@ def build(dirs: Iterable[str | Path], out: str | Path | None = None) -> Path:
     out = Path(out) if out is not None else (dirs[0] if dirs[0].is_dir() else dirs[0].parent)
 
     rows = rows_of(runs_of(sorted(results.latest(records), key=lambda r: r["method"] != "vanilla")))  # the baseline comes first
-    tables, published, drawings, made = summary(rows), beside_published(rows), figures.draw(rows), provenance(rows, problems)
+    tables, published = [*summary(rows), *transfers(rows)], [*beside_published(rows), *transfers_beside_published(rows)]
+    drawings, made = figures.draw(rows), provenance(rows, problems)
     lead = page.lead(rows)
     for drawing in drawings:
         if drawing.png is not None:

@@ -16,6 +16,8 @@ from .collect import Group, Record, Row, describe, groups_of
 from .tables import COLUMNS
 
 MIXED = "mixed.npz"
+SAMPLES = "samples.png"
+PNG, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"  # how every such file begins and ends
 BAD_FILE = (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)  # what damaged or foreign arrays raise
 
 
@@ -47,7 +49,7 @@ def draw(rows: Sequence[Row]) -> list[Drawing]:
             suffix = "" if number == 0 else f"-{number + 1}"
             drawings += [make(members, group, order, suffix, describe(group, groups)) for make in functions]
     mixed = _mixed_samples(rows)
-    return drawings + ([mixed] if mixed else [])
+    return drawings + ([mixed] if mixed else []) + _transferred(rows)
 
 
 # ---- occlusion
@@ -218,6 +220,27 @@ def shares(weights: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> str:
     total = np.bincount(labels, weights=weights.astype(np.float64), minlength=len(classes))
     largest = [i for i in np.argsort(-total, kind="stable")[:3] if total[i] >= 0.01]
     return "\n".join(f"{str(classes[i])[:14]}: {100 * total[i]:.0f} %" for i in largest)
+
+
+# ---- what transferred backbones predict
+
+
+def _transferred(rows: Sequence[Row]) -> list[Drawing]:
+    """The sheet of predictions of the first row of every kind of transfer; the others lie beside their results."""
+    first: dict[tuple[str, str], tuple[Row, Record]] = {}
+    for row in rows:
+        for record in (r for run in row.runs for r in run.records.values() if r["task"] == "transfer"):
+            first.setdefault((record["protocol"], record["config"].get("head") or ""), (row, record))
+    drawings = []
+    for (protocol, head), (row, record) in sorted(first.items(), reverse=True):  # segmentation first
+        path = Path(record["_dir"]) / SAMPLES
+        sheet = path.read_bytes() if path.is_file() else b""
+        whole = sheet.startswith(PNG) and sheet.endswith(PNG_END)
+        what = ", ".join(filter(None, (row.name, head, record["data"]["name"])))
+        left_out = [] if whole else [f"{row.name}: {SAMPLES} is {'damaged' if sheet else 'missing'}."]
+        caption = f"Validation images with the truth and what {row.name} predicts."
+        drawings.append(Drawing("-".join(filter(None, ("predictions", protocol, head))), f"Predictions ({what})", caption, sheet if whole else None, left_out))
+    return drawings
 
 
 # ---- helpers

@@ -66,7 +66,7 @@ def deviation(record: Record) -> str:
     """What keeps this record from being the published measurement; empty for what nobody has published."""
     if is_demonstration(record):
         return DEMONSTRATION
-    return "not the published settings or data" if record["task"] == "robustness" and not record["published_protocol"] else ""
+    return "not the published settings or data" if record["task"] in ("robustness", "transfer") and not record["published_protocol"] else ""
 
 
 def _notes(pairs: Sequence[tuple[Row, Record]]) -> list[str]:

@@ -45,6 +45,8 @@ TITLES = {
     "imagenet-c": "ImageNet-C protocol",
     "fgsm": "FGSM, top-1",
     "pgd": "PGD, top-1",
+    "seg": "Semantic segmentation",
+    "det": "Object detection and instance segmentation",
 }
 SHORT = {
     **{"accuracy": "clean", "occlusion": "occlusion", "imagenet-a": "A", "imagenet-o": "O", "imagenet-r": "R", "imagenet-sketch": "Sketch"},
@@ -119,7 +121,7 @@ def _summary_page(rows: Sequence[Row], page: list[Group], groups: list[Group]) -
     return Table(
         title="Accuracy and robustness",
         heads=[(TITLES[g.protocol], describe(g, groups), _short_head(g, groups), len(COLUMNS[g.protocol])) for g in page],
-        columns=[_arrow(c) for _, c in columns],
+        columns=[arrow(c) for _, c in columns],
         rows=[(row.name, [column[i] for column in cells]) for i, row in enumerate(shown)],
         notes=_notes(shown, page),
     )
@@ -131,9 +133,13 @@ def _short_head(group: Group, groups: list[Group]) -> str:
 
 
 def _column(rows: Sequence[Row], group: Group, column: Column) -> list[Cell]:
-    estimates = [estimate(row.runs, group, column.metric) for row in rows]
+    return column_of([estimate(row.runs, group, column.metric) for row in rows], [len(row.runs) for row in rows], column)
+
+
+def column_of(estimates: Sequence[Estimate | None], seeds: Sequence[int], column: Column) -> list[Cell]:
+    """The cells of a column from the number of each row and how many seeds each should have."""
     best = best_of(estimates, column.lower_is_better)
-    return [_cell(e, i == best, len(row.runs)) for i, (e, row) in enumerate(zip(estimates, rows))]
+    return [_cell(e, i == best, n) for i, (e, n) in enumerate(zip(estimates, seeds))]
 
 
 def _cell(e: Estimate | None, best: bool, seeds: int) -> Cell:
@@ -148,7 +154,11 @@ def _cell(e: Estimate | None, best: bool, seeds: int) -> Cell:
 def estimate(runs: Sequence[Run], group: Group, metric: str) -> Estimate | None:
     """The number of one row: a run's own with its standard error, or the mean over seeds with their standard deviation. Incomplete records
     count only where there is no complete one. None where nobody measured it; value NaN where it is not defined."""
-    records = [run.records[group] for run in runs if group in run.records]
+    return estimate_of([run.records[group] for run in runs if group in run.records], metric)
+
+
+def estimate_of(records: Sequence[Record], metric: str) -> Estimate | None:
+    """The number that records which differ in the seed alone make; see `estimate`."""
     records = [r for r in records if r["complete"]] or records[:1]
     if not records:
         return None
@@ -203,7 +213,7 @@ def _pairs(rows: Sequence[Row], page: Sequence[Group]) -> Iterable[tuple[Group, 
     return ((g, run.records[g]) for row in rows for run in row.runs for g in page if g in run.records)
 
 
-def _arrow(column: Column) -> str:
+def arrow(column: Column) -> str:
     return f"{column.title} {'↓' if column.lower_is_better else '↑'}"
 
 
@@ -216,7 +226,7 @@ def percent(value: float) -> str:
 
 
 class Published(NamedTuple):
-    """One published value; `value` is in percent with the digits its source prints."""
+    """One published value; `value` is in percent (parameters: in millions) with the digits its source prints."""
 
     table: str  # the protocol
     method: str
@@ -224,6 +234,7 @@ class Published(NamedTuple):
     metric: str
     value: str
     source: str
+    decoder: str = ""  # of a segmentation
 
 
 def published_values() -> list[Published]:
@@ -255,8 +266,8 @@ def beside_published(rows: Sequence[Row]) -> list[Table]:
     groups = groups_of([run for row in rows for run in row.runs], COLUMNS)
     for group in groups:
         own = [row for row in rows if any(group in run.records and is_published_protocol(run.records[group]) for run in row.runs)]
-        own = [row for row in own if any(v.table == group.protocol and v.model in _model_names(row) for v in values)]
-        models = {name for row in own for name in _model_names(row)}
+        own = [row for row in own if any(v.table == group.protocol and v.model in model_names(row) for v in values)]
+        models = {name for row in own for name in model_names(row)}
         known = [v for v in values if v.table == group.protocol and v.model in models]
         columns = [c for c in COLUMNS.get(group.protocol, ()) if any(v.metric == c.metric for v in known)]
         if not columns:
@@ -272,10 +283,10 @@ def beside_published(rows: Sequence[Row]) -> list[Table]:
         where = describe(group, groups)
         title = f"{TITLES[group.protocol]} ({where})" + ("" if name_of("x") else f", {own[0].model}")
         notes = ["Percent. Published values as their sources print them."]
-        tables.append(Table(title, [(TITLES[group.protocol], where, "", len(columns))], [_arrow(c) for c in columns], lines, notes, len(by_source)))
+        tables.append(Table(title, [(TITLES[group.protocol], where, "", len(columns))], [arrow(c) for c in columns], lines, notes, len(by_source)))
     return tables
 
 
-def _model_names(row: Row) -> tuple[str, str]:
+def model_names(row: Row) -> tuple[str, str]:
     """The model with and without timm's tag of its weights: papers name the architecture."""
     return row.model, row.model.split(".")[0]

@@ -81,6 +81,22 @@ def imagenet_o(folder: Path, name: str = "o.npz", n: int = 200, seed: int = 0, *
     return record(**(fields | {"standard_errors": {}} | changes))
 
 
+def seg(head="linear", **changes):
+    """A segmentation record of 60 scenes."""
+    data = {"name": "digits-scenes", "fingerprint": "d" * 64, "split": "val"}
+    values = {"miou": 0.5, "miou_ms": 0.52, "pixel_accuracy": 0.9, "mean_accuracy": 0.6}
+    config = {"head": head, "lr": 0.001, "seed": 0, "init": "checkpoint", "workers": 2}
+    return record(**({"task": "transfer", "protocol": "seg", "data": data, "n": 60, "metrics": values, "standard_errors": {}, "config": config} | changes))
+
+
+def det(**changes):
+    """A detection record of 60 scenes."""
+    data = {"name": "digits-scenes", "fingerprint": "d" * 64, "split": "val"}
+    values = {"box_ap": 0.4, "box_ap50": 0.6, "box_ap75": 0.45, "mask_ap": 0.3, "mask_ap50": 0.55, "mask_ap75": 0.35, "parameters": 44_139_072}
+    config = {"lr": 0.0002, "seed": 0, "init": "checkpoint", "workers": 2}
+    return record(**({"task": "transfer", "protocol": "det", "data": data, "n": 60, "metrics": values, "standard_errors": {}, "config": config} | changes))
+
+
 def write_npz(path: Path, **arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays)

@@ -158,7 +158,7 @@ def test_more_gpus_than_there_are(calls, monkeypatch):
         (["train", "digits", "weight-decay=1"], "unknown key 'weight-decay'. Did you mean 'weight_decay'?"),
         (["train", "--resume", "a", "--out", "b"], "--resume continues the run inside a; leave out --out"),
         (["train", "digits", "--gpus", "0"], "Invalid value for '--gpus': Input should be greater than or equal to 1. See `evalkit train --help`."),
-        (["trian", "digits"], "No such command 'trian'. Did you mean 'train'? See `evalkit --help`."),
+        (["trian", "digits"], "No such command 'trian'. Did you mean 'train', 'transfer'? See `evalkit --help`."),
         (["recipes"], "Missing command. See `evalkit recipes --help`."),
         (["recipes", "diff", "digits"], "Missing argument 'B'. See `evalkit recipes diff --help`."),
         (["recipes", "show", "digits", "epochs"], "'epochs' is not key=value; see `evalkit --help`"),

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from evalkit.report import transfer
 from evalkit.report.tables import COLUMNS, published_values
 
 VALUES = published_values()
@@ -18,12 +19,14 @@ def value(table, method, model, metric, source):
 def test_every_line_is_a_percentage_of_a_known_metric_with_a_source():
     assert len(VALUES) > 300
     for v in VALUES:
-        assert v.table in COLUMNS and v.metric in {*(c.metric for c in COLUMNS[v.table]), "top5"}
-        assert re.fullmatch(r"\d{1,2}\.\d{1,3}", v.value) and v.source and v.method and v.model
+        columns = (COLUMNS | transfer.COLUMNS)[v.table]
+        assert v.metric in {*(c.metric for c in columns), "top5", "parameters"}
+        assert re.fullmatch(r"\d{1,2}\.\dM" if v.metric == "parameters" else r"\d{1,2}\.\d{1,3}", v.value) and v.source and v.method and v.model
+        assert (v.decoder in transfer.DECODERS) == (v.table == "seg")
 
 
 def test_no_value_is_there_twice():
-    keys = [(v.table, v.method, v.model, v.metric, v.source) for v in VALUES]
+    keys = [(v.table, v.method, v.model, v.metric, v.source, v.decoder) for v in VALUES]
     assert len(set(keys)) == len(keys)
 
 
@@ -61,6 +64,23 @@ def test_gains_the_text_of_the_mixpro_paper_states():
 )
 def test_gains_of_mixpro_over_transmix_as_printed_in_its_table_1(model, gain):
     assert round(value("accuracy", "MixPro", model, "top1", "Table 1") - value("accuracy", "TransMix", model, "top1", "Table 1"), 6) == gain
+
+
+@pytest.mark.parametrize(("decoder", "gains"), [("linear", (0.6, 0.6)), ("segmenter", (0.5, 0.4))])
+def test_gains_the_text_of_the_mixpro_paper_states_for_segmentation(decoder, gains):
+    of = {(v.method, v.metric): float(v.value) for v in VALUES if v.table == "seg" and v.decoder == decoder}
+    assert tuple(round(of["MixPro", metric] - of["TransMix", metric], 6) for metric in ("miou", "miou_ms")) == gains
+    assert all(of[method, "miou"] < of[method, "miou_ms"] for method in ("baseline", "TransMix", "MixPro"))
+
+
+def test_gains_the_text_of_the_mixpro_paper_states_for_detection():
+    of = {(v.method, v.model, v.metric): v.value for v in VALUES if v.table == "det"}
+    for metric in ("box_ap", "mask_ap"):
+        assert round(float(of["MixPro", "pvt_small", metric]) - float(of["TransMix", "pvt_small", metric]), 6) == 0.5
+    assert len(of) == 5 * 7 and {v for (_, model, metric), v in of.items() if (model, metric) == ("pvt_small", "parameters")} == {"44.1M"}
+    for method, model in {(method, model) for method, model, _ in of}:
+        box, mask = ([float(of[method, model, f"{kind}_ap{at}"]) for at in ("50", "75", "")] for kind in ("box", "mask"))
+        assert box[0] > box[1] > box[2] and mask[0] > mask[1] > mask[2] and all(b > m for b, m in zip(box, mask))
 
 
 def test_models_exist_in_timm_unless_they_are_ours_or_nobodys():

@@ -4,7 +4,7 @@ import signal
 import pytest
 import torch
 
-from evalkit.train.guard import Guard
+from evalkit.guard import Guard
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])

@@ -1,6 +1,6 @@
 import json
 
-from evalkit.train.logger import Logger
+from evalkit.logger import Logger
 
 
 def test_lines_after_the_resume_step_are_dropped(tmp_path, capsys):

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from evalkit.runtime import is_main, write_atomic
+from .runtime import is_main, write_atomic
 
 
 class Logger:

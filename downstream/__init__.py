@@ -1,0 +1,1 @@
+"""Transfer: how well a pre-trained backbone segments and detects."""

@@ -1,0 +1,165 @@
+"""The pre-trained backbone: where it comes from, how it is built for other image sizes, how its weights are filled in, what they lacked."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from evalkit import models
+from evalkit.checkpoint import read_weights
+from evalkit.errors import EvalkitError, unknown
+from evalkit.models.load import SUFFIXES, convert, head_names
+
+TIMM = "timm"  # as a checkpoint: the weights that timm publishes for the model
+MAX_MISSING = 0.2  # share of the model's tensors
+PROBE = (64, 96)  # height and width of the image that shows whether a backbone takes any size
+
+
+@dataclass(frozen=True)
+class Source:
+    """A backbone by name: enough to build it, to fill it, and to say in a record what it was."""
+
+    model: str
+    model_args: dict[str, Any]
+    checkpoint: str | None  # a folder or file, `TIMM`, or None: random weights
+    weights: str | None  # "raw" or "ema"; None: what a bare file holds
+    sha256: str | None  # of the weights
+    method: str | None  # the mixup it was trained with, if known
+    label: str
+    mean: list[float]
+    std: list[float]
+    channels: list[int]  # of each map that forward_intermediates gives
+    strides: list[int]  # pixels of the image per pixel of each map
+
+
+def resolve(spec: str, *, model: str | None, model_args: dict[str, Any], weights: str | None, random: bool, label: str | None) -> Source:
+    """What `spec` means: an evalkit checkpoint or run folder, a weights file (with `model`), or a timm name. With `random` only the
+    architecture is taken from it. Raises EvalkitError for what is not there or does not say its architecture."""
+    path, meta, sha256 = Path(spec), {}, None
+    if path.exists():
+        _, meta, sha256 = read_weights(path, weights)
+        model = meta.get("model") or model
+        if model is None:
+            raise EvalkitError(f"{path} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224")
+    elif "/" in spec or path.suffix in SUFFIXES:
+        raise EvalkitError(f"no such checkpoint: {spec}")
+    elif not timm.is_model(spec.partition(".")[0]):
+        raise unknown("model or checkpoint", spec, timm.list_models())
+    else:
+        model = spec
+    args = {**meta.get("model_args", {}), **model_args}
+    network = models.create(model, num_classes=0, **args)
+    if not hasattr(network.model, "forward_intermediates"):
+        raise EvalkitError(f"model '{model}' does not give its feature maps, so it cannot be transferred; use a ViT, DeiT, PVT, Swin or ResNet")
+    info = network.model.feature_info
+    name = meta.get("label") or meta.get("method") or path.stem
+    return Source(
+        model=model,
+        model_args=args,
+        checkpoint=None if random else str(path) if path.exists() else TIMM,
+        weights=meta.get("weights") or weights,
+        sha256=None if random else sha256,
+        method=None if random else meta.get("method"),
+        label=label or (f"{model}, random" if random else name),
+        mean=list(network.mean),
+        std=list(network.std),
+        channels=[stage["num_chs"] for stage in info],
+        strides=[stage["reduction"] for stage in info],
+    )
+
+
+def build(name: str, model_args: dict[str, Any], img_size: int | None, pretrained: bool = False) -> nn.Module:
+    """The timm model without its head, for images of any size; positional embeddings are made for `img_size` pixels a side (None: as pre-trained)."""
+    kind = type(models.create(name, num_classes=0, **model_args).model)
+    accepted = {arg for base in kind.__mro__ if "__init__" in vars(base) for arg in inspect.signature(base.__init__).parameters}
+    size = ({} if img_size is None else {"img_size": img_size}) | {"dynamic_img_size": True, "strict_img_size": False}
+    return models.create(name, num_classes=0, pretrained=pretrained, **{**model_args, **{k: v for k, v in size.items() if k in accepted}}).model
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[str, list[str]]:
+    """Load `tensors` into a model without head, positional embeddings resampled to its size; which were "loaded", "head_dropped", "resized"
+    (these are among the loaded), "missing" and "unexpected". Raises EvalkitError if shapes differ or more than a fifth is missing."""
+    own, heads = model.state_dict(), head_names(model)
+    dropped = sorted(k for k in tensors if k not in own and k.rpartition(".")[0] in heads)
+    converted = tensors
+    if any(k not in tensors or tensors[k].shape != v.shape for k, v in own.items()):
+        converted = convert(model, tensors)
+    loaded = sorted(k for k in own if k in converted)
+    missing = sorted(k for k in own if k not in converted)
+    wrong = [k for k in loaded if converted[k].shape != own[k].shape]
+    if wrong or len(missing) > MAX_MISSING * len(own):
+        what, keys = ("has other shapes for", wrong) if wrong else ("lacks", missing)
+        shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+        advice = "give the model and model_args it was made with"
+        raise EvalkitError(f"{source} does not fit the backbone: it {what} {len(keys)} of its {len(own)} tensors ({shown}); {advice}")
+    model.load_state_dict({k: converted[k] for k in loaded}, strict=False)
+    return {
+        "loaded": loaded,
+        "head_dropped": dropped,
+        "resized": [k for k in loaded if k in tensors and tensors[k].shape != own[k].shape],
+        "missing": missing,
+        "unexpected": sorted(k for k in converted if k not in own and k not in dropped),
+    }
+
+
+class Backbone(nn.Module):
+    """(B, 3, H, W) normalised images to the maps (B, C, h, w) of `out_indices`; parameters that none of them depends on are frozen.
+
+    `norm` applies the model's final normalisation to the maps, as a decoder on the last tokens of a ViT needs. `freeze_statistics` keeps those of batch
+    normalisation as they were loaded. `report` tells what `fill` did.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        img_size: int | None,
+        out_indices: list[int],
+        norm: bool = False,
+        model_args: dict[str, Any] | None = None,
+        checkpoint: str | None = None,
+        weights: str | None = None,
+        freeze_statistics: bool = False,
+    ):
+        super().__init__()
+        self.freeze_statistics = freeze_statistics
+        self.out_indices, self.norm = list(out_indices), norm
+        self.model = build(model, dict(model_args or {}), img_size, pretrained=checkpoint == TIMM)
+        self.report: dict[str, list[str]] = {}
+        if checkpoint not in (None, TIMM):
+            self.report = fill(self.model, read_weights(checkpoint, weights)[0], checkpoint)
+        self.report["frozen"] = self._freeze_unused(model)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.forward_intermediates(x, indices=self.out_indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True))
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        for module in self.modules() if self.freeze_statistics else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def _freeze_unused(self, name: str) -> list[str]:
+        """Freeze what gets no gradient (DistributedDataParallel would wait for it for ever); the names of these parameters."""
+        mode = self.training
+        self.eval()
+        try:
+            with torch.enable_grad():
+                total = sum(m.sum() for m in self(torch.zeros(1, 3, *PROBE)))
+        except Exception as e:
+            why = (str(e).strip().splitlines() or [type(e).__name__])[0]
+            raise EvalkitError(
+                f"model '{name}' does not take images of any size ({why}), which segmentation and detection need; use a ViT, DeiT, PVT, Swin or ResNet"
+            ) from e
+        self.train(mode)
+        names, parameters = zip(*((n, p) for n, p in self.model.named_parameters() if p.requires_grad))
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        unused = [(n, p) for n, p, g in zip(names, parameters, gradients) if g is None]
+        for _, p in unused:
+            p.requires_grad_(False)
+        return [n for n, _ in unused]

@@ -1,0 +1,284 @@
+"""Object detection and instance segmentation with mmdetection: Mask R-CNN (He et al., ICCV 2017) with FPN on the feature pyramid of the backbone.
+
+The recipe for COCO is the 1x schedule that the authors of PVT released for Mask R-CNN (arXiv 2102.12122), the one whose PVT-S row MixPro and TransMix print.
+Differs from it in the order of the images, which never ends instead of being padded to whole epochs. As there, each process puts images of one orientation
+together, so that the number of processes decides which images share a step.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING
+
+from evalkit import config as recipes
+from evalkit.errors import EvalkitError
+from evalkit.runtime import world_size
+
+from . import config, layout, scenes, sheets
+from .backbone import Source
+from .config import TransferConfig
+from .layout_det import DetData
+from .task import Data, Outcome, Task
+
+FINEST, COARSEST = 4, 8  # pixels per place of the finest feature map: finer ones are left out, a coarser one cannot show small objects
+LEVELS = 5  # of the feature pyramid; the last are pooled from the one before
+PUBLISHED = ("coco", "coco-large")
+# Keys that choose what is run or where, not how: a run may differ in them from a published recipe.
+FREE = {*config.EXECUTION_KEYS, "model", "model_args", "weights", "label", "data_dir", "threads", "seed", "mm"}
+
+
+@dataclass(frozen=True)
+class DetConfig(TransferConfig):
+    """Every key that a detection recipe may hold."""
+
+    epochs: int = MISSING
+    decay_epochs: list[int] = MISSING  # after these the learning rate is a tenth
+    lr_batch: int | None = None  # the batch size that lr is meant for: it is scaled in proportion; absent: lr as it is
+    image_size: list[int] | None = None  # the longer and the shorter side that images are fitted into; absent: used as they are
+    anchor_scale: int = 8  # side of the anchors in places of their feature map
+    channels: int = 256  # of the pyramid and of the heads' convolutions
+    fc_channels: int = 1024  # of the box head
+    mask_convs: int = 4  # convolutions of the mask head
+    rois: int = 512  # regions per image that the heads train on
+    proposals: int = 1000  # regions per image that the heads see
+
+    def check(self) -> None:
+        super().check()
+        if self.image_size is not None and (len(self.image_size) != 2 or self.image_size[0] < self.image_size[1] or self.image_size[1] < 32):
+            raise EvalkitError(f"key 'image_size' must be the longer and the shorter side, such as [1333, 800], but got {self.image_size}")
+        if sorted(set(self.decay_epochs)) != list(self.decay_epochs) or any(not 0 < e < self.epochs for e in self.decay_epochs):
+            raise EvalkitError(f"key 'decay_epochs' must be growing numbers between 0 and epochs={self.epochs}, but got {self.decay_epochs}")
+
+    def positive(self) -> tuple[str, ...]:
+        return (*super().positive(), "epochs", "lr_batch", "anchor_scale", "channels", "fc_channels", "mask_convs", "rois", "proposals")
+
+
+def find_data(cfg: DetConfig, run: Path) -> Data:
+    """The set of `cfg`, checked; the embedded scenes are written into the run folder. Images without objects are not trained on."""
+    found = layout.detection(cfg.data, run / "data", cfg.data_dir)
+    return Data(
+        name=found.name,
+        classes=found.classes,
+        counts={"train": found.with_objects["train"], "val": found.count["val"]},
+        fingerprint=found.fingerprint["val"],
+        published=found.published,
+        train=_part(found, "train") | {"filter_cfg": {"filter_empty_gt": True, "min_size": 32}},
+        val=_part(found, "val") | {"test_mode": True},
+        notes=found.notes,
+    )
+
+
+def _part(found: DetData, split: str) -> dict[str, Any]:
+    return {
+        "type": "CocoDataset",
+        "data_root": str(found.root),
+        "ann_file": found.annotations[split],
+        "data_prefix": {"img": found.images[split]},
+        "metainfo": {"classes": found.classes},
+    }
+
+
+def steps_per_epoch(cfg: DetConfig, data: Data) -> int:
+    return math.ceil(data.counts["train"] / cfg.batch_size)
+
+
+def steps(cfg: DetConfig, data: Data) -> int:
+    return cfg.epochs * steps_per_epoch(cfg, data)
+
+
+def pyramid(source: Source) -> tuple[list[int], list[int], list[int]]:
+    """Which of the backbone's maps the pyramid is built on: their indices, channels and strides. Raises EvalkitError for a model without a fine one."""
+    last = {stride: i for i, stride in enumerate(source.strides) if stride >= FINEST}  # of several maps of one stride the last
+    indices = sorted(last.values())
+    found = [source.strides[i] for i in indices]
+    if not found or found[0] > COARSEST or any(b != 2 * a for a, b in itertools.pairwise(found)):
+        what = ", ".join(map(str, sorted(set(source.strides))))
+        raise EvalkitError(f"detection needs feature maps from stride 4 or 8 on, but those of model '{source.model}' have {what}; use a PVT, Swin or ResNet")
+    return indices, [source.channels[i] for i in indices], found
+
+
+def mm_config(cfg: DetConfig, source: Source, data: Data, run: Path) -> dict[str, Any]:
+    """Everything mmdetection needs but `train_cfg`: model, data, schedule, test."""
+    epoch, total = steps_per_epoch(cfg, data), steps(cfg, data)
+    if cfg.warmup_steps >= total:
+        raise EvalkitError(f"warmup_steps={cfg.warmup_steps} leaves nothing of the {total} steps of {cfg.epochs} epochs; use fewer")
+    load, labels = {"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
+    size = {"scale_factor": 1.0} if cfg.image_size is None else {"scale": tuple(cfg.image_size)}
+    resize = {"type": "Resize", "keep_ratio": True, **size}
+    pack = {"type": "PackDetInputs", "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")}
+    loader = {"num_workers": cfg.workers, "persistent_workers": False}
+    optimizer = config.optimizer(cfg)
+    if cfg.lr_batch is not None:
+        optimizer["optimizer"]["lr"] = cfg.lr * cfg.batch_size / cfg.lr_batch
+    return {
+        "model": _model(cfg, source, len(data.classes)),
+        "train_dataloader": {
+            "batch_size": cfg.batch_size // world_size(),
+            "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": cfg.seed},
+            "batch_sampler": {"type": "AspectRatioBatchSampler"},  # lying and upright images apart, so that little is padded
+            "dataset": data.train | {"pipeline": [load, labels, resize, {"type": "RandomFlip", "prob": cfg.flip}, {"type": "PackDetInputs"}]},
+            **loader,
+        },
+        "optim_wrapper": optimizer,
+        "param_scheduler": [
+            *config.warmup(cfg),
+            {"type": "MultiStepLR", "milestones": [e * epoch for e in cfg.decay_epochs], "gamma": 0.1, "begin": 0, "end": total, "by_epoch": False},
+        ],
+        "custom_hooks": [],
+        "test_dataloader": {
+            "batch_size": 1,
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+            "dataset": data.val | {"pipeline": [load, resize, labels, pack]},  # the truth at its own size
+            **loader,
+        },
+        "test_evaluator": {"type": "EvalkitCoco", "ann_file": str(Path(data.val["data_root"]) / data.val["ann_file"]), "collect_dir": str(run / "mm")},
+    }
+
+
+def _model(cfg: DetConfig, source: Source, classes: int) -> dict[str, Any]:
+    """Mask R-CNN; what no key says is as in mmdetection's and the PVT authors' configs."""
+    indices, channels, strides = pyramid(source)
+    levels = [strides[0] * 2**i for i in range(LEVELS)]
+    pooled = {"type": "SingleRoIExtractor", "out_channels": cfg.channels, "featmap_strides": levels[:4]}
+    align = {"type": "RoIAlign", "sampling_ratio": 0}
+    assigner = {"type": "MaxIoUAssigner", "match_low_quality": True, "ignore_iof_thr": -1}
+    proposal = {"max_per_img": cfg.proposals, "nms": {"type": "nms", "iou_threshold": 0.7}, "min_bbox_size": 0}
+    return {
+        "type": "MaskRCNN",
+        "data_preprocessor": {
+            "type": "DetDataPreprocessor",
+            "mean": [255 * v for v in source.mean],
+            "std": [255 * v for v in source.std],
+            "bgr_to_rgb": True,
+            "pad_mask": True,
+            "pad_size_divisor": 32,
+        },
+        "backbone": {
+            "type": "EvalkitTimmBackbone",
+            "model": source.model,
+            "model_args": source.model_args | ({"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}),
+            "img_size": None,  # positional embeddings keep their size and are resampled for every image, as in the PVT authors' code
+            "out_indices": indices,
+            "norm": len(indices) == 1,  # the last tokens of a ViT are made to be normalised, the maps of a pyramid are used as they are
+            "freeze_statistics": source.checkpoint is not None,  # of batch normalisation: the batches of detection are too small to keep them
+            "checkpoint": source.checkpoint,
+            "weights": source.weights,
+        },
+        "neck": {"type": "FPN", "in_channels": channels, "out_channels": cfg.channels, "num_outs": LEVELS},
+        "rpn_head": {
+            "type": "RPNHead",
+            "in_channels": cfg.channels,
+            "feat_channels": cfg.channels,
+            "anchor_generator": {"type": "AnchorGenerator", "scales": [cfg.anchor_scale], "ratios": [0.5, 1.0, 2.0], "strides": levels},
+            "bbox_coder": _coder(1.0, 1.0),
+            "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 1.0},
+            "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
+        },
+        "roi_head": {
+            "type": "StandardRoIHead",
+            "bbox_roi_extractor": pooled | {"roi_layer": align | {"output_size": 7}},
+            "bbox_head": {
+                "type": "Shared2FCBBoxHead",
+                "in_channels": cfg.channels,
+                "fc_out_channels": cfg.fc_channels,
+                "roi_feat_size": 7,
+                "num_classes": classes,
+                "bbox_coder": _coder(0.1, 0.2),
+                "reg_class_agnostic": False,
+                "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
+                "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
+            },
+            "mask_roi_extractor": pooled | {"roi_layer": align | {"output_size": 14}},
+            "mask_head": {
+                "type": "FCNMaskHead",
+                "num_convs": cfg.mask_convs,
+                "in_channels": cfg.channels,
+                "conv_out_channels": cfg.channels,
+                "num_classes": classes,
+                "loss_mask": {"type": "CrossEntropyLoss", "use_mask": True, "loss_weight": 1.0},
+            },
+        },
+        "train_cfg": {
+            "rpn": {
+                "assigner": assigner | {"pos_iou_thr": 0.7, "neg_iou_thr": 0.3, "min_pos_iou": 0.3},
+                "sampler": _sampler(256, 0.5, add_truth=False),
+                "allowed_border": -1,
+                "pos_weight": -1,
+            },
+            "rpn_proposal": proposal | {"nms_pre": 2 * cfg.proposals},
+            "rcnn": {
+                "assigner": assigner | {"pos_iou_thr": 0.5, "neg_iou_thr": 0.5, "min_pos_iou": 0.5},
+                "sampler": _sampler(cfg.rois, 0.25, add_truth=True),
+                "mask_size": 28,
+                "pos_weight": -1,
+            },
+        },
+        "test_cfg": {
+            "rpn": proposal | {"nms_pre": cfg.proposals},
+            "rcnn": {"score_thr": 0.05, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100, "mask_thr_binary": 0.5},
+        },
+    }
+
+
+def _coder(centre: float, side: float) -> dict[str, Any]:
+    return {"type": "DeltaXYWHBBoxCoder", "target_means": [0.0] * 4, "target_stds": [centre, centre, side, side]}
+
+
+def _sampler(count: int, positive: float, add_truth: bool) -> dict[str, Any]:
+    return {"type": "RandomSampler", "num": count, "pos_fraction": positive, "neg_pos_ub": -1, "add_gt_as_proposals": add_truth}
+
+
+def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]]) -> Outcome:
+    """COCO's average precision of boxes and of masks: mean over IoU 0.50 to 0.95, at 0.50, at 0.75; and the first of these for each class."""
+    scores = evaluate()
+    rows = [{"class": name} for name in data.classes]
+    metrics = {}
+    for kind in ("box", "mask"):
+        ap = np.asarray(scores[f"det/{kind}"])  # (classes, 3), NaN for a class without an object
+        for suffix, column in zip(("", "50", "75"), ap.T):
+            metrics[f"{kind}_ap{suffix}"] = float(np.nanmean(column))
+        for row, value in zip(rows, ap[:, 0]):
+            row[f"{kind}_ap"] = float(value)
+    absent = int(np.isnan(ap[:, 0]).sum())
+    return Outcome(metrics, rows, {}, [f"{absent} of {len(rows)} classes have no object in the validation images"] if absent else [])
+
+
+def published(cfg: DetConfig, data: Data) -> bool:
+    """Whether all of the data is there and every key that moves a number has the value of a COCO recipe."""
+    if not data.published or cfg.mm:
+        return False
+    references = [recipes.load(DetConfig, name, [], folder="det") for name in PUBLISHED]
+    keys = [f.name for f in dataclasses.fields(cfg) if f.name not in FREE]
+    return any(all(getattr(cfg, key) == getattr(reference, key) for key in keys) for reference in references)
+
+
+def summary(outcome: Outcome) -> str:
+    return ", ".join(f"{kind} AP {100 * outcome.metrics[f'{kind}_ap']:.1f} %" for kind in ("box", "mask"))
+
+
+def recipe(overrides: list[str]) -> str:
+    """The embedded scenes have one of their own; anything else is trained like COCO."""
+    given = dict(text.split("=", 1) for text in overrides if "=" in text)
+    return f"{scenes.NAME}-det" if given.get("data", scenes.NAME) == scenes.NAME else PUBLISHED[0]
+
+
+TASK = Task(
+    name="det",
+    version=1,
+    scope="mmdet",
+    schema=DetConfig,
+    recipe=recipe,
+    data=find_data,
+    config=mm_config,
+    steps=steps,
+    measure=measure,
+    published=published,
+    sheet=sheets.detection,
+    summary=summary,
+)

@@ -1,0 +1,116 @@
+"""Detection sets on disk in COCO's format; each thing that is wrong in one line."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import EvalkitError
+from evalkit.runtime import sha256_file
+
+from .layout_seg import SPLITS, counts
+
+COCO_IMAGES = {"train": 118_287, "val": 5000}
+COCO_CLASSES = 80
+COCO_FILES = ("annotations/instances_{}2017.json", "annotations/instances_{}.json", "annotations/{}.json")
+COCO_FOLDERS = ("{}2017", "{}", "images")
+
+
+@dataclass(frozen=True)
+class DetData:
+    """Images and COCO annotations of a detection set; paths are relative to `root`, mappings by split."""
+
+    name: str
+    root: Path
+    classes: list[str]  # in the order of the annotation file, which is that of the labels in MMDetection
+    annotations: dict[str, str]  # file
+    images: dict[str, str]  # folder
+    count: dict[str, int]  # images
+    with_objects: dict[str, int]  # images that show at least one
+    fingerprint: dict[str, str]
+    published: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def coco(root: str | Path) -> DetData:
+    """The set in `root`, see `coco_format`: COCO 2017 if it has its numbers of images and classes; otherwise one of its own name, with a note that says what
+    is different."""
+    found = coco_format(root, "coco")
+    different = [] if found.count == COCO_IMAGES else [counts(found.count, COCO_IMAGES)]
+    different += [] if len(found.classes) == COCO_CLASSES else [f"{len(found.classes)} classes instead of {COCO_CLASSES}"]
+    if not different:
+        return replace(found, published=True)
+    return replace(found, name=Path(root).resolve().name, notes=[f"not COCO 2017 as published: {', '.join(different)}"])
+
+
+def coco_format(root: str | Path, name: str) -> DetData:
+    """Data in COCO's format: in root/annotations instances_{train,val}2017.json, instances_{train,val}.json or {train,val}.json; the images in
+    root/{train,val}2017, root/{train,val} or root/images. Every object needs a mask. Raises EvalkitError."""
+    root = Path(root)
+    annotations = {split: _first(root, COCO_FILES, split, Path.is_file) for split in SPLITS}
+    images = {split: _first(root, COCO_FOLDERS, split, Path.is_dir) for split in SPLITS}
+    count, with_objects, classes = {}, {}, {}
+    for split in SPLITS:
+        path = root / annotations[split]
+        content = _read_json(path)
+        problem = _json_problem(content) or _missing(content["images"], root / images[split])
+        if problem:
+            raise EvalkitError(f"{path}: {problem}")
+        count[split] = len(content["images"])
+        with_objects[split] = len({entry["image_id"] for entry in content["annotations"]})
+        classes[split] = {category["id"]: category["name"] for category in content["categories"]}
+    if list(classes["train"].items()) != list(classes["val"].items()):
+        raise EvalkitError(f"{root}: {annotations['train']} and {annotations['val']} do not list the same categories in the same order; give both one list")
+    fingerprint = {split: sha256_file(root / annotations[split]) for split in SPLITS}
+    return DetData(name, root, list(classes["train"].values()), annotations, images, count, with_objects, fingerprint)
+
+
+def _first(root: Path, candidates: Sequence[str], split: str, there: Callable[[Path], bool]) -> str:
+    """The first of the candidate paths of a split that exists."""
+    names = [candidate.format(split) for candidate in candidates]
+    found = next((name for name in names if there(root / name)), None)
+    if found is None:
+        raise EvalkitError(f"{root} has no {names[0]} (nor {' nor '.join(names[1:])}); COCO 2017 is at cocodataset.org, own data goes into the same layout")
+    return found
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as e:
+        raise EvalkitError(f"{path} is not readable JSON ({' '.join(str(e).split())}); fetch or write it again") from e
+
+
+def _json_problem(content: Any) -> str | None:
+    """What is wrong with the content of an annotation file, apart from missing images."""
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list) or not content[key]:
+            return f"the list `{key}` is missing or empty; it must be in COCO's format"
+    try:
+        for key in ("images", "annotations", "categories"):
+            if len({entry["id"] for entry in content[key]}) < len(content[key]):
+                return f"two of the `{key}` have the same id; give each its own"
+        names = [entry["name"] for entry in content["categories"]]
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            return "a category has no name, or the name of another; give each its own"
+        known_images, known_categories = ({entry["id"] for entry in content[key]} for key in ("images", "categories"))
+        for entry in content["annotations"]:
+            if entry["image_id"] not in known_images or entry["category_id"] not in known_categories:
+                return f"object {entry['id']} names an image or a category that the file does not list; add or remove it"
+            if not entry.get("segmentation") or len(entry["bbox"]) != 4:
+                return f"object {entry['id']} has no mask or no box of four numbers; Mask R-CNN needs both"
+        if not all(entry["file_name"] and entry["width"] > 0 and entry["height"] > 0 for entry in content["images"]):
+            return "an image has no size; add width and height"
+    except (KeyError, TypeError) as e:
+        return f"an entry lacks {e if isinstance(e, KeyError) else 'a value of the right type'}; it must be in COCO's format"
+    return None
+
+
+def _missing(images: list[dict[str, Any]], folder: Path) -> str | None:
+    """Which of the images are not in the folder."""
+    names = [image["file_name"] for image in images]
+    flat = {entry.name for entry in os.scandir(folder)}
+    gone = [name for name in names if name not in flat and not ("/" in name and (folder / name).is_file())]
+    return f"{len(gone):,} of its {len(names):,} images are missing in {folder} ({gone[0]}); complete it" if gone else None

@@ -1,0 +1,285 @@
+"""Train and evaluate by an mm config: mmengine's Runner builds the parts, a loop of our own drives them, evalkit logs and saves.
+
+The order of the images, their augmentation and dropout are functions of (seed, step, place in the batch), so a run that was killed and
+resumed takes the same steps as one that was not.
+"""
+
+import contextlib
+import copy
+import io
+import os
+import random
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import mmengine.device.utils
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS, HOOKS, LOOPS, MODELS
+from mmengine.runner import BaseLoop, Runner
+from torch.utils.data import DataLoader
+
+from evalkit.data.loading import shield
+from evalkit.errors import EvalkitError
+from evalkit.guard import Guard
+from evalkit.inference import progress
+from evalkit.logger import Logger
+from evalkit.runtime import derive_key, is_main, rank, sync_folder, world_size, write_atomic
+
+from . import backbone  # noqa: F401  (registers it)
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its state is saved."""
+
+
+@HOOKS.register_module()
+class SlimCheckpointHook(Hook):
+    """Keeps mmengine's log buffers out of checkpoints: what is left loads with weights_only=True."""
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+
+
+# ---- the same numbers for the same (seed, step, place), whatever happened before
+
+
+def seed_everything(*keys: str | int) -> None:
+    """Seed every global generator: mm's augmentations, samplers and models draw from nowhere else."""
+    key = derive_key(*keys)
+    random.seed(key)
+    np.random.seed(key % 2**32)
+    torch.manual_seed(key % 2**63)
+
+
+class Places:
+    """A batch sampler from step `start` on, its indices as (index, step, place in the global batch)."""
+
+    def __init__(self, batches: Any, start: int):
+        self.batches, self.start = batches, start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        for step, batch in enumerate(self.batches):
+            if step >= self.start:
+                yield [(index, step, slot * world_size() + rank()) for slot, index in enumerate(batch)]
+
+
+class Seeded:
+    """A dataset whose augmentation depends on the seed and the place in the run only."""
+
+    def __init__(self, dataset: Any, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Any:
+        index, *place = key
+        seed_everything(self.seed, "sample", *place)
+        return self.dataset[index]
+
+
+# ---- training
+
+
+@LOOPS.register_module()
+class EvalkitLoop(BaseLoop):
+    """Steps `max_iters`, with a log line every `log_steps` and a checkpoint every `checkpoint_steps` and when a signal asks for the end."""
+
+    def __init__(self, runner: Runner, dataloader: Any, run: str, seed: int, max_iters: int, log_steps: int, checkpoint_steps: int, keep: int):
+        super().__init__(runner, dataloader)
+        self.folder, self.seed, self.max_iters = Path(run), seed, max_iters
+        self.log_steps, self.checkpoint_steps, self.keep = log_steps, checkpoint_steps, keep
+        self.epoch = self._epoch = 0
+        self.max_epochs = 1
+        self._iter = 0  # what Runner.resume sets
+
+    @property
+    def iter(self) -> int:
+        return self._iter
+
+    def batches(self) -> Iterator[Any]:
+        """Batches from the current step on. Skipping costs the order alone: no image is read for it."""
+        built = self.dataloader
+        return iter(
+            DataLoader(
+                Seeded(built.dataset, self.seed),
+                batch_sampler=Places(built.batch_sampler, self._iter),
+                num_workers=built.num_workers,
+                collate_fn=built.collate_fn,
+                worker_init_fn=shield,
+                pin_memory=torch.cuda.is_available(),
+            )
+        )
+
+    def run(self) -> None:
+        runner, batches = self.runner, self.batches()
+        device = next(runner.model.parameters()).device
+        log = Logger(self.folder, self._iter, self.max_iters)
+        window, shown, loss = time.monotonic(), self._iter, {}
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")
+        runner.model.train()
+        with Guard(device) as guard:
+            try:
+                while self._iter < self.max_iters:
+                    batch = next(batches)
+                    rate = runner.optim_wrapper.get_lr()["lr"][0]
+                    seed_everything(self.seed, "model", self._iter, rank())
+                    runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=batch)
+                    loss = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+                    runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=loss)
+                    self._iter += 1
+
+                    last = self._iter == self.max_iters
+                    save_now = last or self._iter % self.checkpoint_steps == 0
+                    log_now = last or self._iter % self.log_steps == 0
+                    if world_size() > 1 and not (save_now or log_now or self._iter % 10 == 0):  # asking the others costs a wait
+                        continue
+                    bad, stop = guard.agree(not bool(torch.isfinite(loss["loss"])), guard.received or 0)
+                    if bad:
+                        raise EvalkitError(
+                            f"the loss was not finite at step {self._iter} or before; lower lr or set clip_grad=1.0, then start again in another folder"
+                        )
+                    if log_now:
+                        now = time.monotonic()
+                        values = {name: float(value.detach()) for name, value in loss.items()} | {"lr": rate}
+                        values["seconds_per_step"] = round((now - window) / (self._iter - shown), 4)
+                        log.log(self._iter, values, f"loss {values['loss']:.3f}  lr {rate:.1e}  {values['seconds_per_step']:.2f} s/step")
+                        window, shown = now, self._iter
+                    if save_now or stop:
+                        self.save()
+                    if stop and not last:
+                        raise Stopped(int(stop))
+            finally:
+                log.close()
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+
+    def save(self) -> None:
+        """A checkpoint of the current step: written under another name, made durable, renamed; then the oldest go."""
+        folder = self.folder / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        partial = folder / ".partial"
+        self.runner.save_checkpoint(str(folder), partial.name, meta={"epoch": 0, "iter": self._iter}, by_epoch=False)
+        if is_main():
+            with open(partial, "rb") as f:
+                os.fsync(f.fileno())
+            os.replace(partial, folder / f"step-{self._iter:09d}.pth")
+            sync_folder(folder)
+            for path in sorted(folder.glob("step-*.pth"))[: -self.keep]:
+                path.unlink()
+
+
+def newest(run: Path) -> tuple[Path, int] | None:
+    """The last checkpoint of a run and its step; None if there is none. A name without a dot is a file that was written whole."""
+    paths = sorted((run / "checkpoints").glob("step-*.pth"))
+    return (paths[-1], int(paths[-1].stem.partition("-")[2])) if paths else None
+
+
+class QuietRunner(Runner):
+    """mmengine's Runner without a word on standard output about the file it resumes from."""
+
+    def load_or_resume(self) -> None:
+        with quiet():
+            super().load_or_resume()
+
+
+def build(config: dict[str, Any], run: Path, *, scope: str, seed: int, device: torch.device, resume: bool) -> Runner:
+    """The Runner of an mm config ("mmseg" or "mmdet" by `scope`), ready to train; with `resume`, from the run's newest checkpoint on."""
+    import_module(f"{scope}.utils").register_all_modules(init_default_scope=True)
+    import_module(f"{__package__}.{scope.removeprefix('mm')}")
+    found = newest(run) if resume else None
+    config = {key: copy.deepcopy(value) for key, value in config.items() if not key.startswith(("test_", "tta_"))}
+    if found is not None:
+        config["model"]["backbone"]["checkpoint"] = None  # the run's own weights are the ones that count
+    config |= {
+        "work_dir": str(run / "mm"),
+        "default_scope": scope,
+        "experiment_name": f"{run.name}-{time.time_ns()}",  # mmengine keeps one world per name and process
+        "launcher": "pytorch" if world_size() > 1 else "none",
+        "log_level": "ERROR",
+        "randomness": {"seed": seed},
+        "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None if device.type == "cpu" else [device.index]},
+        "env_cfg": {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
+        "default_hooks": {"timer": None, "logger": None, "checkpoint": None, "sampler_seed": None},
+        "custom_hooks": [*config["custom_hooks"], {"type": "SlimCheckpointHook"}],
+        "resume": found is not None,
+        "load_from": None if found is None else str(found[0]),
+    }
+    mmengine.device.utils.DEVICE = device.type  # mmengine takes a GPU wherever there is one
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with quiet():
+        runner = QuietRunner.from_cfg(Config(config))
+        _ = runner.train_loop  # mmengine builds it when it is first asked for, and the data with it
+    return runner
+
+
+def save_config(config: dict[str, Any], path: Path) -> None:
+    """The mm config as a Python file that mm's own tools read."""
+    write_atomic(path, lambda f: f.write(Config(config).pretty_text.encode()))
+
+
+def loop_config(run: Path, *, seed: int, steps: int, log_steps: int, checkpoint_steps: int, keep: int) -> dict[str, Any]:
+    """`train_cfg` of an mm config."""
+    return {
+        "type": "EvalkitLoop",
+        "run": str(run),
+        "seed": seed,
+        "max_iters": steps,
+        "log_steps": log_steps,
+        "checkpoint_steps": checkpoint_steps,
+        "keep": keep,
+    }
+
+
+# ---- evaluation
+
+
+def plain_model(runner: Runner) -> torch.nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+@torch.no_grad()
+def evaluate(runner: Runner, config: dict[str, Any], *, tta: bool = False) -> dict[str, Any]:
+    """What the config's `test_evaluator` says of its `test_dataloader`; with `tta` through its `tta_model` and `tta_pipeline`."""
+    model = plain_model(runner)
+    loader = copy.deepcopy(config["test_dataloader"])
+    if tta:
+        loader["dataset"]["pipeline"] = config["tta_pipeline"]
+        model = MODELS.build(Config(config["tta_model"] | {"module": None}).to_dict() | {"module": model})
+    model.eval()
+    with quiet():
+        data = Runner.build_dataloader(Config(loader).to_dict(), seed=0)
+        evaluator: Evaluator = runner.build_evaluator(Config({"e": config["test_evaluator"]}).e)
+        evaluator.dataset_meta = data.dataset.metainfo
+    with progress("evaluating" + (", test-time augmentation" if tta else ""), len(data.dataset)) as advance:
+        for batch in data:
+            evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
+            advance(data.batch_size * world_size())
+    with quiet():
+        return evaluator.evaluate(len(data.dataset))
+
+
+@torch.no_grad()
+def samples(runner: Runner, config: dict[str, Any], count: int) -> list[Any]:
+    """`count` images of `test_dataloader`, evenly spaced, each with truth and prediction as the task's sheet shows them."""
+    model = plain_model(runner).eval()
+    with quiet():
+        data = DATASETS.build(Config(config["test_dataloader"]["dataset"]).to_dict())
+    where = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int)
+    sample = import_module(f"{__package__}.{runner.default_scope.scope_name.removeprefix('mm')}").sample
+    return [sample(model.test_step(pseudo_collate([data[int(i)]]))[0]) for i in where]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing on standard output: mm and pycocotools print tables and "creating index..." there."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -1,0 +1,139 @@
+"""`evalkit transfer`: a run folder from a checkpoint, or the continuation of one."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evalkit import config, plots, results, runs
+from evalkit.errors import EvalkitError
+from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
+
+from .backbone import Source, resolve
+from .config import EXECUTION_KEYS, TransferConfig, merge
+from .mm import require
+from .task import Data, Outcome, Task
+
+SHEET, SHOWN = "samples.png", 6  # validation images beside the truth and what was predicted
+
+
+def transfer(
+    task: Task, spec: str | None, cfg: TransferConfig | None, out: Path | None = None, resume: Path | None = None, overrides: list[str] | None = None
+) -> int:
+    """Train `task` by `cfg` from the checkpoint `spec` into the folder `out`, or continue the run folder `resume`, and measure. Returns the
+    exit code: 0 complete, 2 stopped by a signal and resumable, 130 stopped by Ctrl-C and resumable."""
+    require(task.scope)
+    if resume is not None:
+        run, cfg = Path(resume), runs.resumed(task.schema, Path(resume), overrides or [], EXECUTION_KEYS)
+        source = _read_source(run)
+    else:
+        source = resolve(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights, random=cfg.init == "random", label=cfg.label)
+        run = Path(out) if out else Path("runs") / _folder_name(task, cfg, source)
+        cfg = dataclasses.replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
+    torch.set_num_threads(cfg.threads)
+    device = pick_device(cfg.device)
+    init_processes(device)
+    if cfg.batch_size % world_size():
+        raise EvalkitError(f"batch_size={cfg.batch_size} cannot be shared by {world_size()} processes; use a multiple")
+    if is_main() and resume is None:
+        runs.refuse(run)
+    data: Data = gather_objects(task.data(cfg, run) if is_main() else None)[0]
+    mm_config, steps = task.config(cfg, source, data, run), task.steps(cfg, data)
+    merge(mm_config, cfg.mm)
+
+    from .mm import run as engine
+
+    mm_config["train_cfg"] = engine.loop_config(
+        run, seed=cfg.seed, steps=steps, log_steps=cfg.log_steps, checkpoint_steps=cfg.checkpoint_steps, keep=cfg.keep
+    )
+    if is_main():
+        if resume is None:
+            write_atomic(run / "source.json", lambda f: f.write(json.dumps(dataclasses.asdict(source), indent=1).encode()))
+            runs.start(run, cfg)
+        engine.save_config(mm_config, run / "mm_config.py")
+        print(f"{task.name}: {source.label} ({source.model}) on {data.name}, {data.counts['train']} images, {len(data.classes)} classes", flush=True)
+    began = time.monotonic()
+    runner = engine.build(mm_config, run, scope=task.scope, seed=cfg.seed, device=device, resume=resume is not None)
+    found = engine.newest(run) if resume is not None else None
+    if is_main():
+        if resume is not None:
+            print(f"resuming {run} at step {found[1]}" if found else f"{run} has no checkpoint yet; starting at step 0", flush=True)
+        if found is None:
+            _tell_weights(source, engine.plain_model(runner).backbone.report, run)
+    try:
+        runner.train()
+    except engine.Stopped as e:
+        number = e.args[0]
+        if is_main():
+            step = engine.newest(run)[1]
+            print(f"stopped by {signal.Signals(number).name} at step {step}, saved; continue with: evalkit transfer {task.name} --resume {run}", flush=True)
+        return 130 if number == signal.SIGINT else 2
+    outcome = task.measure(cfg, data, lambda tta=False: engine.evaluate(runner, mm_config, tta=tta))
+    if is_main():
+        sheet = plots.png(task.sheet(engine.samples(runner, mm_config, SHOWN), data.classes))
+        write_atomic(run / SHEET, lambda f: f.write(sheet))
+        parameters = sum(p.numel() for p in engine.plain_model(runner).parameters())
+        record = _record(task, cfg, source, data, outcome, parameters, device, time.monotonic() - began)
+        results.append(run, record)
+        print(f"{task.summary(outcome)} on {data.name} ({data.counts['val']} images); {run / results.FILE}, {run / SHEET}", flush=True)
+    return 0
+
+
+def _folder_name(task: Task, cfg: Any, source: Source) -> str:
+    head = f"-{cfg.head}" if hasattr(cfg, "head") else ""
+    return re.sub(r"[^\w.-]+", "-", f"{task.name}-{Path(cfg.data).name}{head}-{source.label}-seed{cfg.seed}")
+
+
+def _read_source(run: Path) -> Source:
+    try:
+        return Source(**json.loads((run / "source.json").read_text()))
+    except (OSError, ValueError, TypeError) as e:
+        raise EvalkitError(f"{run} is not the folder of a transfer (source.json is missing or damaged); start again in another folder") from e
+
+
+def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> None:
+    """What became of every tensor: the counts for the person watching, the names in weights.json."""
+    if source.checkpoint is None:
+        print("backbone: random weights", flush=True)
+    elif "loaded" not in report:
+        print(f"backbone: timm's weights of {source.model}", flush=True)
+    else:
+        counts = ", ".join(f"{len(report[key])} {key.replace('_', ' ')}" for key in ("loaded", "resized", "head_dropped", "missing", "unexpected"))
+        print(f"backbone: weights of {source.checkpoint}: {counts}", flush=True)
+        for key in ("missing", "unexpected"):
+            if report[key]:
+                print(f"  {key}: {', '.join(report[key][:5])}{', ...' if len(report[key]) > 5 else ''}", flush=True)
+    write_atomic(run / "weights.json", lambda f: f.write(json.dumps(report, indent=1).encode()))
+
+
+def _record(
+    task: Task, cfg: TransferConfig, source: Source, data: Data, outcome: Outcome, parameters: int, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    return results.make_record(
+        task="transfer",
+        protocol=task.name,
+        version=task.version,
+        model=source.model,
+        method=source.method,
+        label=source.label,
+        checkpoint_sha256=source.sha256,
+        weights=source.weights or "raw",
+        data={"name": data.name, "fingerprint": data.fingerprint, "split": "val", "classes": len(data.classes), "train_images": data.counts["train"]},
+        n=data.counts["val"],
+        metrics=outcome.metrics | {"parameters": parameters},
+        undefined=outcome.undefined,
+        seed=cfg.seed,
+        config=config.to_dict(cfg),
+        environment=environment(device, ("mmengine", "mmcv-lite", task.scope.replace("mmseg", "mmsegmentation"))),
+        seconds=seconds,
+        complete=True,
+        published_protocol=task.published(cfg, data) and source.checkpoint is not None,
+        series=outcome.series,
+        notes=[*data.notes, *outcome.notes],
+    )

@@ -1,0 +1,247 @@
+"""Semantic segmentation with mmsegmentation: a linear decoder or Segmenter's mask transformer on the last feature map of the backbone.
+
+The recipe is Segmenter's for Pascal Context (Strudel et al., ICCV 2021, arXiv 2105.05633), since TransMix and MixPro name no schedule.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING
+
+from evalkit import config as recipes
+from evalkit.errors import EvalkitError, unknown
+from evalkit.runtime import world_size
+
+from . import config, layout, scenes, sheets
+from .backbone import Source
+from .config import TransferConfig
+from .layout_seg import IGNORE, SegData
+from .task import Data, Outcome, Task
+
+HEADS = ("linear", "segmenter")
+# Keys that choose what is run or where, not how: a run may differ in them from a published recipe.
+FREE = {*config.EXECUTION_KEYS, "model", "model_args", "weights", "label", "data_dir", "threads", "seed", "ms", "mm"}
+
+
+@dataclass(frozen=True)
+class SegConfig(TransferConfig):
+    """Every key that a segmentation recipe may hold."""
+
+    head: str = "linear"  # linear | segmenter
+    head_dropout: float = 0.0  # in the mask transformer
+    classes: int | None = None  # pascal-context: 60 (background is a class) or 59; absent: 60
+    steps: int = MISSING
+    min_lr: float = MISSING
+    power: float = 0.9  # of the polynomial decay from lr to min_lr
+    short_side: int | None = None  # images are resized to this shorter side; absent: used as they are
+    scale: list[float] = field(default_factory=lambda: [1.0, 1.0])  # range of the random factor on the size in training
+    crop: int = MISSING  # side of training crops and test windows
+    stride: int = MISSING  # of the test windows
+    max_share: float = 0.75  # of one class in a training crop, if ten draws allow it
+    photometric: bool = True  # random brightness, contrast, saturation and hue
+    ms: bool = False  # also test at several scales, and mirrored unless flip is 0
+    ratios: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0, 1.25, 1.5, 1.75])  # of short_side, for ms
+
+    def check(self) -> None:
+        super().check()
+        if self.head not in HEADS:
+            raise unknown("head", self.head, HEADS)
+        if self.classes not in (None, 59, 60):
+            raise EvalkitError(f"key 'classes' must be 60 (background is a class) or 59, but got {self.classes}")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise EvalkitError(f"key 'scale' must be two numbers above 0, the smaller first, but got {self.scale}")
+        if self.scale != [1.0, 1.0] and self.short_side is None:
+            raise EvalkitError("key 'scale' needs short_side, the size that it multiplies")
+        if not self.ratios or min(self.ratios) <= 0:
+            raise EvalkitError(f"key 'ratios' must be numbers above 0, but got {self.ratios}")
+        if self.warmup_steps >= self.steps:
+            raise EvalkitError(f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; use fewer")
+        if self.stride > self.crop:
+            raise EvalkitError(f"stride={self.stride} leaves gaps between windows of crop={self.crop}; use a stride of at most that")
+
+    def positive(self) -> tuple[str, ...]:
+        return (*super().positive(), "steps", "short_side", "crop", "stride", "max_share")
+
+
+def find_data(cfg: SegConfig, run: Path) -> Data:
+    """The set of `cfg`, checked; the embedded scenes are written into the run folder. With 59 classes background is a pixel of no class."""
+    found = layout.segmentation(cfg.data, run / "data", cfg.data_dir)
+    without = cfg.classes == 59
+    if without and len(found.classes) != 60:
+        raise EvalkitError(f"classes=59 belongs to Pascal Context, but {found.name} has {len(found.classes)} classes; leave it out")
+    return Data(
+        name=found.name,
+        classes=found.classes[1:] if without else found.classes,
+        counts={split: len(ids) for split, ids in found.ids.items()},
+        fingerprint=found.fingerprint["val"],
+        published=found.published,
+        train=_part(found, "train", without),
+        val=_part(found, "val", without),
+        notes=found.notes,
+    )
+
+
+def _part(found: SegData, split: str, without_background: bool) -> dict[str, Any]:
+    return {
+        "type": "BaseSegDataset",
+        "data_root": str(found.root),
+        "data_prefix": {"img_path": found.images[split], "seg_map_path": found.masks[split]},
+        "ann_file": found.lists[split] or "",
+        "img_suffix": found.suffixes[0],
+        "seg_map_suffix": found.suffixes[1],
+        "metainfo": {"classes": found.classes[int(without_background) :]},
+        "reduce_zero_label": without_background,
+    }
+
+
+def mm_config(cfg: SegConfig, source: Source, data: Data, run: Path) -> dict[str, Any]:
+    """Everything mmsegmentation needs but `train_cfg`: model, data, schedule, test."""
+    crop = (cfg.crop, cfg.crop)
+    loader = {"num_workers": cfg.workers, "persistent_workers": False}
+    load, labels, pack = {"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}
+    test = {"dataset": data.val | {"pipeline": [load, *_resize(cfg.short_side), labels, pack]}, "sampler": {"type": "DefaultSampler", "shuffle": False}}
+    return {
+        "model": {
+            "type": "EncoderDecoder",
+            "data_preprocessor": {
+                "type": "SegDataPreProcessor",
+                "mean": [255 * v for v in source.mean],
+                "std": [255 * v for v in source.std],
+                "bgr_to_rgb": True,
+                "pad_val": 0,
+                "seg_pad_val": IGNORE,
+                "size": crop,
+                "test_cfg": {"size_divisor": source.strides[-1]},
+            },
+            "backbone": {
+                "type": "EvalkitTimmBackbone",
+                "model": source.model,
+                "model_args": source.model_args | ({"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}),
+                "img_size": cfg.crop,
+                "out_indices": [len(source.channels) - 1],
+                "norm": True,
+                "checkpoint": source.checkpoint,
+                "weights": source.weights,
+            },
+            "decode_head": _head(cfg, source.channels[-1], len(data.classes)),
+            "train_cfg": {},
+            "test_cfg": {"mode": "slide", "crop_size": crop, "stride": (cfg.stride, cfg.stride)},
+        },
+        "train_dataloader": {
+            "batch_size": cfg.batch_size // world_size(),
+            "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": cfg.seed},
+            "dataset": data.train | {"pipeline": [load, labels, *_augment(cfg), pack]},
+            **loader,
+        },
+        "optim_wrapper": config.optimizer(cfg),
+        "param_scheduler": [
+            *config.warmup(cfg),
+            {"type": "PolyLR", "power": cfg.power, "eta_min": cfg.min_lr, "begin": cfg.warmup_steps, "end": cfg.steps, "by_epoch": False},
+        ],
+        "custom_hooks": [],
+        "test_dataloader": {"batch_size": 1, **test, **loader},
+        "test_evaluator": {"type": "EvalkitIoU", "collect_dir": str(run / "mm")},
+        "tta_model": {"type": "SegTTAModel"},
+        "tta_pipeline": [load, {"type": "TestTimeAug", "transforms": [_scales(cfg), _flips(cfg), [labels], [pack]]}],
+    }
+
+
+def _head(cfg: SegConfig, width: int, classes: int) -> dict[str, Any]:
+    shared = {
+        "in_channels": width,
+        "in_index": 0,
+        "channels": width,
+        "num_classes": classes,
+        "dropout_ratio": 0.0,
+        "align_corners": False,
+        "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
+    }
+    if cfg.head == "linear":
+        return {"type": "FCNHead", "num_convs": 0, "kernel_size": 1, "concat_input": False, **shared}
+    transformer = {"num_layers": 2, "num_heads": max(1, width // 64), "embed_dims": width, "drop_rate": cfg.head_dropout, "drop_path_rate": 0.0}
+    return {"type": "SegmenterMaskTransformerHead", **transformer, **shared}
+
+
+def _resize(short_side: int | None) -> list[dict[str, Any]]:
+    """To the shorter side; the longer one may be up to eight times as long."""
+    return [] if short_side is None else [{"type": "Resize", "scale": (8 * short_side, short_side), "keep_ratio": True}]
+
+
+def _augment(cfg: SegConfig) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = []
+    if cfg.short_side is not None:
+        size = (8 * cfg.short_side, cfg.short_side)
+        steps.append({"type": "RandomResize", "scale": size, "ratio_range": tuple(cfg.scale), "keep_ratio": True})
+    steps.append({"type": "RandomCrop", "crop_size": (cfg.crop, cfg.crop), "cat_max_ratio": cfg.max_share})
+    steps.append({"type": "RandomFlip", "prob": cfg.flip})
+    return steps + ([{"type": "PhotoMetricDistortion"}] if cfg.photometric else [])
+
+
+def _scales(cfg: SegConfig) -> list[dict[str, Any]]:
+    """One resize per ratio, of the short side and not of the image on disk."""
+    if cfg.short_side is None:
+        return [{"type": "Resize", "scale_factor": ratio, "keep_ratio": True} for ratio in cfg.ratios]
+    return [step for ratio in cfg.ratios for step in _resize(int(cfg.short_side * ratio))]
+
+
+def _flips(cfg: SegConfig) -> list[dict[str, Any]]:
+    return [{"type": "RandomFlip", "prob": prob} for prob in ((0.0, 1.0) if cfg.flip else (0.0,))]
+
+
+def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]]) -> Outcome:
+    """Mean IoU over the classes that occur, pixel accuracy, IoU of each class; with `ms` also the mean IoU at several scales."""
+    scores = {"": evaluate()} | ({"_ms": evaluate(tta=True)} if cfg.ms else {})
+    metrics, rows = {}, [{"class": name} for name in data.classes]
+    for suffix, score in scores.items():
+        metrics[f"miou{suffix}"] = float(np.nanmean(score["seg/iou"]))
+        for row, iou in zip(rows, score["seg/iou"]):
+            row[f"iou{suffix}"] = float(iou)
+    score = scores[""]
+    metrics |= {"mean_accuracy": float(np.nanmean(score["seg/accuracy"])), "pixel_accuracy": float(score["seg/all"])}
+    notes = ["schedule assumed: Segmenter's recipe, since the papers on mixing name none"] if cfg.data == "pascal-context" else []
+    absent = int(np.isnan(score["seg/iou"]).sum())
+    if absent:
+        notes.append(f"{absent} of {len(data.classes)} classes occur neither in the truth nor in a prediction and are left out of the means")
+    return Outcome(metrics, rows, {}, notes)
+
+
+def published(cfg: SegConfig, data: Data) -> bool:
+    """Whether all of the data is there and every key that moves a number has the value of the Pascal Context recipe."""
+    if not data.published or cfg.mm:
+        return False
+    reference = recipes.load(SegConfig, f"pascal-context-{cfg.head}", [], folder="seg")
+    return all(getattr(cfg, f.name) == getattr(reference, f.name) for f in dataclasses.fields(cfg) if f.name not in FREE)
+
+
+def summary(outcome: Outcome) -> str:
+    m = outcome.metrics
+    return f"mIoU {100 * m['miou']:.2f} %" + (f", {100 * m['miou_ms']:.2f} % at several scales" if "miou_ms" in m else "")
+
+
+def recipe(overrides: list[str]) -> str:
+    """The embedded scenes have one of their own; anything else is trained like Pascal Context."""
+    given = dict(text.split("=", 1) for text in overrides)
+    if given.get("data", scenes.NAME) == scenes.NAME:
+        return scenes.NAME
+    head = given.get("head", HEADS[0])
+    return f"pascal-context-{head}" if head in HEADS else f"pascal-context-{HEADS[0]}"  # the config refuses another head by name
+
+
+TASK = Task(
+    name="seg",
+    version=1,
+    scope="mmseg",
+    schema=SegConfig,
+    recipe=recipe,
+    data=find_data,
+    config=mm_config,
+    steps=lambda cfg, data: cfg.steps,
+    measure=measure,
+    published=published,
+    sheet=sheets.segmentation,
+    summary=summary,
+)

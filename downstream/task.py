@@ -1,0 +1,53 @@
+"""What a transfer is made of: the data it runs on, the mm config it trains by, the numbers it ends with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from .backbone import Source
+from .config import TransferConfig
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set on disk. `train` and `val` are the parts of an mm dataset config that say what lies where."""
+
+    name: str
+    classes: list[str]
+    counts: dict[str, int]  # images of each split
+    fingerprint: str  # of the validation images and their truth
+    published: bool  # whether this is the set of the papers
+    train: dict[str, Any]
+    val: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Metrics are fractions; `undefined` says why one is NaN; `series` has one row per class."""
+
+    metrics: dict[str, float]
+    series: list[dict[str, Any]]
+    undefined: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A transfer by name. The functions know nothing of how training runs, and import no mm package."""
+
+    name: str
+    version: int  # raised whenever a number can move
+    scope: str  # "mmseg" or "mmdet"
+    schema: type[TransferConfig]
+    recipe: Callable[[list[str]], str]  # key=value overrides to the recipe that they call for
+    data: Callable[[Any, Path], Data]  # config, run folder: finds and checks the data, or writes the embedded ones there
+    config: Callable[[Any, Source, Data, Path], dict[str, Any]]  # the mm config without its `train_cfg`
+    steps: Callable[[Any, Data], int]
+    measure: Callable[[Any, Data, Callable[..., dict[str, Any]]], Outcome]  # config, data, evaluate(tta=...)
+    published: Callable[[Any, Data], bool]  # whether these keys are those of the published protocol
+    sheet: Callable[[list[Any], list[str]], Figure]  # samples, classes: images beside the truth and what was predicted
+    summary: Callable[[Outcome], str]  # one line for the person watching

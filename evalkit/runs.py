@@ -1,0 +1,38 @@
+"""Run folders: a new one starts with its resolved config, a stopped one continues by it."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import config
+from .errors import EvalkitError
+
+T = TypeVar("T")
+
+
+def refuse(run: Path) -> None:
+    """Raise EvalkitError for a folder that holds a run."""
+    if (run / "config.yaml").exists():
+        raise EvalkitError(f"{run} already holds a run; continue it with --resume {run}, or choose another --out")
+
+
+def start(run: Path, cfg: Any) -> None:
+    """A new run folder with the resolved config; refuses one that holds a run."""
+    refuse(run)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise EvalkitError(f"cannot create {run}: {e.strerror}; choose another --out") from e
+    config.save(cfg, run / "config.yaml")
+
+
+def resumed(schema: type[T], run: Path, overrides: Iterable[str], execution: Iterable[str]) -> T:
+    """The run's own config with keys overridden that are among `execution`: those that change not one bit of what is computed."""
+    if not (run / "config.yaml").is_file():
+        raise EvalkitError(f"{run} is not a run folder (no config.yaml); give the folder that the command wrote")
+    for override in overrides:
+        key = override.partition("=")[0].partition(".")[0]
+        if key not in execution and key in {f.name for f in fields(schema)}:
+            raise EvalkitError(f"key '{key}' cannot change on resume, it would change the run; only {', '.join(sorted(execution))} can")
+    return config.load(schema, run / "config.yaml", list(overrides))

@@ -1,0 +1,122 @@
+"""Kill a transfer anywhere and resume it: the weights are those of the run that was never killed, and no result is written too early."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from evalkit import results
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("mmseg") is None, reason="the extra 'downstream' is not installed"),
+]
+STEPS = 24
+# Stochastic depth, dropout, random crops, colours and flips take part, and so do the moments of Adam.
+RECIPE = [
+    *("crop=32", "stride=32", "flip=0.5", f"steps={STEPS}", "warmup_steps=4", "batch_size=4", "head=segmenter", "head_dropout=0.1", "drop_path=0.1"),
+    *("photometric=true", "workers=1", "mm.model.decode_head.num_layers=1", "log_steps=1", "checkpoint_steps=5", "threads=1", "device=cpu"),
+]
+
+
+def command(run: Path, *words: str, processes: int = 1) -> list[str]:
+    several = ["--gpus", str(processes)] if processes > 1 else []
+    return [sys.executable, "-m", "evalkit", "transfer", "seg", *words, *several, *(["--out", str(run)] if "--resume" not in words else [])]
+
+
+def start(run: Path, weights: Path, shapes: Path, *words: str, processes: int = 1) -> list[str]:
+    return command(run, str(weights), "--recipe", "digits-scenes", f"data={shapes}", *RECIPE, *words, processes=processes)
+
+
+def finish(args: list[str]) -> str:
+    done = subprocess.run(args, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def stop(args: list[str], number: int, at: int) -> tuple[int, str]:
+    """Send a signal to the process group once the step is logged; exit code and output."""
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    text = ""
+    for line in process.stdout:
+        text += line
+        if line.startswith(f"step {at}/"):
+            time.sleep(0.05)
+            os.killpg(process.pid, number)
+            break
+    text += process.stdout.read()
+    process.stdout.close()
+    return process.wait(), text
+
+
+def final(run: Path) -> dict:
+    return torch.load(run / f"checkpoints/step-{STEPS:09d}.pth", weights_only=True)
+
+
+def column(run: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(weights, shapes, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    finish(start(run, weights, shapes))
+    return run
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    ours, theirs = final(run), final(whole)
+    assert all(torch.equal(ours["state_dict"][k], v) for k, v in theirs["state_dict"].items())
+    assert ours["param_schedulers"] == theirs["param_schedulers"] and ours["meta"]["iter"] == STEPS
+    assert column(run, "step") == list(range(1, STEPS + 1))
+    assert column(run, "lr") == column(whole, "lr") and column(run, "loss") == column(whole, "loss")
+    assert results.read([run])[0]["metrics"] == results.read([whole])[0]["metrics"]
+
+
+def test_killed_twice_it_ends_as_if_it_never_was(weights, shapes, whole, tmp_path):
+    run = tmp_path / "run"
+    assert stop(start(run, weights, shapes), signal.SIGKILL, 8)[0] == -signal.SIGKILL
+    assert not (run / results.FILE).exists()
+    assert stop(command(run, "--resume", str(run), "workers=2"), signal.SIGKILL, 14)[0] == -signal.SIGKILL
+    assert not (run / results.FILE).exists()
+    assert "at step 10" in finish(command(run, "--resume", str(run)))
+    assert_same(run, whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 2), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_run_goes_on(weights, shapes, whole, tmp_path, number, code):
+    run = tmp_path / "run"
+    ended, text = stop(start(run, weights, shapes), number, 7)
+    assert ended == code and f"continue with: evalkit transfer seg --resume {run}" in text and not (run / results.FILE).exists()
+    finish(command(run, "--resume", str(run)))
+    assert_same(run, whole)
+
+
+def test_the_checkpoint_it_came_from_may_be_gone(weights, shapes, whole, tmp_path):
+    copy = tmp_path / "weights"
+    shutil.copytree(weights, copy, symlinks=True)
+    run = tmp_path / "run"
+    stop(start(run, copy, shapes), signal.SIGKILL, 8)
+    shutil.rmtree(copy)
+    finish(command(run, "--resume", str(run)))
+    assert_same(run, whole)
+
+
+def test_two_processes_learn_what_one_learns(weights, shapes, tmp_path):
+    """The same images and augmentation in each step; only the order of summation differs."""
+    plain = ["drop_path=0", "head_dropout=0", "opt=sgd"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(start(one, weights, shapes, *plain))
+    finish(start(two, weights, shapes, *plain, processes=2))
+    a, b = final(one)["state_dict"], final(two)["state_dict"]
+    assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
+    assert results.read([two])[0]["metrics"]["miou"] == pytest.approx(results.read([one])[0]["metrics"]["miou"], abs=0.01)
+    assert results.read([two])[0]["environment"]["processes"] == 2
