@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from . import __version__
 
 OK, OPTIONAL, PROBLEM = "ok", "optional", "problem"
-PACKAGE_OF = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
+PACKAGE_OF = {"cv2": "opencv-python", "sklearn": "scikit-learn"}
 COLOURS = {OK: "green", OPTIONAL: "yellow", PROBLEM: "red"}
 INSTALL = "pip install -c constraints.txt -e ."
 DINO = "vit_small_patch16_224.dino"
