@@ -60,7 +60,7 @@ def predictions(path, seed=0, share=0.8):
         for annotation in truth.loadAnns(truth.getAnnIds(image["id"])):
             for _ in range(rng.integers(1, 3)):
                 if rng.random() < share:
-                    masks.append(np.roll(truth.annToMask(annotation), rng.integers(-1, 2, 2), (0, 1)).astype(bool))
+                    masks.append(np.roll(truth.annToMask(annotation), rng.integers(-1, 2, 2) * rng.integers(2), (0, 1)).astype(bool))
                     labels.append(annotation["category_id"] - 1 if rng.random() < 0.9 else rng.integers(10))
         masks = np.array(masks).reshape(-1, image["height"], image["width"])
         edges = [(m.any(axis=0).nonzero()[0], m.any(axis=1).nonzero()[0]) for m in masks]
