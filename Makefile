@@ -1,4 +1,4 @@
-# make demo   train four methods on embedded data, test their robustness, write a report
+# make demo   train four methods on embedded data, transfer to segmentation and detection, test their robustness, write a report
 # make test   the quick tests
 # Both install into EVALKIT_VENV first if that is needed, and need nothing else. SEEDS="0 1 2" makes the demo train each method three times.
 
@@ -13,6 +13,8 @@ JOBS ?= 2
 BIN := $(EVALKIT_VENV)/bin
 METHODS := vanilla deit transmix mixpro
 RUNS := $(foreach seed,$(SEEDS),$(foreach method,$(METHODS),$(DEMO)/$(method)$(patsubst %,-%,$(filter-out 0,$(seed)))))
+SEGMENTATIONS := $(foreach head,linear segmenter,$(foreach method,vanilla mixpro,$(DEMO)/seg-$(head)-$(method)))
+DETECTION := $(DEMO)/det-pvt
 PROTOCOLS := $(patsubst %,$(DEMO)/%/results.jsonl,occlusion imagenet-a imagenet-o)
 # Several commands run side by side, one thread each; every line says which of them speaks.
 RUN := OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 $(BIN)/evalkit
@@ -25,10 +27,11 @@ NAMED = 2>&1 | sed -u 's/^/[$(notdir $(@D))] /'
 demo: install
 	@$(MAKE) --no-print-directory -j$(JOBS) results
 	@$(BIN)/evalkit report $(DEMO) --out $(DEMO)/report > /dev/null
-	@awk '/^## /{n++} n==1' $(DEMO)/report/report.md
+	@awk '/^## /{show = /^## (Accuracy|Semantic|Object)/} show' $(DEMO)/report/report.md
 	@echo "The whole report: $(DEMO)/report/report.html"
 
-results: $(RUNS:=/results.jsonl) $(PROTOCOLS)
+# The longest chain first.
+results: $(patsubst %,%/results.jsonl,$(DETECTION) $(RUNS) $(SEGMENTATIONS)) $(PROTOCOLS)
 
 test: install
 	$(BIN)/python -m pytest
@@ -49,6 +52,18 @@ $(DEMO)/imagenet-%/results.jsonl: $(RUNS:=/results.jsonl)
 	$(RUN) robustness imagenet-$* $(RUNS) --out $(@D) $(NAMED)
 
 # A run that was interrupted has its config but no results yet: it goes on where it was.
+define SEGMENTATION
+$(DEMO)/seg-$(1)-%/results.jsonl: $(DEMO)/%/results.jsonl
+	$$(RUN) transfer seg $$(if $$(wildcard $$(@D)/config.yaml),--resume $$(@D),$(DEMO)/$$* head=$(1) ms=true --out $$(@D)) $$(NAMED)
+endef
+$(foreach head,linear segmenter,$(eval $(call SEGMENTATION,$(head))))
+
+$(DEMO)/det-pvt/results.jsonl: $(DEMO)/pvt/results.jsonl
+	$(RUN) transfer det $(if $(wildcard $(@D)/config.yaml),--resume $(@D),$(DEMO)/pvt --out $(@D)) $(NAMED)
+
+$(DEMO)/pvt/results.jsonl:
+	$(RUN) train $(if $(wildcard $(@D)/config.yaml),--resume $(@D),digits-photo model=pvt_nano label=pvt --out $(@D)) $(NAMED)
+
 $(DEMO)/%/results.jsonl:
 	$(RUN) train $(if $(wildcard $(@D)/config.yaml),--resume $(@D),\
 	  digits-photo-$(firstword $(subst -, ,$*)) seed=$(or $(word 2,$(subst -, ,$*)),0) --out $(@D)) $(NAMED)
