@@ -1,5 +1,6 @@
 """The command line: what reaches the functions behind it, how it ends, what a person reads."""
 
+import json
 import errno
 import os
 import resource
@@ -115,7 +116,7 @@ def test_report(calls, capsys):
     assert capsys.readouterr().out.strip().endswith("page.html")
 
 
-def test_mixup(monkeypatch, capsys):
+def test_mixup(monkeypatch, capsys, tmp_path):
     seen = []
     monkeypatch.setattr("evalkit.train.preview_sheet.save", lambda *args: seen.append(args) or ["left out: x"])
     assert cli.invoke(["mixup", "preview", "a.png", "b.png", "--methods", "mixup,cutmix", "--out", "s.html"]) == (0, "")
@@ -124,10 +125,13 @@ def test_mixup(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == ["left out: x", "s.html", "left out: x", "mixups.png"]
     assert cli.invoke(["mixup", "list"]) == (0, "")
     assert "puzzlemix " in capsys.readouterr().out
-    assert cli.invoke(["mixup", "bench", "--batch", "2", "--size", "32", "--repeats", "1", "--device", "cpu", "--methods", "mixup,supermix"]) == (0, "")
+    small = ["--batch", "2", "--size", "32", "--repeats", "1", "--device", "cpu", "--methods", "mixup,supermix", "--json", str(tmp_path / "b.json")]
+    assert cli.invoke(["mixup", "bench", *small]) == (0, "")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("left out: supermix") and lines[1].startswith("2 x 3 x 32 x 32 float32, cpu")
     assert {line.split()[0] for line in lines[3:]} == {"clone", "mixup"}
+    made = json.loads((tmp_path / "b.json").read_text())
+    assert set(made["methods"]) == {"clone", "mixup"} and made["batch"] == 2 and made["environment"]["device"] == "cpu"
     assert cli.invoke(["mixup", "bench", "--methods", "mixpu"]) == (1, "unknown mixup 'mixpu'. Did you mean 'mixup'?")
 
 

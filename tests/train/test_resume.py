@@ -28,7 +28,9 @@ LEARNED = {
     "adautomix-resnet": [*RESNET, "mixup={name: adautomix, images: 3, switch_off: 0.5}"],
 }
 # Passes in evaluation mode between those that train, a head of the method's own that some steps leave out, features mixed before the head.
-CLEAN_PASS = [*VIT[:2], "mixup={choice: [mixup, smmix, {name: tokenmix, teacher: self}]}"]
+CLEAN_PASS = [*VIT[:2], "mixup={choice: [mixup, smmix, {name: tokenmix, teacher: self}, saliency_grafting]}"]
+# Attention of all blocks, tokens that merge, a loss on top of another method.
+OTHERS = [*VIT[:2], "mixup={choice: [tl_align, mergemix, {name: decouplemix, method: cutmix}]}"]
 POOLED = [*RESNET[:1], "mixup={choice: [alignmix, snapmix, puzzlemix]}", *RESNET[2:]]
 COMMON = [
     "epochs=3",
@@ -93,7 +95,7 @@ def kill_at(args: list[str], lines: int, pause: float) -> bool:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_process_with_two_micro_batches(tmp_path):
-    cases = {"vit": VIT, "resnet": RESNET, "clean": CLEAN_PASS, "pooled": POOLED, **LEARNED}
+    cases = {"vit": VIT, "resnet": RESNET, "clean": CLEAN_PASS, "others": OTHERS, "pooled": POOLED, **LEARNED}
     for name, model in cases.items():
         finish(*command(tmp_path / f"{name}1", *model, "epochs=1"))
         finish(*command(tmp_path / f"{name}2", *model, "epochs=1", processes=2))
