@@ -1,7 +1,7 @@
 """The command line: what reaches the functions behind it, how it ends, what a person reads."""
 
-import json
 import errno
+import json
 import os
 import resource
 import subprocess
