@@ -34,7 +34,7 @@ demo: install
 results: $(patsubst %,%/results.jsonl,$(DETECTION) $(RUNS) $(SEGMENTATIONS)) $(PROTOCOLS)
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 install: $(EVALKIT_VENV)/.evalkit-installed
 
