@@ -16,11 +16,15 @@ from evalkit.robustness import sweep as engine
 from evalkit.robustness.saliency import attention
 from evalkit.robustness.sweep import sweep
 
-from .fakes import CPU, noise, records, save_checkpoint, vit, write_tree
+from .fakes import CPU, noise, records, save_checkpoint, vit, write_corruptions, write_tree
 from .test_occlusion import LEVELS, NATIVE
 
 CLASSES = ["bird", "cat", "dog"]
-SMALL = {"occlusion": {"levels": [0.0, 0.3, 1.0], "repeats": 2, "grid": 4, "saliency": "self", "shuffle": [2]}}
+ATTACKS = {"fgsm", "pgd"}  # they start again
+SMALL = {
+    "imagenet-c": {"corruptions": ["fog", "snow"], "severities": [1, 3], "preprocess": "published"},
+    "occlusion": {"levels": [0.0, 0.3, 1.0], "repeats": 2, "grid": 4, "saliency": "self", "shuffle": [2]},
+}
 
 
 class Killed(BaseException):
@@ -61,6 +65,7 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     write_tree(root / "data", dict.fromkeys(CLASSES, 16))
     write_tree(root / "other", dict.fromkeys(CLASSES, 5), seed=1)
+    write_corruptions(root / "corrupted", dict.fromkeys(CLASSES, 8))
     save_checkpoint(root / "run", CLASSES)
     return root
 
@@ -81,10 +86,10 @@ sys.exit(invoke(sys.argv[1:])[0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+@pytest.mark.parametrize("protocol", sorted(set(PROTOCOLS) - ATTACKS))
 def test_kill_9_and_again(protocol, world, tmp_path):
     more = SMALL.get(protocol, {}) | ({"id_data": str(world / "other")} if protocol == "imagenet-o" else {})
-    keys = {"data": str(world / "data"), "workers": 0, "forward_batch": 4} | more
+    keys = {"data": str(world / ("corrupted" if protocol == "imagenet-c" else "data")), "workers": 0, "forward_batch": 4} | more
     assert run(protocol, [str(world / "run")], CONFIGS[protocol](**keys, out=str(tmp_path / "reference"))) == 0
     words = [f"{k}={str(v).replace(' ', '')}" for k, v in keys.items()]
     command = [sys.executable, "-c", CHILD, "robustness", protocol, str(world / "run"), *words, f"out={tmp_path / 'out'}"]
