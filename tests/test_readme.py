@@ -7,13 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from evalkit import robustness
 from evalkit.cli import invoke
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_loop_in_the_readme():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = BLOCKS[0]
     assert len(code.splitlines()) <= 8
     called = []
     optimizer = SimpleNamespace(step=lambda: called.append("step"), zero_grad=lambda: called.append("zero_grad"))
@@ -21,6 +23,15 @@ def test_the_loop_in_the_readme():
     exec(code, scope)
     assert called == ["step", "zero_grad"]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in scope["network"].parameters())
+
+
+def test_the_function_as_a_model_in_the_readme(monkeypatch):
+    asked = []
+    monkeypatch.setattr(robustness, "run", lambda *args: asked.append(args))
+    exec(BLOCKS[1], {"fn": lambda x: torch.eye(1000)[:1].expand(len(x), -1) * x.amax()})
+    ((protocol, (model,), cfg),) = asked
+    assert len(BLOCKS) == 2 and protocol == "imagenet-a" and cfg.data == "/data/imagenet-a" and len(model.classes) == 1000
+    assert model.network(torch.rand(2, 3, 224, 224)).argmax(1).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^evalkit ([a-z]+(?: list)?)", README, re.MULTILINE))))
