@@ -87,13 +87,15 @@ def test_one_process_needs_no_group(monkeypatch):
 @pytest.mark.slow
 def test_two_processes_gather_in_rank_order(tmp_path):
     script = tmp_path / "gather.py"
+    # Each process writes a file of its own: lines of two processes on one pipe may mix.
     script.write_text(
-        "import torch\nfrom evalkit import runtime as r\nr.init_processes(torch.device('cpu'))\n"
-        "print(r.rank(), r.world_size(), r.is_main(), r.gather_objects('p' * (r.rank() + 1)), flush=True)"
+        "import pathlib, sys, torch\nfrom evalkit import runtime as r\nr.init_processes(torch.device('cpu'))\n"
+        "pathlib.Path(sys.argv[1], str(r.rank())).write_text(repr((r.world_size(), r.is_main(), r.gather_objects('p' * (r.rank() + 1)))))"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100)
-    assert sorted(done.stdout.splitlines()) == ["0 2 True ['p', 'pp']", "1 2 False ['p', 'pp']"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(tmp_path)]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=100)
+    assert (tmp_path / "0").read_text() == "(2, True, ['p', 'pp'])"
+    assert (tmp_path / "1").read_text() == "(2, False, ['p', 'pp'])"
 
 
 def test_environment_says_versions_and_no_names():
