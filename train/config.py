@@ -21,7 +21,7 @@ CHOICES = {
 }
 POSITIVE = (
     *("image_size", "eval_size", "eval_resize", "repeats", "epochs", "batch_size", "micro_batch", "bn_batch", "accumulate", "lr", "decay_rate", "eps"),
-    *("clip_grad", "threads", "eval_epochs", "checkpoint_steps", "keep", "log_steps", "distill_tau"),
+    *("clip_grad", "threads", "eval_epochs", "median_evals", "checkpoint_steps", "keep", "log_steps", "distill_tau"),
 )
 SHARES = ("erasing", "bce_threshold", "label_smoothing", "momentum", "ema", "distill_alpha")  # between 0 and 1
 
@@ -107,6 +107,7 @@ class TrainConfig:
 
     # records
     eval_epochs: float = 1.0
+    median_evals: int | None = None  # report the median top-1 of the last so many evaluations too, as OpenMixup does
     checkpoint_minutes: float = 10.0
     checkpoint_steps: int | None = None  # write every so many steps as well
     keep: int = 2

@@ -120,6 +120,7 @@ def fit(s: Session, run: Path) -> None:
                 if evaluate_now:
                     s.scores = {name: accuracy(s, network) for name, network in s.networks().items()}
                     top1 = s.scores["raw"]["top1"]
+                    s.history.append(top1)
                     improved = top1 > s.best.get("top1", -1.0)
                     if improved:
                         s.best = {"top1": top1, "step": s.step}

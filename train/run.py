@@ -2,6 +2,7 @@
 
 import os
 import signal
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -61,8 +62,13 @@ def record(s: session.Session, run: Path, seconds: float) -> None:
     meta, sums = session.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
     for name, scores in s.scores.items():
         values = dict(scores)
+        notes = [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}
+            if s.cfg.median_evals:
+                newest = s.history[-s.cfg.median_evals :]
+                values |= {"top1_median": statistics.median(newest)}
+                notes.append(f"top1_median: of the last {len(newest)} evaluations")
         results.append(
             run,
             results.make_record(
@@ -87,6 +93,6 @@ def record(s: session.Session, run: Path, seconds: float) -> None:
                 published_protocol=False,
                 records=None,
                 series=None,
-                notes=[f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()],
+                notes=notes,
             ),
         )

@@ -57,6 +57,7 @@ class Session:
     step: int = 0
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
     best: dict[str, float] = field(default_factory=dict)  # top1 and step of the best evaluation so far
+    history: list[float] = field(default_factory=list)  # top1 of every evaluation so far
 
     @property
     def network(self) -> Network:
@@ -138,6 +139,7 @@ def save(s: Session, run: Path) -> Path:
         "step": s.step,
         "scores": s.scores,
         "best": s.best,
+        "history": s.history,
         "optimizer": s.optimizer.state_dict(),
         "scaler": s.scaler.state_dict(),
         "method": s.method.state_dict(),
@@ -194,6 +196,6 @@ def restore(s: Session, folder: Path) -> None:
             s.ema.network.model.load_state_dict(checkpoint.read_weights(folder, "ema")[0])
         s.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         s.scaler.load_state_dict(state["scaler"])
-        s.step, s.scores, s.best = state["step"], state["scores"], state["best"]
+        s.step, s.scores, s.best, s.history = (state[key] for key in ("step", "scores", "best", "history"))
     except (KeyError, ValueError, RuntimeError) as e:
         raise EvalkitError(f"{folder} does not fit this recipe ({str(e).splitlines()[0]}); resume with the run's own config.yaml") from e

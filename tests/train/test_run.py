@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -25,6 +26,19 @@ def test_what_a_run_leaves_behind(finished):
     assert meta["classes"] == [str(d) for d in range(10)] and meta["sha256"]["model.safetensors"] == raw["checkpoint_sha256"]
     lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     assert [v["step"] for v in lines if "loss" in v] == [5, 10, 15, 20, 21] and {"lr", "grad_norm", "images_per_second"} <= lines[0].keys()
+
+
+def test_median_of_the_last_evaluations(tmp_path):
+    """Stopped and resumed on its way: an evaluation before the stop counts."""
+    assert train(tiny("eval_epochs=0.25", "median_evals=3", "checkpoint_steps=1", "keep=30"), tmp_path / "run") == 0
+    seen = [v["val_top1_raw"] for v in map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines()) if "val_top1_raw" in v]
+    record = results.read([tmp_path / "run"])[0]
+    assert len(seen) == 5 and record["metrics"]["top1_median"] == sorted(seen[-3:])[1] and "top1_median: of the last 3 evaluations" in record["notes"]
+    for folder in (tmp_path / "run" / "ckpts").glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > 18:
+            shutil.rmtree(folder)
+    assert train(None, resume=tmp_path / "run") == 0
+    assert results.read([tmp_path / "run"])[-1]["metrics"]["top1_median"] == sorted(seen[-3:])[1]
 
 
 def test_export_is_a_plain_timm_model(finished):
