@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from evalkit.errors import EvalkitError
 from evalkit.runtime import derive_rng
 
 from . import stand_in
@@ -23,11 +24,13 @@ def bench(names: list[str], *, batch: int, size: int, device: torch.device, repe
     Default presets on float32 images (batch, 3, size, size). Timed are `mix` and the label shares. Networks answer at once, so passes through
     them are not timed, nor what alignmix and mixtoken do within one. In each of the `repeats` every method has its turn, with draws of its own, right
     after a clone, so that both see the same moods of the machine; the ratio is to the median of all clones. Every timed call begins with the freed
-    memory handed back to the system, as in a new process; see `release_memory`.
+    memory handed back to the system, as in a new process; see `release_memory`. Raises EvalkitError if there is no method.
     """
+    if not names:
+        raise EvalkitError("no method is left to time; name others")
     x = torch.from_numpy(derive_rng("bench").standard_normal((batch, 3, size, size), dtype=np.float32)).to(device)
     y = torch.arange(batch, device=device) % CLASSES
-    vit = stand_in.network(size, CLASSES).to(device)
+    vit = stand_in.network(size, CLASSES, patch=16 if size >= 64 else 4).to(device)
     nets = {name: stand_in.suited(name, vit) for name in names}
     methods = {name: stand_in.method(name, own) for name, own in nets.items()}
     for own in dict.fromkeys(nets.values()):

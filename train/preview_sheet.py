@@ -23,6 +23,7 @@ from .mixups import Context, MixMethod
 
 SIZE = 224
 SWEEP = (0.1, 0.3, 0.5, 0.7, 0.9)
+CHARACTERS = 28  # as many fit under an image
 SETTLED = {"layer": 0, "grid": 8}  # what is drawn once for all of a method's pictures: alignmix and manifold show the image, puzzlemix its finest grid
 
 
@@ -79,8 +80,8 @@ def load(paths: list[Path]) -> tuple[list[str], Tensor]:
     from evalkit.data.embedded import photos
     from evalkit.data.images import decode
 
-    if len(paths) == 1:
-        raise EvalkitError("mixing takes two images or more; give another one, or none for two photographs")
+    if len(set(paths)) == 1:
+        raise EvalkitError("mixing takes two different images or more; give another one, or none for two photographs")
     images = {path.stem if [p.stem for p in paths].count(path.stem) == 1 else str(path): decode(path, str(path)) for path in paths} or photos()
     crop = EvalTransform(SIZE, SIZE)
     return list(images), torch.stack([crop(image) for image in images.values()])
@@ -122,8 +123,15 @@ def picture(name: str, method: MixMethod, pixels: Tensor, net: Network, seed: in
 
 def draw(names: list[str], pixels: Tensor, rows: dict[str, list[Picture]]) -> Figure:
     """The sheet: originals on top, then for each method a sample, its mask and the sweep."""
+    names = [name if len(name) <= CHARACTERS - 6 else f"…{name[7 - CHARACTERS :]}" for name in names]  # the end tells files apart, and "100 %" follows
+
+    def caption(item: Picture) -> str:
+        text = item.caption(names)
+        return text if len(text) <= CHARACTERS else text.replace(" · ", "\n")
+
     columns = max(2 + len(SWEEP), len(names))
-    cell, gap, left, top, bottom = 1.5, 0.36, 1.5, 0.2, 0.25  # inches
+    more = max(caption(item).count("\n") for cells in rows.values() for item in cells) * 0.12  # inches
+    cell, gap, left, top, bottom = 1.5, 0.36 + more, 1.5, 0.2, 0.25 + more  # inches
     width, height = left + (cell + 0.08) * columns + 0.1, top + (cell + gap) * (len(rows) + 1) - gap + bottom
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(len(rows) + 1, columns, squeeze=False)
@@ -137,13 +145,13 @@ def draw(names: list[str], pixels: Tensor, rows: dict[str, list[Picture]]) -> Fi
     for line, (name, cells) in zip(axes[1:], rows.items()):
         line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9, weight="bold")
         first, *sweep = cells
-        show(line[0], first.pixels, first.title, first.caption(names))
+        show(line[0], first.pixels, first.title, caption(first))
         if first.mask is None:
             line[1].text(0.5, 0.5, "no one mask", transform=line[1].transAxes, ha="center", va="center", fontsize=6.5, color=plots.GREY)
         else:
             show(line[1], first.mask, "its mask", f"{100 * first.mask.mean():.0f} % own", cmap="gray", vmin=0, vmax=1)
         for ax, item in zip(line[2:], sweep):
-            show(ax, item.pixels, item.title, item.caption(names))
+            show(ax, item.pixels, item.title, caption(item))
     return figure
 
 
@@ -154,7 +162,7 @@ def show(ax: Any, image: np.ndarray, title: str, caption: str, **kwargs: Any) ->
         spine.set_color(plots.LIGHT)
     ax.imshow(image, interpolation="nearest", **kwargs)
     ax.set_title(title, fontsize=6.5, pad=2, color=plots.GREY)
-    ax.text(0.5, -0.03, caption, transform=ax.transAxes, ha="center", va="top", fontsize=6.5)
+    ax.text(0.5, -0.03, caption, transform=ax.transAxes, ha="center", va="top", fontsize=6.5, parse_math=False)  # a file's name may hold $ signs
 
 
 def page(names: list[str], rows: dict[str, list[Picture]], png: bytes) -> str:

@@ -123,6 +123,19 @@ def test_published_alphas(name):
     assert {n for n in NAMES if load(n).methods} == set(ALPHAS)
 
 
+def test_published_settings_besides_alphas():
+    """OpenMixup: PuzzleMix on CIFAR draws grids up to 16 and moves 4-pixel blocks; small images are attended to by a ResNet-18."""
+    from evalkit.train.mixups import from_config, in_setting
+
+    made = {name: {m: from_config(in_setting(m, load(name).methods)) for m in ("puzzlemix", "attentivemix_plus")} for name in ALPHAS}
+    for name, methods in made.items():
+        puzzlemix, attentive = methods.values()
+        assert (puzzlemix.grids, puzzlemix.t_size) == (((2, 4, 8, 16), 4) if name == "cifar100" else ((2, 4, 8), None))
+        assert attentive.teacher.spec == ("resnet18" if name in ("cifar100", "tiny-imagenet") else "resnet50")
+        assert (attentive.alpha, attentive.beta) == (2, 2)
+    assert in_setting("supermix", load("imagenet-r50").methods) == {"name": "supermix", "alpha": 2.0, "sigma": 2.0}
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if "choice" in load(n).mixup and not n.startswith("rsb")])
 def test_switches(name):
     probabilities, arguments = switch(name)

@@ -71,6 +71,8 @@ def test_pick_device(monkeypatch):
     assert runtime.pick_device() == torch.device("cpu") and runtime.pick_device("cpu") == torch.device("cpu")
     with pytest.raises(EvalkitError, match="device 'cuda:1' asked for, but torch sees no GPU; use device=cpu"):
         runtime.pick_device("cuda:1")
+    with pytest.raises(EvalkitError, match="unknown device 'gpu'"):
+        runtime.pick_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert runtime.pick_device() == runtime.pick_device("cuda") == torch.device("cuda:3") and runtime.pick_device("cpu") == torch.device("cpu")

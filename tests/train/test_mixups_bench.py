@@ -25,6 +25,16 @@ def test_every_method_is_timed_and_no_pass_through_a_network(monkeypatch):
         once = len(passes)
 
 
+def test_images_of_32_pixels():
+    """Smaller than a cell of mixpro's default with 16-pixel patches."""
+    assert len(mixups_bench.bench(["mixpro", "comixup", "puzzlemix"], batch=2, size=32, device=CPU, repeats=1)) == 4
+
+
+def test_nothing_to_time():
+    with pytest.raises(EvalkitError, match="no method is left"):
+        mixups_bench.bench([], batch=2, size=32, device=CPU, repeats=1)
+
+
 def test_the_median_of_what_a_call_takes(monkeypatch):
     # two warm-ups, then three repeats, of a clone and mixup, a clone and cutmix
     times = iter([9] * 8 + [1, 4, 4, 4] + [1, 6, 4, 7] + [3, 50, 8, 8])

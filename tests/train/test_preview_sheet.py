@@ -1,6 +1,6 @@
 """The preview sheet: what it says about an image is what is in it."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -66,6 +66,19 @@ def test_captions():
     assert item.caption(["a", "b", "c"]) == "a 37 % · c 63 %"
 
 
+def test_captions_of_files_do_not_overlap(net):
+    """Long names are shortened and shares stand below one another, each within the width of its picture; $ signs are no formulas."""
+    names = ["ILSVRC2012_val_00000001", "a/very/deep/folder/of/images/x$\\frac$", "b"]
+    item = preview_sheet.Picture(np.zeros((4, 4, 3), np.uint8), None, np.array([0.5, 0.3, 0.2]), "")
+    figure = preview_sheet.draw(names, torch.zeros(3, 3, 4, 4, dtype=torch.uint8), {"comixup": [item] * 6, "cutmix": [item] * 6})
+    figure.draw_without_rendering()
+    boxes = [(text.get_text(), text.get_window_extent()) for ax in figure.axes for text in ax.texts if "%" in text.get_text()]
+    assert "ILSVRC" not in boxes[0][0] and boxes[0][0].startswith("…") and boxes[0][0].count("\n") == 2
+    pictures = [ax.get_window_extent() for ax in figure.axes]
+    assert len(boxes) == 12 and not any(a.overlaps(b) for (_, a), (_, b) in combinations(boxes, 2))
+    assert not any(box.overlaps(picture) for _, box in boxes for picture in pictures)
+
+
 def test_png_and_html(tmp_path):
     assert save([], "mixup,supermix", tmp_path / "sheet.png") == ["left out: supermix needs a teacher that knows the images' classes"]
     assert min(Image.open(tmp_path / "sheet.png").size) > 300
@@ -80,7 +93,8 @@ def test_png_and_html(tmp_path):
     ("images", "methods", "out", "message"),
     [
         ([], "mixup", "sheet.jpg", "is a .png or an .html file"),
-        (["one.png"], "mixup", "sheet.png", "two images or more"),
+        (["one.png"], "mixup", "sheet.png", "two different images or more"),
+        (["one.png", "one.png"], "mixup", "sheet.png", "two different images or more"),
         (["one.png", "two.png"], "mixup", "sheet.png", "cannot read image"),
         ([], "supermix", "sheet.png", "left out: supermix"),
     ],

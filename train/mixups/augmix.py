@@ -53,8 +53,9 @@ class AugMix(MixMethod):
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         if VIEWS not in ctx.extras:
             raise EvalkitError("augmix needs views from the data loader: put method.loader_extras['views'](image, rng) into Context.extras['views']")
-        views = ctx.extras[VIEWS].to(x.device)
-        views = ((views - ctx.mean.to(x.device)[:, None, None]) / ctx.std.to(x.device)[:, None, None]).to(x.dtype)
+        views = ctx.extras[VIEWS].to(x.device, non_blocking=True)
+        mean, std = (v.to(x.device, non_blocking=True)[:, None, None] for v in (ctx.mean, ctx.std))
+        views = ((views - mean) / std).to(x.dtype)
         own = torch.eye(len(x), device=x.device)
         if not self.jsd:
             return Mixed(laid_out_like(x, views[:, 0]), own)

@@ -94,7 +94,7 @@ def grey_image(noise: np.ndarray, height: int, width: int, decay: float, spectru
 def brightest(grey: np.ndarray, lam: float, up: bool, max_soft: float) -> np.ndarray:
     """(H, W) float64 mask: 1 in exactly floor or ceil (`up`) of lam H W pixels, the brightest; a linear ramp around the border if max_soft > 0."""
     count = (math.ceil if up else math.floor)(lam * grey.size)
-    soft = min(int(grey.size * max_soft), count, grey.size - count)
+    soft = int(grey.size * min(max_soft, lam, 1 - lam))
     mask = np.zeros(grey.size)
     if soft:
         order = grey.ravel().argsort()[::-1]

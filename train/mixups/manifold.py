@@ -34,8 +34,8 @@ class ManifoldMixup(MixMethod):
 
     def __init__(self, alpha: float = 2.0, layers: Sequence[str] | None = None, pairing: str = "perm"):
         super().__init__()
-        usable = layers is None or (not isinstance(layers, str) and len(layers) > 0 and all(isinstance(name, str) for name in layers))
-        expect(usable, "layers", "a list of names of layers", layers)
+        named = isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) > 0 and all(isinstance(name, str) for name in layers)
+        expect(layers is None or named, "layers", "a list of names of layers", layers)
         self.alpha = beta_parameter(alpha)
         self.pairing = check_pairing(pairing)
         self.inject_layers = list(layers or ())

@@ -8,12 +8,12 @@ from evalkit.train.mixups.attentive_cutmix import AttentiveCutMix
 from .fakes import FakeNet, context, index_images, own_share, own_weight
 from .saliency_fakes import TeacherNet, smooth_images
 
-PLANTED = torch.rand(4, 7, 7, generator=torch.Generator().manual_seed(0))
+PLANTED, APART = torch.rand(2, 4, 7, 7, generator=torch.Generator().manual_seed(0))
 
 
 def planted(x):
-    """(B, 2, 7, 7) whose channel mean is PLANTED."""
-    return torch.stack([PLANTED[: len(x)] - 1, PLANTED[: len(x)] + 1], 1)
+    """(B, 2, 7, 7) whose channel mean is PLANTED, and neither channel's order of cells."""
+    return torch.stack([PLANTED - 5 * APART, PLANTED + 5 * APART], 1)[: len(x)]
 
 
 @pytest.mark.parametrize("size", [(224, 224), (28, 42), (32, 40)])

@@ -98,6 +98,13 @@ def test_a_soft_mask_is_a_ramp_around_the_border():
     assert (narrow > 0).sum() == 7 and narrow.mean() == pytest.approx(0.04)
 
 
+@pytest.mark.parametrize(("lam", "up", "ones", "zeros"), [(0.055, True, 1, 89), (0.945, False, 89, 1), (0.055, False, 0, 90), (0.945, True, 90, 0)])
+def test_a_ramp_takes_whole_pixels_of_the_smaller_share(lam, up, ones, zeros):
+    """As the published code: floor(100 x 0.055) = 5 pixels on either side of the border, which may be at 5 or at 6."""
+    mask = brightest(np.random.default_rng(4).permutation(100).reshape(10, 10), lam, up, 0.5)
+    assert np.allclose(np.sort(mask.ravel()), [*[0] * zeros, *np.linspace(0, 1, 10), *[1] * ones])
+
+
 def test_injected_draws_make_the_batch():
     noise = np.random.default_rng(5).standard_normal((2, 9, 2))
     x = index_images(3, 12, 16)

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import timm
@@ -146,8 +148,9 @@ def test_a_compiled_network_mixes_the_same():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="`layers` to be a list of names of layers, but got 'layer1'"):
-        ManifoldMixup(layers="layer1")
+    for layers in ("layer1", 1, []):
+        with pytest.raises(ValueError, match=f"`layers` to be a list of names of layers, but got {re.escape(repr(layers))}"):
+            ManifoldMixup(layers=layers)
     with pytest.raises(EvalkitError, match="Sequential has no stages or blocks that manifold knows; name its `layers`"):
         ManifoldMixup().setup(linear_network())
     net = models.create("resnet10_cifar", num_classes=3)

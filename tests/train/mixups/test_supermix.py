@@ -36,7 +36,7 @@ def test_masks_are_shares():
     assert np.allclose(masks, raw / raw.sum(1, keepdims=True), atol=1e-6) and torch.allclose(masks.sum(1), torch.ones(2, 10, 12))
 
 
-@pytest.mark.parametrize(("sigma", "size"), [(1.0, 5), (2.0, 10), (0.1, 1)])
+@pytest.mark.parametrize(("sigma", "size"), [(1.0, 5), (1.3, 6), (2.0, 10), (0.1, 1)])
 def test_smoothing_against_scalar_sums(sigma, size):
     maps = torch.randn(1, 2, 6, 6, generator=torch.Generator().manual_seed(0))
     t = np.arange(size) - (size - 1) / 2
@@ -136,6 +136,15 @@ def test_images_of_one_class_succeed_at_once():
     x = colours(3)[:1].expand(4, -1, -1, -1)
     mixed = SuperMix(teacher(), images=3, width=4, iterations=1).mix(context(3), x, torch.zeros(4, dtype=torch.int64), FakeNetOf(3))
     assert len(mixed.x) == 4 and torch.allclose(mixed.x, x, atol=1e-5) and torch.allclose(mixed.weights.sum(1), torch.ones(4))
+
+
+@pytest.mark.parametrize(("tolerance", "passes"), [(0.7, 6), (0.6, 13)])
+def test_it_stops_once_few_enough_fail(monkeypatch, tolerance, passes):
+    """4 of 6 fail: at most 4.2 may by default, and only every fifth iteration is asked."""
+    monkeypatch.setattr(supermix, "shows", lambda logits, classes: torch.arange(len(logits)) < 2)
+    network = teacher()
+    SuperMix(network, width=4, tolerance=tolerance, iterations=12).mix(context(3), colours(6), torch.arange(6) % 3, FakeNetOf(3))
+    assert len(network.seen) == 1 + passes  # the sources; then iterations 0, 1, ..
 
 
 def test_nothing_succeeds(monkeypatch):
