@@ -58,7 +58,7 @@ class SnapMix(MixMethod):
         mixed[:, :, y0:y1, x0:x1] = F.interpolate(inside(x, source)[partner], size=(y1 - y0, x1 - x0), mode="bilinear", align_corners=True)
         mask[:, :, y0:y1, x0:x1] = 0
 
-        attention = semantic_map(class_activation(net, x.float(), y), (height, width))
+        attention = semantic_map(class_activation(net, x, y), (height, width))
         own = 1 - inside(attention, target).sum((1, 2))
         other = inside(attention, source).sum((1, 2))[partner]
         if self.same_label == "official":
