@@ -23,12 +23,13 @@ def check_linear_classifier(net, name: str) -> None:
 
 
 @torch.no_grad()
-def class_activation(net, x: Tensor, y: Tensor) -> Tensor:
+def class_activation(net, x: Tensor, y: Tensor, positive: bool = False) -> Tensor:
     """(B, h, w) maps CAM_y = W_y F + b_y of the classes `y` (B,), whose means are the logits (Zhou et al., CVPR 2016).
 
-    One pass in evaluation mode and in the precision of the weights, whatever autocast says; the maps are float32, as labels come of them.
+    `positive` leaves out negative features, which not every network has. One pass in evaluation mode and in the precision of the weights, whatever autocast says; the maps are float32, as labels come of them.
     """
     classifier = net.model.get_classifier()
     with evaluating(net), torch.autocast(x.device.type, enabled=False):
-        maps = torch.einsum("bchw,bc->bhw", net.feature_map(x).float(), classifier.weight[y].float())
+        features = net.feature_map(x).float()
+        maps = torch.einsum("bchw,bc->bhw", features.relu() if positive else features, classifier.weight[y].float())
         return maps if classifier.bias is None else maps + classifier.bias[y][:, None, None].float()
