@@ -26,7 +26,8 @@ def check_linear_classifier(net, name: str) -> None:
 def class_activation(net, x: Tensor, y: Tensor, positive: bool = False) -> Tensor:
     """(B, h, w) maps CAM_y = W_y F + b_y of the classes `y` (B,), whose means are the logits (Zhou et al., CVPR 2016).
 
-    `positive` leaves out negative features, which not every network has. One pass in evaluation mode and in the precision of the weights, whatever autocast says; the maps are float32, as labels come of them.
+    `positive` leaves out negative features, which not every network has. One pass in evaluation mode and in the precision of the weights, without
+    autocast; the maps are float32, as labels come of them.
     """
     classifier = net.model.get_classifier()
     with evaluating(net), torch.autocast(x.device.type, enabled=False):
