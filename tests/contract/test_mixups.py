@@ -40,7 +40,7 @@ def check(name, case, mixed, weights):
     if case.rows_sum_to_one:
         assert torch.allclose(weights.sum(1), torch.ones(len(mixed.x)), atol=1e-6)
     if mixed.mask is not None and mixed.partner is not None:
-        assert mixed.mask.shape[-3:] == (1, *case.x.shape[-2:]) and ((mixed.mask >= 0) & (mixed.mask <= 1)).all()
+        assert mixed.mask.shape == (len(mixed.x), 1, *mixed.x.shape[-2:]) and ((mixed.mask >= 0) & (mixed.mask <= 1)).all()
         blend = mixed.mask * case.x.float() + (1 - mixed.mask) * case.x[mixed.partner].float()
         close = torch.allclose(mixed.x.float(), blend, atol=1e-5 if case.x.dtype in (torch.float32, torch.float64) else 0.04)
         assert close or name in NOT_A_BLEND or case.shuffles

@@ -108,8 +108,8 @@ def test_shares_pixel_by_pixel(preset, labels, monkeypatch):
         for channel in range(3):
             pasted = bilinear(x[j, channel, 3:8, 0:4], (5, 5), corners=True)
             assert np.allclose(mixed.x[i, channel, 1:6, 2:7], pasted, atol=1e-5)
-    outside = mixed.mask.expand(3, 3, -1, -1) > 0
-    assert torch.equal(mixed.x[outside], x[outside]) and (mixed.mask == 0).sum() == 25 and not mixed.mask[0, 0, 1:6, 2:7].any()
+    outside = mixed.mask.expand(-1, 3, -1, -1) > 0
+    assert torch.equal(mixed.x[outside], x[outside]) and (mixed.mask == 0).sum() == 3 * 25 and not mixed.mask[:, 0, 1:6, 2:7].any()
 
 
 def test_negative_features_are_left_out():
