@@ -16,10 +16,11 @@ from evalkit.runtime import world_size
 from .config import TrainConfig
 
 
-def share_batch_norm(network: Network, cfg: TrainConfig, device: torch.device) -> None:
+def share_batch_norm(network: Network, evaluated: Network, cfg: TrainConfig, device: torch.device) -> None:
     """Make batch norm see `cfg.bn_batch` images as one, those of a micro-batch in each process (SyncBN).
 
-    Raises EvalkitError where the processes do not add up to that many, so that a run never silently normalises otherwise than its recipe."""
+    Raises EvalkitError where the processes do not add up to that many, or where `evaluated`, the method's classifier, is another network, which is not
+    converted, so that a run never silently normalises otherwise than its recipe."""
     if cfg.bn_batch is None or not any(isinstance(m, _BatchNorm) for m in network.modules()):
         return
     together = cfg.micro_batch * world_size()
@@ -33,6 +34,8 @@ def share_batch_norm(network: Network, cfg: TrainConfig, device: torch.device) -
     if world_size() > 1:
         if device.type != "cuda":
             raise EvalkitError("bn_batch over several processes needs GPUs (PyTorch's SyncBatchNorm has no CPU version); set bn_batch=null or use one process")
+        if evaluated is not network:
+            raise EvalkitError("bn_batch over several processes leaves out the momentum encoder of this mixup; set bn_batch=null or use one process")
         network.model = convert_sync_batchnorm(network.model)
 
 

@@ -117,7 +117,7 @@ def picture(name: str, method: MixMethod, pixels: Tensor, net: Network, seed: in
     if mixed.inject is not None and mask is not None:  # mixed inside the network: shown as if in the image
         seen = mask * x + (1 - mask) * x[mixed.partner]
     shown = ((seen[row] * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    mask = None if mask is None else mask.expand(batch, -1, -1, -1)[row, 0].numpy()
+    mask = None if mask is None else mask[row, 0].numpy()
     return Picture(shown, mask, weights[row].numpy(), title), {k: v for k, v in ctx.draws.items() if k not in settled}
 
 

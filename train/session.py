@@ -89,7 +89,7 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     method = from_config(in_setting(cfg.mixup, cfg.methods))
     method.setup(network)
     method.to(device)
-    share_batch_norm(network, cfg, device)
+    share_batch_norm(network, method.eval_network(network), cfg, device)
     network.prepare(attention=method.attention, inject_layers=method.inject_layers)
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)

@@ -154,7 +154,7 @@ class Network(nn.Module):
             raise EvalkitError(f"head {head} asked for, but model '{self.name}' has heads 0 to {tap.heads - 1}")
         try:
             with torch.no_grad(), frozen_statistics(self.model):
-                rows = self._pass(x, tap, False)[1]
+                rows = self._pass(self._as_parameters(x), tap, False)[1]
         finally:
             tap.stop()
         row = self._patches(rows.mean(1) if head is None else rows[:, head])
@@ -169,7 +169,7 @@ class Network(nn.Module):
         tap.on = tap.whole = True
         try:
             with torch.no_grad(), frozen_statistics(self.model):
-                logits = self.model(x)
+                logits = self.model(self._as_parameters(x))
             received = tap.received(self._prefix)
         finally:
             tap.whole = False
@@ -184,22 +184,26 @@ class Network(nn.Module):
         `criterion(logits, y)` gives a scalar; default cross-entropy summed over images, for labels (B,) or class shares (B, K).
         Parameters' gradients, batch-norm statistics and modes stay untouched. Source: PuzzleMix (arXiv 2009.06962), section 3."""
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False), frozen_statistics(self.model):
-            x = x.detach().float().requires_grad_()
+            x = self._as_parameters(x).detach().requires_grad_()
             logits = self._pass(x, None, False)[0]
             loss = F.cross_entropy(logits, y, reduction="sum") if criterion is None else criterion(logits, y)
             (gradient,) = torch.autograd.grad(loss, x)
-        return gradient.square().mean(1).sqrt()
+        return gradient.float().square().mean(1).sqrt()
 
     @torch.no_grad()
     def feature_map(self, x: Tensor) -> Tensor:
         """(B, C, h, w) last feature map before the head (patch tokens laid out on their grid), without gradients and statistics updates."""
         with frozen_statistics(self.model):
-            features = self._features(x)
+            features = self._features(self._as_parameters(x))
         if features.ndim == 4:
             return features.permute(0, 3, 1, 2).contiguous() if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else features
         tokens = self._patches(features)
         grid = token_grid(self.model, x.shape[-2:], tokens.shape[1])
         return tokens.transpose(1, 2).unflatten(2, grid).contiguous()
+
+    def _as_parameters(self, x: Tensor) -> Tensor:
+        """Images in the precision of the weights, not in the one that a training loop keeps them in."""
+        return x.to(next(self.model.parameters()).dtype)
 
     def _features(self, x: Tensor) -> Tensor:
         features = self.model.forward_features(x)

@@ -11,7 +11,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from evalkit.errors import EvalkitError
 
-from .mixup_cases import BLURS, CLASSES, NO_DRAWS, NOT_A_BLEND, NOT_ITSELF, OWN_LABELS, OWN_MASS, SQUARE, WAITS, Case, every_method, make_vit
+from .mixup_cases import (
+    BLURS,
+    CLASSES,
+    NEEDS_CNN,
+    NO_DRAWS,
+    NOT_A_BLEND,
+    NOT_ITSELF,
+    OWN_LABELS,
+    OWN_MASS,
+    SQUARE,
+    WAITS,
+    Case,
+    every_method,
+    make_cnn,
+    make_vit,
+)
 
 
 def check(name, case, mixed, weights):
@@ -25,7 +40,7 @@ def check(name, case, mixed, weights):
     if case.rows_sum_to_one:
         assert torch.allclose(weights.sum(1), torch.ones(len(mixed.x)), atol=1e-6)
     if mixed.mask is not None and mixed.partner is not None:
-        assert mixed.mask.shape[-3:] == (1, *case.x.shape[-2:]) and ((mixed.mask >= 0) & (mixed.mask <= 1)).all()
+        assert mixed.mask.shape == (len(mixed.x), 1, *mixed.x.shape[-2:]) and ((mixed.mask >= 0) & (mixed.mask <= 1)).all()
         blend = mixed.mask * case.x.float() + (1 - mixed.mask) * case.x[mixed.partner].float()
         close = torch.allclose(mixed.x.float(), blend, atol=1e-5 if case.x.dtype in (torch.float32, torch.float64) else 0.04)
         assert close or name in NOT_A_BLEND or case.shuffles
@@ -67,6 +82,23 @@ def test_other_precisions(name, preset, branch, dtype):
         reference = full.mix(seed)[0]
         assert torch.equal(mixed.weights, reference.weights)
         assert torch.allclose(mixed.x.float(), reference.x, atol=0.04)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_networks_of_other_precisions(name, preset, branch, dtype):
+    """Weights, and what a method adds to them, in one precision throughout, as for checks of gradients in float64."""
+    build = make_cnn if name in NEEDS_CNN else make_vit
+    other, plain = (Case(name, preset, branch, dtype=kind, net=lambda kind=kind: build().to(kind)) for kind in (dtype, torch.float32))
+    ctx = other.context()
+    mixed, reference = other.method.mix(ctx, other.x, other.y, other.net), plain.method.mix(plain.context(), plain.x, plain.y, plain.net)
+    out = other.net(mixed.x, attention=other.method.attention, features=other.method.features, inject=mixed.inject)
+    loss = other.method.loss(ctx, other.x, other.y, mixed, out, other.net)
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in (*other.net.parameters(), *other.method.parameters()))
+    if dtype == torch.float64:
+        expected = plain.method.loss(plain.context(), plain.x, plain.y, reference, plain.forward(reference), plain.net)
+        assert torch.allclose(mixed.weights, reference.weights, atol=1e-5) and loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 @every_method

@@ -7,6 +7,7 @@ from evalkit.errors import EvalkitError
 from evalkit.train import batchnorm
 from evalkit.train.batchnorm import BatchNormStatistics, share_batch_norm
 from evalkit.train.config import TrainConfig
+from evalkit.train.mixups import create
 
 
 def test_one_update_with_the_mean_of_the_micro_batches():
@@ -79,26 +80,38 @@ def cfg(bn_batch, micro_batch=32):
 )
 def test_batch_norm_is_never_silently_shared_otherwise(monkeypatch, bn_batch, processes, message):
     monkeypatch.setattr(batchnorm, "world_size", lambda: processes)
+    net = resnet()
     with pytest.raises(EvalkitError, match=message):
-        share_batch_norm(resnet(), cfg(bn_batch), torch.device("cpu"))
+        share_batch_norm(net, net, cfg(bn_batch), torch.device("cpu"))
 
 
 def test_batch_norm_over_processes_is_pytorchs(monkeypatch):
     monkeypatch.setattr(batchnorm, "world_size", lambda: 4)
     net = resnet()
     names = set(net.model.state_dict())
-    share_batch_norm(net, cfg(128), torch.device("cuda"))
+    share_batch_norm(net, net, cfg(128), torch.device("cuda"))
     layers = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert layers and all(isinstance(m, nn.SyncBatchNorm) for m in layers) and set(net.model.state_dict()) == names
     assert len(BatchNormStatistics(net).layers) == len(layers)
 
 
+def test_the_batch_norm_of_a_momentum_encoder_is_not_shared(monkeypatch):
+    method, net = create("automix"), resnet()
+    method.setup(net)
+    share_batch_norm(net, method.eval_network(net), cfg(32), torch.device("cuda"))  # one process: as it is
+    monkeypatch.setattr(batchnorm, "world_size", lambda: 4)
+    with pytest.raises(EvalkitError, match="leaves out the momentum encoder of this mixup; set bn_batch=null"):
+        share_batch_norm(net, method.eval_network(net), cfg(128), torch.device("cuda"))
+    share_batch_norm(net, method.eval_network(net), cfg(None), torch.device("cuda"))
+
+
 @pytest.mark.parametrize("bn_batch", [None, 32])
 def test_one_process_keeps_its_batch_norm(bn_batch):
     net = resnet()
-    share_batch_norm(net, cfg(bn_batch), torch.device("cpu"))
+    share_batch_norm(net, net, cfg(bn_batch), torch.device("cpu"))
     assert not any(isinstance(m, nn.SyncBatchNorm) for m in net.modules())
 
 
 def test_a_network_without_batch_norm_has_nothing_to_share():
-    share_batch_norm(models.create("vit_nano_patch4_32", depth=1), cfg(128), torch.device("cpu"))
+    net = models.create("vit_nano_patch4_32", depth=1)
+    share_batch_norm(net, net, cfg(128), torch.device("cpu"))

@@ -64,14 +64,18 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """A mixed batch. B sources, M mixed samples (M = B for pairwise methods)."""
+    """A mixed batch. B sources, M mixed samples (M = B for pairwise methods). One mask for all, (1, 1, H, W), may be given; it is seen as M."""
 
     x: Tensor  # (M, C, H, W) what the network sees
     weights: Tensor  # (M, B) float32 share of each source's label in each mixed sample
-    mask: Tensor | None = None  # (M or 1, 1, H, W) share of the own image in each pixel
+    mask: Tensor | None = None  # (M, 1, H, W) share of the own image in each pixel
     partner: Tensor | None = None  # (M,) index of the other image
     inject: tuple[str, Callable[[Tensor], Tensor]] | None = None  # mix features at this layer
     state: Any = None  # what this method's own loss needs later
+
+    def __post_init__(self) -> None:
+        if self.mask is not None:
+            object.__setattr__(self, "mask", self.mask.expand(len(self.x), -1, -1, -1))
 
 
 class MixMethod(nn.Module):

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError, unknown
 
+SWIN = (SwinTransformer, SwinTransformerV2)  # and CA-Swin, which is one
+
 
 class Reached(Exception):
     """The layer has run; the rest of the pass is not needed."""
@@ -57,7 +59,7 @@ class FeatureTap:
 def default_layer(model: nn.Module) -> tuple[str, bool]:
     """Name of the last stage but one, or of the middle block where all have one resolution, and whether its output is to be layer-normalised:
     for Swin it is the last patch merging (AutoMix, arXiv:2103.13027, and its code). Raises EvalkitError for models that timm has no list of stages of."""
-    if isinstance(model, SwinTransformer | SwinTransformerV2):
+    if isinstance(model, SWIN):
         return f"layers.{len(model.layers) - 1}.downsample", True
     stages = getattr(model, "feature_info", None)
     stages = getattr(stages, "info", stages)
@@ -74,7 +76,8 @@ def as_map(out: Any, x: Tensor, model: nn.Module) -> Tensor | None:
     if not isinstance(out, Tensor) or len(out) != len(x):
         return None
     if out.ndim == 4:
-        return out.movedim(-1, 1).contiguous() if getattr(model, "output_fmt", "NCHW") == "NHWC" else out
+        channels_last = isinstance(model, SWIN) or getattr(model, "output_fmt", "NCHW") == "NHWC"  # CA-Swin's head reads tokens, its stages give maps
+        return out.movedim(-1, 1).contiguous() if channels_last else out
     if out.ndim == 3:
         for prefix in (getattr(model, "num_prefix_tokens", 0), 0):  # some models add their class token later
             tokens = out.shape[1] - prefix

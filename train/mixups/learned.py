@@ -59,7 +59,7 @@ class LearnedMix(MixMethod):
 
     def setup(self, net) -> None:
         self.encoder = MomentumEncoder(net, self.feature_layer, self.k_eval_mode)
-        self.block = self.make_block(self.encoder.channels).to(next(net.parameters()).device)
+        self.block = self.make_block(self.encoder.channels).to(next(net.parameters()).device, self.encoder.precision)
 
     def param_groups(self) -> list[dict]:
         groups = []

@@ -61,7 +61,7 @@ class MergeMix(MixMethod):
         plain_blocks(net.model, self.attn_depth)
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
-        attention = merged_attention(net.model, x.float(), self.merged, self.attn_depth)
+        attention = merged_attention(net.model, x, self.merged, self.attn_depth)
         total = attention.shape[1]
         own = int(beta(ctx, self.alpha) * total)
         partner = upload(pair(ctx, len(x), self.pairing), x)

@@ -27,7 +27,8 @@ class MixPro(MixMethod):
     `pal_detach` no gradient through the cosine and `pal_epochs` the number of epochs, for "linear" and "parabolic" to count whole ones.
     `pal_hard_ce`: one-hot labels in the loss, smoothed ones only inside the cosine. Presets of the paper's ablations: "pal_cutmix" (table 6),
     "misaligned" and "reduced" (table 8, B and C), "equal" (also MaskMix with TransMix's label in table 6), "linear", "parabolic", "learnable"
-    (table 10); scales 1, 2, 4 and 7 are figure 5.
+    (table 10); scales 1, 2, 4 and 7 are figure 5. "swin" has the cells of 56 pixels of the code's Swin for networks with an attention grid of stride 32
+    (ca_swin_*, pvt_*), where a scale of 4 would be 128 pixels.
     Draws: those of MaskMix; with mask="region" those of CutMix.
 
     Differs from the paper / the official code in combining them: as the code, cells are rounded up and A is normalised; as the paper, lam_area
@@ -48,6 +49,7 @@ class MixPro(MixMethod):
         "parabolic": {"pal": "parabolic"},
         "reduced": {"scale": 0.5},
         "released": {"lam_from_count": True, "pal_detach": False, "pal_hard_ce": True},
+        "swin": {"scale": 1.75},
     }
 
     def __init__(

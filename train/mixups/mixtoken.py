@@ -50,6 +50,7 @@ class MixToken(MixMethod):
             self.head = nn.Linear(net.model.num_features, net.num_classes)
             trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
+            self.head.to(next(net.parameters()))
 
     def param_groups(self) -> list[dict]:
         if not self.dense_weight:

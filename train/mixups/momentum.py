@@ -39,11 +39,12 @@ class MomentumEncoder(nn.Module):
         parameter = next(net.parameters())
         z, pooled = self._sizes(torch.zeros(1, 3, *net.input_size, device=parameter.device, dtype=parameter.dtype))
         self.channels = z.shape[1]
+        self.precision = torch.promote_types(parameter.dtype, torch.float32)  # of masks: float32 or, for networks of float64, that
         self.head = nn.Linear(pooled.shape[1], net.num_classes)
         trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.head_k = copy.deepcopy(self.head).requires_grad_(False)
-        self.to(parameter.device)
+        self.to(parameter)
         self.train(net.training)
 
     @torch.no_grad()
@@ -70,12 +71,12 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def look(self, x: Tensor, classify: bool = False) -> tuple[Tensor, Tensor | None]:
-        """The float32 feature map (B, C, h, w) of clean images and, if asked for, the mixup head's logits (B, K) for them."""
+        """The feature map (B, C, h, w) of clean images in `precision` and, if asked for, the mixup head's logits (B, K) for them."""
         model = self.network.model
         whole = classify or bool(self.statistics.layers)  # all batch-norm layers are to see the clean images
         with self.statistics.micro_batch(CLEAN):
-            z, features = self.tap.read(model, x.float(), whole)
-        return z.float(), self.head_k(model.forward_head(features, pre_logits=True)) if classify else None
+            z, features = self.tap.read(model, x.to(self.head_k.weight.dtype), whole)
+        return z.to(self.precision), self.head_k(model.forward_head(features, pre_logits=True)) if classify else None
 
     def classify(self, x: Tensor) -> Tensor:
         """Logits (B, K) of the mixup head for mixed images; gradients reach `x`."""

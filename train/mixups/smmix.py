@@ -37,18 +37,20 @@ class SMMix(MixMethod):
         self.pairing = check_pairing(pairing)
 
     def setup(self, net) -> None:
+        parameter = next(net.parameters())
         with evaluating(net):  # installs what the passes will need, or says that there is none
-            net.patch_attention(torch.zeros(1, 3, *net.input_size, device=next(net.parameters()).device))
+            net.patch_attention(torch.zeros(1, 3, *net.input_size, device=parameter.device))
         self.head = nn.Linear(net.model.num_features, net.num_classes)
         trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+        self.head.to(parameter)
 
     def param_groups(self) -> list[dict]:
         return [{"params": [self.head.weight]}, {"params": [self.head.bias], "weight_decay": 0.0}]
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         with evaluating(net):
-            logits, attention, grid = net.patch_attention(x.float())
+            logits, attention, grid = net.patch_attention(x)
         (height, width), patch, shorter = x.shape[-2:], net.patch_size, min(grid)
         if grid[0] * patch > height or grid[1] * patch > width:
             raise EvalkitError(f"smmix needs images of whole patches, but {height} x {width} pixels are no multiples of {patch}; choose another image size")

@@ -19,9 +19,10 @@ class SnapMix(MixMethod):
         x~_i = M x_i + (1 - M) T(x_pi(i) in b_b),  T resizes to b_a;   S_i = up(CAM_y(i)) - min, divided by its sum
         rho_a = 1 - sum of S_i in b_a,   rho_b = sum of S_pi(i) in b_b,   t_i = rho_a s(y_i) + rho_b s(y_pi(i)),  of any mass from 0 to 2
 
-    CAM is that of the trained network for the clean batch, in evaluation mode and without gradient; where it is constant, rho is CutMix's share of
-    pixels. For networks with a linear classifier on the mean of a feature map. Args: `alpha` (0: no mixing), `pairing`; `same_label`, where both
-    images have one label, "official" gives each of the two the weight rho_a + rho_b, "sum_once" leaves it at rho_a + rho_b in all.
+    CAM is that of the trained network's positive features for the clean batch, in evaluation mode and without gradient; where it is constant, rho
+    is CutMix's share of pixels. For networks with a linear classifier on the mean of a feature map. Args: `alpha` (0: no mixing), `pairing`;
+    `same_label`, where both images have one label, "official" gives each of the two the weight rho_a + rho_b, "sum_once" leaves it at rho_a + rho_b
+    in all.
     Draws: lam (2), centre (2 rows and columns), box (the two boxes, replaces both), partner.
 
     Differs from the paper / the official code in `same_label`, which the preset "released" sets, in the evaluation mode of the CAM's pass (the code
@@ -58,7 +59,7 @@ class SnapMix(MixMethod):
         mixed[:, :, y0:y1, x0:x1] = F.interpolate(inside(x, source)[partner], size=(y1 - y0, x1 - x0), mode="bilinear", align_corners=True)
         mask[:, :, y0:y1, x0:x1] = 0
 
-        attention = semantic_map(class_activation(net, x.float(), y), (height, width))
+        attention = semantic_map(class_activation(net, x, y, positive=True), (height, width))
         own = 1 - inside(attention, target).sum((1, 2))
         other = inside(attention, source).sum((1, 2))[partner]
         if self.same_label == "official":

@@ -69,6 +69,7 @@ def merged_attention(model: VisionTransformer, x: Tensor, share: float, block: i
     Dropout and stochastic depth as the model's mode says, batch-norm statistics untouched."""
     blocks = plain_blocks(model, block)
     with frozen_statistics(model):
+        x = x.to(next(model.parameters()).dtype)
         tokens = model.norm_pre(model._pos_embed(model.patch_embed(x)))
         size = tokens.new_ones(*tokens.shape[:2], 1)
         place = torch.arange(tokens.shape[1], device=x.device).expand(len(x), -1)
@@ -87,5 +88,5 @@ def merged_attention(model: VisionTransformer, x: Tensor, share: float, block: i
             with torch.autocast(x.device.type, enabled=False):
                 now = match(k.float().mean(1), count)
                 tokens, size = merge(tokens.float(), size.float(), now, tokens.shape[1] - count)
-            place = now.gather(1, place)
+            place, tokens = now.gather(1, place), tokens.to(x.dtype)
             tokens = tokens + layer.drop_path2(layer.ls2(layer.mlp(layer.norm2(tokens))))

@@ -135,7 +135,7 @@ class TokenMix(MixMethod):
                 maps = attention_map(self.teacher.on(x), self.teacher.fitted(ctx, x))
             case "self":
                 with evaluating(net):
-                    maps = attention_map(net, x.float()) if net.patch_size else class_activation(net, x.float(), y).clamp(min=0)
+                    maps = attention_map(net, x) if net.patch_size else class_activation(net, x, y).clamp(min=0)
             case "area":
                 maps = torch.ones(len(x), *grid, device=x.device)
             case "offline":

@@ -144,7 +144,7 @@ def test_close_to_0_and_1_the_network_sees_a_blend(lam, plain):
     x = images(5)
     mixed = method.mix(moment(lam=lam, lam_k=lam), x, Y, net)
     blend = lam * x + (1 - lam) * x[PARTNERS["partner"]]
-    assert torch.allclose(mixed.x, blend, atol=1e-6) == plain and mixed.mask.shape == ((1, 1, 8, 8) if plain else (5, 1, 8, 8))
+    assert torch.allclose(mixed.x, blend, atol=1e-6) == plain and torch.allclose(mixed.mask, torch.tensor(lam)) == plain
     own = method.own_share(mixed.state.z, mixed.state.partner, lam, None, (8, 8))
     assert own.std() > 0.05  # the mix block itself learns from masks all the same
 
@@ -176,7 +176,7 @@ def test_how_often_masks_are_scaled_and_the_block_trained():
     x, count = images(2), 600
     mixes = [method.mix(ctx, x, Y[:2], net) for _ in range(count)]
     assert np.mean([m.state.train_block for m in mixes]) == pytest.approx(0.8, abs=4 * math.sqrt(0.16 / count))
-    masked = [(m.mask.mean((1, 2, 3)) - m.weights[0, 0]).abs().max() < 1e-6 for m in mixes if m.mask.shape[0] == 2 and m.partner[0] == 1]
+    masked = [(m.mask.mean((1, 2, 3)) - m.weights[0, 0]).abs().max() < 1e-6 for m in mixes if m.mask.std() > 0 and m.partner[0] == 1]
     assert np.mean(masked) == pytest.approx(0.25, abs=4 * math.sqrt(0.19 / len(masked)))
     assert all(AutoMix(switch_off=s).trains_block(context(seed=i)) for s in (0.0, 1.0) for i in range(20))
 

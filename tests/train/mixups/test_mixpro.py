@@ -238,6 +238,16 @@ def test_what_is_asked_of_the_network():
     assert create("mixpro", pal="none").attention is False
 
 
+def test_cells_of_swin():
+    """56 pixels over an attention grid of stride 32: its rows 0 to 6 see cells 0, 0, 1, 1, 2, 2, 3."""
+    cells = np.arange(16).reshape(1, 4, 4) % 5 < 3
+    x, grid = torch.randn(1, 3, 224, 224), torch.tensor([0, 0, 1, 1, 2, 2, 3])
+    mixed = create("mixpro", "swin").mix(context(draws={"cells": cells}), x, Y[:1], FakeNet(32))
+    own = torch.from_numpy(cells)
+    assert torch.equal(mixed.mask[0, 0] > 0, own[0].repeat_interleave(56, 0).repeat_interleave(56, 1))
+    assert torch.equal(F.interpolate(mixed.mask, (7, 7))[0, 0] > 0, own[0][grid][:, grid])
+
+
 def test_presets_differ_only_by_the_documented_flags():
     def flags(preset):
         method = create("mixpro", preset)
@@ -253,6 +263,7 @@ def test_presets_differ_only_by_the_documented_flags():
     for pal in ("equal", "linear", "parabolic", "learnable"):
         assert changed(pal) == {"pal": pal}
     assert changed("misaligned") == {"misaligned": True} and changed("reduced") == {"scale": 0.5}
+    assert changed("swin") == {"scale": 1.75}
     region, grid = create("mixpro", "pal_cutmix"), create("mixpro")
     assert type(region.images).__name__ == "CutMix" and (region.images.pairing, region.pal) == (grid.images.pairing, grid.pal)
     assert [type(create("mixpro", p).progress).__name__ for p in ("default", "equal", "linear", "parabolic", "learnable")] == [

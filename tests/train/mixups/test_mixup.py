@@ -17,7 +17,7 @@ def test_the_equation():
     for i, j in enumerate(draws["partner"]):
         expected[i, i], expected[i, j] = 0.3, 0.7
     assert torch.allclose(mixed.weights, expected)
-    assert torch.allclose(mixed.mask, torch.tensor(0.3)) and mixed.mask.shape == (1, 1, 5, 7)
+    assert torch.allclose(mixed.mask, torch.tensor(0.3)) and mixed.mask.shape == (4, 1, 5, 7)
 
 
 @pytest.mark.parametrize("lam", [0.0, 1.0])

@@ -98,7 +98,7 @@ def test_where_there_is_no_batch_norm_the_pass_stops_at_the_layer():
 
 def stages_of(name, model, x):
     """The features by timm's own means, not by a hook."""
-    if name.startswith("swin"):
+    if "swin" in name:
         x = model.patch_embed(x)
         for stage in model.layers[:3]:
             x = stage(x)
@@ -116,6 +116,7 @@ def stages_of(name, model, x):
         ("resnet18_cifar", 32, (256, 8)),
         ("deit_small_patch16_224", 224, (384, 14)),
         ("swin_tiny_patch4_window7_224", 224, (768, 7)),
+        ("ca_swin_tiny_patch4_window7_224", 224, (768, 7)),
         ("pvt_tiny", 224, (320, 14)),
         ("convnext_tiny", 224, (384, 14)),
     ],

@@ -28,7 +28,7 @@ def test_the_box_of_the_batch_sits_on_the_first_partners_peak():
     mixed = SaliencyMix().mix(ctx, x, torch.arange(3), None)
     inside = box(peaks(x, ctx)[1], 32, 48, 16, 24)  # half of each side
     assert torch.equal(mixed.x, torch.where(inside, x[order], x))
-    assert torch.equal(mixed.mask, (~inside).float()[None, None])
+    assert torch.equal(mixed.mask, (~inside).float().expand(3, 1, -1, -1))
     assert own_weight(mixed.weights).tolist() == pytest.approx([1 - inside.float().mean().item()] * 3)
 
 

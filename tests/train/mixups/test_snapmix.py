@@ -44,7 +44,7 @@ def bilinear(image, size, corners):
 
 
 def planted(monkeypatch, maps):
-    monkeypatch.setattr(snapmix, "class_activation", lambda net, x, y: maps)
+    monkeypatch.setattr(snapmix, "class_activation", lambda net, x, y, positive: maps)
 
 
 # ---- class activation maps
@@ -108,8 +108,28 @@ def test_shares_pixel_by_pixel(preset, labels, monkeypatch):
         for channel in range(3):
             pasted = bilinear(x[j, channel, 3:8, 0:4], (5, 5), corners=True)
             assert np.allclose(mixed.x[i, channel, 1:6, 2:7], pasted, atol=1e-5)
-    outside = mixed.mask.expand(3, 3, -1, -1) > 0
-    assert torch.equal(mixed.x[outside], x[outside]) and (mixed.mask == 0).sum() == 25 and not mixed.mask[0, 0, 1:6, 2:7].any()
+    outside = mixed.mask.expand(-1, 3, -1, -1) > 0
+    assert torch.equal(mixed.x[outside], x[outside]) and (mixed.mask == 0).sum() == 3 * 25 and not mixed.mask[:, 0, 1:6, 2:7].any()
+
+
+def test_negative_features_are_left_out():
+    torch.manual_seed(0)
+    net, x = models.create("swin_tiny_patch4_window7_224", num_classes=3, **SWIN).eval(), images(3, 3, 64, 64)
+    target, source, partner, y = (0, 40, 8, 64), (24, 64, 0, 32), [1, 2, 0], torch.tensor([2, 0, 1])
+    mixed = SnapMix().mix(context(3, draws={"box": [target, source], "partner": partner}), x, y, net)
+    with torch.no_grad():
+        features = net.model.forward_features(x)  # (3, 2, 2, D)
+    assert (features < -0.5).any()
+    head = net.model.get_classifier()
+    for i, j in enumerate(partner):
+        shares = []
+        for k, (y0, y1, x0, x1) in ((i, target), (j, source)):
+            cam = (features[k].clamp(min=0) * head.weight[y[k]]).sum(-1) + head.bias[y[k]]
+            pixels = bilinear(cam.detach(), (64, 64), corners=False)
+            pixels -= pixels.min()
+            shares.append(pixels[y0:y1, x0:x1].sum() / pixels.sum())
+        assert mixed.weights[i, i].item() == pytest.approx(1 - shares[0], abs=2e-5)
+        assert mixed.weights[i, j].item() == pytest.approx(shares[1], abs=2e-5)
 
 
 def test_the_loss_of_both_rules():

@@ -78,7 +78,7 @@ def test_a_pair_swaps_its_content():
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_one_decision_per_batch_pair_or_image(mode):
     ctx, x = context(seed=1), index_images(8, 16, 16)
-    masks = [Switch(mode, switch_prob=1.0).mix(ctx, x, torch.arange(8), None).mask.expand(8, 1, 16, 16) for _ in range(5)]
+    masks = [Switch(mode, switch_prob=1.0).mix(ctx, x, torch.arange(8), None).mask for _ in range(5)]
     distinct = max(len(mask.flatten(1).unique(dim=0)) for mask in masks)
     assert {"batch": distinct == 1, "pair": 2 <= distinct <= 4, "elem": 5 <= distinct <= 8}[mode]
 

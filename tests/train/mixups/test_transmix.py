@@ -86,7 +86,7 @@ def test_no_attention_on_any_patch_gives_finite_labels():
 def test_the_aligned_variant_moves_the_box():
     _, mixed, weights = relabel(create("transmix", aligned=True), (1, 3, 0, 1))
     # edges 1, 3, 0, 1 with patches of 2: 2, 4, 0, 2, the third patch
-    assert mixed.mask.flatten().tolist() == [1] * 8 + [0, 0, 1, 1] * 2
+    assert mixed.mask.flatten(1).tolist() == [[1] * 8 + [0, 0, 1, 1] * 2] * len(mixed.x)
     assert own_weight(weights)[0].item() == pytest.approx((0.75 + 0.6 / 0.8) / 2)
 
 
