@@ -160,9 +160,12 @@ def _parse(key: str, text: str, is_text: bool) -> Any:
     if is_text and text[0] not in "'\"" and text != "null":
         return text
     try:
-        return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]
+        value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]
     except (yaml.YAMLError, OmegaConfBaseException) as e:
         raise EvalkitError(f"{key}={text}: {_yaml_problem(e)}") from e
+    if isinstance(value, dict) and (glued := next((k for k, v in value.items() if v is None and ":" in str(k)), None)):
+        raise EvalkitError(f"{key}={text}: YAML wants a blank after the colon of a mapping: '{glued.replace(':', ': ', 1)}', and quotes around it all")
+    return value
 
 
 # ---- the schema

@@ -72,8 +72,11 @@ def _cells(root: Path, loaded: Loaded, cfg: ImageNetCConfig) -> tuple[dict[str, 
     published, sets, problems = layouts.is_imagenet(loaded), {}, []
     folders = _corruption_folders(root)
     for corruption in cfg.corruptions:
+        if corruption not in folders:
+            problems.append(f"{corruption} is missing")
+            continue
         for severity in cfg.severities:
-            cell, folder = f"{corruption}/{severity}", folders.get(corruption, root / corruption) / str(severity)
+            cell, folder = f"{corruption}/{severity}", folders[corruption] / str(severity)
             if not folder.is_dir():
                 problems.append(f"{cell} is missing")
                 continue

@@ -17,14 +17,18 @@ def random_ranks(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> n
     >>> random_ranks("n01440764/ILSVRC2012_val_00000293.JPEG", 196)[:10].tolist()
     [29, 50, 89, 152, 163, 140, 119, 104, 19, 36]
     """
-    words = np.random.Philox(key=[seed, repeat], counter=[0, 0, 0, path_hash(sample)]).random_raw(patches)
-    return np.argsort(np.argsort(words, kind="stable"), kind="stable")
+    return np.argsort(np.argsort(_words(sample, patches, seed, repeat, stream=0), kind="stable"), kind="stable")
 
 
 def shuffled_order(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> np.ndarray:
     """Which patch of image `sample` stands at each place once its patches are shuffled, (patches,) int64; draws of its own, keyed as `random_ranks`."""
-    words = np.random.Philox(key=[seed, repeat], counter=[0, 0, 1, path_hash(sample)]).random_raw(patches)
-    return np.argsort(words, kind="stable")
+    return np.argsort(_words(sample, patches, seed, repeat, stream=1), kind="stable")
+
+
+def _words(sample: str, n: int, seed: int, repeat: int, stream: int) -> np.ndarray:
+    """The first `n` raw 64-bit words of the generator of (seed, repeat, stream, path)."""
+    key, counter = (np.array(values, dtype=np.uint64) for values in ([seed, repeat], [0, 0, stream, path_hash(sample)]))  # a list would go through float64
+    return np.random.Philox(key=key, counter=counter).random_raw(n)
 
 
 def path_hash(sample: str) -> int:

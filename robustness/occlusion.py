@@ -153,4 +153,4 @@ def evaluate(arrays: Arrays) -> Outcome:
     return outcome(arrays, [Means(samples)], series=series)
 
 
-PROTOCOL = Protocol("occlusion", 1, prepare, collect, evaluate)
+PROTOCOL = Protocol("occlusion", 2, prepare, collect, evaluate)

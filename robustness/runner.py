@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,32 +36,29 @@ PROTOCOLS: dict[str, Protocol] = {
 SHOWN = 20  # unreadable images listed by name on the terminal; the record's side file lists all
 
 
+class Refused(EvalkitError):
+    """A protocol that cannot be run as asked. Every process raises it, before any has begun a pass."""
+
+
 def run(protocol: str, specs: Sequence[str | models.Loaded], cfg: ProtocolConfig) -> int:
     """Evaluate every model of `specs` and append to `cfg.out`/results.jsonl.
 
     A model is anything `evalkit.models.load` takes, or what it or `evalkit.models.wrap` returns.
     Per-sample records go to `cfg.out`/records and are used again when model, data, settings and protocol version are the same; a pass over images that was
     killed goes on where it was saved last, a few seconds before (attacks start again). Returns 0, or 2 if images
-    could not be read or data were partial. Started by torchrun, the processes share the images. Raises EvalkitError for anything wrong before the pass.
+    could not be read or data were partial. Started by torchrun, the processes share the images. Raises Refused for anything wrong before the pass, in every
+    process; another EvalkitError may be of one process alone, which must then end, so that torchrun ends those that wait for it.
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
     device = pick_device(cfg.device)
     init_processes(device)
-    folder = Path(cfg.out) / "records"
-    if is_main():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise EvalkitError(f"cannot write to {folder}: {e.strerror or e}; choose another output folder with --out") from e
     return 0 if all([_evaluate(PROTOCOLS[protocol], spec, cfg, device) for spec in specs]) else 2
 
 
 def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig, device: torch.device) -> bool:
     """One model; whether the result is complete."""
-    loaded = spec if isinstance(spec, models.Loaded) else models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
-    loaded.network.to(device)
-    plan = protocol.prepare(loaded, cfg, device)
+    loaded, plan = _agreed(lambda: _prepare(protocol, spec, cfg, device))
     say(f"{protocol.name}: {loaded.label} on {', '.join(i.name for i in plan.sets.values())}", *(f"  {note}" for note in [*_key_report(loaded), *plan.notes]))
     checksum = loaded.sha256 or _sha256_of(loaded.network)
     identity = {
@@ -93,6 +90,30 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
         results.append(cfg.out, record)
         _report(outcome, about["bad"], _fate(cfg))
     return plan.complete and (not about["bad"] or cfg.on_error != "fail")
+
+
+def _prepare(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig, device: torch.device) -> tuple[models.Loaded, Plan]:
+    folder = Path(cfg.out) / "records"
+    if is_main():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise EvalkitError(f"cannot write to {folder}: {e.strerror or e}; choose another output folder with --out") from e
+    loaded = spec if isinstance(spec, models.Loaded) else models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
+    loaded.network.to(device)
+    return loaded, protocol.prepare(loaded, cfg, device)
+
+
+def _agreed(prepare: Callable[[], tuple[models.Loaded, Plan]]) -> tuple[models.Loaded, Plan]:
+    """What `prepare` returns; if it fails in any process, Refused in all of them."""
+    try:
+        found, error = prepare(), None
+    except EvalkitError as e:
+        found, error = None, e
+    first = next((message for message in gather_objects(error and str(error)) if message is not None), None)
+    if first is not None:
+        raise Refused(first) from error
+    return found
 
 
 def _kind(device: torch.device) -> str:

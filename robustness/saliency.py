@@ -114,7 +114,11 @@ def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.
     if spec == "self":
         return attention(evaluated.network, device, _head(head, None), {"source": "self", "sha256": evaluated.sha256})
     if spec in ("dino", DINO):
-        loaded, spec = models.load(DINO), "dino"
+        try:
+            loaded, spec = models.load(DINO), "dino"
+        except EvalkitError as e:
+            advice = "check the connection, give a weights file with saliency=FILE, or do without salient and nonsalient: modes=[random]"
+            raise EvalkitError(f"the saliency needs DINO's weights, {DINO}, which could not be loaded; {advice}") from e
     elif Path(spec).is_file():
         loaded = models.load(spec, model=DINO, num_classes=0)
     else:

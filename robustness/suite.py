@@ -7,6 +7,7 @@ from typing import Any
 
 from evalkit import models
 from evalkit.errors import EvalkitError
+from evalkit.runtime import world_size
 
 from . import layouts, runner
 from .config import CONFIGS, AllConfig
@@ -39,7 +40,8 @@ def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
     """Run every protocol whose data lie below `cfg.data_root`, or the stand-ins of a checkpoint trained on digits-photo, on the models of `specs`.
 
     What is not there is named and no failure; a protocol that stops with an error is named too, the others go on. Returns 0, or 2 if one stopped or is not
-    complete. Raises EvalkitError if no data are found for any protocol.
+    complete. Raises EvalkitError if no data are found for any protocol, if every protocol stopped, and, in one of several processes, for an error within a
+    pass: the other processes are still in that pass, and only the end of this one ends them.
     """
     if cfg.data_root is None:
         loaded = [spec if isinstance(spec, models.Loaded) else models.load(spec, model=cfg.model, model_args=cfg.model_args) for spec in specs]
@@ -48,7 +50,7 @@ def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
         found, looked = {name: _below(Path(cfg.data_root), name) for name in NEEDS}, f"not below {cfg.data_root}"
     if not any(found.values()):
         raise EvalkitError(f"no data for any protocol: {looked}; give the folder that holds imagenet-a, imagenet/val ... with --data-root DIR")
-    code, ran, missing, stopped = 0, [], [], []
+    code, ran, missing, stopped = 0, [], [], {}
     for name, data in found.items():
         if data is None:
             missing.append(f"{name} ({', '.join(layouts.FOLDERS[kind] for kind in NEEDS[name].values())}: {looked})")
@@ -57,8 +59,13 @@ def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
             code = max(code, runner.run(name, specs, _config(name, cfg, data)))
             ran.append(name)
         except EvalkitError as e:
-            stopped.append(f"{name}: {e}")
-    runner.say(f"ran: {', '.join(ran) or 'nothing'}", *(f"not run: {what}" for what in missing), *(f"stopped: {what}" for what in stopped))
+            if world_size() > 1 and not isinstance(e, runner.Refused):
+                raise EvalkitError(f"{name}: {e}") from e
+            stopped[name] = str(e)
+    if not ran:
+        reasons = set(stopped.values())
+        raise EvalkitError(reasons.pop() if len(reasons) == 1 else "; ".join(f"{name}: {reason}" for name, reason in stopped.items()))
+    runner.say(f"ran: {', '.join(ran)}", *(f"not run: {what}" for what in missing), *(f"stopped: {name}: {reason}" for name, reason in stopped.items()))
     return 2 if stopped else code
 
 

@@ -184,7 +184,7 @@ class _EvalSet(Dataset):
                 bad.append(e)
                 continue
             except EvalkitError as e:
-                return e
+                return EvalkitError(f"{self.images.ids[row]}: {e}")
             index.append(row)
             if found := image.info.get("notes"):
                 notes[row] = found

@@ -99,6 +99,7 @@ def test_overrides_apply_in_order_and_leave_the_schema_alone():
         ("lr", "'lr' is not key=value; for no value write lr=null, for empty text lr='\"\"'"),
         ("betas=[1,", "betas=[1,: not valid YAML: did not find expected node content"),
         ("model_args={a: 1, a: 2}", "model_args={a: 1, a: 2}: not valid YAML: found duplicate key a"),
+        ("model_args={a:1, b:2}", "model_args={a:1, b:2}: YAML wants a blank after the colon of a mapping: 'a: 1', and quotes around it all"),
     ],
 )
 def test_wrong_override_is_one_line_that_helps(override, message):

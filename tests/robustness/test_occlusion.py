@@ -1,6 +1,7 @@
 """Occlusion: masks by hand and by slow definitions, the sweep on planted patches, the numbers from records written by hand."""
 
 import doctest
+import hashlib
 import itertools
 import math
 
@@ -39,6 +40,20 @@ def test_random_order_is_the_published_vector():
     ranks = masks.random_ranks(PATH, 196)
     assert ranks[:10].tolist() == [29, 50, 89, 152, 163, 140, 119, 104, 19, 36]
     assert sorted(ranks.tolist()) == list(range(196))
+
+
+def test_every_bit_of_path_and_seed_counts():
+    """Half of all path hashes lie above 2^63; the same generator from whole numbers, of 128 bits the key and 256 the counter."""
+    hashes = []
+    for i, seed, repeat in itertools.product(range(40), (0, 2**63 + 1, 2**64 - 1), (0, 4)):
+        path = f"n01440764/{i}.JPEG"
+        hashes.append(int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "little"))
+        for stream, ours in ((0, masks.random_ranks), (1, masks.shuffled_order)):
+            words = np.random.Philox(key=seed + (repeat << 64), counter=(hashes[-1] << 192) + (stream << 128)).random_raw(50)
+            order = sorted(range(50), key=lambda p: words[p])
+            expected = order if stream else [order.index(p) for p in range(50)]
+            assert ours(path, 50, seed, repeat).tolist() == expected
+    assert min(hashes) < 2**63 < max(hashes)
 
 
 def test_random_order_depends_on_seed_repeat_and_path_only():

@@ -62,6 +62,15 @@ def test_dino_is_the_timm_checkpoint_with_the_second_head_and_its_own_normalisat
     assert open_saliency("dino", "mean", None, CPU).settings["head"] == "mean" and open_saliency("dino", "4", None, CPU).settings["head"] == 4
 
 
+def test_without_dinos_weights_the_advice_is_about_the_saliency(monkeypatch):
+    def load(*args, **kwargs):
+        raise EvalkitError("no connection; give a weights file together with model=vit_small_patch16_224")
+
+    monkeypatch.setattr(models, "load", load)
+    with pytest.raises(EvalkitError, match=r"^the saliency needs DINO's weights, .*; check the connection, give a weights file with saliency=FILE, or do "):
+        open_saliency("dino", "auto", loaded(vit(), ["a", "b", "c"]), CPU)
+
+
 def test_a_weights_file_is_taken_for_dinos(tmp_path):
     torch.manual_seed(0)
     dino = models.create("vit_small_patch16_224.dino", num_classes=0).eval()

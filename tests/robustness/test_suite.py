@@ -1,8 +1,12 @@
 """Every protocol whose data are there, and a line for what is not."""
 
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from evalkit import config
 from evalkit.errors import EvalkitError
@@ -104,3 +108,74 @@ def test_from_the_folders_to_the_records_and_the_report(tmp_path, capsys):
     text = (tmp_path / "report" / "report.md").read_text()
     for title in ("ImageNet-R", "ImageNet-Sketch", "ImageNetV2", "ImageNet-C", "ImageNet-A", "ImageNet-O", "ImageNet val", "FGSM", "PGD"):
         assert title in text and title in page, title
+
+
+def test_nothing_that_ran_is_an_error_of_one_line(tmp_path):
+    root = write_tree(tmp_path / "imagenet-a", TREE).parent
+    write_tree(root / "imagenet-r", TREE)
+    with pytest.raises(EvalkitError, match="^no such checkpoint: none.pth$"):
+        run_all(["none.pth"], AllConfig(data_root=str(root), out=str(tmp_path / "out")))
+    write_tree(root / "imagenet-a", {"eagle": 1})
+    (root / "imagenet-r" / "owl").mkdir()
+    with pytest.raises(EvalkitError, match="^imagenet-a: the folder 'eagle' .*; imagenet-r: the folder 'owl' "):
+        run_all([str(save_checkpoint(tmp_path / "run", CLASSES))], AllConfig(data_root=str(root), out=str(tmp_path / "out")))
+
+
+# ---- two processes
+
+
+def _process(number: int, folder: str, damage: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=2)
+    if damage == "main":  # an error that the first process alone meets, before the pass
+        make = Path.mkdir
+        Path.mkdir = lambda path, *args, **kwargs: (_ for _ in ()).throw(OSError(28, "No space left on device")) if path.name == "records" else make(path)
+    cfg = AllConfig(data_root=f"{folder}/sets", out=f"{folder}/out", workers=0, forward_batch=4, preprocess="native")
+    try:
+        end = str(run_all([f"{folder}/run"], cfg))
+    except EvalkitError as e:
+        end = f"error: {e}"
+    Path(folder, f"end{number}").write_text(end)
+    sys.exit(end.startswith("error"))
+
+
+def _two_processes(folder: Path, damage: str = "") -> dict[int, str]:
+    """How each of two processes ended; one that was killed because the other failed is not there."""
+    save_checkpoint(folder / "run", CLASSES)
+    processes = torch.multiprocessing.start_processes(_process, args=(str(folder), damage), nprocs=2, start_method="fork", join=False).processes
+    deadline = time.monotonic() + 60
+    try:
+        while any(p.is_alive() for p in processes) and not any(p.exitcode for p in processes):
+            assert time.monotonic() < deadline, "a process waits for one that is gone"
+            time.sleep(0.05)
+    finally:
+        for process in processes:
+            process.kill()
+    return {number: path.read_text() for number in range(2) if (path := folder / f"end{number}").exists()}
+
+
+def test_processes_refuse_a_protocol_together_and_go_on_together(tmp_path):
+    write_tree(tmp_path / "sets" / "imagenet-a", TREE | {"eagle": 1}, side=16)
+    write_square(tmp_path / "sets" / "imagenet-r")
+    assert _two_processes(tmp_path) == {0: "2", 1: "2"}
+    assert [(r["protocol"], r["n"]) for r in records(tmp_path / "out")] == [("imagenet-r", 7)]
+
+
+def test_an_error_of_one_process_before_the_pass_is_that_of_all(tmp_path):
+    write_square(tmp_path / "sets" / "imagenet-a")
+    ends = _two_processes(tmp_path, "main")
+    assert set(ends.values()) == {f"error: cannot write to {tmp_path}/out/records: No space left on device; choose another output folder with --out"}
+
+
+def test_an_error_of_one_process_within_a_pass_ends_all(tmp_path):
+    for name in ("imagenet-a", "imagenet-r"):
+        write_square(tmp_path / "sets" / name)
+    Image.new("RGB", (17, 17)).save(tmp_path / "sets" / "imagenet-a" / "bird" / "bird_0001.JPEG")  # the second image: the second process reads it
+    assert _two_processes(tmp_path) == {
+        1: "error: imagenet-a: bird/bird_0001.JPEG: images of this set are used as they are, 17 x 17, but 16 x 16 is asked for"
+    }
+
+
+def write_square(root: Path) -> None:
+    for path in write_tree(root, TREE, side=16).rglob("*.JPEG"):
+        Image.open(path).crop((0, 0, 16, 16)).save(path)
