@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evalkit import models
-from evalkit.checkpoint import read_weights
+from evalkit.checkpoint import find_folder, read_weights
 from evalkit.errors import EvalkitError, unknown
 from evalkit.models.load import SUFFIXES, convert, head_names
 
@@ -43,34 +43,42 @@ def resolve(spec: str, *, model: str | None, model_args: dict[str, Any], weights
     path, meta, sha256 = Path(spec), {}, None
     if path.exists():
         _, meta, sha256 = read_weights(path, weights)
-        model = meta.get("model") or model
-        if model is None:
+        known = meta.get("model") or model
+        if known is None:
             raise EvalkitError(f"{path} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224")
     elif "/" in spec or path.suffix in SUFFIXES:
         raise EvalkitError(f"no such checkpoint: {spec}")
     elif not timm.is_model(spec.partition(".")[0]):
         raise unknown("model or checkpoint", spec, timm.list_models())
     else:
-        model = spec
+        known = spec
+    if model is not None and model.partition(".")[0] != known.partition(".")[0]:
+        raise EvalkitError(f"{spec} holds weights of model '{known}', not '{model}'; leave out model=")
     args = {**meta.get("model_args", {}), **model_args}
-    network = models.create(model, num_classes=0, **args)
+    network = models.create(known, num_classes=0, **args)
     if not hasattr(network.model, "forward_intermediates"):
-        raise EvalkitError(f"model '{model}' does not give its feature maps, so it cannot be transferred; use a ViT, DeiT, PVT, Swin or ResNet")
+        raise EvalkitError(f"model '{known}' does not give its feature maps, so it cannot be transferred; use a ViT, DeiT, PVT, Swin or ResNet")
     info = network.model.feature_info
     name = meta.get("label") or meta.get("method") or path.stem
     return Source(
-        model=model,
+        model=known,
         model_args=args,
-        checkpoint=None if random else str(path) if path.exists() else TIMM,
-        weights=meta.get("weights") or weights,
+        checkpoint=None if random else str(_fixed(path)) if path.exists() else TIMM,
+        weights=None if random else meta.get("weights") or weights,
         sha256=None if random else sha256,
         method=None if random else meta.get("method"),
-        label=label or (f"{model}, random" if random else name),
+        label=label or (f"{known}, random" if random else name),
         mean=list(network.mean),
         std=list(network.std),
         channels=[stage["num_chs"] for stage in info],
         strides=[stage["reduction"] for stage in info],
     )
+
+
+def _fixed(path: Path) -> Path:
+    """The checkpoint folder that is a run's newest now: the run may go on, but this transfer stays with what it recorded."""
+    folder = find_folder(path) if path.is_dir() else None
+    return path if folder is None else folder.resolve()
 
 
 def build(name: str, model_args: dict[str, Any], img_size: int | None, pretrained: bool = False) -> nn.Module:

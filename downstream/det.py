@@ -23,8 +23,8 @@ from evalkit.runtime import world_size
 from . import config, layout, scenes, sheets
 from .backbone import Source
 from .config import TransferConfig
-from .layout_det import DetData
-from .task import Data, Outcome, Task
+from .layout_det import MIN_SIDE, DetData
+from .task import Data, Outcome, Task, mean_of_defined
 
 FINEST, COARSEST = 4, 8  # pixels per place of the finest feature map: finer ones are left out, a coarser one cannot show small objects
 LEVELS = 5  # of the feature pyramid; the last are pooled from the one before
@@ -60,7 +60,7 @@ class DetConfig(TransferConfig):
 
 
 def find_data(cfg: DetConfig, run: Path) -> Data:
-    """The set of `cfg`, checked; the embedded scenes are written into the run folder. Images without objects are not trained on."""
+    """The set of `cfg`, checked; the embedded scenes are written into the run folder. Images without objects or below `MIN_SIDE` are not trained on."""
     found = layout.detection(cfg.data, run / "data", cfg.data_dir)
     return Data(
         name=found.name,
@@ -68,7 +68,7 @@ def find_data(cfg: DetConfig, run: Path) -> Data:
         counts={"train": found.with_objects["train"], "val": found.count["val"]},
         fingerprint=found.fingerprint["val"],
         published=found.published,
-        train=_part(found, "train") | {"filter_cfg": {"filter_empty_gt": True, "min_size": 32}},
+        train=_part(found, "train") | {"filter_cfg": {"filter_empty_gt": True, "min_size": MIN_SIDE}},
         val=_part(found, "val") | {"test_mode": True},
         notes=found.notes,
     )
@@ -242,11 +242,12 @@ def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     for kind in ("box", "mask"):
         ap = np.asarray(scores[f"det/{kind}"])  # (classes, 3), NaN for a class without an object
         for suffix, column in zip(("", "50", "75"), ap.T):
-            metrics[f"{kind}_ap{suffix}"] = float(np.nanmean(column))
+            metrics[f"{kind}_ap{suffix}"] = mean_of_defined(column)
         for row, value in zip(rows, ap[:, 0]):
             row[f"{kind}_ap"] = float(value)
     absent = int(np.isnan(ap[:, 0]).sum())
-    return Outcome(metrics, rows, {}, [f"{absent} of {len(rows)} classes have no object in the validation images"] if absent else [])
+    undefined = {name: "no object of the validation images counts" for name, value in metrics.items() if np.isnan(value)}
+    return Outcome(metrics, rows, undefined, [f"{absent} of {len(rows)} classes have no object in the validation images"] if absent else [])
 
 
 def published(cfg: DetConfig, data: Data) -> bool:

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from evalkit.errors import EvalkitError
 from evalkit.runtime import sha256_file
 
-from .layout_seg import SPLITS, counts
+from .layout_seg import CHECKED, SPLITS, counts, shown_size
 
 COCO_IMAGES = {"train": 118_287, "val": 5000}
 COCO_CLASSES = 80
+MIN_SIDE = 32  # pixels of the shorter side: MMDetection's recipes train on no smaller image
 COCO_FILES = ("annotations/instances_{}2017.json", "annotations/instances_{}.json", "annotations/{}.json")
 COCO_FOLDERS = ("{}2017", "{}", "images")
 
@@ -28,7 +31,7 @@ class DetData:
     annotations: dict[str, str]  # file
     images: dict[str, str]  # folder
     count: dict[str, int]  # images
-    with_objects: dict[str, int]  # images that show at least one
+    with_objects: dict[str, int]  # images of at least `MIN_SIDE` that show at least one
     fingerprint: dict[str, str]
     published: bool = False
     notes: list[str] = field(default_factory=list)
@@ -55,11 +58,14 @@ def coco_format(root: str | Path, name: str) -> DetData:
     for split in SPLITS:
         path = root / annotations[split]
         content = _read_json(path)
-        problem = _json_problem(content) or _missing(content["images"], root / images[split])
+        problem = _json_problem(content) or _missing(content["images"], root / images[split]) or _other_size(content["images"], root / images[split])
         if problem:
             raise EvalkitError(f"{path}: {problem}")
         count[split] = len(content["images"])
-        with_objects[split] = len({entry["image_id"] for entry in content["annotations"]})
+        large = {image["id"] for image in content["images"] if min(image["width"], image["height"]) >= MIN_SIDE}
+        with_objects[split] = len({entry["image_id"] for entry in content["annotations"]} & large)
+        if split == "train" and not with_objects[split]:
+            raise EvalkitError(f"{path}: no image with an object is {MIN_SIDE} pixels or more on its shorter side; enlarge the images")
         classes[split] = {category["id"]: category["name"] for category in content["categories"]}
     if list(classes["train"].items()) != list(classes["val"].items()):
         raise EvalkitError(f"{root}: {annotations['train']} and {annotations['val']} do not list the same categories in the same order; give both one list")
@@ -95,16 +101,32 @@ def _json_problem(content: Any) -> str | None:
         names = [entry["name"] for entry in content["categories"]]
         if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
             return "a category has no name, or the name of another; give each its own"
-        known_images, known_categories = ({entry["id"] for entry in content[key]} for key in ("images", "categories"))
+        if not all(entry["file_name"] and entry["width"] > 0 and entry["height"] > 0 for entry in content["images"]):
+            return "an image has no size; add width and height"
+        known_images, known_categories = ({entry["id"]: entry for entry in content[key]} for key in ("images", "categories"))
         for entry in content["annotations"]:
             if entry["image_id"] not in known_images or entry["category_id"] not in known_categories:
                 return f"object {entry['id']} names an image or a category that the file does not list; add or remove it"
-            if not entry.get("segmentation") or len(entry["bbox"]) != 4:
-                return f"object {entry['id']} has no mask or no box of four numbers; Mask R-CNN needs both"
-        if not all(entry["file_name"] and entry["width"] > 0 and entry["height"] > 0 for entry in content["images"]):
-            return "an image has no size; add width and height"
+            problem = _object_problem(entry, known_images[entry["image_id"]])
+            if problem:
+                return f"object {entry['id']} {problem}"
     except (KeyError, TypeError) as e:
         return f"an entry lacks {e if isinstance(e, KeyError) else 'a value of the right type'}; it must be in COCO's format"
+    return None
+
+
+def _object_problem(entry: dict[str, Any], image: dict[str, Any]) -> str | None:
+    """What is wrong with the box or the mask of an object."""
+    mask = entry.get("segmentation")
+    if not mask or len(entry["bbox"]) != 4:
+        return "has no mask or no box of four numbers; Mask R-CNN needs both"
+    if not all(isinstance(number, int | float) for number in (*entry["bbox"], entry.get("area"), entry.get("iscrowd"))):
+        return "has no numbers for `bbox`, `area` and `iscrowd`; AP needs all three (iscrowd 0: a single object)"
+    if isinstance(mask, dict):
+        if "counts" not in mask or mask.get("size") != [image["height"], image["width"]]:
+            return "has a run-length encoded mask without `counts` or not of its image's [height, width]; write it again"
+    elif not isinstance(mask[0], list) or len(mask[0]) < 6:
+        return "has a mask whose first polygon has fewer than three points; write it again"
     return None
 
 
@@ -114,3 +136,17 @@ def _missing(images: list[dict[str, Any]], folder: Path) -> str | None:
     flat = {entry.name for entry in os.scandir(folder)}
     gone = [name for name in names if name not in flat and not ("/" in name and (folder / name).is_file())]
     return f"{len(gone):,} of its {len(names):,} images are missing in {folder} ({gone[0]}); complete it" if gone else None
+
+
+def _other_size(images: list[dict[str, Any]], folder: Path) -> str | None:
+    """Which of `CHECKED` images cannot be read or has another size than the file says: its masks would lie elsewhere."""
+    for image in images[:: max(1, len(images) // CHECKED)]:
+        path = folder / image["file_name"]
+        try:
+            with Image.open(path) as opened:
+                width, height = shown_size(opened)
+        except OSError as e:
+            return f"image {path} cannot be read ({' '.join(str(e).split())}); replace it"
+        if (width, height) != (image["width"], image["height"]):
+            return f"image {path} is {width}x{height} pixels, not {image['width']}x{image['height']}; correct its width and height"
+    return None

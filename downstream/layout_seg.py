@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from evalkit.errors import EvalkitError
 
@@ -149,8 +149,9 @@ def _mask_problem(image: Path, mask: Path, classes: int, ignore: bool) -> str | 
         with Image.open(mask) as opened, Image.open(image) as photo:
             if opened.mode not in ("L", "P"):
                 return f"has mode {opened.mode} instead of one 8-bit channel; save labels, not colours"
-            if opened.size != photo.size:
-                return f"is {opened.width}x{opened.height} pixels, its image {photo.width}x{photo.height}; make it anew"
+            width, height = shown_size(photo)
+            if opened.size != (width, height):
+                return f"is {opened.width}x{opened.height} pixels, its image {width}x{height}; make it anew"
             labels = np.unique(np.asarray(opened)).tolist()
     except OSError as e:
         return f"or its image cannot be read ({' '.join(str(e).split())}); replace it"
@@ -158,6 +159,11 @@ def _mask_problem(image: Path, mask: Path, classes: int, ignore: bool) -> str | 
         return f"holds the label {IGNORE}, but every pixel of this set has a class: it was made for 59 classes or with reduce_zero_label; {CONTEXT_HOW}"
     wrong = [label for label in labels if label >= classes and label != IGNORE]
     return f"holds the label {wrong[-1]}, but there are {classes} classes (0 to {classes - 1}); make it anew" if wrong else None
+
+
+def shown_size(photo: Image.Image) -> tuple[int, int]:
+    """Width and height as OpenCV reads the image: turned by the orientation that a camera wrote into it."""
+    return photo.size[::-1] if photo.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else photo.size
 
 
 def counts(found: dict[str, int], expected: dict[str, int]) -> str:

@@ -20,7 +20,7 @@ from . import config, layout, scenes, sheets
 from .backbone import Source
 from .config import TransferConfig
 from .layout_seg import IGNORE, SegData
-from .task import Data, Outcome, Task
+from .task import Data, Outcome, Task, mean_of_defined
 
 HEADS = ("linear", "segmenter")
 # Keys that choose what is run or where, not how: a run may differ in them from a published recipe.
@@ -87,7 +87,7 @@ def find_data(cfg: SegConfig, run: Path) -> Data:
 
 def _part(found: SegData, split: str, without_background: bool) -> dict[str, Any]:
     return {
-        "type": "BaseSegDataset",
+        "type": "EvalkitSegDataset",
         "data_root": str(found.root),
         "data_prefix": {"img_path": found.images[split], "seg_map_path": found.masks[split]},
         "ann_file": found.lists[split] or "",
@@ -102,7 +102,8 @@ def mm_config(cfg: SegConfig, source: Source, data: Data, run: Path) -> dict[str
     """Everything mmsegmentation needs but `train_cfg`: model, data, schedule, test."""
     crop = (cfg.crop, cfg.crop)
     loader = {"num_workers": cfg.workers, "persistent_workers": False}
-    load, labels, pack = {"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}
+    load, labels = {"type": "LoadImageFromFile"}, {"type": "EvalkitLabels", "classes": len(data.classes)}
+    pack = {"type": "PackSegInputs"}
     test = {"dataset": data.val | {"pipeline": [load, *_resize(cfg.short_side), labels, pack]}, "sampler": {"type": "DefaultSampler", "shuffle": False}}
     return {
         "model": {
@@ -197,16 +198,17 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     scores = {"": evaluate()} | ({"_ms": evaluate(tta=True)} if cfg.ms else {})
     metrics, rows = {}, [{"class": name} for name in data.classes]
     for suffix, score in scores.items():
-        metrics[f"miou{suffix}"] = float(np.nanmean(score["seg/iou"]))
+        metrics[f"miou{suffix}"] = mean_of_defined(score["seg/iou"])
         for row, iou in zip(rows, score["seg/iou"]):
             row[f"iou{suffix}"] = float(iou)
     score = scores[""]
-    metrics |= {"mean_accuracy": float(np.nanmean(score["seg/accuracy"])), "pixel_accuracy": float(score["seg/all"])}
+    metrics |= {"mean_accuracy": mean_of_defined(score["seg/accuracy"]), "pixel_accuracy": float(score["seg/all"])}
+    undefined = {name: "no pixel of the validation images has a class" for name, value in metrics.items() if np.isnan(value)}
     notes = ["schedule assumed: Segmenter's recipe, since the papers on mixing name none"] if cfg.data == "pascal-context" else []
     absent = int(np.isnan(score["seg/iou"]).sum())
     if absent:
         notes.append(f"{absent} of {len(data.classes)} classes occur neither in the truth nor in a prediction and are left out of the means")
-    return Outcome(metrics, rows, {}, notes)
+    return Outcome(metrics, rows, undefined, notes)
 
 
 def published(cfg: SegConfig, data: Data) -> bool:

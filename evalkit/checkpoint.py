@@ -116,8 +116,8 @@ def load_state(folder: Path) -> dict[str, Any]:
 def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Read (state_dict, meta, sha256) from a checkpoint or run folder, a .safetensors file or a torch file; nothing is executed.
 
-    `weights`: "raw", "ema", or None for the averaged weights where a checkpoint holds them. meta is {} for bare files; its key "weights"
-    says which were read. Torch files may nest the weights under state_dict_ema, model_ema, state_dict or model, with a `module.` prefix.
+    `weights`: "raw", "ema", or None for the averaged weights where a checkpoint holds them; the key "weights" of meta says which were read. Torch
+    files may nest the weights under state_dict_ema, model_ema, state_dict or model, with a `module.` prefix. meta is {} for files that do not name them.
     """
     path = Path(path)
     if path.is_dir():
@@ -137,14 +137,18 @@ def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str
         return _read_safetensors(path), {}, sha256_file(path)
     content = _read_pickle(path)
     keys = STATE_DICT_KEYS if weights != "raw" else STATE_DICT_KEYS[2:]
+    meta = {}
     for key in keys:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
+            meta = {"weights": "ema" if key in STATE_DICT_KEYS[:2] else "raw"}
+            if weights not in (None, meta["weights"]):
+                raise EvalkitError(f"{path} holds no averaged (ema) weights; use weights=raw")
             content = content[key]
             break
     tensors = {re.sub(r"^module\.", "", k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not tensors:
         raise EvalkitError(f"{path} holds no state dict; expected tensors at the top level or under one of {', '.join(STATE_DICT_KEYS)}")
-    return tensors, {}, sha256_file(path)
+    return tensors, meta, sha256_file(path)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

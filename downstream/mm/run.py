@@ -10,7 +10,8 @@ import io
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import mmengine.device.utils
 import numpy as np
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
@@ -27,7 +29,7 @@ from mmengine.registry import DATASETS, HOOKS, LOOPS, MODELS
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader
 
-from evalkit.data.loading import shield
+from evalkit.data.loading import checked, shield
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
 from evalkit.inference import progress
@@ -72,16 +74,41 @@ class Places:
                 yield [(index, step, slot * world_size() + rank()) for slot, index in enumerate(batch)]
 
 
-class Seeded:
+class Items:
+    """A dataset that returns the error for an image it cannot give: raised in a worker, it would arrive as a page of traceback."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except EvalkitError as e:
+            return e
+        except Exception as e:
+            why = (str(e).strip().splitlines() or ["no message"])[0]
+            return EvalkitError(f"{self.dataset.get_data_info(index)['img_path']} or its truth cannot be used ({type(e).__name__}: {why}); replace it")
+
+
+class Seeded(Items):
     """A dataset whose augmentation depends on the seed and the place in the run only."""
 
     def __init__(self, dataset: Any, seed: int):
-        self.dataset, self.seed = dataset, seed
+        super().__init__(dataset)
+        self.seed = seed
 
     def __getitem__(self, key: tuple[int, int, int]) -> Any:
         index, *place = key
         seed_everything(self.seed, "sample", *place)
-        return self.dataset[index]
+        return super().__getitem__(index)
+
+
+def collate(join: Callable[[list], Any], items: list) -> Any:
+    """A batch of the items, or the first error among them."""
+    return next((item for item in items if isinstance(item, EvalkitError)), None) or join(items)
 
 
 # ---- training
@@ -106,12 +133,12 @@ class EvalkitLoop(BaseLoop):
     def batches(self) -> Iterator[Any]:
         """Batches from the current step on. Skipping costs the order alone: no image is read for it."""
         built = self.dataloader
-        return iter(
+        return checked(
             DataLoader(
                 Seeded(built.dataset, self.seed),
                 batch_sampler=Places(built.batch_sampler, self._iter),
                 num_workers=built.num_workers,
-                collate_fn=built.collate_fn,
+                collate_fn=partial(collate, built.collate_fn),
                 worker_init_fn=shield,
                 pin_memory=torch.cuda.is_available(),
             )
@@ -250,21 +277,31 @@ def plain_model(runner: Runner) -> torch.nn.Module:
 def evaluate(runner: Runner, config: dict[str, Any], *, tta: bool = False) -> dict[str, Any]:
     """What the config's `test_evaluator` says of its `test_dataloader`; with `tta` through its `tta_model` and `tta_pipeline`."""
     model = plain_model(runner)
+    for buffer in model.buffers() if world_size() > 1 else ():
+        dist.broadcast(buffer, 0)  # batch normalisation has other statistics in every process; those of the first are the ones saved
     loader = copy.deepcopy(config["test_dataloader"])
     if tta:
         loader["dataset"]["pipeline"] = config["tta_pipeline"]
         model = MODELS.build(Config(config["tta_model"] | {"module": None}).to_dict() | {"module": model})
     model.eval()
     with quiet():
-        data = Runner.build_dataloader(Config(loader).to_dict(), seed=0)
+        built = Runner.build_dataloader(Config(loader).to_dict())
         evaluator: Evaluator = runner.build_evaluator(Config({"e": config["test_evaluator"]}).e)
-        evaluator.dataset_meta = data.dataset.metainfo
-    with progress("evaluating" + (", test-time augmentation" if tta else ""), len(data.dataset)) as advance:
-        for batch in data:
+        evaluator.dataset_meta = built.dataset.metainfo
+    data = DataLoader(
+        Items(built.dataset),
+        batch_size=built.batch_size,
+        sampler=built.sampler,
+        num_workers=built.num_workers,
+        collate_fn=partial(collate, built.collate_fn),
+        worker_init_fn=shield,
+    )
+    with progress("evaluating" + (", test-time augmentation" if tta else ""), len(built.dataset)) as advance:
+        for batch in checked(data):
             evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
             advance(data.batch_size * world_size())
     with quiet():
-        return evaluator.evaluate(len(data.dataset))
+        return evaluator.evaluate(len(built.dataset))
 
 
 @torch.no_grad()

@@ -1,11 +1,47 @@
-"""What mmseg lacks: IoU per class, without rounding."""
+"""What mmseg lacks: IoU per class, without rounding, and a look at what it loads."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmcv import imread
+from mmseg.datasets import BaseSegDataset
+from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.evaluation import IoUMetric
-from mmseg.registry import METRICS
+from mmseg.registry import DATASETS, METRICS, TRANSFORMS
+
+from evalkit.errors import EvalkitError
+
+from ..layout_seg import IGNORE
+
+
+@DATASETS.register_module()
+class EvalkitSegDataset(BaseSegDataset):
+    """Images that lie in the folder itself: without a list mmseg takes those of all folders below as well, hidden ones included."""
+
+    def load_data_list(self) -> list[dict]:
+        return [entry for entry in super().load_data_list() if Path(entry["img_path"]).parent == Path(self.data_prefix["img_path"])]
+
+
+@TRANSFORMS.register_module()
+class EvalkitLabels(LoadAnnotations):
+    """Loads a label map and refuses one that does not hold `classes` labels for each pixel of the image: mmseg would not count what is wrong, or stop there."""
+
+    def __init__(self, classes: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.classes = classes
+
+    def transform(self, results: dict) -> dict:
+        results = super().transform(results)
+        labels, path = results["gt_seg_map"], results["seg_map_path"]
+        if labels.shape != tuple(results["ori_shape"]):
+            shape, wanted = ("x".join(map(str, s)) for s in (labels.shape, results["ori_shape"]))
+            raise EvalkitError(f"{path} has the shape {shape}, its image {wanted}; make it anew")
+        highest = labels.max(initial=0, where=labels != IGNORE)
+        if highest >= self.classes:
+            first = int(results["reduce_zero_label"])  # label 0 of the file was background, which is none of the classes
+            raise EvalkitError(f"{path} holds the label {highest + first}, but the last class is {self.classes - 1 + first}; make it anew")
+        return results
 
 
 @METRICS.register_module()
@@ -17,8 +53,7 @@ class EvalkitIoU(IoUMetric):
     def compute_metrics(self, results: list) -> dict[str, Any]:
         intersection, union, _, truth = (np.sum([np.asarray(part, float) for part in parts], axis=0) for parts in zip(*results))
         with np.errstate(invalid="ignore"):
-            iou, accuracy = intersection / union, intersection / truth
-        return {"iou": iou, "accuracy": accuracy, "all": intersection.sum() / truth.sum()}
+            return {"iou": intersection / union, "accuracy": intersection / truth, "all": intersection.sum() / truth.sum()}
 
 
 def sample(result: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

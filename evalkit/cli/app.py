@@ -170,6 +170,8 @@ def transfer(
         raise EvalkitError("give either a checkpoint (a run or checkpoint folder, a weights file, a timm name) or --resume DIR")
     if resume is not None and (out is not None or recipe is not None or ms):
         raise EvalkitError(f"--resume continues the run inside {resume} as it is; leave out --out, --recipe and --ms")
+    if ms and task is not Transfer.seg:
+        raise EvalkitError("--ms belongs to seg; detection is tested at one scale")
     from .. import config
     from ..downstream import tasks
 

@@ -206,6 +206,11 @@ def _items(dataset: Dataset, keys: Iterator[Any], workers: int, pin: bool = Fals
         pin_memory=pin and torch.cuda.is_available(),
         generator=torch.Generator(),  # it would draw from the global one otherwise
     )
+    yield from checked(loader)
+
+
+def checked(loader: DataLoader) -> Iterator[Any]:
+    """What a loader gives; raises what comes back as an EvalkitError, and one for a worker that died."""
     try:
         for item in loader:
             if isinstance(item, EvalkitError):

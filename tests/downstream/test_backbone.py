@@ -151,7 +151,30 @@ def test_averaged_weights_of_a_torch_file_are_preferred(tmp_path):
     for weights, model in ((None, ema), ("raw", raw)):
         source = found(tmp_path / "w.pth", model="vit_nano_patch4_32", model_args=VIT, weights=weights)
         made = Backbone(source.model, 32, [1], True, source.model_args, source.checkpoint, source.weights)
-        assert torch.equal(made.model.cls_token, model.cls_token)
+        assert torch.equal(made.model.cls_token, model.cls_token) and source.weights == (weights or "ema")
+    torch.save({"model": raw.state_dict()}, tmp_path / "w.pth")
+    assert found(tmp_path / "w.pth", model="vit_nano_patch4_32", model_args=VIT).weights == "raw"
+    with pytest.raises(EvalkitError, match=r"w.pth holds no averaged \(ema\) weights; use weights=raw"):
+        found(tmp_path / "w.pth", model="vit_nano_patch4_32", model_args=VIT, weights="ema")
+
+
+def test_a_run_that_goes_on_does_not_change_what_is_transferred(tmp_path):
+    old, new = classifier(seed=1, **VIT).state_dict(), classifier(seed=2, **VIT).state_dict()
+    checkpoint.save(tmp_path, 1, old, None, {}, {"model": "vit_nano_patch4_32", "model_args": VIT})
+    sources = [found(tmp_path), found(tmp_path / "last")]
+    checkpoint.save(tmp_path, 2, new, None, {}, {"model": "vit_nano_patch4_32", "model_args": VIT})
+    for source in sources:
+        made = Backbone(source.model, 32, [1], True, source.model_args, source.checkpoint, source.weights)
+        assert torch.equal(made.model.cls_token, old["cls_token"]) and source.sha256 != found(tmp_path).sha256
+
+
+def test_another_architecture_than_the_checkpoints_is_refused(tmp_path):
+    checkpoint.save(tmp_path, 1, classifier(**VIT).state_dict(), None, {}, {"model": "vit_nano_patch4_32", "model_args": VIT})
+    with pytest.raises(EvalkitError, match="holds weights of model 'vit_nano_patch4_32', not 'deit_small_patch16_224'; leave out model="):
+        found(tmp_path, model="deit_small_patch16_224")
+    with pytest.raises(EvalkitError, match="resnet18 holds weights of model 'resnet18', not 'resnet50'"):
+        found("resnet18", model="resnet50")
+    assert found("resnet18.a1_in1k", model="resnet18").model == "resnet18.a1_in1k"
 
 
 def test_report_names_what_was_missing_and_what_was_too_much():

@@ -229,6 +229,14 @@ def test_embedded_and_own_data(tmp_path):
     assert (Path(own.val["data_root"]) / own.val["ann_file"]).is_file() and (Path(own.val["data_root"]) / own.val["data_prefix"]["img"]).is_dir()
 
 
+@pytest.mark.filterwarnings("error")
+def test_nothing_to_find_is_said():
+    nothing = np.full((2, 3), np.nan)
+    outcome = det.measure(loaded("coco"), replace(COCO, classes=["a", "b"]), lambda: {"det/box": nothing, "det/mask": nothing})
+    assert np.isnan(list(outcome.metrics.values())).all()
+    assert outcome.undefined == dict.fromkeys(outcome.metrics, "no object of the validation images counts")
+
+
 def test_measure_is_the_mean_over_classes_with_objects():
     box = np.array([[0.5, 0.9, 0.6], [0.1, 0.3, 0.0], [np.nan] * 3])
     data = replace(COCO, classes=["a", "b", "c"])

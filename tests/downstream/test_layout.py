@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,9 +61,9 @@ def objects(ids):
 def write_coco(root, *, names=("annotations/instances_{}2017.json", "{}2017"), classes=80):
     categories = [{"id": i + 1, "name": f"c{i}"} for i in range(classes)]
     for split, ids in (("train", range(1, 5)), ("val", range(11, 14))):
-        images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 10, "height": 8} for i in ids]
+        images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 40, "height": 32} for i in ids]
         for image in images:
-            photo(root / names[1].format(split) / image["file_name"])
+            photo(root / names[1].format(split) / image["file_name"], (40, 32))
         path = root / names[0].format(split)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"images": images, "annotations": objects(ids), "categories": categories}))
@@ -275,6 +276,15 @@ BROKEN_COCO = {
     "unknown class": (in_val(lambda c: c["annotations"][1].update(category_id=99)), "object 12 names an image or a category"),
     "no mask": (in_val(lambda c: c["annotations"][0].update(segmentation=[])), "object 11 has no mask or no box of four numbers; Mask R-CNN needs both"),
     "no box": (in_val(lambda c: c["annotations"][0].update(bbox=[1, 2])), "object 11 has no mask or no box"),
+    "no crowd": (in_val(lambda c: c["annotations"][1].pop("iscrowd")), "object 12 has no numbers for `bbox`, `area` and `iscrowd`; AP needs all three"),
+    "no area": (in_val(lambda c: c["annotations"][0].update(area=None)), "object 11 has no numbers"),
+    "words": (in_val(lambda c: c["annotations"][0].update(bbox=[1, "2", 3, 4])), "object 11 has no numbers"),
+    "run lengths": (in_val(lambda c: c["annotations"][0].update(segmentation={"size": [40, 32], "counts": [1280]})), r"not of its image's \[height, width\]"),
+    "no run": (in_val(lambda c: c["annotations"][0].update(segmentation={"size": [32, 40]})), "object 11 has a run-length encoded mask without `counts`"),
+    "two points": (in_val(lambda c: c["annotations"][2].update(segmentation=[[1, 1, 2, 2]])), "object 13 has a mask whose first polygon has fewer"),
+    "flat": (in_val(lambda c: c["annotations"][2].update(segmentation=[1, 1, 2, 2, 3, 1])), "object 13 has a mask whose first polygon has fewer"),
+    "turned": (in_val(lambda c: c["images"][1].update(width=32, height=40)), "000000000012.jpg is 40x32 pixels, not 32x40; correct"),
+    "no photo": (lambda root: (root / "val2017/000000000013.jpg").write_bytes(b"?"), "val2017/000000000013.jpg cannot be read"),
     "no size": (in_val(lambda c: c["images"][0].update(width=0)), "no size"),
     "no name": (in_val(lambda c: c["categories"][0].update(name=None)), "a category has no name"),
     "other classes": (in_val(lambda c: c["categories"][0].update(name="other")), "do not list the same categories in the same order"),
@@ -288,6 +298,30 @@ def test_each_fault_of_coco_in_one_line(coco, miniature, case):
     fault(coco)
     text = said(detection, str(coco), coco)
     assert re.search(expected, text), text
+
+
+def test_a_photo_is_as_wide_as_it_is_shown(coco, folders):
+    """OpenCV turns a photo as its camera says, so that is what masks must fit."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for path, size in ((coco / "val2017/000000000012.jpg", (32, 40)), (folders / "images/val/1.jpg", (8, 10))):
+        Image.new("RGB", size).save(path, exif=turned)
+        assert cv2.imread(str(path)).shape[1::-1] == size[::-1]
+    assert detection(str(coco), coco).count["val"] == len(segmentation(str(folders), folders).ids["val"])
+    photo(folders / "images/val/1.jpg", (8, 10))
+    assert "is 10x8 pixels, its image 8x10" in said(segmentation, str(folders), folders)
+
+
+def test_images_too_small_to_train_on_do_not_count(coco):
+    def shrink(ids):
+        for i in ids:
+            photo(coco / f"train2017/{i:012d}.jpg", (40, 31))
+        edit(coco / "annotations/instances_train2017.json", lambda c: [image.update(height=31) for image in c["images"] if image["id"] in ids])
+
+    shrink([2])
+    assert detection(str(coco), coco).with_objects == {"train": 3, "val": 3}
+    shrink([1, 2, 3, 4])
+    assert "no image with an object is 32 pixels or more on its shorter side" in said(detection, str(coco), coco)
 
 
 # ---- names

@@ -120,3 +120,18 @@ def test_two_processes_learn_what_one_learns(weights, shapes, tmp_path):
     assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
     assert results.read([two])[0]["metrics"]["miou"] == pytest.approx(results.read([one])[0]["metrics"]["miou"], abs=0.01)
     assert results.read([two])[0]["environment"]["processes"] == 2
+
+
+def test_two_processes_measure_the_network_they_saved(shapes, tmp_path):
+    """Each process sees other images, hence other statistics for batch normalisation; an odd number of images is shared, and none counts twice."""
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(shapes, data)
+    for kind in ("images", "masks"):
+        (data / kind / "val/003.png").unlink()
+    words = ["resnet10_cifar", "--recipe", "digits-scenes", f"data={data}", *RECIPE[:-6], "device=cpu", "init=random", "head=linear", "drop_path=0"]
+    words += ["batch_size=2", "steps=100", "lr=0.01"]
+    finish(command(run, *words, processes=2))
+    finish(command(run, "--resume", str(run)))
+    two, one = results.read([run])
+    assert two["environment"]["processes"] == 2 and one["environment"]["processes"] == 1 and two["n"] == 3
+    assert two["metrics"] == one["metrics"] and two["series"] == one["series"]

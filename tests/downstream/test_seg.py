@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from evalkit import cli, config, recipes, results
-from evalkit.downstream import seg
+from evalkit.downstream import layout_seg, seg
 from evalkit.downstream.backbone import Source
 from evalkit.downstream.config import merge
 from evalkit.downstream.run import transfer
@@ -183,6 +184,14 @@ def test_means_are_over_the_classes_that_occur():
     assert set(seg.measure(loaded("pascal-context-linear"), data, lambda tta=False: score).metrics) == {"miou", "mean_accuracy", "pixel_accuracy"}
 
 
+@pytest.mark.filterwarnings("error")
+def test_nothing_to_count_is_said():
+    nothing = {"seg/iou": np.full(3, np.nan), "seg/accuracy": np.full(3, np.nan), "seg/all": np.nan}
+    outcome = seg.measure(loaded("pascal-context-linear"), replace(CONTEXT, classes=["a", "b", "c"]), lambda tta=False: nothing)
+    assert all(math.isnan(value) for value in outcome.metrics.values())
+    assert outcome.undefined == dict.fromkeys(outcome.metrics, "no pixel of the validation images has a class")
+
+
 # ---- a run of seconds
 
 
@@ -289,6 +298,60 @@ def test_a_lost_loss_ends_the_run_without_a_result(weights, shapes, tmp_path):
     assert not (tmp_path / "run" / results.FILE).exists() and not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.fixture
+def own(shapes, tmp_path, monkeypatch):
+    """A copy of the shapes, of which only the first label map is looked at before the run."""
+    monkeypatch.setattr(layout_seg, "CHECKED", 1)
+    shutil.copytree(shapes, tmp_path / "own")
+    return tmp_path / "own"
+
+
+def spoil(path, labels):
+    Image.fromarray(np.asarray(labels, np.uint8)).save(path)
+
+
+LATE = {
+    "train photo": ("images/train/005.png", lambda path: path.write_bytes(b"?"), r"images/train/005.png or its truth cannot be used \(AssertionError: failed"),
+    "val photo": ("images/val/002.png", lambda path: path.write_bytes(b"?"), "images/val/002.png or its truth cannot be used"),
+    "train label": ("masks/train/005.png", lambda path: spoil(path, np.full((32, 40), 3)), "masks/train/005.png holds the label 3, but the last class is 2"),
+    "val label": ("masks/val/002.png", lambda path: spoil(path, np.full((32, 40), 254)), "masks/val/002.png holds the label 254, but the last class is 2"),
+    "size": ("masks/val/002.png", lambda path: spoil(path, np.zeros((40, 32))), "masks/val/002.png has the shape 40x32, its image 32x40"),
+}
+
+
+@needs_mm
+@pytest.mark.parametrize("case", LATE)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_turns_out_bad_in_the_run_is_named(case, workers, own, weights, tmp_path):
+    name, fault, message = LATE[case]
+    fault(own / name)
+    with pytest.raises(EvalkitError, match=f"^{tmp_path}/own/{message}") as e:
+        transfer(seg.TASK, str(weights), loaded("digits-scenes", f"data={own}", *TINY, f"workers={workers}"), tmp_path / "run")
+    assert "\n" not in str(e.value) and not (tmp_path / "run" / results.FILE).exists()
+
+
+@needs_mm
+def test_a_label_beyond_the_59_classes_is_named_as_the_file_holds_it(tmp_path):
+    engine = importlib.import_module("evalkit.downstream.mm.seg")
+    spoil(tmp_path / "a.png", [[0, 59, 60], [0, 0, 0]])
+    entry = {"seg_map_path": str(tmp_path / "a.png"), "ori_shape": (2, 3), "reduce_zero_label": True, "seg_fields": []}
+    with pytest.raises(EvalkitError, match="holds the label 60, but the last class is 59"):
+        engine.EvalkitLabels(59)(dict(entry))
+    spoil(tmp_path / "a.png", [[0, 1, 59], [2, 3, 255]])
+    found = engine.EvalkitLabels(59)(dict(entry))["gt_seg_map"]
+    assert found.tolist() == [[255, 0, 58], [1, 2, 255]]
+
+
+@needs_mm
+def test_folders_below_are_not_part_of_the_set(own, weights, tmp_path):
+    for folder in ("sub", ".hidden"):
+        for split in ("train", "val"):
+            (own / "images" / split / folder).mkdir()
+            shutil.copy(own / f"images/{split}/000.png", own / f"images/{split}/{folder}/900.png")
+    assert transfer(seg.TASK, str(weights), loaded("digits-scenes", f"data={own}", *TINY), tmp_path / "run") == 0
+    assert results.read([tmp_path / "run"])[0]["n"] == 4
+
+
 @needs_mm
 def test_bad_requests_leave_no_run_behind(weights, shapes, tmp_path):
     for spec, overrides, message in [
@@ -308,6 +371,7 @@ def test_bad_requests_leave_no_run_behind(weights, shapes, tmp_path):
         (["transfer", "seg", "a", "--resume", "b"], "give either a checkpoint (a run or checkpoint folder, a weights file, a timm name) or --resume DIR"),
         (["transfer", "seg", "a", "b"], "one checkpoint at a time, but got a, b; settings are written key=value"),
         (["transfer", "seg", "--resume", "b", "--ms"], "--resume continues the run inside b as it is; leave out --out, --recipe and --ms"),
+        (["transfer", "det", "a", "--ms"], "--ms belongs to seg; detection is tested at one scale"),
         (["transfer", "seg", "a", "haed=linear"], "unknown key 'haed'. Did you mean 'head'?"),
         (["transfer", "seg", "a", "--recipe", "digit-scenes"], "unknown recipe 'digit-scenes'. Did you mean 'digits-scenes'?"),
     ],

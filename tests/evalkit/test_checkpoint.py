@@ -72,13 +72,17 @@ def test_prune_keeps_last_best_and_newest(tmp_path):
 def test_foreign_torch_files(tmp_path, wrap):
     torch.save(wrap(WEIGHTS), tmp_path / "w.pth")
     weights, meta, _ = checkpoint.read_weights(tmp_path / "w.pth")
-    assert set(weights) == set(WEIGHTS) and meta == {}
+    assert set(weights) == set(WEIGHTS) and meta in ({}, {"weights": "raw"})
 
 
 def test_foreign_file_with_averaged_weights(tmp_path):
     torch.save({"model": WEIGHTS, "model_ema": {k: v + 1 for k, v in WEIGHTS.items()}}, tmp_path / "w.pth")
-    assert checkpoint.read_weights(tmp_path / "w.pth")[0]["a.bias"][0] == 2
-    assert checkpoint.read_weights(tmp_path / "w.pth", "raw")[0]["a.bias"][0] == 1
+    for asked, expected, which in ((None, 2, "ema"), ("ema", 2, "ema"), ("raw", 1, "raw")):
+        weights, meta, _ = checkpoint.read_weights(tmp_path / "w.pth", asked)
+        assert weights["a.bias"][0] == expected and meta == {"weights": which}
+    torch.save({"model": WEIGHTS}, tmp_path / "w.pth")
+    with pytest.raises(EvalkitError, match=r"holds no averaged \(ema\) weights; use weights=raw"):
+        checkpoint.read_weights(tmp_path / "w.pth", "ema")
 
 
 class Bomb:
