@@ -39,14 +39,17 @@ def seed_torch(*keys: str | int) -> None:
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """`name`, or this process's GPU where one is there, else the CPU. Raises EvalkitError for a GPU that is not there."""
+    """`name`, or this process's GPU where one is there, else the CPU. Raises EvalkitError for a GPU that is not there and for a name that is no device's."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
         name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EvalkitError(f"device '{name}' asked for, but torch sees no GPU; use device=cpu or see `evalkit doctor`")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as e:
+        raise EvalkitError(f"unknown device '{name}'; use cpu, cuda or cuda:N") from e
 
 
 def rank() -> int:

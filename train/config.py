@@ -10,7 +10,7 @@ from evalkit.errors import EvalkitError, unknown
 
 CHOICES = {
     "augment": ("none", "pad-crop", "pad-crop-flip", "rrc"),
-    "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
+    "interpolation": ("bilinear", "bicubic", "lanczos"),
     "loss": ("ce", "bce"),
     "bce_reduction": ("sum_classes", "mean"),
     "mix_draws": ("group", "step"),
