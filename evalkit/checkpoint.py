@@ -11,11 +11,13 @@ Nothing untrusted is ever unpickled: foreign .pth files are read with weights_on
 """
 
 import argparse
+import io
 import json
 import os
 import pickle
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from .errors import EvalkitError
 from .runtime import sha256_file, sync_folder, write_atomic
 
 SCHEMA = 1
+META_KINDS = {"model": str, "model_args": dict, "num_classes": int, "classes": list, "image_size": int, "data": dict, "config": dict}
 STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
@@ -42,7 +45,9 @@ def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] 
         for name, tensors in weights.items():
             data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"})
             write_atomic(temporary / name, lambda f, data=data: f.write(data))
-        write_atomic(temporary / "train_state.pt", lambda f: torch.save(state, f))
+        packed = io.BytesIO()  # on a full disk, torch's own writer reports something else
+        torch.save(state, packed)
+        write_atomic(temporary / "train_state.pt", lambda f: f.write(packed.getbuffer()))
         sums = {p.name: sha256_file(p) for p in sorted(temporary.iterdir())}
         text = json.dumps({"schema": SCHEMA, **meta, "step": step, "sha256": sums}, indent=1, sort_keys=True)
         write_atomic(temporary / "meta.json", lambda f: f.write(text.encode()))
@@ -81,6 +86,8 @@ def verify(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads((folder / "meta.json").read_text())
         sums = dict(meta["sha256"])
+        if any(not isinstance(meta.get(key, kind()), kind) for key, kind in META_KINDS.items()):
+            raise TypeError
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise EvalkitError(f"{folder} is not a complete checkpoint (meta.json missing or damaged); use another one of its run") from e
     for name, expected in sums.items():
@@ -90,12 +97,12 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest undamaged checkpoint of a run and its meta, passing over damaged ones; None if there is none."""
+    """The newest undamaged checkpoint of a run and its meta, passing over damaged ones with a warning; None if there is none."""
     for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
         try:
             return folder, verify(folder)
-        except EvalkitError:
-            continue
+        except EvalkitError as e:
+            warnings.warn(f"passed over: {str(e).partition(';')[0]}", stacklevel=2)
     return None
 
 

@@ -56,11 +56,13 @@ def predict(
     (without `mean` and `std` attributes it gets pixels in [0, 1]). `transform`: image to uint8 (3, S, S). `forward_batch` is the fixed number F of rows
     of a forward pass, the only size that can show in the last bits. Images that cannot be read are listed in `bad` after the pass; `on_error`="fail" makes
     the records incomplete, "skip" leaves them out. `what` names the pass in a progress bar. With `parts` the pass is saved now and then, and what an earlier
-    pass saved is not computed again; what is saved is for the caller to remove. Raises ValueError for a network in training mode, EvalkitError
-    for logits that are not finite (naming the images) or when no image can be read.
+    pass saved is not computed again; what is saved is for the caller to remove. Raises ValueError for a network in training mode and a `forward_batch`
+    below 1, EvalkitError for logits that are not finite (naming the images) or when no image can be read.
     """
     if on_error not in ("fail", "skip"):
         raise ValueError(f"Expected argument `on_error` to be 'fail' or 'skip', but got {on_error!r}")
+    if forward_batch < 1:
+        raise ValueError(f"Expected argument `forward_batch` to be an integer larger than 0, but got {forward_batch}")
     check_eval_mode(network)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
     normalise, bad = normaliser(network, device), []

@@ -20,11 +20,16 @@ def refuse(run: Path) -> None:
 def start(run: Path, cfg: Any) -> None:
     """A new run folder with the resolved config; refuses one that holds a run."""
     refuse(run)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise EvalkitError(f"cannot create {run}: {e.strerror}; choose another --out") from e
+    make(run)
     config.save(cfg, run / "config.yaml")
+
+
+def make(folder: Path) -> None:
+    """Make a folder for results if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise EvalkitError(f"cannot create {folder}: {e.strerror}; choose another --out") from e
 
 
 def resumed(schema: type[T], run: Path, overrides: Iterable[str], execution: Iterable[str]) -> T:

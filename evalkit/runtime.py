@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from . import __version__
-from .errors import EvalkitError, unknown
+from .errors import EvalkitError
 
 # ---- randomness: derived from keys, never stored, so that resuming or another number of workers or processes changes nothing
 
@@ -48,8 +48,8 @@ def pick_device(name: str | None = None) -> torch.device:
         raise EvalkitError(f"device '{name}' asked for, but torch sees no GPU; use device=cpu or see `evalkit doctor`")
     try:
         return torch.device(name)
-    except RuntimeError:
-        raise unknown("device", name, ("cpu", "cuda")) from None
+    except RuntimeError as e:
+        raise EvalkitError(f"unknown device '{name}'; use cpu, cuda or cuda:N") from e
 
 
 def rank() -> int:

@@ -10,12 +10,13 @@ from evalkit.errors import EvalkitError, unknown
 
 CHOICES = {
     "augment": ("none", "pad-crop", "pad-crop-flip", "rrc"),
-    "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
+    "interpolation": ("bilinear", "bicubic", "lanczos"),
     "loss": ("ce", "bce"),
     "bce_reduction": ("sum_classes", "mean"),
     "mix_draws": ("group", "step"),
     "schedule": ("cosine", "step", "constant"),
     "schedule_by": ("step", "epoch"),
+    "warmup_by": ("step", "epoch"),
     "amp": ("none", "bf16", "fp16"),
     "distill_type": ("none", "hard", "soft"),
 }
@@ -81,6 +82,7 @@ class TrainConfig:
     warmup_epochs: float = 0.0
     schedule: str = "cosine"  # cosine | step | constant
     schedule_by: str = "step"  # step | epoch
+    warmup_by: str | None = None  # step | epoch; None = schedule_by
     decay_epochs: list[float] = field(default_factory=list)  # of schedule=step
     decay_rate: float = 0.1
 
@@ -117,7 +119,7 @@ class TrainConfig:
         """Raises EvalkitError for a value that no run could use."""
         for key in (f.name for f in fields(self)):
             value = getattr(self, key)
-            if key in CHOICES and value not in CHOICES[key]:
+            if key in CHOICES and value is not None and value not in CHOICES[key]:
                 raise unknown(key, value, CHOICES[key])
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue

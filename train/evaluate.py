@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evalkit import config, data, inference, metrics, models, results
+from evalkit import config, data, inference, metrics, models, results, runs
 from evalkit.data.transforms import eval_transform
-from evalkit.errors import EvalkitError
+from evalkit.errors import EvalkitError, unknown
 from evalkit.runtime import environment, init_processes, is_main, pick_device, write_atomic
 
 VERSION = 1
@@ -31,6 +32,15 @@ class EvalConfig:
     workers: int = 2
     device: str | None = None
 
+    def check(self) -> None:
+        """Raises EvalkitError for a value that no evaluation could use."""
+        for key, options in (("weights", ("raw", "ema", None)), ("preprocess", ("published", "model"))):
+            if getattr(self, key) not in options:
+                raise unknown(key, getattr(self, key), filter(None, options))
+        for key, least in (("batch_size", 1), ("forward_batch", 1), ("workers", 0)):
+            if getattr(self, key) < least:
+                raise EvalkitError(f"key '{key}' must be at least {least}, but got {getattr(self, key)}")
+
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
     """Print top-1 and top-5 of `checkpoint` on `data_spec` (a folder of class folders, or an embedded set; by default what it was trained
@@ -42,7 +52,10 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     loaded = models.load(checkpoint, model=cfg.model, weights=cfg.weights)
     network = loaded.network.to(device)
     images = open_images(loaded, data_spec, cfg)
-    mode = "native" if images.native_size else cfg.preprocess
+    out = Path(out) if out else results_folder(Path(checkpoint), loaded.label)
+    if is_main():
+        runs.make(out)  # before the work whose results it is for
+    mode = "native" if images.native_size == network.input_size[0] else cfg.preprocess
     transform = eval_transform(mode, network.input_size[0], network.model.pretrained_cfg)
     records = inference.predict(
         network, images, transform, device=device, forward_batch=cfg.forward_batch, batch_size=cfg.batch_size, workers=cfg.workers, what="eval"
@@ -52,8 +65,6 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     complete = records.complete and not images.problems
     if not is_main():
         return 0 if complete else 2
-    source = Path(checkpoint)
-    out = Path(out) if out else (source if source.is_dir() else Path("runs") / loaded.label)
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
     record = results.make_record(
         task="eval",
@@ -81,6 +92,14 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     share = "  ".join(f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items())
     print(f"{share}  on {len(records.ids)} images of {images.name} ({mode} preprocessing); predictions: {out / 'predictions.csv'}")
     return 0 if complete else 2
+
+
+def results_folder(source: Path, label: str) -> Path:
+    """Where results go unless --out says: the run folder that `source` is or lies in (its checkpoints come and go), else a folder beside runs."""
+    if not source.is_dir():
+        return Path("runs") / label
+    folder = source.resolve()
+    return Path(os.path.relpath(folder.parent.parent)) if folder.parent.name == "checkpoints" else source
 
 
 def open_images(loaded: models.Loaded, spec: str | None, cfg: EvalConfig) -> data.Images:

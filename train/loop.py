@@ -62,6 +62,7 @@ def fit(s: Session, run: Path) -> None:
     context = context_maker(s, total)
     log = Logger(run, s.step, total)
     bad_step = torch.full((), total, device=device)  # first step with a loss that is not finite
+    began = time.monotonic() - s.seconds
     window, waited, shown, saved_at = time.monotonic(), 0.0, s.step, time.monotonic()
     with Guard(device) as guard:
         try:
@@ -72,9 +73,9 @@ def fit(s: Session, run: Path) -> None:
 
                 step_loss = torch.zeros((), device=device)
                 for i in range(local_groups):
-                    began = time.monotonic()
+                    asked = time.monotonic()
                     batch = next(batches)
-                    waited += time.monotonic() - began
+                    waited += time.monotonic() - asked
                     with nullcontext() if world == 1 or i == local_groups - 1 else module.no_sync():
                         loss = forward(s, module, context(s.step, batch.group, batch.extras), batch) / local_groups
                         s.scaler.scale(loss).backward()
@@ -127,6 +128,7 @@ def fit(s: Session, run: Path) -> None:
                     values = {f"val_{k}_{name}": v for name, scores in s.scores.items() for k, v in scores.items()}
                     log.log(s.step, values, f"validation top-1 {100 * top1:.2f} %")
                 if improved or save_now or due or stop:
+                    s.seconds = time.monotonic() - began
                     if is_main():
                         folder = session.save(s, run)
                         if improved:

@@ -3,13 +3,13 @@
 import os
 import signal
 import statistics
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from evalkit import checkpoint, results, runs
+from evalkit.errors import EvalkitError
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
 
 from . import loop, preview, session
@@ -35,13 +35,16 @@ def train(cfg: TrainConfig | None, out: Path | None = None, resume: Path | None 
     if resume is not None:
         found = checkpoint.newest(run)
         if found is not None:
+            if found[1]["data"]["fingerprint"] != s.train_images.fingerprint:
+                raise EvalkitError(f"the training images are not those that {run} began with; put those back, or begin a new run with init={run}")
             session.restore(s, found[0])
         if is_main():
-            print(f"resuming {run} at step {s.step}" if found else f"{run} has no checkpoint yet; starting at step 0", flush=True)
-    elif is_main():
-        runs.start(run, cfg)
+            print(f"resuming {run} at step {s.step}" if found else f"{run} has no whole checkpoint yet; starting at step 0", flush=True)
+    else:
+        loop.batch_iterator(s, 0)  # raises where sizes do not go together, before there is a folder that a better command would find in use
+        if is_main():
+            runs.start(run, cfg)
 
-    began = time.monotonic()
     try:
         loop.fit(s, run)
     except loop.Stopped as e:
@@ -51,12 +54,12 @@ def train(cfg: TrainConfig | None, out: Path | None = None, resume: Path | None 
         return 130 if number == signal.SIGINT else 2
     if is_main():
         preview.save(s, run / "mixed.npz")
-        record(s, run, time.monotonic() - began)
+        record(s, run)
         print(f"top-1 {100 * s.scores['raw']['top1']:.2f} % on {s.val_images.name} ({len(s.val_images)} images); checkpoint: {run / 'last'}", flush=True)
     return 0
 
 
-def record(s: session.Session, run: Path, seconds: float) -> None:
+def record(s: session.Session, run: Path) -> None:
     """One results record per evaluated set of weights."""
     n = len(s.val_images)
     meta, sums = session.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
@@ -88,7 +91,7 @@ def record(s: session.Session, run: Path, seconds: float) -> None:
                 seed=s.cfg.seed,
                 config=meta["config"],
                 environment=environment(s.device) | {"processes": world_size()},
-                seconds=seconds,
+                seconds=s.seconds,
                 complete=True,
                 published_protocol=False,
                 records=None,

@@ -9,16 +9,17 @@ from .config import TrainConfig
 def learning_rate(cfg: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
     """step -> learning rate by the recipe's schedule.
 
-    Warm-up is linear from `warmup_lr` to `lr`. Cosine runs over the whole run, its beginning covered by the warm-up (as timm and mmcv do):
-    min_lr + (lr - min_lr) (1 + cos(pi t / epochs)) / 2 at epoch position t. `schedule_by: epoch` holds the value within each epoch.
+    Warm-up is linear from `warmup_lr` to `lr`. Cosine runs over the whole run, its beginning covered by the warm-up (as timm does; mmcv
+    warms up to the cosine instead of `lr`, less than 1 % lower): min_lr + (lr - min_lr) (1 + cos(pi t / epochs)) / 2 at epoch position t.
+    `schedule_by: epoch` holds the value within each epoch, and so does `warmup_by: epoch` for the warm-up (mmcv: epoch and step).
     """
 
     def value(step: int) -> float:
-        t = step / steps_per_epoch
-        if cfg.schedule_by == "epoch":
-            t = math.floor(t)
-        if t < cfg.warmup_epochs:
-            return cfg.warmup_lr + (cfg.lr - cfg.warmup_lr) * t / cfg.warmup_epochs
+        exact = step / steps_per_epoch
+        t = math.floor(exact) if cfg.schedule_by == "epoch" else exact
+        warm = math.floor(exact) if (cfg.warmup_by or cfg.schedule_by) == "epoch" else exact
+        if warm < cfg.warmup_epochs:
+            return cfg.warmup_lr + (cfg.lr - cfg.warmup_lr) * warm / cfg.warmup_epochs
         if cfg.schedule == "cosine":
             return cfg.min_lr + (cfg.lr - cfg.min_lr) * (1 + math.cos(math.pi * t / cfg.epochs)) / 2
         if cfg.schedule == "step":

@@ -55,6 +55,7 @@ class Session:
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
     step: int = 0
+    seconds: float = 0.0  # of training up to the newest checkpoint, over all parts of a run that was resumed
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
     best: dict[str, float] = field(default_factory=dict)  # top1 and step of the best evaluation so far
     history: list[float] = field(default_factory=list)  # top1 of every evaluation so far
@@ -86,6 +87,7 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
         raise EvalkitError(f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} differ in their classes, e.g. {odd}; make the folders match")
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes)).to(device)
+    check_sizes(network, cfg)
     method = from_config(in_setting(cfg.mixup, cfg.methods))
     method.setup(network)
     method.to(device)
@@ -129,6 +131,21 @@ def make_network(cfg: TrainConfig, num_classes: int) -> Network:
     return network
 
 
+@torch.no_grad()
+def check_sizes(network: Network, cfg: TrainConfig) -> None:
+    """Raises EvalkitError where the network does not take images of the recipe's sizes: before there is a run, not in its first step."""
+    network.eval()
+    for size in {cfg.image_size, cfg.eval_size or cfg.image_size}:
+        try:
+            network(torch.zeros(1, 3, size, size, device=next(network.parameters()).device))
+        except (AssertionError, RuntimeError, ValueError) as e:
+            own = " x ".join(map(str, network.input_size))
+            raise EvalkitError(
+                f"model '{cfg.model}' does not take images of {size} x {size} pixels ({str(e).splitlines()[0]}); "
+                f"it is made for {own}: set image_size, or model_args.img_size where the architecture has that argument"
+            ) from e
+
+
 # ---- state on disk
 
 
@@ -137,6 +154,7 @@ def save(s: Session, run: Path) -> Path:
     networks = s.networks()
     state: dict[str, Any] = {
         "step": s.step,
+        "seconds": s.seconds,
         "scores": s.scores,
         "best": s.best,
         "history": s.history,
@@ -196,6 +214,7 @@ def restore(s: Session, folder: Path) -> None:
             s.ema.network.model.load_state_dict(checkpoint.read_weights(folder, "ema")[0])
         s.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         s.scaler.load_state_dict(state["scaler"])
-        s.step, s.scores, s.best, s.history = (state[key] for key in ("step", "scores", "best", "history"))
+        for key in ("step", "seconds", "scores", "best", "history"):
+            setattr(s, key, state[key])
     except (KeyError, ValueError, RuntimeError) as e:
         raise EvalkitError(f"{folder} does not fit this recipe ({str(e).splitlines()[0]}); resume with the run's own config.yaml") from e

@@ -75,6 +75,8 @@ def _from_file(path: Path, model: str | None, model_args: dict[str, Any], weight
     head = f"{head_names(network.model)[0]}.weight"
     if args["num_classes"] is None and head in tensors and len(tensors[head]) != network.num_classes:
         network = create(name, **{**args, "num_classes": len(tensors[head])})
+    if meta.get("image_size") and "img_size" not in model_args:  # architectures that take any size do not know at which one they were trained
+        network.input_size = (meta["image_size"], meta["image_size"])
     report = _fill(network, tensors, str(path)) | ({"renamed": renamed} if renamed else {})
     label = meta.get("label") or meta.get("method") or path.stem
     which = meta.get("weights") or weights or "raw"

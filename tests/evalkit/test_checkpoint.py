@@ -1,6 +1,7 @@
 import argparse
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -48,9 +49,19 @@ def test_newest_passes_over_a_damaged_checkpoint(tmp_path, name, damage):
     else:
         data = bytearray(file.read_bytes())
         file.write_bytes(data[: len(data) // 2] if damage == "truncate" else bytes([data[0] ^ 1]) + data[1:])
-    assert checkpoint.newest(tmp_path)[0] == good
+    with pytest.warns(UserWarning, match="passed over: .*step-000000002"):
+        assert checkpoint.newest(tmp_path)[0] == good
     with pytest.raises(EvalkitError):
         checkpoint.verify(bad)
+
+
+@pytest.mark.parametrize("wrong", [{"model": 5}, {"model_args": [1]}, {"classes": "ten"}, {"data": 3}, {"image_size": "32"}])
+def test_meta_of_wrong_types(tmp_path, wrong):
+    folder = write(tmp_path)
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | wrong))
+    with pytest.raises(EvalkitError, match="meta.json missing or damaged"):
+        checkpoint.verify(folder)
 
 
 def test_prune_keeps_last_best_and_newest(tmp_path):
@@ -142,6 +153,19 @@ def test_kill_in_mid_write_leaves_a_whole_checkpoint(tmp_path):
         folder, meta = checkpoint.newest(tmp_path)
         assert meta["step"] >= int(written) and json.loads((folder / "meta.json").read_text())["step"] == checkpoint.load_state(folder)["step"]
         assert (tmp_path / "last").resolve().is_dir()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limits on file sizes")
+def test_file_that_cannot_grow(tmp_path):
+    """A limit that the training state alone exceeds: the operating system's reason, not that of torch's writer."""
+    big = {"x": torch.zeros(100_000)}
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
+    try:
+        with pytest.raises(EvalkitError, match=r"train_state.pt: File too large"):
+            checkpoint.save(tmp_path, 1, WEIGHTS, None, big, {"model": "m"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_unwritable_output(tmp_path):

@@ -1,13 +1,17 @@
 import csv
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from evalkit import data, results
+from evalkit import data, inference, models, results
 from evalkit.cli import invoke
 from evalkit.errors import EvalkitError
 from evalkit.train.evaluate import evaluate
+from evalkit.train.run import train
+
+from .conftest import tiny
 
 
 def test_default_data_and_predictions(finished, tmp_path, capsys):
@@ -50,3 +54,36 @@ def test_unreadable_image_is_named_and_the_exit_code_is_2(finished, tmp_path, ca
 def test_wrong_data(finished, tmp_path, spec, match):
     with pytest.raises((EvalkitError, ValueError), match=match):
         evaluate(str(finished), spec, tmp_path, ["workers=0", "device=cpu"])
+
+
+@pytest.mark.parametrize("override", ["weights=best", "preprocess=native", "batch_size=0", "forward_batch=-1", "workers=-1", "device=gpu"])
+def test_values_that_cannot_be(finished, tmp_path, override):
+    """Each was a Python error, no effect, or (forward_batch) an endless loop."""
+    code, message = invoke(["eval", str(finished), "--out", str(tmp_path / "out"), override])
+    assert code == 1 and override.split("=")[1] in message and "Error" not in message
+
+
+def test_results_of_a_checkpoint_lie_in_its_run(finished, tmp_path):
+    """Checkpoints are deleted as training goes on."""
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    (tmp_path / "run" / "results.jsonl").unlink()
+    assert evaluate(str(tmp_path / "run" / "best"), None, None, ["workers=0", "device=cpu"]) == 0
+    assert (tmp_path / "run" / "predictions.csv").is_file() and len(results.read([tmp_path / "run"])) == 1
+    assert not (tmp_path / "run" / "best" / "predictions.csv").exists()
+
+
+def test_an_output_that_cannot_be_made_is_found_before_the_work(finished, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(inference, "predict", None)
+    with pytest.raises(EvalkitError, match="choose another --out"):
+        evaluate(str(finished), None, tmp_path / "file", ["workers=0", "device=cpu"])
+
+
+def test_images_are_shown_at_the_size_of_training(tmp_path):
+    """A network that takes any size: the 48 pixels are in the checkpoint only, its architecture says 32."""
+    size = ["model=resnet10_cifar", "model_args={}", "mixup=vanilla", "image_size=48", "eval_resize=54", "interpolation=bilinear"]
+    assert train(tiny(*size), tmp_path / "run") == 0
+    assert models.load(str(tmp_path / "run")).network.input_size == (48, 48)
+    assert evaluate(str(tmp_path / "run"), None, tmp_path, ["workers=0", "device=cpu"]) == 0
+    trained, evaluated = results.read([tmp_path / "run" / "results.jsonl"])[0], results.read([tmp_path / "results.jsonl"])[0]
+    assert evaluated["config"]["preprocess"] == "published" and evaluated["metrics"]["top1"] == trained["metrics"]["top1"]

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from evalkit import checkpoint, config, results
+from evalkit import checkpoint, config, data, results
 from evalkit.errors import EvalkitError
 from evalkit.train import loop, session
 from evalkit.train.config import TrainConfig
@@ -164,3 +164,30 @@ def test_views_from_the_loader_reach_the_method(tmp_path):
             weights.append(checkpoint.verify((run / "last").resolve())["sha256"])
         assert weights[0] == weights[1]
         assert np.load(run / "mixed.npz")["x"].shape == (8, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [(["batch_size=4096", "micro_batch=64"], "more than the 1347"), (["image_size=64"], "does not take images of 64 x 64"), (["eval_size=64"], "64 x 64")],
+)
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, overrides, message):
+    """The command with the mistake mended would be told that the folder holds a run."""
+    with pytest.raises(EvalkitError, match=message):
+        train(tiny(*overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_seconds_are_those_of_all_parts_of_a_run(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    first = results.read([run])[0]["seconds"]
+    (run / "results.jsonl").unlink()
+    assert train(None, resume=run) == 0
+    assert results.read([run])[0]["seconds"] == pytest.approx(first) and first > 0.1
+
+
+def test_resume_with_other_training_images_is_refused(finished, tmp_path, monkeypatch):
+    run = shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    load = data.load
+    monkeypatch.setattr(session.data, "load", lambda name, split, **kw: load(name, split, **kw, limit=1300 if split == "train" else None))
+    with pytest.raises(EvalkitError, match="training images are not those"):
+        train(None, resume=run)

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import SGD
 
+from evalkit import config
 from evalkit.train.config import TrainConfig
 from evalkit.train.schedules import learning_rate
 
@@ -32,3 +35,26 @@ def test_step_schedule_by_hand():
 def test_constant_and_warm_up_by_hand():
     rate = learning_rate(cfg(lr=1.0, warmup_epochs=2, warmup_lr=0.2, schedule="constant"), 10)
     assert [rate(s) for s in (0, 10, 20, 299)] == pytest.approx([0.2, 0.6, 1.0, 1.0])
+
+
+def mmcv_rate(step, per_epoch, epochs, lr, min_lr, warmup_epochs, ratio):
+    """mmcv's CosineAnnealing by epoch under its linear warm-up by iteration, as its hook computes them."""
+    regular = min_lr + (lr - min_lr) * (1 + math.cos(math.pi * (step // per_epoch) / epochs)) / 2
+    if step >= warmup_epochs * per_epoch:
+        return regular
+    return regular * (1 - (1 - step / (warmup_epochs * per_epoch)) * (1 - ratio))
+
+
+@pytest.mark.parametrize("recipe", ["rsb-a2", "rsb-a3"])
+def test_rsb_recipes_warm_up_by_step_as_mmcv(recipe):
+    """By epoch, the first one would be trained at a learning rate of nothing."""
+    c = config.load(TrainConfig, recipe, ["data_dir=x"])
+    rate = learning_rate(c, 10)
+    for step in range(10 * c.epochs):
+        assert rate(step) == pytest.approx(mmcv_rate(step, 10, c.epochs, c.lr, c.min_lr, 5, 1e-5), rel=0.01)
+    assert rate(9) > 0.15 * c.lr
+
+
+def test_warm_up_by_epoch_under_a_cosine_by_step():
+    rate = learning_rate(cfg(lr=1.0, warmup_epochs=2, warmup_by="epoch"), 10)
+    assert [rate(s) for s in (0, 9, 10, 19)] == pytest.approx([0.0, 0.0, 0.5, 0.5]) and rate(25) < rate(24) < 1
