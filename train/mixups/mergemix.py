@@ -26,8 +26,9 @@ class MergeMix(MixMethod):
     `pairing` "derange" keeps any image from being its own partner.
     Draws: lam, partner, mixup_lam, mixup_partner, noise ((B,) standard normal numbers, with resample).
 
-    Differs from the paper / the official code in ties, which merged patches always are (the first ones win here), and in taking the attention and
-    the map of merged tokens at the same block. The pass for the attention keeps no gradient, which the code builds and never uses.
+    Differs from the paper / the official code in ties, which merged patches always are (the first ones win here), in taking the attention and the map
+    of merged tokens at the same block, and in partners, there a permutation drawn up to eleven times for one without fixed points. The pass for the
+    attention keeps no gradient, which the code builds and never uses.
     """
 
     family = "attention"
