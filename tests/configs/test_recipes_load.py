@@ -124,15 +124,16 @@ def test_published_alphas(name):
 
 
 def test_published_settings_besides_alphas():
-    """OpenMixup: PuzzleMix on CIFAR draws grids up to 16 and moves 4-pixel blocks; small images are attended to by a ResNet-18."""
+    """OpenMixup: PuzzleMix on CIFAR draws grids up to 16 and moves 4-pixel blocks; PyTorch's ResNet-18 tells CNNs where to look, its ResNet-50 DeiT."""
     from evalkit.train.mixups import from_config, in_setting
 
     made = {name: {m: from_config(in_setting(m, load(name).methods)) for m in ("puzzlemix", "attentivemix_plus")} for name in ALPHAS}
     for name, methods in made.items():
         puzzlemix, attentive = methods.values()
         assert (puzzlemix.grids, puzzlemix.t_size) == (((2, 4, 8, 16), 4) if name == "cifar100" else ((2, 4, 8), None))
-        assert attentive.teacher.spec == ("resnet18" if name in ("cifar100", "tiny-imagenet") else "resnet50")
         assert (attentive.alpha, attentive.beta) == (2, 2)
+        teacher = {"deit-300": "resnet50.tv_in1k", "rsb-a2": "resnet50", "rsb-a3": "resnet50", "cub": "resnet50"}.get(name, "resnet18.tv_in1k")
+        assert attentive.teacher.spec == teacher
     assert in_setting("supermix", load("imagenet-r50").methods) == {"name": "supermix", "alpha": 2.0, "sigma": 2.0}
 
 

@@ -46,6 +46,7 @@ class MixToken(MixMethod):
         self.features = dense_weight > 0
 
     def setup(self, net) -> None:
+        patch_embedding(net)  # fail at once
         if self.dense_weight:
             self.head = nn.Linear(net.model.num_features, net.num_classes)
             trunc_normal_(self.head.weight, std=0.02)
@@ -59,10 +60,7 @@ class MixToken(MixMethod):
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         height, width = x.shape[-2:]
-        embed = getattr(net.model, LAYER, None)
-        if not hasattr(embed, "dynamic_feat_size"):
-            raise EvalkitError("mixtoken needs a network that starts with patch embeddings, such as vit_*, deit_*, cait_* or swin_*")
-        rows, columns = embed.dynamic_feat_size((height, width))
+        rows, columns = patch_embedding(net).dynamic_feat_size((height, width))
         y0, y1, x0, x1 = draw_box(ctx, rows, columns, self.alpha)
 
         inside = torch.zeros(rows, columns, 1, dtype=torch.bool, device=x.device)
@@ -84,6 +82,14 @@ class MixToken(MixMethod):
         logits = swap(self.head(tokens[:, prefix:]), mixed.state)  # (B, N, K), each in its own image again
         target = ctx.target(y)[:, None].expand(-1, logits.shape[1], -1)
         return loss + self.dense_weight * ctx.criterion(logits.flatten(0, 1), target.flatten(0, 1))
+
+
+def patch_embedding(net) -> nn.Module:
+    """The layer that makes patches tokens. Raises EvalkitError for a network without one."""
+    embed = getattr(net.model, LAYER, None)
+    if not hasattr(embed, "dynamic_feat_size"):
+        raise EvalkitError("mixtoken needs a network that starts with patch embeddings, such as vit_*, deit_*, cait_* or swin_*")
+    return embed
 
 
 def swap(tokens: Tensor, inside: Tensor) -> Tensor:

@@ -87,7 +87,8 @@ def fine_grained(pixels: Tensor) -> Tensor:
 def fine_grained_of_floats(x: Tensor) -> Tensor:
     """(B, H, W) uint8: what OpenCV makes of float32 images, whose bytes it takes for grey levels.
 
-    The centre of pixel (y, x) is byte x of row y of the smoothed float32 grey image; the surround is right. First channel taken for blue.
+    The centre of pixel (y, x) is byte x of row y of the smoothed float32 grey image; the surround is right. First channel taken for blue. The same
+    noise but not the same bits: the lowest bytes show how sums were rounded, which in OpenCV depends on the processor.
     """
     x = x.float()
     grey = 0.114 * x[:, 0] + 0.587 * x[:, 1] + 0.299 * x[:, 2] if x.shape[1] == 3 else x[:, 0]

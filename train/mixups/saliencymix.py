@@ -19,7 +19,7 @@ class SaliencyMix(MixMethod):
 
     Args: `alpha` (0: no mixing); `pairing` as CutMix; `per_sample` False: one box for the batch, from the image x_pi(0), as the official code;
     True: each sample's own, as the paper; `saliency` "uint8": of the pixels; "float_compat": of the normalised floats, as the official code,
-    whose OpenCV reads them bytewise so that the map is mostly noise.
+    whose OpenCV reads them bytewise so that the map is mostly noise (noise alike, but not bit for bit).
     Draws: lam, partner.
 
     Differs from the paper / the official code in taking the saliency of the pixels where the code takes noise (preset "released" does as the

@@ -27,7 +27,7 @@ class Switch(MixMethod):
     Draws, in pair and elem mode arrays over n = B / 2 or B decisions: apply (bool), cutmix (bool), lam, centre ((n, 2): row, column).
 
     Differs from the paper / the official code in odd batches, refused there; the image in the middle stays unmixed. By default the box is the
-    one of CutMix and of older timm, which loses a pixel of odd sides; the preset "timm" keeps it.
+    one of CutMix and of older timm, which loses a pixel of odd sides; the preset "timm" keeps it. timm's cutmix_minmax is left out.
     """
 
     family = "hand-crafted"

@@ -118,8 +118,11 @@ def test_statistics_of_the_box(vit):
 
 
 def test_errors(vit):
+    cnn = models.create("resnet10_cifar", num_classes=3)
     with pytest.raises(EvalkitError, match="starts with patch embeddings"):
-        MixToken().mix(context(), images(2, 3, 32, 32), torch.arange(2), models.create("resnet10_cifar", num_classes=3))
+        MixToken().mix(context(), images(2, 3, 32, 32), torch.arange(2), cnn)
+    with pytest.raises(EvalkitError, match="starts with patch embeddings"):
+        MixToken().setup(cnn)  # before training asks the network for the layer
     swin = models.create("swin_tiny_patch4_window7_224", num_classes=3, img_size=64, window_size=2, depths=(1, 1, 1, 1))
     method = MixToken(dense_weight=1.0)
     method.setup(swin)
