@@ -22,8 +22,8 @@ from . import store
 from .protocol import Outcome, by_id
 from .runner import PROTOCOLS
 
-HIGHER = ("top1", "top5", "clean_top1", "auc_", "aurra", "aupr", "auroc")  # what names of metrics begin with that are better high
-LOWER = ("rms_", "ece", "nll", "brier", "fpr95")
+HIGHER = ("top1", "top5", "clean_top1", "real_top1", "auc_", "aurra", "aupr", "auroc")  # what names of metrics begin with that are better high
+LOWER = ("rms_", "ece", "nll", "brier", "fpr95", "mce", "mean_error", "error_")
 ALPHA = 1 - bootstrap.COVERAGE
 FILE = "compare.json"
 Record = dict[str, Any]
@@ -76,7 +76,8 @@ def paired(a: tuple[np.ndarray, Outcome], b: tuple[np.ndarray, Outcome], names: 
     if ids.shape != other.shape or (ids != other).any():
         odd = sorted(set(ids.tolist()) ^ set(other.tolist()))
         raise EvalkitError(f"{names[0]} and {names[1]} hold different images: {len(odd)} are in one only, e.g. {odd[0]}; mend them and run both again")
-    chosen = [m for m, v in first.metrics.items() if m.startswith(HIGHER + LOWER) and np.isfinite([v, second.metrics.get(m, np.nan)]).all()]
+    known = [{m: v for s in outcome.statistics for m, v in s.values.items()} for outcome in (first, second)]
+    chosen = [m for m, v in known[0].items() if m.startswith(HIGHER + LOWER) and np.isfinite([v, known[1].get(m, np.nan)]).all()]
 
     def difference(counts: np.ndarray) -> bootstrap.Values:
         left, right = ({m: v for s in outcome.statistics for m, v in s.resampled(counts).items()} for outcome in (first, second))
@@ -90,7 +91,7 @@ def paired(a: tuple[np.ndarray, Outcome], b: tuple[np.ndarray, Outcome], names: 
 def _difference(metric: str, a: float, b: float, resampled: np.ndarray, right: list[np.ndarray | None]) -> Difference:
     test = None
     if all(r is not None and np.isin(r, (0, 1)).all() for r in right):
-        test = mcnemar(*(r.astype(bool) for r in right))
+        test = mcnemar(*(r.astype(bool) == metric.startswith(HIGHER) for r in right))  # an error is 1 where the image is wrong
     interval = bootstrap.interval(a - b, resampled)
     shown = test[2] < ALPHA if test else not interval[0] <= 0 <= interval[1]
     better = ("a" if (a > b) == metric.startswith(HIGHER) else "b") if shown else None

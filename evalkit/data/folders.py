@@ -23,6 +23,11 @@ class FolderImages(Images):
     def __init__(self, name: str, root: Path, ids: Sequence[str], labels: Sequence[int], classes: Sequence[str], problems: Sequence[str]):
         super().__init__(name, ids, labels, classes, problems=problems)
         self.root = str(root)
+        try:
+            "".join(ids).encode()
+        except UnicodeEncodeError as e:
+            odd = next(os.fsencode(id) for id in ids if os.fsencode(id) != id.encode(errors="ignore"))
+            raise EvalkitError(f"a file name in {root} is not UTF-8, which its records need: {odd}; rename it") from e
 
     def path(self, i: int) -> str:
         """The file of image i."""

@@ -1,9 +1,11 @@
 """Folders on disk: classes by name, whatever else lies around; timm's readers on tiny real files."""
 
 import io
+import os
 import struct
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +39,14 @@ def test_ids_labels_and_pixels_as_torchvisions_image_folder(tree):
     assert [(str(tree / id), label) for id, label in zip(images.ids, images.labels)] == reference.samples
     assert images.ids[0] == "cat/b.png" and images.ids[1] == "cat/sub folder/a 1.JPEG"
     assert images.read(2).getpixel((0, 0)) == (20, 0, 0) and images.native_size is None
+
+
+def test_a_file_name_that_is_no_text_is_named(tree):
+    put(tree / "cat" / "café.png")
+    assert "cat/café.png" in data.folder(tree).ids
+    put(Path(os.fsdecode(os.fsencode(tree) + b"/dog/caf\xe9.png")))
+    with pytest.raises(EvalkitError, match=r"animals is not UTF-8, which its records need: b'dog/caf\\xe9.png'; rename it"):
+        data.folder(tree)
 
 
 def test_litter_is_skipped_and_extensions_may_be_capitals(tree):

@@ -182,9 +182,10 @@ def test_evaluation_of_chosen_rows():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_transform_errors_keep_their_line(workers):
-    with pytest.raises(EvalkitError, match="^images of this set are used as they are, 1 x 1, but 2 x 2 is asked for$"):
-        list(eval_batches(numbered(4), EvalTransform(2, 2, native=True), workers=workers))
+def test_transform_errors_are_one_line_that_names_the_image(workers):
+    images = numbered(4)
+    with pytest.raises(EvalkitError, match=f"^{images.ids[0]}: images of this set are used as they are, 1 x 1, but 2 x 2 is asked for$"):
+        list(eval_batches(images, EvalTransform(2, 2, native=True), workers=workers))
 
 
 def children():

@@ -10,7 +10,7 @@ from scipy import stats
 
 from evalkit import cli, metrics, results
 from evalkit.errors import EvalkitError
-from evalkit.robustness import CONFIGS, compare, comparison, imagenet_a, imagenet_o, occlusion, run
+from evalkit.robustness import CONFIGS, compare, comparison, imagenet_a, imagenet_c, imagenet_o, occlusion, run, shifts
 from evalkit.robustness.comparison import mcnemar, paired
 
 from .fakes import save_checkpoint, write_tree
@@ -125,6 +125,24 @@ def test_occlusion_levels_have_an_exact_test_where_they_are_one_run():
     found = {d.metric: d for d in paired(*sides)}
     assert set(found) == {"clean_top1", "top1_random_0.5", "auc_random", "top1_salient_0.5", "auc_salient"}
     assert {m for m, d in found.items() if d.mcnemar} == {"clean_top1", "top1_salient_0.5"} and all(d.better == "a" for d in found.values())
+
+
+def test_errors_under_corruption_are_better_low_and_reassessed_labels_high():
+    rng = np.random.default_rng(2)
+    labels, ids = np.zeros(100, int), np.arange(100).astype(str)
+    cells = {"corruption": np.array(["fog", "snow", "snow"]), "severity": np.array([1, 1, 2])}
+    right = [rng.random((100, 3)) < share for share in (0.9, 0.5)]
+    sides = [imagenet_c.by_id({"ids": ids, "labels": labels, "predictions": 1 - r.astype(np.int16)} | cells) for r in right]
+    found = {d.metric: d for d in paired(*((arrays["ids"], imagenet_c.evaluate(arrays)) for arrays in sides))}
+    assert set(found) == {"mean_error", "error_fog", "error_snow"} and all(d.better == "a" for d in found.values())
+    only_a, only_b = (right[0] & ~right[1])[:, 0].sum(), (right[1] & ~right[0])[:, 0].sum()
+    assert found["error_fog"].mcnemar == (only_a, only_b, stats.binomtest(only_a, only_a + only_b).pvalue) and found["error_snow"].mcnemar is None
+    whole = {c: np.repeat(v, k) for c, v, k in (("corruption", np.array(list(imagenet_c.ALEXNET)), 5), ("severity", np.tile(np.arange(1, 6), 15), 1))}
+    sides = [imagenet_c.by_id({"ids": ids, "labels": labels, "predictions": (rng.random((100, 75)) > s).astype(np.int16)} | whole) for s in (0.9, 0.5)]
+    assert {d.metric: d.better for d in paired(*((a["ids"], imagenet_c.evaluate(a)) for a in sides))}["mce"] == "a"
+    real = {"ids": ids, "labels": labels, "restrict": np.arange(2), "real": np.zeros((100, 1), np.int16)}
+    sides = [shifts.by_id(real | {"logits": np.stack([r[:, 0], ~r[:, 0]], axis=1).astype(np.float32)}) for r in right]
+    assert {d.metric: d.better for d in paired(*((a["ids"], shifts.evaluate_val(a)) for a in sides))}["real_top1"] == "a"
 
 
 # ---- runs
