@@ -51,6 +51,10 @@ def launched() -> bool:
 
 def leave(code: int, message: str) -> int:
     """In a process of a launch: put down how it ended; returns the status for torchrun, which kills the other processes on any but 0."""
+    if code in (0, 2):  # nobody waits for anybody any more: threads of a process group that outlive the interpreter abort the process now and then
+        from .runtime import leave_processes
+
+        leave_processes()
     rank = int(os.environ["RANK"])
     Path(os.environ[FOLDER], str(rank)).write_text(json.dumps({"rank": rank, "code": code, "message": message}))
     return FAILED if code == FAILED else 0

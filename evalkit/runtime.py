@@ -72,6 +72,12 @@ def init_processes(device: torch.device) -> None:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
+def leave_processes() -> None:
+    """Leave the process group, if this process has joined one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def gather_objects(obj: Any) -> list[Any]:
     """The object of every process, in rank order, on every process."""
     if world_size() == 1:

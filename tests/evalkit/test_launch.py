@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from evalkit import launch
+from evalkit.runtime import leave_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +34,19 @@ def test_only_an_error_is_a_failure_to_torchrun(monkeypatch, tmp_path, code, sta
     monkeypatch.setenv("RANK", "3")
     assert launch.leave(code, "message") == status
     assert json.loads((tmp_path / "3").read_text()) == {"rank": 3, "code": code, "message": "message"}
+
+
+@pytest.mark.parametrize("code, member", [(0, False), (2, False), (1, True)])
+def test_who_is_done_leaves_the_process_group(monkeypatch, tmp_path, code, member):
+    """Threads of a group that outlived the interpreter aborted a process now and then, and torchrun killed the one that was still writing results."""
+    monkeypatch.setenv(launch.FOLDER, str(tmp_path))
+    monkeypatch.setenv("RANK", "0")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        launch.leave(code, "")
+        assert dist.is_initialized() is member
+    finally:
+        leave_processes()
 
 
 # A stand-in for the package's command in a folder of its own: each process says or does what its rank is told to.

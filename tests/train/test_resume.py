@@ -32,6 +32,9 @@ CLEAN_PASS = [*VIT[:2], "mixup={choice: [mixup, smmix, {name: tokenmix, teacher:
 # Attention of all blocks, tokens that merge, a loss on top of another method.
 OTHERS = [*VIT[:2], "mixup={choice: [tl_align, mergemix, {name: decouplemix, method: cutmix}]}"]
 POOLED = [*RESNET[:1], "mixup={choice: [alignmix, snapmix, puzzlemix]}", *RESNET[2:]]
+# A teacher's say on top of another method.
+DISTILLED = ["model=deit_tiny_distilled_patch16_224", "mixup=transmix", "distill_type=hard"]
+DISTILLED += ["model_args={img_size: 32, patch_size: 8, embed_dim: 24, depth: 1, num_heads: 2, drop_path_rate: 0.1}"]
 COMMON = [
     "epochs=3",
     "batch_size=64",
@@ -96,6 +99,7 @@ def kill_at(args: list[str], lines: int, pause: float) -> bool:
 @pytest.mark.slow
 def test_two_processes_equal_one_process_with_two_micro_batches(tmp_path):
     cases = {"vit": VIT, "resnet": RESNET, "clean": CLEAN_PASS, "others": OTHERS, "pooled": POOLED, **LEARNED}
+    cases["distilled"] = [*DISTILLED, f"distill_teacher={tmp_path / 'vit1'}"]
     for name, model in cases.items():
         finish(*command(tmp_path / f"{name}1", *model, "epochs=1"))
         finish(*command(tmp_path / f"{name}2", *model, "epochs=1", processes=2))
