@@ -114,6 +114,8 @@ def open_images(loaded: models.Loaded, spec: str | None, cfg: EvalConfig) -> dat
     if spec not in data.NAMES:
         raise EvalkitError(f"no such folder or data set: {spec}; give --data DIR or one of {', '.join(n for n in data.NAMES if n != 'folder')}")
     images = data.load(spec, cfg.split)
+    if (images.labels < 0).any():
+        raise EvalkitError(f"{spec} holds images of no class, which have no accuracy; it is for `evalkit robustness imagenet-o`")
     if loaded.network.num_classes != len(images.classes) or (loaded.classes is not None and loaded.classes != images.classes):
         raise EvalkitError(f"{loaded.source} has {loaded.network.num_classes} classes, {spec} has {len(images.classes)} others; give images of its classes")
     return images

@@ -228,5 +228,5 @@ def give_up(s: Session, run: Path, step: int) -> None:
         write_atomic(folder / f"step-{step:09d}.npz", lambda f: np.savez(f, **arrays))
     raise EvalkitError(
         f"the loss was not finite at step {step}; its first micro-batch is in {folder}, checkpoints before it are intact; "
-        "lower lr, set clip_grad=1.0 or amp=none, then start again or resume"
+        f"begin a new run with a lower lr, clip_grad=1.0 or amp=none, from its weights if you like: init={run}"
     )

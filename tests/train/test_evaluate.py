@@ -49,10 +49,10 @@ def test_unreadable_image_is_named_and_the_exit_code_is_2(finished, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("spec", "match"), [("nowhere", "no such folder or data set"), ("fashion-mnist", "fashion-mnist"), ("digits-o", "labels|classes|index|none of")]
+    ("spec", "match"), [("nowhere", "no such folder or data set"), ("fashion-mnist", "fashion-mnist"), ("digits-o", "images of no class")]
 )
 def test_wrong_data(finished, tmp_path, spec, match):
-    with pytest.raises((EvalkitError, ValueError), match=match):
+    with pytest.raises(EvalkitError, match=match):
         evaluate(str(finished), spec, tmp_path, ["workers=0", "device=cpu"])
 
 
