@@ -103,7 +103,10 @@ def _legend(figure: Figure, labels: dict[str, int], marker: bool = True) -> None
 def _text(text: str, length: int) -> str:
     """A user's text on one line, cut to `length`, with nothing Matplotlib would take for mathematics."""
     text = " ".join(text.split())
-    return (text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}").replace("$", r"\$")
+    if len(text) > length:  # in the middle: what tells two runs of one name apart stands at the end
+        tail = length // 2
+        text = text[: length - 1 - tail] + "\N{HORIZONTAL ELLIPSIS}" + text[-tail:]
+    return text.replace("$", r"\$")
 
 
 @_styled

@@ -208,15 +208,12 @@ def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
 
 
 def accuracy(s: Session, network) -> dict[str, float]:
-    """top1, top5 and cross-entropy of a network on the validation images."""
+    """top1, top5 (of five classes or more) and cross-entropy of a network on the validation images."""
     records = inference.predict(network.eval(), s.val_images, s.eval_transform, device=s.device, workers=s.cfg.workers)
     if records.bad:
         raise EvalkitError(f"cannot read {len(records.bad)} validation images, e.g. {records.bad[0][0]}: {records.bad[0][1]}; replace or remove them")
-    return {
-        "top1": metrics.top_k_accuracy(records.logits, records.labels, 1),
-        "top5": metrics.top_k_accuracy(records.logits, records.labels, 5),
-        "loss": metrics.negative_log_likelihood(records.logits, records.labels),
-    }
+    shares = {f"top{k}": metrics.top_k_accuracy(records.logits, records.labels, k) for k in (1, 5) if k <= s.network.num_classes}
+    return shares | {"loss": metrics.negative_log_likelihood(records.logits, records.labels)}
 
 
 def give_up(s: Session, run: Path, step: int) -> None:

@@ -96,7 +96,8 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
-    if val_images.fingerprint == train_images.fingerprint:
+    # of files, the fingerprint is that of their names below the split's folder, and those may well be the same
+    if val_images.fingerprint == train_images.fingerprint and getattr(val_images, "root", None) == getattr(train_images, "root", None):
         raise EvalkitError(f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} hold the same images; put them into folders of their own")
     eval_size = cfg.eval_size or cfg.image_size
     resize = cfg.eval_resize or math.floor(eval_size * 256 / 224)

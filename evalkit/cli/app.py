@@ -239,7 +239,8 @@ def robustness(
 @app.command(
     epilog="""\b
 Examples:
-  evalkit compare runs/vanilla runs/mixpro
+  evalkit robustness occlusion runs/vanilla runs/mixpro --out results
+  evalkit compare results:vanilla results:mixpro
   evalkit compare results:vanilla results:mixpro --protocol occlusion --out comparison
 """
 )

@@ -82,7 +82,8 @@ def folder(
         raise EvalkitError(f"{root} holds no images in class folders; expected {root}/CLASS/image.jpg")
     if problems and not allow_partial:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise EvalkitError(f"{root} is incomplete: {', '.join(problems[:3])}{more}; complete it, or allow partial data with allow_partial=true")
+        advice = "fill or remove it" if classes is None else "complete it, or allow partial data with allow_partial=true"
+        raise EvalkitError(f"{root} is incomplete: {', '.join(problems[:3])}{more}; {advice}")
     return FolderImages(name or root.resolve().name, root, ids, labels, names, problems)
 
 

@@ -78,7 +78,7 @@ def test_labels_go_by_name_not_by_position(tree):
 
 def test_incomplete_folders_are_listed_in_an_error(tree):
     (tree / "emu").mkdir()
-    with pytest.raises(EvalkitError, match="the class folder 'emu' holds no image.*allow_partial"):
+    with pytest.raises(EvalkitError, match="the class folder 'emu' holds no image.*fill or remove it"):
         data.folder(tree)
     with pytest.raises(EvalkitError, match="'asp' is missing, the class folder 'bat' is missing, the class folder 'cow' is missing and 2 more"):
         data.folder(tree, classes=["asp", "bat", "cow", "gnu", "cat", "dog", "ox", "emu"])

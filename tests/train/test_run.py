@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from evalkit import checkpoint, config, data, results
 from evalkit.errors import EvalkitError
@@ -191,3 +192,17 @@ def test_resume_with_other_training_images_is_refused(finished, tmp_path, monkey
     monkeypatch.setattr(session.data, "load", lambda name, split, **kw: load(name, split, **kw, limit=1300 if split == "train" else None))
     with pytest.raises(EvalkitError, match="training images are not those"):
         train(None, resume=run)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_fewer_than_five_classes(tmp_path, classes):
+    """The first validation stopped the run."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in "abc"[:classes]:
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / split / name / f"{i}.png")
+    assert train(tiny("data=folder", f"data_dir={tmp_path}", "batch_size=4", "micro_batch=4", "eval_resize=32"), tmp_path / "run") == 0
+    (record,) = results.read([tmp_path / "run"])
+    assert set(record["metrics"]) == {"top1", "top1_best", "loss"}
