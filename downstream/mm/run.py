@@ -191,9 +191,12 @@ class EvalkitLoop(BaseLoop):
     def save(self) -> None:
         """A checkpoint of the current step: written under another name, made durable, renamed; then the oldest go."""
         folder = self.folder / "checkpoints"
-        folder.mkdir(exist_ok=True)
         partial = folder / ".partial"
-        self.runner.save_checkpoint(str(folder), partial.name, meta={"epoch": 0, "iter": self._iter}, by_epoch=False)
+        try:
+            folder.mkdir(exist_ok=True)
+            self.runner.save_checkpoint(str(folder), partial.name, meta={"epoch": 0, "iter": self._iter}, by_epoch=False)
+        except OSError as e:
+            raise EvalkitError(f"cannot write a checkpoint to {folder}: {e.strerror or e}; earlier checkpoints are intact; free some space and resume") from e
         if is_main():
             with open(partial, "rb") as f:
                 os.fsync(f.fileno())
@@ -213,8 +216,11 @@ class QuietRunner(Runner):
     """mmengine's Runner without a word on standard output about the file it resumes from."""
 
     def load_or_resume(self) -> None:
-        with quiet():
-            super().load_or_resume()
+        try:
+            with quiet():
+                super().load_or_resume()
+        except RuntimeError as e:
+            raise EvalkitError(f"{self._load_from} is damaged; remove it, and the run resumes from the checkpoint before it") from e
 
 
 def build(config: dict[str, Any], run: Path, *, scope: str, seed: int, device: torch.device, resume: bool) -> Runner:

@@ -261,6 +261,27 @@ def test_a_run_folder_is_not_used_twice_and_a_finished_run_only_tests_again(fini
 
 
 @needs_mm
+def test_a_damaged_checkpoint_is_named(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    newest = run / "checkpoints/step-000000008.pth"
+    newest.write_bytes(newest.read_bytes()[:3000])
+    with pytest.raises(EvalkitError, match="step-000000008.pth is damaged; remove it, and the run resumes from the checkpoint before it"):
+        transfer(seg.TASK, None, None, resume=run)
+    newest.unlink()
+    assert transfer(seg.TASK, None, None, resume=run) == 0
+    assert results.read([run])[-1]["metrics"] == results.read([finished])[0]["metrics"]
+
+
+@needs_mm
+def test_a_full_disk_is_one_line(weights, shapes, tmp_path, monkeypatch):
+    engine = importlib.import_module("evalkit.downstream.mm.run")
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(engine.Runner, "save_checkpoint", lambda *args, **kwargs: (_ for _ in ()).throw(full))
+    with pytest.raises(EvalkitError, match="cannot write a checkpoint to .*: No space left on device; earlier checkpoints are intact"):
+        transfer(seg.TASK, str(weights), loaded("digits-scenes", f"data={shapes}", *TINY), tmp_path / "run")
+
+
+@needs_mm
 def test_measured_iou_is_that_of_the_predicted_pixels(finished, weights, shapes):
     """Intersection over union of every class, counted here over the predictions of the last checkpoint."""
     from mmengine.config import Config
