@@ -8,10 +8,8 @@ import contextlib
 import copy
 import io
 import os
-import random
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,16 +25,15 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS, HOOKS, LOOPS, MODELS
 from mmengine.runner import BaseLoop, Runner
-from torch.utils.data import DataLoader
 
-from evalkit.data.loading import checked, shield
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
 from evalkit.inference import progress
 from evalkit.logger import Logger
-from evalkit.runtime import derive_key, is_main, rank, sync_folder, world_size, write_atomic
+from evalkit.runtime import is_main, rank, sync_folder, world_size, write_atomic
 
 from . import backbone  # noqa: F401  (registers it)
+from .feed import Items, Places, Seeded, feed, seed_everything
 
 
 class Stopped(Exception):
@@ -49,66 +46,6 @@ class SlimCheckpointHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
-
-
-# ---- the same numbers for the same (seed, step, place), whatever happened before
-
-
-def seed_everything(*keys: str | int) -> None:
-    """Seed every global generator: mm's augmentations, samplers and models draw from nowhere else."""
-    key = derive_key(*keys)
-    random.seed(key)
-    np.random.seed(key % 2**32)
-    torch.manual_seed(key % 2**63)
-
-
-class Places:
-    """A batch sampler from step `start` on, its indices as (index, step, place in the global batch)."""
-
-    def __init__(self, batches: Any, start: int):
-        self.batches, self.start = batches, start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        for step, batch in enumerate(self.batches):
-            if step >= self.start:
-                yield [(index, step, slot * world_size() + rank()) for slot, index in enumerate(batch)]
-
-
-class Items:
-    """A dataset that returns the error for an image it cannot give: raised in a worker, it would arrive as a page of traceback."""
-
-    def __init__(self, dataset: Any):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self.dataset[index]
-        except EvalkitError as e:
-            return e
-        except Exception as e:
-            why = (str(e).strip().splitlines() or ["no message"])[0]
-            return EvalkitError(f"{self.dataset.get_data_info(index)['img_path']} or its truth cannot be used ({type(e).__name__}: {why}); replace it")
-
-
-class Seeded(Items):
-    """A dataset whose augmentation depends on the seed and the place in the run only."""
-
-    def __init__(self, dataset: Any, seed: int):
-        super().__init__(dataset)
-        self.seed = seed
-
-    def __getitem__(self, key: tuple[int, int, int]) -> Any:
-        index, *place = key
-        seed_everything(self.seed, "sample", *place)
-        return super().__getitem__(index)
-
-
-def collate(join: Callable[[list], Any], items: list) -> Any:
-    """A batch of the items, or the first error among them."""
-    return next((item for item in items if isinstance(item, EvalkitError)), None) or join(items)
 
 
 # ---- training
@@ -133,16 +70,7 @@ class EvalkitLoop(BaseLoop):
     def batches(self) -> Iterator[Any]:
         """Batches from the current step on. Skipping costs the order alone: no image is read for it."""
         built = self.dataloader
-        return checked(
-            DataLoader(
-                Seeded(built.dataset, self.seed),
-                batch_sampler=Places(built.batch_sampler, self._iter),
-                num_workers=built.num_workers,
-                collate_fn=partial(collate, built.collate_fn),
-                worker_init_fn=shield,
-                pin_memory=torch.cuda.is_available(),
-            )
-        )
+        return feed(built, Seeded(built.dataset, self.seed), batch_sampler=Places(built.batch_sampler, self._iter), pin_memory=torch.cuda.is_available())
 
     def run(self) -> None:
         runner, batches = self.runner, self.batches()
@@ -294,18 +222,11 @@ def evaluate(runner: Runner, config: dict[str, Any], *, tta: bool = False) -> di
         built = Runner.build_dataloader(Config(loader).to_dict())
         evaluator: Evaluator = runner.build_evaluator(Config({"e": config["test_evaluator"]}).e)
         evaluator.dataset_meta = built.dataset.metainfo
-    data = DataLoader(
-        Items(built.dataset),
-        batch_size=built.batch_size,
-        sampler=built.sampler,
-        num_workers=built.num_workers,
-        collate_fn=partial(collate, built.collate_fn),
-        worker_init_fn=shield,
-    )
+    data = feed(built, Items(built.dataset), batch_size=built.batch_size, sampler=built.sampler)
     with progress("evaluating" + (", test-time augmentation" if tta else ""), len(built.dataset)) as advance:
-        for batch in checked(data):
+        for batch in data:
             evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
-            advance(data.batch_size * world_size())
+            advance(built.batch_size * world_size())
     with quiet():
         return evaluator.evaluate(len(built.dataset))
 

@@ -17,6 +17,7 @@ from evalkit.runtime import seed_torch
 
 require("mmseg")
 engine = importlib.import_module("evalkit.downstream.mm.run")
+feed = importlib.import_module("evalkit.downstream.mm.feed")
 backbones = importlib.import_module("evalkit.downstream.mm.backbone")
 BaseModule = importlib.import_module("mmengine.model").BaseModule
 
@@ -80,14 +81,14 @@ class Draws:
 
 def stream(start, stop, rank=0, world=1, batch=4, monkeypatch=None):
     """The samples of steps start to stop of one process, as its loader would make them; every image 10 times over."""
-    monkeypatch.setattr(engine, "rank", lambda: rank)
-    monkeypatch.setattr(engine, "world_size", lambda: world)
+    monkeypatch.setattr(feed, "rank", lambda: rank)
+    monkeypatch.setattr(feed, "world_size", lambda: world)
     order = np.random.default_rng(0).permutation(np.tile(np.arange(10), 20))[rank::world].tolist()
     size = batch // world
     batches = [order[i : i + size] for i in range(0, len(order), size)]
-    data = engine.Seeded(Draws(), seed=5)
+    data = feed.Seeded(Draws(), seed=5)
     taken = []
-    for step, batch_ in enumerate(engine.Places(batches, start), start):
+    for step, batch_ in enumerate(feed.Places(batches, start), start):
         if step == stop:
             return taken
         taken.append([data[key] for key in batch_])
@@ -114,12 +115,12 @@ def test_seed_reaches_every_generator():
     def draw():
         return random.random(), np.random.rand(), torch.rand(()).item()
 
-    engine.seed_everything(1, "x")
+    feed.seed_everything(1, "x")
     first = draw()
     seed_torch(9)
-    engine.seed_everything(1, "x")
+    feed.seed_everything(1, "x")
     assert draw() == first
-    engine.seed_everything(2, "x")
+    feed.seed_everything(2, "x")
     assert all(a != b for a, b in zip(draw(), first))
 
 

@@ -1,0 +1,76 @@
+"""The images of mm's datasets in batches: the same numbers for the same (seed, step, place), whatever happened before."""
+
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from evalkit.data.loading import checked, shield
+from evalkit.errors import EvalkitError
+from evalkit.runtime import derive_key, rank, world_size
+
+
+def seed_everything(*keys: str | int) -> None:
+    """Seed every global generator: mm's augmentations, samplers and models draw from nowhere else."""
+    key = derive_key(*keys)
+    random.seed(key)
+    np.random.seed(key % 2**32)
+    torch.manual_seed(key % 2**63)
+
+
+class Places:
+    """A batch sampler from step `start` on, its indices as (index, step, place in the global batch)."""
+
+    def __init__(self, batches: Any, start: int):
+        self.batches, self.start = batches, start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        for step, batch in enumerate(self.batches):
+            if step >= self.start:
+                yield [(index, step, slot * world_size() + rank()) for slot, index in enumerate(batch)]
+
+
+class Items:
+    """A dataset that returns the error for an image it cannot give: raised in a worker, it would arrive as a page of traceback."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except EvalkitError as e:
+            return e
+        except Exception as e:
+            why = (str(e).strip().splitlines() or ["no message"])[0]
+            return EvalkitError(f"{self.dataset.get_data_info(index)['img_path']} or its truth cannot be used ({type(e).__name__}: {why}); replace it")
+
+
+class Seeded(Items):
+    """A dataset whose augmentation depends on the seed and the place in the run only."""
+
+    def __init__(self, dataset: Any, seed: int):
+        super().__init__(dataset)
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Any:
+        index, *place = key
+        seed_everything(self.seed, "sample", *place)
+        return super().__getitem__(index)
+
+
+def feed(built: DataLoader, items: Items, **order: Any) -> Iterator[Any]:
+    """The batches of `items` in the `order` given, made as mm's loader `built` makes them. Raises EvalkitError for an image that cannot be used."""
+    return checked(DataLoader(items, num_workers=built.num_workers, collate_fn=partial(_collate, built.collate_fn), worker_init_fn=shield, **order))
+
+
+def _collate(join: Callable[[list], Any], items: list) -> Any:
+    """A batch of the items, or the first error among them."""
+    return next((item for item in items if isinstance(item, EvalkitError)), None) or join(items)
