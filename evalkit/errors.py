@@ -15,8 +15,8 @@ def suggest(name: str, options: Iterable[str]) -> str:
     close = sorted(longer, key=len)[:1] or difflib.get_close_matches(name, options, n=1, cutoff=0.55)
     if close:
         return f" Did you mean '{close[0]}'?"
-    shown = ", ".join(options[:12]) + (", ..." if len(options) > 12 else "")
-    return f" Choose one of: {shown}." if options else ""
+    shown = ", ".join(options[:12]) + (", ..." if len(options) > 12 else ".")
+    return f" Choose one of: {shown}" if options else ""
 
 
 def unknown(kind: str, name: str, options: Iterable[str]) -> EvalkitError:

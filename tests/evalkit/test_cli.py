@@ -18,7 +18,7 @@ from evalkit.errors import EvalkitError
 ROOT = Path(__file__).resolve().parents[2]
 _UNKNOWN_FOR_ALL = (
     "unknown key 'eps'. Choose one of: allow_partial, batch_size, data, data_root, device, forward_batch, limit, model, "
-    "model_args, on_error, out, preprocess, ...."
+    "model_args, on_error, out, preprocess, ..."
 )
 IMAGENET_O = ["robustness", "imagenet-o", "runs/a", "runs/b"]
 

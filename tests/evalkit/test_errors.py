@@ -21,7 +21,7 @@ def test_lists_the_options_when_none_is_close():
 
 
 def test_lists_at_most_twelve():
-    assert suggest("zzz", [f"name{i:02d}" for i in range(13)]).endswith("name11, ....")
+    assert suggest("zzz", [f"name{i:02d}" for i in range(13)]).endswith("name11, ...")
     assert suggest("zzz", [f"name{i:02d}" for i in range(12)]).endswith("name11.")
 
 
