@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--model", help="a timm architecture; absent: a small ViT")
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--forward-batch", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads of the forward passes")

@@ -152,7 +152,7 @@ def normaliser(network: Any, device: torch.device) -> Callable[[Tensor], Tensor]
     if not hasattr(network, "mean"):
         return lambda x: x
     mean, std = (torch.tensor(values, device=device, dtype=torch.float32).view(-1, 1, 1) for values in (network.mean, network.std))
-    return lambda x: (x - mean) / std
+    return lambda x: (x - mean).div_(std)  # in place: a new tensor less
 
 
 def fixed_chunks(
@@ -174,7 +174,7 @@ def fixed_chunks(
         x = torch.cat([x, x[:1].expand(size - len(x), *x.shape[1:])]) if len(x) < size else x
         if device.type == "cuda":
             x = x.pin_memory().to(device, non_blocking=True)
-        yield x.float() / 255, index
+        yield x.float().div_(255), index
 
 
 def gather(
