@@ -38,6 +38,7 @@ def train(cfg: TrainConfig | None, out: Path | None = None, resume: Path | None 
             if found[1]["data"]["fingerprint"] != s.train_images.fingerprint:
                 raise EvalkitError(f"the training images are not those that {run} began with; put those back, or begin a new run with init={run}")
             session.restore(s, found[0])
+            s.seconds = found[1]["seconds"]
         if is_main():
             print(f"resuming {run} at step {s.step}" if found else f"{run} has no whole checkpoint yet; starting at step 0", flush=True)
     else:

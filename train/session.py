@@ -155,7 +155,6 @@ def save(s: Session, run: Path) -> Path:
     networks = s.networks()
     state: dict[str, Any] = {
         "step": s.step,
-        "seconds": s.seconds,
         "scores": s.scores,
         "best": s.best,
         "history": s.history,
@@ -183,6 +182,7 @@ def meta(s: Session) -> dict[str, Any]:
         "method": method_name(cfg.mixup),
         "label": cfg.label or method_name(cfg.mixup),
         "teachers": teachers(s.trainee),
+        "seconds": s.seconds,  # here, not in the training state, which is the same in every run of a recipe
         "data": {"name": s.train_images.name, "fingerprint": s.train_images.fingerprint},
         "config": config.to_dict(cfg),
     }
@@ -215,7 +215,7 @@ def restore(s: Session, folder: Path) -> None:
             s.ema.network.model.load_state_dict(checkpoint.read_weights(folder, "ema")[0])
         s.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         s.scaler.load_state_dict(state["scaler"])
-        for key in ("step", "seconds", "scores", "best", "history"):
+        for key in ("step", "scores", "best", "history"):
             setattr(s, key, state[key])
     except (KeyError, ValueError, RuntimeError) as e:
         raise EvalkitError(f"{folder} does not fit this recipe ({str(e).splitlines()[0]}); resume with the run's own config.yaml") from e
