@@ -1,4 +1,5 @@
-"""Packaging: the top-level folders train/, robustness/ and configs/ are installed as evalkit.train, evalkit.robustness, evalkit.configs."""
+"""Packaging: the top-level folders train/, robustness/ and configs/ are installed as evalkit.train, evalkit.robustness,
+evalkit.configs."""
 
 from setuptools import find_packages, setup
 
@@ -15,5 +16,8 @@ for folder in FOLDERS:
 setup(
     packages=packages,
     package_dir=package_dir,
-    package_data={"evalkit": ["py.typed", "published/*.csv", "data/*.txt", "report/*.j2"], "evalkit.configs": ["**/*.yaml"]},
+    package_data={
+        "evalkit": ["py.typed", "published/*.csv", "data/*.txt", "report/*.j2"],
+        "evalkit.configs": ["**/*.yaml"],
+    },
 )

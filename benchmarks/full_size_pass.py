@@ -1,11 +1,13 @@
-"""`evalkit robustness imagenet-a` over as many images as ImageNet-A has, killed with SIGKILL on its way and started again: peak memory, nothing lost.
+"""`evalkit robustness imagenet-a` over as many images as ImageNet-A has, killed with SIGKILL on its way and started
+again: peak memory, nothing lost.
 
-    python benchmarks/full_size_pass.py                                       # a small ViT, 7,500 generated JPEGs at 224 pixels
-    python benchmarks/full_size_pass.py --model deit_small_patch16_224 --device cuda --workers 12
+    python benchmarks/full_size_pass.py                                       # a small ViT, 7,500 generated JPEGs at
+    224 pixels python benchmarks/full_size_pass.py --model deit_small_patch16_224 --device cuda --workers 12
 
-Three passes, each the command in a process of its own: one that is killed when it has saved a third of the images; the same command again, which goes on from
-there; and one undisturbed in another folder. The second must end with each image exactly once and with the undisturbed pass's records and numbers, byte for
-byte; otherwise this script fails. The peak memory (VmHWM of Linux) is given at four stages of the undisturbed pass, so that growth would be seen.
+Three passes, each the command in a process of its own: one that is killed when it has saved a third of the images; the
+same command again, which goes on from there; and one undisturbed in another folder. The second must end with each image
+exactly once and with the undisturbed pass's records and numbers, byte for byte; otherwise this script fails. The peak
+memory (VmHWM of Linux) is given at four stages of the undisturbed pass, so that growth would be seen.
 """
 
 import argparse
@@ -63,7 +65,8 @@ def workers_of(pid: int) -> list[int]:
 
 
 def watch(running: subprocess.Popen, out: Path) -> dict[str, list[int]]:
-    """Peak memory of the main process and of its largest worker when a quarter, half and three quarters of the images are saved, and at the end."""
+    """Peak memory of the main process and of its largest worker when a quarter, half and three quarters of the images
+    are saved, and at the end."""
     peaks: dict[str, list[int]] = {"main": [], "largest_worker": []}
     main_process = worker = 0
     while running.poll() is None:
@@ -115,8 +118,12 @@ def main() -> None:
             sys.exit("the undisturbed pass failed")
 
         (record, arrays), (expected_record, expected) = finished(root / "resumed"), finished(root / "whole")
-        assert len(set(arrays["ids"].tolist())) == len(arrays["ids"]) == record["n"] == IMAGES, "a sample is missing or there twice"
-        assert sorted(arrays) == sorted(expected) and all(np.array_equal(arrays[k], expected[k]) for k in expected), "the records differ"
+        assert len(set(arrays["ids"].tolist())) == len(arrays["ids"]) == record["n"] == IMAGES, (
+            "a sample is missing or there twice"
+        )
+        assert sorted(arrays) == sorted(expected) and all(np.array_equal(arrays[k], expected[k]) for k in expected), (
+            "the records differ"
+        )
         assert record["metrics"] == expected_record["metrics"], "the numbers differ"
     result = {
         "images": IMAGES,

@@ -1,12 +1,14 @@
 """`evalkit robustness imagenet-a` end to end against the bare forward passes it makes.
 
-    python benchmarks/imagenet_a_throughput.py                                                    # CPU: a small ViT, 224-pixel crops of generated JPEGs
-    python benchmarks/imagenet_a_throughput.py --device cuda --model deit_small_patch16_224 --workers 12 --forward-batch 256 --images 7500
+    python benchmarks/imagenet_a_throughput.py                                                    # CPU: a small ViT,
+    224-pixel crops of generated JPEGs python benchmarks/imagenet_a_throughput.py --device cuda --model
+    deit_small_patch16_224 --workers 12 --forward-batch 256 --images 7500
 
-Two rates in one process, interleaved, medians over --repeats rounds: the pass over the folder as the protocol makes it (workers start, files are decoded,
-resized and cropped, logits gathered, the pass saved every ten seconds); the bare forward passes over as many rows, on tensors that are ready on the
-device. Goal: >= 0.9 with enough workers. Metrics, with 1,000 bootstrap resamples, are timed by themselves. The peak memory is that of the main process and
-of its largest worker.
+Two rates in one process, interleaved, medians over --repeats rounds: the pass over the folder as the protocol makes it
+(workers start, files are decoded, resized and cropped, logits gathered, the pass saved every ten seconds); the bare
+forward passes over as many rows, on tensors that are ready on the device. Goal: >= 0.9 with enough workers. Metrics,
+with 1,000 bootstrap resamples, are timed by themselves. The peak memory is that of the main process and of its largest
+worker.
 """
 
 import argparse
@@ -63,7 +65,11 @@ def main() -> None:
     device = pick_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
-    network = models.create(args.model or "vit_tiny_patch16_224", num_classes=1000, **({} if args.model else SMALL)).eval().to(device)
+    network = (
+        models.create(args.model or "vit_tiny_patch16_224", num_classes=1000, **({} if args.model else SMALL))
+        .eval()
+        .to(device)
+    )
     size, calls = args.forward_batch, -(-args.images // args.forward_batch)
     transform, ready = eval_transform("published", 224), torch.rand(size, 3, 224, 224, device=device)
     with tempfile.TemporaryDirectory() as root:
@@ -93,7 +99,9 @@ def main() -> None:
     imagenet_a.evaluate({"ids": np.array(ids), "labels": labels, "logits": logits, "restrict": classes})
     result = {
         "images": args.images,
-        "images_per_second": {name: round(args.images / statistics.median(values), 2) for name, values in seconds.items()},
+        "images_per_second": {
+            name: round(args.images / statistics.median(values), 2) for name, values in seconds.items()
+        },
         "protocol_over_bare": ratio(seconds["bare"], seconds["protocol"]),
         "metrics_seconds": round(time.perf_counter() - start, 2),
         "peak_mib": {

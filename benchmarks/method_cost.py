@@ -1,11 +1,13 @@
-"""What a training step costs with each method, relative to the same step of the same model without mixing, in one process.
+"""What a training step costs with each method, relative to the same step of the same model without mixing, in one
+process.
 
-    python benchmarks/method_cost.py [--model deit_tiny_patch16_224] [--batch 8] [--repeats 7] [--methods a,b] [--json FILE]
+    python benchmarks/method_cost.py [--model deit_tiny_patch16_224] [--batch 8] [--repeats 7] [--methods a,b] [--json
+    FILE]
 
-A step is mixing with all of the method's passes, forward, backward and AdamW. Methods take turns, each right after a step without mixing, which
-its ratio is to (median over the repeats). Teachers are ResNet-50 with random weights. Beside it: the ratio that the papers state, on a V100
-(TokenMix's with maps made before the training).
-Goals: at most 1.03 for methods that label by attention, at most 3.0 for AutoMix and SAMix.
+A step is mixing with all of the method's passes, forward, backward and AdamW. Methods take turns, each right after a
+step without mixing, which its ratio is to (median over the repeats). Teachers are ResNet-50 with random weights. Beside
+it: the ratio that the papers state, on a V100 (TokenMix's with maps made before the training). Goals: at most 1.03 for
+methods that label by attention, at most 3.0 for AutoMix and SAMix.
 """
 
 import argparse
@@ -25,7 +27,8 @@ PAPERS = {  # throughput of training DeiT-S, baseline / method: MixPro (ICLR 202
     **{"transmix": 1.0, "tokenmix": 1.0, "mixpro": 1.0},
     **{"attentive_cutmix": 1.35, "saliencymix": 1.03, "puzzlemix": 2.3},
 }
-TEACHERS = {"attentive_cutmix": "teacher", "attentivemix_plus": "teacher", "tokenmix": "network"}  # the argument that takes one
+# the argument that takes one
+TEACHERS = {"attentive_cutmix": "teacher", "attentivemix_plus": "teacher", "tokenmix": "network"}
 LEFT_OUT = {  # and why
     "augmix": "its cost is in the data loader",
     "choice": "costs what its branches do",
@@ -48,7 +51,9 @@ def stepper(name: str, model: str, teacher: models.Network, x: torch.Tensor, y: 
     optimizer = torch.optim.AdamW(groups, lr=1e-5)
 
     def step(repeat: int) -> float:
-        ctx = Context.simple(CLASSES, derive_rng("method-cost", repeat), step=repeat, total_steps=1000, mean=net.mean, std=net.std)
+        ctx = Context.simple(
+            CLASSES, derive_rng("method-cost", repeat), step=repeat, total_steps=1000, mean=net.mean, std=net.std
+        )
         if device.type == "cuda":
             torch.cuda.synchronize()
         began = time.perf_counter()
@@ -75,7 +80,11 @@ def main() -> None:
     parser.add_argument("--json", help="write the result to this file")
     args = parser.parse_args()
     device = torch.device(args.device)
-    names = args.methods.split(",") if args.methods else [name for name in METHODS if name not in LEFT_OUT and name != "vanilla"]
+    names = (
+        args.methods.split(",")
+        if args.methods
+        else [name for name in METHODS if name not in LEFT_OUT and name != "vanilla"]
+    )
     teacher = models.create("resnet50", num_classes=CLASSES).to(device)
     x = torch.randn(args.batch, 3, *models.create(args.model).input_size, device=device)
     y = torch.randint(CLASSES, (args.batch,), device=device)
@@ -92,11 +101,27 @@ def main() -> None:
             continue
         pairs = [(plain(repeat), own(repeat)) for repeat in range(args.repeats)]
         ratios = sorted(mixed / bare for bare, mixed in pairs)
-        rows[name] = {"ratio": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1], "papers": PAPERS.get(name)}
-        print(f"{name:20} {rows[name]['ratio']:6.2f}   ({ratios[0]:.2f} to {ratios[-1]:.2f})   papers: {rows[name]['papers'] or '-'}", flush=True)
+        rows[name] = {
+            "ratio": statistics.median(ratios),
+            "lowest": ratios[0],
+            "highest": ratios[-1],
+            "papers": PAPERS.get(name),
+        }
+        print(
+            f"{name:20} {rows[name]['ratio']:6.2f}   ({ratios[0]:.2f} to {ratios[-1]:.2f})   papers:"
+            f" {rows[name]['papers'] or '-'}",
+            flush=True,
+        )
     for name, reason in refused.items():
         print(f"{name:20} not with {args.model}: {reason}")
-    result = {"benchmark": "method_cost", "model": args.model, "batch": args.batch, "repeats": args.repeats, "methods": rows, "not_with_this_model": refused}
+    result = {
+        "benchmark": "method_cost",
+        "model": args.model,
+        "batch": args.batch,
+        "repeats": args.repeats,
+        "methods": rows,
+        "not_with_this_model": refused,
+    }
     if args.json:
         text = json.dumps(result | {"environment": environment(device)}, indent=1) + "\n"
         write_atomic(args.json, lambda f: f.write(text.encode()))

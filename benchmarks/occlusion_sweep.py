@@ -1,10 +1,13 @@
-"""Occlusion sweep against the forward passes it needs, and against a plain loop that decodes the images again for every setting.
+"""Occlusion sweep against the forward passes it needs, and against a plain loop that decodes the images again for every
+setting.
 
-    python benchmarks/occlusion_sweep.py                                            # CPU: a small ViT on 64-pixel crops of generated JPEGs
-    python benchmarks/occlusion_sweep.py --device cuda --model deit_small_patch16_224 --side 224 --images 512 --workers 12 --forward-batch 256
+    python benchmarks/occlusion_sweep.py                                            # CPU: a small ViT on 64-pixel crops
+    of generated JPEGs python benchmarks/occlusion_sweep.py --device cuda --model deit_small_patch16_224 --side 224
+    --images 512 --workers 12 --forward-batch 256
 
-Three rates in one process, interleaved, medians over --repeats rounds: the whole sweep (decoding, saliency, masks, 64 settings); the bare forward passes
-it made, on tensors that are ready on the device; the plain loop. Goal: sweep / bare >= 0.9.
+Three rates in one process, interleaved, medians over --repeats rounds: the whole sweep (decoding, saliency, masks, 64
+settings); the bare forward passes it made, on tensors that are ready on the device; the plain loop. Goal: sweep / bare
+>= 0.9.
 """
 
 import argparse
@@ -88,7 +91,11 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     model_args = {"img_size": args.side} | ({} if args.model else SMALL)
     network = models.create(args.model or "vit_tiny_patch16_224", num_classes=1000, **model_args).eval().to(device)
-    grid, columns, size = args.grid or args.side // network.patch_size, settings(["random", "salient", "nonsalient"], LEVELS, 5), args.forward_batch
+    grid, columns, size = (
+        args.grid or args.side // network.patch_size,
+        settings(["random", "salient", "nonsalient"], LEVELS, 5),
+        args.forward_batch,
+    )
     transform = eval_transform("published", args.side)
     with tempfile.TemporaryDirectory() as folder:
         write_jpegs(Path(folder), args.images)
@@ -97,7 +104,14 @@ def main() -> None:
         source = attention(network, device, None, {})
 
         def whole() -> None:
-            common = {"grid": grid, "saliency": source, "device": device, "forward_batch": size, "batch_size": 16, "workers": args.workers}
+            common = {
+                "grid": grid,
+                "saliency": source,
+                "device": device,
+                "forward_batch": size,
+                "batch_size": 16,
+                "workers": args.workers,
+            }
             sweep(counted, images, transform, columns, **common)
 
         whole()  # warms up, and counts
@@ -117,8 +131,16 @@ def main() -> None:
                         x = x.to(device).float() / 255
                         ids = [images.ids[i] for i in index]
                         saliency = source(x, ids) if column.mode in ("salient", "nonsalient") else None
-                        keep = torch.from_numpy(~image_masks(ids, saliency, [column], grid, args.side, 0)[:, 0]).to(device).float()
-                        keep = keep.view(-1, 1, grid, grid).repeat_interleave(args.side // grid, 2).repeat_interleave(args.side // grid, 3)
+                        keep = (
+                            torch.from_numpy(~image_masks(ids, saliency, [column], grid, args.side, 0)[:, 0])
+                            .to(device)
+                            .float()
+                        )
+                        keep = (
+                            keep.view(-1, 1, grid, grid)
+                            .repeat_interleave(args.side // grid, 2)
+                            .repeat_interleave(args.side // grid, 3)
+                        )
                         network(normalise(x * keep)).logits.argmax(dim=1).cpu()
                         done += len(ids)
 

@@ -1,11 +1,14 @@
-"""Does pre-training help? Segmentation and detection on the embedded scenes by the same schedule, from a pre-trained backbone and from random weights.
+"""Does pre-training help? Segmentation and detection on the embedded scenes by the same schedule, from a pre-trained
+backbone and from random weights.
 
-    python benchmarks/transfer_pretraining.py --json benchmarks/results/transfer_pretraining.json       # 3 seeds, two runs at a time
-    python benchmarks/transfer_pretraining.py --seeds 0 --set det:epochs=2 --set det:decay_epochs=[]    # a short look at one task's settings
+    python benchmarks/transfer_pretraining.py --json benchmarks/results/transfer_pretraining.json       # 3 seeds, two
+    runs at a time python benchmarks/transfer_pretraining.py --seeds 0 --set det:epochs=2 --set det:decay_epochs=[]    #
+    a short look at one task's settings
 
-For each seed a backbone is trained to classify single digits (evalkit train digits-photo); no digit of the validation scenes is among those it saw. Then
-the backbone with and without these weights goes through `evalkit transfer`, everything else equal, the seed included. Segmentation transfers the ViT,
-detection the PVT. Runs that are complete in --out are not made again. Goal: the mean with pre-training is above that without by more than both spreads.
+For each seed a backbone is trained to classify single digits (evalkit train digits-photo); no digit of the validation
+scenes is among those it saw. Then the backbone with and without these weights goes through `evalkit transfer`,
+everything else equal, the seed included. Segmentation transfers the ViT, detection the PVT. Runs that are complete in
+--out are not made again. Goal: the mean with pre-training is above that without by more than both spreads.
 """
 
 import argparse
@@ -34,7 +37,9 @@ def record(folder: Path, *command: str) -> dict:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         folder.parent.mkdir(parents=True, exist_ok=True)
         with open(folder.with_suffix(".log"), "a") as log:
-            code = subprocess.run([sys.executable, "-m", "evalkit", *words], stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+            code = subprocess.run(
+                [sys.executable, "-m", "evalkit", *words], stdout=log, stderr=subprocess.STDOUT, env=environment
+            ).returncode
         if code:
             raise SystemExit(f"evalkit {' '.join(words)} ended with {code}; see {log.name}")
     return results.read([folder])[-1]
@@ -47,27 +52,44 @@ def in_parallel(jobs: int, calls: dict[tuple, Callable[[], dict]]) -> dict[tuple
 
 
 def spread(values: list[float]) -> dict[str, float | list[float] | None]:
-    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None, "values": values}
+    return {
+        "mean": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        "values": values,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--set", action="append", default=[], metavar="WHERE:KEY=VALUE", help="train:, seg: or det:, for runs with and without pre-training")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="WHERE:KEY=VALUE",
+        help="train:, seg: or det:, for runs with and without pre-training",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/transfer-pretraining"), help="folder for the runs")
     parser.add_argument("--json", type=Path, help="write the record here")
     args = parser.parse_args()
-    changes = {where: [text.partition(":")[2] for text in args.set if text.partition(":")[0] == where] for where in ("train", *TASKS)}
+    changes = {
+        where: [text.partition(":")[2] for text in args.set if text.partition(":")[0] == where]
+        for where in ("train", *TASKS)
+    }
     if sum(map(len, changes.values())) < len(args.set):
         parser.error("--set takes train:KEY=VALUE, seg:KEY=VALUE or det:KEY=VALUE")
 
-    backbones = {(TASKS[task][0], seed): args.out / f"{TASKS[task][0]}-{seed}" for task in args.tasks for seed in args.seeds}
+    backbones = {
+        (TASKS[task][0], seed): args.out / f"{TASKS[task][0]}-{seed}" for task in args.tasks for seed in args.seeds
+    }
     trained = in_parallel(
         args.jobs,
         {
-            key: lambda key=key, folder=folder: record(folder, "train", "digits-photo", f"model={key[0]}", f"seed={key[1]}", *changes["train"])
+            key: lambda key=key, folder=folder: record(
+                folder, "train", "digits-photo", f"model={key[0]}", f"seed={key[1]}", *changes["train"]
+            )
             for key, folder in backbones.items()
         },
     )
@@ -77,10 +99,15 @@ def main() -> None:
             for name, init in INITS.items():
                 source = backbones[TASKS[task][0], seed]
                 command = ("transfer", task, str(source), f"init={init}", f"seed={seed}", *changes[task])
-                calls[task, name, seed] = lambda folder=args.out / f"{task}-{name}-{seed}", command=command: record(folder, *command)
+                calls[task, name, seed] = lambda folder=args.out / f"{task}-{name}-{seed}", command=command: record(
+                    folder, *command
+                )
     measured = in_parallel(args.jobs, calls)
 
-    report = {"tasks": {}, "accuracy": {f"{model}, seed {seed}": r["metrics"]["top1"] for (model, seed), r in trained.items()}}
+    report = {
+        "tasks": {},
+        "accuracy": {f"{model}, seed {seed}": r["metrics"]["top1"] for (model, seed), r in trained.items()},
+    }
     for task in args.tasks:
         model, metrics = TASKS[task]
         rows = {name: [measured[task, name, seed] for seed in args.seeds] for name in INITS}
@@ -89,11 +116,17 @@ def main() -> None:
             "config": {k: v for k, v in rows["random"][0]["config"].items() if k not in ("init", "seed")},
             "data": rows["random"][0]["data"],
             "seconds": round(statistics.fmean(r["seconds"] for found in rows.values() for r in found), 1),
-            **{metric: {name: spread([r["metrics"][metric] for r in found]) for name, found in rows.items()} for metric in metrics},
+            **{
+                metric: {name: spread([r["metrics"][metric] for r in found]) for name, found in rows.items()}
+                for metric in metrics
+            },
         }
         for metric in metrics:
             for name, value in report["tasks"][task][metric].items():
-                print(f"{task} {metric:8} {name:10} {100 * value['mean']:5.1f}" + ("" if value["sd"] is None else f" ± {100 * value['sd']:.1f}"))
+                print(
+                    f"{task} {metric:8} {name:10} {100 * value['mean']:5.1f}"
+                    + ("" if value["sd"] is None else f" ± {100 * value['sd']:.1f}")
+                )
     report |= {"seeds": args.seeds, "environment": next(iter(measured.values()))["environment"]}
     if args.json:
         write_atomic(args.json, lambda f: f.write((json.dumps(report, indent=1) + "\n").encode()))

@@ -1,4 +1,5 @@
-"""The pre-trained backbone: where it comes from, how it is built for other image sizes, how its weights are filled in, what they lacked."""
+"""The pre-trained backbone: where it comes from, how it is built for other image sizes, how its weights are filled in,
+what they lacked."""
 
 import inspect
 from dataclasses import dataclass
@@ -37,15 +38,20 @@ class Source:
     strides: list[int]  # pixels of the image per pixel of each map
 
 
-def resolve(spec: str, *, model: str | None, model_args: dict[str, Any], weights: str | None, random: bool, label: str | None) -> Source:
-    """What `spec` means: an evalkit checkpoint or run folder, a weights file (with `model`), or a timm name. With `random` only the
-    architecture is taken from it. Raises EvalkitError for what is not there or does not say its architecture."""
+def resolve(
+    spec: str, *, model: str | None, model_args: dict[str, Any], weights: str | None, random: bool, label: str | None
+) -> Source:
+    """What `spec` means: an evalkit checkpoint or run folder, a weights file (with `model`), or a timm name. With
+    `random` only the architecture is taken from it. Raises EvalkitError for what is not there or does not say its
+    architecture."""
     path, meta, sha256 = Path(spec), {}, None
     if path.exists():
         _, meta, sha256 = read_weights(path, weights)
         known = meta.get("model") or model
         if known is None:
-            raise EvalkitError(f"{path} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224")
+            raise EvalkitError(
+                f"{path} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224"
+            )
     elif "/" in spec or path.suffix in SUFFIXES:
         raise EvalkitError(f"no such checkpoint: {spec}")
     elif not timm.is_model(spec.partition(".")[0]):
@@ -57,7 +63,10 @@ def resolve(spec: str, *, model: str | None, model_args: dict[str, Any], weights
     args = {**meta.get("model_args", {}), **model_args}
     network = models.create(known, num_classes=0, **args)
     if not hasattr(network.model, "forward_intermediates"):
-        raise EvalkitError(f"model '{known}' does not give its feature maps, so it cannot be transferred; use a ViT, DeiT, PVT, Swin or ResNet")
+        raise EvalkitError(
+            f"model '{known}' does not give its feature maps, so it cannot be transferred; use a ViT, DeiT, PVT, Swin"
+            " or ResNet"
+        )
     info = network.model.feature_info
     name = meta.get("label") or meta.get("method") or path.stem
     return Source(
@@ -76,22 +85,29 @@ def resolve(spec: str, *, model: str | None, model_args: dict[str, Any], weights
 
 
 def _fixed(path: Path) -> Path:
-    """The checkpoint folder that is a run's newest now: the run may go on, but this transfer stays with what it recorded."""
+    """The checkpoint folder that is a run's newest now: the run may go on, but this transfer stays with what it
+    recorded."""
     folder = find_folder(path) if path.is_dir() else None
     return path if folder is None else folder.resolve()
 
 
 def build(name: str, model_args: dict[str, Any], img_size: int | None, pretrained: bool = False) -> nn.Module:
-    """The timm model without its head, for images of any size; positional embeddings are made for `img_size` pixels a side (None: as pre-trained)."""
+    """The timm model without its head, for images of any size; positional embeddings are made for `img_size` pixels a
+    side (None: as pre-trained)."""
     kind = type(models.create(name, num_classes=0, **model_args).model)
-    accepted = {arg for base in kind.__mro__ if "__init__" in vars(base) for arg in inspect.signature(base.__init__).parameters}
+    accepted = {
+        arg for base in kind.__mro__ if "__init__" in vars(base) for arg in inspect.signature(base.__init__).parameters
+    }
     size = ({} if img_size is None else {"img_size": img_size}) | {"dynamic_img_size": True, "strict_img_size": False}
-    return models.create(name, num_classes=0, pretrained=pretrained, **{**model_args, **{k: v for k, v in size.items() if k in accepted}}).model
+    return models.create(
+        name, num_classes=0, pretrained=pretrained, **{**model_args, **{k: v for k, v in size.items() if k in accepted}}
+    ).model
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[str, list[str]]:
-    """Load `tensors` into a model without head, positional embeddings resampled to its size; which were "loaded", "head_dropped", "resized"
-    (these are among the loaded), "missing" and "unexpected". Raises EvalkitError if shapes differ or more than a fifth is missing."""
+    """Load `tensors` into a model without head, positional embeddings resampled to its size; which were "loaded",
+    "head_dropped", "resized" (these are among the loaded), "missing" and "unexpected". Raises EvalkitError if shapes
+    differ or more than a fifth is missing."""
     own, heads = model.state_dict(), head_names(model)
     dropped = sorted(k for k in tensors if k not in own and k.rpartition(".")[0] in heads)
     converted = tensors
@@ -104,7 +120,9 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[str,
         what, keys = ("has other shapes for", wrong) if wrong else ("lacks", missing)
         shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
         advice = "give the model and model_args it was made with"
-        raise EvalkitError(f"{source} does not fit the backbone: it {what} {len(keys)} of its {len(own)} tensors ({shown}); {advice}")
+        raise EvalkitError(
+            f"{source} does not fit the backbone: it {what} {len(keys)} of its {len(own)} tensors ({shown}); {advice}"
+        )
     model.load_state_dict({k: converted[k] for k in loaded}, strict=False)
     return {
         "loaded": loaded,
@@ -116,10 +134,11 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[str,
 
 
 class Backbone(nn.Module):
-    """(B, 3, H, W) normalised images to the maps (B, C, h, w) of `out_indices`; parameters that none of them depends on are frozen.
+    """(B, 3, H, W) normalised images to the maps (B, C, h, w) of `out_indices`; parameters that none of them depends on
+    are frozen.
 
-    `norm` applies the model's final normalisation to the maps, as a decoder on the last tokens of a ViT needs. `freeze_statistics` keeps those of batch
-    normalisation as they were loaded. `report` tells what `fill` did.
+    `norm` applies the model's final normalisation to the maps, as a decoder on the last tokens of a ViT needs.
+    `freeze_statistics` keeps those of batch normalisation as they were loaded. `report` tells what `fill` did.
     """
 
     def __init__(
@@ -143,7 +162,11 @@ class Backbone(nn.Module):
         self.report["frozen"] = self._freeze_unused(model)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model.forward_intermediates(x, indices=self.out_indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True))
+        return tuple(
+            self.model.forward_intermediates(
+                x, indices=self.out_indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
+            )
+        )
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
@@ -153,7 +176,8 @@ class Backbone(nn.Module):
         return self
 
     def _freeze_unused(self, name: str) -> list[str]:
-        """Freeze what gets no gradient (DistributedDataParallel would wait for it for ever); the names of these parameters."""
+        """Freeze what gets no gradient (DistributedDataParallel would wait for it for ever); the names of these
+        parameters."""
         mode = self.training
         self.eval()
         try:
@@ -162,7 +186,8 @@ class Backbone(nn.Module):
         except Exception as e:
             why = (str(e).strip().splitlines() or [type(e).__name__])[0]
             raise EvalkitError(
-                f"model '{name}' does not take images of any size ({why}), which segmentation and detection need; use a ViT, DeiT, PVT, Swin or ResNet"
+                f"model '{name}' does not take images of any size ({why}), which segmentation and detection need; use a"
+                " ViT, DeiT, PVT, Swin or ResNet"
             ) from e
         self.train(mode)
         names, parameters = zip(*((n, p) for n, p in self.model.named_parameters() if p.requires_grad))

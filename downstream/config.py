@@ -9,7 +9,8 @@ from omegaconf import MISSING
 from evalkit.errors import EvalkitError, unknown
 
 INITS = ("checkpoint", "random")
-EXECUTION_KEYS = {"workers", "device", "keep", "checkpoint_steps", "log_steps"}  # they change not one bit of what is computed
+# they change not one bit of what is computed
+EXECUTION_KEYS = {"workers", "device", "keep", "checkpoint_steps", "log_steps"}
 POSITIVE = ("batch_size", "lr", "keep", "log_steps", "checkpoint_steps", "threads")
 
 
@@ -35,7 +36,8 @@ class TransferConfig:
     weight_decay: float = MISSING
     warmup_steps: int = 0  # linear, from a thousandth of lr
     drop_path: float = 0.0  # stochastic depth of the backbone
-    flip: float = 0.5  # probability of mirroring in training; 0 also keeps mirrored images out of tests at several scales
+    # probability of mirroring in training; 0 also keeps mirrored images out of tests at several scales
+    flip: float = 0.5
     clip_grad: float | None = None  # global norm
 
     # execution
@@ -60,7 +62,10 @@ class TransferConfig:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             if not math.isfinite(value) or value < 0 or (key in self.positive() and value == 0):
-                raise EvalkitError(f"key '{key}' must be {'larger than 0' if key in self.positive() else 'at least 0'}, but got {value}")
+                raise EvalkitError(
+                    f"key '{key}' must be {'larger than 0' if key in self.positive() else 'at least 0'}, but got"
+                    f" {value}"
+                )
 
     def positive(self) -> tuple[str, ...]:
         """The keys that must not be 0."""
@@ -75,7 +80,10 @@ def merge(base: Any, changes: dict[str, Any], where: str = "mm") -> None:
         name = f"{where}.{key}"
         if isinstance(base, list):
             if not str(key).isdecimal() or int(key) >= len(base):
-                raise EvalkitError(f"'{where}' is a list of {len(base)}, so '{name}' names nothing in it; use {where}.0 to {where}.{len(base) - 1}")
+                raise EvalkitError(
+                    f"'{where}' is a list of {len(base)}, so '{name}' names nothing in it; use {where}.0 to"
+                    f" {where}.{len(base) - 1}"
+                )
             key = int(key)
         elif where == "mm" and key not in base:
             raise unknown("key", name, [f"mm.{k}" for k in base])
@@ -90,9 +98,17 @@ def optimizer(cfg: TransferConfig) -> dict[str, Any]:
     """`optim_wrapper` of an mm config."""
     kinds = {"sgd": {"type": "SGD", "momentum": 0.9}, "adamw": {"type": "AdamW", "betas": (0.9, 0.999)}}
     clip = {} if cfg.clip_grad is None else {"clip_grad": {"max_norm": cfg.clip_grad, "norm_type": 2}}
-    return {"type": "OptimWrapper", "optimizer": kinds[cfg.opt] | {"lr": cfg.lr, "weight_decay": cfg.weight_decay}, **clip}
+    return {
+        "type": "OptimWrapper",
+        "optimizer": kinds[cfg.opt] | {"lr": cfg.lr, "weight_decay": cfg.weight_decay},
+        **clip,
+    }
 
 
 def warmup(cfg: TransferConfig) -> list[dict[str, Any]]:
     """The schedulers of an mm config that come before the decay."""
-    return [{"type": "LinearLR", "start_factor": 0.001, "by_epoch": False, "begin": 0, "end": cfg.warmup_steps}] if cfg.warmup_steps else []
+    return (
+        [{"type": "LinearLR", "start_factor": 0.001, "by_epoch": False, "begin": 0, "end": cfg.warmup_steps}]
+        if cfg.warmup_steps
+        else []
+    )

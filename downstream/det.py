@@ -1,8 +1,10 @@
-"""Object detection and instance segmentation with mmdetection: Mask R-CNN (He et al., ICCV 2017) with FPN on the feature pyramid of the backbone.
+"""Object detection and instance segmentation with mmdetection: Mask R-CNN (He et al., ICCV 2017) with FPN on the
+feature pyramid of the backbone.
 
-The recipe for COCO is the 1x schedule that the authors of PVT released for Mask R-CNN (arXiv 2102.12122), the one whose PVT-S row MixPro and TransMix print.
-Differs from it in the order of the images, which never ends instead of being padded to whole epochs. As there, each process puts images of one orientation
-together, so that the number of processes decides which images share a step.
+The recipe for COCO is the 1x schedule that the authors of PVT released for Mask R-CNN (arXiv 2102.12122), the one whose
+PVT-S row MixPro and TransMix print. Differs from it in the order of the images, which never ends instead of being
+padded to whole epochs. As there, each process puts images of one orientation together, so that the number of processes
+decides which images share a step.
 """
 
 import dataclasses
@@ -26,7 +28,8 @@ from .config import TransferConfig
 from .layout_det import MIN_SIDE, DetData
 from .task import Data, Outcome, Task, mean_of_defined
 
-FINEST, COARSEST = 4, 8  # pixels per place of the finest feature map: finer ones are left out, a coarser one cannot show small objects
+# pixels per place of the finest feature map: finer ones are left out, a coarser one cannot show small objects
+FINEST, COARSEST = 4, 8
 LEVELS = 5  # of the feature pyramid; the last are pooled from the one before
 PUBLISHED = ("coco", "coco-large")
 # Keys that choose what is run or where, not how: a run may differ in them from a published recipe.
@@ -40,7 +43,8 @@ class DetConfig(TransferConfig):
     epochs: int = MISSING
     decay_epochs: list[int] = MISSING  # after these the learning rate is a tenth
     lr_batch: int | None = None  # the batch size that lr is meant for: it is scaled in proportion; absent: lr as it is
-    image_size: list[int] | None = None  # the longer and the shorter side that images are fitted into; absent: used as they are
+    # the longer and the shorter side that images are fitted into; absent: used as they are
+    image_size: list[int] | None = None
     anchor_scale: int = 8  # side of the anchors in places of their feature map
     channels: int = 256  # of the pyramid and of the heads' convolutions
     fc_channels: int = 1024  # of the box head
@@ -50,17 +54,38 @@ class DetConfig(TransferConfig):
 
     def check(self) -> None:
         super().check()
-        if self.image_size is not None and (len(self.image_size) != 2 or self.image_size[0] < self.image_size[1] or self.image_size[1] < 32):
-            raise EvalkitError(f"key 'image_size' must be the longer and the shorter side, such as [1333, 800], but got {self.image_size}")
-        if sorted(set(self.decay_epochs)) != list(self.decay_epochs) or any(not 0 < e < self.epochs for e in self.decay_epochs):
-            raise EvalkitError(f"key 'decay_epochs' must be growing numbers between 0 and epochs={self.epochs}, but got {self.decay_epochs}")
+        if self.image_size is not None and (
+            len(self.image_size) != 2 or self.image_size[0] < self.image_size[1] or self.image_size[1] < 32
+        ):
+            raise EvalkitError(
+                "key 'image_size' must be the longer and the shorter side, such as [1333, 800], but got"
+                f" {self.image_size}"
+            )
+        if sorted(set(self.decay_epochs)) != list(self.decay_epochs) or any(
+            not 0 < e < self.epochs for e in self.decay_epochs
+        ):
+            raise EvalkitError(
+                f"key 'decay_epochs' must be growing numbers between 0 and epochs={self.epochs}, but got"
+                f" {self.decay_epochs}"
+            )
 
     def positive(self) -> tuple[str, ...]:
-        return (*super().positive(), "epochs", "lr_batch", "anchor_scale", "channels", "fc_channels", "mask_convs", "rois", "proposals")
+        return (
+            *super().positive(),
+            "epochs",
+            "lr_batch",
+            "anchor_scale",
+            "channels",
+            "fc_channels",
+            "mask_convs",
+            "rois",
+            "proposals",
+        )
 
 
 def find_data(cfg: DetConfig, run: Path) -> Data:
-    """The set of `cfg`, checked; the embedded scenes are written into the run folder. Images without objects or below `MIN_SIDE` are not trained on."""
+    """The set of `cfg`, checked; the embedded scenes are written into the run folder. Images without objects or below
+    `MIN_SIDE` are not trained on."""
     found = layout.detection(cfg.data, run / "data", cfg.data_dir)
     return Data(
         name=found.name,
@@ -93,13 +118,18 @@ def steps(cfg: DetConfig, data: Data) -> int:
 
 
 def pyramid(source: Source) -> tuple[list[int], list[int], list[int]]:
-    """Which of the backbone's maps the pyramid is built on: their indices, channels and strides. Raises EvalkitError for a model without a fine one."""
-    last = {stride: i for i, stride in enumerate(source.strides) if stride >= FINEST}  # of several maps of one stride the last
+    """Which of the backbone's maps the pyramid is built on: their indices, channels and strides. Raises EvalkitError
+    for a model without a fine one."""
+    # of several maps of one stride the last
+    last = {stride: i for i, stride in enumerate(source.strides) if stride >= FINEST}
     indices = sorted(last.values())
     found = [source.strides[i] for i in indices]
     if not found or found[0] > COARSEST or any(b != 2 * a for a, b in itertools.pairwise(found)):
         what = ", ".join(map(str, sorted(set(source.strides))))
-        raise EvalkitError(f"detection needs feature maps from stride 4 or 8 on, but those of model '{source.model}' have {what}; use a PVT, Swin or ResNet")
+        raise EvalkitError(
+            f"detection needs feature maps from stride 4 or 8 on, but those of model '{source.model}' have {what}; use"
+            " a PVT, Swin or ResNet"
+        )
     return indices, [source.channels[i] for i in indices], found
 
 
@@ -107,7 +137,9 @@ def mm_config(cfg: DetConfig, source: Source, data: Data, run: Path) -> dict[str
     """Everything mmdetection needs but `train_cfg`: model, data, schedule, test."""
     epoch, total = steps_per_epoch(cfg, data), steps(cfg, data)
     if cfg.warmup_steps >= total:
-        raise EvalkitError(f"warmup_steps={cfg.warmup_steps} leaves nothing of the {total} steps of {cfg.epochs} epochs; use fewer")
+        raise EvalkitError(
+            f"warmup_steps={cfg.warmup_steps} leaves nothing of the {total} steps of {cfg.epochs} epochs; use fewer"
+        )
     load, labels = {"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
     size = {"scale_factor": 1.0} if cfg.image_size is None else {"scale": tuple(cfg.image_size)}
     resize = {"type": "Resize", "keep_ratio": True, **size}
@@ -121,14 +153,33 @@ def mm_config(cfg: DetConfig, source: Source, data: Data, run: Path) -> dict[str
         "train_dataloader": {
             "batch_size": cfg.batch_size // world_size(),
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": cfg.seed},
-            "batch_sampler": {"type": "AspectRatioBatchSampler"},  # lying and upright images apart, so that little is padded
-            "dataset": data.train | {"pipeline": [load, labels, resize, {"type": "RandomFlip", "prob": cfg.flip}, {"type": "PackDetInputs"}]},
+            # lying and upright images apart, so that little is padded
+            "batch_sampler": {"type": "AspectRatioBatchSampler"},
+            "dataset": (
+                data.train
+                | {
+                    "pipeline": [
+                        load,
+                        labels,
+                        resize,
+                        {"type": "RandomFlip", "prob": cfg.flip},
+                        {"type": "PackDetInputs"},
+                    ]
+                }
+            ),
             **loader,
         },
         "optim_wrapper": optimizer,
         "param_scheduler": [
             *config.warmup(cfg),
-            {"type": "MultiStepLR", "milestones": [e * epoch for e in cfg.decay_epochs], "gamma": 0.1, "begin": 0, "end": total, "by_epoch": False},
+            {
+                "type": "MultiStepLR",
+                "milestones": [e * epoch for e in cfg.decay_epochs],
+                "gamma": 0.1,
+                "begin": 0,
+                "end": total,
+                "by_epoch": False,
+            },
         ],
         "custom_hooks": [],
         "test_dataloader": {
@@ -137,7 +188,11 @@ def mm_config(cfg: DetConfig, source: Source, data: Data, run: Path) -> dict[str
             "dataset": data.val | {"pipeline": [load, resize, labels, pack]},  # the truth at its own size
             **loader,
         },
-        "test_evaluator": {"type": "EvalkitCoco", "ann_file": str(Path(data.val["data_root"]) / data.val["ann_file"]), "collect_dir": str(run / "mm")},
+        "test_evaluator": {
+            "type": "EvalkitCoco",
+            "ann_file": str(Path(data.val["data_root"]) / data.val["ann_file"]),
+            "collect_dir": str(run / "mm"),
+        },
     }
 
 
@@ -163,10 +218,13 @@ def _model(cfg: DetConfig, source: Source, classes: int) -> dict[str, Any]:
             "type": "EvalkitTimmBackbone",
             "model": source.model,
             "model_args": source.model_args | ({"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}),
-            "img_size": None,  # positional embeddings keep their size and are resampled for every image, as in the PVT authors' code
+            # positional embeddings keep their size and are resampled for every image, as in the PVT authors' code
+            "img_size": None,
             "out_indices": indices,
-            "norm": len(indices) == 1,  # the last tokens of a ViT are made to be normalised, the maps of a pyramid are used as they are
-            "freeze_statistics": source.checkpoint is not None,  # of batch normalisation: the batches of detection are too small to keep them
+            # the last tokens of a ViT are made to be normalised, the maps of a pyramid are used as they are
+            "norm": len(indices) == 1,
+            # of batch normalisation: the batches of detection are too small to keep them
+            "freeze_statistics": source.checkpoint is not None,
             "checkpoint": source.checkpoint,
             "weights": source.weights,
         },
@@ -175,7 +233,12 @@ def _model(cfg: DetConfig, source: Source, classes: int) -> dict[str, Any]:
             "type": "RPNHead",
             "in_channels": cfg.channels,
             "feat_channels": cfg.channels,
-            "anchor_generator": {"type": "AnchorGenerator", "scales": [cfg.anchor_scale], "ratios": [0.5, 1.0, 2.0], "strides": levels},
+            "anchor_generator": {
+                "type": "AnchorGenerator",
+                "scales": [cfg.anchor_scale],
+                "ratios": [0.5, 1.0, 2.0],
+                "strides": levels,
+            },
             "bbox_coder": _coder(1.0, 1.0),
             "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 1.0},
             "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
@@ -221,7 +284,12 @@ def _model(cfg: DetConfig, source: Source, classes: int) -> dict[str, Any]:
         },
         "test_cfg": {
             "rpn": proposal | {"nms_pre": cfg.proposals},
-            "rcnn": {"score_thr": 0.05, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100, "mask_thr_binary": 0.5},
+            "rcnn": {
+                "score_thr": 0.05,
+                "nms": {"type": "nms", "iou_threshold": 0.5},
+                "max_per_img": 100,
+                "mask_thr_binary": 0.5,
+            },
         },
     }
 
@@ -231,11 +299,18 @@ def _coder(centre: float, side: float) -> dict[str, Any]:
 
 
 def _sampler(count: int, positive: float, add_truth: bool) -> dict[str, Any]:
-    return {"type": "RandomSampler", "num": count, "pos_fraction": positive, "neg_pos_ub": -1, "add_gt_as_proposals": add_truth}
+    return {
+        "type": "RandomSampler",
+        "num": count,
+        "pos_fraction": positive,
+        "neg_pos_ub": -1,
+        "add_gt_as_proposals": add_truth,
+    }
 
 
 def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]]) -> Outcome:
-    """COCO's average precision of boxes and of masks: mean over IoU 0.50 to 0.95, at 0.50, at 0.75; and the first of these for each class."""
+    """COCO's average precision of boxes and of masks: mean over IoU 0.50 to 0.95, at 0.50, at 0.75; and the first of
+    these for each class."""
     scores = evaluate()
     rows = [{"class": name} for name in data.classes]
     metrics = {}
@@ -246,8 +321,15 @@ def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
         for row, value in zip(rows, ap[:, 0]):
             row[f"{kind}_ap"] = float(value)
     absent = int(np.isnan(ap[:, 0]).sum())
-    undefined = {name: "no object of the validation images counts" for name, value in metrics.items() if np.isnan(value)}
-    return Outcome(metrics, rows, undefined, [f"{absent} of {len(rows)} classes have no object in the validation images"] if absent else [])
+    undefined = {
+        name: "no object of the validation images counts" for name, value in metrics.items() if np.isnan(value)
+    }
+    return Outcome(
+        metrics,
+        rows,
+        undefined,
+        [f"{absent} of {len(rows)} classes have no object in the validation images"] if absent else [],
+    )
 
 
 def published(cfg: DetConfig, data: Data) -> bool:

@@ -1,7 +1,9 @@
-"""Where the images and annotations of a data set are, and whether they are what they should be: one clear line for each thing that is wrong.
+"""Where the images and annotations of a data set are, and whether they are what they should be: one clear line for each
+thing that is wrong.
 
-Pascal Context lies in VOC 2010's folders, COCO 2017 in its own; data_dir or EVALKIT_DATA names the folder that holds them. Own data: folders of images and
-masks for segmentation, JSON in COCO's format for detection. Nothing is converted here.
+Pascal Context lies in VOC 2010's folders, COCO 2017 in its own; data_dir or EVALKIT_DATA names the folder that holds
+them. Own data: folders of images and masks for segmentation, JSON in COCO's format for detection. Nothing is converted
+here.
 """
 
 import os
@@ -21,8 +23,9 @@ Found = TypeVar("Found", SegData, DetData)
 
 
 def segmentation(data: str, made: Path, root: str | None = None) -> SegData:
-    """The set `data` means: digits-scenes (written to `made`), pascal-context (at or below `root`, else EVALKIT_DATA), or a folder in Pascal Context's layout
-    or one of images and masks. Raises EvalkitError for what is missing or wrong, and for a pascal-context that is not the published one."""
+    """The set `data` means: digits-scenes (written to `made`), pascal-context (at or below `root`, else EVALKIT_DATA),
+    or a folder in Pascal Context's layout or one of images and masks. Raises EvalkitError for what is missing or wrong,
+    and for a pascal-context that is not the published one."""
     if data == scenes.NAME:
         fingerprint = scenes.write_scenes(made)
         return context(made / scenes.VOC, scenes.NAME, ["background", *DIGITS], fingerprint)
@@ -33,8 +36,9 @@ def segmentation(data: str, made: Path, root: str | None = None) -> SegData:
 
 
 def detection(data: str, made: Path, root: str | None = None) -> DetData:
-    """The set `data` means: digits-scenes (written to `made`), coco (at or below `root`, else EVALKIT_DATA), or a folder in COCO's format. Raises EvalkitError
-    for what is missing or wrong, and for a coco that is not the published one."""
+    """The set `data` means: digits-scenes (written to `made`), coco (at or below `root`, else EVALKIT_DATA), or a
+    folder in COCO's format. Raises EvalkitError for what is missing or wrong, and for a coco that is not the published
+    one."""
     if data == scenes.NAME:
         fingerprint = scenes.write_scenes(made)
         return replace(coco_format(made / scenes.COCO, scenes.NAME), fingerprint=fingerprint)
@@ -52,11 +56,16 @@ def _folder(data: str, real: str, root: str | None, holds: str) -> Path:
     folder = root or os.environ.get(ENVIRONMENT)
     if not folder or not Path(folder).is_dir():
         where = f"{folder} is no folder" if folder else f"neither data_dir nor {ENVIRONMENT} is set"
-        raise EvalkitError(f"cannot find {real}: {where}; let data_dir=DIR or the variable {ENVIRONMENT} name the folder that holds {holds}")
+        raise EvalkitError(
+            f"cannot find {real}: {where}; let data_dir=DIR or the variable {ENVIRONMENT} name the folder that holds"
+            f" {holds}"
+        )
     return Path(folder)
 
 
 def _published(found: Found) -> Found:
     if not found.published:
-        raise EvalkitError(f"{found.root}: {found.notes[0]}. Complete it, or use it as a set of your own with data={found.root}")
+        raise EvalkitError(
+            f"{found.root}: {found.notes[0]}. Complete it, or use it as a set of your own with data={found.root}"
+        )
     return found

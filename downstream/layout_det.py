@@ -38,19 +38,22 @@ class DetData:
 
 
 def coco(root: str | Path) -> DetData:
-    """The set in `root`, see `coco_format`: COCO 2017 if it has its numbers of images and classes; otherwise one of its own name, with a note that says what
-    is different."""
+    """The set in `root`, see `coco_format`: COCO 2017 if it has its numbers of images and classes; otherwise one of its
+    own name, with a note that says what is different."""
     found = coco_format(root, "coco")
     different = [] if found.count == COCO_IMAGES else [counts(found.count, COCO_IMAGES)]
-    different += [] if len(found.classes) == COCO_CLASSES else [f"{len(found.classes)} classes instead of {COCO_CLASSES}"]
+    different += (
+        [] if len(found.classes) == COCO_CLASSES else [f"{len(found.classes)} classes instead of {COCO_CLASSES}"]
+    )
     if not different:
         return replace(found, published=True)
     return replace(found, name=Path(root).resolve().name, notes=[f"not COCO 2017 as published: {', '.join(different)}"])
 
 
 def coco_format(root: str | Path, name: str) -> DetData:
-    """Data in COCO's format: in root/annotations instances_{train,val}2017.json, instances_{train,val}.json or {train,val}.json; the images in
-    root/{train,val}2017, root/{train,val} or root/images. Every object needs a mask. Raises EvalkitError."""
+    """Data in COCO's format: in root/annotations instances_{train,val}2017.json, instances_{train,val}.json or
+    {train,val}.json; the images in root/{train,val}2017, root/{train,val} or root/images. Every object needs a mask.
+    Raises EvalkitError."""
     root = Path(root)
     annotations = {split: _first(root, COCO_FILES, split, Path.is_file) for split in SPLITS}
     images = {split: _first(root, COCO_FOLDERS, split, Path.is_dir) for split in SPLITS}
@@ -58,17 +61,26 @@ def coco_format(root: str | Path, name: str) -> DetData:
     for split in SPLITS:
         path = root / annotations[split]
         content = _read_json(path)
-        problem = _json_problem(content) or _missing(content["images"], root / images[split]) or _other_size(content["images"], root / images[split])
+        problem = (
+            _json_problem(content)
+            or _missing(content["images"], root / images[split])
+            or _other_size(content["images"], root / images[split])
+        )
         if problem:
             raise EvalkitError(f"{path}: {problem}")
         count[split] = len(content["images"])
         large = {image["id"] for image in content["images"] if min(image["width"], image["height"]) >= MIN_SIDE}
         with_objects[split] = len({entry["image_id"] for entry in content["annotations"]} & large)
         if split == "train" and not with_objects[split]:
-            raise EvalkitError(f"{path}: no image with an object is {MIN_SIDE} pixels or more on its shorter side; enlarge the images")
+            raise EvalkitError(
+                f"{path}: no image with an object is {MIN_SIDE} pixels or more on its shorter side; enlarge the images"
+            )
         classes[split] = {category["id"]: category["name"] for category in content["categories"]}
     if list(classes["train"].items()) != list(classes["val"].items()):
-        raise EvalkitError(f"{root}: {annotations['train']} and {annotations['val']} do not list the same categories in the same order; give both one list")
+        raise EvalkitError(
+            f"{root}: {annotations['train']} and {annotations['val']} do not list the same categories in the same"
+            " order; give both one list"
+        )
     fingerprint = {split: sha256_file(root / annotations[split]) for split in SPLITS}
     return DetData(name, root, list(classes["train"].values()), annotations, images, count, with_objects, fingerprint)
 
@@ -78,7 +90,10 @@ def _first(root: Path, candidates: Sequence[str], split: str, there: Callable[[P
     names = [candidate.format(split) for candidate in candidates]
     found = next((name for name in names if there(root / name)), None)
     if found is None:
-        raise EvalkitError(f"{root} has no {names[0]} (nor {' nor '.join(names[1:])}); COCO 2017 is at cocodataset.org, own data goes into the same layout")
+        raise EvalkitError(
+            f"{root} has no {names[0]} (nor {' nor '.join(names[1:])}); COCO 2017 is at cocodataset.org, own data goes"
+            " into the same layout"
+        )
     return found
 
 
@@ -103,15 +118,22 @@ def _json_problem(content: Any) -> str | None:
             return "a category has no name, or the name of another; give each its own"
         if not all(entry["file_name"] and entry["width"] > 0 and entry["height"] > 0 for entry in content["images"]):
             return "an image has no size; add width and height"
-        known_images, known_categories = ({entry["id"]: entry for entry in content[key]} for key in ("images", "categories"))
+        known_images, known_categories = (
+            {entry["id"]: entry for entry in content[key]} for key in ("images", "categories")
+        )
         for entry in content["annotations"]:
             if entry["image_id"] not in known_images or entry["category_id"] not in known_categories:
-                return f"object {entry['id']} names an image or a category that the file does not list; add or remove it"
+                return (
+                    f"object {entry['id']} names an image or a category that the file does not list; add or remove it"
+                )
             problem = _object_problem(entry, known_images[entry["image_id"]])
             if problem:
                 return f"object {entry['id']} {problem}"
     except (KeyError, TypeError) as e:
-        return f"an entry lacks {e if isinstance(e, KeyError) else 'a value of the right type'}; it must be in COCO's format"
+        return (
+            f"an entry lacks {e if isinstance(e, KeyError) else 'a value of the right type'}; it must be in COCO's"
+            " format"
+        )
     return None
 
 
@@ -124,7 +146,9 @@ def _object_problem(entry: dict[str, Any], image: dict[str, Any]) -> str | None:
         return "has no numbers for `bbox`, `area` and `iscrowd`; AP needs all three (iscrowd 0: a single object)"
     if isinstance(mask, dict):
         if "counts" not in mask or mask.get("size") != [image["height"], image["width"]]:
-            return "has a run-length encoded mask without `counts` or not of its image's [height, width]; write it again"
+            return (
+                "has a run-length encoded mask without `counts` or not of its image's [height, width]; write it again"
+            )
     elif not isinstance(mask[0], list) or len(mask[0]) < 6:
         return "has a mask whose first polygon has fewer than three points; write it again"
     return None
@@ -135,11 +159,14 @@ def _missing(images: list[dict[str, Any]], folder: Path) -> str | None:
     names = [image["file_name"] for image in images]
     flat = {entry.name for entry in os.scandir(folder)}
     gone = [name for name in names if name not in flat and not ("/" in name and (folder / name).is_file())]
-    return f"{len(gone):,} of its {len(names):,} images are missing in {folder} ({gone[0]}); complete it" if gone else None
+    return (
+        f"{len(gone):,} of its {len(names):,} images are missing in {folder} ({gone[0]}); complete it" if gone else None
+    )
 
 
 def _other_size(images: list[dict[str, Any]], folder: Path) -> str | None:
-    """Which of `CHECKED` images cannot be read or has another size than the file says: its masks would lie elsewhere."""
+    """Which of `CHECKED` images cannot be read or has another size than the file says: its masks would lie
+    elsewhere."""
     for image in images[:: max(1, len(images) // CHECKED)]:
         path = folder / image["file_name"]
         try:
@@ -148,5 +175,8 @@ def _other_size(images: list[dict[str, Any]], folder: Path) -> str | None:
         except OSError as e:
             return f"image {path} cannot be read ({' '.join(str(e).split())}); replace it"
         if (width, height) != (image["width"], image["height"]):
-            return f"image {path} is {width}x{height} pixels, not {image['width']}x{image['height']}; correct its width and height"
+            return (
+                f"image {path} is {width}x{height} pixels, not {image['width']}x{image['height']}; correct its width"
+                " and height"
+            )
     return None

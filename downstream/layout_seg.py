@@ -1,4 +1,5 @@
-"""Segmentation sets on disk: Pascal Context in VOC 2010's folders, or folders of images and label maps; each thing that is wrong in one line."""
+"""Segmentation sets on disk: Pascal Context in VOC 2010's folders, or folders of images and label maps; each thing that
+is wrong in one line."""
 
 import hashlib
 import os
@@ -14,20 +15,87 @@ SPLITS = ("train", "val")
 IGNORE = 255  # a pixel of no class
 CHECKED = 200  # label maps of a split that are opened, evenly spaced over it
 CONTEXT_CLASSES = (
-    *("background", "aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle", "building", "bus", "cabinet", "car"),
-    *("cat", "ceiling", "chair", "cloth", "computer", "cow", "cup", "curtain", "dog", "door", "fence", "floor", "flower", "food", "grass", "ground"),
-    *("horse", "keyboard", "light", "motorbike", "mountain", "mouse", "person", "plate", "platform", "pottedplant", "road", "rock", "sheep", "shelves"),
-    *("sidewalk", "sign", "sky", "snow", "sofa", "table", "track", "train", "tree", "truck", "tvmonitor", "wall", "water", "window", "wood"),
+    *(
+        "background",
+        "aeroplane",
+        "bag",
+        "bed",
+        "bedclothes",
+        "bench",
+        "bicycle",
+        "bird",
+        "boat",
+        "book",
+        "bottle",
+        "building",
+        "bus",
+        "cabinet",
+        "car",
+    ),
+    *(
+        "cat",
+        "ceiling",
+        "chair",
+        "cloth",
+        "computer",
+        "cow",
+        "cup",
+        "curtain",
+        "dog",
+        "door",
+        "fence",
+        "floor",
+        "flower",
+        "food",
+        "grass",
+        "ground",
+    ),
+    *(
+        "horse",
+        "keyboard",
+        "light",
+        "motorbike",
+        "mountain",
+        "mouse",
+        "person",
+        "plate",
+        "platform",
+        "pottedplant",
+        "road",
+        "rock",
+        "sheep",
+        "shelves",
+    ),
+    *(
+        "sidewalk",
+        "sign",
+        "sky",
+        "snow",
+        "sofa",
+        "table",
+        "track",
+        "train",
+        "tree",
+        "truck",
+        "tvmonitor",
+        "wall",
+        "water",
+        "window",
+        "wood",
+    ),
 )
 CONTEXT_IMAGES = {"train": 4998, "val": 5105}
 CONVERTED_IMAGES = {"train": 4996, "val": 5104}  # what MMSegmentation's converter makes of them
-CONTEXT_HOW = "make it from VOC 2010 and trainval_merged.json with tools/dataset_converters/pascal_context.py of MMSegmentation"
+CONTEXT_HOW = (
+    "make it from VOC 2010 and trainval_merged.json with tools/dataset_converters/pascal_context.py of MMSegmentation"
+)
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
 class SegData:
-    """Images and label maps of a segmentation set; paths are relative to `root`, mappings by split. Label i is class i, 255 none of them."""
+    """Images and label maps of a segmentation set; paths are relative to `root`, mappings by split. Label i is class i,
+    255 none of them."""
 
     name: str
     root: Path
@@ -43,8 +111,9 @@ class SegData:
 
 
 def pascal_context(root: str | Path) -> SegData:
-    """Pascal Context with 60 classes, background included, in VOC 2010's folders at or below `root`. Raises EvalkitError for what is missing or wrong;
-    another number of images is noted, and then it is not the published set but one of its own name."""
+    """Pascal Context with 60 classes, background included, in VOC 2010's folders at or below `root`. Raises
+    EvalkitError for what is missing or wrong; another number of images is noted, and then it is not the published set
+    but one of its own name."""
     voc = find_voc(Path(root))
     if voc is None:
         raise EvalkitError(f"{root} holds no VOC2010 folder with JPEGImages; unpack VOCtrainval_03-May-2010.tar there")
@@ -63,7 +132,9 @@ def pascal_context(root: str | Path) -> SegData:
 
 def find_voc(root: Path) -> Path | None:
     """The VOC2010 folder that `root` is or holds."""
-    return next((voc for voc in (root, root / "VOC2010", root / "VOCdevkit" / "VOC2010") if (voc / "JPEGImages").is_dir()), None)
+    return next(
+        (voc for voc in (root, root / "VOC2010", root / "VOCdevkit" / "VOC2010") if (voc / "JPEGImages").is_dir()), None
+    )
 
 
 def context(voc: Path, name: str, classes: list[str], fingerprint: dict[str, str] | None = None) -> SegData:
@@ -91,16 +162,23 @@ def _listed(path: Path) -> list[str]:
 
 
 def seg_folders(root: str | Path) -> SegData:
-    """Own data: root/images/{train,val}/ID.jpg, root/masks/{train,val}/ID.png of one channel, root/classes.txt with a class per line, label 0 first; 255
-    marks pixels that do not count. Raises EvalkitError."""
+    """Own data: root/images/{train,val}/ID.jpg, root/masks/{train,val}/ID.png of one channel, root/classes.txt with a
+    class per line, label 0 first; 255 marks pixels that do not count. Raises EvalkitError."""
     root = Path(root)
     layout = f"expected {root}/images/{{train,val}}/, {root}/masks/{{train,val}}/ and {root}/classes.txt"
     try:
-        classes = [line.strip() for line in (root / "classes.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
+        classes = [
+            line.strip() for line in (root / "classes.txt").read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     except (OSError, UnicodeDecodeError) as e:
-        raise EvalkitError(f"cannot read {root / 'classes.txt'}: {getattr(e, 'strerror', None) or e}; {layout}, one class per line, label 0 first") from e
+        raise EvalkitError(
+            f"cannot read {root / 'classes.txt'}: {getattr(e, 'strerror', None) or e}; {layout}, one class per line,"
+            " label 0 first"
+        ) from e
     if not 2 <= len(classes) <= IGNORE or len(set(classes)) < len(classes):
-        raise EvalkitError(f"{root / 'classes.txt'} must hold 2 to {IGNORE} different classes, one per line, but holds {len(classes)}")
+        raise EvalkitError(
+            f"{root / 'classes.txt'} must hold 2 to {IGNORE} different classes, one per line, but holds {len(classes)}"
+        )
     images, masks = ({split: f"{kind}/{split}" for split in SPLITS} for kind in ("images", "masks"))
     ids, suffixes = {}, {}
     for split in SPLITS:
@@ -109,14 +187,20 @@ def seg_folders(root: str | Path) -> SegData:
         ids[split] = [Path(name).stem for name in names]
     if len(suffixes) > 1:
         raise EvalkitError(f"{root}/images holds {' and '.join(sorted(suffixes))} files; convert them to one kind")
-    found = SegData(root.resolve().name, root, classes, images, masks, ids, dict.fromkeys(SPLITS), (*suffixes, ".png"), {})
+    found = SegData(
+        root.resolve().name, root, classes, images, masks, ids, dict.fromkeys(SPLITS), (*suffixes, ".png"), {}
+    )
     return replace(found, fingerprint={split: _check_masks(found, split, ignore=True) for split in SPLITS})
 
 
 def _files(folder: Path, layout: str) -> list[str]:
     """The names of the images in a folder, sorted."""
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."))
+        names = sorted(
+            entry.name
+            for entry in os.scandir(folder)
+            if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
+        )
     except OSError as e:
         raise EvalkitError(f"cannot read {folder}: {e.strerror or e}; {layout}") from e
     if not names:
@@ -125,14 +209,16 @@ def _files(folder: Path, layout: str) -> list[str]:
 
 
 def _check_masks(data: SegData, split: str, ignore: bool) -> str:
-    """Every image and label map of a split is there, and of `CHECKED` label maps shape and labels are right; the fingerprint of what was seen: class
-    names, ids and those maps. `ignore`: 255 is allowed."""
+    """Every image and label map of a split is there, and of `CHECKED` label maps shape and labels are right; the
+    fingerprint of what was seen: class names, ids and those maps. `ignore`: 255 is allowed."""
     images, masks, ids = data.root / data.images[split], data.root / data.masks[split], data.ids[split]
     for folder, suffix in ((images, data.suffixes[0]), (masks, data.suffixes[1])):
         present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
         gone = [f"{i}{suffix}" for i in ids if f"{i}{suffix}" not in present]
         if gone:
-            raise EvalkitError(f"{len(gone)} of {len(ids)} {split} files are missing in {folder} ({gone[0]}); complete it")
+            raise EvalkitError(
+                f"{len(gone)} of {len(ids)} {split} files are missing in {folder} ({gone[0]}); complete it"
+            )
     digest = hashlib.sha256("\n".join([*data.classes, "", *sorted(ids)]).encode())
     for i in sorted(ids)[:: max(1, len(ids) // CHECKED)]:
         path = masks / f"{i}{data.suffixes[1]}"
@@ -156,9 +242,16 @@ def _mask_problem(image: Path, mask: Path, classes: int, ignore: bool) -> str | 
     except OSError as e:
         return f"or its image cannot be read ({' '.join(str(e).split())}); replace it"
     if labels[-1] == IGNORE and not ignore:
-        return f"holds the label {IGNORE}, but every pixel of this set has a class: it was made for 59 classes or with reduce_zero_label; {CONTEXT_HOW}"
+        return (
+            f"holds the label {IGNORE}, but every pixel of this set has a class: it was made for 59 classes or with"
+            f" reduce_zero_label; {CONTEXT_HOW}"
+        )
     wrong = [label for label in labels if label >= classes and label != IGNORE]
-    return f"holds the label {wrong[-1]}, but there are {classes} classes (0 to {classes - 1}); make it anew" if wrong else None
+    return (
+        f"holds the label {wrong[-1]}, but there are {classes} classes (0 to {classes - 1}); make it anew"
+        if wrong
+        else None
+    )
 
 
 def shown_size(photo: Image.Image) -> tuple[int, int]:
@@ -167,4 +260,7 @@ def shown_size(photo: Image.Image) -> tuple[int, int]:
 
 
 def counts(found: dict[str, int], expected: dict[str, int]) -> str:
-    return f"{found['train']:,} train and {found['val']:,} val images instead of {expected['train']:,} and {expected['val']:,}"
+    return (
+        f"{found['train']:,} train and {found['val']:,} val images instead of {expected['train']:,} and"
+        f" {expected['val']:,}"
+    )

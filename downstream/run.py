@@ -24,18 +24,33 @@ SHEET, SHOWN = "samples.png", 6  # validation images beside the truth and what w
 
 
 def transfer(
-    task: Task, spec: str | None, cfg: TransferConfig | None, out: Path | None = None, resume: Path | None = None, overrides: list[str] | None = None
+    task: Task,
+    spec: str | None,
+    cfg: TransferConfig | None,
+    out: Path | None = None,
+    resume: Path | None = None,
+    overrides: list[str] | None = None,
 ) -> int:
-    """Train `task` by `cfg` from the checkpoint `spec` into the folder `out`, or continue the run folder `resume`, and measure. Returns the
-    exit code: 0 complete, 2 stopped by a signal and resumable, 130 stopped by Ctrl-C and resumable."""
+    """Train `task` by `cfg` from the checkpoint `spec` into the folder `out`, or continue the run folder `resume`, and
+    measure. Returns the exit code: 0 complete, 2 stopped by a signal and resumable, 130 stopped by Ctrl-C and
+    resumable."""
     require(task.scope)
     if resume is not None:
         run, cfg = Path(resume), runs.resumed(task.schema, Path(resume), overrides or [], EXECUTION_KEYS)
         source = _read_source(run)
     else:
-        source = resolve(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights, random=cfg.init == "random", label=cfg.label)
+        source = resolve(
+            spec,
+            model=cfg.model,
+            model_args=cfg.model_args,
+            weights=cfg.weights,
+            random=cfg.init == "random",
+            label=cfg.label,
+        )
         run = Path(out) if out else Path("runs") / _folder_name(task, cfg, source)
-        cfg = dataclasses.replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
+        cfg = dataclasses.replace(
+            cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1)))
+        )
     torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
     init_processes(device)
@@ -54,16 +69,25 @@ def transfer(
     )
     if is_main():
         if resume is None:
-            write_atomic(run / "source.json", lambda f: f.write(json.dumps(dataclasses.asdict(source), indent=1).encode()))
+            write_atomic(
+                run / "source.json", lambda f: f.write(json.dumps(dataclasses.asdict(source), indent=1).encode())
+            )
             runs.start(run, cfg)
         engine.save_config(mm_config, run / "mm_config.py")
-        print(f"{task.name}: {source.label} ({source.model}) on {data.name}, {data.counts['train']} images, {len(data.classes)} classes", flush=True)
+        print(
+            f"{task.name}: {source.label} ({source.model}) on {data.name}, {data.counts['train']} images,"
+            f" {len(data.classes)} classes",
+            flush=True,
+        )
     began = time.monotonic()
     runner = engine.build(mm_config, run, scope=task.scope, seed=cfg.seed, device=device, resume=resume is not None)
     found = engine.newest(run) if resume is not None else None
     if is_main():
         if resume is not None:
-            print(f"resuming {run} at step {found[1]}" if found else f"{run} has no checkpoint yet; starting at step 0", flush=True)
+            print(
+                f"resuming {run} at step {found[1]}" if found else f"{run} has no checkpoint yet; starting at step 0",
+                flush=True,
+            )
         if found is None:
             _tell_weights(source, engine.plain_model(runner).backbone.report, run)
     try:
@@ -72,7 +96,11 @@ def transfer(
         number = e.args[0]
         if is_main():
             step = engine.newest(run)[1]
-            print(f"stopped by {signal.Signals(number).name} at step {step}, saved; continue with: evalkit transfer {task.name} --resume {run}", flush=True)
+            print(
+                f"stopped by {signal.Signals(number).name} at step {step}, saved; continue with: evalkit transfer"
+                f" {task.name} --resume {run}",
+                flush=True,
+            )
         return 130 if number == signal.SIGINT else 2
     outcome = task.measure(cfg, data, lambda tta=False: engine.evaluate(runner, mm_config, tta=tta))
     if is_main():
@@ -81,7 +109,11 @@ def transfer(
         parameters = sum(p.numel() for p in engine.plain_model(runner).parameters())
         record = _record(task, cfg, source, data, outcome, parameters, device, time.monotonic() - began)
         results.append(run, record)
-        print(f"{task.summary(outcome)} on {data.name} ({data.counts['val']} images); {run / results.FILE}, {run / SHEET}", flush=True)
+        print(
+            f"{task.summary(outcome)} on {data.name} ({data.counts['val']} images); {run / results.FILE},"
+            f" {run / SHEET}",
+            flush=True,
+        )
     return 0
 
 
@@ -94,7 +126,9 @@ def _read_source(run: Path) -> Source:
     try:
         return Source(**json.loads((run / "source.json").read_text()))
     except (OSError, ValueError, TypeError) as e:
-        raise EvalkitError(f"{run} is not the folder of a transfer (source.json is missing or damaged); start again in another folder") from e
+        raise EvalkitError(
+            f"{run} is not the folder of a transfer (source.json is missing or damaged); start again in another folder"
+        ) from e
 
 
 def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> None:
@@ -104,7 +138,10 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
     elif "loaded" not in report:
         print(f"backbone: timm's weights of {source.model}", flush=True)
     else:
-        counts = ", ".join(f"{len(report[key])} {key.replace('_', ' ')}" for key in ("loaded", "resized", "head_dropped", "missing", "unexpected"))
+        counts = ", ".join(
+            f"{len(report[key])} {key.replace('_', ' ')}"
+            for key in ("loaded", "resized", "head_dropped", "missing", "unexpected")
+        )
         print(f"backbone: weights of {source.checkpoint}: {counts}", flush=True)
         for key in ("missing", "unexpected"):
             if report[key]:
@@ -113,7 +150,14 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
 
 
 def _record(
-    task: Task, cfg: TransferConfig, source: Source, data: Data, outcome: Outcome, parameters: int, device: torch.device, seconds: float
+    task: Task,
+    cfg: TransferConfig,
+    source: Source,
+    data: Data,
+    outcome: Outcome,
+    parameters: int,
+    device: torch.device,
+    seconds: float,
 ) -> dict[str, Any]:
     return results.make_record(
         task="transfer",
@@ -124,7 +168,13 @@ def _record(
         label=source.label,
         checkpoint_sha256=source.sha256,
         weights=source.weights or "raw",
-        data={"name": data.name, "fingerprint": data.fingerprint, "split": "val", "classes": len(data.classes), "train_images": data.counts["train"]},
+        data={
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "split": "val",
+            "classes": len(data.classes),
+            "train_images": data.counts["train"],
+        },
         n=data.counts["val"],
         metrics=outcome.metrics | {"parameters": parameters},
         undefined=outcome.undefined,

@@ -1,8 +1,10 @@
-"""digits-scenes: several real handwritten digits on real photographs, with exact masks and boxes, in the layouts of Pascal Context and COCO 2017.
+"""digits-scenes: several real handwritten digits on real photographs, with exact masks and boxes, in the layouts of
+Pascal Context and COCO 2017.
 
-The digits are scikit-learn's copy of the UCI optical digits, the photographs the two that come with scikit-learn. Each digit is painted in one bright
-colour over a dimmed crop; one painted later covers what lies below, but never more than `HIDDEN` of a digit. A pixel belongs to the topmost digit that
-gives it at least half of its colour. The set demonstrates segmentation and detection without a download; it is no benchmark.
+The digits are scikit-learn's copy of the UCI optical digits, the photographs the two that come with scikit-learn. Each
+digit is painted in one bright colour over a dimmed crop; one painted later covers what lies below, but never more than
+`HIDDEN` of a digit. A pixel belongs to the topmost digit that gives it at least half of its colour. The set
+demonstrates segmentation and detection without a download; it is no benchmark.
 """
 
 import hashlib
@@ -33,8 +35,8 @@ COCO = "coco"
 
 @dataclass(frozen=True)
 class Scene:
-    """`pixels` (H, W, 3) uint8; of its n digits, the lowest first: `digits` (n,) int64, `masks` (n, H, W) bool of the visible pixels, `rows` (n,) int64
-    among scikit-learn's digits."""
+    """`pixels` (H, W, 3) uint8; of its n digits, the lowest first: `digits` (n,) int64, `masks` (n, H, W) bool of the
+    visible pixels, `rows` (n,) int64 among scikit-learn's digits."""
 
     pixels: np.ndarray
     digits: np.ndarray
@@ -56,7 +58,8 @@ class Scene:
 
 
 def make_scene(split: str, index: int, *, seed: int = 0, size: int = 96) -> Scene:
-    """Scene `index` of a split: up to 6 digits on `size` x 4/3 `size` pixels, lying or upright. The splits share no digit."""
+    """Scene `index` of a split: up to 6 digits on `size` x 4/3 `size` pixels, lying or upright. The splits share no
+    digit."""
     rng = derive_rng(NAME, VERSION, seed, split, index)
     strokes, labels = source_digits()
     height, width = rng.permutation([size, round(size * 4 / 3)])
@@ -86,7 +89,9 @@ def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray
     photo = pictures[rng.integers(len(pictures))]
     zoom = rng.uniform(0.3, 1.0) * min(photo.width / width, photo.height / height)
     left, top = rng.random(2) * (photo.width - zoom * width, photo.height - zoom * height)
-    crop = photo.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, left + zoom * width, top + zoom * height))
+    crop = photo.resize(
+        (width, height), Image.Resampling.BILINEAR, box=(left, top, left + zoom * width, top + zoom * height)
+    )
     pixels = np.asarray(crop, dtype=np.float64)[:, :: rng.choice([-1, 1])]
     return pixels * rng.uniform(0.2, 0.5)
 
@@ -95,11 +100,13 @@ def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray
 
 
 def write_scenes(root: str | Path, *, seed: int = 0, train: int = 240, val: int = 60, size: int = 96) -> dict[str, str]:
-    """Write `train` and `val` scenes below `root`, in both layouts, unless they are there already; returns the fingerprint of each split.
+    """Write `train` and `val` scenes below `root`, in both layouts, unless they are there already; returns the
+    fingerprint of each split.
 
-    Pascal Context: VOCdevkit/VOC2010/{JPEGImages, SegmentationClassContext, ImageSets/SegmentationContext}, labels 0 (background) and 1 + digit.
-    COCO: coco/{train2017, val2017, annotations/instances_{train,val}2017.json}, category 1 + digit, masks run-length encoded.
-    The folder appears whole or not at all. Raises EvalkitError where it holds anything else, ValueError for an empty split.
+    Pascal Context: VOCdevkit/VOC2010/{JPEGImages, SegmentationClassContext, ImageSets/SegmentationContext}, labels 0
+    (background) and 1 + digit. COCO: coco/{train2017, val2017, annotations/instances_{train,val}2017.json}, category 1
+    + digit, masks run-length encoded. The folder appears whole or not at all. Raises EvalkitError where it holds
+    anything else, ValueError for an empty split.
     """
     root, settings = Path(root), {"version": VERSION, "seed": seed, "train": train, "val": val, "size": size}
     for split in FIRST_ID:
@@ -108,7 +115,10 @@ def write_scenes(root: str | Path, *, seed: int = 0, train: int = 240, val: int 
     if (found := _cached(root, settings)) is not None:
         return found
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise EvalkitError(f"{root} is not empty and not the {NAME} asked for ({train} + {val}, size {size}, seed {seed}); remove it or choose another folder")
+        raise EvalkitError(
+            f"{root} is not empty and not the {NAME} asked for ({train} + {val}, size {size}, seed {seed}); remove it"
+            " or choose another folder"
+        )
     temporary = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -117,7 +127,9 @@ def write_scenes(root: str | Path, *, seed: int = 0, train: int = 240, val: int 
         os.replace(temporary, root)  # onto an empty folder or none; another process may have been quicker
     except OSError as e:
         if (found := _cached(root, settings)) is None:
-            raise EvalkitError(f"cannot write {root}: {e.strerror or e}; free some space or choose another folder") from e
+            raise EvalkitError(
+                f"cannot write {root}: {e.strerror or e}; free some space or choose another folder"
+            ) from e
         return found
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -161,7 +173,9 @@ def _write_split(root: Path, split: str, settings: dict[str, int]) -> str:
             _save(paths[name], lambda f, photo=photo: photo.save(f, "JPEG", quality=95, subsampling=0))
         _save(paths["labels"], lambda f, labels=scene.labels: Image.fromarray(labels).save(f, "PNG"))
         images.append({"id": number, "file_name": paths["coco"].name, "width": photo.width, "height": photo.height})
-        annotations += [{"id": 10 * number + j, "image_id": number, **made} for j, made in enumerate(_annotations(scene))]
+        annotations += [
+            {"id": 10 * number + j, "image_id": number, **made} for j, made in enumerate(_annotations(scene))
+        ]
     stems = [Path(image["file_name"]).stem for image in images]
     listed = root / VOC / "ImageSets" / "SegmentationContext" / f"{split}.txt"
     _save(listed, lambda f: f.write("".join(f"{stem}\n" for stem in stems).encode()))
@@ -173,14 +187,23 @@ def _write_split(root: Path, split: str, settings: dict[str, int]) -> str:
 
 
 def _annotations(scene: Scene) -> list[dict[str, Any]]:
-    """One COCO object per digit. Run-length encoded, since a polygon has no holes and moves the border by half a pixel."""
+    """One COCO object per digit. Run-length encoded, since a polygon has no holes and moves the border by half a
+    pixel."""
     from pycocotools import mask as coco_mask
 
     made = []
     for digit, mask, box in zip(scene.digits, scene.masks, scene.boxes):
         rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
         shape = {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
-        made.append({"category_id": 1 + int(digit), "bbox": box.tolist(), "area": int(mask.sum()), "iscrowd": 0, "segmentation": shape})
+        made.append(
+            {
+                "category_id": 1 + int(digit),
+                "bbox": box.tolist(),
+                "area": int(mask.sum()),
+                "iscrowd": 0,
+                "segmentation": shape,
+            }
+        )
     return made
 
 

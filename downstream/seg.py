@@ -1,6 +1,8 @@
-"""Semantic segmentation with mmsegmentation: a linear decoder or Segmenter's mask transformer on the last feature map of the backbone.
+"""Semantic segmentation with mmsegmentation: a linear decoder or Segmenter's mask transformer on the last feature map
+of the backbone.
 
-The recipe is Segmenter's for Pascal Context (Strudel et al., ICCV 2021, arXiv 2105.05633), since TransMix and MixPro name no schedule.
+The recipe is Segmenter's for Pascal Context (Strudel et al., ICCV 2021, arXiv 2105.05633), since TransMix and MixPro
+name no schedule.
 """
 
 import dataclasses
@@ -61,18 +63,23 @@ class SegConfig(TransferConfig):
         if self.warmup_steps >= self.steps:
             raise EvalkitError(f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; use fewer")
         if self.stride > self.crop:
-            raise EvalkitError(f"stride={self.stride} leaves gaps between windows of crop={self.crop}; use a stride of at most that")
+            raise EvalkitError(
+                f"stride={self.stride} leaves gaps between windows of crop={self.crop}; use a stride of at most that"
+            )
 
     def positive(self) -> tuple[str, ...]:
         return (*super().positive(), "steps", "short_side", "crop", "stride", "max_share")
 
 
 def find_data(cfg: SegConfig, run: Path) -> Data:
-    """The set of `cfg`, checked; the embedded scenes are written into the run folder. With 59 classes background is a pixel of no class."""
+    """The set of `cfg`, checked; the embedded scenes are written into the run folder. With 59 classes background is a
+    pixel of no class."""
     found = layout.segmentation(cfg.data, run / "data", cfg.data_dir)
     without = cfg.classes == 59
     if without and len(found.classes) != 60:
-        raise EvalkitError(f"classes=59 belongs to Pascal Context, but {found.name} has {len(found.classes)} classes; leave it out")
+        raise EvalkitError(
+            f"classes=59 belongs to Pascal Context, but {found.name} has {len(found.classes)} classes; leave it out"
+        )
     return Data(
         name=found.name,
         classes=found.classes[1:] if without else found.classes,
@@ -104,7 +111,10 @@ def mm_config(cfg: SegConfig, source: Source, data: Data, run: Path) -> dict[str
     loader = {"num_workers": cfg.workers, "persistent_workers": False}
     load, labels = {"type": "LoadImageFromFile"}, {"type": "EvalkitLabels", "classes": len(data.classes)}
     pack = {"type": "PackSegInputs"}
-    test = {"dataset": data.val | {"pipeline": [load, *_resize(cfg.short_side), labels, pack]}, "sampler": {"type": "DefaultSampler", "shuffle": False}}
+    test = {
+        "dataset": data.val | {"pipeline": [load, *_resize(cfg.short_side), labels, pack]},
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+    }
     return {
         "model": {
             "type": "EncoderDecoder",
@@ -141,7 +151,14 @@ def mm_config(cfg: SegConfig, source: Source, data: Data, run: Path) -> dict[str
         "optim_wrapper": config.optimizer(cfg),
         "param_scheduler": [
             *config.warmup(cfg),
-            {"type": "PolyLR", "power": cfg.power, "eta_min": cfg.min_lr, "begin": cfg.warmup_steps, "end": cfg.steps, "by_epoch": False},
+            {
+                "type": "PolyLR",
+                "power": cfg.power,
+                "eta_min": cfg.min_lr,
+                "begin": cfg.warmup_steps,
+                "end": cfg.steps,
+                "by_epoch": False,
+            },
         ],
         "custom_hooks": [],
         "test_dataloader": {"batch_size": 1, **test, **loader},
@@ -163,7 +180,13 @@ def _head(cfg: SegConfig, width: int, classes: int) -> dict[str, Any]:
     }
     if cfg.head == "linear":
         return {"type": "FCNHead", "num_convs": 0, "kernel_size": 1, "concat_input": False, **shared}
-    transformer = {"num_layers": 2, "num_heads": max(1, width // 64), "embed_dims": width, "drop_rate": cfg.head_dropout, "drop_path_rate": 0.0}
+    transformer = {
+        "num_layers": 2,
+        "num_heads": max(1, width // 64),
+        "embed_dims": width,
+        "drop_rate": cfg.head_dropout,
+        "drop_path_rate": 0.0,
+    }
     return {"type": "SegmenterMaskTransformerHead", **transformer, **shared}
 
 
@@ -194,7 +217,8 @@ def _flips(cfg: SegConfig) -> list[dict[str, Any]]:
 
 
 def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]]) -> Outcome:
-    """Mean IoU over the classes that occur, pixel accuracy, IoU of each class; with `ms` also the mean IoU at several scales."""
+    """Mean IoU over the classes that occur, pixel accuracy, IoU of each class; with `ms` also the mean IoU at several
+    scales."""
     scores = {"": evaluate()} | ({"_ms": evaluate(tta=True)} if cfg.ms else {})
     metrics, rows = {}, [{"class": name} for name in data.classes]
     for suffix, score in scores.items():
@@ -203,11 +227,20 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
             row[f"iou{suffix}"] = float(iou)
     score = scores[""]
     metrics |= {"mean_accuracy": mean_of_defined(score["seg/accuracy"]), "pixel_accuracy": float(score["seg/all"])}
-    undefined = {name: "no pixel of the validation images has a class" for name, value in metrics.items() if np.isnan(value)}
-    notes = ["schedule assumed: Segmenter's recipe, since the papers on mixing name none"] if cfg.data == "pascal-context" else []
+    undefined = {
+        name: "no pixel of the validation images has a class" for name, value in metrics.items() if np.isnan(value)
+    }
+    notes = (
+        ["schedule assumed: Segmenter's recipe, since the papers on mixing name none"]
+        if cfg.data == "pascal-context"
+        else []
+    )
     absent = int(np.isnan(score["seg/iou"]).sum())
     if absent:
-        notes.append(f"{absent} of {len(data.classes)} classes occur neither in the truth nor in a prediction and are left out of the means")
+        notes.append(
+            f"{absent} of {len(data.classes)} classes occur neither in the truth nor in a prediction and are left out"
+            " of the means"
+        )
     return Outcome(metrics, rows, undefined, notes)
 
 
@@ -216,12 +249,16 @@ def published(cfg: SegConfig, data: Data) -> bool:
     if not data.published or cfg.mm:
         return False
     reference = recipes.load(SegConfig, f"pascal-context-{cfg.head}", [], folder="seg")
-    return all(getattr(cfg, f.name) == getattr(reference, f.name) for f in dataclasses.fields(cfg) if f.name not in FREE)
+    return all(
+        getattr(cfg, f.name) == getattr(reference, f.name) for f in dataclasses.fields(cfg) if f.name not in FREE
+    )
 
 
 def summary(outcome: Outcome) -> str:
     m = outcome.metrics
-    return f"mIoU {100 * m['miou']:.2f} %" + (f", {100 * m['miou_ms']:.2f} % at several scales" if "miou_ms" in m else "")
+    return f"mIoU {100 * m['miou']:.2f} %" + (
+        f", {100 * m['miou_ms']:.2f} % at several scales" if "miou_ms" in m else ""
+    )
 
 
 def recipe(overrides: list[str]) -> str:
@@ -230,7 +267,8 @@ def recipe(overrides: list[str]) -> str:
     if given.get("data", scenes.NAME) == scenes.NAME:
         return scenes.NAME
     head = given.get("head", HEADS[0])
-    return f"pascal-context-{head}" if head in HEADS else f"pascal-context-{HEADS[0]}"  # the config refuses another head by name
+    # the config refuses another head by name
+    return f"pascal-context-{head}" if head in HEADS else f"pascal-context-{HEADS[0]}"
 
 
 TASK = Task(

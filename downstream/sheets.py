@@ -15,7 +15,8 @@ COLUMNS = ("image", "truth", "prediction")
 
 
 class Objects(NamedTuple):
-    """`boxes` (n, 4): left, top, right, bottom in pixels; `masks` (n, H, W) bool; `labels` (n,) indices of classes; `scores` (n,), None for the truth."""
+    """`boxes` (n, 4): left, top, right, bottom in pixels; `masks` (n, H, W) bool; `labels` (n,) indices of classes;
+    `scores` (n,), None for the truth."""
 
     boxes: np.ndarray
     masks: np.ndarray
@@ -24,7 +25,8 @@ class Objects(NamedTuple):
 
 
 def segmentation(samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str]) -> Figure:
-    """`samples`: image (H, W, 3) uint8, true and predicted labels (H, W). A class called background stays bare, pixels that do not count (255) are black."""
+    """`samples`: image (H, W, 3) uint8, true and predicted labels (H, W). A class called background stays bare, pixels
+    that do not count (255) are black."""
     bare = [i for i, name in enumerate(classes) if name == "background"]
 
     def draw(ax: Axes, image: np.ndarray, labels: np.ndarray) -> None:
@@ -36,15 +38,20 @@ def segmentation(samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], c
         _show(ax, shown.astype(np.uint8))
 
     figure = _grid(samples, draw)
-    pixels = np.bincount(np.concatenate([labels.ravel() for _, *both in samples for labels in both]), minlength=IGNORE + 1)
+    pixels = np.bincount(
+        np.concatenate([labels.ravel() for _, *both in samples for labels in both]), minlength=IGNORE + 1
+    )
     pixels[[*bare, IGNORE]] = 0
     named = sorted(np.argsort(-pixels, kind="stable")[: min(NAMED, np.count_nonzero(pixels))])
     _legend(figure, [Patch(color=colour(label), label=_plain(classes[label])) for label in named])
     return figure
 
 
-def detection(samples: Sequence[tuple[np.ndarray, Objects, Objects]], classes: Sequence[str], threshold: float = 0.5) -> Figure:
-    """`samples`: image (H, W, 3) uint8, true and predicted objects; of the predicted those with a score of at least `threshold` are shown."""
+def detection(
+    samples: Sequence[tuple[np.ndarray, Objects, Objects]], classes: Sequence[str], threshold: float = 0.5
+) -> Figure:
+    """`samples`: image (H, W, 3) uint8, true and predicted objects; of the predicted those with a score of at least
+    `threshold` are shown."""
 
     def draw(ax: Axes, image: np.ndarray, objects: Objects) -> None:
         scores = np.ones(len(objects.labels)) if objects.scores is None else objects.scores
@@ -56,7 +63,9 @@ def detection(samples: Sequence[tuple[np.ndarray, Objects, Objects]], classes: S
         for i in order:
             left, top, right, bottom = objects.boxes[i]
             tone = colour(objects.labels[i])
-            ax.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=tone, linewidth=1))
+            ax.add_patch(
+                Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=tone, linewidth=1)
+            )
             text = _plain(classes[objects.labels[i]]) + ("" if objects.scores is None else f" {100 * scores[i]:.0f}")
             label = {"facecolor": tone, "edgecolor": "none", "pad": 0.6}
             above = "bottom" if top > 0.08 * len(image) else "top"  # below its line where there is no room above
@@ -67,7 +76,9 @@ def detection(samples: Sequence[tuple[np.ndarray, Objects, Objects]], classes: S
 
 def colour(label: int) -> tuple[float, float, float]:
     """Red, green and blue in [0, 1] of a class: hues far apart for neighbours, light enough for black text."""
-    return colorsys.hsv_to_rgb(0.61803398875 * int(label) % 1, 0.55 + 0.2 * (int(label) % 3 == 1), 1.0 - 0.12 * (int(label) % 2))
+    return colorsys.hsv_to_rgb(
+        0.61803398875 * int(label) % 1, 0.55 + 0.2 * (int(label) % 3 == 1), 1.0 - 0.12 * (int(label) % 2)
+    )
 
 
 def _grid(samples: Sequence[tuple], draw: Callable[[Axes, np.ndarray, object], None]) -> Figure:
@@ -99,7 +110,9 @@ def _legend(figure: Figure, handles: list[Patch]) -> None:
     if handles:
         columns = min(len(handles), 8)
         figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(handles) // columns))
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=7, frameon=False, handlelength=1.2)
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, fontsize=7, frameon=False, handlelength=1.2
+        )
 
 
 def _plain(name: str) -> str:

@@ -51,7 +51,8 @@ class Task:
     scope: str  # "mmseg" or "mmdet"
     schema: type[TransferConfig]
     recipe: Callable[[list[str]], str]  # key=value overrides to the recipe that they call for
-    data: Callable[[Any, Path], Data]  # config, run folder: finds and checks the data, or writes the embedded ones there
+    # config, run folder: finds and checks the data, or writes the embedded ones there
+    data: Callable[[Any, Path], Data]
     config: Callable[[Any, Source, Data, Path], dict[str, Any]]  # the mm config without its `train_cfg`
     steps: Callable[[Any, Data], int]
     measure: Callable[[Any, Data, Callable[..., dict[str, Any]]], Outcome]  # config, data, evaluate(tta=...)

@@ -1,8 +1,9 @@
 """The bootstrap: how far a metric would move on other images of the same kind.
 
-Images are drawn with replacement, 1,000 times. The draws follow from the number of images alone and are dealt out in the order of the ids, so neither the
-order of the files nor the model changes them: two models on the same images are resampled alike, which makes their difference far more certain than either.
-A statistic holds the metrics of one kind with their values and computes them for many resamples at once, from how often each image was drawn.
+Images are drawn with replacement, 1,000 times. The draws follow from the number of images alone and are dealt out in
+the order of the ids, so neither the order of the files nor the model changes them: two models on the same images are
+resampled alike, which makes their difference far more certain than either. A statistic holds the metrics of one kind
+with their values and computes them for many resamples at once, from how often each image was drawn.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
 """
@@ -24,7 +25,8 @@ Values = dict[str, np.ndarray]
 
 
 class Statistic(Protocol):
-    """Metrics of N samples. `resampled` maps counts (R, N) float64, how often each sample was drawn, to the metrics of each resample, (R,) by name."""
+    """Metrics of N samples. `resampled` maps counts (R, N) float64, how often each sample was drawn, to the metrics of
+    each resample, (R,) by name."""
 
     values: dict[str, float]
 
@@ -38,33 +40,54 @@ class Spread(NamedTuple):
     intervals: dict[str, tuple[float, float]]  # 95 %
 
 
-def spread(statistics: Sequence[Statistic], ids: Sequence[str], strata: np.ndarray | None = None, resamples: int = RESAMPLES) -> Spread:
+def spread(
+    statistics: Sequence[Statistic], ids: Sequence[str], strata: np.ndarray | None = None, resamples: int = RESAMPLES
+) -> Spread:
     """Standard errors and 95 % intervals of all metrics of `statistics`.
 
-    `ids` (N,) unique. `strata` (N,) bool: the two sides of a detection task are drawn each by itself. The standard error of a mean is the closed form that
-    the bootstrap converges to. Intervals are the percentiles of the resamples, moved so that the resamples' mean is the value itself: drawing images twice
-    adds noise to the bins of a calibration error, which rises by it. Raises ValueError for ids that are not unique.
+    `ids` (N,) unique. `strata` (N,) bool: the two sides of a detection task are drawn each by itself. The standard
+    error of a mean is the closed form that the bootstrap converges to. Intervals are the percentiles of the resamples,
+    moved so that the resamples' mean is the value itself: drawing images twice adds noise to the bins of a calibration
+    error, which rises by it. Raises ValueError for ids that are not unique.
     """
     values = {name: value for s in statistics for name, value in s.values.items() if np.isfinite(value)}
-    found = resample(lambda counts: {name: v for s in statistics for name, v in s.resampled(counts).items()}, ids, strata, resamples) if values else {}
+    found = (
+        resample(
+            lambda counts: {name: v for s in statistics for name, v in s.resampled(counts).items()},
+            ids,
+            strata,
+            resamples,
+        )
+        if values
+        else {}
+    )
     errors = {name: standard_error(found[name]) for name in values}
     for s in statistics:
         errors |= {name: metrics.standard_error(v) for name, v in getattr(s, "samples", {}).items() if name in values}
     return Spread(errors, {name: _bounded(value, found[name]) for name, value in values.items()})
 
 
-def resample(function: Callable[[np.ndarray], Values], ids: Sequence[str], strata: np.ndarray | None = None, resamples: int = RESAMPLES) -> Values:
+def resample(
+    function: Callable[[np.ndarray], Values],
+    ids: Sequence[str],
+    strata: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+) -> Values:
     """`function` of the counts of every resample, (resamples,) by name; see `spread`."""
     blocks = [function(counts) for counts in draws(ids, strata, resamples)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def draws(ids: Sequence[str], strata: np.ndarray | None = None, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
-    """Blocks of counts (R, N) float64, `resamples` rows in all; each row sums to N, and to the size of each stratum within it. See `spread`."""
+    """Blocks of counts (R, N) float64, `resamples` rows in all; each row sums to N, and to the size of each stratum
+    within it. See `spread`."""
     ids = np.asarray(ids)
     order = np.argsort(ids, kind="stable")
     if len(ids) == 0 or (ids[order][1:] == ids[order][:-1]).any():
-        raise ValueError(f"Expected argument `ids` to be unique and not empty, but {len(ids)} ids hold {len(set(ids.tolist()))} different ones")
+        raise ValueError(
+            f"Expected argument `ids` to be unique and not empty, but {len(ids)} ids hold {len(set(ids.tolist()))}"
+            " different ones"
+        )
     strata = np.zeros(len(ids), dtype=bool) if strata is None else np.asarray(strata, dtype=bool)
     sides = [(int(side), order[strata[order] == side]) for side in (False, True)]
     rows = max(1, BLOCK // len(ids))
@@ -98,11 +121,14 @@ def _bounded(value: float, resampled: np.ndarray) -> tuple[float, float]:
 
 
 class Means:
-    """Means of per-sample values: `samples` name -> (N,); of the samples where `rows` (N,) bool, if given. Values without samples are NaN."""
+    """Means of per-sample values: `samples` name -> (N,); of the samples where `rows` (N,) bool, if given. Values
+    without samples are NaN."""
 
     def __init__(self, samples: Mapping[str, np.ndarray], rows: np.ndarray | None = None):
         self.rows = rows
-        chosen = {name: np.asarray(v, dtype=np.float64)[slice(None) if rows is None else rows] for name, v in samples.items()}
+        chosen = {
+            name: np.asarray(v, dtype=np.float64)[slice(None) if rows is None else rows] for name, v in samples.items()
+        }
         self.values = {name: float(v.mean()) if v.size else float("nan") for name, v in chosen.items()}
         self.samples = {name: v for name, v in chosen.items() if v.size}
 
@@ -110,7 +136,8 @@ class Means:
         if not self.samples:
             return {}
         counts = counts if self.rows is None else counts[:, self.rows]
-        sums = np.einsum("rn,nk->rk", counts, np.stack(list(self.samples.values()), axis=1))  # no BLAS: the same bits for any number of threads
+        # no BLAS: the same bits for any number of threads
+        sums = np.einsum("rn,nk->rk", counts, np.stack(list(self.samples.values()), axis=1))
         with np.errstate(invalid="ignore"):  # NaN for a resample without any of the rows
             return dict(zip(self.samples, sums.T / counts.sum(axis=1)))
 
@@ -129,7 +156,8 @@ class _Groups:
 
 
 class Calibration:
-    """RMS calibration error, skipping or including the last bin, and the expected one, from `confidence` and `correct` (N,); names end in `suffix`."""
+    """RMS calibration error, skipping or including the last bin, and the expected one, from `confidence` and `correct`
+    (N,); names end in `suffix`."""
 
     def __init__(self, confidence: np.ndarray, correct: np.ndarray, suffix: str = "", bin_size: int = 100):
         self.correct, self.bin_size, self.suffix = np.asarray(correct, dtype=np.float64), bin_size, suffix
@@ -137,7 +165,9 @@ class Calibration:
         self.width_bin, self.gap = width_bins(confidence, 15), confidence - self.correct
         self.values = {
             f"rms_calibration_error{suffix}": metrics.rms_calibration_error(confidence, correct, bin_size),
-            f"rms_calibration_error_include{suffix}": metrics.rms_calibration_error(confidence, correct, bin_size, last_bin="include"),
+            f"rms_calibration_error_include{suffix}": metrics.rms_calibration_error(
+                confidence, correct, bin_size, last_bin="include"
+            ),
             f"ece{suffix}": metrics.expected_calibration_error(confidence, correct),
         }
 
@@ -145,10 +175,13 @@ class Calibration:
         n = counts.shape[1]
         size, hits = self.groups.sums(counts), self.groups.sums(counts * self.correct)
         start = np.zeros((len(counts), 1))
-        before, confidence, right = (np.concatenate([start, np.cumsum(v, axis=1)], axis=1) for v in (size, size * self.groups.values, hits))
+        before, confidence, right = (
+            np.concatenate([start, np.cumsum(v, axis=1)], axis=1) for v in (size, size * self.groups.values, hits)
+        )
         edges = np.arange(max(1, n // self.bin_size) + 1) * self.bin_size
         edges[-1] = n
-        at = np.stack([np.searchsorted(row, edges, side="right") - 1 for row in before])  # the group that an edge cuts; after the last one at N
+        # the group that an edge cuts; after the last one at N
+        at = np.stack([np.searchsorted(row, edges, side="right") - 1 for row in before])
         cut = edges - np.take_along_axis(before, at, axis=1)
         share = np.concatenate([hits / np.maximum(size, 1), start], axis=1)
         confidence = np.take_along_axis(confidence, at, axis=1) + cut * np.append(self.groups.values, 0.0)[at]
@@ -156,7 +189,11 @@ class Calibration:
         terms = np.diff(confidence - right, axis=1) ** 2 / np.diff(edges) / n
         by_width = np.zeros((n, 15))
         by_width[np.arange(n), self.width_bin] = self.gap
-        rms = np.sqrt(terms[:, :-1].sum(axis=1)), np.sqrt(terms.sum(axis=1)), np.abs(np.einsum("rn,nb->rb", counts, by_width)).sum(axis=1) / n
+        rms = (
+            np.sqrt(terms[:, :-1].sum(axis=1)),
+            np.sqrt(terms.sum(axis=1)),
+            np.abs(np.einsum("rn,nb->rb", counts, by_width)).sum(axis=1) / n,
+        )
         return dict(zip(self.values, rms))
 
 
@@ -178,11 +215,18 @@ class Aurra:
 
 
 class Detection:
-    """AUPR, AUROC and FPR95 (two conventions) of `score` (N,), higher = more out-of-distribution, for finding `ood` (N,) bool; or `only` some.
+    """AUPR, AUROC and FPR95 (two conventions) of `score` (N,), higher = more out-of-distribution, for finding `ood`
+    (N,) bool; or `only` some.
 
     Names end in `suffix`."""
 
-    def __init__(self, score: np.ndarray, ood: np.ndarray, suffix: str = "", only: Sequence[str] = ("aupr", "auroc", "fpr95", "fpr95_hendrycks")):
+    def __init__(
+        self,
+        score: np.ndarray,
+        ood: np.ndarray,
+        suffix: str = "",
+        only: Sequence[str] = ("aupr", "auroc", "fpr95", "fpr95_hendrycks"),
+    ):
         self.ood, self.groups = np.asarray(ood, dtype=bool), _Groups(score)
         sides = score[self.ood], score[~self.ood]
         values = {
@@ -195,7 +239,8 @@ class Detection:
         self.values = {named: values[name] for name, named in self.names.items()}
 
     def resampled(self, counts: np.ndarray) -> Values:
-        hits, false = (self.groups.sums(counts * side)[:, ::-1] for side in (self.ood, ~self.ood))  # highest score first
+        # highest score first
+        hits, false = (self.groups.sums(counts * side)[:, ::-1] for side in (self.ood, ~self.ood))
         tp, fp = np.cumsum(hits, axis=1), np.cumsum(false, axis=1)
         p, n = tp[:, -1:], fp[:, -1:]
         with np.errstate(invalid="ignore", divide="ignore"):  # a side without samples is NaN

@@ -1,4 +1,5 @@
-"""Checkpoints: a folder of safetensors weights, a resumable training state and a meta.json with sha256; written whole or not at all.
+"""Checkpoints: a folder of safetensors weights, a resumable training state and a meta.json with sha256; written whole
+or not at all.
 
     checkpoints/step-000001234/
         model.safetensors      a plain timm state dict: timm.create_model(name, checkpoint_path=...)
@@ -30,12 +31,28 @@ from .errors import EvalkitError
 from .runtime import sha256_file, sync_folder, write_atomic
 
 SCHEMA = 1
-META_KINDS = {"model": str, "model_args": dict, "num_classes": int, "classes": list, "image_size": int, "data": dict, "config": dict}
+META_KINDS = {
+    "model": str,
+    "model_args": dict,
+    "num_classes": int,
+    "classes": list,
+    "image_size": int,
+    "data": dict,
+    "config": dict,
+}
 STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
-def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] | None, state: dict[str, Any], meta: dict[str, Any]) -> Path:
-    """Write run/checkpoints/step-N under a temporary name, make it durable, rename it, point run/last at it. Returns the folder."""
+def save(
+    run: Path,
+    step: int,
+    model: dict[str, Tensor],
+    ema: dict[str, Tensor] | None,
+    state: dict[str, Any],
+    meta: dict[str, Any],
+) -> Path:
+    """Write run/checkpoints/step-N under a temporary name, make it durable, rename it, point run/last at it. Returns
+    the folder."""
     folder = run / "checkpoints" / f"step-{step:09d}"
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -43,7 +60,9 @@ def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] 
         temporary.mkdir(parents=True)
         weights = {"model.safetensors": model} | ({"model_ema.safetensors": ema} if ema is not None else {})
         for name, tensors in weights.items():
-            data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"})
+            data = safetensors.torch.save(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"}
+            )
             write_atomic(temporary / name, lambda f, data=data: f.write(data))
         packed = io.BytesIO()  # on a full disk, torch's own writer reports something else
         torch.save(state, packed)
@@ -57,7 +76,9 @@ def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] 
         sync_folder(folder.parent)
         link(run, "last", folder)
     except OSError as e:
-        raise EvalkitError(f"cannot write checkpoint {folder}: {e.strerror or e}; earlier checkpoints are intact") from e
+        raise EvalkitError(
+            f"cannot write checkpoint {folder}: {e.strerror or e}; earlier checkpoints are intact"
+        ) from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -73,7 +94,8 @@ def link(run: Path, name: str, folder: Path) -> None:
 
 
 def prune(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints and the ones that last and best point at; leftovers of crashed writes go too."""
+    """Delete all but the newest `keep` checkpoints and the ones that last and best point at; leftovers of crashed
+    writes go too."""
     folders = sorted((run / "checkpoints").glob("step-*"))
     kept = {*folders[-keep:], *((run / name).resolve() for name in ("last", "best") if (run / name).exists())}
     for folder in [*folders, *(run / "checkpoints").glob(".step-*.tmp")]:
@@ -89,15 +111,21 @@ def verify(folder: Path) -> dict[str, Any]:
         if any(not isinstance(meta.get(key, kind()), kind) for key, kind in META_KINDS.items()):
             raise TypeError
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise EvalkitError(f"{folder} is not a complete checkpoint (meta.json missing or damaged); use another one of its run") from e
+        raise EvalkitError(
+            f"{folder} is not a complete checkpoint (meta.json missing or damaged); use another one of its run"
+        ) from e
     for name, expected in sums.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != expected:
-            raise EvalkitError(f"{folder / name} is missing or damaged (sha256 differs from meta.json); use another checkpoint of its run")
+            raise EvalkitError(
+                f"{folder / name} is missing or damaged (sha256 differs from meta.json); use another checkpoint of"
+                " its run"
+            )
     return meta
 
 
 def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest undamaged checkpoint of a run and its meta, passing over damaged ones with a warning; None if there is none."""
+    """The newest undamaged checkpoint of a run and its meta, passing over damaged ones with a warning; None if there is
+    none."""
     for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
         try:
             return folder, verify(folder)
@@ -107,7 +135,8 @@ def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def find_folder(path: str | Path) -> Path | None:
-    """The checkpoint folder that `path` means: itself, or the newest undamaged one of a run folder; None if it is neither."""
+    """The checkpoint folder that `path` means: itself, or the newest undamaged one of a run folder; None if it is
+    neither."""
     path = Path(path)
     if (path / "meta.json").is_file():
         return path
@@ -121,16 +150,20 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """Read (state_dict, meta, sha256) from a checkpoint or run folder, a .safetensors file or a torch file; nothing is executed.
+    """Read (state_dict, meta, sha256) from a checkpoint or run folder, a .safetensors file or a torch file; nothing is
+    executed.
 
-    `weights`: "raw", "ema", or None for the averaged weights where a checkpoint holds them; the key "weights" of meta says which were read. Torch
-    files may nest the weights under state_dict_ema, model_ema, state_dict or model, with a `module.` prefix. meta is {} for files that do not name them.
+    `weights`: "raw", "ema", or None for the averaged weights where a checkpoint holds them; the key "weights" of meta
+    says which were read. Torch files may nest the weights under state_dict_ema, model_ema, state_dict or model, with a
+    `module.` prefix. meta is {} for files that do not name them.
     """
     path = Path(path)
     if path.is_dir():
         folder = find_folder(path)
         if folder is None:
-            raise EvalkitError(f"{path} holds no complete checkpoint; give a checkpoint folder, a run folder or a weights file")
+            raise EvalkitError(
+                f"{path} holds no complete checkpoint; give a checkpoint folder, a run folder or a weights file"
+            )
         meta = verify(folder)
         if weights is None:
             weights = "ema" if "model_ema.safetensors" in meta["sha256"] else "raw"
@@ -152,9 +185,16 @@ def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str
                 raise EvalkitError(f"{path} holds no averaged (ema) weights; use weights=raw")
             content = content[key]
             break
-    tensors = {re.sub(r"^module\.", "", k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    tensors = (
+        {re.sub(r"^module\.", "", k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if isinstance(content, dict)
+        else {}
+    )
     if not tensors:
-        raise EvalkitError(f"{path} holds no state dict; expected tensors at the top level or under one of {', '.join(STATE_DICT_KEYS)}")
+        raise EvalkitError(
+            f"{path} holds no state dict; expected tensors at the top level or under one of"
+            f" {', '.join(STATE_DICT_KEYS)}"
+        )
     return tensors, meta, sha256_file(path)
 
 
@@ -167,9 +207,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # DeiT's published files keep their arguments beside the weights
+        # DeiT's published files keep their arguments beside the weights
+        with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        raise EvalkitError(f"{path} holds more than tensors and was not opened, since that could run code; ask for a .safetensors file") from e
+        raise EvalkitError(
+            f"{path} holds more than tensors and was not opened, since that could run code; ask for a .safetensors file"
+        ) from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
         raise EvalkitError(f"{path} is truncated or not a torch file; fetch or write it again") from e

@@ -1,4 +1,5 @@
-"""Recipes: YAML files plus key=value overrides, checked against a frozen dataclass. Strict: what is not understood is an error."""
+"""Recipes: YAML files plus key=value overrides, checked against a frozen dataclass. Strict: what is not understood is
+an error."""
 
 import dataclasses
 import importlib
@@ -19,21 +20,27 @@ T = TypeVar("T")
 def load(schema: type[T], recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train") -> T:
     """An instance of the dataclass `schema`: its defaults, the recipe's values, then the overrides, all checked.
 
-    `recipe` is the name of one in configs/`folder`, the path of a YAML file, or None for the defaults alone. Raises EvalkitError for an
-    unknown recipe or key (naming the closest one), a value of the wrong type, a missing key, or what the schema's `check()` refuses.
+    `recipe` is the name of one in configs/`folder`, the path of a YAML file, or None for the defaults alone. Raises
+    EvalkitError for an unknown recipe or key (naming the closest one), a value of the wrong type, a missing key, or
+    what the schema's `check()` refuses.
     """
     conf = resolve(schema, recipe, overrides, folder)
     missing = [name for name in _fields(schema) if OmegaConf.is_missing(conf, name)]
     if missing:
-        raise EvalkitError(f"{_called(recipe)} lacks {', '.join(missing)}; add {' '.join(f'{name}=...' for name in missing)}")
+        raise EvalkitError(
+            f"{_called(recipe)} lacks {', '.join(missing)}; add {' '.join(f'{name}=...' for name in missing)}"
+        )
     cfg = to_instance(conf)
     if hasattr(cfg, "check"):
         cfg.check()
     return cfg
 
 
-def resolve(schema: type, recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train") -> DictConfig:
-    """Like `load`, but mandatory keys may still be missing: for showing and comparing recipes whose data folder is the user's to name."""
+def resolve(
+    schema: type, recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train"
+) -> DictConfig:
+    """Like `load`, but mandatory keys may still be missing: for showing and comparing recipes whose data folder is the
+    user's to name."""
     conf, fields = OmegaConf.structured(schema), _fields(schema)
     OmegaConf.set_readonly(conf, False)  # a frozen dataclass makes a read-only config
     if recipe is not None:
@@ -66,7 +73,12 @@ def save(cfg: Any, path: str | Path) -> None:
     """Write the configuration so that `evalkit train PATH` runs it again; atomic."""
     from .runtime import write_atomic  # imports torch, which listing recipes does without
 
-    write_atomic(path, lambda f: f.write(("# The resolved configuration of this run; it is a recipe itself.\n" + to_yaml(cfg)).encode()))
+    write_atomic(
+        path,
+        lambda f: f.write(
+            ("# The resolved configuration of this run; it is a recipe itself.\n" + to_yaml(cfg)).encode()
+        ),
+    )
 
 
 # ---- recipe files
@@ -82,7 +94,9 @@ def find(recipe: str | Path, folder: str = "train") -> Path:
     """The file of a recipe given by name or path."""
     if isinstance(recipe, Path) or "/" in recipe or "\\" in recipe or recipe.endswith((".yaml", ".yml")):
         if not Path(recipe).is_file():
-            raise EvalkitError(f"no recipe file '{recipe}'; give the path of a YAML file or a name from `evalkit recipes list`")
+            raise EvalkitError(
+                f"no recipe file '{recipe}'; give the path of a YAML file or a name from `evalkit recipes list`"
+            )
         return Path(recipe)
     known = recipes(folder)
     if recipe not in known:
@@ -128,6 +142,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 # ---- overrides
 
+
 def _override(conf: DictConfig, fields: dict[str, Any], text: str) -> None:
     """Apply one 'key=value'. 'mixup.alpha=0.5' goes into a mapping; a plain name becomes {name: ..., alpha: 0.5}."""
     key, equals, value = text.partition("=")
@@ -145,7 +160,10 @@ def _override(conf: DictConfig, fields: dict[str, Any], text: str) -> None:
     if not isinstance(current, dict):
         raise EvalkitError(f"key '{key}' cannot be set, since {name} is not a mapping; give {name} as a whole")
     if "choice" in current:
-        raise EvalkitError(f"{name} is a choice of several, so '{key}' is ambiguous; replace it as a whole: {name}='{{choice: [...]}}' or {name}=NAME")
+        raise EvalkitError(
+            f"{name} is a choice of several, so '{key}' is ambiguous; replace it as a whole: {name}='{{choice: [...]}}'"
+            f" or {name}=NAME"
+        )
     target = current
     for part in inner[:-1]:
         target = target.setdefault(part, {})
@@ -156,7 +174,8 @@ def _override(conf: DictConfig, fields: dict[str, Any], text: str) -> None:
 
 
 def _parse(key: str, text: str, is_text: bool) -> Any:
-    """The YAML value of an override. A key that holds text keeps what was typed (a folder called 007 or yes), unless it is quoted or null."""
+    """The YAML value of an override. A key that holds text keeps what was typed (a folder called 007 or yes), unless it
+    is quoted or null."""
     if is_text and text[0] not in "'\"" and text != "null":
         return text
     try:
@@ -164,7 +183,10 @@ def _parse(key: str, text: str, is_text: bool) -> Any:
     except (yaml.YAMLError, OmegaConfBaseException) as e:
         raise EvalkitError(f"{key}={text}: {_yaml_problem(e)}") from e
     if isinstance(value, dict) and (glued := next((k for k, v in value.items() if v is None and ":" in str(k)), None)):
-        raise EvalkitError(f"{key}={text}: YAML wants a blank after the colon of a mapping: '{glued.replace(':', ': ', 1)}', and quotes around it all")
+        raise EvalkitError(
+            f"{key}={text}: YAML wants a blank after the colon of a mapping: '{glued.replace(':', ': ', 1)}', and"
+            " quotes around it all"
+        )
     return value
 
 
@@ -195,7 +217,12 @@ def _is_text(hint: Any) -> bool:
 
 def _describe(hint: Any) -> str:
     """A type in words."""
-    words = {int: "an integer", float: "a number", bool: "true or false", str: "text (in quotes if it looks like a number)"}
+    words = {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "text (in quotes if it looks like a number)",
+    }
     if isinstance(hint, types.UnionType):
         return " or ".join("null" if part is type(None) else _describe(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) in (list, tuple):

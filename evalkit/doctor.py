@@ -50,14 +50,23 @@ def checks() -> Iterator[Check]:
 
 def python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Check("python", version) if sys.version_info >= (3, 11) else Check("python", version, PROBLEM, "evalkit needs Python 3.11 or newer")
+    return (
+        Check("python", version)
+        if sys.version_info >= (3, 11)
+        else Check("python", version, PROBLEM, "evalkit needs Python 3.11 or newer")
+    )
 
 
 def packages() -> Iterator[Check]:
     """Every requirement of the installed evalkit, and the torch that torchvision was built for."""
     wanted = {r.name: r for r in requires("evalkit")}
     if not wanted:
-        yield Check("installation", "not installed but run from its source folder, so requirements are not checked", OPTIONAL, INSTALL)
+        yield Check(
+            "installation",
+            "not installed but run from its source folder, so requirements are not checked",
+            OPTIONAL,
+            INSTALL,
+        )
     for pair in (r for r in requires("torchvision") if r.name in wanted):
         wanted[pair.name].specifier &= pair.specifier
     for name, requirement in wanted.items():
@@ -66,7 +75,12 @@ def packages() -> Iterator[Check]:
         if version is not None and needed.contains(version, prereleases=True):
             yield Check(name, f"{version} ({needed})")
         else:
-            yield Check(name, f"{version or 'not installed'}, needs {needed}", OPTIONAL if extra else PROBLEM, f"pip install '{name}{needed}'")
+            yield Check(
+                name,
+                f"{version or 'not installed'}, needs {needed}",
+                OPTIONAL if extra else PROBLEM,
+                f"pip install '{name}{needed}'",
+            )
 
 
 def requires(package: str) -> list[Requirement]:
@@ -92,11 +106,18 @@ def imports() -> Iterator[Check]:
             import_module(name)
         except Exception as e:
             with_partner = "torch torchvision" if name.startswith("torch") else PACKAGE_OF.get(name, name)
-            yield Check(f"import {name}", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}", PROBLEM, f"pip install --force-reinstall {with_partner}")
+            yield Check(
+                f"import {name}",
+                f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}",
+                PROBLEM,
+                f"pip install --force-reinstall {with_partner}",
+            )
 
 
 def devices() -> Iterator[Check]:
-    yield Check("CPU", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores usable")
+    yield Check(
+        "CPU", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores usable"
+    )
     try:
         import torch
     except Exception:
@@ -106,18 +127,33 @@ def devices() -> Iterator[Check]:
         bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: use amp=fp16"
         yield Check(f"GPU {i}", f"{p.name}, {p.total_memory / 2**30:.0f} GiB, {bf16}")
     if not torch.cuda.is_available():
-        yield Check("GPU", "none; everything runs on the CPU", OPTIONAL, "for ImageNet recipes use a machine with a GPU and its driver")
+        yield Check(
+            "GPU",
+            "none; everything runs on the CPU",
+            OPTIONAL,
+            "for ImageNet recipes use a machine with a GPU and its driver",
+        )
 
 
 def memory_and_disk() -> Iterator[Check]:
     free = shutil.disk_usage(".").free / 2**30
-    yield Check("disk", f"{free:.1f} GiB free here", OK if free > 1 else PROBLEM, "" if free > 1 else "free some space, or name another folder with --out")
+    yield Check(
+        "disk",
+        f"{free:.1f} GiB free here",
+        OK if free > 1 else PROBLEM,
+        "" if free > 1 else "free some space, or name another folder with --out",
+    )
     if not os.access(".", os.W_OK):
         yield Check("folder", "this folder cannot be written to", OPTIONAL, "name another one with --out")
     if os.path.isdir("/dev/shm"):
         shared = shutil.disk_usage("/dev/shm").total / 2**20
         small = shared < 1024
-        yield Check("shared memory", f"{shared:.0f} MiB", OPTIONAL if small else OK, "workers=0, or give the container more: --shm-size=4g" if small else "")
+        yield Check(
+            "shared memory",
+            f"{shared:.0f} MiB",
+            OPTIONAL if small else OK,
+            "workers=0, or give the container more: --shm-size=4g" if small else "",
+        )
 
 
 def data() -> Iterator[Check]:
@@ -131,11 +167,19 @@ def data() -> Iterator[Check]:
     if FASHION_FOLDER.is_dir():
         yield Check("fashion-mnist", str(FASHION_FOLDER))
     else:
-        yield Check("fashion-mnist", "not found", OPTIONAL, "apt install dataset-fashion-mnist, or data_dir=DIR with its four idx.gz files")
+        yield Check(
+            "fashion-mnist",
+            "not found",
+            OPTIONAL,
+            "apt install dataset-fashion-mnist, or data_dir=DIR with its four idx.gz files",
+        )
     if isinstance(try_to_load_from_cache(f"timm/{DINO}", "model.safetensors"), str):
         yield Check("DINO weights", "in timm's cache")
     else:
-        mend = f"python -c \"import timm; timm.create_model('{DINO}', pretrained=True)\" on a machine with the network, or saliency=FILE"
+        mend = (
+            f"python -c \"import timm; timm.create_model('{DINO}', pretrained=True)\" on a machine with the network, or"
+            " saliency=FILE"
+        )
         yield Check("DINO weights", "not in timm's cache; published occlusion needs them", OPTIONAL, mend)
 
 

@@ -9,7 +9,8 @@ class EvalkitError(Exception):
 
 
 def suggest(name: str, options: Iterable[str]) -> str:
-    """' Did you mean 'x'?' for the option closest to `name`; the list of options when none is close (at most 12 named)."""
+    """' Did you mean 'x'?' for the option closest to `name`; the list of options when none is close (at most 12
+    named)."""
     options = sorted(map(str, options))
     longer = [o for o in options if o.startswith(name)] if len(name) > 2 else []
     close = sorted(longer, key=len)[:1] or difflib.get_close_matches(name, options, n=1, cutoff=0.55)
@@ -20,5 +21,6 @@ def suggest(name: str, options: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, options: Iterable[str]) -> EvalkitError:
-    """The error for a `kind` ('recipe', 'model', 'method', 'key') that does not exist, naming the closest one that does."""
+    """The error for a `kind` ('recipe', 'model', 'method', 'key') that does not exist, naming the closest one that
+    does."""
     return EvalkitError(f"unknown {kind} '{name}'.{suggest(name, options)}")

@@ -7,7 +7,8 @@ import torch.distributed as dist
 
 
 class Guard:
-    """Turns SIGTERM, SIGUSR1 and the first Ctrl-C into a request to stop after the current step; a second Ctrl-C stops at once."""
+    """Turns SIGTERM, SIGUSR1 and the first Ctrl-C into a request to stop after the current step; a second Ctrl-C stops
+    at once."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 

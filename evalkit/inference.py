@@ -1,7 +1,8 @@
 """Forward passes over a data set whose results do not depend on batch size, worker count or number of processes.
 
-The network always sees chunks of the same shape (`forward_batch` rows, the last one filled up), in float32 without TF32: a row's logits then depend on
-nothing but the row. Process k of W evaluates the images k, k+W, ...; every process ends up with the results of all, in the order of the data set.
+The network always sees chunks of the same shape (`forward_batch` rows, the last one filled up), in float32 without
+TF32: a row's logits then depend on nothing but the row. Process k of W evaluates the images k, k+W, ...; every process
+ends up with the results of all, in the order of the data set.
 """
 
 import contextlib
@@ -52,12 +53,14 @@ def predict(
 ) -> Records:
     """Logits of every image of `images`, or of those at the positions `rows`.
 
-    `network`: a `Network` on `device` in eval mode, normalising with its own mean and std, or any callable that maps (F, 3, S, S) float32 to (F, K) logits
-    (without `mean` and `std` attributes it gets pixels in [0, 1]). `transform`: image to uint8 (3, S, S). `forward_batch` is the fixed number F of rows
-    of a forward pass, the only size that can show in the last bits. Images that cannot be read are listed in `bad` after the pass; `on_error`="fail" makes
-    the records incomplete, "skip" leaves them out. `what` names the pass in a progress bar. With `parts` the pass is saved now and then, and what an earlier
-    pass saved is not computed again; what is saved is for the caller to remove. Raises ValueError for a network in training mode and a `forward_batch`
-    below 1, EvalkitError for logits that are not finite (naming the images) or when no image can be read.
+    `network`: a `Network` on `device` in eval mode, normalising with its own mean and std, or any callable that maps
+    (F, 3, S, S) float32 to (F, K) logits (without `mean` and `std` attributes it gets pixels in [0, 1]). `transform`:
+    image to uint8 (3, S, S). `forward_batch` is the fixed number F of rows of a forward pass, the only size that can
+    show in the last bits. Images that cannot be read are listed in `bad` after the pass; `on_error`="fail" makes the
+    records incomplete, "skip" leaves them out. `what` names the pass in a progress bar. With `parts` the pass is saved
+    now and then, and what an earlier pass saved is not computed again; what is saved is for the caller to remove.
+    Raises ValueError for a network in training mode and a `forward_batch` below 1, EvalkitError for logits that are not
+    finite (naming the images) or when no image can be read.
     """
     if on_error not in ("fail", "skip"):
         raise ValueError(f"Expected argument `on_error` to be 'fail' or 'skip', but got {on_error!r}")
@@ -69,7 +72,9 @@ def predict(
     saved = Resumed(images, rows, parts)
     index, logits, on_device, unsaved = [], [np.zeros((0, 0), np.float32)], [], (0, 1)
     with exact(), progress(what, len(saved.left)) as advance:
-        for x, chunk in fixed_chunks(images, transform, saved.left, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad):
+        for x, chunk in fixed_chunks(
+            images, transform, saved.left, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad
+        ):
             out = network(normalise(x))
             on_device.append(getattr(out, "logits", out)[: len(chunk)].float())
             index.append(chunk)
@@ -95,11 +100,15 @@ def predict(
 
 
 class Resumed:
-    """What an earlier pass over `rows` of `images` saved to `parts`, and what is `left` to do. Without `parts`, everything is."""
+    """What an earlier pass over `rows` of `images` saved to `parts`, and what is `left` to do. Without `parts`,
+    everything is."""
 
     def __init__(self, images: Images, rows: np.ndarray, parts: Parts | None):
         self.images, self.parts = images, parts
-        self.arrays = (parts.load() if parts is not None else None) or {"ids": np.zeros(0, np.str_), "notes": np.zeros(0, np.str_)}
+        self.arrays = (parts.load() if parts is not None else None) or {
+            "ids": np.zeros(0, np.str_),
+            "notes": np.zeros(0, np.str_),
+        }
         position = {images.ids[i]: i for i in rows.tolist()}
         known = np.array([sample in position for sample in self.arrays["ids"].tolist()], dtype=bool)
         self.arrays = {name: values[known] for name, values in self.arrays.items()}
@@ -112,19 +121,23 @@ class Resumed:
         self.parts.save([self.images.ids[i] for i in index], notes=notes, **arrays)
 
     def joined(self, index: np.ndarray, **arrays: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """This process's results with, in the first process, the saved ones; counts the saved notes among `images.notes`."""
+        """This process's results with, in the first process, the saved ones; counts the saved notes among
+        `images.notes`."""
         if not is_main() or not len(self.index):
             return index, list(arrays.values())
         counts = Counter(self.images.notes)
         counts.update(note for notes in self.arrays["notes"].tolist() for note in notes.split(",") if note)
         self.images.notes = dict(sorted(counts.items()))
-        both = [np.concatenate([self.arrays[name], new]) if len(new) else self.arrays[name] for name, new in arrays.items()]
+        both = [
+            np.concatenate([self.arrays[name], new]) if len(new) else self.arrays[name] for name, new in arrays.items()
+        ]
         return np.concatenate([self.index, index]), both
 
 
 @contextlib.contextmanager
 def exact(gradients: bool = False) -> Iterator[None]:
-    """Inside: no gradients (unless asked for), float32 without TF32, no autocast, deterministic cuDNN kernels chosen without timing them.
+    """Inside: no gradients (unless asked for), float32 without TF32, no autocast, deterministic cuDNN kernels chosen
+    without timing them.
 
     Restores what was set before."""
     precision = torch.get_float32_matmul_precision()
@@ -143,15 +156,25 @@ def exact(gradients: bool = False) -> Iterator[None]:
 
 def check_eval_mode(network: Any) -> None:
     """Raise ValueError if any part of `network` is in training mode (dropout, stochastic depth, batch statistics)."""
-    if isinstance(network, nn.Module) and (name := next((name for name, m in network.named_modules() if m.training), None)) is not None:
-        raise ValueError(f"Expected argument `network` to be in eval mode, but {'it' if not name else repr(name)} is in training mode")
+    if (
+        isinstance(network, nn.Module)
+        and (name := next((name for name, m in network.named_modules() if m.training), None)) is not None
+    ):
+        raise ValueError(
+            f"Expected argument `network` to be in eval mode, but {'it' if not name else repr(name)} is in training"
+            " mode"
+        )
 
 
 def normaliser(network: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The function from pixels in [0, 1], (B, 3, H, W), to what `network` expects: (x - mean) / std with its own, or x itself where it names none."""
+    """The function from pixels in [0, 1], (B, 3, H, W), to what `network` expects: (x - mean) / std with its own, or x
+    itself where it names none."""
     if not hasattr(network, "mean"):
         return lambda x: x
-    mean, std = (torch.tensor(values, device=device, dtype=torch.float32).view(-1, 1, 1) for values in (network.mean, network.std))
+    mean, std = (
+        torch.tensor(values, device=device, dtype=torch.float32).view(-1, 1, 1)
+        for values in (network.mean, network.std)
+    )
     return lambda x: (x - mean).div_(std)  # in place: a new tensor less
 
 
@@ -166,8 +189,8 @@ def fixed_chunks(
     workers: int,
     bad: list[tuple[str, str]],
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
-    """This process's share of `rows` as (pixels float32 in [0, 1] (size, 3, S, S) on `device`, positions (n,)); n < size only at the end, where row 0 is
-    repeated. (id, reason) of what cannot be read is appended to `bad`."""
+    """This process's share of `rows` as (pixels float32 in [0, 1] (size, 3, S, S) on `device`, positions (n,)); n <
+    size only at the end, where row 0 is repeated. (id, reason) of what cannot be read is appended to `bad`."""
     mine = rows[rank() :: world_size()]
     batches = eval_batches(images, transform, batch_size=batch_size, workers=workers, indices=mine)
     for x, index in _rechunk(batches, size, bad):
@@ -180,7 +203,8 @@ def fixed_chunks(
 def gather(
     images: Images, rows: np.ndarray, index: np.ndarray, arrays: list[np.ndarray], bad: list[tuple[str, str]]
 ) -> tuple[np.ndarray, list[np.ndarray], list[tuple[str, str]]]:
-    """(positions ascending, `arrays` in that order, bad images by id) of all processes together; each first axis follows `index`.
+    """(positions ascending, `arrays` in that order, bad images by id) of all processes together; each first axis
+    follows `index`.
 
     Raises EvalkitError if no image is left, or if an image came up twice or not at all.
     """
@@ -188,11 +212,17 @@ def gather(
     bad = sorted(b for part in parts for b in part[2])
     index = np.concatenate([part[0] for part in parts])
     if not len(index):
-        raise EvalkitError(f"none of the {len(rows)} images of {images.name} could be read" + (f"; the first: {bad[0][0]}: {bad[0][1]}" if bad else ""))
+        raise EvalkitError(
+            f"none of the {len(rows)} images of {images.name} could be read"
+            + (f"; the first: {bad[0][0]}: {bad[0][1]}" if bad else "")
+        )
     order = np.argsort(index, kind="stable")
     seen = [images.ids[i] for i in index] + [b[0] for b in bad]
     if len(set(seen)) != len(seen) or set(seen) != {images.ids[i] for i in rows}:
-        raise EvalkitError(f"{images.name}: {len(seen)} results of {len(set(seen))} different images for {len(rows)} asked for; its sample ids are not unique")
+        raise EvalkitError(
+            f"{images.name}: {len(seen)} results of {len(set(seen))} different images for {len(rows)} asked for; its"
+            " sample ids are not unique"
+        )
     filled = [part for part in parts if len(part[0])]  # a process without images does not know the shapes
     return index[order], [np.concatenate([part[1][k] for part in filled])[order] for k in range(len(arrays))], bad
 
@@ -201,12 +231,16 @@ def check_finite(ids: Sequence[str], finite: np.ndarray) -> None:
     """Raise EvalkitError naming the samples whose outputs are NaN or infinite."""
     if not finite.all():
         names = [ids[i] for i in np.flatnonzero(~finite)]
-        raise EvalkitError(f"the model's output is not finite for {len(names)} of {len(ids)} images, e.g. {', '.join(names[:5])}; is the checkpoint damaged?")
+        raise EvalkitError(
+            f"the model's output is not finite for {len(names)} of {len(ids)} images, e.g. {', '.join(names[:5])}; is"
+            " the checkpoint damaged?"
+        )
 
 
 @contextlib.contextmanager
 def progress(what: str | None, total: int) -> Iterator[Callable[[int], None]]:
-    """advance(n): a bar on a terminal, else a line every half minute, on standard error of the first process; silent without `what`."""
+    """advance(n): a bar on a terminal, else a line every half minute, on standard error of the first process; silent
+    without `what`."""
     if what is None or not is_main():
         yield lambda n: None
     elif sys.stderr.isatty():
@@ -230,12 +264,19 @@ def _lines(what: str, total: int) -> Callable[[int], None]:
         done, now = done + n, time.monotonic()
         if now - last >= LINE_SECONDS:
             rate, last = done / (now - start), now
-            print(f"{what}: {min(done, total)}/{total} images, {rate:.1f} images/s, {max(0, total - done) / rate:.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"{what}: {min(done, total)}/{total} images, {rate:.1f} images/s, {max(0, total - done) / rate:.0f} s"
+                " left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return advance
 
 
-def _rechunk(batches: Iterable[tuple[Tensor, Tensor, list[BadImage]]], size: int, bad: list[tuple[str, str]]) -> Iterator[tuple[Tensor, np.ndarray]]:
+def _rechunk(
+    batches: Iterable[tuple[Tensor, Tensor, list[BadImage]]], size: int, bad: list[tuple[str, str]]
+) -> Iterator[tuple[Tensor, np.ndarray]]:
     """Batches of any length, joined and cut into chunks of `size`, the last one shorter."""
     held_x: list[Tensor] = []
     held_index: list[np.ndarray] = []

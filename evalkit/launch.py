@@ -8,13 +8,16 @@ from pathlib import Path
 
 from .errors import EvalkitError
 
-FOLDER = "EVALKIT_LAUNCH"  # environment variable: the folder in which each process of a launch leaves its exit code and error
+# environment variable: the folder in which each process of a launch leaves its exit code and error
+FOLDER = "EVALKIT_LAUNCH"
 FAILED = 1
 
 
 def spawn(processes: int, argv: list[str]) -> int:
-    """Run `python -m evalkit *argv` in `processes` processes and return the exit code of the first; raises EvalkitError with the first error."""
-    from torch.distributed.elastic.multiprocessing import SignalException  # here, so that a process of a launch does without
+    """Run `python -m evalkit *argv` in `processes` processes and return the exit code of the first; raises EvalkitError
+    with the first error."""
+    # here, so that a process of a launch does without
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
@@ -29,16 +32,23 @@ def spawn(processes: int, argv: list[str]) -> int:
             stopped = int(e.sigval)
         except ChildFailedError as e:
             rank, failure = e.get_first_failure()
-            died = f"process {rank} of {processes} ended with {failure.signal_name() if failure.exitcode < 0 else f'exit code {failure.exitcode}'}"
+            died = (
+                f"process {rank} of {processes} ended with"
+                f" {failure.signal_name() if failure.exitcode < 0 else f'exit code {failure.exitcode}'}"
+            )
         finally:
             logging.disable(logging.NOTSET)
             del os.environ[FOLDER]
-        ends = [json.loads(path.read_text()) for path in sorted(Path(folder).iterdir(), key=lambda p: p.stat().st_mtime_ns)]
+        ends = [
+            json.loads(path.read_text()) for path in sorted(Path(folder).iterdir(), key=lambda p: p.stat().st_mtime_ns)
+        ]
     errors = [end["message"] for end in ends if end["code"] == FAILED]
     if errors:  # the first is the cause; those after it are mostly about the connection to the process that was gone
         raise EvalkitError(errors[0])
     if died:
-        raise EvalkitError(f"{died} without an error of its own; if memory ran out, use fewer processes or a smaller micro_batch")
+        raise EvalkitError(
+            f"{died} without an error of its own; if memory ran out, use fewer processes or a smaller micro_batch"
+        )
     if stopped is not None and len(ends) < processes:
         return 128 + stopped
     return next((end["code"] for end in ends if end["rank"] == 0), FAILED)
@@ -50,8 +60,11 @@ def launched() -> bool:
 
 
 def leave(code: int, message: str) -> int:
-    """In a process of a launch: put down how it ended; returns the status for torchrun, which kills the other processes on any but 0."""
-    if code in (0, 2):  # nobody waits for anybody any more: threads of a process group that outlive the interpreter abort the process now and then
+    """In a process of a launch: put down how it ended; returns the status for torchrun, which kills the other processes
+    on any but 0."""
+    # nobody waits for anybody any more: threads of a process group that outlive the interpreter abort the process now
+    # and then
+    if code in (0, 2):
         from .runtime import leave_processes
 
         leave_processes()

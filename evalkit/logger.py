@@ -1,4 +1,5 @@
-"""What a run says while it goes: log.jsonl (the record), TensorBoard, and a progress bar or plain lines on the main process."""
+"""What a run says while it goes: log.jsonl (the record), TensorBoard, and a progress bar or plain lines on the main
+process."""
 
 import json
 import sys
@@ -12,7 +13,8 @@ from .runtime import is_main, write_atomic
 
 
 class Logger:
-    """Appends JSON lines to run/log.jsonl; after a resume from `start`, lines of later steps are dropped first, since they are done again."""
+    """Appends JSON lines to run/log.jsonl; after a resume from `start`, lines of later steps are dropped first, since
+    they are done again."""
 
     def __init__(self, run: Path, start: int, total: int):
         self.active = is_main()
@@ -29,7 +31,9 @@ class Logger:
         self.start, self.total, self.began = start, total, time.monotonic()
         self.bar = None
         if sys.stderr.isatty():
-            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
+            )
             self.bar.start()
             self.task = self.bar.add_task("train", total=total, completed=start, note="")
 

@@ -19,7 +19,8 @@ DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.err
 class Parts:
     """Results of samples, arrays whose first axis follows their ids, as files in `folder`.
 
-    Only pieces of the same `kind` are found again: give it everything that the results depend on. All processes of a run share the folder.
+    Only pieces of the same `kind` are found again: give it everything that the results depend on. All processes of a
+    run share the folder.
     """
 
     def __init__(self, folder: str | Path, kind: str):
@@ -27,7 +28,8 @@ class Parts:
         self.last = time.monotonic()
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """The arrays of all pieces, every sample once, the same in every process; None without any. A damaged piece counts as not there."""
+        """The arrays of all pieces, every sample once, the same in every process; None without any. A damaged piece
+        counts as not there."""
         return gather_objects(self._load() if is_main() else None)[0]
 
     def _load(self) -> dict[str, np.ndarray] | None:

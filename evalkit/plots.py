@@ -1,4 +1,5 @@
-"""Figures of the report, each from plain arrays: Matplotlib's Agg canvas, no global state, colours that colour-blind readers can tell apart."""
+"""Figures of the report, each from plain arrays: Matplotlib's Agg canvas, no global state, colours that colour-blind
+readers can tell apart."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from matplotlib.ticker import PercentFormatter
 
 from .metrics import PrecisionRecall, ReliabilityBins, RiskCoverage
 
-# Okabe and Ito's colours, darkest first for print; marker and dash change as well, so that grey print and long lists stay readable.
+# Okabe and Ito's colours, darkest first for print; marker and dash change as well, so that grey print and long lists
+# stay readable.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
@@ -60,7 +62,11 @@ class Curve(NamedTuple):
 
 def line_style(index: int) -> dict[str, str]:
     """Colour, marker and dash of the run at `index` in the order of runs, the same in every figure."""
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
+    }
 
 
 def png(figure: Figure) -> bytes:
@@ -93,10 +99,14 @@ def _percent_axes(ax: Axes, x: str, y: str | None) -> None:
 
 def _legend(figure: Figure, labels: dict[str, int], marker: bool = True) -> None:
     # a label that starts with "_" would be hidden: hence the space
-    handles = [Line2D([], [], label=" " + _text(label, 40), **(line_style(i) | ({} if marker else {"marker": None}))) for label, i in labels.items()]
+    handles = [
+        Line2D([], [], label=" " + _text(label, 40), **(line_style(i) | ({} if marker else {"marker": None})))
+        for label, i in labels.items()
+    ]
     longest = max(len(h.get_label()) for h in handles)
     columns = max(1, min(len(handles), int(figure.get_figwidth() * 11 / (longest + 8))))
-    figure.set_figheight(figure.get_figheight() + 0.17 * (-(-len(handles) // columns) - 1))  # the panels keep their size
+    # the panels keep their size
+    figure.set_figheight(figure.get_figheight() + 0.17 * (-(-len(handles) // columns) - 1))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)
 
 
@@ -113,7 +123,8 @@ def _text(text: str, length: int) -> str:
 def occlusion(curves: dict[str, dict[str, Curve]], order: dict[str, int]) -> Figure:
     """Top-1 accuracy against the information dropped, one panel per mode.
 
-    `curves`: label -> mode -> Curve, all fractions; `order`: label -> position among all runs, which fixes colours. Modes nobody measured get no panel.
+    `curves`: label -> mode -> Curve, all fractions; `order`: label -> position among all runs, which fixes colours.
+    Modes nobody measured get no panel.
     """
     modes = [m for m in MODES if any(m in c for c in curves.values())]
     figure = Figure(figsize=(3.2 * len(modes) + 0.4, 3.5), layout="constrained")
@@ -125,7 +136,15 @@ def occlusion(curves: dict[str, dict[str, Curve]], order: dict[str, int]) -> Fig
                 style = line_style(order[label])
                 ax.plot(x, mean, **style)
                 if np.isfinite(band).any():
-                    ax.fill_between(x, mean - band, mean + band, where=np.isfinite(band), color=style["color"], alpha=0.18, linewidth=0)
+                    ax.fill_between(
+                        x,
+                        mean - band,
+                        mean + band,
+                        where=np.isfinite(band),
+                        color=style["color"],
+                        alpha=0.18,
+                        linewidth=0,
+                    )
         title, x_label = MODES[mode]
         ax.set_title(title)
         _percent_axes(ax, x_label, "top-1 accuracy" if ax is axes[0] else None)
@@ -138,7 +157,8 @@ def occlusion(curves: dict[str, dict[str, Curve]], order: dict[str, int]) -> Fig
 
 @_styled
 def reliability(bins: dict[str, ReliabilityBins], errors: dict[str, float | None], order: dict[str, int]) -> Figure:
-    """Accuracy against confidence in bins of equal size, one panel per run, at most four a row; `errors`: label -> RMS calibration error (fraction or None).
+    """Accuracy against confidence in bins of equal size, one panel per run, at most four a row; `errors`: label -> RMS
+    calibration error (fraction or None).
 
     The last bin is hollow: the published RMS calibration error leaves it out.
     """
@@ -155,10 +175,18 @@ def reliability(bins: dict[str, ReliabilityBins], errors: dict[str, float | None
             low, high = np.minimum(b.confidence, b.accuracy), np.maximum(b.confidence, b.accuracy)
             ax.vlines(b.confidence, low, high, color=style["color"], alpha=0.35, linewidth=1.2)
         ax.plot(b.confidence, b.accuracy, **style, linewidth=1.2 if len(b.count) <= 20 else 0.6, markevery=slice(0, -1))
-        ax.plot(b.confidence[-1:], b.accuracy[-1:], **style | {"markersize": 4.5}, markerfacecolor="white", markeredgewidth=1.3)
+        ax.plot(
+            b.confidence[-1:],
+            b.accuracy[-1:],
+            **style | {"markersize": 4.5},
+            markerfacecolor="white",
+            markeredgewidth=1.3,
+        )
         _percent_axes(ax, "confidence" if i >= len(bins) - columns else "", "accuracy" if i % columns == 0 else None)
         ax.tick_params(labelbottom=i >= len(bins) - columns)
-        ax.set_title(_text(label, 26) + ("" if errors.get(label) is None else f"\nRMS error {100 * errors[label]:.1f} %"))
+        ax.set_title(
+            _text(label, 26) + ("" if errors.get(label) is None else f"\nRMS error {100 * errors[label]:.1f} %")
+        )
         ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
     return figure
 
@@ -170,7 +198,12 @@ def risk_coverage(curves: dict[str, Sequence[RiskCoverage]], order: dict[str, in
     ax = figure.subplots()
     for label, runs in curves.items():
         for run in runs:
-            ax.plot(run.coverage, run.risk, **(line_style(order[label]) | {"marker": None}), linewidth=1.6 if len(runs) == 1 else 1.0)
+            ax.plot(
+                run.coverage,
+                run.risk,
+                **(line_style(order[label]) | {"marker": None}),
+                linewidth=1.6 if len(runs) == 1 else 1.0,
+            )
     _percent_axes(ax, "coverage: share of images answered, most confident first", "risk: error among them")
     ax.set(xlim=(0, 1), ylim=(0, 1))
     _legend(figure, {label: order[label] for label in curves}, marker=False)
@@ -179,24 +212,41 @@ def risk_coverage(curves: dict[str, Sequence[RiskCoverage]], order: dict[str, in
 
 @_styled
 def precision_recall(curves: dict[str, Sequence[PrecisionRecall]], chance: float, order: dict[str, int]) -> Figure:
-    """Precision against recall of detecting out-of-distribution images, as steps; `chance` is their share of all images."""
+    """Precision against recall of detecting out-of-distribution images, as steps; `chance` is their share of all
+    images."""
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     ax = figure.subplots()
     ax.axhline(chance, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     for label, runs in curves.items():
         for run in runs:
             style = line_style(order[label]) | {"marker": None}
-            ax.plot(np.r_[0, run.recall], np.r_[run.precision[:1], run.precision], **style, drawstyle="steps-pre", linewidth=1.6 if len(runs) == 1 else 1.0)
+            ax.plot(
+                np.r_[0, run.recall],
+                np.r_[run.precision[:1], run.precision],
+                **style,
+                drawstyle="steps-pre",
+                linewidth=1.6 if len(runs) == 1 else 1.0,
+            )
     _percent_axes(ax, "recall: out-of-distribution images found", "precision")
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
-    ax.annotate(f"chance {100 * chance:.1f} %", (1, chance), (-3, -4), textcoords="offset points", ha="right", va="top", color=GREY, fontsize=8)
+    ax.annotate(
+        f"chance {100 * chance:.1f} %",
+        (1, chance),
+        (-3, -4),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=GREY,
+        fontsize=8,
+    )
     _legend(figure, {label: order[label] for label in curves}, marker=False)
     return figure
 
 
 @_styled
 def mixed_samples(strips: dict[str, tuple[np.ndarray, list[str]]]) -> Figure:
-    """Mixed training images, one row per run, the label shares under each; `strips`: label -> (images (M, H, W, 3) uint8, M captions)."""
+    """Mixed training images, one row per run, the label shares under each; `strips`: label -> (images (M, H, W, 3)
+    uint8, M captions)."""
     columns = max(len(captions) for _, captions in strips.values())
     lines = max((caption.count("\n") + 1 for _, captions in strips.values() for caption in captions), default=1)
     figure = Figure(figsize=(1.22 * columns, (1.7 + 0.15 * lines) * len(strips)), layout="constrained")
@@ -210,5 +260,10 @@ def mixed_samples(strips: dict[str, tuple[np.ndarray, list[str]]]) -> Figure:
             ax.spines[:].set_visible(False)
         for ax, image, caption in zip(axes, images, captions):
             ax.imshow(image, interpolation="nearest" if max(image.shape[:2]) <= 96 else "antialiased")
-            ax.set_xlabel(caption.replace("$", r"\$") + "\n" * (lines - 1 - caption.count("\n")), fontsize=7.5, linespacing=1.25, labelpad=3)
+            ax.set_xlabel(
+                caption.replace("$", r"\$") + "\n" * (lines - 1 - caption.count("\n")),
+                fontsize=7.5,
+                linespacing=1.25,
+                labelpad=3,
+            )
     return figure

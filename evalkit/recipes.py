@@ -44,7 +44,8 @@ def listing(folder: str = "train") -> str:
 
 
 def show(schema: type, recipe: str, overrides: list[str], folder: str = "train") -> str:
-    """The recipe with every key written out, as YAML that is itself a recipe; values that only the defaults give are marked."""
+    """The recipe with every key written out, as YAML that is itself a recipe; values that only the defaults give are
+    marked."""
     path = config.find(recipe, folder)
     conf = config.resolve(schema, recipe, overrides, folder)
     given, comments = config.read(path, folder), sources(path, folder)
@@ -58,7 +59,9 @@ def show(schema: type, recipe: str, overrides: list[str], folder: str = "train")
 
 def diff(schema: type, a: str, b: str, folder: str = "train") -> str:
     """The keys in which two recipes differ, the value of each and the source it gives; empty if there are none."""
-    pair = [(name, config.resolve(schema, name, [], folder), sources(config.find(name, folder), folder)) for name in (a, b)]
+    pair = [
+        (name, config.resolve(schema, name, [], folder), sources(config.find(name, folder), folder)) for name in (a, b)
+    ]
     width = max(len(a), len(b))
     lines = []
     for key in pair[0][1]:

@@ -1,4 +1,5 @@
-"""Results on disk: every run appends one JSON line to `results.jsonl` that says what was measured and how the number was made."""
+"""Results on disk: every run appends one JSON line to `results.jsonl` that says what was measured and how the number
+was made."""
 
 import contextlib
 import fcntl
@@ -46,9 +47,19 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 _DATA_KEYS = ("name", "fingerprint", "split")
 
-# Keys of a config that say where, how fast or under which name a run was computed. They move no number (but its last bits), and what they
-# point at (data, weights) is in the record by name and fingerprint.
-_EXECUTION_KEYS = {"label", "data_dir", "workers", "device", "threads", "keep", "checkpoint_minutes", "checkpoint_steps", "log_steps"}
+# Keys of a config that say where, how fast or under which name a run was computed. They move no number (but its last
+# bits), and what they point at (data, weights) is in the record by name and fingerprint.
+_EXECUTION_KEYS = {
+    "label",
+    "data_dir",
+    "workers",
+    "device",
+    "threads",
+    "keep",
+    "checkpoint_minutes",
+    "checkpoint_steps",
+    "log_steps",
+}
 _EVALUATION_KEYS = _EXECUTION_KEYS | {"data", "id_data", "val_labels", "out", "model", "model_args", "weights"}
 _EVALUATION_KEYS |= {"batch_size", "forward_batch", "on_error", "allow_partial"}
 
@@ -79,8 +90,9 @@ def make_record(
     series: Sequence[Mapping[str, Any]] | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A checked record of one measurement, plain JSON types only. Metrics are fractions; a non-finite one becomes None with its reason in
-    `undefined` (a general one where none is given). Raises ValueError for a field of the wrong type or a reason or error for an unknown metric."""
+    """A checked record of one measurement, plain JSON types only. Metrics are fractions; a non-finite one becomes None
+    with its reason in `undefined` (a general one where none is given). Raises ValueError for a field of the wrong type
+    or a reason or error for an unknown metric."""
     fields = dict(locals())
     record = {"schema": SCHEMA, **_plain(fields)}
     record["undefined"] = record["undefined"] or {}
@@ -88,13 +100,16 @@ def make_record(
     record["standard_errors"] = {k: v for k, v in (record["standard_errors"] or {}).items() if v is not None}
     for name, value in metrics.items():
         if record["metrics"][name] is None:
-            record["undefined"].setdefault(name, "not defined for these data" if value is None else f"the computed value was {float(value)}")
+            record["undefined"].setdefault(
+                name, "not defined for these data" if value is None else f"the computed value was {float(value)}"
+            )
     check(record)
     return record
 
 
 def check(record: Mapping[str, Any]) -> None:
-    """Raise ValueError unless `record` has exactly the fields of the schema, each of its type (`intervals` may be missing)."""
+    """Raise ValueError unless `record` has exactly the fields of the schema, each of its type (`intervals` may be
+    missing)."""
     for key in record:
         if key not in _FIELDS:
             raise ValueError(f"unknown field '{key}' in a results record.{suggest(key, _FIELDS)}")
@@ -110,7 +125,10 @@ def check(record: Mapping[str, Any]) -> None:
         raise ValueError(f"results schema {record['schema']} is not {SCHEMA}, the one this version of evalkit reads")
     for key in _DATA_KEYS:
         if not isinstance(record["data"].get(key), str):
-            raise ValueError(f"Expected field `data` of a results record to hold the strings {', '.join(_DATA_KEYS)}, but {key} is {record['data'].get(key)!r}")
+            raise ValueError(
+                f"Expected field `data` of a results record to hold the strings {', '.join(_DATA_KEYS)}, but {key} is"
+                f" {record['data'].get(key)!r}"
+            )
     for key, value in record["metrics"].items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"Expected metric `{key}` to be a number or null, but got {value!r}")
@@ -123,8 +141,9 @@ def check(record: Mapping[str, Any]) -> None:
 
 
 def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
-    """Append `record` to `out_dir`/results.jsonl as one line, in one write, and force it to disk. Safe for several processes at once;
-    a crash in the middle can lose this line only. Raises EvalkitError where the folder cannot be written, ValueError for a bad record."""
+    """Append `record` to `out_dir`/results.jsonl as one line, in one write, and force it to disk. Safe for several
+    processes at once; a crash in the middle can lose this line only. Raises EvalkitError where the folder cannot be
+    written, ValueError for a bad record."""
     check(record)
     path = Path(out_dir) / FILE
     line = json.dumps(_plain(record), sort_keys=True, allow_nan=False).encode() + b"\n"
@@ -135,7 +154,8 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
             with contextlib.suppress(OSError):  # a file system without locks: O_APPEND alone keeps the lines whole
                 fcntl.flock(fd, fcntl.LOCK_EX)
             size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":  # a crash left half a line: close it, so that this record stands on its own
+            # a crash left half a line: close it, so that this record stands on its own
+            if size and os.pread(fd, 1, size - 1) != b"\n":
                 line = b"\n" + line
             written = os.write(fd, line)
             os.fsync(fd)
@@ -149,15 +169,21 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
 
 
 def scan(dirs: Iterable[str | Path]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every readable record below `dirs`, in order of folder and line, each with its folder as "_dir"; and one sentence per line that could
-    not be read. Raises EvalkitError for a folder that is missing or holds no results."""
+    """Every readable record below `dirs`, in order of folder and line, each with its folder as "_dir"; and one sentence
+    per line that could not be read. Raises EvalkitError for a folder that is missing or holds no results."""
     records, problems, seen = [], [], set()
     for folder in map(Path, dirs):
         if not folder.exists():
-            raise EvalkitError(f"{folder} does not exist; give a folder that `evalkit train`, `evalkit eval` or `evalkit robustness` wrote with --out")
+            raise EvalkitError(
+                f"{folder} does not exist; give a folder that `evalkit train`, `evalkit eval` or `evalkit robustness`"
+                " wrote with --out"
+            )
         files = [folder] if folder.is_file() else sorted(folder.rglob(FILE))
         if not files:
-            raise EvalkitError(f"no {FILE} below {folder}; run `evalkit train`, `evalkit eval` or `evalkit robustness` with --out {folder} first")
+            raise EvalkitError(
+                f"no {FILE} below {folder}; run `evalkit train`, `evalkit eval` or `evalkit robustness` with --out"
+                f" {folder} first"
+            )
         for path in files:
             if path.resolve() in seen:
                 continue
@@ -172,14 +198,18 @@ def scan(dirs: Iterable[str | Path]) -> tuple[list[dict[str, Any]], list[str]]:
                     check(record)
                 except ValueError as e:
                     broken = isinstance(e, json.JSONDecodeError | UnicodeDecodeError)
-                    problems.append(f"{path}, line {number} was skipped: {'not valid JSON, as a crash while writing leaves it' if broken else e}")
+                    problems.append(
+                        f"{path}, line {number} was skipped:"
+                        f" {'not valid JSON, as a crash while writing leaves it' if broken else e}"
+                    )
                     continue
                 records.append(record | {"_dir": str(path.parent)})
     return records, problems
 
 
 def read(dirs: Iterable[str | Path]) -> list[dict[str, Any]]:
-    """Every readable record below `dirs` with its folder as "_dir"; a line that cannot be read is skipped with a warning. Raises as `scan` does."""
+    """Every readable record below `dirs` with its folder as "_dir"; a line that cannot be read is skipped with a
+    warning. Raises as `scan` does."""
     records, problems = scan(dirs)
     for problem in problems:
         warnings.warn(problem, stacklevel=2)
@@ -193,8 +223,9 @@ def settings(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def latest(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The records without those that a later one of the same task, protocol, run, checkpoint, data and settings supersedes, in order of first
-    appearance. A training run is known by its settings alone: its checkpoint changes when it goes on."""
+    """The records without those that a later one of the same task, protocol, run, checkpoint, data and settings
+    supersedes, in order of first appearance. A training run is known by its settings alone: its checkpoint changes when
+    it goes on."""
     kept: dict[str, dict[str, Any]] = {}
     for record in records:
         fields = ["task", "protocol", "label", "model", "method", "weights", "seed"]
@@ -211,7 +242,8 @@ def _kind_name(kind: type | tuple[type, ...]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """`value` in JSON's types: NumPy scalars and arrays, tuples and paths converted, non-finite numbers to None; float64 keeps every bit."""
+    """`value` in JSON's types: NumPy scalars and arrays, tuples and paths converted, non-finite numbers to None;
+    float64 keeps every bit."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):

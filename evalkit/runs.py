@@ -33,11 +33,14 @@ def make(folder: Path) -> None:
 
 
 def resumed(schema: type[T], run: Path, overrides: Iterable[str], execution: Iterable[str]) -> T:
-    """The run's own config with keys overridden that are among `execution`: those that change not one bit of what is computed."""
+    """The run's own config with keys overridden that are among `execution`: those that change not one bit of what is
+    computed."""
     if not (run / "config.yaml").is_file():
         raise EvalkitError(f"{run} is not a run folder (no config.yaml); give the folder that the command wrote")
     for override in overrides:
         key = override.partition("=")[0].partition(".")[0]
         if key not in execution and key in {f.name for f in fields(schema)}:
-            raise EvalkitError(f"key '{key}' cannot change on resume, it would change the run; only {', '.join(sorted(execution))} can")
+            raise EvalkitError(
+                f"key '{key}' cannot change on resume, it would change the run; only {', '.join(sorted(execution))} can"
+            )
     return config.load(schema, run / "config.yaml", list(overrides))

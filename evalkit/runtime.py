@@ -1,4 +1,5 @@
-"""Where and how a run executes: derived randomness, device, processes, environment record, files that survive a crash."""
+"""Where and how a run executes: derived randomness, device, processes, environment record, files that survive a
+crash."""
 
 import contextlib
 import hashlib
@@ -16,7 +17,8 @@ import torch.distributed as dist
 from . import __version__
 from .errors import EvalkitError
 
-# ---- randomness: derived from keys, never stored, so that resuming or another number of workers or processes changes nothing
+# ---- randomness: derived from keys, never stored, so that resuming or another number of workers or processes changes
+# nothing
 
 
 def derive_key(*keys: str | int) -> int:
@@ -31,7 +33,8 @@ def derive_rng(*keys: str | int) -> np.random.Generator:
 
 
 def seed_torch(*keys: str | int) -> None:
-    """Seed torch's default generators (CPU and CUDA) from `keys`: dropout and stochastic depth inside a model can draw from nowhere else."""
+    """Seed torch's default generators (CPU and CUDA) from `keys`: dropout and stochastic depth inside a model can draw
+    from nowhere else."""
     torch.manual_seed(derive_key(*keys) % 2**63)
 
 
@@ -39,7 +42,8 @@ def seed_torch(*keys: str | int) -> None:
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """`name`, or this process's GPU where one is there, else the CPU. Raises EvalkitError for a GPU that is not there or no device at all."""
+    """`name`, or this process's GPU where one is there, else the CPU. Raises EvalkitError for a GPU that is not there
+    or no device at all."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -89,7 +93,11 @@ def gather_objects(obj: Any) -> list[Any]:
 
 def environment(device: torch.device | None = None, packages: Sequence[str] = ()) -> dict[str, Any]:
     """Versions (those of `packages` as well) and hardware for a results record: no host name, no path."""
-    env: dict[str, Any] = {"python": platform.python_version(), "platform": f"{platform.system()}-{platform.machine()}", "evalkit": __version__}
+    env: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "evalkit": __version__,
+    }
     for package in ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", *packages):
         try:
             env[package] = metadata.version(package)
@@ -104,7 +112,8 @@ def environment(device: torch.device | None = None, packages: Sequence[str] = ()
 
 
 def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Call `write(file)` on a temporary file, fsync it, rename it to `path`: a crash leaves the old file or the new one, never half of one."""
+    """Call `write(file)` on a temporary file, fsync it, rename it to `path`: a crash leaves the old file or the new
+    one, never half of one."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -119,7 +128,9 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(e, OSError):
-            raise EvalkitError(f"cannot write {path}: {e.strerror or e}; free some space or choose another output folder") from e
+            raise EvalkitError(
+                f"cannot write {path}: {e.strerror or e}; free some space or choose another output folder"
+            ) from e
         raise
 
 

@@ -1,9 +1,10 @@
 """Accuracy under attack: FGSM and PGD with the model's own gradients, on the clean images of ImageNet or a stand-in.
 
-Strengths count 1/255 of the pixel range. The whole evaluation set is attacked, always untargeted and towards a larger cross entropy over all of the model's
-classes. There is no one published protocol: papers differ in steps, strengths and images, so no record is marked as published. An accuracy above chance
-under these attacks does not prove robustness, see Athalye et al., "Obfuscated Gradients Give a False Sense of Security", arXiv 1802.00420.
-Differs from the papers in: the same random start for every strength, scaled; alpha = eps / 4 unless given (2 at eps 8, as Madry et al. on CIFAR-10).
+Strengths count 1/255 of the pixel range. The whole evaluation set is attacked, always untargeted and towards a larger
+cross entropy over all of the model's classes. There is no one published protocol: papers differ in steps, strengths and
+images, so no record is marked as published. An accuracy above chance under these attacks does not prove robustness, see
+Athalye et al., "Obfuscated Gradients Give a False Sense of Security", arXiv 1802.00420. Differs from the papers in: the
+same random start for every strength, scaled; alpha = eps / 4 unless given (2 at eps 8, as Madry et al. on CIFAR-10).
 """
 
 from functools import partial
@@ -23,7 +24,9 @@ from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
 
 def prepare(name: str, loaded: Loaded, cfg: FGSMConfig, device: torch.device) -> Plan:
     """Open the clean images. Raises EvalkitError for data that are missing, partial or of other classes."""
-    opened = layouts.open_set("val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels)
+    opened = layouts.open_set(
+        "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels
+    )
     indices = layouts.class_indices(loaded, opened.matched)
     transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess)
     own = {key: getattr(cfg, key) for key in ("steps", "alpha", "seed") if hasattr(cfg, key)}
@@ -31,7 +34,13 @@ def prepare(name: str, loaded: Loaded, cfg: FGSMConfig, device: torch.device) ->
         sets={"data": opened.images},
         rows={"data": layouts.spread(len(opened.images), cfg.limit)},
         transform=transform,
-        settings={"preprocess": preprocess, "forward_batch": cfg.forward_batch, "limit": cfg.limit, "eps": cfg.eps, **own},
+        settings={
+            "preprocess": preprocess,
+            "forward_batch": cfg.forward_batch,
+            "limit": cfg.limit,
+            "eps": cfg.eps,
+            **own,
+        },
         resolved={"preprocess": preprocess["mode"]},
         complete=opened.complete,
         published=False,
@@ -40,21 +49,30 @@ def prepare(name: str, loaded: Loaded, cfg: FGSMConfig, device: torch.device) ->
     )
 
 
-def collect_fgsm(loaded: Loaded, plan: Plan, cfg: FGSMConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:
-    """Records: ids and labels (N,) as the model's outputs, predictions (N, 1 + E) for the clean and the attacked images, eps (1 + E,) in 1/255."""
+def collect_fgsm(
+    loaded: Loaded, plan: Plan, cfg: FGSMConfig, device: torch.device
+) -> tuple[Arrays, list[tuple[str, str]]]:
+    """Records: ids and labels (N,) as the model's outputs, predictions (N, 1 + E) for the clean and the attacked
+    images, eps (1 + E,) in 1/255."""
     return _collect(loaded, plan, cfg, device, lambda gradient, x, eps, start: attacks.fgsm(gradient, x, eps), None)
 
 
-def collect_pgd(loaded: Loaded, plan: Plan, cfg: PGDConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:
+def collect_pgd(
+    loaded: Loaded, plan: Plan, cfg: PGDConfig, device: torch.device
+) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records as those of `collect_fgsm`."""
 
     def attack(gradient: attacks.Gradient, x: Tensor, eps: float, start: Tensor) -> Tensor:
-        return attacks.pgd(gradient, x, eps, alpha=eps / 4 if cfg.alpha is None else cfg.alpha / 255, steps=cfg.steps, start=start)
+        return attacks.pgd(
+            gradient, x, eps, alpha=eps / 4 if cfg.alpha is None else cfg.alpha / 255, steps=cfg.steps, start=start
+        )
 
     return _collect(loaded, plan, cfg, device, attack, cfg.seed)
 
 
-def _collect(loaded: Loaded, plan: Plan, cfg: FGSMConfig, device: torch.device, attack: Any, seed: int | None) -> tuple[Arrays, list[tuple[str, str]]]:
+def _collect(
+    loaded: Loaded, plan: Plan, cfg: FGSMConfig, device: torch.device, attack: Any, seed: int | None
+) -> tuple[Arrays, list[tuple[str, str]]]:
     got = attacks.attack_all(
         loaded.network,
         plan.sets["data"],
@@ -80,7 +98,9 @@ def evaluate(name: str, arrays: Arrays) -> Outcome:
     correct = arrays["predictions"] == arrays["labels"][:, None]
     names = ["clean_top1", *(f"top1_eps_{eps:g}" for eps in arrays["eps"][1:])]
     accuracy = Means({key: correct[:, i] for i, key in enumerate(names)})
-    series = [{"mode": name, "level": float(eps), "top1": accuracy.values[key]} for eps, key in zip(arrays["eps"], names)]
+    series = [
+        {"mode": name, "level": float(eps), "top1": accuracy.values[key]} for eps, key in zip(arrays["eps"], names)
+    ]
     return outcome(arrays, [accuracy], series=series)
 
 

@@ -1,7 +1,7 @@
 """Adversarial images: FGSM and PGD in pixel space, untargeted, bounded in the largest change of a pixel value.
 
-Sources: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", arXiv 1412.6572 (FGSM); Madry et al., "Towards Deep Learning Models Resistant to
-Adversarial Attacks", arXiv 1706.06083 (PGD).
+Sources: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", arXiv 1412.6572 (FGSM); Madry et al.,
+"Towards Deep Learning Models Resistant to Adversarial Attacks", arXiv 1706.06083 (PGD).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,12 +23,14 @@ Gradient = Callable[[Tensor], Tensor]  # images (B, 3, S, S) in [0, 1] -> gradie
 
 
 def fgsm(gradient: Gradient, x: Tensor, eps: float) -> Tensor:
-    """clip_[0,1](x + eps sign(gradient(x))) of images `x` (B, 3, S, S) in [0, 1]. Source: arXiv 1412.6572, section 4."""
+    """clip_[0,1](x + eps sign(gradient(x))) of images `x` (B, 3, S, S) in [0, 1]. Source: arXiv 1412.6572, section
+    4."""
     return (x + eps * gradient(x).sign()).clamp(0, 1)
 
 
 def pgd(gradient: Gradient, x: Tensor, eps: float, *, alpha: float, steps: int, start: Tensor) -> Tensor:
-    """`steps` times x' <- clip_[0,1](clip_[x-eps, x+eps](x' + alpha sign(gradient(x')))) from x' = clip_[0,1](x + eps start), `start` within [-1, 1].
+    """`steps` times x' <- clip_[0,1](clip_[x-eps, x+eps](x' + alpha sign(gradient(x')))) from x' = clip_[0,1](x + eps
+    start), `start` within [-1, 1].
 
     Images `x` (B, 3, S, S) in [0, 1]; the ball stays centred at x. Source: arXiv 1706.06083, equation 2.
     """
@@ -45,7 +47,8 @@ def random_start(seed: int, sample: str, shape: Sequence[int]) -> np.ndarray:
 
 
 def loss_gradient(network: Callable[[Tensor], Any], normalise: Callable[[Tensor], Tensor], y: Tensor) -> Gradient:
-    """The gradient, by pixel values, of the cross entropy of `network` with the labels `y` (B,); a sum over the images, so that they do not mix.
+    """The gradient, by pixel values, of the cross entropy of `network` with the labels `y` (B,); a sum over the images,
+    so that they do not mix.
 
     Raises EvalkitError if the network cannot be differentiated.
     """
@@ -89,17 +92,20 @@ def attack_all(
     rows: Sequence[int] | None = None,
     what: str | None = None,
 ) -> Attacked:
-    """Predictions of `network` (as in `evalkit.inference.predict`) for `images`, clean and attacked with every strength of `eps` (fractions of 1).
+    """Predictions of `network` (as in `evalkit.inference.predict`) for `images`, clean and attacked with every strength
+    of `eps` (fractions of 1).
 
-    `labels`: (len(images),) as the network's outputs. `attack(gradient, x, eps, start)` makes the adversarial images; `start` is the random start of `seed`,
-    which belongs to the image and is the same for every eps, or None without a seed. Raises ValueError for a network in training mode, EvalkitError for
-    outputs that are not finite.
+    `labels`: (len(images),) as the network's outputs. `attack(gradient, x, eps, start)` makes the adversarial images;
+    `start` is the random start of `seed`, which belongs to the image and is the same for every eps, or None without a
+    seed. Raises ValueError for a network in training mode, EvalkitError for outputs that are not finite.
     """
     check_eval_mode(network)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
     normalise, bad, index, predicted = normaliser(network, device), [], [], []
     with progress(what, len(rows)) as advance:
-        for x, chunk in fixed_chunks(images, transform, rows, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad):
+        for x, chunk in fixed_chunks(
+            images, transform, rows, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad
+        ):
             filled = np.concatenate([chunk, np.repeat(chunk[:1], len(x) - len(chunk))])
             start = None if seed is None else _starts(seed, [images.ids[i] for i in filled], x)
             gradient = loss_gradient(network, normalise, torch.from_numpy(labels[filled]).to(device))

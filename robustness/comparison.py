@@ -1,8 +1,10 @@
-"""Is one model better than another on the same images? Paired bootstrap and McNemar's exact test on the per-sample records of two runs.
+"""Is one model better than another on the same images? Paired bootstrap and McNemar's exact test on the per-sample
+records of two runs.
 
-Both models are resampled with the same images, so what makes an image hard for both cancels: the difference is known far better than either number.
-McNemar's test asks, of the images that only one model gets right, whether they are split like tosses of a fair coin.
-Source: McNemar, "Note on the sampling error of the difference between correlated proportions or percentages", Psychometrika 12, 1947.
+Both models are resampled with the same images, so what makes an image hard for both cancels: the difference is known
+far better than either number. McNemar's test asks, of the images that only one model gets right, whether they are split
+like tosses of a fair coin. Source: McNemar, "Note on the sampling error of the difference between correlated
+proportions or percentages", Psychometrika 12, 1947.
 """
 
 import json
@@ -22,7 +24,8 @@ from . import store
 from .protocol import Outcome, by_id
 from .runner import PROTOCOLS
 
-HIGHER = ("top1", "top5", "clean_top1", "real_top1", "auc_", "aurra", "aupr", "auroc")  # what names of metrics begin with that are better high
+# what names of metrics begin with that are better high
+HIGHER = ("top1", "top5", "clean_top1", "real_top1", "auc_", "aurra", "aupr", "auroc")
 LOWER = ("rms_", "ece", "nll", "brier", "fpr95", "mce", "mean_error", "error_")
 ALPHA = 1 - bootstrap.COVERAGE
 FILE = "compare.json"
@@ -31,7 +34,8 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two models. `mcnemar`: images that only A and only B get right, and the two-sided p; None where it is no share of images."""
+    """One metric of two models. `mcnemar`: images that only A and only B get right, and the two-sided p; None where it
+    is no share of images."""
 
     metric: str
     a: float
@@ -44,13 +48,17 @@ class Difference:
 
 
 def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | None = None) -> int:
-    """Print how the runs `a` and `b` differ in every metric of every robustness protocol that both have (or of `protocols`); 0.
+    """Print how the runs `a` and `b` differ in every metric of every robustness protocol that both have (or of
+    `protocols`); 0.
 
-    `a`, `b`: a folder of results of one model, or FOLDER:NAME with a model's label or the start of its checkpoint's sha256. `out`: folder for compare.json.
-    Raises EvalkitError where the runs are not of the same protocol version, data, settings and images, or their records are gone.
+    `a`, `b`: a folder of results of one model, or FOLDER:NAME with a model's label or the start of its checkpoint's
+    sha256. `out`: folder for compare.json. Raises EvalkitError where the runs are not of the same protocol version,
+    data, settings and images, or their records are gone.
     """
     sides = [_runs(spec, protocols) for spec in (a, b)]
-    shared = [name for name in dict.fromkeys(r["protocol"] for r in sides[0]) if any(r["protocol"] == name for r in sides[1])]
+    shared = [
+        name for name in dict.fromkeys(r["protocol"] for r in sides[0]) if any(r["protocol"] == name for r in sides[1])
+    ]
     absent = [name for name in protocols if name not in shared]
     if absent or not shared:
         what = f"{absent[0]} results" if absent else "robustness results of the same protocol"
@@ -70,28 +78,43 @@ def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | Non
 # ---- the numbers
 
 
-def paired(a: tuple[np.ndarray, Outcome], b: tuple[np.ndarray, Outcome], names: tuple[str, str] = ("A", "B")) -> list[Difference]:
-    """Every metric with a better side that both define, from (ids in order, outcome) of each. Raises EvalkitError for different images."""
+def paired(
+    a: tuple[np.ndarray, Outcome], b: tuple[np.ndarray, Outcome], names: tuple[str, str] = ("A", "B")
+) -> list[Difference]:
+    """Every metric with a better side that both define, from (ids in order, outcome) of each. Raises EvalkitError for
+    different images."""
     (ids, first), (other, second) = a, b
     if ids.shape != other.shape or (ids != other).any():
         odd = sorted(set(ids.tolist()) ^ set(other.tolist()))
-        raise EvalkitError(f"{names[0]} and {names[1]} hold different images: {len(odd)} are in one only, e.g. {odd[0]}; mend them and run both again")
+        raise EvalkitError(
+            f"{names[0]} and {names[1]} hold different images: {len(odd)} are in one only, e.g. {odd[0]}; mend them and"
+            " run both again"
+        )
     known = [{m: v for s in outcome.statistics for m, v in s.values.items()} for outcome in (first, second)]
-    chosen = [m for m, v in known[0].items() if m.startswith(HIGHER + LOWER) and np.isfinite([v, known[1].get(m, np.nan)]).all()]
+    chosen = [
+        m
+        for m, v in known[0].items()
+        if m.startswith(HIGHER + LOWER) and np.isfinite([v, known[1].get(m, np.nan)]).all()
+    ]
 
     def difference(counts: np.ndarray) -> bootstrap.Values:
-        left, right = ({m: v for s in outcome.statistics for m, v in s.resampled(counts).items()} for outcome in (first, second))
+        left, right = (
+            {m: v for s in outcome.statistics for m, v in s.resampled(counts).items()} for outcome in (first, second)
+        )
         return {m: left[m] - right[m] for m in chosen}
 
     found = bootstrap.resample(difference, ids, first.strata)
-    rights = [{m: v for s in outcome.statistics for m, v in getattr(s, "samples", {}).items()} for outcome in (first, second)]
+    rights = [
+        {m: v for s in outcome.statistics for m, v in getattr(s, "samples", {}).items()} for outcome in (first, second)
+    ]
     return [_difference(m, first.metrics[m], second.metrics[m], found[m], [r.get(m) for r in rights]) for m in chosen]
 
 
 def _difference(metric: str, a: float, b: float, resampled: np.ndarray, right: list[np.ndarray | None]) -> Difference:
     test = None
     if all(r is not None and np.isin(r, (0, 1)).all() for r in right):
-        test = mcnemar(*(r.astype(bool) == metric.startswith(HIGHER) for r in right))  # an error is 1 where the image is wrong
+        # an error is 1 where the image is wrong
+        test = mcnemar(*(r.astype(bool) == metric.startswith(HIGHER) for r in right))
     interval = bootstrap.interval(a - b, resampled)
     shown = test[2] < ALPHA if test else not interval[0] <= 0 <= interval[1]
     better = ("a" if (a > b) == metric.startswith(HIGHER) else "b") if shown else None
@@ -99,7 +122,8 @@ def _difference(metric: str, a: float, b: float, resampled: np.ndarray, right: l
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
-    """(images only `a` gets right, only `b`, exact two-sided p) of two models' correctness (N,) bool; p = 1 where they never differ.
+    """(images only `a` gets right, only `b`, exact two-sided p) of two models' correctness (N,) bool; p = 1 where they
+    never differ.
 
     >>> only_a, only_b, p = mcnemar(np.array([1] * 9 + [0] * 1, bool), np.array([0] * 8 + [1] * 2, bool))
     >>> only_a, only_b, round(p, 4)
@@ -118,23 +142,38 @@ def _runs(spec: str, protocols: Sequence[str]) -> list[Record]:
         raise unknown("protocol", odd[0], PROTOCOLS)
     cuts = [i for i, letter in enumerate(spec) if letter == ":" and Path(spec[:i]).exists()]
     folder, name = (spec, None) if Path(spec).exists() or not cuts else (spec[: cuts[0]], spec[cuts[0] + 1 :])
-    found = [r for r in results.latest(results.read([folder])) if r["protocol"] in (protocols or PROTOCOLS) and r["task"] == "robustness"]
-    chosen = [r for r in found if name is None or r["label"] == name or (len(name) >= 6 and (r["checkpoint_sha256"] or "").startswith(name))]
+    found = [
+        r
+        for r in results.latest(results.read([folder]))
+        if r["protocol"] in (protocols or PROTOCOLS) and r["task"] == "robustness"
+    ]
+    chosen = [
+        r
+        for r in found
+        if name is None or r["label"] == name or (len(name) >= 6 and (r["checkpoint_sha256"] or "").startswith(name))
+    ]
     models = {(r["label"], r["checkpoint_sha256"]) for r in chosen}
     if name is not None and found and not models:
         raise unknown(f"model of {folder}", name, {r["label"] for r in found})
     if len(models) > 1:
         listed = ", ".join(f"{label} (checkpoint {(sha or 'unknown')[:8]})" for label, sha in sorted(models, key=str))
-        raise EvalkitError(f"{spec} holds {len(models)} models: {listed}; name one as {folder}:LABEL or {folder}:CHECKPOINT")
+        raise EvalkitError(
+            f"{spec} holds {len(models)} models: {listed}; name one as {folder}:LABEL or {folder}:CHECKPOINT"
+        )
     return chosen
 
 
-def _pairs(protocol: str, left: list[Record], right: list[Record], names: tuple[str, str]) -> list[tuple[Record, Record]]:
-    """Records of `protocol` that measured the same thing. Raises EvalkitError, naming the first difference, if there is no such pair."""
+def _pairs(
+    protocol: str, left: list[Record], right: list[Record], names: tuple[str, str]
+) -> list[tuple[Record, Record]]:
+    """Records of `protocol` that measured the same thing. Raises EvalkitError, naming the first difference, if there is
+    no such pair."""
     left, right = ([r for r in side if r["protocol"] == protocol] for side in (left, right))
     pairs = [(a, b) for a in left for b in right if _obstacle(a, b) is None]
     if not pairs:
-        raise EvalkitError(f"{protocol} of {names[0]} and {names[1]} cannot be compared: {_obstacle(left[0], right[0])}")
+        raise EvalkitError(
+            f"{protocol} of {names[0]} and {names[1]} cannot be compared: {_obstacle(left[0], right[0])}"
+        )
     return pairs
 
 
@@ -147,14 +186,20 @@ def _obstacle(a: Record, b: Record) -> str | None:
         return f"the data differ, {prints}; evaluate both models on the same files"
     ours, theirs = results.settings(a), results.settings(b)
     if different := sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k)):
-        return f"{different[0]} is {ours.get(different[0])} against {theirs.get(different[0])}; run both with the same settings"
+        return (
+            f"{different[0]} is {ours.get(different[0])} against {theirs.get(different[0])}; run both with the same"
+            " settings"
+        )
     return None
 
 
 def _outcome(record: Record) -> tuple[np.ndarray, Outcome]:
     found = store.read(Path(record["_dir"]) / record["records"]) if record["records"] else None
     if found is None:
-        raise EvalkitError(f"the per-sample records of {record['label']} ({record['protocol']}, in {record['_dir']}) are gone or damaged; evaluate it again")
+        raise EvalkitError(
+            f"the per-sample records of {record['label']} ({record['protocol']}, in {record['_dir']}) are gone or"
+            " damaged; evaluate it again"
+        )
     arrays = by_id(found[0])
     return arrays["ids"], PROTOCOLS[record["protocol"]].evaluate(arrays)
 
@@ -164,7 +209,11 @@ def _outcome(record: Record) -> tuple[np.ndarray, Outcome]:
 
 def _text(a: Record, b: Record, differences: Sequence[Difference]) -> str:
     """A table, a verdict at the end of each line."""
-    labels = dict(zip("ab", (_name(a), _name(b)))) if _name(a) != _name(b) else {"a": f"{_name(a)} (A)", "b": f"{_name(b)} (B)"}
+    labels = (
+        dict(zip("ab", (_name(a), _name(b))))
+        if _name(a) != _name(b)
+        else {"a": f"{_name(a)} (A)", "b": f"{_name(b)} (B)"}
+    )
     rows = [("", "A", "B", "A - B", "95 % interval", "only A / only B right", "")]
     for d in differences:
         test = f"{d.mcnemar[0]} / {d.mcnemar[1]}, p = {d.mcnemar[2]:.2g}" if d.mcnemar else ""
@@ -174,9 +223,16 @@ def _text(a: Record, b: Record, differences: Sequence[Difference]) -> str:
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     head = f"{a['protocol']} on {a['data']['name']}, {a['n']:,} images: A = {labels['a']}, B = {labels['b']}"
-    note = f"  paired bootstrap over images, {bootstrap.RESAMPLES:,} resamples; McNemar's exact test where a metric is a share of images"
+    note = (
+        f"  paired bootstrap over images, {bootstrap.RESAMPLES:,} resamples; McNemar's exact test where a metric is a"
+        " share of images"
+    )
     by_chance = max(1, round(ALPHA * len(differences)))
-    chance = f"; of {len(differences)} metrics about {by_chance} would look different by chance" if len(differences) >= 10 else ""
+    chance = (
+        f"; of {len(differences)} metrics about {by_chance} would look different by chance"
+        if len(differences) >= 10
+        else ""
+    )
     return "\n".join([head, *lines, note + chance])
 
 

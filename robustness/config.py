@@ -8,7 +8,18 @@ from evalkit.errors import EvalkitError, unknown
 
 MODES = ("random", "salient", "nonsalient")
 CORRUPTIONS = (
-    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "fog"),
+    *(
+        "gaussian_noise",
+        "shot_noise",
+        "impulse_noise",
+        "defocus_blur",
+        "glass_blur",
+        "motion_blur",
+        "zoom_blur",
+        "snow",
+        "frost",
+        "fog",
+    ),
     *("brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -20,7 +31,9 @@ class ProtocolConfig:
     """What every protocol takes."""
 
     POLICIES = ("fail", "skip")
-    data: str | None = None  # the protocol's data folder, or an embedded set; absent: the embedded stand-in where the checkpoint was trained on one
+    # the protocol's data folder, or an embedded set; absent: the embedded stand-in where the checkpoint was trained on
+    # one
+    data: str | None = None
     out: str = "results"  # where results.jsonl and the per-sample records go
     preprocess: str | None = None  # published | model | native; absent: native for embedded sets, else published
     model: str | None = None  # architecture of a bare weights file
@@ -31,12 +44,17 @@ class ProtocolConfig:
     workers: int = 2
     device: str | None = None  # a GPU if there is one, else cpu
     limit: int | None = None  # evaluate this many images, evenly spaced, of each set
-    on_error: str = "fail"  # unreadable images: fail = leave out, list, mark incomplete, exit code 2; skip = leave out and count
+    # unreadable images: fail = leave out, list, mark incomplete, exit code 2; skip = leave out and count
+    on_error: str = "fail"
     allow_partial: bool = False  # accept a data folder with missing classes or images
 
     def check(self) -> None:
         """Raise EvalkitError for a value that cannot be."""
-        for key, options in (("preprocess", ("published", "model", "native", None)), ("weights", ("raw", "ema", None)), ("on_error", self.POLICIES)):
+        for key, options in (
+            ("preprocess", ("published", "model", "native", None)),
+            ("weights", ("raw", "ema", None)),
+            ("on_error", self.POLICIES),
+        ):
             if getattr(self, key) not in options:
                 raise unknown(f"value of {key}", str(getattr(self, key)), [o for o in options if o])
         for key in ("forward_batch", "batch_size", "limit"):
@@ -51,12 +69,14 @@ class ProtocolConfig:
 class ValConfig(ProtocolConfig):
     """What the protocols on ImageNet val take besides."""
 
-    val_labels: str | None = None  # classes of images that lie there without class folders: names and WordNet ids, or the kit's ground truth
+    # classes of images that lie there without class folders: names and WordNet ids, or the kit's ground truth
+    val_labels: str | None = None
 
 
 @dataclass(frozen=True)
 class ClassificationConfig(ProtocolConfig):
-    """Accuracy, calibration and selective prediction; an unreadable image can count as a wrong answer of no confidence."""
+    """Accuracy, calibration and selective prediction; an unreadable image can count as a wrong answer of no
+    confidence."""
 
     POLICIES = ("fail", "skip", "wrong")
 
@@ -66,15 +86,18 @@ class OcclusionConfig(ValConfig):
     """Patch dropping: random, salient and non-salient."""
 
     modes: list[str] = field(default_factory=lambda: list(MODES))
-    levels: list[float] = field(default_factory=lambda: [i / 10 for i in range(10)])  # share of patches (random) or of saliency mass dropped; 0 is always run
+    # share of patches (random) or of saliency mass dropped; 0 is always run
+    levels: list[float] = field(default_factory=lambda: [i / 10 for i in range(10)])
     repeats: int = 5  # random masks per image and level
     seed: int = 0  # of the random masks
     grid: int | None = None  # patches per side; absent: 14, or one per patch of the model on the embedded sets
-    saliency: str | None = None  # dino | self | a model or checkpoint | file.npz; absent: self on embedded sets, else dino
+    # dino | self | a model or checkpoint | file.npz; absent: self on embedded sets, else dino
+    saliency: str | None = None
     head: str = "auto"  # attention head of the saliency model: auto (1 for dino, else mean) | mean | a number
     saliency_norm: str = "own"  # mean and std of the saliency model's input: own | model (the evaluated one's)
     saliency_pool: bool = False  # sum the saliency of a finer grid over the patches of `grid`
-    salient_by: str = "mass"  # what a level of salient and nonsalient is a share of: mass (of the saliency) | count (of the patches)
+    # what a level of salient and nonsalient is a share of: mass (of the saliency) | count (of the patches)
+    salient_by: str = "mass"
     offset: int = 0  # pixels by which the dropped patches are moved right and down
     fill: str = "black"  # colour of what is dropped: black | mean (the evaluated model's) | r,g,b in 0..1
     shuffle: list[int] = field(default_factory=list)  # also shuffle the patches of grids with so many a side
@@ -86,7 +109,11 @@ class OcclusionConfig(ValConfig):
                 raise unknown("occlusion mode", mode, MODES)
         if not (self.modes or self.shuffle) or len(set(self.modes)) < len(self.modes):
             raise EvalkitError(f"modes must name each of some of {', '.join(MODES)} once, but got {self.modes}")
-        if any(math.isnan(q) or not 0 <= q <= 1 for q in self.levels) or sorted(set(self.levels)) != self.levels or not any(self.levels):
+        if (
+            any(math.isnan(q) or not 0 <= q <= 1 for q in self.levels)
+            or sorted(set(self.levels)) != self.levels
+            or not any(self.levels)
+        ):
             raise EvalkitError(f"levels must ascend within 0..1 and reach above 0, but got {self.levels}")
         if self.repeats < 1:
             raise EvalkitError(f"repeats must be at least 1, but got {self.repeats}")
@@ -141,7 +168,8 @@ class ImageNetV2Config(ClassificationConfig):
 class ImageNetValConfig(ClassificationConfig, ValConfig):
     """The clean images, by the labels of ImageNet and by the reassessed ones."""
 
-    classes: str | None = None  # imagenet-a | imagenet-o | imagenet-r: only their 200 classes, the clean counterpart of these sets
+    # imagenet-a | imagenet-o | imagenet-r: only their 200 classes, the clean counterpart of these sets
+    classes: str | None = None
 
     def check(self) -> None:
         super().check()
@@ -164,7 +192,11 @@ class ImageNetCConfig(ProtocolConfig):
                 raise unknown("corruption", name, CORRUPTIONS)
         if not self.corruptions or len(set(self.corruptions)) < len(self.corruptions):
             raise EvalkitError(f"corruptions must name at least one and none twice, but got {self.corruptions}")
-        if not self.severities or sorted(set(self.severities)) != self.severities or not set(self.severities) <= set(SEVERITIES):
+        if (
+            not self.severities
+            or sorted(set(self.severities)) != self.severities
+            or not set(self.severities) <= set(SEVERITIES)
+        ):
             raise EvalkitError(f"severities must ascend within 1..5, but got {self.severities}")
 
 
@@ -209,7 +241,8 @@ class PGDConfig(FGSMConfig):
 class AllConfig(ValConfig):
     """What all protocols share, for running each whose data are there."""
 
-    data_root: str | None = None  # the folder that holds the sets; absent: the embedded stand-ins of a checkpoint trained on digits-photo
+    # the folder that holds the sets; absent: the embedded stand-ins of a checkpoint trained on digits-photo
+    data_root: str | None = None
 
 
 CONFIGS: dict[str, type[ProtocolConfig]] = {

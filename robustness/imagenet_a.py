@@ -1,8 +1,9 @@
 """ImageNet-A: accuracy, calibration and selective prediction on natural adversarial examples.
 
-The logits are restricted to the 200 classes of the set before the softmax. Source: Hendrycks et al., "Natural Adversarial Examples", CVPR 2021.
-Differs from its code in: class folders matched by name; equal confidences count as one group, so the order of the files does not matter; confidences in
-float64; the RMS calibration error also with the most confident bin, which the code leaves out (`rms_calibration_error_include`).
+The logits are restricted to the 200 classes of the set before the softmax. Source: Hendrycks et al., "Natural
+Adversarial Examples", CVPR 2021. Differs from its code in: class folders matched by name; equal confidences count as
+one group, so the order of the files does not matter; confidences in float64; the RMS calibration error also with the
+most confident bin, which the code leaves out (`rms_calibration_error_include`).
 """
 
 from typing import Any
@@ -22,8 +23,14 @@ from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
 
 
 def prepare(loaded: Loaded, cfg: ProtocolConfig, device: torch.device) -> Plan:
-    """Open the images and find the model's classes among them. Raises EvalkitError for data that are missing, partial or of other classes."""
-    return plan_for("imagenet-a", loaded, cfg, layouts.open_set("imagenet-a", layouts.choose("imagenet-a", cfg.data, loaded), loaded, cfg.allow_partial))
+    """Open the images and find the model's classes among them. Raises EvalkitError for data that are missing, partial
+    or of other classes."""
+    return plan_for(
+        "imagenet-a",
+        loaded,
+        cfg,
+        layouts.open_set("imagenet-a", layouts.choose("imagenet-a", cfg.data, loaded), loaded, cfg.allow_partial),
+    )
 
 
 def plan_for(name: str, loaded: Loaded, cfg: ProtocolConfig, opened: layouts.Opened) -> Plan:
@@ -35,23 +42,43 @@ def plan_for(name: str, loaded: Loaded, cfg: ProtocolConfig, opened: layouts.Ope
         sets={"data": opened.images},
         rows={"data": layouts.spread(len(opened.images), cfg.limit)},
         transform=transform,
-        settings={"preprocess": preprocess, "forward_batch": cfg.forward_batch, "restrict": restrict.tolist(), "limit": cfg.limit},
+        settings={
+            "preprocess": preprocess,
+            "forward_batch": cfg.forward_batch,
+            "restrict": restrict.tolist(),
+            "limit": cfg.limit,
+        },
         resolved={"preprocess": preprocess["mode"]},
         complete=opened.complete,
         published=opened.published and layouts.is_published(preprocess) and cfg.limit is None,
         notes=notes + opened.notes,
-        extra={"restrict": restrict, "labels": layouts.labels_in(opened.images, opened.classes), "what": f"{name} {loaded.label}"},
+        extra={
+            "restrict": restrict,
+            "labels": layouts.labels_in(opened.images, opened.classes),
+            "what": f"{name} {loaded.label}",
+        },
     )
 
 
-def collect(loaded: Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:
-    """Records: ids (N,), labels (N,) among the restricted classes, logits (N, K) float32 of all classes, restrict (K',).
+def collect(
+    loaded: Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.device
+) -> tuple[Arrays, list[tuple[str, str]]]:
+    """Records: ids (N,), labels (N,) among the restricted classes, logits (N, K) float32 of all classes, restrict
+    (K',).
 
-    With on_error="wrong" the unreadable images are rows too, at the end: logits of 0, which rank last, and `readable` (N,) bool tells them."""
+    With on_error="wrong" the unreadable images are rows too, at the end: logits of 0, which rank last, and `readable`
+    (N,) bool tells them."""
     images, policy = plan.sets["data"], "fail" if cfg.on_error == "fail" else "skip"
-    options: dict[str, Any] = {"forward_batch": cfg.forward_batch, "batch_size": cfg.batch_size, "workers": cfg.workers, "on_error": policy}
+    options: dict[str, Any] = {
+        "forward_batch": cfg.forward_batch,
+        "batch_size": cfg.batch_size,
+        "workers": cfg.workers,
+        "on_error": policy,
+    }
     what, parts = plan.extra["what"], plan.parts("data")
-    got = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows["data"], what=what, parts=parts, **options)
+    got = predict(
+        loaded.network, images, plan.transform, device=device, rows=plan.rows["data"], what=what, parts=parts, **options
+    )
     label = dict(zip(images.ids, plan.extra["labels"]))
     ids, logits, lost = got.ids, got.logits, [sample for sample, _ in got.bad] if cfg.on_error == "wrong" else []
     if lost:
@@ -62,9 +89,11 @@ def collect(loaded: Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.devic
 
 
 def evaluate(arrays: Arrays) -> Outcome:
-    """Over the restricted classes: top1, top5, calibration errors, AURRA and mean confidence; top1 over all classes too; and the extras of `_extras`.
+    """Over the restricted classes: top1, top5, calibration errors, AURRA and mean confidence; top1 over all classes
+    too; and the extras of `_extras`.
 
-    Rows that are not `readable` count as wrong with a confidence of 0; the likelihood is then not defined and there are no extras.
+    Rows that are not `readable` count as wrong with a confidence of 0; the likelihood is then not defined and there are
+    no extras.
     """
     arrays = by_id(arrays)
     labels, restrict = arrays["labels"], arrays["restrict"]
@@ -75,7 +104,12 @@ def evaluate(arrays: Arrays) -> Outcome:
     means = {"mean_confidence": confidence}
     if len(restrict) < arrays["logits"].shape[1]:
         means["top1_unrestricted"] = metrics.top_k_correct(arrays["logits"], restrict[labels]) & readable
-    statistics = [Means({"top1": correct, "top5": top5}), Calibration(confidence, correct), Aurra("aurra", metrics.log_confidence(z), correct), Means(means)]
+    statistics = [
+        Means({"top1": correct, "top5": top5}),
+        Calibration(confidence, correct),
+        Aurra("aurra", metrics.log_confidence(z), correct),
+        Means(means),
+    ]
     extras, more = _extras(arrays["ids"], z, labels, correct) if readable.all() else ([], {"nll": float("nan")})
     few = "fewer than 200 images: no bin of 100 is left when the most confident one is skipped"
     reasons = {
@@ -87,10 +121,13 @@ def evaluate(arrays: Arrays) -> Outcome:
     return outcome(arrays, [*statistics, *extras], more=more, reasons=reasons)
 
 
-def _extras(ids: np.ndarray, z: np.ndarray, labels: np.ndarray, correct: np.ndarray) -> tuple[list[Statistic], dict[str, float]]:
-    """Beyond the published protocol: negative log-likelihood and Brier score; AURRA with samples ranked by other scores (`aurra_max_logit`, ...); and,
-    ending in `_temperature`, the calibration after temperature scaling: the images fall into two halves by a hash of their ids, and each half is scaled by
-    the temperature that fits the other one (their mean is `temperature`; the spread of these numbers takes it as given).
+def _extras(
+    ids: np.ndarray, z: np.ndarray, labels: np.ndarray, correct: np.ndarray
+) -> tuple[list[Statistic], dict[str, float]]:
+    """Beyond the published protocol: negative log-likelihood and Brier score; AURRA with samples ranked by other scores
+    (`aurra_max_logit`, ...); and, ending in `_temperature`, the calibration after temperature scaling: the images fall
+    into two halves by a hash of their ids, and each half is scaled by the temperature that fits the other one (their
+    mean is `temperature`; the spread of these numbers takes it as given).
     """
     statistics = [
         Means({"nll": metrics.sample_nll(z, labels), "brier": metrics.sample_brier(z, labels)}),
@@ -99,12 +136,16 @@ def _extras(ids: np.ndarray, z: np.ndarray, labels: np.ndarray, correct: np.ndar
     scaled, temperature = _cross_scaled(ids, z, labels)
     if scaled is None:
         return statistics, {}
-    statistics += [Calibration(metrics.confidence(scaled), correct, "_temperature"), Means({"nll_temperature": metrics.sample_nll(scaled, labels)})]
+    statistics += [
+        Calibration(metrics.confidence(scaled), correct, "_temperature"),
+        Means({"nll_temperature": metrics.sample_nll(scaled, labels)}),
+    ]
     return statistics, {"temperature": temperature}
 
 
 def _cross_scaled(ids: np.ndarray, z: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray | None, float]:
-    """`z` (N, K), each half over the temperature fitted on the other one, and the mean of the two; None if a half is empty."""
+    """`z` (N, K), each half over the temperature fitted on the other one, and the mean of the two; None if a half is
+    empty."""
     half = np.array([path_hash(sample) % 2 for sample in ids.tolist()])
     if len(set(half.tolist())) < 2:
         return None, float("nan")

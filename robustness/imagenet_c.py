@@ -1,8 +1,9 @@
 """ImageNet-C: error under 15 common corruptions of the validation images at five severities, from the published files.
 
-The files are ready at 224 pixels and are not resized. CE_c = sum_s E_{c,s} / sum_s E_{c,s} of AlexNet; mCE is the mean of CE_c over the corruptions, which
-differs from the plain mean of the errors. Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
-Perturbations", ICLR 2019. Differs from its code in: class folders matched by name; mCE computed (the code prints the plain mean).
+The files are ready at 224 pixels and are not resized. CE_c = sum_s E_{c,s} / sum_s E_{c,s} of AlexNet; mCE is the mean
+of CE_c over the corruptions, which differs from the plain mean of the errors. Source: Hendrycks and Dietterich,
+"Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019. Differs from its code in:
+class folders matched by name; mCE computed (the code prints the plain mean).
 """
 
 from pathlib import Path
@@ -22,8 +23,21 @@ from .config import CORRUPTIONS, SEVERITIES, ImageNetCConfig
 from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
 
 ALEXNET = {  # AlexNet's error, mean over the severities
-    **{"gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880, "glass_blur": 0.826268},
-    **{"motion_blur": 0.785948, "zoom_blur": 0.798360, "snow": 0.866816, "frost": 0.826572, "fog": 0.819324, "brightness": 0.564592},
+    **{
+        "gaussian_noise": 0.886428,
+        "shot_noise": 0.894468,
+        "impulse_noise": 0.922640,
+        "defocus_blur": 0.819880,
+        "glass_blur": 0.826268,
+    },
+    **{
+        "motion_blur": 0.785948,
+        "zoom_blur": 0.798360,
+        "snow": 0.866816,
+        "frost": 0.826572,
+        "fog": 0.819324,
+        "brightness": 0.564592,
+    },
     **{"contrast": 0.853204, "elastic_transform": 0.646056, "pixelate": 0.717840, "jpeg_compression": 0.606500},
 }
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # validation corruptions of the set: no part of mCE
@@ -32,28 +46,43 @@ SIDE = 224
 
 
 def prepare(loaded: Loaded, cfg: ImageNetCConfig, device: torch.device) -> Plan:
-    """Open every corruption at every severity. Raises EvalkitError for data that are missing, partial or of other classes, and for another input size."""
+    """Open every corruption at every severity. Raises EvalkitError for data that are missing, partial or of other
+    classes, and for another input size."""
     root = layouts.class_root(_existing(layouts.choose("imagenet-c", cfg.data, loaded)), "imagenet-c")
     layouts.check_known(loaded)
     sets, problems, notes = _cells(root, loaded, cfg)
     if problems and not cfg.allow_partial:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise EvalkitError(f"{root} is not complete: {'; '.join(problems[:3])}{more}. Complete it, or accept it as partial with allow_partial=true")
+        raise EvalkitError(
+            f"{root} is not complete: {'; '.join(problems[:3])}{more}. Complete it, or accept it as partial with"
+            " allow_partial=true"
+        )
     if not sets:
         raise EvalkitError(f"{root} holds none of the corruptions; expected {root}/gaussian_noise/1/CLASS/image.JPEG")
     side = loaded.network.input_size[0]
     if cfg.preprocess is None and side != SIDE:
-        raise EvalkitError(f"the files of ImageNet-C have {SIDE} pixels and {loaded.label} takes {side}; choose preprocess=published or model to resize them")
+        raise EvalkitError(
+            f"the files of ImageNet-C have {SIDE} pixels and {loaded.label} takes {side}; choose preprocess=published"
+            " or model to resize them"
+        )
     first = next(iter(sets.values()))
     transform, preprocess = layouts.pipeline(loaded, first, cfg.preprocess or "native")
     whole = tuple(cfg.corruptions) == CORRUPTIONS and tuple(cfg.severities) == SEVERITIES
     published = layouts.is_imagenet(loaded)
-    what = f"{len(sets)} of {len(CORRUPTIONS) * len(SEVERITIES)} pairs of a corruption and a severity, {len(first.classes)} classes matched by name"
+    what = (
+        f"{len(sets)} of {len(CORRUPTIONS) * len(SEVERITIES)} pairs of a corruption and a severity,"
+        f" {len(first.classes)} classes matched by name"
+    )
     return Plan(
         sets=sets,
         rows={name: layouts.spread(len(images), cfg.limit) for name, images in sets.items()},
         transform=transform,
-        settings={"preprocess": preprocess, "forward_batch": cfg.forward_batch, "cells": list(sets), "limit": cfg.limit},
+        settings={
+            "preprocess": preprocess,
+            "forward_batch": cfg.forward_batch,
+            "cells": list(sets),
+            "limit": cfg.limit,
+        },
         resolved={"preprocess": preprocess["mode"]},
         complete=not problems,
         published=published and whole and preprocess == {"mode": "native", "side": SIDE} and cfg.limit is None,
@@ -104,12 +133,18 @@ def _corruption_folders(root: Path) -> dict[str, Path]:
         elif folder.name in known:
             found[folder.name] = folder
         elif folder.name != "__MACOSX":
-            raise EvalkitError(f"the folder '{folder.name}' in {root} is none of the corruptions; rename it or move it away.{suggest(folder.name, known)}")
+            raise EvalkitError(
+                f"the folder '{folder.name}' in {root} is none of the corruptions; rename it or move it"
+                f" away.{suggest(folder.name, known)}"
+            )
     return found
 
 
-def collect(loaded: Loaded, plan: Plan, cfg: ImageNetCConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:
-    """Records: ids and labels (N,) as the model's outputs, predictions (N, C) int16 with -1 where the image is missing, corruption and severity (C,)."""
+def collect(
+    loaded: Loaded, plan: Plan, cfg: ImageNetCConfig, device: torch.device
+) -> tuple[Arrays, list[tuple[str, str]]]:
+    """Records: ids and labels (N,) as the model's outputs, predictions (N, C) int16 with -1 where the image is missing,
+    corruption and severity (C,)."""
     labels = {images.ids[i]: int(images.labels[i]) for cell, images in plan.sets.items() for i in plan.rows[cell]}
     row = {sample: i for i, sample in enumerate(sorted(labels))}
     predictions, bad = np.full((len(row), len(plan.sets)), -1, np.int16), []
@@ -141,24 +176,34 @@ def collect(loaded: Loaded, plan: Plan, cfg: ImageNetCConfig, device: torch.devi
 
 
 def evaluate(arrays: Arrays) -> Outcome:
-    """mce, mean_error (plain mean over the corruptions), error_<corruption>, and the accuracy of every corruption and severity as series."""
+    """mce, mean_error (plain mean over the corruptions), error_<corruption>, and the accuracy of every corruption and
+    severity as series."""
     arrays = by_id(arrays)
     labels, predictions, corruption, severity = (arrays[k] for k in ("labels", "predictions", "corruption", "severity"))
     wrong = np.where(predictions >= 0, predictions != labels[:, None], np.nan)  # (N, C)
     errors = np.nanmean(wrong, axis=0)
     names = list(dict.fromkeys(corruption.tolist()))
     mean = {name: float(errors[corruption == name].mean()) for name in names}
-    whole = set(names) == set(CORRUPTIONS) and all(set(severity[corruption == name].tolist()) == set(SEVERITIES) for name in names)
-    numbers = {"mce": float(np.mean([mean[c] / ALEXNET[c] for c in CORRUPTIONS])) if whole else float("nan"), "mean_error": float(np.mean(list(mean.values())))}
+    whole = set(names) == set(CORRUPTIONS) and all(
+        set(severity[corruption == name].tolist()) == set(SEVERITIES) for name in names
+    )
+    numbers = {
+        "mce": float(np.mean([mean[c] / ALEXNET[c] for c in CORRUPTIONS])) if whole else float("nan"),
+        "mean_error": float(np.mean(list(mean.values()))),
+    }
     numbers |= {f"error_{name}": value for name, value in mean.items()}
     statistics = []
     if not np.isnan(wrong).any():  # every image in every cell: the numbers are means over the images
         by_image = np.stack([wrong[:, corruption == name].mean(axis=1) for name in names], axis=1)  # (N, corruptions)
-        samples = {"mean_error": by_image.mean(axis=1)} | {f"error_{name}": column for name, column in zip(names, by_image.T)}
+        samples = {"mean_error": by_image.mean(axis=1)} | {
+            f"error_{name}": column for name, column in zip(names, by_image.T)
+        }
         if whole:
             samples["mce"] = (by_image / [ALEXNET[name] for name in names]).mean(axis=1)
         statistics = [Means(samples)]
-    series = [{"mode": c, "level": int(s), "top1": 1 - float(e)} for c, s, e in zip(corruption.tolist(), severity, errors)]
+    series = [
+        {"mode": c, "level": int(s), "top1": 1 - float(e)} for c, s, e in zip(corruption.tolist(), severity, errors)
+    ]
     undefined = {} if whole else {"mce": "not all 15 corruptions at all five severities were evaluated"}
     return outcome(arrays, statistics, more=numbers, reasons=undefined, series=series)
 

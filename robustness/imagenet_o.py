@@ -1,9 +1,11 @@
 """ImageNet-O: does the confidence tell images of unknown classes from those of known ones?
 
-Out-of-distribution images are the positive class, the score is -max softmax over the classes that the out-of-distribution folders name (ImageNet-O's 200),
-the in-distribution images are those of these classes in ImageNet val: 10,000 beside 2,000, so chance is an AUPR of 1/6. The folder of an
-out-of-distribution image is the class it is mistaken for, never its label. Source: Hendrycks et al., "Natural Adversarial Examples", CVPR 2021.
-Differs from its code in: scores in the log domain, where float32 confidences saturate and tie; FPR95 also by the first threshold of at least 95 % recall.
+Out-of-distribution images are the positive class, the score is -max softmax over the classes that the
+out-of-distribution folders name (ImageNet-O's 200), the in-distribution images are those of these classes in ImageNet
+val: 10,000 beside 2,000, so chance is an AUPR of 1/6. The folder of an out-of-distribution image is the class it is
+mistaken for, never its label. Source: Hendrycks et al., "Natural Adversarial Examples", CVPR 2021. Differs from its
+code in: scores in the log domain, where float32 confidences saturate and tie; FPR95 also by the first threshold of at
+least 95 % recall.
 """
 
 import numpy as np
@@ -24,25 +26,44 @@ EXTRA = ("aupr", "auroc", "fpr95_hendrycks")  # of the scores that are not the p
 
 
 def prepare(loaded: Loaded, cfg: ImageNetOConfig, device: torch.device) -> Plan:
-    """Open both sides and the classes they share. Raises EvalkitError for data that are missing, partial or of other classes."""
+    """Open both sides and the classes they share. Raises EvalkitError for data that are missing, partial or of other
+    classes."""
     ood = layouts.open_set("imagenet-o", layouts.choose("imagenet-o", cfg.data, loaded), loaded, cfg.allow_partial)
-    ind = layouts.open_set("val", layouts.choose("id_data", cfg.id_data, loaded), loaded, cfg.allow_partial, only=ood.matched, labels=cfg.val_labels)
+    ind = layouts.open_set(
+        "val",
+        layouts.choose("id_data", cfg.id_data, loaded),
+        loaded,
+        cfg.allow_partial,
+        only=ood.matched,
+        labels=cfg.val_labels,
+    )
     restrict = layouts.class_indices(loaded, ood.matched)
     transform, preprocess = layouts.pipeline(loaded, ood.images, cfg.preprocess)
     if preprocess != layouts.pipeline(loaded, ind.images, cfg.preprocess)[1]:
-        raise EvalkitError(f"{ood.images.name} and {ind.images.name} are prepared differently; use two embedded sets or two folders of images")
+        raise EvalkitError(
+            f"{ood.images.name} and {ind.images.name} are prepared differently; use two embedded sets or two folders of"
+            " images"
+        )
     rows = np.flatnonzero(layouts.labels_in(ind.images, ood.matched) >= 0)
     id_rows, ood_rows = rows[layouts.spread(len(rows), cfg.limit)], layouts.spread(len(ood.images), cfg.limit)
     shared = same_files(ind.images, id_rows, ood.images, ood_rows)
     notes = [
         layouts.check_line(ood, loaded),
-        f"{len(ood_rows)} out-of-distribution images of {ood.images.name} against {len(id_rows)} in-distribution images of {ind.images.name}",
+        (
+            f"{len(ood_rows)} out-of-distribution images of {ood.images.name} against {len(id_rows)} in-distribution"
+            f" images of {ind.images.name}"
+        ),
     ]
     return Plan(
         sets={"ood": ood.images, "id": ind.images},
         rows={"ood": ood_rows, "id": id_rows},
         transform=transform,
-        settings={"preprocess": preprocess, "forward_batch": cfg.forward_batch, "restrict": restrict.tolist(), "limit": cfg.limit},
+        settings={
+            "preprocess": preprocess,
+            "forward_batch": cfg.forward_batch,
+            "restrict": restrict.tolist(),
+            "limit": cfg.limit,
+        },
         resolved={"preprocess": preprocess["mode"]},
         complete=ood.complete and ind.complete,
         published=ood.published and ind.published and layouts.is_published(preprocess) and cfg.limit is None,
@@ -53,15 +74,38 @@ def prepare(loaded: Loaded, cfg: ImageNetOConfig, device: torch.device) -> Plan:
 
 def _overlap(shared: list[tuple[str, str]]) -> str:
     known, unknown = shared[0]
-    return f"warning: {len(shared)} images are on both sides, e.g. id/{known} is the file ood/{unknown}; they cannot be told apart, clean the data"
+    return (
+        f"warning: {len(shared)} images are on both sides, e.g. id/{known} is the file ood/{unknown}; they cannot be"
+        " told apart, clean the data"
+    )
 
 
-def collect(loaded: Loaded, plan: Plan, cfg: ImageNetOConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:
-    """Records of both sides: ids (N,) as role/path, ood (N,) bool, logits (N, K) float32 of all classes, restrict (K',)."""
-    got, options = {}, {"forward_batch": cfg.forward_batch, "batch_size": cfg.batch_size, "workers": cfg.workers, "on_error": cfg.on_error}
+def collect(
+    loaded: Loaded, plan: Plan, cfg: ImageNetOConfig, device: torch.device
+) -> tuple[Arrays, list[tuple[str, str]]]:
+    """Records of both sides: ids (N,) as role/path, ood (N,) bool, logits (N, K) float32 of all classes, restrict
+    (K',)."""
+    got, options = (
+        {},
+        {
+            "forward_batch": cfg.forward_batch,
+            "batch_size": cfg.batch_size,
+            "workers": cfg.workers,
+            "on_error": cfg.on_error,
+        },
+    )
     for role, images in plan.sets.items():
         what = f"imagenet-o ({role}) {loaded.label}"
-        got[role] = predict(loaded.network, images, plan.transform, device=device, rows=plan.rows[role], what=what, parts=plan.parts(role), **options)
+        got[role] = predict(
+            loaded.network,
+            images,
+            plan.transform,
+            device=device,
+            rows=plan.rows[role],
+            what=what,
+            parts=plan.parts(role),
+            **options,
+        )
     arrays = {
         "ids": np.array([f"{role}/{sample}" for role, records in got.items() for sample in records.ids]),
         "ood": np.concatenate([np.full(len(records.ids), role == "ood") for role, records in got.items()]),
@@ -72,21 +116,32 @@ def collect(loaded: Loaded, plan: Plan, cfg: ImageNetOConfig, device: torch.devi
 
 
 def evaluate(arrays: Arrays) -> Outcome:
-    """aupr, auroc, fpr95 (first threshold) and fpr95_hendrycks (nearest recall), aupr_in (in-distribution positive), mean confidences, chance of aupr.
+    """aupr, auroc, fpr95 (first threshold) and fpr95_hendrycks (nearest recall), aupr_in (in-distribution positive),
+    mean confidences, chance of aupr.
 
-    Extras beyond the published protocol: AUPR, AUROC and FPR95 of the scores max_logit, energy and entropy over the restricted classes, and, ending in
-    `_all`, of every score over all classes of the model.
+    Extras beyond the published protocol: AUPR, AUROC and FPR95 of the scores max_logit, energy and entropy over the
+    restricted classes, and, ending in `_all`, of every score over all classes of the model.
     """
     arrays = by_id(arrays)
     ood, z_all = arrays["ood"], arrays["logits"].astype(np.float64)
     z = np.take(z_all, arrays["restrict"], axis=1)
     log_confidence, confidence = metrics.log_confidence(z), metrics.confidence(z)
     statistics = [Detection(-log_confidence, ood), Detection(log_confidence, ~ood, "_in", only=("aupr",))]
-    statistics += [Means({"mean_confidence_ood": confidence}, rows=ood), Means({"mean_confidence_id": confidence}, rows=~ood)]
-    statistics += [Detection(-score(z), ood, f"_{name}", EXTRA) for name, score in metrics.SCORES.items() if name != "msp"]
+    statistics += [
+        Means({"mean_confidence_ood": confidence}, rows=ood),
+        Means({"mean_confidence_id": confidence}, rows=~ood),
+    ]
+    statistics += [
+        Detection(-score(z), ood, f"_{name}", EXTRA) for name, score in metrics.SCORES.items() if name != "msp"
+    ]
     if z.shape[1] < z_all.shape[1]:
         statistics += [Detection(-score(z_all), ood, f"_{name}_all", EXTRA) for name, score in metrics.SCORES.items()]
-    return outcome(arrays, statistics, more={"chance": float(ood.mean())}, data={"n_ood": int(ood.sum()), "n_id": int((~ood).sum())})
+    return outcome(
+        arrays,
+        statistics,
+        more={"chance": float(ood.mean())},
+        data={"n_ood": int(ood.sum()), "n_id": int((~ood).sum())},
+    )
 
 
 PROTOCOL = Protocol("imagenet-o", 1, prepare, collect, evaluate)

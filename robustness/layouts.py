@@ -18,7 +18,11 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Loaded
 
 PUBLISHED_SIDE = 224
-STAND_INS = {"imagenet-a": "digits-a", "imagenet-o": "digits-o", **dict.fromkeys(("id_data", "occlusion", "val"), "digits-photo")}
+STAND_INS = {
+    "imagenet-a": "digits-a",
+    "imagenet-o": "digits-o",
+    **dict.fromkeys(("id_data", "occlusion", "val"), "digits-photo"),
+}
 MADE_AT_ANY_SIZE = {"digits", *STAND_INS.values()}
 TRAINED_ON = "digits-photo"  # what a checkpoint must have been trained on for the stand-ins to be its defaults
 FOLDERS = {
@@ -36,7 +40,11 @@ OF_VAL = ("val", "imagenet-c")  # the validation images themselves: as many of e
 VAL_PER_CLASS = 50
 UNPACKED = {  # name of the folder in the archive, where it is not the set's own
     "imagenet-sketch": ("sketch", "imagenet-sketch"),
-    "imagenet-v2": ("imagenetv2-matched-frequency-format-val", "imagenetv2-threshold0.7-format-val", "imagenetv2-top-images-format-val"),
+    "imagenet-v2": (
+        "imagenetv2-matched-frequency-format-val",
+        "imagenetv2-threshold0.7-format-val",
+        "imagenetv2-top-images-format-val",
+    ),
 }
 
 
@@ -58,7 +66,8 @@ def wnids(name: str) -> list[str]:
 
 
 def choose(role: str, given: str | None, loaded: Loaded) -> str:
-    """The data of a role: what was given, else the embedded stand-in for a checkpoint trained on digits-photo. Raises EvalkitError otherwise."""
+    """The data of a role: what was given, else the embedded stand-in for a checkpoint trained on digits-photo. Raises
+    EvalkitError otherwise."""
     if given is not None:
         return given
     option = "--id" if role == "id_data" else "--data"
@@ -67,15 +76,27 @@ def choose(role: str, given: str | None, loaded: Loaded) -> str:
         raise EvalkitError(f"{role} has no default data; give the {what} folder with {option} DIR")
     if (loaded.meta.get("data") or {}).get("name") == TRAINED_ON:
         return STAND_INS[role]
-    raise EvalkitError(f"{loaded.label} was not trained on {TRAINED_ON}, so there is no default data; give the {what} folder with {option} DIR")
+    raise EvalkitError(
+        f"{loaded.label} was not trained on {TRAINED_ON}, so there is no default data; give the {what} folder with"
+        f" {option} DIR"
+    )
 
 
-def open_set(kind: str, spec: str, loaded: Loaded, allow_partial: bool, only: Sequence[str] | None = None, labels: str | None = None) -> Opened:
-    """Open `spec`, an embedded set or a folder of class folders, as one of FOLDERS (but imagenet-c); of it only the classes `only`, if given.
+def open_set(
+    kind: str,
+    spec: str,
+    loaded: Loaded,
+    allow_partial: bool,
+    only: Sequence[str] | None = None,
+    labels: str | None = None,
+) -> Opened:
+    """Open `spec`, an embedded set or a folder of class folders, as one of FOLDERS (but imagenet-c); of it only the
+    classes `only`, if given.
 
-    For a model of the ImageNet classes the folder must be the published set: only its classes, none missing or empty, the published counts; otherwise its
-    class folders must be some of the model's classes. The images of "val" may also lie there without class folders, their classes told by the file `labels`
-    (see `evalkit.data.val_labels`). Raises EvalkitError naming what is not so; `allow_partial` accepts missing folders and images.
+    For a model of the ImageNet classes the folder must be the published set: only its classes, none missing or empty,
+    the published counts; otherwise its class folders must be some of the model's classes. The images of "val" may also
+    lie there without class folders, their classes told by the file `labels` (see `evalkit.data.val_labels`). Raises
+    EvalkitError naming what is not so; `allow_partial` accepts missing folders and images.
     """
     check_known(loaded)
     if not Path(spec).is_dir():
@@ -85,7 +106,14 @@ def open_set(kind: str, spec: str, loaded: Loaded, allow_partial: bool, only: Se
             raise EvalkitError(f"val_labels belongs to a folder of images; {spec} is an embedded set")
         images = _load(spec, loaded.network.input_size[0] if spec in MADE_AT_ANY_SIZE else None)
         kept = images if only is None else Subset(images, np.flatnonzero(labels_in(images, only) >= 0))
-        return Opened(kept, images.classes, images.classes, True, False, [f"{spec} stands in for the published data: a demonstration, not a benchmark"])
+        return Opened(
+            kept,
+            images.classes,
+            images.classes,
+            True,
+            False,
+            [f"{spec} stands in for the published data: a demonstration, not a benchmark"],
+        )
     published = is_imagenet(loaded)
     known = wnids(kind) if published and kind in SUBSETS else loaded.classes
     root = class_root(Path(spec), kind)
@@ -96,18 +124,33 @@ def open_set(kind: str, spec: str, loaded: Loaded, allow_partial: bool, only: Se
         images = Subset(images, np.flatnonzero(labels_in(images, only) >= 0))
     if not published:
         classes = filled if only is None else [c for c in filled if c in set(only)]
-        return Opened(images, classes, classes, True, False, [f"{spec} is a folder of the model's own classes, not a benchmark"])
+        return Opened(
+            images, classes, classes, True, False, [f"{spec} is a folder of the model's own classes, not a benchmark"]
+        )
     classes = sorted(known) if only is None else list(only)
     problems = find_problems(kind, classes, dict(zip(known, count.tolist())))
     if problems and not allow_partial:
-        raise EvalkitError(f"{root} is not complete: {'; '.join(problems)}. Complete it, or accept it as partial with allow_partial=true")
-    return Opened(images, classes, [c for c in classes if c in set(filled)], not problems, True, [f"{kind} is partial: {p}" for p in problems])
+        raise EvalkitError(
+            f"{root} is not complete: {'; '.join(problems)}. Complete it, or accept it as partial with"
+            " allow_partial=true"
+        )
+    return Opened(
+        images,
+        classes,
+        [c for c in classes if c in set(filled)],
+        not problems,
+        True,
+        [f"{kind} is partial: {p}" for p in problems],
+    )
 
 
 def check_known(loaded: Loaded) -> None:
     """Raise EvalkitError for a model whose classes have no names."""
     if loaded.classes is None:
-        raise EvalkitError(f"the class names of {loaded.label} are not known, so its outputs cannot be matched with folders; evaluate an evalkit checkpoint")
+        raise EvalkitError(
+            f"the class names of {loaded.label} are not known, so its outputs cannot be matched with folders; evaluate"
+            " an evalkit checkpoint"
+        )
 
 
 def is_imagenet(loaded: Loaded) -> bool:
@@ -116,16 +159,23 @@ def is_imagenet(loaded: Loaded) -> bool:
 
 
 def _images(kind: str, root: Path, known: Sequence[str], name: str, labels: str | None) -> FolderImages:
-    """The images below `root`: in folders called as their classes (ImageNetV2: numbered by the sorted classes), or without, by a file of labels."""
-    flat = kind == "val" and not any(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir()) and flat_files(root)
+    """The images below `root`: in folders called as their classes (ImageNetV2: numbered by the sorted classes), or
+    without, by a file of labels."""
+    flat = (
+        kind == "val"
+        and not any(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir())
+        and flat_files(root)
+    )
     if labels is not None:
         if not flat:
-            raise EvalkitError(f"val_labels is for images without class folders, but {root} holds folders; leave val_labels out")
+            raise EvalkitError(
+                f"val_labels is for images without class folders, but {root} holds folders; leave val_labels out"
+            )
         return flat_folder(root, read_val_labels(labels, known), classes=known, name=name)
     if flat:
         raise EvalkitError(
-            f"{root} holds {len(flat)} images but no class folders; name their classes with val_labels=FILE: lines of a file name and a WordNet id, "
-            "or the development kit's ILSVRC2012_validation_ground_truth.txt"
+            f"{root} holds {len(flat)} images but no class folders; name their classes with val_labels=FILE: lines of a"
+            " file name and a WordNet id, or the development kit's ILSVRC2012_validation_ground_truth.txt"
         )
     rename = {str(i): c for i, c in enumerate(sorted(known))} if kind == "imagenet-v2" else None
     return data.folder(root, classes=known, name=name, allow_partial=True, rename=rename)
@@ -137,12 +187,15 @@ def _load(name: str, size: int | None) -> Images:
 
 
 def class_root(folder: Path, kind: str) -> Path:
-    """`folder`, or the one inside it that the archive of `kind` unpacks to. Raises EvalkitError where there are several."""
+    """`folder`, or the one inside it that the archive of `kind` unpacks to. Raises EvalkitError where there are
+    several."""
     inside = [folder / name for name in UNPACKED.get(kind, (kind,)) if (folder / name).is_dir()]
     if not inside or any(WNID.fullmatch(p.name) for p in folder.iterdir()):
         return folder
     if len(inside) > 1:
-        raise EvalkitError(f"{folder} holds {' and '.join(p.name for p in inside)}, which are different sets; give one of them")
+        raise EvalkitError(
+            f"{folder} holds {' and '.join(p.name for p in inside)}, which are different sets; give one of them"
+        )
     return inside[0]
 
 
@@ -151,7 +204,10 @@ def find_problems(kind: str, classes: Sequence[str], count: dict[str, int]) -> l
     problems = []
     gone = [c for c in classes if count[c] == 0]
     if gone:
-        problems.append(f"{len(gone)} of {len(classes)} class folders are missing or empty ({', '.join(gone[:5])}{', ...' if len(gone) > 5 else ''})")
+        problems.append(
+            f"{len(gone)} of {len(classes)} class folders are missing or empty"
+            f" ({', '.join(gone[:5])}{', ...' if len(gone) > 5 else ''})"
+        )
     found = sum(count[c] for c in classes)
     if kind in TOTAL and found != TOTAL[kind]:
         problems.append(f"{found:,} images instead of {TOTAL[kind]:,}")
@@ -163,15 +219,22 @@ def find_problems(kind: str, classes: Sequence[str], count: dict[str, int]) -> l
 
 def check_line(opened: Opened, loaded: Loaded) -> str:
     """What a person should see before trusting a number: folders found, classes compared."""
-    return f"{len(opened.matched)} of {len(opened.classes)} class folders matched by name, of {loaded.network.num_classes} classes of the model"
+    return (
+        f"{len(opened.matched)} of {len(opened.classes)} class folders matched by name, of {loaded.network.num_classes}"
+        " classes of the model"
+    )
 
 
 def class_indices(loaded: Loaded, classes: Sequence[str]) -> np.ndarray:
-    """Position of each of `classes` among the model's outputs, (K',) int64, by name. Raises EvalkitError for a class the model does not have."""
+    """Position of each of `classes` among the model's outputs, (K',) int64, by name. Raises EvalkitError for a class
+    the model does not have."""
     position = {name: i for i, name in enumerate(loaded.classes or [])}
     missing = [c for c in classes if c not in position]
     if missing:
-        raise EvalkitError(f"model {loaded.label} has no class '{missing[0]}'; {len(missing)} of {len(classes)} classes of the data are not among its own")
+        raise EvalkitError(
+            f"model {loaded.label} has no class '{missing[0]}'; {len(missing)} of {len(classes)} classes of the data"
+            " are not among its own"
+        )
     return np.array([position[c] for c in classes], dtype=np.int64)
 
 
@@ -188,10 +251,13 @@ def spread(n: int, limit: int | None) -> np.ndarray:
 
 
 def pipeline(loaded: Loaded, images: Images, mode: str | None) -> tuple[EvalTransform, dict[str, Any]]:
-    """The preprocessing and how it is named in a record. Raises EvalkitError for a model with another than square input."""
+    """The preprocessing and how it is named in a record. Raises EvalkitError for a model with another than square
+    input."""
     height, width = loaded.network.input_size
     if height != width:
-        raise EvalkitError(f"model {loaded.label} takes images of {height}x{width} pixels; the protocols are defined for square ones")
+        raise EvalkitError(
+            f"model {loaded.label} takes images of {height}x{width} pixels; the protocols are defined for square ones"
+        )
     mode = mode or ("published" if images.native_size is None else "native")
     transform = eval_transform(mode, height, getattr(loaded.network.model, "pretrained_cfg", None))
     return transform, {"mode": mode, "side": height}

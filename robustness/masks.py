@@ -1,4 +1,5 @@
-"""Which patches of an image are dropped: at random, by saliency mass from the top, or from the bottom. True = dropped."""
+"""Which patches of an image are dropped: at random, by saliency mass from the top, or from the bottom. True =
+dropped."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,9 +11,11 @@ from evalkit.errors import EvalkitError
 
 
 def random_ranks(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> np.ndarray:
-    """Rank of each patch in the random order of image `sample` (its POSIX path below the data folder), (patches,) int64.
+    """Rank of each patch in the random order of image `sample` (its POSIX path below the data folder), (patches,)
+    int64.
 
-    The order sorts the first raw words of a counter-based generator whose stream is fixed for all time, keyed by (seed, repeat) and the path alone.
+    The order sorts the first raw words of a counter-based generator whose stream is fixed for all time, keyed by (seed,
+    repeat) and the path alone.
 
     >>> random_ranks("n01440764/ILSVRC2012_val_00000293.JPEG", 196)[:10].tolist()
     [29, 50, 89, 152, 163, 140, 119, 104, 19, 36]
@@ -21,13 +24,15 @@ def random_ranks(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> n
 
 
 def shuffled_order(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> np.ndarray:
-    """Which patch of image `sample` stands at each place once its patches are shuffled, (patches,) int64; draws of its own, keyed as `random_ranks`."""
+    """Which patch of image `sample` stands at each place once its patches are shuffled, (patches,) int64; draws of its
+    own, keyed as `random_ranks`."""
     return np.argsort(_words(sample, patches, seed, repeat, stream=1), kind="stable")
 
 
 def _words(sample: str, n: int, seed: int, repeat: int, stream: int) -> np.ndarray:
     """The first `n` raw 64-bit words of the generator of (seed, repeat, stream, path)."""
-    key, counter = (np.array(values, dtype=np.uint64) for values in ([seed, repeat], [0, 0, stream, path_hash(sample)]))  # a list would go through float64
+    # a list would go through float64
+    key, counter = (np.array(values, dtype=np.uint64) for values in ([seed, repeat], [0, 0, stream, path_hash(sample)]))
     return np.random.Philox(key=key, counter=counter).random_raw(n)
 
 
@@ -50,7 +55,8 @@ def dropped_count(level: float, patches: int) -> int:
 
 
 def salient_masks(saliency: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """(B, L, N) bool from `saliency` (B, N): the patches whose ascending cumulative share of mass exceeds 1 - level; ties by patch index.
+    """(B, L, N) bool from `saliency` (B, N): the patches whose ascending cumulative share of mass exceeds 1 - level;
+    ties by patch index.
 
     >>> salient_masks(np.array([[.05, .40, .25, .10, .20]]), [.3, .5])[0].astype(int).tolist()
     [[0, 1, 0, 0, 0], [0, 1, 1, 0, 0]]
@@ -60,7 +66,8 @@ def salient_masks(saliency: np.ndarray, levels: Sequence[float]) -> np.ndarray:
 
 
 def nonsalient_masks(saliency: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """(B, L, N) bool from `saliency` (B, N): the complement of the salient set of 1 - level, at most `level` of the mass.
+    """(B, L, N) bool from `saliency` (B, N): the complement of the salient set of 1 - level, at most `level` of the
+    mass.
 
     >>> nonsalient_masks(np.array([[.05, .40, .25, .10, .20]]), [.5, .7])[0].astype(int).tolist()
     [[1, 0, 0, 1, 1], [1, 0, 1, 1, 1]]
@@ -111,7 +118,8 @@ def resample(masks: np.ndarray, grid: tuple[int, int], cells: int) -> np.ndarray
 
 
 def shifted(masks: np.ndarray, side: int, offset: int) -> np.ndarray:
-    """Masks of single pixels (..., side * side) moved `offset` pixels right and down; nothing is dropped in the first rows and columns.
+    """Masks of single pixels (..., side * side) moved `offset` pixels right and down; nothing is dropped in the first
+    rows and columns.
 
     >>> shifted(np.ones((1, 9), bool), 3, 1).astype(int).tolist()
     [[0, 0, 0, 0, 1, 1, 0, 1, 1]]
@@ -123,13 +131,17 @@ def shifted(masks: np.ndarray, side: int, offset: int) -> np.ndarray:
 
 
 def pooled(saliency: np.ndarray, grid: tuple[int, int], cells: int) -> np.ndarray:
-    """Saliency (B, g_h * g_w) of a `grid` summed over each of cells * cells patches, (B, cells * cells). Raises EvalkitError if they do not fit.
+    """Saliency (B, g_h * g_w) of a `grid` summed over each of cells * cells patches, (B, cells * cells). Raises
+    EvalkitError if they do not fit.
 
     >>> pooled(np.arange(16.0).reshape(1, 16), (4, 4), 2).tolist()
     [[10.0, 18.0, 42.0, 50.0]]
     """
     if any(g % cells for g in grid):
-        raise EvalkitError(f"saliency of {grid[0]}x{grid[1]} patches cannot be summed to a grid of {cells}; choose a grid= that divides it")
+        raise EvalkitError(
+            f"saliency of {grid[0]}x{grid[1]} patches cannot be summed to a grid of {cells}; choose a grid= that"
+            " divides it"
+        )
     rows, cols = (g // cells for g in grid)
     return saliency.reshape(-1, cells, rows, cells, cols).sum(axis=(2, 4)).reshape(-1, cells * cells)
 
@@ -144,10 +156,16 @@ class Setting(NamedTuple):
 
 
 def settings(modes: Sequence[str], levels: Sequence[float], repeats: int, shuffle: Sequence[int] = ()) -> list[Setting]:
-    """The clean image, every mode at every level above 0, and every grid of `shuffle`; what is drawn at random `repeats` times."""
+    """The clean image, every mode at every level above 0, and every grid of `shuffle`; what is drawn at random
+    `repeats` times."""
     out = [Setting("clean", 0.0, 0)]
     for mode in modes:
-        out += [Setting(mode, level, repeat) for level in levels if level > 0 for repeat in range(repeats if mode == "random" else 1)]
+        out += [
+            Setting(mode, level, repeat)
+            for level in levels
+            if level > 0
+            for repeat in range(repeats if mode == "random" else 1)
+        ]
     return out + [Setting("shuffle", float(grid), repeat) for grid in shuffle for repeat in range(repeats)]
 
 
@@ -163,7 +181,8 @@ def image_masks(
 ) -> np.ndarray:
     """(B, C, cells * cells) bool masks of the images `ids` under every setting.
 
-    cells is `grid`, or `side` (single pixels) for a saliency on another grid or an `offset`. `salient_by`: "mass" or "count". Shuffling drops nothing.
+    cells is `grid`, or `side` (single pixels) for a saliency on another grid or an `offset`. `salient_by`: "mass" or
+    "count". Shuffling drops nothing.
     """
     cells = grid if (saliency is None or saliency[1] == (grid, grid)) and not offset else side
     out = np.zeros((len(ids), len(columns), cells * cells), dtype=bool)
@@ -172,7 +191,9 @@ def image_masks(
         for repeat in sorted({columns[c].repeat for c in by_mode("random")}):
             at = [c for c in by_mode("random") if columns[c].repeat == repeat]
             counts = np.array([dropped_count(columns[c].level, grid * grid) for c in at])
-            out[b, at] = resample(random_ranks(sample, grid * grid, seed, repeat) < counts[:, None], (grid, grid), cells)
+            out[b, at] = resample(
+                random_ranks(sample, grid * grid, seed, repeat) < counts[:, None], (grid, grid), cells
+            )
     for mode, by_mass in (("salient", salient_masks), ("nonsalient", nonsalient_masks)):
         if at := by_mode(mode):
             (values, shape), levels = saliency, [columns[c].level for c in at]

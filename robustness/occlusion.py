@@ -1,11 +1,13 @@
 """Occlusion: accuracy while patches of the image are dropped at random, salient ones first, or non-salient ones first.
 
-A dropped patch is black before normalisation. Random: the first floor(r N) patches of a random order of the image's own, so the masks of an image are
-nested. Salient(Q): the patches that hold the upper Q of the saliency mass, with the one that crosses; non-salient(Q): the complement of Salient(1 - Q).
+A dropped patch is black before normalisation. Random: the first floor(r N) patches of a random order of the image's
+own, so the masks of an image are nested. Salient(Q): the patches that hold the upper Q of the saliency mass, with the
+one that crosses; non-salient(Q): the complement of Salient(1 - Q).
 
-Source: Naseer et al., "Intriguing Properties of Vision Transformers", NeurIPS 2021. Differs from its code in: masks drawn per image instead of per batch,
-seeded by the image's path and nested (same expected accuracy, smaller spread); the paper's five runs by default, where the code makes one; both saliency
-modes against the share of mass dropped, where the code counts mass kept for one; saliency of the image normalised as its own model wants it.
+Source: Naseer et al., "Intriguing Properties of Vision Transformers", NeurIPS 2021. Differs from its code in: masks
+drawn per image instead of per batch, seeded by the image's path and nested (same expected accuracy, smaller spread);
+the paper's five runs by default, where the code makes one; both saliency modes against the share of mass dropped, where
+the code counts mass kept for one; saliency of the image normalised as its own model wants it.
 """
 
 import hashlib
@@ -29,13 +31,24 @@ from .sweep import check_grid, sweep
 
 PUBLISHED_GRID = 14
 PUBLISHED = {"modes": list(MODES), "levels": [i / 10 for i in range(10)], "repeats": 5, "grid": PUBLISHED_GRID}
-VARIANTS = {"saliency_norm": "own", "saliency_pool": False, "salient_by": "mass", "offset": 0, "fill": "black", "shuffle": []}  # none of them published
+# none of them published
+VARIANTS = {
+    "saliency_norm": "own",
+    "saliency_pool": False,
+    "salient_by": "mass",
+    "offset": 0,
+    "fill": "black",
+    "shuffle": [],
+}
 EMBEDDED_GRID = 8  # on embedded sets, for models without patches or with fewer than 4 a side
 
 
 def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
-    """Open the images and settle grid and saliency. Raises EvalkitError for data that are missing, partial or of other classes, and for a wrong grid."""
-    opened = layouts.open_set("val", layouts.choose("occlusion", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels)
+    """Open the images and settle grid and saliency. Raises EvalkitError for data that are missing, partial or of other
+    classes, and for a wrong grid."""
+    opened = layouts.open_set(
+        "val", layouts.choose("occlusion", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels
+    )
     indices = layouts.class_indices(loaded, opened.matched)
     transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess)
     embedded = opened.images.native_size is not None
@@ -43,7 +56,9 @@ def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
     for patches in (grid, *cfg.shuffle):
         check_grid(patches, preprocess["side"])
     if cfg.offset >= preprocess["side"] // grid:
-        raise EvalkitError(f"offset={cfg.offset} is a whole patch of {preprocess['side'] // grid} pixels or more; choose a smaller one")
+        raise EvalkitError(
+            f"offset={cfg.offset} is a whole patch of {preprocess['side'] // grid} pixels or more; choose a smaller one"
+        )
     needed = any(mode != "random" for mode in cfg.modes)
     source = cfg.saliency or ("self" if embedded else "dino")
     saliency = open_saliency(source, cfg.head, loaded, device, cfg.saliency_norm) if needed else None
@@ -66,9 +81,15 @@ def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
             **variants,
             "saliency": saliency and saliency.settings,
         },
-        resolved={"preprocess": preprocess["mode"], "grid": grid} | ({"saliency": source, "head": str(saliency.settings["head"])} if saliency else {}),
+        resolved={"preprocess": preprocess["mode"], "grid": grid}
+        | ({"saliency": source, "head": str(saliency.settings["head"])} if saliency else {}),
         complete=opened.complete,
-        published=opened.published and layouts.is_published(preprocess) and cfg.limit is None and chosen == PUBLISHED and by_dino and not variants,
+        published=opened.published
+        and layouts.is_published(preprocess)
+        and cfg.limit is None
+        and chosen == PUBLISHED
+        and by_dino
+        and not variants,
         notes=[layouts.check_line(opened, loaded), *opened.notes],
         extra={"labels": indices[labels], "saliency": saliency},
     )
@@ -79,13 +100,18 @@ def _embedded_grid(loaded: Loaded, side: int) -> int:
     return side // patch if patch and side // patch >= 4 else EMBEDDED_GRID
 
 
-def collect(loaded: Loaded, plan: Plan, cfg: OcclusionConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:
-    """Records: ids and labels (N,) as the model's outputs, predictions (N, C) and dropped pixel shares (N, C), and mode, level, repeat (C,) of each column."""
+def collect(
+    loaded: Loaded, plan: Plan, cfg: OcclusionConfig, device: torch.device
+) -> tuple[Arrays, list[tuple[str, str]]]:
+    """Records: ids and labels (N,) as the model's outputs, predictions (N, C) and dropped pixel shares (N, C), and
+    mode, level, repeat (C,) of each column."""
     images = plan.sets["data"]
     columns = settings(cfg.modes, cfg.levels, cfg.repeats, cfg.shuffle)
     saliency, cache = plan.extra["saliency"], _cache(plan, cfg)
     if cache is not None:
-        found = gather_objects(cached(cache, saliency, [images.ids[i] for i in plan.rows["data"]]) is not None if is_main() else None)[0]
+        found = gather_objects(
+            cached(cache, saliency, [images.ids[i] for i in plan.rows["data"]]) is not None if is_main() else None
+        )[0]
         saliency, cache = (cached(cache, saliency, []), None) if found else (saliency, cache)
     got = sweep(
         loaded.network,
@@ -109,28 +135,41 @@ def collect(loaded: Loaded, plan: Plan, cfg: OcclusionConfig, device: torch.devi
     )
     side = 0 if cache is None else round(got.saliency.shape[1] ** 0.5)
     if side and side * side == got.saliency.shape[1] and is_main():
-        store.write(cache, {"ids": np.array(got.ids), "saliency": got.saliency, "grid": np.array([side, side])}, saliency.settings)
-    arrays = {"ids": np.array(got.ids), "labels": plan.extra["labels"][got.positions], "predictions": got.predictions, "dropped": got.dropped}
+        store.write(
+            cache,
+            {"ids": np.array(got.ids), "saliency": got.saliency, "grid": np.array([side, side])},
+            saliency.settings,
+        )
+    arrays = {
+        "ids": np.array(got.ids),
+        "labels": plan.extra["labels"][got.positions],
+        "predictions": got.predictions,
+        "dropped": got.dropped,
+    }
     for name, kind in (("mode", np.str_), ("level", np.float64), ("repeat", np.int64)):
         arrays[name] = np.array([getattr(s, name) for s in columns], dtype=kind)
     return arrays, got.bad
 
 
 def _cache(plan: Plan, cfg: OcclusionConfig) -> Path | None:
-    """Where the saliency of these images is kept for the next model and the next settings; None for what has no checksum or is a file already."""
+    """Where the saliency of these images is kept for the next model and the next settings; None for what has no
+    checksum or is a file already."""
     saliency = plan.extra["saliency"]
     if saliency is None or saliency.settings.get("sha256") is None or saliency.settings["source"] == "file":
         return None
     kept = {key: plan.settings[key] for key in ("preprocess", "forward_batch", "limit")}
-    identity = {"data": plan.sets["data"].fingerprint, **kept, **saliency.settings, "source": None}  # the checksum says it, whatever its name
+    # the checksum says it, whatever its name
+    identity = {"data": plan.sets["data"].fingerprint, **kept, **saliency.settings, "source": None}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Path(cfg.out) / "saliency" / f"{digest[:16]}.npz"
 
 
 def evaluate(arrays: Arrays) -> Outcome:
-    """Accuracies and areas from the records: ids and labels (N,), predictions and dropped (N, C), mode, level and repeat (C,).
+    """Accuracies and areas from the records: ids and labels (N,), predictions and dropped (N, C), mode, level and
+    repeat (C,).
 
-    The area under a curve is the trapezoid over its levels divided by their span. `sd` of a level is over the repeats; standard errors are over images.
+    The area under a curve is the trapezoid over its levels divided by their span. `sd` of a level is over the repeats;
+    standard errors are over images.
     """
     arrays = by_id(arrays)
     labels, mode, level = arrays["labels"], arrays["mode"], arrays["level"]
@@ -144,12 +183,23 @@ def evaluate(arrays: Arrays) -> Outcome:
             runs = [float(correct[:, c].mean()) for c in at]
             curve.append(correct[:, at].mean(axis=1))
             spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else None
-            series.append({"mode": name, "level": q, "top1": float(np.mean(runs)), "sd": spread, "runs": runs, "dropped_share": float(dropped[:, at].mean())})
+            series.append(
+                {
+                    "mode": name,
+                    "level": q,
+                    "top1": float(np.mean(runs)),
+                    "sd": spread,
+                    "runs": runs,
+                    "dropped_share": float(dropped[:, at].mean()),
+                }
+            )
             if q:
                 samples[f"top1_{name}_{q:g}"] = curve[-1]
         if name == "shuffle":  # its levels are grids: no axis to take an area over
             continue
-        samples[f"auc_{name}"] = sum((b - a) * (f + g) / 2 for a, b, f, g in zip(levels, levels[1:], curve, curve[1:])) / (levels[-1] - levels[0])
+        samples[f"auc_{name}"] = sum(
+            (b - a) * (f + g) / 2 for a, b, f, g in zip(levels, levels[1:], curve, curve[1:])
+        ) / (levels[-1] - levels[0])
     return outcome(arrays, [Means(samples)], series=series)
 
 

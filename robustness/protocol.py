@@ -14,7 +14,8 @@ from evalkit.models import Loaded
 from evalkit.parts import Parts
 
 Arrays = dict[str, np.ndarray]
-PER_SAMPLE = ("ids", "labels", "ood", "logits", "predictions", "dropped", "readable", "real")  # the arrays of a record whose first axis is the samples
+# the arrays of a record whose first axis is the samples
+PER_SAMPLE = ("ids", "labels", "ood", "logits", "predictions", "dropped", "readable", "real")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Plan:
     published: bool  # the published settings on the published data
     notes: list[str]
     extra: dict[str, Any] = field(default_factory=dict)  # what the protocol itself prepared
-    parts: Callable[[str], Parts | None] = lambda role: None  # where the pass over the images of a role is saved while it runs
+    # where the pass over the images of a role is saved while it runs
+    parts: Callable[[str], Parts | None] = lambda role: None
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Outcome:
     series: list[dict[str, Any]] | None = None
     data: dict[str, Any] = field(default_factory=dict)  # counts that belong beside the data's name in the record
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95 %
-    statistics: Sequence[bootstrap.Statistic] = ()  # behind the metrics, of the samples in the order of their ids: what two models are compared by
+    # behind the metrics, of the samples in the order of their ids: what two models are compared by
+    statistics: Sequence[bootstrap.Statistic] = ()
     strata: np.ndarray | None = None  # (N,) bool: the two sides that are resampled each by itself
 
 
@@ -63,20 +66,34 @@ def outcome(
     series: list[dict[str, Any]] | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """The outcome that `statistics` make, with their standard errors and intervals. `arrays` by id; `more`: metrics without a spread; `reasons`: why a
-    metric may be NaN."""
+    """The outcome that `statistics` make, with their standard errors and intervals. `arrays` by id; `more`: metrics
+    without a spread; `reasons`: why a metric may be NaN."""
     values = {name: value for s in statistics for name, value in s.values.items()} | dict(more or {})
     spread = bootstrap.spread(statistics, arrays["ids"], arrays.get("ood"))
-    undefined = {name: reason for name, reason in (reasons or {}).items() if name in values and not np.isfinite(values[name])}
-    return Outcome(len(arrays["ids"]), values, spread.standard_errors, undefined, series, dict(data or {}), spread.intervals, statistics, arrays.get("ood"))
+    undefined = {
+        name: reason for name, reason in (reasons or {}).items() if name in values and not np.isfinite(values[name])
+    }
+    return Outcome(
+        len(arrays["ids"]),
+        values,
+        spread.standard_errors,
+        undefined,
+        series,
+        dict(data or {}),
+        spread.intervals,
+        statistics,
+        arrays.get("ood"),
+    )
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol: `prepare` checks and opens everything, `collect` makes the forward passes, `evaluate` computes the numbers from the records."""
+    """A protocol: `prepare` checks and opens everything, `collect` makes the forward passes, `evaluate` computes the
+    numbers from the records."""
 
     name: str
     version: int  # raised whenever a number can move
     prepare: Callable[[Loaded, Any, torch.device], Plan]
-    collect: Callable[..., tuple[Arrays, list[tuple[str, str]]]]  # (loaded, plan, cfg, device) -> records and unreadable images
+    # (loaded, plan, cfg, device) -> records and unreadable images
+    collect: Callable[..., tuple[Arrays, list[tuple[str, str]]]]
     evaluate: Callable[[Arrays], Outcome]

@@ -44,10 +44,11 @@ def run(protocol: str, specs: Sequence[str | models.Loaded], cfg: ProtocolConfig
     """Evaluate every model of `specs` and append to `cfg.out`/results.jsonl.
 
     A model is anything `evalkit.models.load` takes, or what it or `evalkit.models.wrap` returns.
-    Per-sample records go to `cfg.out`/records and are used again when model, data, settings and protocol version are the same; a pass over images that was
-    killed goes on where it was saved last, a few seconds before (attacks start again). Returns 0, or 2 if images
-    could not be read or data were partial. Started by torchrun, the processes share the images. Raises Refused for anything wrong before the pass, in every
-    process; another EvalkitError may be of one process alone, which must then end, so that torchrun ends those that wait for it.
+    Per-sample records go to `cfg.out`/records and are used again when model, data, settings and protocol version are
+    the same; a pass over images that was killed goes on where it was saved last, a few seconds before (attacks start
+    again). Returns 0, or 2 if images could not be read or data were partial. Started by torchrun, the processes share
+    the images. Raises Refused for anything wrong before the pass, in every process; another EvalkitError may be of one
+    process alone, which must then end, so that torchrun ends those that wait for it.
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
@@ -59,7 +60,10 @@ def run(protocol: str, specs: Sequence[str | models.Loaded], cfg: ProtocolConfig
 def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig, device: torch.device) -> bool:
     """One model; whether the result is complete."""
     loaded, plan = _agreed(lambda: _prepare(protocol, spec, cfg, device))
-    say(f"{protocol.name}: {loaded.label} on {', '.join(i.name for i in plan.sets.values())}", *(f"  {note}" for note in [*_key_report(loaded), *plan.notes]))
+    say(
+        f"{protocol.name}: {loaded.label} on {', '.join(i.name for i in plan.sets.values())}",
+        *(f"  {note}" for note in [*_key_report(loaded), *plan.notes]),
+    )
     checksum = loaded.sha256 or _sha256_of(loaded.network)
     identity = {
         "protocol": protocol.name,
@@ -92,14 +96,22 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     return plan.complete and (not about["bad"] or cfg.on_error != "fail")
 
 
-def _prepare(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig, device: torch.device) -> tuple[models.Loaded, Plan]:
+def _prepare(
+    protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig, device: torch.device
+) -> tuple[models.Loaded, Plan]:
     folder = Path(cfg.out) / "records"
     if is_main():
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise EvalkitError(f"cannot write to {folder}: {e.strerror or e}; choose another output folder with --out") from e
-    loaded = spec if isinstance(spec, models.Loaded) else models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
+            raise EvalkitError(
+                f"cannot write to {folder}: {e.strerror or e}; choose another output folder with --out"
+            ) from e
+    loaded = (
+        spec
+        if isinstance(spec, models.Loaded)
+        else models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
+    )
     loaded.network.to(device)
     return loaded, protocol.prepare(loaded, cfg, device)
 
@@ -122,26 +134,52 @@ def _kind(device: torch.device) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _collect(protocol: Protocol, loaded: models.Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.device) -> tuple[Arrays, dict[str, Any]]:
+def _collect(
+    protocol: Protocol, loaded: models.Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.device
+) -> tuple[Arrays, dict[str, Any]]:
     start = time.monotonic()
     arrays, bad = protocol.collect(loaded, plan, cfg, device)
     notes: Counter[str] = Counter()
-    for part in gather_objects([f"{images.name}: {what}" for images in plan.sets.values() for what, n in images.notes.items() for _ in range(n)]):
+    for part in gather_objects(
+        [
+            f"{images.name}: {what}"
+            for images in plan.sets.values()
+            for what, n in images.notes.items()
+            for _ in range(n)
+        ]
+    ):
         notes.update(part)
-    about = {"bad": [list(b) for b in bad], "notes": dict(sorted(notes.items())), "seconds": time.monotonic() - start, "environment": environment(device)}
+    about = {
+        "bad": [list(b) for b in bad],
+        "notes": dict(sorted(notes.items())),
+        "seconds": time.monotonic() - start,
+        "environment": environment(device),
+    }
     return arrays, about
 
 
 def _record(
-    protocol: Protocol, loaded: models.Loaded, checksum: str, plan: Plan, cfg: ProtocolConfig, outcome: Outcome, about: dict[str, Any], records: str
+    protocol: Protocol,
+    loaded: models.Loaded,
+    checksum: str,
+    plan: Plan,
+    cfg: ProtocolConfig,
+    outcome: Outcome,
+    about: dict[str, Any],
+    records: str,
 ) -> dict[str, Any]:
     sets = {role: {"name": images.name, "fingerprint": images.fingerprint} for role, images in plan.sets.items()}
     main = next(iter(plan.sets.values()))
-    fingerprint = main.fingerprint if len(sets) == 1 else hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
+    fingerprint = (
+        main.fingerprint if len(sets) == 1 else hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
+    )
     skipped = 0 if cfg.on_error == "wrong" else len(about["bad"])
     notes = [*plan.notes, *(f"{what} in {n} images" for what, n in about["notes"].items())]
     if outcome.intervals:
-        notes.append(f"standard errors and 95 % intervals over images: {bootstrap.RESAMPLES:,} bootstrap resamples, standard errors of means in closed form")
+        notes.append(
+            f"standard errors and 95 % intervals over images: {bootstrap.RESAMPLES:,} bootstrap resamples, standard"
+            " errors of means in closed form"
+        )
     if about["bad"]:
         notes.append(f"{len(about['bad'])} images could not be read and {_fate(cfg)}")
     return results.make_record(
@@ -153,7 +191,14 @@ def _record(
         label=loaded.label,
         checkpoint_sha256=checksum,
         weights=loaded.weights,
-        data={"name": main.name, "fingerprint": fingerprint, "split": "val", "sets": sets, **outcome.data, "n_skipped": skipped},
+        data={
+            "name": main.name,
+            "fingerprint": fingerprint,
+            "split": "val",
+            "sets": sets,
+            **outcome.data,
+            "n_skipped": skipped,
+        },
         n=outcome.n,
         metrics=outcome.metrics,
         undefined=outcome.undefined,
@@ -172,7 +217,8 @@ def _record(
 
 
 def _read(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
-    """The records at `path`; None where there are none, they are damaged, or images were unreadable: these may have been mended since."""
+    """The records at `path`; None where there are none, they are damaged, or images were unreadable: these may have
+    been mended since."""
     found = store.read(path)
     return None if found is None or found[1].get("bad", True) else found
 
@@ -196,8 +242,15 @@ def say(*lines: str) -> None:
 
 def _key_report(loaded: models.Loaded) -> list[str]:
     """What loading a foreign weights file did beyond matching names."""
-    found = [(what, loaded.report.get(kind, [])) for kind, what in (("renamed", "renamed to timm's names"), ("unexpected", "not used"))]
-    return [f"{len(keys)} tensors of the file {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}" for what, keys in found if keys]
+    found = [
+        (what, loaded.report.get(kind, []))
+        for kind, what in (("renamed", "renamed to timm's names"), ("unexpected", "not used"))
+    ]
+    return [
+        f"{len(keys)} tensors of the file {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        for what, keys in found
+        if keys
+    ]
 
 
 def _fate(cfg: ProtocolConfig) -> str:

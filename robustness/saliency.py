@@ -1,4 +1,5 @@
-"""Where the saliency of an image's patches comes from: DINO, the evaluated model itself, another model with class attention, or a file."""
+"""Where the saliency of an image's patches comes from: DINO, the evaluated model itself, another model with class
+attention, or a file."""
 
 import zipfile
 from collections.abc import Callable, Sequence
@@ -25,7 +26,8 @@ Source = Callable[[Tensor, Sequence[str]], tuple[np.ndarray, tuple[int, int]]]
 
 @dataclass(frozen=True)
 class Saliency:
-    """Calling it with pixels in [0, 1] (F, 3, S, S) and the ids of the first n gives their saliency (n, g_h * g_w) float64 and the grid (g_h, g_w).
+    """Calling it with pixels in [0, 1] (F, 3, S, S) and the ids of the first n gives their saliency (n, g_h * g_w)
+    float64 and the grid (g_h, g_w).
 
     Raises EvalkitError naming the image where the saliency is negative, not finite or zero everywhere.
     """
@@ -38,12 +40,22 @@ class Saliency:
         values = np.asarray(values[: len(ids)], dtype=np.float64)
         usable = np.isfinite(values).all(axis=1) & (values >= 0).all(axis=1) & (values.sum(axis=1) > 0)
         if not usable.all():
-            raise EvalkitError(f"the saliency of {ids[int(np.argmin(usable))]} is negative, not finite or zero everywhere; use another saliency=")
+            raise EvalkitError(
+                f"the saliency of {ids[int(np.argmin(usable))]} is negative, not finite or zero everywhere; use another"
+                " saliency="
+            )
         return values, grid
 
 
-def attention(network: models.Network, device: torch.device, head: int | None, settings: dict[str, Any], like: models.Network | None = None) -> Saliency:
-    """Class attention of the last block of `network` (on `device`), one head or their mean; images of another size are resized to its own.
+def attention(
+    network: models.Network,
+    device: torch.device,
+    head: int | None,
+    settings: dict[str, Any],
+    like: models.Network | None = None,
+) -> Saliency:
+    """Class attention of the last block of `network` (on `device`), one head or their mean; images of another size are
+    resized to its own.
 
     Images are normalised as `network` wants them, or as the network `like` does."""
     normalise = normaliser(like or network, device)
@@ -60,7 +72,8 @@ def attention(network: models.Network, device: torch.device, head: int | None, s
 
 
 def pooled(saliency: Saliency, cells: int) -> Saliency:
-    """`saliency` summed over the patches of a coarser grid of `cells` a side, which must divide its own (else EvalkitError)."""
+    """`saliency` summed over the patches of a coarser grid of `cells` a side, which must divide its own (else
+    EvalkitError)."""
 
     def source(x: Tensor, ids: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
         values, grid = saliency(x, ids)
@@ -70,7 +83,8 @@ def pooled(saliency: Saliency, cells: int) -> Saliency:
 
 
 def cached(path: Path, saliency: Saliency, ids: Sequence[str]) -> Saliency | None:
-    """`saliency` as an earlier pass wrote it to `path`; None where that is not there, damaged, or lacks one of `ids`."""
+    """`saliency` as an earlier pass wrote it to `path`; None where that is not there, damaged, or lacks one of
+    `ids`."""
     found = store.read(path)
     if found is None or not set(ids) <= set(found[0]["ids"].tolist()):
         return None
@@ -80,17 +94,24 @@ def cached(path: Path, saliency: Saliency, ids: Sequence[str]) -> Saliency | Non
 
 
 def file(path: str | Path, head: str = "auto") -> Saliency:
-    """Saliency from a .npz with `ids` (n,) text and `saliency` (n, g*g) numbers. Raises EvalkitError for a file that is none of that, or a chosen head."""
+    """Saliency from a .npz with `ids` (n,) text and `saliency` (n, g*g) numbers. Raises EvalkitError for a file that is
+    none of that, or a chosen head."""
     if head != "auto":
-        raise EvalkitError(f"head={head} chooses an attention head of a model, but {path} is a file of saliency; leave it out")
+        raise EvalkitError(
+            f"head={head} chooses an attention head of a model, but {path} is a file of saliency; leave it out"
+        )
     try:
         with np.load(path, allow_pickle=False) as content:
             ids, values = content["ids"], np.asarray(content["saliency"], dtype=np.float64)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise EvalkitError(f"cannot read saliency from {path}; it must be a .npz with `ids` (n,) and `saliency` (n, g*g)") from e
+        raise EvalkitError(
+            f"cannot read saliency from {path}; it must be a .npz with `ids` (n,) and `saliency` (n, g*g)"
+        ) from e
     side = round(values.shape[-1] ** 0.5) if values.ndim == 2 else 0
     if side == 0 or side * side != values.shape[1] or ids.shape != values.shape[:1]:
-        raise EvalkitError(f"{path}: expected `ids` (n,) and `saliency` (n, g*g), but got {ids.shape} and {values.shape}")
+        raise EvalkitError(
+            f"{path}: expected `ids` (n,) and `saliency` (n, g*g), but got {ids.shape} and {values.shape}"
+        )
     position = {sample: i for i, sample in enumerate(ids.tolist())}
     if len(position) < len(ids):
         raise EvalkitError(f"{path}: {len(ids) - len(position)} of its {len(ids)} ids are repeated")
@@ -98,16 +119,20 @@ def file(path: str | Path, head: str = "auto") -> Saliency:
     def source(x: Tensor, wanted: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
         missing = [sample for sample in wanted if sample not in position]
         if missing:
-            raise EvalkitError(f"{path} holds no saliency for {missing[0]}; its ids must be paths below the data folder")
+            raise EvalkitError(
+                f"{path} holds no saliency for {missing[0]}; its ids must be paths below the data folder"
+            )
         return values[[position[sample] for sample in wanted]], (side, side)
 
     return Saliency(source, {"source": "file", "sha256": sha256_file(path), "head": "auto"})
 
 
 def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.device, norm: str = "own") -> Saliency:
-    """`spec`: "dino", "self" (the evaluated model), a .npz of saliency, a weights file of DINO's ViT-S/16, or another model or checkpoint.
+    """`spec`: "dino", "self" (the evaluated model), a .npz of saliency, a weights file of DINO's ViT-S/16, or another
+    model or checkpoint.
 
-    `head`: "auto" (the published one of DINO, the mean of other models), "mean" or a number. `norm`: "model" normalises images as the evaluated model does.
+    `head`: "auto" (the published one of DINO, the mean of other models), "mean" or a number. `norm`: "model" normalises
+    images as the evaluated model does.
     """
     if spec.endswith(".npz"):
         return file(spec, head)
@@ -117,7 +142,10 @@ def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.
         try:
             loaded, spec = models.load(DINO), "dino"
         except EvalkitError as e:
-            advice = "check the connection, give a weights file with saliency=FILE, or do without salient and nonsalient: modes=[random]"
+            advice = (
+                "check the connection, give a weights file with saliency=FILE, or do without salient and nonsalient:"
+                " modes=[random]"
+            )
             raise EvalkitError(f"the saliency needs DINO's weights, {DINO}, which could not be loaded; {advice}") from e
     elif Path(spec).is_file():
         loaded = models.load(spec, model=DINO, num_classes=0)
@@ -125,7 +153,9 @@ def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.
         loaded = models.load(spec)
     auto = DINO_HEAD if loaded.name == DINO else None
     like = evaluated.network if norm == "model" else None
-    return attention(loaded.network.to(device), device, _head(head, auto), {"source": spec, "sha256": loaded.sha256}, like)
+    return attention(
+        loaded.network.to(device), device, _head(head, auto), {"source": spec, "sha256": loaded.sha256}, like
+    )
 
 
 def _head(head: str, auto: int | None) -> int | None:

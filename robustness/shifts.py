@@ -1,9 +1,11 @@
-"""Other photographs and renditions of ImageNet's classes, measured as ImageNet-A is: ImageNet-R, ImageNet-Sketch, ImageNetV2, and the clean images.
+"""Other photographs and renditions of ImageNet's classes, measured as ImageNet-A is: ImageNet-R, ImageNet-Sketch,
+ImageNetV2, and the clean images.
 
-Sources: Hendrycks et al., "The Many Faces of Robustness", ICCV 2021 (R: 30,000 images of 200 classes, logits restricted to them); Wang et al., "Learning
-Robust Global Representations by Penalizing Local Predictive Power", NeurIPS 2019 (Sketch: 50,889 images); Recht et al., "Do ImageNet Classifiers
-Generalize to ImageNet?", ICML 2019 (V2: 10,000 images, whose class folders are numbered); Beyer et al., "Are we done with ImageNet?", arXiv 2006.07159 (ReaL).
-Differs from their code in: class folders matched by name, those of V2 by number, which sorted as text would mix the classes up.
+Sources: Hendrycks et al., "The Many Faces of Robustness", ICCV 2021 (R: 30,000 images of 200 classes, logits restricted
+to them); Wang et al., "Learning Robust Global Representations by Penalizing Local Predictive Power", NeurIPS 2019
+(Sketch: 50,889 images); Recht et al., "Do ImageNet Classifiers Generalize to ImageNet?", ICML 2019 (V2: 10,000 images,
+whose class folders are numbered); Beyer et al., "Are we done with ImageNet?", arXiv 2006.07159 (ReaL). Differs from
+their code in: class folders matched by name, those of V2 by number, which sorted as text would mix the classes up.
 """
 
 import dataclasses
@@ -26,7 +28,8 @@ V2_SETS = ("matched-frequency", "threshold0.7", "top-images")
 
 
 def prepare(kind: str, loaded: Loaded, cfg: ProtocolConfig, device: torch.device) -> Plan:
-    """Open the set `kind`, imagenet-r, imagenet-sketch or imagenet-v2. Raises EvalkitError for data that are missing, partial or of other classes."""
+    """Open the set `kind`, imagenet-r, imagenet-sketch or imagenet-v2. Raises EvalkitError for data that are missing,
+    partial or of other classes."""
     opened = layouts.open_set(kind, layouts.choose(kind, cfg.data, loaded), loaded, cfg.allow_partial)
     if kind == "imagenet-v2" and opened.published:
         opened = _which_v2(opened)
@@ -34,13 +37,17 @@ def prepare(kind: str, loaded: Loaded, cfg: ProtocolConfig, device: torch.device
 
 
 def _which_v2(opened: layouts.Opened) -> layouts.Opened:
-    """Papers print V2's matched-frequency set; the two easier ones, and a folder whose name does not tell, are not what a published value was made on."""
+    """Papers print V2's matched-frequency set; the two easier ones, and a folder whose name does not tell, are not what
+    a published value was made on."""
     folder = Path(opened.images.root).resolve().name
     variant = next((v for v in V2_SETS if v in folder), "of unknown choice")
     opened.images.name = f"imagenet-v2 {variant}"
     if variant == V2_SETS[0]:
         return opened
-    note = f"the folder's name is not that of the {V2_SETS[0]} set, which papers print; the images are {variant if variant in V2_SETS else 'one of three sets'}"
+    note = (
+        f"the folder's name is not that of the {V2_SETS[0]} set, which papers print; the images are"
+        f" {variant if variant in V2_SETS else 'one of three sets'}"
+    )
     return dataclasses.replace(opened, published=False, notes=[*opened.notes, note])
 
 
@@ -48,16 +55,21 @@ def _protocol(kind: str) -> Protocol:
     return Protocol(kind, 1, partial(prepare, kind), imagenet_a.collect, imagenet_a.evaluate)
 
 
-IMAGENET_R, IMAGENET_SKETCH, IMAGENET_V2 = (_protocol(kind) for kind in ("imagenet-r", "imagenet-sketch", "imagenet-v2"))
+IMAGENET_R, IMAGENET_SKETCH, IMAGENET_V2 = (
+    _protocol(kind) for kind in ("imagenet-r", "imagenet-sketch", "imagenet-v2")
+)
 
 
 # ---- the clean images
 
 
 def prepare_val(loaded: Loaded, cfg: ImageNetValConfig, device: torch.device) -> Plan:
-    """Open the clean images, all or those of another set's classes, and their reassessed labels. Raises EvalkitError as `prepare` does."""
+    """Open the clean images, all or those of another set's classes, and their reassessed labels. Raises EvalkitError as
+    `prepare` does."""
     only = layouts.wnids(cfg.classes) if cfg.classes else None
-    opened = layouts.open_set("val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, only=only, labels=cfg.val_labels)
+    opened = layouts.open_set(
+        "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, only=only, labels=cfg.val_labels
+    )
     plan = imagenet_a.plan_for("imagenet-val", loaded, cfg, opened)
     if opened.published and only is None:
         plan.extra["real"] = real_labels(loaded, opened.images.ids)
@@ -65,7 +77,8 @@ def prepare_val(loaded: Loaded, cfg: ImageNetValConfig, device: torch.device) ->
 
 
 def real_labels(loaded: Loaded, ids: list[str]) -> np.ndarray | None:
-    """The reassessed labels of the images `ids`, as the model's outputs, (N, L) int16 filled up with -1; None unless all are called as in ImageNet val."""
+    """The reassessed labels of the images `ids`, as the model's outputs, (N, L) int16 filled up with -1; None unless
+    all are called as in ImageNet val."""
     known = RealLabelsImagenet(range(VAL_IMAGES)).real_labels
     names = [sample.rpartition("/")[2] for sample in ids]
     if not all(name in known for name in names):
@@ -77,7 +90,9 @@ def real_labels(loaded: Loaded, ids: list[str]) -> np.ndarray | None:
     return table
 
 
-def collect_val(loaded: Loaded, plan: Plan, cfg: ImageNetValConfig, device: torch.device) -> tuple[Arrays, list[tuple[str, str]]]:
+def collect_val(
+    loaded: Loaded, plan: Plan, cfg: ImageNetValConfig, device: torch.device
+) -> tuple[Arrays, list[tuple[str, str]]]:
     """The records of ImageNet-A, and `real` (N, L), see `real_labels`, where it is known."""
     arrays, bad = imagenet_a.collect(loaded, plan, cfg, device)
     if (real := plan.extra.get("real")) is not None:
@@ -87,7 +102,8 @@ def collect_val(loaded: Loaded, plan: Plan, cfg: ImageNetValConfig, device: torc
 
 
 def evaluate_val(arrays: Arrays) -> Outcome:
-    """The numbers of ImageNet-A, and real_top1: the share of images with a reassessed label whose prediction is one of them."""
+    """The numbers of ImageNet-A, and real_top1: the share of images with a reassessed label whose prediction is one of
+    them."""
     clean = imagenet_a.evaluate(arrays)
     if "real" not in arrays:
         return clean
@@ -95,7 +111,9 @@ def evaluate_val(arrays: Arrays) -> Outcome:
     labelled = (arrays["real"] >= 0).any(axis=1)
     right = (arrays["real"] == arrays["logits"].argmax(axis=1)[:, None]).any(axis=1) & arrays.get("readable", True)
     statistics = [*clean.statistics, Means({"real_top1": right}, rows=labelled)]
-    known = {name: value for name, value in clean.metrics.items() if not any(name in s.values for s in clean.statistics)}
+    known = {
+        name: value for name, value in clean.metrics.items() if not any(name in s.values for s in clean.statistics)
+    }
     reasons = clean.undefined | {"real_top1": "no image has a reassessed label"}
     return outcome(arrays, statistics, more=known, reasons=reasons, data={"n_real": int(labelled.sum())})
 

@@ -1,4 +1,5 @@
-"""Arrays on disk: a .npz that depends on nothing but its content, how it was made in a .json beside it with the .npz's sha256."""
+"""Arrays on disk: a .npz that depends on nothing but its content, how it was made in a .json beside it with the .npz's
+sha256."""
 
 import json
 import zipfile
@@ -11,18 +12,21 @@ from evalkit.runtime import sha256_file, write_atomic
 
 from .protocol import Arrays
 
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)  # what missing, damaged and foreign files raise
+# what missing, damaged and foreign files raise
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 
 def write(path: Path, arrays: Arrays, about: dict[str, Any]) -> None:
-    """Write `arrays` to `path` and `about`, JSON values, beside it; a crash leaves what was there before, or a pair that `read` refuses."""
+    """Write `arrays` to `path` and `about`, JSON values, beside it; a crash leaves what was there before, or a pair
+    that `read` refuses."""
     write_atomic(path, lambda f: np.savez(f, **arrays))
     text = json.dumps(about | {"sha256": sha256_file(path)}, indent=1, sort_keys=True)
     write_atomic(path.with_suffix(".json"), lambda f: f.write(text.encode()))
 
 
 def read(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
-    """(arrays, about) as they were written; None where there is nothing, or where it is damaged. Nothing is unpickled."""
+    """(arrays, about) as they were written; None where there is nothing, or where it is damaged. Nothing is
+    unpickled."""
     try:
         about = json.loads(path.with_suffix(".json").read_text())
         if about["sha256"] != sha256_file(path):

@@ -37,19 +37,27 @@ FOLDERS: dict[str, tuple[str, ...]] = {  # set -> its folder below the data root
 
 
 def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
-    """Run every protocol whose data lie below `cfg.data_root`, or the stand-ins of a checkpoint trained on digits-photo, on the models of `specs`.
+    """Run every protocol whose data lie below `cfg.data_root`, or the stand-ins of a checkpoint trained on
+    digits-photo, on the models of `specs`.
 
-    What is not there is named and no failure; a protocol that stops with an error is named too, the others go on. Returns 0, or 2 if one stopped or is not
-    complete. Raises EvalkitError if no data are found for any protocol, if every protocol stopped, and, in one of several processes, for an error within a
-    pass: the other processes are still in that pass, and only the end of this one ends them.
+    What is not there is named and no failure; a protocol that stops with an error is named too, the others go on.
+    Returns 0, or 2 if one stopped or is not complete. Raises EvalkitError if no data are found for any protocol, if
+    every protocol stopped, and, in one of several processes, for an error within a pass: the other processes are still
+    in that pass, and only the end of this one ends them.
     """
     if cfg.data_root is None:
-        loaded = [spec if isinstance(spec, models.Loaded) else models.load(spec, model=cfg.model, model_args=cfg.model_args) for spec in specs]
+        loaded = [
+            spec if isinstance(spec, models.Loaded) else models.load(spec, model=cfg.model, model_args=cfg.model_args)
+            for spec in specs
+        ]
         found, looked = {name: _stand_ins(name, loaded) for name in NEEDS}, "no embedded stand-in"
     else:
         found, looked = {name: _below(Path(cfg.data_root), name) for name in NEEDS}, f"not below {cfg.data_root}"
     if not any(found.values()):
-        raise EvalkitError(f"no data for any protocol: {looked}; give the folder that holds imagenet-a, imagenet/val ... with --data-root DIR")
+        raise EvalkitError(
+            f"no data for any protocol: {looked}; give the folder that holds imagenet-a, imagenet/val ... with"
+            " --data-root DIR"
+        )
     code, ran, missing, stopped = 0, [], [], {}
     for name, data in found.items():
         if data is None:
@@ -64,13 +72,20 @@ def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
             stopped[name] = str(e)
     if not ran:
         reasons = set(stopped.values())
-        raise EvalkitError(reasons.pop() if len(reasons) == 1 else "; ".join(f"{name}: {reason}" for name, reason in stopped.items()))
-    runner.say(f"ran: {', '.join(ran)}", *(f"not run: {what}" for what in missing), *(f"stopped: {name}: {reason}" for name, reason in stopped.items()))
+        raise EvalkitError(
+            reasons.pop() if len(reasons) == 1 else "; ".join(f"{name}: {reason}" for name, reason in stopped.items())
+        )
+    runner.say(
+        f"ran: {', '.join(ran)}",
+        *(f"not run: {what}" for what in missing),
+        *(f"stopped: {name}: {reason}" for name, reason in stopped.items()),
+    )
     return 2 if stopped else code
 
 
 def _below(root: Path, name: str) -> dict[str, str] | None:
-    """The data keys of a protocol filled with folders below `root`, None if one is not there. Raises EvalkitError if there is no such root."""
+    """The data keys of a protocol filled with folders below `root`, None if one is not there. Raises EvalkitError if
+    there is no such root."""
     if not root.is_dir():
         raise EvalkitError(f"no such folder: {root}; give the one that holds the data sets with --data-root DIR")
     keys = {}
@@ -83,7 +98,8 @@ def _below(root: Path, name: str) -> dict[str, str] | None:
 
 
 def _stand_ins(name: str, loaded: Sequence[models.Loaded]) -> dict[str, str] | None:
-    """The data keys of a protocol filled with embedded sets, None if it has none or a model was trained on something else."""
+    """The data keys of a protocol filled with embedded sets, None if it has none or a model was trained on something
+    else."""
     trained_on = {(model.meta.get("data") or {}).get("name") for model in loaded}
     if trained_on != {layouts.TRAINED_ON} or any(kind not in layouts.STAND_INS for kind in NEEDS[name].values()):
         return None

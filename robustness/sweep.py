@@ -1,4 +1,5 @@
-"""The occlusion engine: one decode and one saliency pass per image, its masked copies flattened into forward passes of a fixed shape."""
+"""The occlusion engine: one decode and one saliency pass per image, its masked copies flattened into forward passes of
+a fixed shape."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,21 +56,26 @@ def sweep(
 ) -> Sweep:
     """Predictions of `network` (as in `evalkit.inference.predict`) for `images` under the settings `columns`.
 
-    Each image is decoded once and passes the saliency model once, unmasked; its masked copies and those of other images fill forward passes of
-    `forward_batch` rows. Masks that coincide are forwarded once. `grid`: patches per side, a divisor of the image side. `offset`: pixels by
-    which the dropped patches are moved right and down. `salient_by`: "mass" or "count". `fill`: (3,) colour in [0, 1] of what is dropped, black without.
-    `parts` as in `predict`. Raises ValueError for a network in training mode, EvalkitError for a grid that does not divide the image and for outputs or
+    Each image is decoded once and passes the saliency model once, unmasked; its masked copies and those of other images
+    fill forward passes of `forward_batch` rows. Masks that coincide are forwarded once. `grid`: patches per side, a
+    divisor of the image side. `offset`: pixels by which the dropped patches are moved right and down. `salient_by`:
+    "mass" or "count". `fill`: (3,) colour in [0, 1] of what is dropped, black without. `parts` as in `predict`. Raises
+    ValueError for a network in training mode, EvalkitError for a grid that does not divide the image and for outputs or
     saliency that are not finite.
     """
     check_eval_mode(network)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
     needs_saliency = any(s.mode in ("salient", "nonsalient") for s in columns)
     if needs_saliency and saliency is None:
-        raise ValueError("Expected argument `saliency` to be a saliency source for the modes salient and nonsalient, but got None")
+        raise ValueError(
+            "Expected argument `saliency` to be a saliency source for the modes salient and nonsalient, but got None"
+        )
     saved, bad = Resumed(images, rows, parts), []
     queue = _Queue(_Forward(network, device, forward_batch, fill), images.ids, columns, seed)
     with exact(), progress(what, len(saved.left)) as advance:
-        for x, chunk in fixed_chunks(images, transform, saved.left, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad):
+        for x, chunk in fixed_chunks(
+            images, transform, saved.left, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad
+        ):
             side = x.shape[-1]
             check_grid(grid, side)
             ids = [images.ids[i] for i in chunk]
@@ -79,7 +85,9 @@ def sweep(
             for some in (slice(start, start + step) for start in range(0, len(chunk), step)):
                 queue.flush()  # keeps the device busy while the next masks are made
                 own = None if values is None else values[some]
-                masks = image_masks(ids[some], own if own is None else (own, shape), columns, grid, side, seed, offset, salient_by)
+                masks = image_masks(
+                    ids[some], own if own is None else (own, shape), columns, grid, side, seed, offset, salient_by
+                )
                 queue.put(chunk[some], x[: len(chunk)][some], masks, own if keep_saliency else None)
             if parts is not None and parts.due():
                 through, arrays = queue.unsaved()
@@ -97,7 +105,10 @@ def check_grid(grid: int, side: int) -> None:
     """Raise EvalkitError unless `grid` divides the image side, naming values that do."""
     if side % grid:
         fits = [g for g in range(2, side // 2 + 1) if side % g == 0]
-        raise EvalkitError(f"a grid of {grid} patches does not divide images of {side} pixels; choose grid= one of {', '.join(map(str, fits))}")
+        raise EvalkitError(
+            f"a grid of {grid} patches does not divide images of {side} pixels; choose grid= one of"
+            f" {', '.join(map(str, fits))}"
+        )
 
 
 class _Queue:
@@ -107,11 +118,13 @@ class _Queue:
         self.forward, self.ids, self.columns, self.seed = forward, ids, columns, seed
         self.masked = np.array([c for c, s in enumerate(columns) if s.mode != "shuffle"])
         self.waiting: tuple[np.ndarray, Tensor, np.ndarray] | None = None
-        self.index, self.slots, self.dropped, self.saliency = [], [], [], []  # a list of blocks each; row numbers and shares are (n, C)
+        # a list of blocks each; row numbers and shares are (n, C)
+        self.index, self.slots, self.dropped, self.saliency = [], [], [], []
         self.saved = 0  # blocks
 
     def put(self, index: np.ndarray, x: Tensor, masks: np.ndarray, saliency: np.ndarray | None) -> None:
-        """Take the images `x` (n, 3, S, S) at the positions `index` under `masks` (n, C, cells * cells); they are queued at the next `flush`."""
+        """Take the images `x` (n, 3, S, S) at the positions `index` under `masks` (n, C, cells * cells); they are
+        queued at the next `flush`."""
         self.index.append(index)
         self.dropped.append(masks.mean(axis=2))
         if saliency is not None:
@@ -135,7 +148,11 @@ class _Queue:
         check_grid(grid, x.shape[-1])
         n, channels, side = x.shape[0], x.shape[1], x.shape[-1] // grid
         order = np.stack([shuffled_order(self.ids[i], grid * grid, self.seed, setting.repeat) for i in index])
-        patches = x.view(n, channels, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).reshape(n, grid * grid, channels, side, side)
+        patches = (
+            x.view(n, channels, grid, side, grid, side)
+            .permute(0, 2, 4, 1, 3, 5)
+            .reshape(n, grid * grid, channels, side, side)
+        )
         patches = patches[torch.arange(n, device=x.device)[:, None], self.forward.upload(order)]
         return patches.view(n, grid, grid, channels, side, side).permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
 
@@ -163,11 +180,16 @@ class _Queue:
 
 
 class _Forward:
-    """A queue of masked images, forwarded in chunks of `size` rows as soon as they are there. Every row gets a number; its prediction comes at the end."""
+    """A queue of masked images, forwarded in chunks of `size` rows as soon as they are there. Every row gets a number;
+    its prediction comes at the end."""
 
-    def __init__(self, network: Callable[[Tensor], Any], device: torch.device, size: int, fill: Sequence[float] | None = None):
+    def __init__(
+        self, network: Callable[[Tensor], Any], device: torch.device, size: int, fill: Sequence[float] | None = None
+    ):
         self.network, self.normalise, self.device, self.size = network, normaliser(network, device), device, size
-        self.fill = None if fill is None else torch.tensor(fill, dtype=torch.float32, device=device).view(1, -1, 1, 1, 1, 1)
+        self.fill = (
+            None if fill is None else torch.tensor(fill, dtype=torch.float32, device=device).view(1, -1, 1, 1, 1, 1)
+        )
         self.pool: Tensor | None = None  # images of the rows not yet forwarded
         self.image = np.zeros(0, np.int64)  # row -> position in the pool
         self.masks: np.ndarray | None = None
@@ -177,7 +199,8 @@ class _Forward:
         self.fetched: list[np.ndarray] = [np.zeros(0, np.int32)]
 
     def add(self, x: Tensor, masks: np.ndarray) -> np.ndarray:
-        """Queue the images `x` (B, 3, S, S) in [0, 1] under `masks` (B, C, cells * cells); returns their row numbers, (B, C)."""
+        """Queue the images `x` (B, 3, S, S) in [0, 1] under `masks` (B, C, cells * cells); returns their row numbers,
+        (B, C)."""
         numbers = np.empty(masks.shape[:2], np.int64)
         packed, full = np.packbits(masks, axis=2), masks.all(axis=2)
         new: list[tuple[int, int]] = []
@@ -230,7 +253,8 @@ class _Forward:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def known(self) -> np.ndarray:
-        """The predictions of the rows forwarded so far, (R,) int32, -1 where the output is not finite. Waits for the device."""
+        """The predictions of the rows forwarded so far, (R,) int32, -1 where the output is not finite. Waits for the
+        device."""
         if self.predictions:
             self.fetched = [np.concatenate([*self.fetched, torch.cat(self.predictions).cpu().numpy()])]
             self.predictions.clear()

@@ -1,4 +1,5 @@
-"""Imports run one way: cli -> {train, downstream, robustness} -> evalkit core. Every file is parsed, imports inside functions included."""
+"""Imports run one way: cli -> {train, downstream, robustness} -> evalkit core. Every file is parsed, imports inside
+functions included."""
 
 import ast
 from pathlib import Path
@@ -9,9 +10,27 @@ ROOT = Path(__file__).resolve().parents[1]
 APPLICATIONS = ("train", "downstream", "robustness")
 MM = {"mmengine", "mmcv", "mmseg", "mmdet", "mmpretrain"}
 ENTRY = "evalkit/cli/"  # the only part of the core that may know the applications
-LIGHT = ("evalkit/__init__.py", "evalkit/__main__.py", "evalkit/cli/", "evalkit/errors.py")  # what `evalkit --help` imports
-HEAVY = {"torch", "torchvision", "timm", "numpy", "scipy", "sklearn", "cv2", "matplotlib", "PIL", "omegaconf", "rich", "tensorboard"}
-FILES = sorted(p.relative_to(ROOT).as_posix() for folder in ("evalkit", "configs", *APPLICATIONS) for p in (ROOT / folder).rglob("*.py"))
+# what `evalkit --help` imports
+LIGHT = ("evalkit/__init__.py", "evalkit/__main__.py", "evalkit/cli/", "evalkit/errors.py")
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "cv2",
+    "matplotlib",
+    "PIL",
+    "omegaconf",
+    "rich",
+    "tensorboard",
+}
+FILES = sorted(
+    p.relative_to(ROOT).as_posix()
+    for folder in ("evalkit", "configs", *APPLICATIONS)
+    for p in (ROOT / folder).rglob("*.py")
+)
 
 
 def module_of(path: str) -> list[str]:
@@ -24,7 +43,11 @@ def imports(path: str, source: str, top: bool = False) -> list[tuple[str, int]]:
     """(absolute module, level) of every import in a file; with `top` only those that run when the file is imported."""
     found = []
     tree = ast.parse(source)
-    inside = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)} if top else set()
+    inside = (
+        {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+        if top
+        else set()
+    )
     for node in ast.walk(tree):
         if id(node) in inside:
             continue
@@ -35,7 +58,11 @@ def imports(path: str, source: str, top: bool = False) -> list[tuple[str, int]]:
             above = package[: len(package) - node.level + 1] if node.level else []
             name = ".".join([*above, *([node.module] if node.module else [])])
             # `from . import x` and `from evalkit import x` name modules in their list
-            found += [(f"{name}.{alias.name}", node.level) for alias in node.names] if name == "evalkit" or node.module is None else [(name, node.level)]
+            found += (
+                [(f"{name}.{alias.name}", node.level) for alias in node.names]
+                if name == "evalkit" or node.module is None
+                else [(name, node.level)]
+            )
     return found
 
 
@@ -61,7 +88,11 @@ def problems(path: str, source: str) -> list[str]:
         elif parts[0] in MM and own[1:3] != ["downstream", "mm"]:
             found.append(f"{module}: only downstream/mm imports mm packages")
     if path.startswith(LIGHT):
-        found += [f"{module}: too slow for --help" for module, _ in imports(path, source, top=True) if module.split(".")[0] in HEAVY]
+        found += [
+            f"{module}: too slow for --help"
+            for module, _ in imports(path, source, top=True)
+            if module.split(".")[0] in HEAVY
+        ]
     return found
 
 
@@ -86,7 +117,11 @@ def test_all_folders_are_looked_at():
         ("train/loop.py", "from ..runtime import x", "by its full name"),
         ("evalkit/metrics.py", "from .train.run import train", "the core does not know the applications"),
         ("evalkit/metrics.py", "from . import robustness", "the core does not know the applications"),
-        ("evalkit/metrics.py", "def f():\n    from evalkit.train import run", "the core does not know the applications"),
+        (
+            "evalkit/metrics.py",
+            "def f():\n    from evalkit.train import run",
+            "the core does not know the applications",
+        ),
         ("evalkit/models/load.py", "from ..train import run", "the core does not know the applications"),
         ("evalkit/metrics.py", "from evalkit.errors import x", "relative inside the core"),
         ("robustness/run.py", "import mmcv", "only downstream/mm imports mm packages"),
@@ -102,7 +137,10 @@ def test_the_check_sees_what_is_forbidden(path, source, fault):
 @pytest.mark.parametrize(
     "path, source",
     [
-        ("train/loop.py", "from evalkit.runtime import x\nfrom evalkit import data\nfrom .config import y\nfrom . import z"),
+        (
+            "train/loop.py",
+            "from evalkit.runtime import x\nfrom evalkit import data\nfrom .config import y\nfrom . import z",
+        ),
         ("train/mixups/base.py", "from ..losses import x"),
         ("evalkit/models/load.py", "from ..errors import x\nfrom .network import y\nimport torch"),
         ("evalkit/cli/app.py", "def f():\n    import torch\n    from ..train.run import train"),

@@ -1,4 +1,5 @@
-"""What is installed works: a wheel and an editable install, from the repository root and from elsewhere. Needs no network."""
+"""What is installed works: a wheel and an editable install, from the repository root and from elsewhere. Needs no
+network."""
 
 import os
 import shutil
@@ -11,7 +12,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("evalkit", "train", "downstream", "robustness", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = (
+    "evalkit",
+    "train",
+    "downstream",
+    "robustness",
+    "configs",
+    "setup.py",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 pytestmark = pytest.mark.slow
 
 
@@ -39,7 +50,9 @@ def checkout(tmp_path_factory):
 def wheel(checkout, tmp_path_factory):
     pytest.importorskip("setuptools", reason="building without the network needs setuptools in this environment")
     out = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", checkout, "--no-deps", "--no-build-isolation", "--wheel-dir", out, cwd=out)
+    run(
+        sys.executable, "-m", "pip", "wheel", checkout, "--no-deps", "--no-build-isolation", "--wheel-dir", out, cwd=out
+    )
     (built,) = out.glob("evalkit-*.whl")
     return built
 
@@ -50,7 +63,18 @@ def environment(folder, *install):
     python = folder / "bin" / "python"
     packages = Path(run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder).strip())
     (packages / "borrowed.pth").write_text("\n".join(site.getsitepackages()))
-    run(python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed", *install, cwd=folder)
+    run(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--ignore-installed",
+        *install,
+        cwd=folder,
+    )
     return python
 
 
@@ -58,20 +82,35 @@ def check(python, folder):
     """The command, the module and every part of the package, run from `folder`."""
     assert "Usage: evalkit" in run(python.parent / "evalkit", "--help", cwd=folder)
     assert "digits-photo-mixpro" in run(python, "-m", "evalkit", "recipes", "list", cwd=folder)
-    assert "mixup-switch-prob" in run(python, "-m", "evalkit", "recipes", "diff", "transmix", "transmix-as-run", cwd=folder)
-    parts = "import evalkit.train.run, evalkit.train.mixups, evalkit.robustness, evalkit.configs, evalkit.report, evalkit.data, evalkit.models"
+    assert "mixup-switch-prob" in run(
+        python, "-m", "evalkit", "recipes", "diff", "transmix", "transmix-as-run", cwd=folder
+    )
+    parts = (
+        "import evalkit.train.run, evalkit.train.mixups, evalkit.robustness, evalkit.configs, evalkit.report,"
+        " evalkit.data, evalkit.models"
+    )
     return run(python, "-c", f"{parts}; print(evalkit.train.__file__, evalkit.robustness.__file__)", cwd=folder).split()
 
 
 def test_wheel_holds_code_recipes_and_data(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {f"evalkit/configs/{p.relative_to(ROOT / 'configs').as_posix()}" for p in (ROOT / "configs").rglob("*.yaml")}
+    expected = {
+        f"evalkit/configs/{p.relative_to(ROOT / 'configs').as_posix()}" for p in (ROOT / "configs").rglob("*.yaml")
+    }
     for folder in ("evalkit", "train", "downstream", "robustness"):
-        for path in (p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts and not p.name.startswith(".")):
+        for path in (
+            p
+            for p in (ROOT / folder).rglob("*")
+            if p.is_file() and "__pycache__" not in p.parts and not p.name.startswith(".")
+        ):
             below = path.relative_to(ROOT).as_posix()
             expected.add(below if folder == "evalkit" else f"evalkit/{below}")
     assert expected <= names
-    assert not [n for n in names if n.startswith(("train/", "downstream/", "robustness/", "configs/", "tests/", "evalkit/tests/"))]
+    assert not [
+        n
+        for n in names
+        if n.startswith(("train/", "downstream/", "robustness/", "configs/", "tests/", "evalkit/tests/"))
+    ]
 
 
 def test_wheel_works_elsewhere_and_from_the_root(wheel, checkout, tmp_path):
@@ -80,7 +119,8 @@ def test_wheel_works_elsewhere_and_from_the_root(wheel, checkout, tmp_path):
     elsewhere.mkdir()
     for path in check(python, elsewhere):
         assert Path(path).is_relative_to(tmp_path / "venv")
-    for path in check(python, checkout):  # the folder evalkit/ there shadows the wheel's, and finds train/ beside itself
+    # the folder evalkit/ there shadows the wheel's, and finds train/ beside itself
+    for path in check(python, checkout):
         assert Path(path).is_relative_to(checkout)
 
 

@@ -30,7 +30,9 @@ def test_the_function_as_a_model_in_the_readme(monkeypatch):
     monkeypatch.setattr(robustness, "run", lambda *args: asked.append(args))
     exec(BLOCKS[1], {"fn": lambda x: torch.eye(1000)[:1].expand(len(x), -1) * x.amax()})
     ((protocol, (model,), cfg),) = asked
-    assert len(BLOCKS) == 2 and protocol == "imagenet-a" and cfg.data == "/data/imagenet-a" and len(model.classes) == 1000
+    assert (
+        len(BLOCKS) == 2 and protocol == "imagenet-a" and cfg.data == "/data/imagenet-a" and len(model.classes) == 1000
+    )
     assert model.network(torch.rand(2, 3, 224, 224)).argmax(1).tolist() == [0, 0]
 
 

@@ -19,8 +19,8 @@ from .config import TrainConfig
 def share_batch_norm(network: Network, evaluated: Network, cfg: TrainConfig, device: torch.device) -> None:
     """Make batch norm see `cfg.bn_batch` images as one, those of a micro-batch in each process (SyncBN).
 
-    Raises EvalkitError where the processes do not add up to that many, or where `evaluated`, the method's classifier, is another network, which is not
-    converted, so that a run never silently normalises otherwise than its recipe."""
+    Raises EvalkitError where the processes do not add up to that many, or where `evaluated`, the method's classifier,
+    is another network, which is not converted, so that a run never silently normalises otherwise than its recipe."""
     if cfg.bn_batch is None or not any(isinstance(m, _BatchNorm) for m in network.modules()):
         return
     together = cfg.micro_batch * world_size()
@@ -28,27 +28,38 @@ def share_batch_norm(network: Network, evaluated: Network, cfg: TrainConfig, dev
         gpus = cfg.bn_batch // cfg.micro_batch
         exact = f"run it with --gpus {gpus}, or " if gpus * cfg.micro_batch == cfg.bn_batch else ""
         raise EvalkitError(
-            f"bn_batch={cfg.bn_batch} images are normalised together, but {world_size()} process(es) with micro_batch={cfg.micro_batch} see {together}; "
-            f"{exact}set bn_batch={together} or bn_batch=null and name that in what you report"
+            f"bn_batch={cfg.bn_batch} images are normalised together, but {world_size()} process(es) with"
+            f" micro_batch={cfg.micro_batch} see {together}; {exact}set bn_batch={together} or bn_batch=null and name"
+            " that in what you report"
         )
     if world_size() > 1:
         if device.type != "cuda":
-            raise EvalkitError("bn_batch over several processes needs GPUs (PyTorch's SyncBatchNorm has no CPU version); set bn_batch=null or use one process")
+            raise EvalkitError(
+                "bn_batch over several processes needs GPUs (PyTorch's SyncBatchNorm has no CPU version); set"
+                " bn_batch=null or use one process"
+            )
         if evaluated is not network:
-            raise EvalkitError("bn_batch over several processes leaves out the momentum encoder of this mixup; set bn_batch=null or use one process")
+            raise EvalkitError(
+                "bn_batch over several processes leaves out the momentum encoder of this mixup; set bn_batch=null or"
+                " use one process"
+            )
         network.model = convert_sync_batchnorm(network.model)
 
 
 class BatchNormStatistics:
-    """Normalise per micro-batch; update the running statistics once per optimizer step with the mean over all micro-batches of all processes.
+    """Normalise per micro-batch; update the running statistics once per optimizer step with the mean over all
+    micro-batches of all processes.
 
-    PyTorch updates them after every forward pass of every process instead, which makes 2 processes differ from 1 process with 2
-    accumulated micro-batches. Inside `micro_batch()` each layer's momentum is 1, so its running buffers hold that batch's statistics;
-    afterwards they are as before, until `step()`. A network with `passes` kinds of forward pass per micro-batch is updated by one kind after the other.
+    PyTorch updates them after every forward pass of every process instead, which makes 2 processes differ from 1
+    process with 2 accumulated micro-batches. Inside `micro_batch()` each layer's momentum is 1, so its running buffers
+    hold that batch's statistics; afterwards they are as before, until `step()`. A network with `passes` kinds of
+    forward pass per micro-batch is updated by one kind after the other.
     """
 
     def __init__(self, model: nn.Module, passes: int = 1):
-        self.layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum is not None]
+        self.layers = [
+            m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum is not None
+        ]
         self.momenta = [m.momentum for m in self.layers]
         self.passes = passes
         self.forget()
@@ -81,14 +92,16 @@ class BatchNormStatistics:
         torch._foreach_add_(self.sums[which], buffers)
         self.counts[which] += 1
         for b, value in zip(state, before):
-            b.data.copy_(value)  # .data: the backward pass keeps the buffers, but in training mode it does not read them
+            # .data: the backward pass keeps the buffers, but in training mode it does not read them
+            b.data.copy_(value)
 
     def zeros(self) -> list[list[Tensor]]:
         return [[torch.zeros_like(b) for b in self.buffers()] for _ in range(self.passes)]
 
     @torch.no_grad()
     def step(self) -> None:
-        """After the last micro-batch of an optimizer step: buffer <- (1 - momentum) buffer + momentum * mean of the batch statistics."""
+        """After the last micro-batch of an optimizer step: buffer <- (1 - momentum) buffer + momentum * mean of the
+        batch statistics."""
         parallel = dist.is_initialized()
         if not self.layers or (self.sums is None and not parallel):
             return

@@ -21,7 +21,20 @@ CHOICES = {
     "distill_type": ("none", "hard", "soft"),
 }
 POSITIVE = (
-    *("image_size", "eval_size", "eval_resize", "repeats", "epochs", "batch_size", "micro_batch", "bn_batch", "accumulate", "lr", "decay_rate", "eps"),
+    *(
+        "image_size",
+        "eval_size",
+        "eval_resize",
+        "repeats",
+        "epochs",
+        "batch_size",
+        "micro_batch",
+        "bn_batch",
+        "accumulate",
+        "lr",
+        "decay_rate",
+        "eps",
+    ),
     *("clip_grad", "threads", "eval_epochs", "median_evals", "checkpoint_steps", "keep", "log_steps", "distill_tau"),
 )
 SHARES = ("erasing", "bce_threshold", "label_smoothing", "momentum", "ema", "distill_alpha")  # between 0 and 1
@@ -35,8 +48,10 @@ class TrainConfig:
     model: str = MISSING  # a timm or evalkit architecture name
     model_args: dict[str, Any] = field(default_factory=dict)  # passed to the architecture's constructor
     init: str | None = None  # start from: a checkpoint folder or file, or "pretrained" (timm's weights)
-    mixup: Any = "vanilla"  # method name | {name: ..., preset: ..., ...} | {choice: [{name: ..., prob: ...}, ...]} | module:Class
-    methods: dict[str, Any] = field(default_factory=dict)  # method -> its arguments in this setting, where `mixup` names it without a preset
+    # method name | {name: ..., preset: ..., ...} | {choice: [{name: ..., prob: ...}, ...]} | module:Class
+    mixup: Any = "vanilla"
+    # method -> its arguments in this setting, where `mixup` names it without a preset
+    methods: dict[str, Any] = field(default_factory=dict)
     label: str | None = None  # how reports name this run; the method's name if absent
 
     # on what
@@ -73,8 +88,10 @@ class TrainConfig:
     epochs: int = MISSING
     batch_size: int = MISSING  # images per optimizer step over all processes
     micro_batch: int = MISSING  # images per forward pass = mix group = batch-norm group
-    mix_draws: str = "group"  # group: every mix group draws for itself; step: all groups of an accumulation share their draws
-    bn_batch: int | None = None  # images that batch norm sees as one, across GPUs (SyncBN); None: those of a micro-batch
+    # group: every mix group draws for itself; step: all groups of an accumulation share their draws
+    mix_draws: str = "group"
+    # images that batch norm sees as one, across GPUs (SyncBN); None: those of a micro-batch
+    bn_batch: int | None = None
     accumulate: int = 1  # published accumulation steps per optimizer step (only the key of the draws)
     lr: float = MISSING
     min_lr: float = 0.0
@@ -124,23 +141,35 @@ class TrainConfig:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             if not math.isfinite(value) or value < 0 or (key in POSITIVE and value == 0):
-                raise EvalkitError(f"key '{key}' must be {'larger than 0' if key in POSITIVE else 'at least 0'}, but got {value}")
+                raise EvalkitError(
+                    f"key '{key}' must be {'larger than 0' if key in POSITIVE else 'at least 0'}, but got {value}"
+                )
             if key in SHARES and value > 1:
                 raise EvalkitError(f"key '{key}' must lie between 0 and 1, but got {value}")
         if not self.betas or not all(0 <= b < 1 for b in self.betas):
             raise EvalkitError(f"key 'betas' must be numbers from 0 to below 1, but got {self.betas}")
         if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise EvalkitError(f"key 'crop_scale' must be the smallest and largest share of the image's area, such as [0.08, 1.0], but got {self.crop_scale}")
+            raise EvalkitError(
+                "key 'crop_scale' must be the smallest and largest share of the image's area, such as [0.08, 1.0], but"
+                f" got {self.crop_scale}"
+            )
         if self.schedule == "step" and not self.decay_epochs:
-            raise EvalkitError("schedule=step needs the epochs at which the learning rate falls, for example decay_epochs=[30,60,90]")
+            raise EvalkitError(
+                "schedule=step needs the epochs at which the learning rate falls, for example decay_epochs=[30,60,90]"
+            )
         if self.distill_type == "soft" and self.distill_teacher is None:
             raise EvalkitError("distill_type=soft needs distill_teacher=NAME, a timm name or a checkpoint")
         if self.data == "folder" and not self.data_dir:
-            raise EvalkitError("data=folder needs data_dir=DIR, a folder with a sub-folder per split that holds a sub-folder per class")
+            raise EvalkitError(
+                "data=folder needs data_dir=DIR, a folder with a sub-folder per split that holds a sub-folder per class"
+            )
         if self.batch_size % self.micro_batch:
             raise EvalkitError(
                 f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}; "
                 f"use one of {', '.join(str(d) for d in range(1, self.batch_size + 1) if self.batch_size % d == 0)}"
             )
         if self.batch_size // self.micro_batch % self.accumulate:
-            raise EvalkitError(f"accumulate={self.accumulate} does not divide the {self.batch_size // self.micro_batch} micro-batches of a step")
+            raise EvalkitError(
+                f"accumulate={self.accumulate} does not divide the {self.batch_size // self.micro_batch} micro-batches"
+                " of a step"
+            )

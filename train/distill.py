@@ -1,4 +1,5 @@
-"""Distillation through a token (DeiT): a frozen teacher tells the distillation head what it sees in the mixed images."""
+"""Distillation through a token (DeiT): a frozen teacher tells the distillation head what it sees in the mixed
+images."""
 
 from collections.abc import Sequence
 
@@ -17,7 +18,8 @@ from .mixups.teacher import Teacher
 class Distillation:
     """(1 - alpha) L(class head) + alpha L(distillation head, teacher), L(class head) being the mixup method's own loss.
 
-    Touvron et al., ICML 2021, arXiv 2012.12877, section 4. The teacher lives outside the module tree: in no checkpoint, no optimizer, no DDP.
+    Touvron et al., ICML 2021, arXiv 2012.12877, section 4. The teacher lives outside the module tree: in no checkpoint,
+    no optimizer, no DDP.
     """
 
     def __init__(self, teacher: Teacher, kind: str = "hard", alpha: float = 0.5, tau: float = 3.0):
@@ -38,12 +40,20 @@ def from_config(cfg: TrainConfig, network: Network, method: MixMethod, classes: 
         return None
     network.train_distilled()
     if method.inject_layers:
-        raise EvalkitError(f"distillation shows the teacher the mixed images, but mixup {cfg.mixup} mixes features; take a method that mixes images")
+        raise EvalkitError(
+            f"distillation shows the teacher the mixed images, but mixup {cfg.mixup} mixes features; take a method that"
+            " mixes images"
+        )
     teacher = Teacher(cfg.distill_teacher)
     known, name = teacher.load(), cfg.distill_teacher
     if known.num_classes != len(classes) or teacher.classes not in (None, list(classes)):
-        raise EvalkitError(f"teacher {name} knows {known.num_classes} classes, which are not the {len(classes)} of {cfg.data}; give one trained on them")
+        raise EvalkitError(
+            f"teacher {name} knows {known.num_classes} classes, which are not the {len(classes)} of {cfg.data}; give"
+            " one trained on them"
+        )
     if known.model.pretrained_cfg.get("fixed_input_size") and known.input_size != (cfg.image_size, cfg.image_size):
         size = " x ".join(map(str, known.input_size))
-        raise EvalkitError(f"teacher {name} takes images of {size} pixels only, but image_size={cfg.image_size}; give another teacher")
+        raise EvalkitError(
+            f"teacher {name} takes images of {size} pixels only, but image_size={cfg.image_size}; give another teacher"
+        )
     return Distillation(teacher, cfg.distill_type, cfg.distill_alpha, cfg.distill_tau)

@@ -7,7 +7,8 @@ from torch import nn
 
 
 class WeightAverage:
-    """A copy of `network` whose parameters and floating-point buffers follow ema <- decay * ema + (1 - decay) * current (as DeiT's)."""
+    """A copy of `network` whose parameters and floating-point buffers follow ema <- decay * ema + (1 - decay) * current
+    (as DeiT's)."""
 
     def __init__(self, network: nn.Module, decay: float):
         self.decay = decay

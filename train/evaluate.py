@@ -25,7 +25,8 @@ class EvalConfig:
     split: str = "val"  # of embedded sets
     model: str | None = None  # architecture of a bare weights file
     weights: str | None = None  # raw | ema; the averaged ones where the checkpoint holds them
-    preprocess: str = "published"  # published (shorter side size * 256 / 224, bilinear, centre crop) | model (timm's for this model)
+    # published (shorter side size * 256 / 224, bilinear, centre crop) | model (timm's for this model)
+    preprocess: str = "published"
     allow_partial: bool = False  # a folder without all classes of the checkpoint: the result is marked incomplete
     batch_size: int = 64
     forward_batch: int = 64
@@ -43,8 +44,9 @@ class EvalConfig:
 
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
-    """Print top-1 and top-5 of `checkpoint` on `data_spec` (a folder of class folders, or an embedded set; by default what it was trained
-    on), write predictions.csv and a results record into `out`. Returns 0, or 2 if images or classes are missing."""
+    """Print top-1 and top-5 of `checkpoint` on `data_spec` (a folder of class folders, or an embedded set; by default
+    what it was trained on), write predictions.csv and a results record into `out`. Returns 0, or 2 if images or classes
+    are missing."""
     began = time.monotonic()
     cfg = config.load(EvalConfig, None, overrides)
     device = pick_device(cfg.device)
@@ -58,10 +60,20 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     mode = "native" if images.native_size == network.input_size[0] else cfg.preprocess
     transform = eval_transform(mode, network.input_size[0], network.model.pretrained_cfg)
     records = inference.predict(
-        network, images, transform, device=device, forward_batch=cfg.forward_batch, batch_size=cfg.batch_size, workers=cfg.workers, what="eval"
+        network,
+        images,
+        transform,
+        device=device,
+        forward_batch=cfg.forward_batch,
+        batch_size=cfg.batch_size,
+        workers=cfg.workers,
+        what="eval",
     )
     k = min(5, network.num_classes)
-    correct = {1: metrics.top_k_correct(records.logits, records.labels, 1), k: metrics.top_k_correct(records.logits, records.labels, k)}
+    correct = {
+        1: metrics.top_k_correct(records.logits, records.labels, 1),
+        k: metrics.top_k_correct(records.logits, records.labels, k),
+    }
     complete = records.complete and not images.problems
     if not is_main():
         return 0 if complete else 2
@@ -89,13 +101,19 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     results.append(out, record)
     for id, reason in records.bad:
         print(f"cannot read {id}: {reason}")
-    share = "  ".join(f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items())
-    print(f"{share}  on {len(records.ids)} images of {images.name} ({mode} preprocessing); predictions: {out / 'predictions.csv'}")
+    share = "  ".join(
+        f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()
+    )
+    print(
+        f"{share}  on {len(records.ids)} images of {images.name} ({mode} preprocessing); predictions:"
+        f" {out / 'predictions.csv'}"
+    )
     return 0 if complete else 2
 
 
 def results_folder(source: Path, label: str) -> Path:
-    """Where results go unless --out says: the run folder that `source` is or lies in (its checkpoints come and go), else a folder beside runs."""
+    """Where results go unless --out says: the run folder that `source` is or lies in (its checkpoints come and go),
+    else a folder beside runs."""
     if not source.is_dir():
         return Path("runs") / label
     folder = source.resolve()
@@ -109,15 +127,28 @@ def open_images(loaded: models.Loaded, spec: str | None, cfg: EvalConfig) -> dat
         raise EvalkitError("which images? Give --data DIR, a folder of class folders, or the name of an embedded set")
     if Path(spec).is_dir():
         if loaded.classes is None:
-            raise EvalkitError(f"{loaded.source} does not name its classes, so folders cannot be matched to them; evaluate an evalkit checkpoint")
+            raise EvalkitError(
+                f"{loaded.source} does not name its classes, so folders cannot be matched to them; evaluate an evalkit"
+                " checkpoint"
+            )
         return data.folder(spec, classes=loaded.classes, allow_partial=cfg.allow_partial)
     if spec not in data.NAMES:
-        raise EvalkitError(f"no such folder or data set: {spec}; give --data DIR or one of {', '.join(n for n in data.NAMES if n != 'folder')}")
+        raise EvalkitError(
+            f"no such folder or data set: {spec}; give --data DIR or one of"
+            f" {', '.join(n for n in data.NAMES if n != 'folder')}"
+        )
     images = data.load(spec, cfg.split)
     if (images.labels < 0).any():
-        raise EvalkitError(f"{spec} holds images of no class, which have no accuracy; it is for `evalkit robustness imagenet-o`")
-    if loaded.network.num_classes != len(images.classes) or (loaded.classes is not None and loaded.classes != images.classes):
-        raise EvalkitError(f"{loaded.source} has {loaded.network.num_classes} classes, {spec} has {len(images.classes)} others; give images of its classes")
+        raise EvalkitError(
+            f"{spec} holds images of no class, which have no accuracy; it is for `evalkit robustness imagenet-o`"
+        )
+    if loaded.network.num_classes != len(images.classes) or (
+        loaded.classes is not None and loaded.classes != images.classes
+    ):
+        raise EvalkitError(
+            f"{loaded.source} has {loaded.network.num_classes} classes, {spec} has {len(images.classes)} others; give"
+            " images of its classes"
+        )
     return images
 
 
@@ -129,5 +160,13 @@ def write_predictions(path: Path, records: inference.Records, classes: list[str]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file_name", "label", "predicted_class", "predicted_probability", "correct"])
     for i, id in enumerate(records.ids):
-        writer.writerow([id, classes[records.labels[i]], classes[predicted[i]], f"{probability[i, predicted[i]]:.6f}", int(correct[i])])
+        writer.writerow(
+            [
+                id,
+                classes[records.labels[i]],
+                classes[predicted[i]],
+                f"{probability[i, predicted[i]]:.6f}",
+                int(correct[i]),
+            ]
+        )
     write_atomic(path, lambda f: f.write(text.getvalue().encode()))

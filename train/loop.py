@@ -1,7 +1,7 @@
 """The training loop, top to bottom.
 
-Batches, augmentation, mixing, dropout and the learning rate are functions of (seed, step, position) only. So a run that was killed and
-resumed, or runs with other worker or process counts, takes the very same steps.
+Batches, augmentation, mixing, dropout and the learning rate are functions of (seed, step, position) only. So a run that
+was killed and resumed, or runs with other worker or process counts, takes the very same steps.
 """
 
 import time
@@ -37,12 +37,15 @@ class Stopped(Exception):
 
 
 def fit(s: Session, run: Path) -> None:
-    """Train from `s.step` to the end; checkpoints and logs go to `run`. Raises Stopped after a signal, EvalkitError when the loss is lost."""
+    """Train from `s.step` to the end; checkpoints and logs go to `run`. Raises Stopped after a signal, EvalkitError
+    when the loss is lost."""
     cfg, device, world = s.cfg, s.device, world_size()
     per_epoch = steps_per_epoch(len(s.train_images), cfg.batch_size)
     total = round(cfg.epochs * per_epoch)
     rate = learning_rate(cfg, per_epoch)
-    group_rates = [learning_rate(replace(cfg, **group.get("schedule", {})), per_epoch) for group in s.optimizer.param_groups]
+    group_rates = [
+        learning_rate(replace(cfg, **group.get("schedule", {})), per_epoch) for group in s.optimizer.param_groups
+    ]
     local_groups = cfg.batch_size // cfg.micro_batch // world
     eval_steps = max(1, round(cfg.eval_epochs * per_epoch))
     # Asking the other processes, or a GPU for the loss, costs a wait; a lone CPU process can look after every step.
@@ -54,7 +57,8 @@ def fit(s: Session, run: Path) -> None:
         s.network.compile()
     module = s.trainee
     if world > 1:
-        # Batch-norm statistics are averaged by BatchNormStatistics; a method's own parameters may take no part in some steps.
+        # Batch-norm statistics are averaged by BatchNormStatistics; a method's own parameters may take no part in some
+        # steps.
         unused = not s.method.uses_all_parameters and any(True for _ in s.method.parameters())
         module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=unused)
 
@@ -92,7 +96,8 @@ def fit(s: Session, run: Path) -> None:
                 s.method.after_step(context(s.step, None), s.network)
                 if s.ema:
                     s.ema.update(s.method.eval_network(s.network))
-                healthy = step_loss.isfinite() & (norm.isfinite() | s.scaler.is_enabled())  # a scaler skips steps that overflow
+                # a scaler skips steps that overflow
+                healthy = step_loss.isfinite() & (norm.isfinite() | s.scaler.is_enabled())
                 bad_step = torch.where(healthy, bad_step, bad_step.clamp(max=s.step))
                 s.step += 1
 
@@ -115,7 +120,12 @@ def fit(s: Session, run: Path) -> None:
                         "images_per_second": round((s.step - shown) * cfg.batch_size / (now - window), 1),
                         "data_wait": round(waited / (now - window), 4),
                     }
-                    log.log(s.step, values, f"epoch {values['epoch']:.1f}  loss {values['loss']:.3f}  {values['images_per_second']:.0f} images/s")
+                    log.log(
+                        s.step,
+                        values,
+                        f"epoch {values['epoch']:.1f}  loss {values['loss']:.3f}  {values['images_per_second']:.0f}"
+                        " images/s",
+                    )
                     window, waited, shown = now, 0.0, s.step
                 improved = False
                 if evaluate_now:
@@ -161,7 +171,8 @@ def batch_iterator(s: Session, start: int) -> Iterator[Batch]:
 
 
 def context_maker(s: Session, total: int) -> Callable[..., Context]:
-    """(step, group, extras of the batch) -> the method's context; the draws are keyed by what was published, never by process or micro-batch count."""
+    """(step, group, extras of the batch) -> the method's context; the draws are keyed by what was published, never by
+    process or micro-batch count."""
     cfg, network, device = s.cfg, s.network, s.device
     groups_per_accumulation = cfg.batch_size // cfg.micro_batch // cfg.accumulate
     criterion = soft_cross_entropy if cfg.loss == "ce" else BinaryCrossEntropy(cfg.bce_threshold, cfg.bce_reduction)
@@ -211,19 +222,27 @@ def accuracy(s: Session, network) -> dict[str, float]:
     """top1, top5 (of five classes or more) and cross-entropy of a network on the validation images."""
     records = inference.predict(network.eval(), s.val_images, s.eval_transform, device=s.device, workers=s.cfg.workers)
     if records.bad:
-        raise EvalkitError(f"cannot read {len(records.bad)} validation images, e.g. {records.bad[0][0]}: {records.bad[0][1]}; replace or remove them")
-    shares = {f"top{k}": metrics.top_k_accuracy(records.logits, records.labels, k) for k in (1, 5) if k <= s.network.num_classes}
+        raise EvalkitError(
+            f"cannot read {len(records.bad)} validation images, e.g. {records.bad[0][0]}: {records.bad[0][1]}; replace"
+            " or remove them"
+        )
+    shares = {
+        f"top{k}": metrics.top_k_accuracy(records.logits, records.labels, k)
+        for k in (1, 5)
+        if k <= s.network.num_classes
+    }
     return shares | {"loss": metrics.negative_log_likelihood(records.logits, records.labels)}
 
 
 def give_up(s: Session, run: Path, step: int) -> None:
-    """The loss of `step` was not finite: save that batch, then stop. Checkpoints are older than the step, so they are clean."""
+    """The loss of `step` was not finite: save that batch, then stop. Checkpoints are older than the step, so they are
+    clean."""
     folder = run / "crash"
     batch = next(batch_iterator(s, step))
     if is_main():
         arrays = {"x": batch.x.numpy(), "y": batch.y.numpy(), "index": np.asarray(batch.index), "step": step}
         write_atomic(folder / f"step-{step:09d}.npz", lambda f: np.savez(f, **arrays))
     raise EvalkitError(
-        f"the loss was not finite at step {step}; its first micro-batch is in {folder}, checkpoints before it are intact; "
-        f"begin a new run with a lower lr, clip_grad=1.0 or amp=none, from its weights if you like: init={run}"
+        f"the loss was not finite at step {step}; its first micro-batch is in {folder}, checkpoints before it are"
+        f" intact; begin a new run with a lower lr, clip_grad=1.0 or amp=none, from its weights if you like: init={run}"
     )

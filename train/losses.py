@@ -6,13 +6,15 @@ from torch.nn import functional as F
 
 
 def soft_target(y: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
-    """(B,) labels -> (B, K) one-hot rows with label smoothing: off = eps/K, on = 1 - eps + eps/K; every row sums to 1."""
+    """(B,) labels -> (B, K) one-hot rows with label smoothing: off = eps/K, on = 1 - eps + eps/K; every row sums to
+    1."""
     off = smoothing / num_classes
     return torch.full((len(y), num_classes), off, device=y.device).scatter_(1, y[:, None], 1.0 - smoothing + off)
 
 
 def mixed_target(weights: Tensor, target: Tensor) -> Tensor:
-    """(M, K) targets from label weights (M, B) and the sources' targets (B, K), not rounded to half precision under autocast."""
+    """(M, K) targets from label weights (M, B) and the sources' targets (B, K), not rounded to half precision under
+    autocast."""
     with torch.autocast(weights.device.type, enabled=False):
         return weights @ target
 
@@ -27,22 +29,25 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def distillation_loss(logits: Tensor, teacher: Tensor, kind: str, tau: float = 3.0) -> Tensor:
     """Distance of logits (M, K) to a teacher's (M, K), mean over the batch (DeiT, arXiv 2012.12877, equations 2 and 3).
 
-    `kind="hard"`: cross-entropy with the teacher's class; "soft": tau^2 KL(softmax(teacher / tau) || softmax(logits / tau)), which the
-    published code divides by the number of classes as well."""
+    `kind="hard"`: cross-entropy with the teacher's class; "soft": tau^2 KL(softmax(teacher / tau) || softmax(logits /
+    tau)), which the published code divides by the number of classes as well."""
     with torch.autocast(logits.device.type, enabled=False):
         logits, teacher = logits.float(), teacher.float()
         if kind == "hard":
             return F.cross_entropy(logits, teacher.argmax(1))
         if kind != "soft":
             raise ValueError(f"Expected argument `kind` to be 'hard' or 'soft', but got {kind!r}")
-        return tau**2 * F.kl_div(F.log_softmax(logits / tau, 1), F.log_softmax(teacher / tau, 1), reduction="batchmean", log_target=True)
+        return tau**2 * F.kl_div(
+            F.log_softmax(logits / tau, 1), F.log_softmax(teacher / tau, 1), reduction="batchmean", log_target=True
+        )
 
 
 class BinaryCrossEntropy:
     """Binary cross-entropy over soft targets (ResNet strikes back): with logits (M, K) and targets (M, K).
 
-    `threshold=None, reduction="sum_classes"` (sum over classes, mean over the batch, soft targets) is what OpenMixup trains with;
-    `threshold=0.2, reduction="mean"` (targets above the threshold become 1, the rest 0; mean over batch and classes) is timm's.
+    `threshold=None, reduction="sum_classes"` (sum over classes, mean over the batch, soft targets) is what OpenMixup
+    trains with; `threshold=0.2, reduction="mean"` (targets above the threshold become 1, the rest 0; mean over batch
+    and classes) is timm's.
     """
 
     def __init__(self, threshold: float | None = None, reduction: str = "sum_classes"):

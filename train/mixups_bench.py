@@ -18,13 +18,16 @@ CLASSES = 1000
 WARM_UP = 2
 
 
-def bench(names: list[str], *, batch: int, size: int, device: torch.device, repeats: int) -> list[tuple[str, float, float]]:
+def bench(
+    names: list[str], *, batch: int, size: int, device: torch.device, repeats: int
+) -> list[tuple[str, float, float]]:
     """(name, median ms per batch, ratio to the median of cloning the batch), "clone" first.
 
-    Default presets on float32 images (batch, 3, size, size). Timed are `mix` and the label shares. Networks answer at once, so passes through
-    them are not timed, nor what alignmix and mixtoken do within one. In each of the `repeats` every method has its turn, with draws of its own, right
-    after a clone, so that both see the same moods of the machine; the ratio is to the median of all clones. Every timed call begins with the freed
-    memory handed back to the system, as in a new process; see `release_memory`. Raises EvalkitError if there is no method.
+    Default presets on float32 images (batch, 3, size, size). Timed are `mix` and the label shares. Networks answer at
+    once, so passes through them are not timed, nor what alignmix and mixtoken do within one. In each of the `repeats`
+    every method has its turn, with draws of its own, right after a clone, so that both see the same moods of the
+    machine; the ratio is to the median of all clones. Every timed call begins with the freed memory handed back to the
+    system, as in a new process; see `release_memory`. Raises EvalkitError if there is no method.
     """
     if not names:
         raise EvalkitError("no method is left to time; name others")
@@ -42,8 +45,11 @@ def bench(names: list[str], *, batch: int, size: int, device: torch.device, repe
 
         def run(repeat: int) -> object:
             extras = {"views": views} if method.loader_extras else {}
-            draws = {"layer": 0} if name in ("alignmix", "manifold") else None  # the image: in the network they mix during the pass
-            ctx = Context.simple(CLASSES, derive_rng("bench", name, repeat), extras=extras, mean=net.mean, std=net.std, draws=draws)
+            # the image: in the network they mix during the pass
+            draws = {"layer": 0} if name in ("alignmix", "manifold") else None
+            ctx = Context.simple(
+                CLASSES, derive_rng("bench", name, repeat), extras=extras, mean=net.mean, std=net.std, draws=draws
+            )
             mixed = method.mix(ctx, x, y, net)
             return method.relabel(ctx, mixed, y, net(mixed.x))
 
@@ -68,8 +74,8 @@ def bench(names: list[str], *, batch: int, size: int, device: torch.device, repe
 def release_memory() -> None:
     """Hand freed memory back to the system, where the C library can (glibc).
 
-    By itself it keeps some for the next tensor, depending on what ran before: a clone then takes two milliseconds or ten. A new process has none,
-    so large tensors are new pages, whose first touch is part of what they cost.
+    By itself it keeps some for the next tensor, depending on what ran before: a clone then takes two milliseconds or
+    ten. A new process has none, so large tensors are new pages, whose first touch is part of what they cost.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
@@ -91,4 +97,6 @@ def timed(job: Callable[[int], object], repeat: int, device: torch.device) -> fl
 def table(results: list[tuple[str, float, float]]) -> str:
     """The results as aligned lines, quickest first."""
     lines = [f"{'method':18} {'ms/batch':>9} {'x clone':>8}"]
-    return "\n".join(lines + [f"{name:18} {ms:9.2f} {ratio:8.2f}" for name, ms, ratio in sorted(results, key=lambda row: row[1])])
+    return "\n".join(
+        lines + [f"{name:18} {ms:9.2f} {ratio:8.2f}" for name, ms, ratio in sorted(results, key=lambda row: row[1])]
+    )

@@ -11,8 +11,8 @@ from .mixups.base import MixMethod
 
 
 def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict]:
-    """Trainable parameters with and without weight decay: norms, biases and what the model itself exempts (position embedding, class
-    token) are not decayed unless `decay_norm_and_bias`."""
+    """Trainable parameters with and without weight decay: norms, biases and what the model itself exempts (position
+    embedding, class token) are not decayed unless `decay_norm_and_bias`."""
     exempt = set(getattr(model, "no_weight_decay", set)())
     decayed, free = [], []
     for name, p in model.named_parameters():
@@ -23,8 +23,9 @@ def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict]:
 
 
 def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Optimizer:
-    """timm's optimizer `opt` over the model's and the method's parameters; each group's "lr_scale" multiplies the schedule,
-    and its "schedule" replaces keys of the recipe in its own one, for example {"lr": 1e-3, "min_lr": 1e-4}."""
+    """timm's optimizer `opt` over the model's and the method's parameters; each group's "lr_scale" multiplies the
+    schedule, and its "schedule" replaces keys of the recipe in its own one, for example {"lr": 1e-3, "min_lr":
+    1e-4}."""
     try:
         info = get_optimizer_info(cfg.opt)
     except ValueError as e:
@@ -36,6 +37,14 @@ def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Opt
         arguments["betas"] = tuple(cfg.betas)
     try:
         groups = parameter_groups(model, cfg) + method.param_groups()
-        return create_optimizer_v2(groups, opt=cfg.opt, lr=cfg.lr, weight_decay=cfg.weight_decay, momentum=cfg.momentum, **arguments, **cfg.opt_args)
+        return create_optimizer_v2(
+            groups,
+            opt=cfg.opt,
+            lr=cfg.lr,
+            weight_decay=cfg.weight_decay,
+            momentum=cfg.momentum,
+            **arguments,
+            **cfg.opt_args,
+        )
     except TypeError as e:
         raise EvalkitError(f"optimizer '{cfg.opt}' does not take the recipe's arguments: {e}") from e

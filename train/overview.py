@@ -17,8 +17,12 @@ def paper(cls: type[MixMethod]) -> str:
 
 
 def table() -> str:
-    """The methods as lines of aligned columns under a heading; below, which of them make the host wait for the device."""
-    lines = [("method", "family", "needs", "extra passes", "paper"), *((name, family, needs, passes, paper) for name, family, needs, paper, passes in rows())]
+    """The methods as lines of aligned columns under a heading; below, which of them make the host wait for the
+    device."""
+    lines = [
+        ("method", "family", "needs", "extra passes", "paper"),
+        *((name, family, needs, passes, paper) for name, family, needs, paper, passes in rows()),
+    ]
     widths = [max(map(len, column)) for column in zip(*lines)]
     waiting = ", ".join(f"{name} ({cls.waits})" for name, cls in METHODS.items() if cls.waits)
     text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)

@@ -16,8 +16,8 @@ COUNT = 8
 
 @torch.no_grad()
 def save(s: Session, path: Path) -> None:
-    """Write mixed.npz: x uint8 (8, 3, S, S), weights float32 (8, B), labels int64 (B,), classes. One sample from each of 8 draws of the
-    method on the first micro-batch of the last step, labelled with the trained network."""
+    """Write mixed.npz: x uint8 (8, 3, S, S), weights float32 (8, B), labels int64 (B,), classes. One sample from each
+    of 8 draws of the method on the first micro-batch of the last step, labelled with the trained network."""
     batch = next(loop.batch_iterator(s, s.step - 1))
     make = loop.context_maker(s, s.step)
     images, weights = [], []
@@ -31,5 +31,10 @@ def save(s: Session, path: Path) -> None:
         pixels = mixed.x[i] * ctx.std[:, None, None] + ctx.mean[:, None, None]
         images.append((pixels.clamp(0, 1) * 255).round().byte().cpu().numpy())
         weights.append(method.relabel(ctx, mixed, y, out)[i].float().cpu().numpy())
-    arrays = {"x": np.stack(images), "weights": np.stack(weights), "labels": batch.y.numpy(), "classes": np.array(s.train_images.classes)}
+    arrays = {
+        "x": np.stack(images),
+        "weights": np.stack(weights),
+        "labels": batch.y.numpy(),
+        "classes": np.array(s.train_images.classes),
+    }
     write_atomic(path, lambda f: np.savez(f, **arrays))

@@ -1,4 +1,5 @@
-"""One picture of what methods do: mixed samples, their masks, a sweep of lambda, and under each image the label shares it is trained on."""
+"""One picture of what methods do: mixed samples, their masks, a sweep of lambda, and under each image the label shares
+it is trained on."""
 
 import base64
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from .mixups import Context, MixMethod
 SIZE = 224
 SWEEP = (0.1, 0.3, 0.5, 0.7, 0.9)
 CHARACTERS = 28  # as many fit under an image
-SETTLED = {"layer": 0, "grid": 8}  # what is drawn once for all of a method's pictures: alignmix and manifold show the image, puzzlemix its finest grid
+# what is drawn once for all of a method's pictures: alignmix and manifold show the image, puzzlemix its finest grid
+SETTLED = {"layer": 0, "grid": 8}
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Picture:
 
 
 class Noting(Context):
-    """A context that keeps in `draws` what was drawn, except draws made of other draws, which are made anew when those change."""
+    """A context that keeps in `draws` what was drawn, except draws made of other draws, which are made anew when those
+    change."""
 
     def draw(self, name: str, sample: Any) -> Any:
         before = set(self.draws)
@@ -51,9 +54,11 @@ class Noting(Context):
 
 
 def save(images: list[Path], names: str | None, out: Path) -> list[str]:
-    """Write the sheet of the methods `names` (with commas; default all) to `out`, .png or .html; returns lines about what was left out.
+    """Write the sheet of the methods `names` (with commas; default all) to `out`, .png or .html; returns lines about
+    what was left out.
 
-    Two images or more are centre-cropped to 224 pixels; by default two photographs. Networks that a method needs are small and random.
+    Two images or more are centre-cropped to 224 pixels; by default two photographs. Networks that a method needs are
+    small and random.
     """
     if out.suffix.lower() not in (".png", ".html"):
         raise EvalkitError(f"--out is a .png or an .html file, but got {out}")
@@ -82,22 +87,33 @@ def load(paths: list[Path]) -> tuple[list[str], Tensor]:
 
     if len(set(paths)) == 1:
         raise EvalkitError("mixing takes two different images or more; give another one, or none for two photographs")
-    images = {path.stem if [p.stem for p in paths].count(path.stem) == 1 else str(path): decode(path, str(path)) for path in paths} or photos()
+    images = {
+        path.stem if [p.stem for p in paths].count(path.stem) == 1 else str(path): decode(path, str(path))
+        for path in paths
+    } or photos()
     crop = EvalTransform(SIZE, SIZE)
     return list(images), torch.stack([crop(image) for image in images.values()])
 
 
 @torch.no_grad()
 def pictures(name: str, method: MixMethod, pixels: Tensor, net: Network) -> list[Picture]:
-    """A free draw, then lambda at the values of SWEEP with everything else as drawn; five more draws if the method draws no lambda."""
+    """A free draw, then lambda at the values of SWEEP with everything else as drawn; five more draws if the method
+    draws no lambda."""
     first, draws = picture(name, method, pixels, net, 0, {}, "a draw")
     if "lam" not in draws:
-        return [first] + [picture(name, method, pixels, net, seed, {}, "a draw")[0] for seed in range(1, 1 + len(SWEEP))]
+        return [first] + [
+            picture(name, method, pixels, net, seed, {}, "a draw")[0] for seed in range(1, 1 + len(SWEEP))
+        ]
     sweep = [np.full(np.shape(draws["lam"]), value) if np.ndim(draws["lam"]) else value for value in SWEEP]
-    return [first] + [picture(name, method, pixels, net, 0, draws | {"lam": lam}, f"λ = {value}")[0] for lam, value in zip(sweep, SWEEP)]
+    return [first] + [
+        picture(name, method, pixels, net, 0, draws | {"lam": lam}, f"λ = {value}")[0]
+        for lam, value in zip(sweep, SWEEP)
+    ]
 
 
-def picture(name: str, method: MixMethod, pixels: Tensor, net: Network, seed: int, draws: dict[str, Any], title: str) -> tuple[Picture, dict[str, Any]]:
+def picture(
+    name: str, method: MixMethod, pixels: Tensor, net: Network, seed: int, draws: dict[str, Any], title: str
+) -> tuple[Picture, dict[str, Any]]:
     """The last mixed sample of the first image, and what was drawn for it."""
     batch = len(pixels)
     rng = derive_rng("preview", name, seed)
@@ -105,7 +121,9 @@ def picture(name: str, method: MixMethod, pixels: Tensor, net: Network, seed: in
     for extra, make in method.loader_extras.items():
         extras[extra] = torch.stack([make(Image.fromarray(image.permute(1, 2, 0).numpy()), rng) for image in pixels])
     settled = {"partner": np.roll(np.arange(batch), -1), **SETTLED}
-    simple = Context.simple(net.num_classes, rng, mean=net.mean, std=net.std, extras=extras, total_steps=2, step=1, draws=settled | draws)
+    simple = Context.simple(
+        net.num_classes, rng, mean=net.mean, std=net.std, extras=extras, total_steps=2, step=1, draws=settled | draws
+    )
     ctx = Noting(**{field: getattr(simple, field) for field in Context.__slots__})
     std, mean = (v[:, None, None] for v in (ctx.std, ctx.mean))
     x, y = (pixels / 255 - mean) / std, torch.arange(batch)
@@ -123,7 +141,8 @@ def picture(name: str, method: MixMethod, pixels: Tensor, net: Network, seed: in
 
 def draw(names: list[str], pixels: Tensor, rows: dict[str, list[Picture]]) -> Figure:
     """The sheet: originals on top, then for each method a sample, its mask and the sweep."""
-    names = [name if len(name) <= CHARACTERS - 6 else f"…{name[7 - CHARACTERS :]}" for name in names]  # the end tells files apart, and "100 %" follows
+    # the end tells files apart, and "100 %" follows
+    names = [name if len(name) <= CHARACTERS - 6 else f"…{name[7 - CHARACTERS :]}" for name in names]
 
     def caption(item: Picture) -> str:
         text = item.caption(names)
@@ -141,13 +160,24 @@ def draw(names: list[str], pixels: Tensor, rows: dict[str, list[Picture]]) -> Fi
         ax.set_axis_off()
     for ax, name, image in zip(axes[0], names, pixels):
         show(ax, image.permute(1, 2, 0).numpy(), "", name)
-    axes[0, 0].text(-0.08, 0.5, "originals", transform=axes[0, 0].transAxes, ha="right", va="center", fontsize=9, weight="bold")
+    axes[0, 0].text(
+        -0.08, 0.5, "originals", transform=axes[0, 0].transAxes, ha="right", va="center", fontsize=9, weight="bold"
+    )
     for line, (name, cells) in zip(axes[1:], rows.items()):
         line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9, weight="bold")
         first, *sweep = cells
         show(line[0], first.pixels, first.title, caption(first))
         if first.mask is None:
-            line[1].text(0.5, 0.5, "no one mask", transform=line[1].transAxes, ha="center", va="center", fontsize=6.5, color=plots.GREY)
+            line[1].text(
+                0.5,
+                0.5,
+                "no one mask",
+                transform=line[1].transAxes,
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color=plots.GREY,
+            )
         else:
             show(line[1], first.mask, "its mask", f"{100 * first.mask.mean():.0f} % own", cmap="gray", vmin=0, vmax=1)
         for ax, item in zip(line[2:], sweep):
@@ -162,17 +192,24 @@ def show(ax: Any, image: np.ndarray, title: str, caption: str, **kwargs: Any) ->
         spine.set_color(plots.LIGHT)
     ax.imshow(image, interpolation="nearest", **kwargs)
     ax.set_title(title, fontsize=6.5, pad=2, color=plots.GREY)
-    ax.text(0.5, -0.03, caption, transform=ax.transAxes, ha="center", va="top", fontsize=6.5, parse_math=False)  # a file's name may hold $ signs
+    # a file's name may hold $ signs
+    ax.text(0.5, -0.03, caption, transform=ax.transAxes, ha="center", va="top", fontsize=6.5, parse_math=False)
 
 
 def page(names: list[str], rows: dict[str, list[Picture]], png: bytes) -> str:
     """The sheet and its label shares as one HTML page."""
-    lines = [
-        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(item.title)}: {escape(item.caption(names))}</td>' for item in cells)}</tr>"
-        for name, cells in rows.items()
-    ]
-    style = "body{font:14px sans-serif;margin:2em}img{max-width:100%}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #d9dce1}"
-    image = f'<img alt="mixed samples of {escape(", ".join(rows))}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    lines = []
+    for name, cells in rows.items():
+        shares = "".join(f"<td>{escape(item.title)}: {escape(item.caption(names))}</td>" for item in cells)
+        lines.append(f"<tr><th>{escape(name)}</th>{shares}</tr>")
+    style = (
+        "body{font:14px sans-serif;margin:2em}img{max-width:100%}td,th{padding:.2em"
+        " .8em;text-align:left;border-bottom:1px solid #d9dce1}"
+    )
+    image = (
+        f'<img alt="mixed samples of {escape(", ".join(rows))}"'
+        f' src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>evalkit mixups</title><style>{style}</style>'
         f"<h1>Mixups</h1>{image}<h2>Label shares</h2><table>{''.join(lines)}</table></html>\n"

@@ -20,13 +20,19 @@ EXECUTION_KEYS = {"workers", "device", "keep", "checkpoint_minutes", "checkpoint
 ACCURACY_VERSION = 1
 
 
-def train(cfg: TrainConfig | None, out: Path | None = None, resume: Path | None = None, overrides: list[str] | None = None) -> int:
-    """Train by `cfg` into the folder `out`, or continue the run folder `resume`. Returns the exit code: 0 complete, 2 stopped by a
-    signal and resumable, 130 stopped by Ctrl-C and resumable."""
+def train(
+    cfg: TrainConfig | None, out: Path | None = None, resume: Path | None = None, overrides: list[str] | None = None
+) -> int:
+    """Train by `cfg` into the folder `out`, or continue the run folder `resume`. Returns the exit code: 0 complete, 2
+    stopped by a signal and resumable, 130 stopped by Ctrl-C and resumable."""
     if resume is not None:
         run, cfg = Path(resume), runs.resumed(TrainConfig, Path(resume), overrides or [], EXECUTION_KEYS)
     else:
-        run = Path(out) if out else Path("runs") / f"{cfg.data}-{session.method_name(cfg.mixup)}-seed{cfg.seed}".replace("/", "-")
+        run = (
+            Path(out)
+            if out
+            else Path("runs") / f"{cfg.data}-{session.method_name(cfg.mixup)}-seed{cfg.seed}".replace("/", "-")
+        )
         cfg = replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
     torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
@@ -36,13 +42,24 @@ def train(cfg: TrainConfig | None, out: Path | None = None, resume: Path | None 
         found = checkpoint.newest(run)
         if found is not None:
             if found[1]["data"]["fingerprint"] != s.train_images.fingerprint:
-                raise EvalkitError(f"the training images are not those that {run} began with; put those back, or begin a new run with init={run}")
+                raise EvalkitError(
+                    f"the training images are not those that {run} began with; put those back, or begin a new run with"
+                    f" init={run}"
+                )
             session.restore(s, found[0])
             s.seconds = found[1]["seconds"]
         if is_main():
-            print(f"resuming {run} at step {s.step}" if found else f"{run} has no whole checkpoint yet; starting at step 0", flush=True)
+            print(
+                (
+                    f"resuming {run} at step {s.step}"
+                    if found
+                    else f"{run} has no whole checkpoint yet; starting at step 0"
+                ),
+                flush=True,
+            )
     else:
-        loop.batch_iterator(s, 0)  # raises where sizes do not go together, before there is a folder that a better command would find in use
+        # raises where sizes do not go together, before there is a folder that a better command would find in use
+        loop.batch_iterator(s, 0)
         if is_main():
             runs.start(run, cfg)
 
@@ -51,12 +68,20 @@ def train(cfg: TrainConfig | None, out: Path | None = None, resume: Path | None 
     except loop.Stopped as e:
         number = e.args[0]
         if is_main():
-            print(f"stopped by {signal.Signals(number).name} at step {s.step}, saved; continue with: evalkit train --resume {run}", flush=True)
+            print(
+                f"stopped by {signal.Signals(number).name} at step {s.step}, saved; continue with: evalkit train"
+                f" --resume {run}",
+                flush=True,
+            )
         return 130 if number == signal.SIGINT else 2
     if is_main():
         preview.save(s, run / "mixed.npz")
         record(s, run)
-        print(f"top-1 {100 * s.scores['raw']['top1']:.2f} % on {s.val_images.name} ({len(s.val_images)} images); checkpoint: {run / 'last'}", flush=True)
+        print(
+            f"top-1 {100 * s.scores['raw']['top1']:.2f} % on {s.val_images.name} ({len(s.val_images)} images);"
+            f" checkpoint: {run / 'last'}",
+            flush=True,
+        )
     return 0
 
 

@@ -9,9 +9,10 @@ from .config import TrainConfig
 def learning_rate(cfg: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
     """step -> learning rate by the recipe's schedule.
 
-    Warm-up is linear from `warmup_lr` to `lr`. Cosine runs over the whole run, its beginning covered by the warm-up (as timm does; mmcv
-    warms up to the cosine instead of `lr`, less than 1 % lower): min_lr + (lr - min_lr) (1 + cos(pi t / epochs)) / 2 at epoch position t.
-    `schedule_by: epoch` holds the value within each epoch, and so does `warmup_by: epoch` for the warm-up (mmcv: epoch and step).
+    Warm-up is linear from `warmup_lr` to `lr`. Cosine runs over the whole run, its beginning covered by the warm-up (as
+    timm does; mmcv warms up to the cosine instead of `lr`, less than 1 % lower): min_lr + (lr - min_lr) (1 + cos(pi t /
+    epochs)) / 2 at epoch position t. `schedule_by: epoch` holds the value within each epoch, and so does `warmup_by:
+    epoch` for the warm-up (mmcv: epoch and step).
     """
 
     def value(step: int) -> float:

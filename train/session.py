@@ -29,7 +29,8 @@ from .step import train_step
 
 
 class Trainee(nn.Module):
-    """Network and method as one module whose forward is the training step, so that DDP and state_dict see all parameters."""
+    """Network and method as one module whose forward is the training step, so that DDP and state_dict see all
+    parameters."""
 
     def __init__(self, network: Network, method: MixMethod, distillation: distill.Distillation | None = None):
         super().__init__()
@@ -84,7 +85,10 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     val_images = data.load(cfg.data, cfg.val_split, root=cfg.data_dir)
     if val_images.classes != train_images.classes:
         odd = ", ".join(sorted(set(val_images.classes) ^ set(train_images.classes))[:3])
-        raise EvalkitError(f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} differ in their classes, e.g. {odd}; make the folders match")
+        raise EvalkitError(
+            f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} differ in their classes, e.g. {odd}; make"
+            " the folders match"
+        )
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes)).to(device)
     check_sizes(network, cfg)
@@ -97,8 +101,13 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     optimizer = make_optimizer(network.model, method, cfg)
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
     # of files, the fingerprint is that of their names below the split's folder, and those may well be the same
-    if val_images.fingerprint == train_images.fingerprint and getattr(val_images, "root", None) == getattr(train_images, "root", None):
-        raise EvalkitError(f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} hold the same images; put them into folders of their own")
+    if val_images.fingerprint == train_images.fingerprint and getattr(val_images, "root", None) == getattr(
+        train_images, "root", None
+    ):
+        raise EvalkitError(
+            f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} hold the same images; put them into"
+            " folders of their own"
+        )
     eval_size = cfg.eval_size or cfg.image_size
     resize = cfg.eval_resize or math.floor(eval_size * 256 / 224)
     return Session(
@@ -117,7 +126,8 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
 
 
 def make_network(cfg: TrainConfig, num_classes: int) -> Network:
-    """The recipe's network, starting from `init` if given: a head for another number of classes is left out, anything else must fit."""
+    """The recipe's network, starting from `init` if given: a head for another number of classes is left out, anything
+    else must fit."""
     create = {"num_classes": num_classes, **cfg.model_args}
     if cfg.init is None or cfg.init == "pretrained":
         return models.create(cfg.model, pretrained=cfg.init is not None, **create)
@@ -127,14 +137,18 @@ def make_network(cfg: TrainConfig, num_classes: int) -> Network:
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     odd = [k for k in own if k not in fitting and loaded.network.num_classes == num_classes]
     if odd:
-        raise EvalkitError(f"{cfg.init} does not fit model '{cfg.model}': {len(odd)} tensors differ, e.g. {odd[0]}; give the model it was trained with")
+        raise EvalkitError(
+            f"{cfg.init} does not fit model '{cfg.model}': {len(odd)} tensors differ, e.g. {odd[0]}; give the model it"
+            " was trained with"
+        )
     network.model.load_state_dict(fitting, strict=False)
     return network
 
 
 @torch.no_grad()
 def check_sizes(network: Network, cfg: TrainConfig) -> None:
-    """Raises EvalkitError where the network does not take images of the recipe's sizes: before there is a run, not in its first step."""
+    """Raises EvalkitError where the network does not take images of the recipe's sizes: before there is a run, not in
+    its first step."""
     network.eval()
     for size in {cfg.image_size, cfg.eval_size or cfg.image_size}:
         try:
@@ -218,4 +232,6 @@ def restore(s: Session, folder: Path) -> None:
         for key in ("step", "scores", "best", "history"):
             setattr(s, key, state[key])
     except (KeyError, ValueError, RuntimeError) as e:
-        raise EvalkitError(f"{folder} does not fit this recipe ({str(e).splitlines()[0]}); resume with the run's own config.yaml") from e
+        raise EvalkitError(
+            f"{folder} does not fit this recipe ({str(e).splitlines()[0]}); resume with the run's own config.yaml"
+        ) from e

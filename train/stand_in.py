@@ -24,7 +24,8 @@ LEFT_OUT = {
 
 
 def network(size: int, num_classes: int, patch: int = 16) -> Network:
-    """A ViT of two narrow blocks with random weights for images of `size` pixels. Raises EvalkitError where patches do not divide them."""
+    """A ViT of two narrow blocks with random weights for images of `size` pixels. Raises EvalkitError where patches do
+    not divide them."""
     if size % patch:
         raise EvalkitError(f"images of {size} pixels do not divide into patches of {patch}; give a multiple of {patch}")
     seed_torch("stand-in", size)
@@ -33,7 +34,8 @@ def network(size: int, num_classes: int, patch: int = 16) -> Network:
 
 
 def suited(name: str, net: Network) -> Network:
-    """`net`, or a narrow ResNet for the same images where the method `name` wants a network that pools a feature map."""
+    """`net`, or a narrow ResNet for the same images where the method `name` wants a network that pools a feature
+    map."""
     if name not in POOLED:
         return net
     seed_torch("stand-in", *net.input_size)
@@ -43,7 +45,8 @@ def suited(name: str, net: Network) -> Network:
 
 
 def chosen(names: str | None) -> list[str]:
-    """Names from a list with commas, by default every method but `choice`. Raises EvalkitError for one that does not exist."""
+    """Names from a list with commas, by default every method but `choice`. Raises EvalkitError for one that does not
+    exist."""
     picked = [n.strip() for n in names.split(",") if n.strip()] if names else [n for n in METHODS if n != "choice"]
     if not picked:
         raise EvalkitError("which methods? Name some, for example --methods mixup,cutmix")
@@ -54,7 +57,8 @@ def chosen(names: str | None) -> list[str]:
 
 
 def method(name: str, net: Network) -> MixMethod:
-    """The method `name` in its default preset, set up with `net`; a teacher, if it wants one, sees 7 x 7 cells like a ResNet, or 4 x 4.
+    """The method `name` in its default preset, set up with `net`; a teacher, if it wants one, sees 7 x 7 cells like a
+    ResNet, or 4 x 4.
 
     tokenmix gets the class attention of `net` in place of a teacher."""
     size, arguments = net.input_size[0], {}
@@ -66,12 +70,17 @@ def method(name: str, net: Network) -> MixMethod:
 
 
 def answer_at_once(net: Network, methods: Iterable[MixMethod], x: Tensor) -> None:
-    """Make `net` and the methods' teachers answer for `x` without a pass, so that what is timed is the methods alone."""
+    """Make `net` and the methods' teachers answer for `x` without a pass, so that what is timed is the methods
+    alone."""
     with torch.no_grad():
         out = net(x, attention=net.patch_size is not None)
         if net.patch_size is not None:
             out = dataclasses.replace(out, rollout=net(x, attention="rollout").rollout)
-    answers = {"forward": out, "saliency": net.saliency(x, torch.zeros(len(x), dtype=torch.int64, device=x.device)), "feature_map": net.feature_map(x)}
+    answers = {
+        "forward": out,
+        "saliency": net.saliency(x, torch.zeros(len(x), dtype=torch.int64, device=x.device)),
+        "feature_map": net.feature_map(x),
+    }
     if net.patch_size is not None:
         answers |= {"class_attention": net.class_attention(x), "patch_attention": net.patch_attention(x)}
     for question, answer in answers.items():

@@ -6,8 +6,11 @@ from .distill import Distillation
 from .mixups.base import Context, MixMethod
 
 
-def train_step(ctx: Context, net, method: MixMethod, x: Tensor, y: Tensor, distillation: Distillation | None = None) -> Tensor:
-    """Scalar loss of the batch `x` (B, C, H, W), `y` (B,): pick the method, mix, one forward pass, the method's loss, the teacher's share of it."""
+def train_step(
+    ctx: Context, net, method: MixMethod, x: Tensor, y: Tensor, distillation: Distillation | None = None
+) -> Tensor:
+    """Scalar loss of the batch `x` (B, C, H, W), `y` (B,): pick the method, mix, one forward pass, the method's loss,
+    the teacher's share of it."""
     method = method.pick(ctx)
     mixed = method.mix(ctx, x, y, net)
     out = net(mixed.x, attention=method.attention, features=method.features, inject=mixed.inject)

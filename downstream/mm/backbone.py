@@ -10,4 +10,5 @@ class EvalkitTimmBackbone(Backbone):
     """`Backbone` for mmseg and mmdet."""
 
     def init_weights(self) -> None:
-        """Nothing: mmengine's Runner calls this on every part after the model is built, which would wipe the weights that were loaded."""
+        """Nothing: mmengine's Runner calls this on every part after the model is built, which would wipe the weights
+        that were loaded."""

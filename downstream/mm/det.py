@@ -18,7 +18,8 @@ THRESHOLDS = {"": slice(None), "50": 0, "75": 5}  # of the ten IoUs from 0.50 to
 
 @METRICS.register_module()
 class EvalkitCoco(BaseMetric):
-    """Per class: AP, AP50 and AP75 of boxes and of masks, each (classes, 3), fractions; NaN for a class without an object in `ann_file`."""
+    """Per class: AP, AP50 and AP75 of boxes and of masks, each (classes, 3), fractions; NaN for a class without an
+    object in `ann_file`."""
 
     default_prefix = "det"
 
@@ -35,7 +36,13 @@ class EvalkitCoco(BaseMetric):
             masks = encode_mask_results(found["masks"].cpu().numpy())
             self.results.append(
                 [
-                    {"image_id": sample["img_id"], "category_id": self.categories[label], "score": float(score), "bbox": box.tolist(), "segmentation": mask}
+                    {
+                        "image_id": sample["img_id"],
+                        "category_id": self.categories[label],
+                        "score": float(score),
+                        "bbox": box.tolist(),
+                        "segmentation": mask,
+                    }
                     for box, score, label, mask in zip(boxes, scores, labels, masks)
                 ]
             )
@@ -43,7 +50,10 @@ class EvalkitCoco(BaseMetric):
     def compute_metrics(self, results: list) -> dict[str, Any]:
         objects = [found for image in results for found in image]
         # a mask's own area decides whether it counts as small or large, hence the separate list
-        return {"box": self._ap(objects, "bbox"), "mask": self._ap([{k: v for k, v in o.items() if k != "bbox"} for o in objects], "segm")}
+        return {
+            "box": self._ap(objects, "bbox"),
+            "mask": self._ap([{k: v for k, v in o.items() if k != "bbox"} for o in objects], "segm"),
+        }
 
     def _ap(self, objects: list[dict], kind: str) -> np.ndarray:
         judged = COCOeval(self.truth, self.truth.loadRes(objects) if objects else self._nothing(), kind)

@@ -1,7 +1,8 @@
-"""`mmcv._ext` served by torchvision, so that mmcv-lite, which ships no compiled operators, runs Mask R-CNN on CPU and GPU.
+"""`mmcv._ext` served by torchvision, so that mmcv-lite, which ships no compiled operators, runs Mask R-CNN on CPU and
+GPU.
 
-A compiled `_ext` is found first and wins. Non-maximum suppression and RoIAlign have the semantics of mmcv's own operators; every other
-operator exists, since mmcv looks for all of them on import, and raises when it is called.
+A compiled `_ext` is found first and wins. Non-maximum suppression and RoIAlign have the semantics of mmcv's own
+operators; every other operator exists, since mmcv looks for all of them on import, and raises when it is called.
 """
 
 import sys
@@ -44,13 +45,17 @@ class Operators(ModuleType):
             raise AttributeError(name)
 
         def missing(*args: Any, **kwargs: Any) -> None:
-            raise EvalkitError(f"mmcv's operator '{name}' needs compiled code, which this installation lacks; choose a model without it, or build mmcv")
+            raise EvalkitError(
+                f"mmcv's operator '{name}' needs compiled code, which this installation lacks; choose a model without"
+                " it, or build mmcv"
+            )
 
         return missing
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the (N, 4) corner boxes to keep, by falling score; with offset 1 the right and bottom edge pixels belong to a box.
+    """Indices of the (N, 4) corner boxes to keep, by falling score; with offset 1 the right and bottom edge pixels
+    belong to a box.
 
     Among equal scores mmcv's order is arbitrary; here the earlier box comes first."""
     shift = boxes.new_tensor([0, 0, offset, offset])
@@ -72,10 +77,13 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Fill `output` (N, C, h, w) with the averages of `input` (B, C, H, W) over the bins of `rois` (N, 5): image, left, top, right, bottom."""
+    """Fill `output` (N, C, h, w) with the averages of `input` (B, C, H, W) over the bins of `rois` (N, 5): image, left,
+    top, right, bottom."""
     _only_average(pool_mode)
     input, rois = _same_type(input, rois)
-    output.copy_(torchvision.ops.roi_align(input, rois, (aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned))
+    output.copy_(
+        torchvision.ops.roi_align(input, rois, (aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned)
+    )
 
 
 def roi_align_backward(
@@ -96,7 +104,9 @@ def roi_align_backward(
     _only_average(pool_mode)
     grad_output, rois = _same_type(grad_output, rois)
     size = aligned_height, aligned_width, *grad_input.shape
-    grad_input.copy_(torch.ops.torchvision._roi_align_backward(grad_output, rois, spatial_scale, *size, sampling_ratio, aligned))
+    grad_input.copy_(
+        torch.ops.torchvision._roi_align_backward(grad_output, rois, spatial_scale, *size, sampling_ratio, aligned)
+    )
 
 
 def _only_average(pool_mode: int) -> None:
@@ -105,6 +115,7 @@ def _only_average(pool_mode: int) -> None:
 
 
 def _same_type(features: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the type that torchvision wants them in: at least float32, since half-precision floats are too coarse for coordinates."""
+    """Both in the type that torchvision wants them in: at least float32, since half-precision floats are too coarse for
+    coordinates."""
     dtype = torch.promote_types(torch.promote_types(features.dtype, rois.dtype), torch.float32)
     return features.to(dtype), rois.to(dtype)

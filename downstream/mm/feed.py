@@ -1,4 +1,5 @@
-"""The images of mm's datasets in batches: the same numbers for the same (seed, step, place), whatever happened before."""
+"""The images of mm's datasets in batches: the same numbers for the same (seed, step, place), whatever happened
+before."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -35,7 +36,8 @@ class Places:
 
 
 class Items:
-    """A dataset that returns the error for an image it cannot give: raised in a worker, it would arrive as a page of traceback."""
+    """A dataset that returns the error for an image it cannot give: raised in a worker, it would arrive as a page of
+    traceback."""
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
@@ -50,7 +52,10 @@ class Items:
             return e
         except Exception as e:
             why = (str(e).strip().splitlines() or ["no message"])[0]
-            return EvalkitError(f"{self.dataset.get_data_info(index)['img_path']} or its truth cannot be used ({type(e).__name__}: {why}); replace it")
+            return EvalkitError(
+                f"{self.dataset.get_data_info(index)['img_path']} or its truth cannot be used ({type(e).__name__}:"
+                f" {why}); replace it"
+            )
 
 
 class Seeded(Items):
@@ -67,8 +72,17 @@ class Seeded(Items):
 
 
 def feed(built: DataLoader, items: Items, **order: Any) -> Iterator[Any]:
-    """The batches of `items` in the `order` given, made as mm's loader `built` makes them. Raises EvalkitError for an image that cannot be used."""
-    return checked(DataLoader(items, num_workers=built.num_workers, collate_fn=partial(_collate, built.collate_fn), worker_init_fn=shield, **order))
+    """The batches of `items` in the `order` given, made as mm's loader `built` makes them. Raises EvalkitError for an
+    image that cannot be used."""
+    return checked(
+        DataLoader(
+            items,
+            num_workers=built.num_workers,
+            collate_fn=partial(_collate, built.collate_fn),
+            worker_init_fn=shield,
+            **order,
+        )
+    )
 
 
 def _collate(join: Callable[[list], Any], items: list) -> Any:

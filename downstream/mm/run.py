@@ -1,7 +1,8 @@
-"""Train and evaluate by an mm config: mmengine's Runner builds the parts, a loop of our own drives them, evalkit logs and saves.
+"""Train and evaluate by an mm config: mmengine's Runner builds the parts, a loop of our own drives them, evalkit logs
+and saves.
 
-The order of the images, their augmentation and dropout are functions of (seed, step, place in the batch), so a run that was killed and
-resumed takes the same steps as one that was not.
+The order of the images, their augmentation and dropout are functions of (seed, step, place in the batch), so a run that
+was killed and resumed takes the same steps as one that was not.
 """
 
 import contextlib
@@ -53,9 +54,20 @@ class SlimCheckpointHook(Hook):
 
 @LOOPS.register_module()
 class EvalkitLoop(BaseLoop):
-    """Steps `max_iters`, with a log line every `log_steps` and a checkpoint every `checkpoint_steps` and when a signal asks for the end."""
+    """Steps `max_iters`, with a log line every `log_steps` and a checkpoint every `checkpoint_steps` and when a signal
+    asks for the end."""
 
-    def __init__(self, runner: Runner, dataloader: Any, run: str, seed: int, max_iters: int, log_steps: int, checkpoint_steps: int, keep: int):
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Any,
+        run: str,
+        seed: int,
+        max_iters: int,
+        log_steps: int,
+        checkpoint_steps: int,
+        keep: int,
+    ):
         super().__init__(runner, dataloader)
         self.folder, self.seed, self.max_iters = Path(run), seed, max_iters
         self.log_steps, self.checkpoint_steps, self.keep = log_steps, checkpoint_steps, keep
@@ -70,7 +82,12 @@ class EvalkitLoop(BaseLoop):
     def batches(self) -> Iterator[Any]:
         """Batches from the current step on. Skipping costs the order alone: no image is read for it."""
         built = self.dataloader
-        return feed(built, Seeded(built.dataset, self.seed), batch_sampler=Places(built.batch_sampler, self._iter), pin_memory=torch.cuda.is_available())
+        return feed(
+            built,
+            Seeded(built.dataset, self.seed),
+            batch_sampler=Places(built.batch_sampler, self._iter),
+            pin_memory=torch.cuda.is_available(),
+        )
 
     def run(self) -> None:
         runner, batches = self.runner, self.batches()
@@ -94,18 +111,24 @@ class EvalkitLoop(BaseLoop):
                     last = self._iter == self.max_iters
                     save_now = last or self._iter % self.checkpoint_steps == 0
                     log_now = last or self._iter % self.log_steps == 0
-                    if world_size() > 1 and not (save_now or log_now or self._iter % 10 == 0):  # asking the others costs a wait
+                    # asking the others costs a wait
+                    if world_size() > 1 and not (save_now or log_now or self._iter % 10 == 0):
                         continue
                     bad, stop = guard.agree(not bool(torch.isfinite(loss["loss"])), guard.received or 0)
                     if bad:
                         raise EvalkitError(
-                            f"the loss was not finite at step {self._iter} or before; lower lr or set clip_grad=1.0, then start again in another folder"
+                            f"the loss was not finite at step {self._iter} or before; lower lr or set clip_grad=1.0,"
+                            " then start again in another folder"
                         )
                     if log_now:
                         now = time.monotonic()
                         values = {name: float(value.detach()) for name, value in loss.items()} | {"lr": rate}
                         values["seconds_per_step"] = round((now - window) / (self._iter - shown), 4)
-                        log.log(self._iter, values, f"loss {values['loss']:.3f}  lr {rate:.1e}  {values['seconds_per_step']:.2f} s/step")
+                        log.log(
+                            self._iter,
+                            values,
+                            f"loss {values['loss']:.3f}  lr {rate:.1e}  {values['seconds_per_step']:.2f} s/step",
+                        )
                         window, shown = now, self._iter
                     if save_now or stop:
                         self.save()
@@ -122,9 +145,14 @@ class EvalkitLoop(BaseLoop):
         partial = folder / ".partial"
         try:
             folder.mkdir(exist_ok=True)
-            self.runner.save_checkpoint(str(folder), partial.name, meta={"epoch": 0, "iter": self._iter}, by_epoch=False)
+            self.runner.save_checkpoint(
+                str(folder), partial.name, meta={"epoch": 0, "iter": self._iter}, by_epoch=False
+            )
         except OSError as e:
-            raise EvalkitError(f"cannot write a checkpoint to {folder}: {e.strerror or e}; earlier checkpoints are intact; free some space and resume") from e
+            raise EvalkitError(
+                f"cannot write a checkpoint to {folder}: {e.strerror or e}; earlier checkpoints are intact; free some"
+                " space and resume"
+            ) from e
         if is_main():
             with open(partial, "rb") as f:
                 os.fsync(f.fileno())
@@ -135,7 +163,8 @@ class EvalkitLoop(BaseLoop):
 
 
 def newest(run: Path) -> tuple[Path, int] | None:
-    """The last checkpoint of a run and its step; None if there is none. A name without a dot is a file that was written whole."""
+    """The last checkpoint of a run and its step; None if there is none. A name without a dot is a file that was written
+    whole."""
     paths = sorted((run / "checkpoints").glob("step-*.pth"))
     return (paths[-1], int(paths[-1].stem.partition("-")[2])) if paths else None
 
@@ -148,11 +177,14 @@ class QuietRunner(Runner):
             with quiet():
                 super().load_or_resume()
         except RuntimeError as e:
-            raise EvalkitError(f"{self._load_from} is damaged; remove it, and the run resumes from the checkpoint before it") from e
+            raise EvalkitError(
+                f"{self._load_from} is damaged; remove it, and the run resumes from the checkpoint before it"
+            ) from e
 
 
 def build(config: dict[str, Any], run: Path, *, scope: str, seed: int, device: torch.device, resume: bool) -> Runner:
-    """The Runner of an mm config ("mmseg" or "mmdet" by `scope`), ready to train; with `resume`, from the run's newest checkpoint on."""
+    """The Runner of an mm config ("mmseg" or "mmdet" by `scope`), ready to train; with `resume`, from the run's newest
+    checkpoint on."""
     import_module(f"{scope}.utils").register_all_modules(init_default_scope=True)
     import_module(f"{__package__}.{scope.removeprefix('mm')}")
     found = newest(run) if resume else None
@@ -166,7 +198,11 @@ def build(config: dict[str, Any], run: Path, *, scope: str, seed: int, device: t
         "launcher": "pytorch" if world_size() > 1 else "none",
         "log_level": "ERROR",
         "randomness": {"seed": seed},
-        "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "device_ids": None if device.type == "cpu" else [device.index]},
+        "model_wrapper_cfg": {
+            "type": "MMDistributedDataParallel",
+            "broadcast_buffers": False,
+            "device_ids": None if device.type == "cpu" else [device.index],
+        },
         "env_cfg": {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
         "default_hooks": {"timer": None, "logger": None, "checkpoint": None, "sampler_seed": None},
         "custom_hooks": [*config["custom_hooks"], {"type": "SlimCheckpointHook"}],
@@ -187,7 +223,9 @@ def save_config(config: dict[str, Any], path: Path) -> None:
     write_atomic(path, lambda f: f.write(Config(config).pretty_text.encode()))
 
 
-def loop_config(run: Path, *, seed: int, steps: int, log_steps: int, checkpoint_steps: int, keep: int) -> dict[str, Any]:
+def loop_config(
+    run: Path, *, seed: int, steps: int, log_steps: int, checkpoint_steps: int, keep: int
+) -> dict[str, Any]:
     """`train_cfg` of an mm config."""
     return {
         "type": "EvalkitLoop",
@@ -209,10 +247,12 @@ def plain_model(runner: Runner) -> torch.nn.Module:
 
 @torch.no_grad()
 def evaluate(runner: Runner, config: dict[str, Any], *, tta: bool = False) -> dict[str, Any]:
-    """What the config's `test_evaluator` says of its `test_dataloader`; with `tta` through its `tta_model` and `tta_pipeline`."""
+    """What the config's `test_evaluator` says of its `test_dataloader`; with `tta` through its `tta_model` and
+    `tta_pipeline`."""
     model = plain_model(runner)
     for buffer in model.buffers() if world_size() > 1 else ():
-        dist.broadcast(buffer, 0)  # batch normalisation has other statistics in every process; those of the first are the ones saved
+        # batch normalisation has other statistics in every process; those of the first are the ones saved
+        dist.broadcast(buffer, 0)
     loader = copy.deepcopy(config["test_dataloader"])
     if tta:
         loader["dataset"]["pipeline"] = config["tta_pipeline"]
@@ -233,7 +273,8 @@ def evaluate(runner: Runner, config: dict[str, Any], *, tta: bool = False) -> di
 
 @torch.no_grad()
 def samples(runner: Runner, config: dict[str, Any], count: int) -> list[Any]:
-    """`count` images of `test_dataloader`, evenly spaced, each with truth and prediction as the task's sheet shows them."""
+    """`count` images of `test_dataloader`, evenly spaced, each with truth and prediction as the task's sheet shows
+    them."""
     model = plain_model(runner).eval()
     with quiet():
         data = DATASETS.build(Config(config["test_dataloader"]["dataset"]).to_dict())

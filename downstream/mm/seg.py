@@ -17,15 +17,21 @@ from ..layout_seg import IGNORE
 
 @DATASETS.register_module()
 class EvalkitSegDataset(BaseSegDataset):
-    """Images that lie in the folder itself: without a list mmseg takes those of all folders below as well, hidden ones included."""
+    """Images that lie in the folder itself: without a list mmseg takes those of all folders below as well, hidden ones
+    included."""
 
     def load_data_list(self) -> list[dict]:
-        return [entry for entry in super().load_data_list() if Path(entry["img_path"]).parent == Path(self.data_prefix["img_path"])]
+        return [
+            entry
+            for entry in super().load_data_list()
+            if Path(entry["img_path"]).parent == Path(self.data_prefix["img_path"])
+        ]
 
 
 @TRANSFORMS.register_module()
 class EvalkitLabels(LoadAnnotations):
-    """Loads a label map and refuses one that does not hold `classes` labels for each pixel of the image: mmseg would not count what is wrong, or stop there."""
+    """Loads a label map and refuses one that does not hold `classes` labels for each pixel of the image: mmseg would
+    not count what is wrong, or stop there."""
 
     def __init__(self, classes: int, **kwargs: Any):
         super().__init__(**kwargs)
@@ -39,21 +45,32 @@ class EvalkitLabels(LoadAnnotations):
             raise EvalkitError(f"{path} has the shape {shape}, its image {wanted}; make it anew")
         highest = labels.max(initial=0, where=labels != IGNORE)
         if highest >= self.classes:
-            first = int(results["reduce_zero_label"])  # label 0 of the file was background, which is none of the classes
-            raise EvalkitError(f"{path} holds the label {highest + first}, but the last class is {self.classes - 1 + first}; make it anew")
+            # label 0 of the file was background, which is none of the classes
+            first = int(results["reduce_zero_label"])
+            raise EvalkitError(
+                f"{path} holds the label {highest + first}, but the last class is {self.classes - 1 + first}; make it"
+                " anew"
+            )
         return results
 
 
 @METRICS.register_module()
 class EvalkitIoU(IoUMetric):
-    """Per class over all images, as mmseg counts: IoU (NaN for a class that occurs nowhere), accuracy (NaN for one without a true pixel); all fractions."""
+    """Per class over all images, as mmseg counts: IoU (NaN for a class that occurs nowhere), accuracy (NaN for one
+    without a true pixel); all fractions."""
 
     default_prefix = "seg"
 
     def compute_metrics(self, results: list) -> dict[str, Any]:
-        intersection, union, _, truth = (np.sum([np.asarray(part, float) for part in parts], axis=0) for parts in zip(*results))
+        intersection, union, _, truth = (
+            np.sum([np.asarray(part, float) for part in parts], axis=0) for parts in zip(*results)
+        )
         with np.errstate(invalid="ignore"):
-            return {"iou": intersection / union, "accuracy": intersection / truth, "all": intersection.sum() / truth.sum()}
+            return {
+                "iou": intersection / union,
+                "accuracy": intersection / truth,
+                "all": intersection.sum() / truth.sum(),
+            }
 
 
 def sample(result: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -36,9 +36,15 @@ def _explain(e: Exception) -> str:
     if isinstance(e, UsageError):
         context = getattr(e, "ctx", None)
         text = e.format_message()
-        return f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{context.command_path if context else 'evalkit'} --help`."
+        return (
+            f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{context.command_path if context else 'evalkit'}"
+            " --help`."
+        )
     if isinstance(e, OSError) and e.errno == errno.ENOSPC:
-        return f"no space left on the disk{f' of {e.filename}' if e.filename else ''}; free some, or choose another folder with --out"
+        return (
+            f"no space left on the disk{f' of {e.filename}' if e.filename else ''}; free some, or choose another folder"
+            " with --out"
+        )
     if isinstance(e, OSError) and e.errno is not None and e.filename is not None:
         return f"{e.filename}: {e.strerror}"
     text = str(e).strip().splitlines()
@@ -46,7 +52,8 @@ def _explain(e: Exception) -> str:
 
 
 def main() -> None:
-    """Console script: one line on stderr for an error; exit 0 complete, 2 finished but incomplete, 1 error, 130 interrupted."""
+    """Console script: one line on stderr for an error; exit 0 complete, 2 finished but incomplete, 1 error, 130
+    interrupted."""
     if os.environ.get(DEBUG) != "1":
         warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries tell their callers
         warnings.showwarning = lambda message, *_: print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -30,7 +30,10 @@ Examples:
 app.add_typer(mixup.app, name="mixup")
 app.add_typer(recipes.app, name="recipes")
 
-Gpus = Annotated[int | None, typer.Option(min=1, help="processes to run in, one per GPU (without GPUs: on the CPU)", show_default=False)]
+Gpus = Annotated[
+    int | None,
+    typer.Option(min=1, help="processes to run in, one per GPU (without GPUs: on the CPU)", show_default=False),
+]
 
 
 class Protocol(StrEnum):
@@ -53,7 +56,12 @@ class Transfer(StrEnum):
 
 
 @app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", is_eager=True, help="print the version and exit", callback=lambda v: _version(v))] = False):
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, help="print the version and exit", callback=lambda v: _version(v)),
+    ] = False,
+):
     pass
 
 
@@ -77,11 +85,18 @@ Examples:
 def train(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RECIPE KEY=VALUE", help="a recipe's name or YAML file, then values that replace its own", show_default=False),
+        typer.Argument(
+            metavar="RECIPE KEY=VALUE",
+            help="a recipe's name or YAML file, then values that replace its own",
+            show_default=False,
+        ),
     ] = None,
     gpus: Gpus = None,
     out: Annotated[Path | None, typer.Option(help="folder for the run", show_default="runs/DATA-METHOD-seedN")] = None,
-    resume: Annotated[Path | None, typer.Option(help="continue the run in this folder, by its own config; needs no RECIPE", show_default=False)] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="continue the run in this folder, by its own config; needs no RECIPE", show_default=False),
+    ] = None,
 ) -> int:
     """Train a classifier by a recipe.
 
@@ -119,9 +134,13 @@ Examples:
 """
 )
 def eval(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="a run or checkpoint folder, a weights file, or a timm model name")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="a run or checkpoint folder, a weights file, or a timm model name")
+    ],
     overrides: Overrides = None,
-    data: Annotated[str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)] = None,
+    data: Annotated[
+        str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for results.jsonl and the predictions as CSV")] = None,
 ) -> int:
     """Accuracy of a checkpoint on a folder of images.
@@ -151,13 +170,24 @@ def transfer(
     task: Annotated[Transfer, typer.Argument(metavar="TASK", help="seg (segmentation) or det (detection)")],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CKPT KEY=VALUE", help="a run or checkpoint folder, a weights file or a timm name; then settings", show_default=False),
+        typer.Argument(
+            metavar="CKPT KEY=VALUE",
+            help="a run or checkpoint folder, a weights file or a timm name; then settings",
+            show_default=False,
+        ),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="a recipe's name or YAML file", show_default="the one for the data")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="a recipe's name or YAML file", show_default="the one for the data")
+    ] = None,
     ms: Annotated[bool, typer.Option("--ms", help="seg: also test at several scales and flipped, as ms=true")] = False,
     gpus: Gpus = None,
-    out: Annotated[Path | None, typer.Option(help="folder for the run", show_default="runs/TASK-DATA-...-seedN")] = None,
-    resume: Annotated[Path | None, typer.Option(help="continue the run in this folder, by its own config; needs no CKPT", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for the run", show_default="runs/TASK-DATA-...-seedN")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="continue the run in this folder, by its own config; needs no CKPT", show_default=False),
+    ] = None,
 ) -> int:
     """Segmentation or detection from a checkpoint.
 
@@ -167,7 +197,9 @@ def transfer(
     if len(checkpoint) > 1:
         raise EvalkitError(f"one checkpoint at a time, but got {', '.join(checkpoint)}; settings are written key=value")
     if bool(checkpoint) == (resume is not None):
-        raise EvalkitError("give either a checkpoint (a run or checkpoint folder, a weights file, a timm name) or --resume DIR")
+        raise EvalkitError(
+            "give either a checkpoint (a run or checkpoint folder, a weights file, a timm name) or --resume DIR"
+        )
     if resume is not None and (out is not None or recipe is not None or ms):
         raise EvalkitError(f"--resume continues the run inside {resume} as it is; leave out --out, --recipe and --ms")
     if ms and task is not Transfer.seg:
@@ -177,7 +209,11 @@ def transfer(
 
     found = tasks.find(task.value)
     overrides += ["ms=true"] * ms
-    cfg = None if resume is not None else config.load(found.schema, recipe or found.recipe(overrides), overrides, folder=found.name)
+    cfg = (
+        None
+        if resume is not None
+        else config.load(found.schema, recipe or found.recipe(overrides), overrides, folder=found.name)
+    )
     if _several(gpus):
         return _spawn(gpus)
     from ..downstream.run import transfer as run
@@ -197,27 +233,41 @@ Examples:
 """
 )
 def robustness(
-    protocol: Annotated[Protocol, typer.Argument(metavar="PROTOCOL", help="what to measure; all: each protocol whose data are found")],
+    protocol: Annotated[
+        Protocol, typer.Argument(metavar="PROTOCOL", help="what to measure; all: each protocol whose data are found")
+    ],
     words: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL_OR_CKPT... KEY=VALUE", help="run or checkpoint folders, weights files or timm model names; then settings"),
+        typer.Argument(
+            metavar="MODEL_OR_CKPT... KEY=VALUE",
+            help="run or checkpoint folders, weights files or timm model names; then settings",
+        ),
     ],
-    data: Annotated[str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)] = None,
+    data: Annotated[
+        str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)
+    ] = None,
     id: Annotated[str | None, typer.Option(help="imagenet-o: the in-distribution images", show_default=False)] = None,
-    data_root: Annotated[str | None, typer.Option(help="all: the folder that holds imagenet-a, imagenet/val ...", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for results.jsonl and the per-sample records", show_default=False)] = None,
+    data_root: Annotated[
+        str | None, typer.Option(help="all: the folder that holds imagenet-a, imagenet/val ...", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for results.jsonl and the per-sample records", show_default=False)
+    ] = None,
     gpus: Gpus = None,
 ) -> int:
     """Occlusion, ImageNet-A, -O, -R, -C, V2, Sketch, attacks.
 
-    How a checkpoint holds under dropped patches, on natural adversarial examples, other photographs and renditions, corruptions, images of unknown classes,
-    and under attack.
+    How a checkpoint holds under dropped patches, on natural adversarial examples, other photographs and renditions,
+    corruptions, images of unknown classes, and under attack.
     """
     models, overrides = split(words)
     if not models:
         raise EvalkitError("which model? Give a run folder, a checkpoint, a weights file or a timm model name")
     if id is not None and protocol != Protocol.imagenet_o:
-        raise EvalkitError(f"--id belongs to imagenet-o; {protocol.value} has {'--data-root' if protocol == Protocol.all else 'only --data'}")
+        raise EvalkitError(
+            f"--id belongs to imagenet-o; {protocol.value} has"
+            f" {'--data-root' if protocol == Protocol.all else 'only --data'}"
+        )
     if data_root is not None and protocol != Protocol.all:
         raise EvalkitError(f"--data-root belongs to all; {protocol.value} has --data")
     if data is not None and protocol == Protocol.all:
@@ -247,7 +297,9 @@ Examples:
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="a folder of results of one model, or FOLDER:LABEL")],
     b: Annotated[str, typer.Argument(metavar="B", help="the same of the other model")],
-    protocol: Annotated[list[str] | None, typer.Option(help="only this protocol; may be given again", show_default=False)] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="only this protocol; may be given again", show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for compare.json", show_default=False)] = None,
 ) -> int:
     """Is A better than B on the same images?

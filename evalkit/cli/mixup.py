@@ -29,7 +29,9 @@ Examples:
 """,
 )
 def mixup_preview(
-    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGES", help="two or more", show_default="two photographs")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGES", help="two or more", show_default="two photographs")
+    ] = None,
     methods: Methods = None,
     out: Annotated[Path, typer.Option(help="a .png or .html file")] = Path("mixups.png"),
 ) -> int:
@@ -58,7 +60,9 @@ def mixup_bench(
     methods: Methods = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda", show_default="a GPU if there is one")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="batches that each method mixes")] = 20,
-    record: Annotated[Path | None, typer.Option("--json", help="write the table to this file, with how it was made")] = None,
+    record: Annotated[
+        Path | None, typer.Option("--json", help="write the table to this file, with how it was made")
+    ] = None,
 ) -> int:
     """Milliseconds per batch, and the ratio to copying the batch: medians of interleaved repeats.
 
@@ -74,11 +78,21 @@ def mixup_bench(
             print(f"left out: {stand_in.LEFT_OUT[name]}")
     names = [name for name in names if name not in stand_in.LEFT_OUT]
     facts = environment(where)
-    print(f"{batch} x 3 x {size} x {size} float32, {facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {repeats} repeats")
+    print(
+        f"{batch} x 3 x {size} x {size} float32, {facts['device']}, {facts['threads']} threads, torch {facts['torch']},"
+        f" {repeats} repeats"
+    )
     rows = mixups_bench.bench(names, batch=batch, size=size, device=where, repeats=repeats)
     print(mixups_bench.table(rows))
     if record is not None:
         methods = {name: {"ms_per_batch": round(ms, 3), "ratio_to_clone": round(ratio, 3)} for name, ms, ratio in rows}
-        made = {"benchmark": "mixup_bench", "batch": batch, "size": size, "repeats": repeats, "methods": methods, "environment": facts}
+        made = {
+            "benchmark": "mixup_bench",
+            "batch": batch,
+            "size": size,
+            "repeats": repeats,
+            "methods": methods,
+            "environment": facts,
+        }
         write_atomic(record, lambda f: f.write((json.dumps(made, indent=1) + "\n").encode()))
     return 0

@@ -42,7 +42,8 @@ Examples:
 """,
 )
 def recipes_diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="name or YAML file")], b: Annotated[str, typer.Argument(metavar="B", help="name or YAML file")]
+    a: Annotated[str, typer.Argument(metavar="A", help="name or YAML file")],
+    b: Annotated[str, typer.Argument(metavar="B", help="name or YAML file")],
 ) -> int:
     """The values in which two recipes differ, with the source of each."""
     from .. import recipes

@@ -7,7 +7,9 @@ import typer
 
 from ..errors import EvalkitError
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings to change", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings to change", show_default=False)
+]
 
 
 KEY_VALUE = re.compile(r"^[\w.-]+=")  # 'runs/lr=0.1' is a path

@@ -16,12 +16,15 @@ _EMBEDDED = {"digits": digits, "digits-photo": digits_photo, "digits-a": digits_
 NAMES = (*_EMBEDDED, "fashion-mnist", "folder")
 
 
-def load(name: str, split: str = "val", *, root: str | Path | None = None, size: int | None = None, limit: int | None = None) -> Images:
+def load(
+    name: str, split: str = "val", *, root: str | Path | None = None, size: int | None = None, limit: int | None = None
+) -> Images:
     """The images of a split.
 
-    `name`: digits | digits-photo | digits-a | digits-o (embedded, made at `size` pixels, 32 by default) | fashion-mnist | folder (root/<split>/<class>/ or
-    root/<class>/) | torch/NAME or hfds/NAME. `root`: where the files are. `limit`: that many images, evenly spaced over the set; their ids stay.
-    Raises EvalkitError, naming the closest, for a name or split that does not exist, and for data that are not there or incomplete.
+    `name`: digits | digits-photo | digits-a | digits-o (embedded, made at `size` pixels, 32 by default) | fashion-mnist
+    | folder (root/<split>/<class>/ or root/<class>/) | torch/NAME or hfds/NAME. `root`: where the files are. `limit`:
+    that many images, evenly spaced over the set; their ids stay. Raises EvalkitError, naming the closest, for a name or
+    split that does not exist, and for data that are not there or incomplete.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"Expected argument `limit` to be an integer larger than 0, but got {limit}")

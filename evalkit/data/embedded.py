@@ -17,37 +17,60 @@ SIZE = 32  # side in pixels unless asked otherwise
 SPLITS = ("train", "val")
 DIGITS = [str(d) for d in range(10)]
 PHOTO_IMAGES = {"train": 4800, "val": 1000}
-FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+FASHION_CLASSES = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 
 
 def digits(split: str, size: int = SIZE) -> ArrayImages:
-    """The 1,797 8 x 8 digits of scikit-learn, enlarged to `size`, as RGB; a fixed stratified quarter of them is "val"."""
+    """The 1,797 8 x 8 digits of scikit-learn, enlarged to `size`, as RGB; a fixed stratified quarter of them is
+    "val"."""
     strokes, labels = source_digits()
     rows = digit_rows(split)
     grey = np.stack([_enlarge(strokes[i], size) for i in rows])
-    return ArrayImages("digits", [f"{split}/{i:04d}" for i in rows], labels[rows], DIGITS, np.repeat(grey[..., None], 3, axis=3))
+    return ArrayImages(
+        "digits", [f"{split}/{i:04d}" for i in rows], labels[rows], DIGITS, np.repeat(grey[..., None], 3, axis=3)
+    )
 
 
 def digits_photo(split: str, size: int = SIZE) -> ArrayImages:
-    """Digits over photographs: 4,800 ("train") and 1,000 ("val") scenes with one digit each; the two splits share no digit. The foreground is known."""
+    """Digits over photographs: 4,800 ("train") and 1,000 ("val") scenes with one digit each; the two splits share no
+    digit. The foreground is known."""
     strokes, labels = source_digits()
     rng = derive_rng("digits-photo", split)
     rows = repeat_shuffled(digit_rows(split), PHOTO_IMAGES[split], rng)
     pixels, foreground = compose(strokes[rows], rng, size)
-    return ArrayImages("digits-photo", [f"{split}/{i:05d}" for i in range(len(rows))], labels[rows], DIGITS, pixels, foreground)
+    return ArrayImages(
+        "digits-photo", [f"{split}/{i:05d}" for i in range(len(rows))], labels[rows], DIGITS, pixels, foreground
+    )
 
 
 def fashion_mnist(split: str, root: str | Path | None = None) -> ArrayImages:
-    """Fashion-MNIST (Xiao et al., 2017) from its four idx.gz files, padded from 28 to 32 pixels, as RGB; the published test images are "val"."""
+    """Fashion-MNIST (Xiao et al., 2017) from its four idx.gz files, padded from 28 to 32 pixels, as RGB; the published
+    test images are "val"."""
     folder = FASHION_FOLDER if root is None else Path(root)
     prefix = {"train": "train", "val": "t10k"}[check_split(split)]
     images = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", dimensions=3)
     labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", dimensions=1)
     if images.shape[1:] != (28, 28) or len(images) != len(labels) or labels.max(initial=0) >= len(FASHION_CLASSES):
-        raise EvalkitError(f"{folder} does not hold Fashion-MNIST: images {images.shape}, labels {labels.shape}; install dataset-fashion-mnist again")
+        raise EvalkitError(
+            f"{folder} does not hold Fashion-MNIST: images {images.shape}, labels {labels.shape}; install"
+            " dataset-fashion-mnist again"
+        )
     pixels = np.repeat(np.pad(images, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=3)
-    return ArrayImages("fashion-mnist", [f"{split}/{i:05d}" for i in range(len(images))], labels, FASHION_CLASSES, pixels)
+    return ArrayImages(
+        "fashion-mnist", [f"{split}/{i:05d}" for i in range(len(images))], labels, FASHION_CLASSES, pixels
+    )
 
 
 # ---- digits and how a scene is made of them
@@ -55,7 +78,8 @@ def fashion_mnist(split: str, root: str | Path | None = None) -> ArrayImages:
 
 @functools.cache
 def source_digits() -> tuple[np.ndarray, np.ndarray]:
-    """(strokes (1797, 8, 8) float64 from 0 to 16, labels (1797,) int64) of scikit-learn's copy of the UCI optical digits."""
+    """(strokes (1797, 8, 8) float64 from 0 to 16, labels (1797,) int64) of scikit-learn's copy of the UCI optical
+    digits."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -96,8 +120,9 @@ def repeat_shuffled(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.nd
 def compose(strokes: np.ndarray, rng: np.random.Generator, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
     """Scenes of `strokes` (N, 8, 8) from 0 to 16: pixels (N, size, size, 3) uint8 and foreground (N, size, size) bool.
 
-    Each is painted in one bright colour, at random scale and place, over a random crop of a photograph dimmed to 0.2-0.5 of its brightness. All draws
-    are relative to the side, so that a larger `size` shows the same scenes in more detail. Foreground is every pixel the strokes cover, however faintly.
+    Each is painted in one bright colour, at random scale and place, over a random crop of a photograph dimmed to
+    0.2-0.5 of its brightness. All draws are relative to the side, so that a larger `size` shows the same scenes in more
+    detail. Foreground is every pixel the strokes cover, however faintly.
     """
     n, pictures = len(strokes), list(photos().values())
     which = rng.integers(len(pictures), size=n)
@@ -113,7 +138,9 @@ def compose(strokes: np.ndarray, rng: np.random.Generator, size: int = SIZE) -> 
     for i in range(n):
         photo = pictures[which[i]]
         left, top = corner[i] * (np.array(photo.size) - crop[i])
-        background = photo.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + crop[i], top + crop[i]))
+        background = photo.resize(
+            (size, size), Image.Resampling.BILINEAR, box=(left, top, left + crop[i], top + crop[i])
+        )
         side = round(scale[i] * size)
         x, y = (place[i] * (size - side + 1)).astype(int)
         opacity = np.zeros((size, size, 1))
@@ -142,11 +169,16 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes())
     except FileNotFoundError:
-        raise EvalkitError(f"{path} is not there; run `apt install dataset-fashion-mnist`, or give the folder of its idx.gz files as data_dir=DIR") from None
+        raise EvalkitError(
+            f"{path} is not there; run `apt install dataset-fashion-mnist`, or give the folder of its idx.gz files as"
+            " data_dir=DIR"
+        ) from None
     except (OSError, EOFError, zlib.error) as e:
         raise EvalkitError(f"cannot read {path}: {e}; install dataset-fashion-mnist again") from e
     start = 4 + 4 * dimensions
     magic, *shape = np.frombuffer(data[:start].ljust(start, b"\0"), ">i4").tolist()
     if magic != 0x0800 + dimensions or start + math.prod(shape) != len(data):
-        raise EvalkitError(f"{path} is not an idx file of {dimensions}-dimensional bytes; install dataset-fashion-mnist again")
+        raise EvalkitError(
+            f"{path} is not an idx file of {dimensions}-dimensional bytes; install dataset-fashion-mnist again"
+        )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

@@ -20,7 +20,15 @@ USUAL_SPLITS = ("train", "val", "valid", "validation", "test")
 class FolderImages(Images):
     """Image files below `root`, read when asked for; ids are their POSIX paths relative to it."""
 
-    def __init__(self, name: str, root: Path, ids: Sequence[str], labels: Sequence[int], classes: Sequence[str], problems: Sequence[str]):
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        ids: Sequence[str],
+        labels: Sequence[int],
+        classes: Sequence[str],
+        problems: Sequence[str],
+    ):
         super().__init__(name, ids, labels, classes, problems=problems)
         self.root = str(root)
         try:
@@ -38,7 +46,8 @@ class FolderImages(Images):
 
 
 class FlatImages(FolderImages):
-    """Image files that lie in `root` without class folders; their ids are CLASS/NAME all the same, as in class folders."""
+    """Image files that lie in `root` without class folders; their ids are CLASS/NAME all the same, as in class
+    folders."""
 
     def path(self, i: int) -> str:
         return os.path.join(self.root, self.ids[i].rpartition("/")[2])
@@ -54,9 +63,10 @@ def folder(
 ) -> FolderImages:
     """The images in root/<class>/..., at any depth.
 
-    Without `classes`, the classes are the folder names, sorted. With it, labels index into that list and a folder gets its label by its name, so that a
-    missing or additional folder can never shift labels; `rename` gives the class of folders that have another name. Raises EvalkitError if there are no
-    images, for a folder that is none of `classes`, and for missing or empty class folders unless `allow_partial`; then they are listed in `problems`.
+    Without `classes`, the classes are the folder names, sorted. With it, labels index into that list and a folder gets
+    its label by its name, so that a missing or additional folder can never shift labels; `rename` gives the class of
+    folders that have another name. Raises EvalkitError if there are no images, for a folder that is none of `classes`,
+    and for missing or empty class folders unless `allow_partial`; then they are listed in `problems`.
     """
     root = Path(root)
     folders = _class_folders(root)
@@ -65,7 +75,10 @@ def folder(
         known = set(classes)
         for found in folders:
             if class_of[found] not in known:
-                raise EvalkitError(f"the folder '{found}' in {root} is none of the {len(known)} classes; rename it or move it away.{suggest(found, known)}")
+                raise EvalkitError(
+                    f"the folder '{found}' in {root} is none of the {len(known)} classes; rename it or move it"
+                    f" away.{suggest(found, known)}"
+                )
     names = folders if classes is None else list(classes)
     ids: list[str] = []
     labels: list[int] = []
@@ -82,13 +95,16 @@ def folder(
         raise EvalkitError(f"{root} holds no images in class folders; expected {root}/CLASS/image.jpg")
     if problems and not allow_partial:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        advice = "fill or remove it" if classes is None else "complete it, or allow partial data with allow_partial=true"
+        advice = (
+            "fill or remove it" if classes is None else "complete it, or allow partial data with allow_partial=true"
+        )
         raise EvalkitError(f"{root} is incomplete: {', '.join(problems[:3])}{more}; {advice}")
     return FolderImages(name or root.resolve().name, root, ids, labels, names, problems)
 
 
 def flat_folder(root: str | Path, labels: Mapping[str, str], *, classes: Sequence[str], name: str) -> FlatImages:
-    """The images that lie directly in `root`, with the class of each file name in `labels`; ids are CLASS/NAME, the ones they have in class folders.
+    """The images that lie directly in `root`, with the class of each file name in `labels`; ids are CLASS/NAME, the
+    ones they have in class folders.
 
     Raises EvalkitError for an image without a class and for a folder without images.
     """
@@ -96,9 +112,13 @@ def flat_folder(root: str | Path, labels: Mapping[str, str], *, classes: Sequenc
     files = flat_files(root)
     nameless = [file for file in files if file not in labels]
     if nameless:
-        raise EvalkitError(f"{len(nameless)} of the {len(files)} images in {root} have no line in the labels file, e.g. {nameless[0]}")
+        raise EvalkitError(
+            f"{len(nameless)} of the {len(files)} images in {root} have no line in the labels file, e.g. {nameless[0]}"
+        )
     if not files:
-        raise EvalkitError(f"{root} holds no images; the labels file is for images that lie there without class folders")
+        raise EvalkitError(
+            f"{root} holds no images; the labels file is for images that lie there without class folders"
+        )
     ids = sorted(f"{labels[file]}/{file}" for file in files)
     index = {label: i for i, label in enumerate(classes)}
     return FlatImages(name, root, ids, [index[id.partition("/")[0]] for id in ids], classes, ())
@@ -110,7 +130,8 @@ def flat_files(root: str | Path) -> list[str]:
 
 
 def same_files(a: Images, rows_a: Sequence[int], b: Images, rows_b: Sequence[int]) -> list[tuple[str, str]]:
-    """(id in `a`, id in `b`) of images at these rows whose files have the same content; none for sets that are not files on disk."""
+    """(id in `a`, id in `b`) of images at these rows whose files have the same content; none for sets that are not
+    files on disk."""
     by_size: dict[int, list[tuple[str, str]]] = {}
     for sample, path in _paths(a, rows_a):
         by_size.setdefault(os.path.getsize(path), []).append((sample, path))
@@ -137,10 +158,15 @@ def _paths(images: Images, rows: Sequence[int]) -> Iterator[tuple[str, str]]:
 
 
 def split_folder(root: str | Path, split: str) -> Path:
-    """root/<split> where there is one, else `root` itself if it holds class folders and not other splits. Raises EvalkitError."""
+    """root/<split> where there is one, else `root` itself if it holds class folders and not other splits. Raises
+    EvalkitError."""
     root = Path(root)
     # a split holds folders; a class may well be called "train"
-    splits = [name for name in _class_folders(root) if name in (split, *USUAL_SPLITS) and any(entry.is_dir() for entry in os.scandir(root / name))]
+    splits = [
+        name
+        for name in _class_folders(root)
+        if name in (split, *USUAL_SPLITS) and any(entry.is_dir() for entry in os.scandir(root / name))
+    ]
     if split in splits:
         return root / split
     if splits:
@@ -154,7 +180,11 @@ def _class_folders(root: Path) -> list[str]:
         entries = list(os.scandir(root))
     except OSError as e:
         raise EvalkitError(f"cannot read the data folder {root}: {e.strerror or e}; give an existing one") from e
-    names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".") and entry.name not in NOT_CLASSES)
+    names = sorted(
+        entry.name
+        for entry in entries
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in NOT_CLASSES
+    )
     if not names:
         flat = sum(_is_image(entry.name) for entry in entries)
         has = f"{flat} images but no class folders" if flat else "no class folders"
@@ -200,13 +230,17 @@ class ReaderImages(Images):
 
 
 def timm_images(name: str, split: str, root: str | Path | None = None) -> ReaderImages:
-    """A data set that timm reads: torch/NAME (torchvision, already on disk below `root`) or hfds/NAME (Hugging Face datasets, cached in `root`).
+    """A data set that timm reads: torch/NAME (torchvision, already on disk below `root`) or hfds/NAME (Hugging Face
+    datasets, cached in `root`).
 
     Raises EvalkitError for readers that only stream: a run could not be resumed exactly.
     """
     prefix = name.partition("/")[0].lower()
     if prefix in STREAMS:
-        raise EvalkitError(f"data '{name}' can only be streamed in order, which evalkit does not support; use hfds/NAME or an image folder")
+        raise EvalkitError(
+            f"data '{name}' can only be streamed in order, which evalkit does not support; use hfds/NAME or an image"
+            " folder"
+        )
     if prefix == "hfds" and importlib.util.find_spec("datasets") is None:
         raise EvalkitError(f"data '{name}' needs the package datasets; run `pip install datasets`")
     if prefix == "torch" and root is None:
@@ -225,5 +259,8 @@ def timm_images(name: str, split: str, root: str | Path | None = None) -> Reader
         if not hasattr(dataset, "targets"):
             raise EvalkitError(f"data '{name}' does not list its labels; convert it to an image folder")
         # torchvision's ImageNet has tuples of synonyms as classes and the names of its folders as wnids
-        labels, classes = [int(t) for t in dataset.targets], [str(c) for c in getattr(dataset, "wnids", dataset.classes)]
+        labels, classes = (
+            [int(t) for t in dataset.targets],
+            [str(c) for c in getattr(dataset, "wnids", dataset.classes)],
+        )
     return ReaderImages(name, split, dataset, labels, classes or [str(c) for c in range(max(labels) + 1)])

@@ -1,4 +1,5 @@
-"""What every data set is: images by position, with ids that last, labels and class names; and how an image file is decoded."""
+"""What every data set is: images by position, with ids that last, labels and class names; and how an image file is
+decoded."""
 
 import functools
 import hashlib
@@ -27,17 +28,25 @@ class BadImage(EvalkitError):
 class Images:
     """Random access to labelled images; subclasses write `read`.
 
-    `ids`: N unique names, POSIX paths where the images are files. `labels`: (N,) int64 index into `classes`, -1 for none of them.
-    `native_size`: side in pixels of an embedded set, whose images are used as they are; None otherwise. `problems`: what is wrong with the set.
-    `foreground`: (N, H, W) bool, True where the object is, or None. `notes`: how many images the last whole pass saw with a peculiarity (see `decode`);
-    `noted`: the peculiarities by position that the last pass has seen so far.
-    Raises ValueError for ids that are not unique and labels that are not indices of classes.
+    `ids`: N unique names, POSIX paths where the images are files. `labels`: (N,) int64 index into `classes`, -1 for
+    none of them. `native_size`: side in pixels of an embedded set, whose images are used as they are; None otherwise.
+    `problems`: what is wrong with the set. `foreground`: (N, H, W) bool, True where the object is, or None. `notes`:
+    how many images the last whole pass saw with a peculiarity (see `decode`); `noted`: the peculiarities by position
+    that the last pass has seen so far. Raises ValueError for ids that are not unique and labels that are not indices of
+    classes.
     """
 
     foreground: np.ndarray | None = None
 
     def __init__(
-        self, name: str, ids: Sequence[str], labels: Sequence[int], classes: Sequence[str], *, native_size: int | None = None, problems: Sequence[str] = ()
+        self,
+        name: str,
+        ids: Sequence[str],
+        labels: Sequence[int],
+        classes: Sequence[str],
+        *,
+        native_size: int | None = None,
+        problems: Sequence[str] = (),
     ):
         self.name, self.ids, self.classes = name, list(ids), list(classes)
         self.labels = np.asarray(labels, dtype=np.int64)
@@ -45,9 +54,17 @@ class Images:
         self.notes: dict[str, int] = {}
         self.noted: dict[int, list[str]] = {}
         if len(set(self.ids)) != len(self.ids):
-            raise ValueError(f"Expected argument `ids` to be unique, but {len(self.ids)} ids hold only {len(set(self.ids))} different ones")
-        if self.labels.shape != (len(self.ids),) or (len(self.ids) and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes)):
-            raise ValueError(f"Expected argument `labels` to hold one index from -1 to {len(self.classes) - 1} for each of {len(self.ids)} images")
+            raise ValueError(
+                f"Expected argument `ids` to be unique, but {len(self.ids)} ids hold only {len(set(self.ids))}"
+                " different ones"
+            )
+        if self.labels.shape != (len(self.ids),) or (
+            len(self.ids) and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes)
+        ):
+            raise ValueError(
+                f"Expected argument `labels` to hold one index from -1 to {len(self.classes) - 1} for each of"
+                f" {len(self.ids)} images"
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,7 +87,15 @@ class Images:
 class ArrayImages(Images):
     """Images held in memory: `pixels` (N, S, S, 3) uint8."""
 
-    def __init__(self, name: str, ids: Sequence[str], labels: Sequence[int], classes: Sequence[str], pixels: np.ndarray, foreground: np.ndarray | None = None):
+    def __init__(
+        self,
+        name: str,
+        ids: Sequence[str],
+        labels: Sequence[int],
+        classes: Sequence[str],
+        pixels: np.ndarray,
+        foreground: np.ndarray | None = None,
+    ):
         super().__init__(name, ids, labels, classes, native_size=pixels.shape[1])
         self.pixels, self.foreground = pixels, foreground
 
@@ -87,7 +112,14 @@ class Subset(Images):
     def __init__(self, images: Images, indices: Sequence[int]):
         indices = np.asarray(indices, dtype=np.int64)
         ids = [images.ids[i] for i in indices]
-        super().__init__(images.name, ids, images.labels[indices], images.classes, native_size=images.native_size, problems=images.problems)
+        super().__init__(
+            images.name,
+            ids,
+            images.labels[indices],
+            images.classes,
+            native_size=images.native_size,
+            problems=images.problems,
+        )
         self.images, self.indices = images, indices
         self.foreground = None if images.foreground is None else images.foreground[indices]
 
@@ -103,10 +135,11 @@ _ORIENTATION = 0x0112  # EXIF tag
 
 
 def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
-    """The image in a file as RGB by Pillow's plain conversion, what published evaluations see. Raises BadImage, also for decompression bombs.
+    """The image in a file as RGB by Pillow's plain conversion, what published evaluations see. Raises BadImage, also
+    for decompression bombs.
 
-    `info["notes"]` of the result lists what that conversion does silently: "exif_orientation_ignored", "alpha_dropped" (a hidden colour shows),
-    "cmyk_converted", "grey16_saturated" (values above 255 become white).
+    `info["notes"]` of the result lists what that conversion does silently: "exif_orientation_ignored", "alpha_dropped"
+    (a hidden colour shows), "cmyk_converted", "grey16_saturated" (values above 255 become white).
     """
     try:
         with warnings.catch_warnings():

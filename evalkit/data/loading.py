@@ -1,6 +1,7 @@
 """Batches for training and evaluation, from worker processes or without them.
 
-What is in a training batch follows from (seed, step, group) alone: resuming, or another number of workers or processes, changes no byte.
+What is in a training batch follows from (seed, step, group) alone: resuming, or another number of workers or processes,
+changes no byte.
 """
 
 import functools
@@ -31,21 +32,28 @@ class Batch:
     x: Tensor  # (m, 3, S, S) uint8
     y: Tensor  # (m,) int64
     index: Tensor  # (m,) int64 position in the data set
-    erase: Tensor  # (m, 4) int64 top, left, height, width to fill after normalisation (transforms.erase_boxes); all 0 for nothing
+    # (m, 4) int64 top, left, height, width to fill after normalisation (transforms.erase_boxes); all 0 for nothing
+    erase: Tensor
     step: int
     group: int  # of the step's micro-batches, counted over all processes
     extras: dict[str, Tensor] = field(default_factory=dict)  # by name, (m, ...)
 
     def pin_memory(self) -> "Batch":
         """Page-locked, as DataLoader asks for it when there is a GPU."""
-        return replace(self, x=self.x.pin_memory(), y=self.y.pin_memory(), extras={k: v.pin_memory() for k, v in self.extras.items()})
+        return replace(
+            self,
+            x=self.x.pin_memory(),
+            y=self.y.pin_memory(),
+            extras={k: v.pin_memory() for k, v in self.extras.items()},
+        )
 
 
 # ---- training
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Whole batches in `n` images; the rest of an epoch's order is left out. Raises EvalkitError if there is not even one."""
+    """Whole batches in `n` images; the rest of an epoch's order is left out. Raises EvalkitError if there is not even
+    one."""
     if n < batch_size:
         raise EvalkitError(f"batch_size={batch_size} is more than the {n} training images; give batch_size={n} or less")
     return n // batch_size
@@ -68,18 +76,22 @@ def train_batches(
 ) -> Iterator[Batch]:
     """The micro-batches of process `rank` of `world` from `start_step` to the end of the run, in order.
 
-    A step's images are split into batch_size / micro_batch groups; each process gets a block of neighbouring groups. `repeats` > 1 puts every image that
-    often in a row into an epoch's order and keeps the epoch's length (repeated augmentation, Hoffer et al., CVPR 2020, as in DeiT's sampler).
-    `extras` are made of each image as the batch holds it, after its own draws, with the same generator, and stacked into `Batch.extras`; the image's
-    `info` holds its "id" in the data set and its "view" (see `TrainTransform.with_view`).
-    Raises EvalkitError for sizes that do not divide and, from the iterator, for an image that cannot be read.
+    A step's images are split into batch_size / micro_batch groups; each process gets a block of neighbouring groups.
+    `repeats` > 1 puts every image that often in a row into an epoch's order and keeps the epoch's length (repeated
+    augmentation, Hoffer et al., CVPR 2020, as in DeiT's sampler). `extras` are made of each image as the batch holds
+    it, after its own draws, with the same generator, and stacked into `Batch.extras`; the image's `info` holds its "id"
+    in the data set and its "view" (see `TrainTransform.with_view`). Raises EvalkitError for sizes that do not divide
+    and, from the iterator, for an image that cannot be read.
     """
     if batch_size % micro_batch:
-        raise EvalkitError(f"micro_batch={micro_batch} does not divide batch_size={batch_size}; give one of {_divisors(batch_size)}")
+        raise EvalkitError(
+            f"micro_batch={micro_batch} does not divide batch_size={batch_size}; give one of {_divisors(batch_size)}"
+        )
     groups = batch_size // micro_batch
     if groups % world:
         raise EvalkitError(
-            f"{world} processes cannot share the {groups} micro-batches of a step; start {_divisors(groups)} processes or choose a micro_batch that fits"
+            f"{world} processes cannot share the {groups} micro-batches of a step; start {_divisors(groups)} processes"
+            " or choose a micro_batch that fits"
         )
     plan = _Plan(len(images), seed, batch_size, groups, repeats)
     steps = range(start_step, round(epochs * plan.per_epoch))
@@ -109,7 +121,8 @@ class _Plan:
     def group(self, step: int, group: int) -> tuple[int, np.ndarray, np.ndarray]:
         """(epoch, positions in its order (m,), images there (m,)) of a group.
 
-        Groups take turns through the step's stretch of the order, so that the repeats of an image land in different groups, as published.
+        Groups take turns through the step's stretch of the order, so that the repeats of an image land in different
+        groups, as published.
         """
         epoch, within = divmod(step, self.per_epoch)
         first = within * self.batch_size
@@ -124,7 +137,8 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class _TrainSet(Dataset):
-    """Micro-batch by (step, group). An error for people is returned: raised in a worker, it would arrive as a page of traceback."""
+    """Micro-batch by (step, group). An error for people is returned: raised in a worker, it would arrive as a page of
+    traceback."""
 
     def __init__(self, images: Images, transform: TrainTransform, plan: _Plan, extras: Extras):
         self.images, self.transform, self.plan, self.extras = images, transform, plan, extras
@@ -137,7 +151,9 @@ class _TrainSet(Dataset):
             for position, row in zip(positions, rows):
                 rng = derive_rng(self.plan.seed, "sample", epoch, int(position))
                 image = self.images.read(int(row))
-                pixels, view = self.transform.with_view(image, rng) if self.extras else (self.transform(image, rng), None)
+                pixels, view = (
+                    self.transform.with_view(image, rng) if self.extras else (self.transform(image, rng), None)
+                )
                 x.append(pixels)
                 erase.append(self.transform.erase_box(rng))
                 for name, make in self.extras.items():
@@ -147,19 +163,32 @@ class _TrainSet(Dataset):
         except EvalkitError as e:
             return e
         stacked = {name: torch.stack(values) for name, values in extras.items()}
-        return Batch(torch.stack(x), torch.from_numpy(self.images.labels[rows]), torch.from_numpy(rows), torch.tensor(erase), *key, stacked)
+        return Batch(
+            torch.stack(x),
+            torch.from_numpy(self.images.labels[rows]),
+            torch.from_numpy(rows),
+            torch.tensor(erase),
+            *key,
+            stacked,
+        )
 
 
 # ---- evaluation
 
 
 def eval_batches(
-    images: Images, transform: Callable[[Image.Image], Tensor], *, batch_size: int = 64, workers: int = 0, indices: Sequence[int] | None = None
+    images: Images,
+    transform: Callable[[Image.Image], Tensor],
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, list[BadImage]]]:
-    """(x (m, 3, S, S) uint8, positions (m,) int64, images of this stretch that cannot be read), in the order of `indices`, by default all.
+    """(x (m, 3, S, S) uint8, positions (m,) int64, images of this stretch that cannot be read), in the order of
+    `indices`, by default all.
 
-    An image that cannot be read is missing from x; a stretch without any readable one has an x of shape (0,). Sets `images.noted` as it goes and
-    `images.notes` when the pass ends.
+    An image that cannot be read is missing from x; a stretch without any readable one has an x of shape (0,). Sets
+    `images.noted` as it goes and `images.notes` when the pass ends.
     """
     indices = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
     keys = (indices[i : i + batch_size] for i in range(0, len(indices), batch_size))
@@ -174,7 +203,9 @@ class _EvalSet(Dataset):
     def __init__(self, images: Images, transform: Callable[[Image.Image], Tensor]):
         self.images, self.transform = images, transform
 
-    def __getitem__(self, rows: np.ndarray) -> tuple[Tensor, Tensor, list[BadImage], dict[int, list[str]]] | EvalkitError:
+    def __getitem__(
+        self, rows: np.ndarray
+    ) -> tuple[Tensor, Tensor, list[BadImage], dict[int, list[str]]] | EvalkitError:
         x, index, bad, notes = [], [], [], {}
         for row in map(int, rows):
             try:
@@ -188,7 +219,12 @@ class _EvalSet(Dataset):
             index.append(row)
             if found := image.info.get("notes"):
                 notes[row] = found
-        return torch.stack(x) if x else torch.empty(0, dtype=torch.uint8), torch.tensor(index, dtype=torch.int64), bad, notes
+        return (
+            torch.stack(x) if x else torch.empty(0, dtype=torch.uint8),
+            torch.tensor(index, dtype=torch.int64),
+            bad,
+            notes,
+        )
 
 
 # ---- both
@@ -219,7 +255,10 @@ def checked(loader: DataLoader) -> Iterator[Any]:
     except (RuntimeError, ConnectionError, EOFError) as e:  # the last two: it died handing over a batch
         if isinstance(e, RuntimeError) and "DataLoader worker (pid" not in str(e):
             raise
-        raise EvalkitError(f"a data worker died ({' '.join(str(e).split())}); is memory or /dev/shm full? Try fewer workers, or workers=0") from e
+        raise EvalkitError(
+            f"a data worker died ({' '.join(str(e).split())}); is memory or /dev/shm full? Try fewer workers, or"
+            " workers=0"
+        ) from e
 
 
 def _as_is(item: Any) -> Any:
@@ -227,7 +266,8 @@ def _as_is(item: Any) -> Any:
 
 
 def shield(worker: int) -> None:
-    """Ctrl-C and SIGTERM often reach the whole process group; the main process decides what happens, and needs its batches until then.
+    """Ctrl-C and SIGTERM often reach the whole process group; the main process decides what happens, and needs its
+    batches until then.
 
     A second SIGTERM ends the worker, so that the main process can still get rid of one that hangs.
     """

@@ -13,7 +13,8 @@ from ..errors import EvalkitError
 
 
 class RandAugment:
-    """`config` such as "rand-m9-mstd0.5-inc1"; `size` scales translations; `mean` (0-1) is the colour of what is moved in.
+    """`config` such as "rand-m9-mstd0.5-inc1"; `size` scales translations; `mean` (0-1) is the colour of what is moved
+    in.
 
     Operations, magnitudes and probabilities are timm's. Raises EvalkitError for a string that is not RandAugment's.
     """
@@ -27,7 +28,9 @@ class RandAugment:
         try:
             timms = auto_augment.rand_augment_transform(config, settings)
         except (AssertionError, ValueError) as e:
-            raise EvalkitError(f"auto_augment='{config}' is not a RandAugment string such as rand-m9-mstd0.5-inc1") from e
+            raise EvalkitError(
+                f"auto_augment='{config}' is not a RandAugment string such as rand-m9-mstd0.5-inc1"
+            ) from e
         self.ops, self.layers, self.weights = timms.ops, timms.num_layers, timms.choice_weights
         for op in self.ops:
             if op.aug_fn is auto_augment.posterize:
@@ -42,13 +45,15 @@ class RandAugment:
 
 
 def _posterize(image: Image.Image, bits: int, **kwargs: Any) -> Image.Image:
-    """timm's posterize, with 0 bits giving black: what Pillow did when the recipes were published, and refuses since version 13."""
+    """timm's posterize, with 0 bits giving black: what Pillow did when the recipes were published, and refuses since
+    version 13."""
     return Image.new(image.mode, image.size) if bits < 1 else auto_augment.posterize(image, bits, **kwargs)
 
 
 @contextlib.contextmanager
 def _seeded_random(seed: int) -> Iterator[None]:
-    """Inside, Python's `random` starts from `seed`; afterwards it goes on as before. timm's operations draw from nowhere else."""
+    """Inside, Python's `random` starts from `seed`; afterwards it goes on as before. timm's operations draw from
+    nowhere else."""
     state = random.getstate()
     random.seed(seed)
     try:

@@ -1,8 +1,10 @@
-"""Embedded stand-ins for ImageNet-A and ImageNet-O, made the way the originals were (Hendrycks et al., Natural Adversarial Examples, CVPR 2021).
+"""Embedded stand-ins for ImageNet-A and ImageNet-O, made the way the originals were (Hendrycks et al., Natural
+Adversarial Examples, CVPR 2021).
 
-A fixed classifier chose those images: of new labelled pictures the ones it gets wrong, and of pictures of other things the ones it confidently takes for
-one of the classes. Here the classifier is logistic regression on gradient histograms, the pictures are scenes like those of `digits-photo`. They
-demonstrate the two protocols on real strokes and photographs. They are not benchmarks: nothing measured on them says anything about ImageNet-A or -O.
+A fixed classifier chose those images: of new labelled pictures the ones it gets wrong, and of pictures of other things
+the ones it confidently takes for one of the classes. Here the classifier is logistic regression on gradient histograms,
+the pictures are scenes like those of `digits-photo`. They demonstrate the two protocols on real strokes and
+photographs. They are not benchmarks: nothing measured on them says anything about ImageNet-A or -O.
 """
 
 import functools
@@ -27,11 +29,20 @@ IMAGES = 600  # of each set
 ROUND = 2000  # candidates judged at a time
 CONFIDENT = 0.7  # the classifier's probability from which a letter counts as taken for a digit
 LETTERS = "ACEFHKMNPRUVWXaefhkmnpruwx"  # none that a hand could mean as a digit
-FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic")
+FONTS = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSansMono",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic",
+)
 
 
 def digits_a(split: str = "val", size: int = SIZE) -> ArrayImages:
-    """600 scenes of digits from the "val" split of `digits-photo` that the fixed classifier gets wrong; labels are the true digits."""
+    """600 scenes of digits from the "val" split of `digits-photo` that the fixed classifier gets wrong; labels are the
+    true digits."""
     check_split(split, ("val",))
     strokes, labels = source_digits()
 
@@ -43,13 +54,22 @@ def digits_a(split: str = "val", size: int = SIZE) -> ArrayImages:
 
 
 def digits_o(split: str = "val", size: int = SIZE) -> ArrayImages:
-    """600 scenes of a letter, none of the ten classes, that the fixed classifier takes for a digit with probability above 0.7; labels are -1."""
+    """600 scenes of a letter, none of the ten classes, that the fixed classifier takes for a digit with probability
+    above 0.7; labels are -1."""
     check_split(split, ("val",))
-    return _select("digits-o", size, lambda rng: (_letters(ROUND, rng), np.full(ROUND, -1)), lambda probabilities, _: probabilities.max(axis=1) > CONFIDENT)
+    return _select(
+        "digits-o",
+        size,
+        lambda rng: (_letters(ROUND, rng), np.full(ROUND, -1)),
+        lambda probabilities, _: probabilities.max(axis=1) > CONFIDENT,
+    )
 
 
-def _select(name: str, size: int, candidates: Candidates, keep: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> ArrayImages:
-    """The first 600 scenes of `candidates` (rng -> strokes, labels) for which `keep` (class probabilities, labels) says so."""
+def _select(
+    name: str, size: int, candidates: Candidates, keep: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> ArrayImages:
+    """The first 600 scenes of `candidates` (rng -> strokes, labels) for which `keep` (class probabilities, labels) says
+    so."""
     ids, labels, pixels = [], [], []
     for number in itertools.count():
         strokes, true = candidates(derive_rng(name, "strokes", number))
@@ -80,7 +100,8 @@ def _classifier() -> "LogisticRegression":
 
 
 def gradient_histograms(pixels: np.ndarray, cell: int = 8, directions: int = 4) -> np.ndarray:
-    """(N, S, S, 3) uint8 to (N, (S / cell)^2 * directions): gradient strength per cell and direction, root of its part of the image's norm."""
+    """(N, S, S, 3) uint8 to (N, (S / cell)^2 * directions): gradient strength per cell and direction, root of its part
+    of the image's norm."""
     grey = pixels.max(axis=3).astype(np.float64)
     n, side, _ = grey.shape
     down, right = np.zeros_like(grey), np.zeros_like(grey)
@@ -89,7 +110,9 @@ def gradient_histograms(pixels: np.ndarray, cell: int = 8, directions: int = 4) 
     direction = np.floor((np.arctan2(down, right) / (2 * np.pi) + 0.5) * directions).astype(np.int64) % directions
     at, cells = np.arange(side) // cell, side // cell
     place = (np.arange(n)[:, None, None] * cells + at[:, None]) * cells + at
-    bins = np.bincount((place * directions + direction).ravel(), np.hypot(down, right).ravel(), minlength=n * cells**2 * directions)
+    bins = np.bincount(
+        (place * directions + direction).ravel(), np.hypot(down, right).ravel(), minlength=n * cells**2 * directions
+    )
     bins = bins.reshape(n, -1)
     return np.sqrt(bins / np.maximum(np.linalg.norm(bins, axis=1, keepdims=True), 1e-12))
 
@@ -98,7 +121,8 @@ def gradient_histograms(pixels: np.ndarray, cell: int = 8, directions: int = 4) 
 
 
 def _letters(n: int, rng: np.random.Generator) -> np.ndarray:
-    """(n, 8, 8) strokes of random letters, fonts and slants, reduced like the optical digits: 32 x 32 bitmaps, ink counted in blocks of 4 x 4 pixels."""
+    """(n, 8, 8) strokes of random letters, fonts and slants, reduced like the optical digits: 32 x 32 bitmaps, ink
+    counted in blocks of 4 x 4 pixels."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

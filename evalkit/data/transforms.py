@@ -13,7 +13,11 @@ from torch import Tensor
 from ..errors import EvalkitError, unknown
 from .randaugment import RandAugment
 
-INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
@@ -32,9 +36,11 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize the shorter side to `resize`, centre-crop to `size` x `size`; with `native` the image must already have that size.
+    """Resize the shorter side to `resize`, centre-crop to `size` x `size`; with `native` the image must already have
+    that size.
 
-    The other side is truncated, the crop starts at the rounded half of the excess (ties to even): torchvision's Resize and CenterCrop on PIL images.
+    The other side is truncated, the crop starts at the rounded half of the excess (ties to even): torchvision's Resize
+    and CenterCrop on PIL images.
     """
 
     size: int
@@ -46,17 +52,24 @@ class EvalTransform:
         if self.interpolation not in INTERPOLATIONS:
             raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
         if self.resize < self.size:
-            raise EvalkitError(f"the shorter side is resized to {self.resize}, less than the crop of {self.size}; give a larger resize")
+            raise EvalkitError(
+                f"the shorter side is resized to {self.resize}, less than the crop of {self.size}; give a larger resize"
+            )
 
     def __call__(self, image: Image.Image) -> Tensor:
         if self.native and image.size != (self.size, self.size):
-            raise EvalkitError(f"images of this set are used as they are, {image.width} x {image.height}, but {self.size} x {self.size} is asked for")
+            raise EvalkitError(
+                f"images of this set are used as they are, {image.width} x {image.height}, but {self.size} x"
+                f" {self.size} is asked for"
+            )
         return to_tensor(image if self.native else self.crop(image))
 
     def crop(self, image: Image.Image) -> Image.Image:
         """The resized and cropped image."""
         (left, top, _, _), size = self.box(image)
-        return image.resize(size, INTERPOLATIONS[self.interpolation]).crop((left, top, left + self.size, top + self.size))
+        return image.resize(size, INTERPOLATIONS[self.interpolation]).crop(
+            (left, top, left + self.size, top + self.size)
+        )
 
     def box(self, image: Image.Image) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
         """(left, top, width, height) of the crop in pixels of the resized image, and that one's (width, height)."""
@@ -68,8 +81,9 @@ class EvalTransform:
 def eval_transform(mode: str, size: int, cfg: Mapping[str, Any] | None = None) -> Callable[[Image.Image], Tensor]:
     """How images are prepared for a model whose input is `size` pixels.
 
-    "published": shorter side to floor(size * 256 / 224), bilinear, centre crop, as the robustness protocols were published. "native": as they are, for
-    embedded sets. "model": what timm does for the model with pretrained_cfg `cfg` (crop_pct, crop_mode, interpolation).
+    "published": shorter side to floor(size * 256 / 224), bilinear, centre crop, as the robustness protocols were
+    published. "native": as they are, for embedded sets. "model": what timm does for the model with pretrained_cfg `cfg`
+    (crop_pct, crop_mode, interpolation).
     """
     if mode == "published":
         return EvalTransform(size, math.floor(size * 256 / 224))
@@ -90,7 +104,8 @@ def eval_transform(mode: str, size: int, cfg: Mapping[str, Any] | None = None) -
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The part of an image that a training image shows: a box in shares of the image's width and height, mirrored afterwards if `flip`."""
+    """The part of an image that a training image shows: a box in shares of the image's width and height, mirrored
+    afterwards if `flip`."""
 
     left: float
     top: float
@@ -112,12 +127,13 @@ class TrainKeys(Protocol):
 
 
 class TrainTransform:
-    """Augmentation of one image, driven by the generator it is called with and by nothing else: (PIL image, generator) -> uint8 (3, S, S).
+    """Augmentation of one image, driven by the generator it is called with and by nothing else: (PIL image, generator)
+    -> uint8 (3, S, S).
 
-    `cfg.augment`: "none"; "pad-crop" (reflect 4 pixels, crop; as on CIFAR); "pad-crop-flip"; "rrc" (random resized crop of
-    the share `cfg.crop_scale` of the area, then flip).
-    Images that do not have the size are first resized and centre-cropped to it, except by "rrc". `cfg.auto_augment` is timm's RandAugment string,
-    `cfg.color_jitter` the strength of torchvision's ColorJitter (brightness, contrast, saturation). `mean` colours what RandAugment moves in.
+    `cfg.augment`: "none"; "pad-crop" (reflect 4 pixels, crop; as on CIFAR); "pad-crop-flip"; "rrc" (random resized crop
+    of the share `cfg.crop_scale` of the area, then flip). Images that do not have the size are first resized and
+    centre-cropped to it, except by "rrc". `cfg.auto_augment` is timm's RandAugment string, `cfg.color_jitter` the
+    strength of torchvision's ColorJitter (brightness, contrast, saturation). `mean` colours what RandAugment moves in.
     """
 
     AUGMENTS = ("none", "pad-crop", "pad-crop-flip", "rrc")
@@ -126,7 +142,10 @@ class TrainTransform:
         if cfg.augment not in self.AUGMENTS:
             raise unknown("augment", cfg.augment, self.AUGMENTS)
         if cfg.auto_augment and cfg.color_jitter:
-            raise EvalkitError("auto_augment and color_jitter are both set; timm then leaves the jitter out, and so do the published runs: set color_jitter=0")
+            raise EvalkitError(
+                "auto_augment and color_jitter are both set; timm then leaves the jitter out, and so do the published"
+                " runs: set color_jitter=0"
+            )
         if cfg.color_jitter < 0:
             raise EvalkitError(f"color_jitter={cfg.color_jitter} is negative; give 0 for none")
         if not 0 <= cfg.erasing <= 1:
@@ -135,13 +154,16 @@ class TrainTransform:
         self.crop_scale = tuple(cfg.crop_scale)
         self.fit = EvalTransform(self.size, self.size, cfg.interpolation)
         self.resampling = INTERPOLATIONS[cfg.interpolation]
-        self.rand_augment = RandAugment(cfg.auto_augment, self.size, mean, self.resampling) if cfg.auto_augment else None
+        self.rand_augment = (
+            RandAugment(cfg.auto_augment, self.size, mean, self.resampling) if cfg.auto_augment else None
+        )
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
         return self.with_view(image, rng)[0]
 
     def with_view(self, image: Image.Image, rng: np.random.Generator) -> tuple[Tensor, View | None]:
-        """The training image, and what it shows of the image; None where that is no upright box of it ("pad-crop", RandAugment)."""
+        """The training image, and what it shows of the image; None where that is no upright box of it ("pad-crop",
+        RandAugment)."""
         if self.augment == "rrc":
             box, size = random_resized_crop(*image.size, rng, self.crop_scale), image.size
             left, top, width, height = box
@@ -163,7 +185,8 @@ class TrainTransform:
         return to_tensor(image), view
 
     def erase_box(self, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """(top, left, height, width) to erase in this image, all 0 for nothing. It is filled after normalisation, see `erase_boxes`."""
+        """(top, left, height, width) to erase in this image, all 0 for nothing. It is filled after normalisation, see
+        `erase_boxes`."""
         return random_erase_box(self.size, self.size, self.erasing, rng) if self.erasing else (0, 0, 0, 0)
 
 
@@ -179,8 +202,11 @@ def _reflected(start: int, n: int) -> np.ndarray:
     return n - 1 - np.abs(n - 1 - beyond_first)
 
 
-def random_resized_crop(width: int, height: int, rng: np.random.Generator, scale: tuple[float, float] = (0.08, 1.0)) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of a crop with the share `scale` of the area and an aspect ratio of 3/4 to 4/3, log-uniform.
+def random_resized_crop(
+    width: int, height: int, rng: np.random.Generator, scale: tuple[float, float] = (0.08, 1.0)
+) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of a crop with the share `scale` of the area and an aspect ratio of 3/4 to 4/3,
+    log-uniform.
 
     Szegedy et al., CVPR 2015; the law of torchvision's RandomResizedCrop."""
     area, low, high = width * height, 3 / 4, 4 / 3
@@ -206,8 +232,11 @@ def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) 
     return image
 
 
-def random_erase_box(height: int, width: int, probability: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of 2-33 % of the area, aspect ratio 0.3-3.3, all 0 for none (Zhong et al., arXiv 1708.04896; law of timm's RandomErasing)."""
+def random_erase_box(
+    height: int, width: int, probability: float, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of 2-33 % of the area, aspect ratio 0.3-3.3, all 0 for none (Zhong et al., arXiv
+    1708.04896; law of timm's RandomErasing)."""
     if rng.random() >= probability:
         return 0, 0, 0, 0
     for _ in range(10):
@@ -221,7 +250,8 @@ def random_erase_box(height: int, width: int, probability: float, rng: np.random
 
 
 def erase_boxes(x: Tensor, boxes: Tensor, rng: np.random.Generator) -> Tensor:
-    """Fill, in place, the boxes (B, 4) of `Batch.erase` in the NORMALISED batch `x` (B, C, H, W) with standard normal noise, one draw per value.
+    """Fill, in place, the boxes (B, 4) of `Batch.erase` in the NORMALISED batch `x` (B, C, H, W) with standard normal
+    noise, one draw per value.
 
     timm erases after normalisation, so the noise has the scale of normalised pixels; in uint8 it could not be the same.
     """

@@ -1,4 +1,5 @@
-"""Classes of ImageNet validation images that lie in one folder: from a list of file names, or from the development kit."""
+"""Classes of ImageNet validation images that lie in one folder: from a list of file names, or from the development
+kit."""
 
 import re
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ KIT_META = "meta.mat"  # beside the kit's ground truth: which number means which
 def read_val_labels(path: str | Path, classes: Sequence[str]) -> dict[str, str]:
     """File name -> class, from `path`; `classes` are those of the model.
 
-    Lines of a file name and a class, split by a comma or a blank (more columns are passed over, so is a header): the class is a WordNet id or, as in Caffe's
-    val.txt, its position 0..K-1 among the sorted classes. Or lines of one number: the development kit's ILSVRC2012_validation_ground_truth.txt, whose numbers
-    are ILSVRC2012 ids in an order of their own, told by meta.mat beside it. Raises EvalkitError, with the line, for anything else.
+    Lines of a file name and a class, split by a comma or a blank (more columns are passed over, so is a header): the
+    class is a WordNet id or, as in Caffe's val.txt, its position 0..K-1 among the sorted classes. Or lines of one
+    number: the development kit's ILSVRC2012_validation_ground_truth.txt, whose numbers are ILSVRC2012 ids in an order
+    of their own, told by meta.mat beside it. Raises EvalkitError, with the line, for anything else.
     """
     path = Path(path)
     try:
@@ -46,7 +48,10 @@ def _from_names(path: Path, numbered: list[tuple[int, str]], classes: Sequence[s
             raise EvalkitError(f"the labels file {path}, line {number}: {what}; {expected}")
         name = name if "." in name else f"{name}.JPEG"
         if found.setdefault(name, label) != label:
-            raise EvalkitError(f"the labels file {path}, line {number}: {name} was '{found[name]}' on an earlier line and is '{label}' here")
+            raise EvalkitError(
+                f"the labels file {path}, line {number}: {name} was '{found[name]}' on an earlier line and is '{label}'"
+                " here"
+            )
     return found
 
 
@@ -55,12 +60,17 @@ def _from_kit(path: Path, numbers: list[int]) -> dict[str, str]:
 
     meta = path.with_name(KIT_META)
     if not meta.is_file():
-        raise EvalkitError(f"{path} holds the numbers of the development kit, which {KIT_META} explains; put the kit's data/{KIT_META} beside it")
+        raise EvalkitError(
+            f"{path} holds the numbers of the development kit, which {KIT_META} explains; put the kit's data/{KIT_META}"
+            " beside it"
+        )
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         wnid = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
     except Exception as e:  # SciPy raises whatever a malformed file leads it to
-        raise EvalkitError(f"{meta} is not the {KIT_META} of the ILSVRC2012 development kit; copy it from there again") from e
+        raise EvalkitError(
+            f"{meta} is not the {KIT_META} of the ILSVRC2012 development kit; copy it from there again"
+        ) from e
     odd = next((i for i, number in enumerate(numbers, start=1) if number not in wnid), None)
     if odd is not None:
         raise EvalkitError(f"the labels file {path}, line {odd}: {meta.name} knows no class {numbers[odd - 1]}")

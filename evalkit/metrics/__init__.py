@@ -1,7 +1,7 @@
 """Accuracy, calibration, selective prediction and out-of-distribution metrics: float64 functions of per-sample values.
 
-Nothing here depends on the order of the samples: equal confidences are treated as one group. A metric that the data do not define
-(too few samples, an empty side) is NaN; NaN or infinite input is a ValueError.
+Nothing here depends on the order of the samples: equal confidences are treated as one group. A metric that the data do
+not define (too few samples, an empty side) is NaN; NaN or infinite input is a ValueError.
 """
 
 from .calibration import ReliabilityBins, expected_calibration_error, reliability_bins, rms_calibration_error

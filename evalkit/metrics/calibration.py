@@ -24,10 +24,12 @@ def sum_over_ties(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
 def reliability_bins(
     confidence: ArrayLike, correct: ArrayLike, bin_size: int = 100, ties: Literal["mean", "index"] = "mean"
 ) -> ReliabilityBins:
-    """Adaptive bins: sorted by confidence, `bin_size` samples each; the last also takes the remainder (and everything where N < bin_size).
+    """Adaptive bins: sorted by confidence, `bin_size` samples each; the last also takes the remainder (and everything
+    where N < bin_size).
 
-    ties="mean" gives every sample of a group of equal confidence the group's mean correctness, so that the order of the samples does not matter;
-    ties="index" keeps them in the given order. Raises ValueError for unequal lengths, non-finite values, `correct` other than 0/1, bin_size < 1.
+    ties="mean" gives every sample of a group of equal confidence the group's mean correctness, so that the order of the
+    samples does not matter; ties="index" keeps them in the given order. Raises ValueError for unequal lengths,
+    non-finite values, `correct` other than 0/1, bin_size < 1.
     """
     confidence, correct = confidence_and_correct(confidence, correct)
     positive_integer("bin_size", bin_size)
@@ -44,7 +46,9 @@ def reliability_bins(
     edges = np.arange(max(1, n // bin_size) + 1) * bin_size
     edges[-1] = n
     spans = [slice(a, b) for a, b in itertools.pairwise(edges)]
-    return ReliabilityBins(np.diff(edges), np.array([confidence[s].mean() for s in spans]), np.array([correct[s].mean() for s in spans]))
+    return ReliabilityBins(
+        np.diff(edges), np.array([confidence[s].mean() for s in spans]), np.array([correct[s].mean() for s in spans])
+    )
 
 
 def rms_calibration_error(
@@ -56,11 +60,13 @@ def rms_calibration_error(
 ) -> float:
     """Root mean square gap between confidence and accuracy over adaptive bins of `bin_size` samples, a fraction.
 
-    sqrt(sum_i n_i/N (mean confidence_i - accuracy_i)^2) over the bins of `reliability_bins`. The code published with the metric leaves the last, most
-    confident bin out of the sum but keeps N: last_bin="skip" is that, the number papers print; "include" is the formula. NaN for N = 0, and with "skip"
-    for N < 2 * bin_size, where no bin is left. Raises as `reliability_bins` does.
+    sqrt(sum_i n_i/N (mean confidence_i - accuracy_i)^2) over the bins of `reliability_bins`. The code published with
+    the metric leaves the last, most confident bin out of the sum but keeps N: last_bin="skip" is that, the number
+    papers print; "include" is the formula. NaN for N = 0, and with "skip" for N < 2 * bin_size, where no bin is left.
+    Raises as `reliability_bins` does.
 
-    Source: Hendrycks et al., "Natural Adversarial Examples", CVPR 2021; Hendrycks et al., "Deep Anomaly Detection with Outlier Exposure", ICLR 2019.
+    Source: Hendrycks et al., "Natural Adversarial Examples", CVPR 2021; Hendrycks et al., "Deep Anomaly Detection with
+    Outlier Exposure", ICLR 2019.
 
     >>> confidence, correct = [.9, .2, .6, .4, .8, .3, .7], [1, 0, 1, 1, 0, 0, 1]
     >>> round(rms_calibration_error(confidence, correct, bin_size=2), 6)
@@ -78,11 +84,14 @@ def rms_calibration_error(
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over `n_bins` bins of equal width (a, b], weighted by their samples, a fraction. NaN for N = 0.
+    """Mean gap between confidence and accuracy over `n_bins` bins of equal width (a, b], weighted by their samples, a
+    fraction. NaN for N = 0.
 
-    Raises ValueError for unequal lengths, non-finite values, confidences outside 0..1, `correct` other than 0/1, n_bins < 1.
+    Raises ValueError for unequal lengths, non-finite values, confidences outside 0..1, `correct` other than 0/1, n_bins
+    < 1.
 
-    Source: Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015; Guo et al., ICML 2017 (15 bins).
+    Source: Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015; Guo et al., ICML
+    2017 (15 bins).
 
     >>> round(expected_calibration_error([.95, .92, .55], [1, 0, 1], n_bins=10), 6)
     0.44
@@ -96,6 +105,8 @@ def width_bins(confidence: np.ndarray, n_bins: int) -> np.ndarray:
     """Which of `n_bins` bins (i / n_bins, (i + 1) / n_bins] each confidence is in, (N,) int64; 0 is in the first."""
     positive_integer("n_bins", n_bins)
     if confidence.size and not 0 <= confidence.min() <= confidence.max() <= 1:
-        raise ValueError(f"Expected argument `confidence` to lie in 0..1, but got {confidence.min()}..{confidence.max()}")
+        raise ValueError(
+            f"Expected argument `confidence` to lie in 0..1, but got {confidence.min()}..{confidence.max()}"
+        )
     edges = np.arange(n_bins + 1) / n_bins
     return np.maximum(np.searchsorted(edges, confidence, side="left") - 1, 0)

@@ -9,14 +9,20 @@ def vector(name: str, values: ArrayLike) -> np.ndarray:
     if out.ndim != 1:
         raise ValueError(f"Expected argument `{name}` to be one-dimensional, but got shape {out.shape}")
     if not np.isfinite(out).all():
-        raise ValueError(f"Expected argument `{name}` to be finite, but {int((~np.isfinite(out)).sum())} of {out.size} values are NaN or infinite")
+        raise ValueError(
+            f"Expected argument `{name}` to be finite, but {int((~np.isfinite(out)).sum())} of {out.size} values are"
+            " NaN or infinite"
+        )
     return out
 
 
 def confidence_and_correct(confidence: ArrayLike, correct: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     confidence, correct = vector("confidence", confidence), vector("correct", correct)
     if confidence.shape != correct.shape:
-        raise ValueError(f"Expected arguments `confidence` and `correct` to have the same length, but got {confidence.size} and {correct.size}")
+        raise ValueError(
+            f"Expected arguments `confidence` and `correct` to have the same length, but got {confidence.size} and"
+            f" {correct.size}"
+        )
     if not np.isin(correct, (0, 1)).all():
         raise ValueError("Expected argument `correct` to hold 0 and 1 (or booleans) only")
     return confidence, correct
@@ -37,7 +43,9 @@ def finite_logits(logits: ArrayLike) -> np.ndarray:
     if out.ndim != 2 or out.shape[1] == 0:
         raise ValueError(f"Expected argument `logits` to have shape (N, K) with K larger than 0, but got {out.shape}")
     if not np.isfinite(out).all():
-        raise ValueError(f"Expected argument `logits` to be finite, but row {int(np.argmin(np.isfinite(out).all(axis=1)))} is not")
+        raise ValueError(
+            f"Expected argument `logits` to be finite, but row {int(np.argmin(np.isfinite(out).all(axis=1)))} is not"
+        )
     return out
 
 

@@ -9,7 +9,8 @@ from .checks import finite_logits, mean, positive_integer, vector
 def log_confidence(logits: ArrayLike) -> np.ndarray:
     """Logarithm of the largest softmax probability of each row of `logits` (N, K), (N,) float64.
 
-    It ranks samples as the confidence does and keeps doing so where the confidence itself rounds to 1. Raises ValueError for non-finite logits.
+    It ranks samples as the confidence does and keeps doing so where the confidence itself rounds to 1. Raises
+    ValueError for non-finite logits.
 
     >>> log_confidence([[50.0, 0.0]])[0] > log_confidence([[45.0, 0.0]])[0]
     np.True_
@@ -22,7 +23,8 @@ def log_confidence(logits: ArrayLike) -> np.ndarray:
 
 
 def confidence(logits: ArrayLike) -> np.ndarray:
-    """Largest softmax probability of each row of `logits` (N, K), (N,) float64. Raises ValueError for non-finite logits.
+    """Largest softmax probability of each row of `logits` (N, K), (N,) float64. Raises ValueError for non-finite
+    logits.
 
     >>> round(float(confidence([[2.0, 1.0]])[0]), 4)
     0.7311
@@ -31,9 +33,11 @@ def confidence(logits: ArrayLike) -> np.ndarray:
 
 
 def top_k_correct(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> np.ndarray:
-    """Whether the label is among the `k` largest logits of its row; of equal logits the lower class index comes first. (N,) bool.
+    """Whether the label is among the `k` largest logits of its row; of equal logits the lower class index comes first.
+    (N,) bool.
 
-    `logits` (N, K), `labels` (N,) class indices. Raises ValueError for non-finite logits, labels outside 0..K-1 or k outside 1..K.
+    `logits` (N, K), `labels` (N,) class indices. Raises ValueError for non-finite logits, labels outside 0..K-1 or k
+    outside 1..K.
 
     >>> top_k_correct([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]], [2, 1], k=1).tolist()
     [False, False]
@@ -45,9 +49,13 @@ def top_k_correct(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> np.ndarra
     if k > z.shape[1]:
         raise ValueError(f"Expected argument `k` to be at most the number of classes, {z.shape[1]}, but got {k}")
     if labels.shape != z.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"Expected argument `labels` to be {len(z)} integers, but got shape {labels.shape} of {labels.dtype}")
+        raise ValueError(
+            f"Expected argument `labels` to be {len(z)} integers, but got shape {labels.shape} of {labels.dtype}"
+        )
     if labels.size and (labels.min() < 0 or labels.max() >= z.shape[1]):
-        raise ValueError(f"Expected argument `labels` to lie in 0..{z.shape[1] - 1}, but got {labels.min()}..{labels.max()}")
+        raise ValueError(
+            f"Expected argument `labels` to lie in 0..{z.shape[1] - 1}, but got {labels.min()}..{labels.max()}"
+        )
     own = z[np.arange(len(z)), labels][:, None]
     before = (z > own) | ((z == own) & (np.arange(z.shape[1]) < labels[:, None]))
     return before.sum(axis=1) < k
@@ -59,14 +67,16 @@ def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
 
 
 def sample_nll(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """-log softmax(logits)[label] of each sample in nats, (N,) float64; `logits` (N, K), `labels` (N,). Raises ValueError for non-finite logits."""
+    """-log softmax(logits)[label] of each sample in nats, (N,) float64; `logits` (N, K), `labels` (N,). Raises
+    ValueError for non-finite logits."""
     z = finite_logits(logits)
     own = z[np.arange(len(z)), np.asarray(labels, dtype=np.int64)]
     return z.max(axis=1) - log_confidence(z) - own
 
 
 def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Mean of -log softmax(logits)[label] in nats; `logits` (N, K), `labels` (N,). NaN without samples; ValueError for non-finite logits.
+    """Mean of -log softmax(logits)[label] in nats; `logits` (N, K), `labels` (N,). NaN without samples; ValueError for
+    non-finite logits.
 
     >>> round(negative_log_likelihood([[2.0, 1.0]], [0]), 4)
     0.3133
@@ -75,9 +85,11 @@ def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
 
 
 def sample_brier(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """Squared distance of the softmax from the one-hot label, sum_k (p_k - y_k)^2, of each sample, (N,) float64, 0 to 2; its mean is the Brier score.
+    """Squared distance of the softmax from the one-hot label, sum_k (p_k - y_k)^2, of each sample, (N,) float64, 0 to
+    2; its mean is the Brier score.
 
-    `logits` (N, K), `labels` (N,). Raises ValueError for non-finite logits. Source: Brier, Monthly Weather Review 78, 1950.
+    `logits` (N, K), `labels` (N,). Raises ValueError for non-finite logits. Source: Brier, Monthly Weather Review 78,
+    1950.
 
     >>> sample_brier([[0.0, 0.0]], [1]).tolist()
     [0.5]
@@ -101,7 +113,8 @@ def max_logit(logits: ArrayLike) -> np.ndarray:
 
 
 def energy(logits: ArrayLike) -> np.ndarray:
-    """log sum_k exp(logit_k) of each row of `logits` (N, K), the negative energy, (N,) float64. Raises ValueError for non-finite logits.
+    """log sum_k exp(logit_k) of each row of `logits` (N, K), the negative energy, (N,) float64. Raises ValueError for
+    non-finite logits.
 
     Source: Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020.
 
@@ -113,7 +126,8 @@ def energy(logits: ArrayLike) -> np.ndarray:
 
 
 def negative_entropy(logits: ArrayLike) -> np.ndarray:
-    """sum_k p_k log p_k of the softmax of each row of `logits` (N, K) in nats, (N,) float64, at most 0. Raises ValueError for non-finite logits.
+    """sum_k p_k log p_k of the softmax of each row of `logits` (N, K) in nats, (N,) float64, at most 0. Raises
+    ValueError for non-finite logits.
 
     >>> negative_entropy([[0.0, 0.0]]).round(4).tolist()
     [-0.6931]
@@ -121,14 +135,16 @@ def negative_entropy(logits: ArrayLike) -> np.ndarray:
     z = finite_logits(logits)
     below = z - z.max(axis=1, keepdims=True)
     weight = np.exp(below)
-    return log_confidence(z) + (weight * below).sum(axis=1) / weight.sum(axis=1)  # two negative terms: nothing cancels near certainty
+    # two negative terms: nothing cancels near certainty
+    return log_confidence(z) + (weight * below).sum(axis=1) / weight.sum(axis=1)
 
 
 SCORES = {"msp": log_confidence, "max_logit": max_logit, "energy": energy, "entropy": negative_entropy}
 
 
 def standard_error(values: ArrayLike) -> float:
-    """Standard error of the mean of `values` (N,): sd / sqrt(N) with the 1/N variance, the binomial sqrt(p(1-p)/N) for 0/1 values; NaN without values.
+    """Standard error of the mean of `values` (N,): sd / sqrt(N) with the 1/N variance, the binomial sqrt(p(1-p)/N) for
+    0/1 values; NaN without values.
 
     >>> round(standard_error([1] * 191 + [0] * 809), 6)
     0.012431

@@ -1,4 +1,5 @@
-"""Out-of-distribution detection: the out-of-distribution side is positive, a higher score means more out-of-distribution."""
+"""Out-of-distribution detection: the out-of-distribution side is positive, a higher score means more
+out-of-distribution."""
 
 from typing import Literal, NamedTuple
 
@@ -22,7 +23,8 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(ood_scores: ArrayLike, id_scores: ArrayLike) -> PrecisionRecall:
-    """Precision and recall of calling a sample out-of-distribution, at every distinct score; empty where a side is. ValueError for non-finite scores."""
+    """Precision and recall of calling a sample out-of-distribution, at every distinct score; empty where a side is.
+    ValueError for non-finite scores."""
     tp, fp = _counts_by_threshold(ood_scores, id_scores)
     if not tp.size or not tp[-1] or not fp[-1]:
         return PrecisionRecall(np.zeros(0), np.zeros(0))
@@ -30,7 +32,8 @@ def precision_recall(ood_scores: ArrayLike, id_scores: ArrayLike) -> PrecisionRe
 
 
 def aupr(ood_scores: ArrayLike, id_scores: ArrayLike) -> float:
-    """Average precision of detecting out-of-distribution samples: sum_k (R_k - R_{k-1}) P_k over distinct scores, descending. Chance is n_ood / n.
+    """Average precision of detecting out-of-distribution samples: sum_k (R_k - R_{k-1}) P_k over distinct scores,
+    descending. Chance is n_ood / n.
 
     Steps, not trapezoids (which are optimistic). NaN where a side is empty; ValueError for non-finite scores.
 
@@ -46,7 +49,8 @@ def aupr(ood_scores: ArrayLike, id_scores: ArrayLike) -> float:
 
 
 def auroc(ood_scores: ArrayLike, id_scores: ArrayLike) -> float:
-    """Probability that an out-of-distribution sample scores higher than an in-distribution one, ties counting half. NaN where a side is empty.
+    """Probability that an out-of-distribution sample scores higher than an in-distribution one, ties counting half. NaN
+    where a side is empty.
 
     Raises ValueError for non-finite scores.
 
@@ -57,14 +61,17 @@ def auroc(ood_scores: ArrayLike, id_scores: ArrayLike) -> float:
     if not tp.size or not tp[-1] or not fp[-1]:
         return float("nan")
     above = np.concatenate([[0], tp[:-1]])
-    return float(np.sum((above + tp) * np.diff(fp, prepend=0)) / (2 * int(tp[-1]) * int(fp[-1])))  # an exact integer over an exact integer
+    # an exact integer over an exact integer
+    return float(np.sum((above + tp) * np.diff(fp, prepend=0)) / (2 * int(tp[-1]) * int(fp[-1])))
 
 
 def fpr95(ood_scores: ArrayLike, id_scores: ArrayLike, convention: Literal["first", "nearest"] = "first") -> float:
-    """Share of in-distribution samples flagged at the threshold that finds 95 % of the out-of-distribution ones. NaN where a side is empty.
+    """Share of in-distribution samples flagged at the threshold that finds 95 % of the out-of-distribution ones. NaN
+    where a side is empty.
 
-    "first": the highest threshold with a recall of at least 95 %, decided in integers. "nearest": the threshold whose recall is nearest to 0.95, of equal
-    recalls the lowest threshold, never beyond the first of recall 1 (the code of Hendrycks et al.). Raises ValueError for non-finite scores.
+    "first": the highest threshold with a recall of at least 95 %, decided in integers. "nearest": the threshold whose
+    recall is nearest to 0.95, of equal recalls the lowest threshold, never beyond the first of recall 1 (the code of
+    Hendrycks et al.). Raises ValueError for non-finite scores.
 
     >>> ood, ind = [-i / 100 for i in range(1, 21)], [-.185, -.195, -.5, -.6]
     >>> fpr95(ood, ind), fpr95(ood, ind, convention="nearest")
@@ -78,5 +85,6 @@ def fpr95(ood_scores: ArrayLike, id_scores: ArrayLike, convention: Literal["firs
         at = int(np.argmax(100 * tp >= 95 * tp[-1]))
     else:
         full = int(np.argmax(tp == tp[-1]))
-        at = full - int(np.argmin(np.abs(tp[full::-1] / tp[-1] - 0.95)))  # backwards: of equal distances the lowest threshold is met first
+        # backwards: of equal distances the lowest threshold is met first
+        at = full - int(np.argmin(np.abs(tp[full::-1] / tp[-1] - 0.95)))
     return float(fp[at] / fp[-1])

@@ -21,10 +21,12 @@ def _accuracy_at_coverage(confidence: ArrayLike, correct: ArrayLike) -> np.ndarr
 
 
 def aurra(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """Area under the response rate - accuracy curve, a fraction: the mean over k = 1..N of the accuracy among the k most confident samples.
+    """Area under the response rate - accuracy curve, a fraction: the mean over k = 1..N of the accuracy among the k
+    most confident samples.
 
-    Equal confidences contribute the exact mean over all their orders, so the result does not depend on the order of the samples. `confidence` may be any
-    ranking score, `log_confidence` for one. NaN for N = 0. Raises ValueError for unequal lengths, non-finite values, `correct` other than 0/1.
+    Equal confidences contribute the exact mean over all their orders, so the result does not depend on the order of the
+    samples. `confidence` may be any ranking score, `log_confidence` for one. NaN for N = 0. Raises ValueError for
+    unequal lengths, non-finite values, `correct` other than 0/1.
 
     Source: Hendrycks et al., "Natural Adversarial Examples", CVPR 2021.
 
@@ -42,7 +44,8 @@ class RiskCoverage(NamedTuple):
 
 
 def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
-    """Error among the k most confident samples against the share k/N answered; 1 - mean(risk) is `aurra`. Raises as `aurra` does.
+    """Error among the k most confident samples against the share k/N answered; 1 - mean(risk) is `aurra`. Raises as
+    `aurra` does.
 
     >>> risk_coverage([.9, .5], [1, 0]).risk.tolist()
     [0.0, 0.5]

@@ -11,13 +11,20 @@ LARGEST = 100.0  # temperatures are sought between its inverse and it
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature T whose softmax(logits / T) has the least negative log-likelihood of `labels`; 1/100 to 100. NaN without samples.
+    """The temperature T whose softmax(logits / T) has the least negative log-likelihood of `labels`; 1/100 to 100. NaN
+    without samples.
 
-    `logits` (N, K), `labels` (N,). Raises ValueError for non-finite logits. Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    `logits` (N, K), `labels` (N,). Raises ValueError for non-finite logits. Source: Guo et al., "On Calibration of
+    Modern Neural Networks", ICML 2017.
     """
     z = finite_logits(logits)
     if not len(z):
         return float("nan")
     bound = np.log(LARGEST)
-    found = minimize_scalar(lambda t: sample_nll(z * np.exp(-t), labels).mean(), bounds=(-bound, bound), method="bounded", options={"xatol": 1e-6})
+    found = minimize_scalar(
+        lambda t: sample_nll(z * np.exp(-t), labels).mean(),
+        bounds=(-bound, bound),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
     return float(np.exp(found.x))  # convex in 1/T, so one minimum

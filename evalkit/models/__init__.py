@@ -1,4 +1,5 @@
-"""Networks: any timm classifier, with class attention, saliency, feature maps and feature injection; PVT v1, CA-Swin, MogaNet; presets for 32-px images."""
+"""Networks: any timm classifier, with class attention, saliency, feature maps and feature injection; PVT v1, CA-Swin,
+MogaNet; presets for 32-px images."""
 
 from . import ca_swin, moganet, pvt, small  # noqa: F401  (registers their architectures with timm)
 from .load import Loaded, imagenet_classes, load

@@ -1,8 +1,9 @@
-"""Where each family of timm models lets its class token attend to the image, and a tap that reads that one row of attention.
+"""Where each family of timm models lets its class token attend to the image, and a tap that reads that one row of
+attention.
 
-A tap listens to the outputs of the two layers that give an attention module its queries and keys, so the module itself stays on the
-fused kernel and no tokens x tokens matrix is made. For the query of the class token and the keys of all tokens, per head:
-A = softmax(q k^T * scale) in float32, before attention dropout.
+A tap listens to the outputs of the two layers that give an attention module its queries and keys, so the module itself
+stays on the fused kernel and no tokens x tokens matrix is made. For the query of the class token and the keys of all
+tokens, per head: A = softmax(q k^T * scale) in float32, before attention dropout.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +22,8 @@ SUPPORTED = "vit_* and deit* with a class token, cait_*, xcit_*, ca_swin_*, pvt_
 
 
 class Tap:
-    """Keeps the class token's query (`whole`: all queries) and all keys of one forward pass. Does nothing while `on` is False."""
+    """Keeps the class token's query (`whole`: all queries) and all keys of one forward pass. Does nothing while `on` is
+    False."""
 
     def __init__(self, query: nn.Module, key: nn.Module, heads: int, scale: float, whole: bool = False):
         self.heads, self.scale = heads, scale
@@ -55,7 +57,10 @@ class Tap:
 
         Raises EvalkitError if the tapped layers did not run."""
         if self.query is None or self.key is None:
-            raise EvalkitError("the attention block asked for did not run in this forward pass, so there is no class attention; ask for another block")
+            raise EvalkitError(
+                "the attention block asked for did not run in this forward pass, so there is no class attention; ask"
+                " for another block"
+            )
         pair = self.query, self.key
         self.query = self.key = None
         return pair
@@ -67,8 +72,9 @@ class Tap:
             return (query.float() * self.scale @ key.float().transpose(-2, -1)).softmax(-1)[:, :, 0]
 
     def received(self, prefix: int) -> Tensor | None:
-        """(B, N) float32: how much attention each token after the first `prefix` gets from those tokens, mean over them and over heads, in the pass
-        just run with `whole`, which is forgotten. None where only the class token asks. One head's matrix at a time is made."""
+        """(B, N) float32: how much attention each token after the first `prefix` gets from those tokens, mean over them
+        and over heads, in the pass just run with `whole`, which is forgotten. None where only the class token asks. One
+        head's matrix at a time is made."""
         query, key = self.take_pair()
         if query.shape[2] != key.shape[2]:
             return None
@@ -88,19 +94,23 @@ def install_tap(model: nn.Module, block: int | None = None) -> Tap:
     Raises EvalkitError for models without class attention and for blocks that do not exist."""
     modules = list(class_attention_modules(model))
     if block is not None and not 1 <= block <= len(modules):
-        raise EvalkitError(f"block {block} asked for, but {_name(model)} has class attention in blocks 1 to {len(modules)}")
+        raise EvalkitError(
+            f"block {block} asked for, but {_name(model)} has class attention in blocks 1 to {len(modules)}"
+        )
     return tap_on(modules[-1 if block is None else block - 1])
 
 
 def tap_on(attn: nn.Module, whole: bool = False) -> Tap:
     """A tap on the attention module `attn`, one of `class_attention_modules`."""
-    if isinstance(attn, Attention):  # q_norm and k_norm run in every forward pass; they are nn.Identity in models without qk-norm
+    # q_norm and k_norm run in every forward pass; they are nn.Identity in models without qk-norm
+    if isinstance(attn, Attention):
         return Tap(attn.q_norm, attn.k_norm, attn.num_heads, attn.scale, whole)
     return Tap(attn.q, attn.k if isinstance(attn, ClassAttn) else attn.kv, attn.num_heads, attn.scale)
 
 
 def class_attention_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """The attention modules in which the class token attends to the patches, first to last; EvalkitError if `model` has none."""
+    """The attention modules in which the class token attends to the patches, first to last; EvalkitError if `model` has
+    none."""
     for family, (module_type, find) in FAMILIES.items():
         if isinstance(model, family):
             modules = find(model)
@@ -140,14 +150,17 @@ FAMILIES: dict[type[nn.Module], tuple[type[nn.Module], Callable[[nn.Module], lis
 
 
 def token_grid(model: nn.Module, size: tuple[int, int], tokens: int) -> tuple[int, int]:
-    """(rows, columns) of the `tokens` patch tokens of an input of `size` (H, W): the size over the model's stride, rounded down, or up
-    where the patch embedding pads. Raises EvalkitError if neither gives that many tokens."""
+    """(rows, columns) of the `tokens` patch tokens of an input of `size` (H, W): the size over the model's stride,
+    rounded down, or up where the patch embedding pads. Raises EvalkitError if neither gives that many tokens."""
     info = getattr(model, "feature_info", None)
     stride = info[-1]["reduction"] if info else 1
     for grid in ((size[0] // stride, size[1] // stride), (-(-size[0] // stride), -(-size[1] // stride))):
         if grid[0] * grid[1] == tokens:
             return grid
-    raise EvalkitError(f"{_name(model)} gives {tokens} tokens for an input of {size[0]} x {size[1]} pixels, which are no grid of stride {stride}")
+    raise EvalkitError(
+        f"{_name(model)} gives {tokens} tokens for an input of {size[0]} x {size[1]} pixels, which are no grid of"
+        f" stride {stride}"
+    )
 
 
 def _name(model: nn.Module) -> str:

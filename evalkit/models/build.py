@@ -13,15 +13,22 @@ from ..errors import EvalkitError, suggest, unknown
 
 
 def build(name: str, *, num_classes: int | None = None, pretrained: bool = False, **model_args: Any) -> nn.Module:
-    """The timm model `name`. Raises EvalkitError for an unknown name, tag or argument and for weights that cannot be fetched."""
+    """The timm model `name`. Raises EvalkitError for an unknown name, tag or argument and for weights that cannot be
+    fetched."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise unknown("model", name, timm.list_models())
     tags = [n.partition(".")[2] for n in timm.list_models(f"{architecture}.*", include_tags=True)]
     if tag and tag not in tags:
-        raise unknown(f"pretrained tag of {architecture}", tag, tags) if tags else EvalkitError(f"model '{architecture}' has no pretrained weights")
+        raise (
+            unknown(f"pretrained tag of {architecture}", tag, tags)
+            if tags
+            else EvalkitError(f"model '{architecture}' has no pretrained weights")
+        )
     if pretrained and not timm.is_model_pretrained(name):
-        raise EvalkitError(f"there are no pretrained weights for '{name}'; give a weights file together with model={architecture}")
+        raise EvalkitError(
+            f"there are no pretrained weights for '{name}'; give a weights file together with model={architecture}"
+        )
     if num_classes is not None:
         if num_classes < 0:
             raise ValueError(f"Expected argument `num_classes` to be an integer of at least 0, but got {num_classes}")
@@ -41,7 +48,8 @@ def build(name: str, *, num_classes: int | None = None, pretrained: bool = False
 
 
 def _bad_argument(architecture: str, message: str) -> str:
-    """One line for a constructor's TypeError; 'Class.__init__() got an unexpected keyword argument' gets the closest argument."""
+    """One line for a constructor's TypeError; 'Class.__init__() got an unexpected keyword argument' gets the closest
+    argument."""
     found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
     if not found:
         return f"model '{architecture}' cannot be built with these arguments: {message}"

@@ -1,8 +1,10 @@
-"""Swin Transformer with a class-attention block (CA-Swin of TransMix, Chen et al., CVPR 2022, arXiv 2111.09833, section 4.5), in timm style.
+"""Swin Transformer with a class-attention block (CA-Swin of TransMix, Chen et al., CVPR 2022, arXiv 2111.09833, section
+4.5), in timm style.
 
-Swin (Liu et al., ICCV 2021, arXiv 2103.14030) has no class token. Here the last window block of its last stage gives way to a block in which a
-class token attends to all patches (as in CaiT) and which the classifier reads instead of the average over patches: the same size and cost.
-Reconstructed from the published parameter and operation counts (28.3 M and 4.2 G, 49.6 M and 8.5 G); there is no public code.
+Swin (Liu et al., ICCV 2021, arXiv 2103.14030) has no class token. Here the last window block of its last stage gives
+way to a block in which a class token attends to all patches (as in CaiT) and which the classifier reads instead of the
+average over patches: the same size and cost. Reconstructed from the published parameter and operation counts (28.3 M
+and 4.2 G, 49.6 M and 8.5 G); there is no public code.
 """
 
 from typing import Any
@@ -19,9 +21,12 @@ from torch import Tensor, nn
 
 
 class ClassBlock(nn.Module):
-    """Attention of the class token to all tokens, then an MLP on the class token; only the class token changes. No bias by position."""
+    """Attention of the class token to all tokens, then an MLP on the class token; only the class token changes. No bias
+    by position."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, proj_drop: float, attn_drop: float, drop_path: float):
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float, proj_drop: float, attn_drop: float, drop_path: float
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.attn = ClassAttn(dim, num_heads, qkv_bias=True, attn_drop=attn_drop, proj_drop=proj_drop)
@@ -36,7 +41,8 @@ class ClassBlock(nn.Module):
 
 
 class ClassAttentionSwin(SwinTransformer):
-    """(B, in_chans, H, W) images to logits. Arguments as timm's SwinTransformer; `depths` counts the class-attention block as the last one.
+    """(B, in_chans, H, W) images to logits. Arguments as timm's SwinTransformer; `depths` counts the class-attention
+    block as the last one.
 
     The maps for dense tasks (`forward_intermediates`, `features_only`) are those before the class-attention block."""
 
@@ -55,7 +61,9 @@ class ClassAttentionSwin(SwinTransformer):
         replaced = self.layers[-1].blocks[-1]
         self.layers[-1].blocks = self.layers[-1].blocks[:-1]
         drop_path = getattr(replaced.drop_path1, "drop_prob", 0.0)
-        self.class_block = ClassBlock(self.num_features, num_heads[-1], mlp_ratio, proj_drop_rate, attn_drop_rate, drop_path)
+        self.class_block = ClassBlock(
+            self.num_features, num_heads[-1], mlp_ratio, proj_drop_rate, attn_drop_rate, drop_path
+        )
         self.cls_token = nn.Parameter(torch.empty(1, 1, self.num_features))
         trunc_normal_(self.cls_token, std=0.02)
         for module in self.class_block.modules():
@@ -96,8 +104,9 @@ class ClassAttentionSwin(SwinTransformer):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps (B, C, h, w) of the stages `indices` (None: all four; n: the last n), without the class-attention block and without final norm
-        (`norm` applies it to stage 4). With `intermediates_only=False` also the classification features."""
+        """Maps (B, C, h, w) of the stages `indices` (None: all four; n: the last n), without the class-attention block
+        and without final norm (`norm` applies it to stage 4). With `intermediates_only=False` also the classification
+        features."""
         if output_fmt != "NCHW":
             raise ValueError(f"Expected argument `output_fmt` to be 'NCHW', but got {output_fmt!r}")
         wanted, last = feature_take_indices(len(self.layers), indices)
@@ -105,10 +114,14 @@ class ClassAttentionSwin(SwinTransformer):
         for i, stage in enumerate(self.layers[: last + 1] if stop_early and intermediates_only else self.layers):
             x = stage(x)
             if i in wanted:
-                maps.append((self.norm(x) if norm and i == len(self.layers) - 1 else x).permute(0, 3, 1, 2).contiguous())
+                maps.append(
+                    (self.norm(x) if norm and i == len(self.layers) - 1 else x).permute(0, 3, 1, 2).contiguous()
+                )
         return maps if intermediates_only else (self.read(x), maps)
 
-    def prune_intermediate_layers(self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
         """Keep what the maps `indices` need; without head there is nothing that reads the class token either."""
         kept = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if self.num_classes == 0:
@@ -117,8 +130,8 @@ class ClassAttentionSwin(SwinTransformer):
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: ClassAttentionSwin) -> dict[str, Tensor]:
-    """A state dict of this model or of a plain Swin, whose last block becomes the class-attention block: query, key and value apart, without its
-    bias by position; the class token is then the model's own."""
+    """A state dict of this model or of a plain Swin, whose last block becomes the class-attention block: query, key and
+    value apart, without its bias by position; the class token is then the model's own."""
     state_dict = state_dict.get("model", state_dict)
     replaced = f"layers.{len(model.layers) - 1}.blocks.{len(model.layers[-1].blocks)}."
     out = {k: v for k, v in state_dict.items() if not k.startswith(replaced)}
@@ -155,7 +168,9 @@ default_cfgs = generate_default_cfgs({f"ca_swin_{size}_patch4_window7_224": _cfg
 
 def _ca_swin(name: str, pretrained: bool, **kwargs: Any) -> ClassAttentionSwin:
     features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(ClassAttentionSwin, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, **kwargs)
+    return build_model_with_cfg(
+        ClassAttentionSwin, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, **kwargs
+    )
 
 
 @register_model

@@ -1,4 +1,5 @@
-"""Weights of the OpenMMLab family (mmcls, mmpretrain, OpenMixup) under timm's names, for vision transformers and residual networks."""
+"""Weights of the OpenMMLab family (mmcls, mmpretrain, OpenMixup) under timm's names, for vision transformers and
+residual networks."""
 
 import re
 
@@ -18,10 +19,11 @@ HEADS = {VisionTransformer: (r"^head\.(layers\.head|fc)\.", "head."), ResNet: (r
 
 
 def to_timm(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """(`tensors` under timm's names, "old -> new" of each renamed one); unchanged unless they lie below `backbone.` and timm's `model` is of a known kind.
+    """(`tensors` under timm's names, "old -> new" of each renamed one); unchanged unless they lie below `backbone.` and
+    timm's `model` is of a known kind.
 
-    Source of the names: mmcv's and mmcls's modules; a residual network's are torchvision's. Window transformers are left alone: their weights are also ordered
-    differently. What has no counterpart keeps its name, and loading says so.
+    Source of the names: mmcv's and mmcls's modules; a residual network's are torchvision's. Window transformers are
+    left alone: their weights are also ordered differently. What has no counterpart keeps its name, and loading says so.
     """
     kind = next((kind for kind in HEADS if isinstance(model, kind)), None)
     if kind is None or not any(name.startswith("backbone.") for name in tensors):
@@ -29,7 +31,9 @@ def to_timm(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Ten
     new = {name: _renamed(name, kind) for name in tensors}
     if len(set(new.values())) < len(new):  # two for one place: leave it to the check of the whole
         return tensors, []
-    return {new[name]: tensor for name, tensor in tensors.items()}, [f"{old} -> {name}" for old, name in new.items() if old != name]
+    return {new[name]: tensor for name, tensor in tensors.items()}, [
+        f"{old} -> {name}" for old, name in new.items() if old != name
+    ]
 
 
 def _renamed(name: str, kind: type[nn.Module]) -> str:

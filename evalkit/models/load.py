@@ -1,4 +1,5 @@
-"""Load a network from an evalkit checkpoint or run, a weights file, or timm's pretrained weights, and say where it came from."""
+"""Load a network from an evalkit checkpoint or run, a weights file, or timm's pretrained weights, and say where it came
+from."""
 
 import inspect
 import re
@@ -32,16 +33,23 @@ class Loaded:
     label: str
     weights: str  # "raw" or "ema"
     meta: dict[str, Any] = field(default_factory=dict)
-    report: dict[str, list[str]] = field(default_factory=dict)  # "unexpected" and "dropped" keys of the file, "renamed" ones of another code base
+    # "unexpected" and "dropped" keys of the file, "renamed" ones of another code base
+    report: dict[str, list[str]] = field(default_factory=dict)
 
 
 def load(
-    spec: str, *, model: str | None = None, model_args: dict[str, Any] | None = None, weights: str | None = None, num_classes: int | None = None
+    spec: str,
+    *,
+    model: str | None = None,
+    model_args: dict[str, Any] | None = None,
+    weights: str | None = None,
+    num_classes: int | None = None,
 ) -> Loaded:
     """Network of `spec`: a checkpoint or run folder, a weights file (with `model`), or a timm name.
 
-    weights: "raw" or "ema"; None takes the averaged weights where there are some. num_classes: default what the file holds; 0 drops the head.
-    Raises EvalkitError in one line for anything that does not fit: nothing is ever loaded in part."""
+    weights: "raw" or "ema"; None takes the averaged weights where there are some. num_classes: default what the file
+    holds; 0 drops the head. Raises EvalkitError in one line for anything that does not fit: nothing is ever loaded in
+    part."""
     spec, model_args = str(spec), dict(model_args or {})
     path = Path(spec)
     if path.exists():
@@ -62,36 +70,60 @@ def _from_timm(name: str, model: str | None, model_args: dict[str, Any], num_cla
     return Loaded(network.eval(), name, _classes(network, None), None, name, None, name, "raw")
 
 
-def _from_file(path: Path, model: str | None, model_args: dict[str, Any], weights: str | None, num_classes: int | None) -> Loaded:
+def _from_file(
+    path: Path, model: str | None, model_args: dict[str, Any], weights: str | None, num_classes: int | None
+) -> Loaded:
     tensors, meta, sha256 = read_weights(path, weights)
     name = meta.get("model") or model
     if name is None:
         raise EvalkitError(f"{path} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224")
     if model is not None and model.partition(".")[0] != name.partition(".")[0]:
         raise EvalkitError(f"{path} holds weights of model '{name}', not '{model}'")
-    args = {**meta.get("model_args", {}), **model_args, "num_classes": meta.get("num_classes") if num_classes is None else num_classes}
+    args = {
+        **meta.get("model_args", {}),
+        **model_args,
+        "num_classes": meta.get("num_classes") if num_classes is None else num_classes,
+    }
     network = create(name, **args)
     tensors, renamed = to_timm(network.model, tensors)
     head = f"{head_names(network.model)[0]}.weight"
     if args["num_classes"] is None and head in tensors and len(tensors[head]) != network.num_classes:
         network = create(name, **{**args, "num_classes": len(tensors[head])})
-    if meta.get("image_size") and "img_size" not in model_args:  # architectures that take any size do not know at which one they were trained
+    # architectures that take any size do not know at which one they were trained
+    if meta.get("image_size") and "img_size" not in model_args:
         network.input_size = (meta["image_size"], meta["image_size"])
     report = _fill(network, tensors, str(path)) | ({"renamed": renamed} if renamed else {})
     label = meta.get("label") or meta.get("method") or path.stem
     which = meta.get("weights") or weights or "raw"
-    return Loaded(network.eval(), name, _classes(network, meta.get("classes")), sha256, str(path), meta.get("method"), label, which, meta, report)
+    return Loaded(
+        network.eval(),
+        name,
+        _classes(network, meta.get("classes")),
+        sha256,
+        str(path),
+        meta.get("method"),
+        label,
+        which,
+        meta,
+        report,
+    )
 
 
 def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> dict[str, list[str]]:
-    """Load `tensors` into the network, converted by timm where they are of another code base or size; all of the model must be there."""
+    """Load `tensors` into the network, converted by timm where they are of another code base or size; all of the model
+    must be there."""
     own = network.model.state_dict()
     heads = head_names(network.model)
-    if any(k not in tensors or tensors[k].shape != v.shape for k, v in own.items() if k.rpartition(".")[0] not in heads):
+    if any(
+        k not in tensors or tensors[k].shape != v.shape for k, v in own.items() if k.rpartition(".")[0] not in heads
+    ):
         tensors = convert(network.model, tensors)
     head = f"{heads[0]}.weight"
     if head in own and head in tensors and len(tensors[head]) != len(own[head]):
-        raise EvalkitError(f"{source} has {len(tensors[head])} classes, but the model has {len(own[head])}; give the class count of the checkpoint")
+        raise EvalkitError(
+            f"{source} has {len(tensors[head])} classes, but the model has {len(own[head])}; give the class count of"
+            " the checkpoint"
+        )
     extra = sorted(k for k in tensors if k not in own)
     dropped = [k for k in extra if network.num_classes == 0 and k.rpartition(".")[0] in heads]
     unexpected = [k for k in extra if k not in dropped]
@@ -104,14 +136,21 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> dict[str
     for what, keys in problems.items():
         if keys:
             shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-            advice = "load it with num_classes=0" if all(k.rpartition(".")[0] in heads for k in keys) else "give the model and model_args it was made with"
-            raise EvalkitError(f"{source} does not fit model '{network.name}': it {what} {len(keys)} tensors ({shown}); {advice}")
+            advice = (
+                "load it with num_classes=0"
+                if all(k.rpartition(".")[0] in heads for k in keys)
+                else "give the model and model_args it was made with"
+            )
+            raise EvalkitError(
+                f"{source} does not fit model '{network.name}': it {what} {len(keys)} tensors ({shown}); {advice}"
+            )
     network.model.load_state_dict({k: tensors[k] for k in own})
     return {"unexpected": unexpected, "dropped": dropped}
 
 
 def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What timm's converter for this architecture makes of a state dict: official key names, positional embeddings of another size."""
+    """What timm's converter for this architecture makes of a state dict: official key names, positional embeddings of
+    another size."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return tensors
@@ -134,7 +173,8 @@ def head_names(model: nn.Module) -> list[str]:
 
 
 def _classes(network: Network, classes: list[str] | None) -> list[str] | None:
-    """`classes` if they are those of the outputs, or the 1000 WordNet ids of ImageNet for a classifier of 1000 classes."""
+    """`classes` if they are those of the outputs, or the 1000 WordNet ids of ImageNet for a classifier of 1000
+    classes."""
     if classes is None:
         return imagenet_classes() if network.num_classes == 1000 else None
     return classes if len(classes) == network.num_classes else None

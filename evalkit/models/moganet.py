@@ -1,7 +1,8 @@
-"""MogaNet (Li et al., ICLR 2024, arXiv 2211.03295), a convolutional network that gates features of several receptive fields, in timm style.
+"""MogaNet (Li et al., ICLR 2024, arXiv 2211.03295), a convolutional network that gates features of several receptive
+fields, in timm style.
 
-Four stages at strides 4, 8, 16 and 32. Each block mixes space, then channels, both with batch norm, layer scale and a residual connection.
-Parameters have the names of the authors' published weights, which load as they are.
+Four stages at strides 4, 8, 16 and 32. Each block mixes space, then channels, both with batch norm, layer scale and a
+residual connection. Parameters have the names of the authors' published weights, which load as they are.
 """
 
 from collections import OrderedDict
@@ -32,7 +33,8 @@ def depthwise(dim: int, kernel: int, dilation: int = 1) -> nn.Conv2d:
 
 
 class MultiOrderContext(nn.Module):
-    """5x5 depthwise convolution; then 3/8 of the channels see a dilated 5x5 one and 4/8 a dilated 7x7 one more (paper, figure 4)."""
+    """5x5 depthwise convolution; then 3/8 of the channels see a dilated 5x5 one and 4/8 a dilated 7x7 one more (paper,
+    figure 4)."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -66,7 +68,8 @@ class SpatialAggregation(nn.Module):
 
 
 class ChannelAggregation(nn.Module):
-    """Y = GELU(depthwise 3x3 (W x)), then W' (Y + g (Y - GELU(w Y))) with one channel w Y for all (paper, equations 8 and 9)."""
+    """Y = GELU(depthwise 3x3 (W x)), then W' (Y + g (Y - GELU(w Y))) with one channel w Y for all (paper, equations 8
+    and 9)."""
 
     def __init__(self, dim: int, hidden: int, drop: float):
         super().__init__()
@@ -102,7 +105,9 @@ class Block(nn.Module):
 def embedding(chans: int, dim: int, stem: bool) -> nn.Module:
     """Halve the resolution by a 3x3 convolution; the stem halves it twice, with GELU in between."""
     if not stem:
-        return nn.Sequential(OrderedDict(projection=nn.Conv2d(chans, dim, 3, stride=2, padding=1), norm=nn.BatchNorm2d(dim)))
+        return nn.Sequential(
+            OrderedDict(projection=nn.Conv2d(chans, dim, 3, stride=2, padding=1), norm=nn.BatchNorm2d(dim))
+        )
     half = dim // 2
     first = (nn.Conv2d(chans, half, 3, stride=2, padding=1), nn.BatchNorm2d(half), nn.GELU())
     second = (nn.Conv2d(half, dim, 3, stride=2, padding=1), nn.BatchNorm2d(dim))
@@ -126,12 +131,18 @@ class MogaNet(nn.Module):
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = embed_dims[-1]
         self.grad_checkpointing = False
-        self.feature_info = [{"num_chs": dim, "reduction": 4 * 2**i, "module": f"norm{i + 1}"} for i, dim in enumerate(embed_dims)]
+        self.feature_info = [
+            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"norm{i + 1}"} for i, dim in enumerate(embed_dims)
+        ]
         drop_path = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         chans = in_chans
         for i, (depth, dim, ratio) in enumerate(zip(depths, embed_dims, ffn_ratios, strict=True)):
             setattr(self, f"patch_embed{i + 1}", embedding(chans, dim, stem=i == 0))
-            setattr(self, f"blocks{i + 1}", nn.ModuleList([Block(dim, ratio, drop_rate, next(drop_path)) for _ in range(depth)]))
+            setattr(
+                self,
+                f"blocks{i + 1}",
+                nn.ModuleList([Block(dim, ratio, drop_rate, next(drop_path)) for _ in range(depth)]),
+            )
             setattr(self, f"norm{i + 1}", nn.BatchNorm2d(dim))
             chans = dim
         self.head = nn.Linear(chans, num_classes) if num_classes > 0 else nn.Identity()
@@ -194,12 +205,19 @@ class MogaNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps (B, C, h, w) of the stages `indices` (None: all four; n: the last n), each after its stage's norm whatever `norm` says, as in the
-        official detection code. With `intermediates_only=False` also the classification features."""
+        """Maps (B, C, h, w) of the stages `indices` (None: all four; n: the last n), each after its stage's norm
+        whatever `norm` says, as in the official detection code. With `intermediates_only=False` also the classification
+        features."""
         if output_fmt != "NCHW":
             raise ValueError(f"Expected argument `output_fmt` to be 'NCHW', but got {output_fmt!r}")
         numbers = range(4)
-        wanted = list(numbers) if indices is None else list(numbers[-indices:]) if isinstance(indices, int) else [numbers[i] for i in indices]
+        wanted = (
+            list(numbers)
+            if indices is None
+            else list(numbers[-indices:])
+            if isinstance(indices, int)
+            else [numbers[i] for i in indices]
+        )
         maps = []
         for i, stage in enumerate(self._stages(x)):
             if i in wanted:

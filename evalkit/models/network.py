@@ -17,7 +17,8 @@ from .build import build
 from .rollout import Rollout, RolloutTap, install_rollout
 
 INPUT = ("", "input")  # names of the layer before the first: the image itself
-FEATURES = "forward_features"  # what the head reads, as timm calls the function that makes it; no layer can have this name
+# what the head reads, as timm calls the function that makes it; no layer can have this name
+FEATURES = "forward_features"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Output:
     """What one forward pass gave. B images, K classes."""
 
     logits: Tensor  # (B, K)
-    attention: Tensor | None = None  # (B, N) class attention, mean over heads, prefix columns dropped, float32, detached, sums to less than 1
+    # (B, N) class attention, mean over heads, prefix columns dropped, float32, detached, sums to less than 1
+    attention: Tensor | None = None
     grid: tuple[int, int] | None = None  # (rows, columns) of the N patches
     rollout: Rollout | None = None  # carries numbers at the tokens through the attention of all blocks
     features: Tensor | None = None  # what the head reads, (B, T, D) with prefix tokens or (B, C, h, w); differentiable
@@ -50,7 +52,8 @@ class Slot:
 class Network(nn.Module):
     """Wraps a timm classifier; `net.model` is the plain timm model and `net.model.state_dict()` what is exported.
 
-    `prepare` installs what later passes will ask for and must come before `compile`; uncompiled, everything is installed when first asked for.
+    `prepare` installs what later passes will ask for and must come before `compile`; uncompiled, everything is
+    installed when first asked for.
     """
 
     def __init__(self, model: nn.Module, name: str, input_size: tuple[int, int] | None = None):
@@ -78,11 +81,12 @@ class Network(nn.Module):
     ) -> Output:
         """Logits of normalised images `x` (B, C, H, W) and, from the same pass, what else is asked for.
 
-        attention: True for the class attention of the last block, d for block d (1-based among the blocks the class token runs through),
-        "rollout" for `Output.rollout` instead.
-        inject: (layer, fn) replaces the output of that layer (a module path of the timm model, "input", or "forward_features" for what the head
-        reads, which is not compiled) by fn(output).
-        Raises EvalkitError for a model without class attention (or rollout), an unknown layer, or what `prepare` did not install before `compile`."""
+        attention: True for the class attention of the last block, d for block d (1-based among the blocks the class
+        token runs through), "rollout" for `Output.rollout` instead.
+        inject: (layer, fn) replaces the output of that layer (a module path of the timm model, "input", or
+        "forward_features" for what the head reads, which is not compiled) by fn(output). Raises EvalkitError for a
+        model without class attention (or rollout), an unknown layer, or what `prepare` did not install before
+        `compile`."""
         tap = None if attention is False else self._tap(None if attention is True else attention)
         slot = None
         before_head = inject is not None and inject[0] == FEATURES
@@ -94,12 +98,17 @@ class Network(nn.Module):
                 slot = self._slot(layer)
                 slot.fn, slot.runs = fn, 0
         try:
-            logits, taken, tokens, distilled = (self._compiled or self._pass)(x, tap, features or before_head, not before_head)
+            logits, taken, tokens, distilled = (self._compiled or self._pass)(
+                x, tap, features or before_head, not before_head
+            )
             if before_head:
                 tokens = fn(tokens)
                 logits, tokens = self.model.forward_head(tokens), tokens if features else None
             if slot is not None and slot.runs != 1:
-                raise EvalkitError(f"layer '{layer}' of model '{self.name}' ran {slot.runs} times in the pass, not once; inject at another layer")
+                raise EvalkitError(
+                    f"layer '{layer}' of model '{self.name}' ran {slot.runs} times in the pass, not once; inject at"
+                    " another layer"
+                )
         finally:
             if tap is not None:
                 tap.stop()
@@ -110,12 +119,23 @@ class Network(nn.Module):
         if isinstance(tap, RolloutTap):
             prefix = self.model.num_prefix_tokens
             grid = token_grid(self.model, x.shape[-2:], taken[0][1].shape[2] - prefix)
-            return Output(logits, grid=grid, features=tokens, distilled=distilled, rollout=Rollout(taken, tap.taps[0].scale, prefix))
+            return Output(
+                logits,
+                grid=grid,
+                features=tokens,
+                distilled=distilled,
+                rollout=Rollout(taken, tap.taps[0].scale, prefix),
+            )
         row = self._patches(taken.mean(1))
-        return Output(logits, row, token_grid(self.model, x.shape[-2:], row.shape[1]), features=tokens, distilled=distilled)
+        return Output(
+            logits, row, token_grid(self.model, x.shape[-2:], row.shape[1]), features=tokens, distilled=distilled
+        )
 
-    def _pass(self, x: Tensor, tap: Tap | RolloutTap | None, features: bool, head: bool = True) -> tuple[Tensor | None, Any, Tensor | None, Tensor | None]:
-        """Logits (none if not `head`), what the tap took, features, logits of the distillation head: the part that is compiled."""
+    def _pass(
+        self, x: Tensor, tap: Tap | RolloutTap | None, features: bool, head: bool = True
+    ) -> tuple[Tensor | None, Any, Tensor | None, Tensor | None]:
+        """Logits (none if not `head`), what the tap took, features, logits of the distillation head: the part that is
+        compiled."""
         if tap is not None:
             tap.listen()
         if features:
@@ -127,10 +147,14 @@ class Network(nn.Module):
         return logits, None if tap is None else tap.take(), tokens, distilled
 
     def train_distilled(self) -> None:
-        """From now on `logits` are those of the class head alone while training, and `Output.distilled` those of the distillation head; in
-        evaluation `logits` stay the mean of both (DeiT, arXiv 2012.12877, section 4). Raises EvalkitError for a model without such a head."""
+        """From now on `logits` are those of the class head alone while training, and `Output.distilled` those of the
+        distillation head; in evaluation `logits` stay the mean of both (DeiT, arXiv 2012.12877, section 4). Raises
+        EvalkitError for a model without such a head."""
         if not hasattr(self.model, "set_distilled_training"):
-            raise EvalkitError(f"model '{self.name}' has no distillation head; take one that has, such as deit_small_distilled_patch16_224")
+            raise EvalkitError(
+                f"model '{self.name}' has no distillation head; take one that has, such as"
+                " deit_small_distilled_patch16_224"
+            )
         self.model.set_distilled_training(True)
 
     def prepare(self, attention: bool | int | str = False, inject_layers: Sequence[str] = ()) -> None:
@@ -142,13 +166,18 @@ class Network(nn.Module):
                 self._slot(layer)
 
     def compile(self, **options: Any) -> None:
-        """Run forward passes through torch.compile(**options); the modules stay as they are. A copy of the network is not compiled."""
+        """Run forward passes through torch.compile(**options); the modules stay as they are. A copy of the network is
+        not compiled."""
         self._compiled = torch.compile(self._pass, **options)
 
-    def class_attention(self, x: Tensor, *, block: int | None = None, head: int | None = None) -> tuple[Tensor, tuple[int, int]]:
-        """(B, N) float32 class attention of `block` (None = last) and its grid, without gradients and statistics updates.
+    def class_attention(
+        self, x: Tensor, *, block: int | None = None, head: int | None = None
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """(B, N) float32 class attention of `block` (None = last) and its grid, without gradients and statistics
+        updates.
 
-        head: 0-based index of one head; None = mean over heads. Raises EvalkitError for a block or head that does not exist."""
+        head: 0-based index of one head; None = mean over heads. Raises EvalkitError for a block or head that does not
+        exist."""
         tap = self._tap(block)
         if head is not None and not 0 <= head < tap.heads:
             raise EvalkitError(f"head {head} asked for, but model '{self.name}' has heads 0 to {tap.heads - 1}")
@@ -161,10 +190,11 @@ class Network(nn.Module):
         return row, token_grid(self.model, x.shape[-2:], row.shape[1])
 
     def patch_attention(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Logits (B, K), and (B, N) float32 how much attention each patch gets from the patches in the last block, mean over them and over heads,
-        with its grid; without gradients and statistics updates.
+        """Logits (B, K), and (B, N) float32 how much attention each patch gets from the patches in the last block, mean
+        over them and over heads, with its grid; without gradients and statistics updates.
 
-        Raises EvalkitError for a model without class attention and for one in whose last block only the class token attends to others."""
+        Raises EvalkitError for a model without class attention and for one in whose last block only the class token
+        attends to others."""
         tap = self._tap(None)
         tap.on = tap.whole = True
         try:
@@ -175,14 +205,18 @@ class Network(nn.Module):
             tap.whole = False
             tap.stop()
         if received is None:
-            raise EvalkitError(f"in the last block of model '{self.name}' patches do not attend to one another; take a vit_*, deit* or pvt_* model")
+            raise EvalkitError(
+                f"in the last block of model '{self.name}' patches do not attend to one another; take a vit_*, deit* or"
+                " pvt_* model"
+            )
         return logits, received, token_grid(self.model, x.shape[-2:], received.shape[1])
 
     def saliency(self, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
         """(B, H, W) input-gradient magnitude sqrt(mean_c (d loss / d x)^2), float32, detached.
 
-        `criterion(logits, y)` gives a scalar; default cross-entropy summed over images, for labels (B,) or class shares (B, K).
-        Parameters' gradients, batch-norm statistics and modes stay untouched. Source: PuzzleMix (arXiv 2009.06962), section 3."""
+        `criterion(logits, y)` gives a scalar; default cross-entropy summed over images, for labels (B,) or class shares
+        (B, K). Parameters' gradients, batch-norm statistics and modes stay untouched. Source: PuzzleMix (arXiv
+        2009.06962), section 3."""
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False), frozen_statistics(self.model):
             x = self._as_parameters(x).detach().requires_grad_()
             logits = self._pass(x, None, False)[0]
@@ -192,11 +226,16 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def feature_map(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) last feature map before the head (patch tokens laid out on their grid), without gradients and statistics updates."""
+        """(B, C, h, w) last feature map before the head (patch tokens laid out on their grid), without gradients and
+        statistics updates."""
         with frozen_statistics(self.model):
             features = self._features(self._as_parameters(x))
         if features.ndim == 4:
-            return features.permute(0, 3, 1, 2).contiguous() if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else features
+            return (
+                features.permute(0, 3, 1, 2).contiguous()
+                if getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+                else features
+            )
         tokens = self._patches(features)
         grid = token_grid(self.model, x.shape[-2:], tokens.shape[1])
         return tokens.transpose(1, 2).unflatten(2, grid).contiguous()
@@ -208,7 +247,10 @@ class Network(nn.Module):
     def _features(self, x: Tensor) -> Tensor:
         features = self.model.forward_features(x)
         if not isinstance(features, Tensor):
-            raise EvalkitError(f"model '{self.name}' hands several feature tensors to its head, so it has no features or feature map; take another model")
+            raise EvalkitError(
+                f"model '{self.name}' hands several feature tensors to its head, so it has no features or feature map;"
+                " take another model"
+            )
         return features
 
     @property
@@ -223,7 +265,9 @@ class Network(nn.Module):
 
     def _tap(self, block: int | str | None) -> Tap | RolloutTap:
         if block not in self._taps:
-            what = {None: "class attention of the last block", "rollout": "attention rollout"}.get(block, f"class attention of block {block}")
+            what = {None: "class attention of the last block", "rollout": "attention rollout"}.get(
+                block, f"class attention of block {block}"
+            )
             self._must_not_be_compiled(what, f"attention={True if block is None else repr(block)}")
             self._taps[block] = install_rollout(self.model) if block == "rollout" else install_tap(self.model, block)
         return self._taps[block]
@@ -235,7 +279,8 @@ class Network(nn.Module):
                 raise unknown("layer", layer, ["input", FEATURES, *filter(None, layers)])
             self._must_not_be_compiled(f"injection at layer '{layer}'", f"inject_layers=['{layer}']")
             self._slots[layer] = Slot(layers[layer])
-        if any(getattr(m, "grad_checkpointing", False) for m in self.model.modules()):  # the second run, in backward, would not inject
+        # the second run, in backward, would not inject
+        if any(getattr(m, "grad_checkpointing", False) for m in self.model.modules()):
             raise EvalkitError(f"injection at layer '{layer}' does not work with gradient checkpointing; switch it off")
         return self._slots[layer]
 
@@ -244,12 +289,14 @@ class Network(nn.Module):
             raise EvalkitError(f"{what} was not prepared before compile(); call prepare({argument}) first")
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_compiled": None}  # a compiled function is bound to this network, so a copy must not share it
+        # a compiled function is bound to this network, so a copy must not share it
+        return self.__dict__ | {"_compiled": None}
 
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch-norm layers neither update their running statistics nor count batches; in training mode they still normalise by the batch."""
+    """Batch-norm layers neither update their running statistics nor count batches; in training mode they still
+    normalise by the batch."""
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
@@ -261,9 +308,11 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def create(name: str, *, num_classes: int | None = None, pretrained: bool = False, **model_args: Any) -> Network:
-    """Network around the timm or evalkit architecture `name` (optionally with a pretrained tag); `model_args` go to its constructor.
+    """Network around the timm or evalkit architecture `name` (optionally with a pretrained tag); `model_args` go to its
+    constructor.
 
-    Raises EvalkitError, naming the closest match, for an unknown model, tag or argument, and when pretrained weights cannot be fetched."""
+    Raises EvalkitError, naming the closest match, for an unknown model, tag or argument, and when pretrained weights
+    cannot be fetched."""
     model = build(name, num_classes=num_classes, pretrained=pretrained, **model_args)
     size = model_args.get("img_size")
     return Network(model, name, None if size is None else (size, size) if isinstance(size, int) else tuple(size))

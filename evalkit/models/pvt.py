@@ -1,8 +1,9 @@
-"""Pyramid Vision Transformer v1 (Wang et al., ICCV 2021, arXiv 2102.12122), in timm style; reads the authors' published weights as they are.
+"""Pyramid Vision Transformer v1 (Wang et al., ICCV 2021, arXiv 2102.12122), in timm style; reads the authors' published
+weights as they are.
 
-Four stages at strides 4, 8, 16 and 32; keys and values are reduced spatially (8, 4, 2, 1). A class token joins in stage 4 only.
-Differs from the official code in the positional embeddings: each stage's are resampled (bilinear) whenever its own grid differs from the
-one it was made for; there every stage is compared with stage 1.
+Four stages at strides 4, 8, 16 and 32; keys and values are reduced spatially (8, 4, 2, 1). A class token joins in stage
+4 only. Differs from the official code in the positional embeddings: each stage's are resampled (bilinear) whenever its
+own grid differs from the one it was made for; there every stage is compared with stage 1.
 """
 
 from typing import Any
@@ -19,7 +20,8 @@ Grid = tuple[int, int]
 
 
 class SpatialReductionAttention(nn.Module):
-    """Self-attention whose keys and values come from a map reduced `reduction` times by a strided convolution (paper, equations 1-3)."""
+    """Self-attention whose keys and values come from a map reduced `reduction` times by a strided convolution (paper,
+    equations 1-3)."""
 
     def __init__(self, dim: int, num_heads: int, reduction: int):
         super().__init__()
@@ -69,7 +71,8 @@ class PatchEmbed(nn.Module):
 
 
 class PyramidVisionTransformer(nn.Module):
-    """(B, in_chans, H, W) images to logits. `img_size` is the size the positional embeddings are made for; any size of at least 32 runs."""
+    """(B, in_chans, H, W) images to logits. `img_size` is the size the positional embeddings are made for; any size of
+    at least 32 runs."""
 
     def __init__(
         self,
@@ -89,7 +92,9 @@ class PyramidVisionTransformer(nn.Module):
         self.num_features = self.head_hidden_size = embed_dims[-1]
         self.num_prefix_tokens = 1
         self.grad_checkpointing = False
-        self.feature_info = [{"num_chs": dim, "reduction": 4 * 2**i, "module": f"block{i + 1}"} for i, dim in enumerate(embed_dims)]
+        self.feature_info = [
+            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"block{i + 1}"} for i, dim in enumerate(embed_dims)
+        ]
         drop_path = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         grid, chans = to_2tuple(img_size), in_chans
         for i, dim in enumerate(embed_dims):
@@ -108,7 +113,8 @@ class PyramidVisionTransformer(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Truncated normal of deviation 0.02 for tokens, positions and linear layers; convolutions keep PyTorch's default."""
+        """Truncated normal of deviation 0.02 for tokens, positions and linear layers; convolutions keep PyTorch's
+        default."""
         for weight in (self.cls_token, self.pos_embed1, self.pos_embed2, self.pos_embed3, self.pos_embed4):
             trunc_normal_(weight, std=0.02)
         for module in self.modules():
@@ -137,11 +143,14 @@ class PyramidVisionTransformer(nn.Module):
         self.head.to(self.cls_token.device).train(self.training)
 
     def _stage(self, i: int, x: Tensor, class_token: bool = False) -> tuple[Tensor, Grid]:
-        """Stage `i` (0-3) of a (B, C, H, W) map: (B, T, D) tokens and their grid, with the class token first if asked for."""
+        """Stage `i` (0-3) of a (B, C, H, W) map: (B, T, D) tokens and their grid, with the class token first if asked
+        for."""
         embed, position = getattr(self, f"patch_embed{i + 1}"), getattr(self, f"pos_embed{i + 1}")
         x, grid = embed(x)
         prefix = int(i == 3)
-        position = resample_abs_pos_embed(position, grid, embed.grid, num_prefix_tokens=prefix, interpolation="bilinear", antialias=False)
+        position = resample_abs_pos_embed(
+            position, grid, embed.grid, num_prefix_tokens=prefix, interpolation="bilinear", antialias=False
+        )
         if class_token:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         else:
@@ -173,12 +182,19 @@ class PyramidVisionTransformer(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps (B, C, h, w) of the stages `indices` (None: all four; n: the last n) as in the official detection code: without class token,
-        without final norm (`norm` applies it to stage 4). With `intermediates_only=False` also the classification features."""
+        """Maps (B, C, h, w) of the stages `indices` (None: all four; n: the last n) as in the official detection code:
+        without class token, without final norm (`norm` applies it to stage 4). With `intermediates_only=False` also the
+        classification features."""
         if output_fmt != "NCHW":
             raise ValueError(f"Expected argument `output_fmt` to be 'NCHW', but got {output_fmt!r}")
         stages = range(4)
-        wanted = list(stages) if indices is None else list(stages[-indices:]) if isinstance(indices, int) else [stages[i] for i in indices]
+        wanted = (
+            list(stages)
+            if indices is None
+            else list(stages[-indices:])
+            if isinstance(indices, int)
+            else [stages[i] for i in indices]
+        )
         maps = []
         for i in stages[: max(wanted) + 1] if stop_early and intermediates_only else stages:
             before = x
@@ -205,7 +221,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: PyramidVisionTransfo
     for i in range(4):
         key, grid = f"pos_embed{i + 1}", getattr(model, f"patch_embed{i + 1}").grid
         if key in out:
-            out[key] = resample_abs_pos_embed(out[key], grid, num_prefix_tokens=int(i == 3), interpolation="bilinear", antialias=False)
+            out[key] = resample_abs_pos_embed(
+                out[key], grid, num_prefix_tokens=int(i == 3), interpolation="bilinear", antialias=False
+            )
     return out
 
 
@@ -225,13 +243,21 @@ def _cfg(file: str) -> dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({f"pvt_{size}.in1k": _cfg(f"pvt_{size}.pth") for size in ("tiny", "small", "medium", "large")})
+default_cfgs = generate_default_cfgs(
+    {f"pvt_{size}.in1k": _cfg(f"pvt_{size}.pth") for size in ("tiny", "small", "medium", "large")}
+)
 
 
 def _pvt(name: str, depths: tuple[int, ...], pretrained: bool, **kwargs: Any) -> PyramidVisionTransformer:
     features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
     return build_model_with_cfg(
-        PyramidVisionTransformer, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, depths=depths, **kwargs
+        PyramidVisionTransformer,
+        name,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=features,
+        depths=depths,
+        **kwargs,
     )
 
 

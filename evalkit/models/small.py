@@ -13,11 +13,14 @@ from .pvt import checkpoint_filter_fn as pvt_filter_fn
 
 
 class CifarResNet(ResNet):
-    """ResNet whose stem is one 3x3 convolution of stride 1 without pooling (He et al., CVPR 2016, section 4.2): strides 1, 2, 4, 8."""
+    """ResNet whose stem is one 3x3 convolution of stride 1 without pooling (He et al., CVPR 2016, section 4.2): strides
+    1, 2, 4, 8."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.conv1 = nn.Conv2d(self.conv1.in_channels, self.conv1.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(
+            self.conv1.in_channels, self.conv1.out_channels, kernel_size=3, stride=1, padding=1, bias=False
+        )
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.maxpool = nn.Identity()
         self.feature_info = [info | {"reduction": max(1, info["reduction"] // 4)} for info in self.feature_info]
@@ -25,12 +28,21 @@ class CifarResNet(ResNet):
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
     mean_std = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
-    return {"input_size": (3, 32, 32), "num_classes": 1000, "crop_pct": 1.0, "interpolation": "bicubic", **mean_std, **kwargs}
+    return {
+        "input_size": (3, 32, 32),
+        "num_classes": 1000,
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        **mean_std,
+        **kwargs,
+    }
 
 
 default_cfgs = generate_default_cfgs(
     {
-        "vit_nano_patch4_32": _cfg(first_conv="patch_embed.proj", classifier="head", fixed_input_size=True, pool_size=None),
+        "vit_nano_patch4_32": _cfg(
+            first_conv="patch_embed.proj", classifier="head", fixed_input_size=True, pool_size=None
+        ),
         "pvt_nano": _cfg(first_conv="patch_embed1.proj", classifier="head", pool_size=None),
         "resnet10_cifar": _cfg(first_conv="conv1", classifier="fc", pool_size=(4, 4)),
         "resnet18_cifar": _cfg(first_conv="conv1", classifier="fc", pool_size=(4, 4)),
@@ -44,16 +56,35 @@ def vit_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransfo
     args = {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4} | kwargs
     features = {"out_indices": 3, "feature_cls": "getter"}
     return build_model_with_cfg(
-        VisionTransformer, "vit_nano_patch4_32", pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, **args
+        VisionTransformer,
+        "vit_nano_patch4_32",
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=features,
+        **args,
     )
 
 
 @register_model
 def pvt_nano(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
-    """PVT of widths 32 to 128, one block per stage: 0.5 M parameters; keys are reduced 4 and 2 times in its first stages, whose maps are small."""
-    args = {"depths": (1, 1, 1, 1), "embed_dims": (32, 64, 96, 128), "num_heads": (1, 2, 3, 4), "reductions": (4, 2, 1, 1), "img_size": 32} | kwargs
+    """PVT of widths 32 to 128, one block per stage: 0.5 M parameters; keys are reduced 4 and 2 times in its first
+    stages, whose maps are small."""
+    args = {
+        "depths": (1, 1, 1, 1),
+        "embed_dims": (32, 64, 96, 128),
+        "num_heads": (1, 2, 3, 4),
+        "reductions": (4, 2, 1, 1),
+        "img_size": 32,
+    } | kwargs
     features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(PyramidVisionTransformer, "pvt_nano", pretrained, pretrained_filter_fn=pvt_filter_fn, feature_cfg=features, **args)
+    return build_model_with_cfg(
+        PyramidVisionTransformer,
+        "pvt_nano",
+        pretrained,
+        pretrained_filter_fn=pvt_filter_fn,
+        feature_cfg=features,
+        **args,
+    )
 
 
 @register_model

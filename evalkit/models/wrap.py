@@ -11,9 +11,18 @@ from .load import Loaded
 
 
 class Wrapped(nn.Module):
-    """What the protocols ask of a network, around `fn`: images (B, 3, S, S), normalised with `mean` and `std`, -> logits (B, K)."""
+    """What the protocols ask of a network, around `fn`: images (B, 3, S, S), normalised with `mean` and `std`, ->
+    logits (B, K)."""
 
-    def __init__(self, fn: Callable[[Tensor], Any], name: str, num_classes: int, input_size: int, mean: Sequence[float], std: Sequence[float]):
+    def __init__(
+        self,
+        fn: Callable[[Tensor], Any],
+        name: str,
+        num_classes: int,
+        input_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ):
         super().__init__()
         self.model = fn  # registered, moved and hashed where it is a module
         self.name, self.num_classes, self.input_size = name, num_classes, (input_size, input_size)
@@ -24,11 +33,17 @@ class Wrapped(nn.Module):
         logits = self.model(x)
         if not isinstance(logits, Tensor) or logits.shape != (len(x), self.num_classes):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise EvalkitError(f"model {self.name} must return logits of shape ({len(x)}, {self.num_classes}), one column per class, but gave {got}")
+            raise EvalkitError(
+                f"model {self.name} must return logits of shape ({len(x)}, {self.num_classes}), one column per class,"
+                f" but gave {got}"
+            )
         return logits
 
     def class_attention(self, x: Tensor, **kwargs: Any) -> None:
-        raise EvalkitError(f"model {self.name} is a plain callable without class attention; choose another saliency= (dino, a checkpoint or file.npz)")
+        raise EvalkitError(
+            f"model {self.name} is a plain callable without class attention; choose another saliency= (dino, a"
+            " checkpoint or file.npz)"
+        )
 
 
 def wrap(
@@ -41,17 +56,24 @@ def wrap(
     std: Sequence[float] = (1.0, 1.0, 1.0),
     version: str | None = None,
 ) -> Loaded:
-    """`fn` as a model: images (B, 3, S, S) float32 on the device of the run -> logits (B, K). By default it gets pixels in [0, 1].
+    """`fn` as a model: images (B, 3, S, S) float32 on the device of the run -> logits (B, K). By default it gets pixels
+    in [0, 1].
 
-    `classes`: the K names of its outputs in order, WordNet ids for the ImageNet sets (`evalkit.models.imagenet_classes()`). `version` identifies its weights:
-    results of an earlier run are used again where it is the same. A torch module, which is put into eval mode, is identified by its weights; anything else
-    needs a `version`. Raises ValueError where it is missing or a class is named twice.
+    `classes`: the K names of its outputs in order, WordNet ids for the ImageNet sets
+    (`evalkit.models.imagenet_classes()`). `version` identifies its weights: results of an earlier run are used again
+    where it is the same. A torch module, which is put into eval mode, is identified by its weights; anything else needs
+    a `version`. Raises ValueError where it is missing or a class is named twice.
     """
     if len(set(classes)) < len(classes):
-        raise ValueError(f"Expected argument `classes` to be unique, but {len(classes)} names hold only {len(set(classes))} different ones")
+        raise ValueError(
+            f"Expected argument `classes` to be unique, but {len(classes)} names hold only {len(set(classes))}"
+            " different ones"
+        )
     module = isinstance(fn, nn.Module)
     if version is None and not module:
-        raise ValueError("Expected argument `version` to be a text that identifies the weights behind a plain function, but got None")
+        raise ValueError(
+            "Expected argument `version` to be a text that identifies the weights behind a plain function, but got None"
+        )
     network = Wrapped(fn, name, len(classes), input_size, mean, std).eval()
     sha256 = None if version is None else hashlib.sha256(f"{name}\n{version}".encode()).hexdigest()
     return Loaded(network, name, list(classes), sha256, name, None, name, "raw")

@@ -17,8 +17,9 @@ TITLE = "evalkit report"
 
 
 def build(dirs: Iterable[str | Path], out: str | Path | None = None) -> Path:
-    """Write report.html, report.md, report.csv, report.tex and figures/*.png into `out` (default: the first of `dirs`) from every results.jsonl
-    below `dirs`; returns the path of report.html. Raises EvalkitError where there are no records or `out` cannot be written."""
+    """Write report.html, report.md, report.csv, report.tex and figures/*.png into `out` (default: the first of `dirs`)
+    from every results.jsonl below `dirs`; returns the path of report.html. Raises EvalkitError where there are no
+    records or `out` cannot be written."""
     dirs = [Path(d) for d in dirs]
     if not dirs:
         raise EvalkitError("no folder given; name one or more that hold results, e.g. `evalkit report runs`")
@@ -26,10 +27,13 @@ def build(dirs: Iterable[str | Path], out: str | Path | None = None) -> Path:
     for problem in problems:
         warnings.warn(problem, stacklevel=2)
     if not records:
-        raise EvalkitError(f"no readable record below {', '.join(map(str, dirs))}; run `evalkit train` or `evalkit robustness` again")
+        raise EvalkitError(
+            f"no readable record below {', '.join(map(str, dirs))}; run `evalkit train` or `evalkit robustness` again"
+        )
     out = Path(out) if out is not None else (dirs[0] if dirs[0].is_dir() else dirs[0].parent)
 
-    rows = rows_of(runs_of(sorted(results.latest(records), key=lambda r: r["method"] != "vanilla")))  # the baseline comes first
+    # the baseline comes first
+    rows = rows_of(runs_of(sorted(results.latest(records), key=lambda r: r["method"] != "vanilla")))
     tables, published = [*summary(rows), *transfers(rows)], [*beside_published(rows), *transfers_beside_published(rows)]
     drawings, made = figures.draw(rows), provenance(rows, problems)
     lead = page.lead(rows)
@@ -44,5 +48,6 @@ def build(dirs: Iterable[str | Path], out: str | Path | None = None) -> Path:
 
 
 def _write(path: Path, content: str | bytes) -> None:
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content  # file names may hold bytes that are no text
+    # file names may hold bytes that are no text
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     write_atomic(path, lambda f: f.write(data))

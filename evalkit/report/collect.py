@@ -1,4 +1,5 @@
-"""Records sorted for comparison: which belong to one run, which runs are seeds of one row, which numbers may stand in one column."""
+"""Records sorted for comparison: which belong to one run, which runs are seeds of one row, which numbers may stand in
+one column."""
 
 import json
 from collections.abc import Iterable
@@ -70,7 +71,8 @@ def runs_of(records: Iterable[Record]) -> list[Run]:
 
 
 def rows_of(runs: Iterable[Run]) -> list[Row]:
-    """Runs of the same label whose training configs differ in nothing but the seed become one row; a run whose training is unknown stays alone."""
+    """Runs of the same label whose training configs differ in nothing but the seed become one row; a run whose training
+    is unknown stays alone."""
     sets: dict[tuple, list[Run]] = {}
     for i, run in enumerate(runs):
         training = run.training
@@ -98,7 +100,11 @@ def _names(rows: list[list[Run]]) -> list[str]:
             configs = [results.settings(run.training) if run.training else {} for run in twins]
             different = sorted(differing(configs)) if all(configs) else []
             if 0 < len(different) <= 3:
-                extra += [f"{k}={short_value(row[0].training['config'].get(k))}" for k in different if k != "seed" or len(row) == 1]
+                extra += [
+                    f"{k}={short_value(row[0].training['config'].get(k))}"
+                    for k in different
+                    if k != "seed" or len(row) == 1
+                ]
             else:
                 extra.append(f"checkpoint {key.checkpoint[:8]}" if key.checkpoint else f"run {twins.index(row[0]) + 1}")
         if len(row) > 1:
@@ -114,7 +120,8 @@ def groups_of(runs: Iterable[Run], order: Iterable[str]) -> list[Group]:
 
 
 def describe(group: Group, groups: Iterable[Group]) -> str:
-    """The data set of a group and, where another group of the protocol uses the same data, what is different about this one."""
+    """The data set of a group and, where another group of the protocol uses the same data, what is different about this
+    one."""
     siblings = [g for g in groups if (g.protocol, g.data) == (group.protocol, group.data)]
     parts = [group.data]
     if len({g.split for g in siblings}) > 1:
@@ -127,7 +134,11 @@ def describe(group: Group, groups: Iterable[Group]) -> str:
         settings = [json.loads(g.settings) if g.settings else {} for g in siblings]
         own = json.loads(group.settings) if group.settings else {}
         different = sorted(differing(settings))
-        parts.append("validation of the training run" if not group.settings else ", ".join(f"{k}={short_value(own.get(k))}" for k in different[:3]))
+        parts.append(
+            "validation of the training run"
+            if not group.settings
+            else ", ".join(f"{k}={short_value(own.get(k))}" for k in different[:3])
+        )
     return " \N{MIDDLE DOT} ".join(parts)
 
 

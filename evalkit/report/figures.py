@@ -1,4 +1,5 @@
-"""The report's figures, recomputed from the per-sample records; one whose file is missing or does not match its number is left out and said so."""
+"""The report's figures, recomputed from the per-sample records; one whose file is missing or does not match its number
+is left out and said so."""
 
 import math
 import statistics
@@ -18,7 +19,8 @@ from .tables import COLUMNS
 MIXED = "mixed.npz"
 SAMPLES = "samples.png"
 PNG, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"  # how every such file begins and ends
-BAD_FILE = (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)  # what damaged or foreign arrays raise
+# what damaged or foreign arrays raise
+BAD_FILE = (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class Unusable(Exception):
@@ -27,7 +29,8 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the report: file stem, heading, caption, PNG bytes (None: nothing could be drawn) and what was left out of it."""
+    """A figure of the report: file stem, heading, caption, PNG bytes (None: nothing could be drawn) and what was left
+    out of it."""
 
     name: str
     title: str
@@ -41,7 +44,11 @@ def draw(rows: Sequence[Row]) -> list[Drawing]:
     """Every figure the records allow, in the order of the page."""
     order = {row.name: i for i, row in enumerate(rows)}
     groups = groups_of([run for row in rows for run in row.runs], COLUMNS)
-    makers = {"occlusion": [_occlusion], "imagenet-a": [_reliability, _risk_coverage], "imagenet-o": [_precision_recall]}
+    makers = {
+        "occlusion": [_occlusion],
+        "imagenet-a": [_reliability, _risk_coverage],
+        "imagenet-o": [_precision_recall],
+    }
     drawings = []
     for protocol, functions in makers.items():
         for number, group in enumerate([g for g in groups if g.protocol == protocol]):
@@ -66,12 +73,19 @@ def _occlusion(rows: Sequence[Row], group: Group, order: dict[str, int], suffix:
             left_out.append(f"{row.name}: its record holds no series.")
     several = any(len(row.runs) > 1 for row in rows)
     caption = (
-        f"Top-1 accuracy on {where} while ever more of each image is blacked out. Random: patches drawn at random, the band is the standard deviation over "
-        "repeated draws. Salient and non-salient: patches in the order of the saliency model's attention, until that share of the attention is gone"
+        f"Top-1 accuracy on {where} while ever more of each image is blacked out. Random: patches drawn at random, the"
+        " band is the standard deviation over repeated draws. Salient and non-salient: patches in the order of the"
+        " saliency model's attention, until that share of the attention is gone"
         + (". For rows of several seeds: the mean over seeds, the band their standard deviation." if several else ".")
         + _incomplete(rows, group)
     )
-    return _drawing("occlusion" + suffix, f"Occlusion ({where})", caption, left_out, lambda: plots.occlusion(curves, order) if curves else None)
+    return _drawing(
+        "occlusion" + suffix,
+        f"Occlusion ({where})",
+        caption,
+        left_out,
+        lambda: plots.occlusion(curves, order) if curves else None,
+    )
 
 
 def _curve(records: Sequence[Record], mode: str) -> plots.Curve | None:
@@ -104,21 +118,31 @@ def _curve(records: Sequence[Record], mode: str) -> plots.Curve | None:
 def _reliability(rows: Sequence[Row], group: Group, order: dict[str, int], suffix: str, where: str) -> Drawing:
     scored, left_out = _per_row(rows, group, _log_confidence, first_only=True)
     bins = {name: metrics.reliability_bins(np.exp(values[0][0]), values[0][1]) for name, values in scored.items()}
-    errors = {row.name: _records(row, group)[0]["metrics"].get("rms_calibration_error") for row in rows if row.name in bins}
+    errors = {
+        row.name: _records(row, group)[0]["metrics"].get("rms_calibration_error") for row in rows if row.name in bins
+    }
     several = any(len(row.runs) > 1 for row in rows)
     caption = (
-        f"Reliability on {where}: accuracy against confidence, bins of 100 images sorted by confidence; the dashed line is perfect calibration. The hollow "
-        "point is the last bin, which the published RMS calibration error leaves out"
-        + (". Of several seeds the first is shown." if several else ".")
-        + _incomplete(rows, group)
+        f"Reliability on {where}: accuracy against confidence, bins of 100 images sorted by confidence; the dashed line"
+        " is perfect calibration. The hollow point is the last bin, which the published RMS calibration error"
+        " leaves out" + (". Of several seeds the first is shown." if several else ".") + _incomplete(rows, group)
     )
-    return _drawing("reliability" + suffix, f"Reliability ({where})", caption, left_out, lambda: plots.reliability(bins, errors, order) if bins else None)
+    return _drawing(
+        "reliability" + suffix,
+        f"Reliability ({where})",
+        caption,
+        left_out,
+        lambda: plots.reliability(bins, errors, order) if bins else None,
+    )
 
 
 def _risk_coverage(rows: Sequence[Row], group: Group, order: dict[str, int], suffix: str, where: str) -> Drawing:
     scored, left_out = _per_row(rows, group, _log_confidence)
     curves = {name: [metrics.risk_coverage(*v) for v in values] for name, values in scored.items()}
-    caption = f"Risk and coverage on {where}: the error among the most confident predictions, by how many are answered. AURRA is one minus its mean."
+    caption = (
+        f"Risk and coverage on {where}: the error among the most confident predictions, by how many are answered. AURRA"
+        " is one minus its mean."
+    )
     caption += _incomplete(rows, group)
     make = lambda: plots.risk_coverage(curves, order) if curves else None  # noqa: E731
     return _drawing("risk-coverage" + suffix, f"Risk and coverage ({where})", caption, left_out, make, half=True)
@@ -130,14 +154,17 @@ def _precision_recall(rows: Sequence[Row], group: Group, order: dict[str, int], 
     ood, ind = next(iter(scored.values()))[0] if scored else ([], [])
     chance = len(ood) / max(1, len(ood) + len(ind))
     caption = (
-        f"Finding out-of-distribution images among in-distribution ones by low confidence ({where}: {len(ood):,} against {len(ind):,} images). "
-        f"AUPR is the area under the steps; the dashed line is chance.{_incomplete(rows, group)}"
+        f"Finding out-of-distribution images among in-distribution ones by low confidence ({where}: {len(ood):,}"
+        f" against {len(ind):,} images). AUPR is the area under the steps; the dashed line is"
+        f" chance.{_incomplete(rows, group)}"
     )
     make = lambda: plots.precision_recall(curves, chance, order) if curves else None  # noqa: E731
     return _drawing("precision-recall" + suffix, f"Precision and recall ({where})", caption, left_out, make, half=True)
 
 
-def _per_row(rows: Sequence[Row], group: Group, read: Callable[[Record], Any], first_only: bool = False) -> tuple[dict[str, list[Any]], list[str]]:
+def _per_row(
+    rows: Sequence[Row], group: Group, read: Callable[[Record], Any], first_only: bool = False
+) -> tuple[dict[str, list[Any]], list[str]]:
     values, left_out = {}, []
     for row in rows:
         for record in _records(row, group)[: 1 if first_only else None]:
@@ -161,7 +188,8 @@ def _log_confidence(record: Record) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ood_scores(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """(out-of-distribution scores, in-distribution scores) of an imagenet-o record: minus the confidence over the classes of the protocol."""
+    """(out-of-distribution scores, in-distribution scores) of an imagenet-o record: minus the confidence over the
+    classes of the protocol."""
     arrays = load_arrays(_file(record), ("logits", "restrict", "ood"))
     scores = -metrics.log_confidence(arrays["logits"][:, arrays["restrict"]])
     ood, ind = scores[arrays["ood"]], scores[~arrays["ood"]]
@@ -178,7 +206,8 @@ def _file(record: Record) -> Path:
 
 
 def load_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz file; nothing is unpickled. Raises Unusable when it is not there, one of BAD_FILE when it is damaged."""
+    """The named arrays of an .npz file; nothing is unpickled. Raises Unusable when it is not there, one of BAD_FILE
+    when it is damaged."""
     if not path.exists():
         raise Unusable(f"{path.name} is missing")
     with np.load(path, allow_pickle=False) as f:
@@ -204,19 +233,28 @@ def _mixed_samples(rows: Sequence[Row]) -> Drawing | None:
         folders.add(training["_dir"])
         try:
             arrays = load_arrays(Path(training["_dir"]) / MIXED, ("x", "weights", "labels", "classes"))
-            strips[row.name] = (arrays["x"].transpose(0, 2, 3, 1), [shares(w, arrays["labels"], arrays["classes"]) for w in arrays["weights"]])
+            strips[row.name] = (
+                arrays["x"].transpose(0, 2, 3, 1),
+                [shares(w, arrays["labels"], arrays["classes"]) for w in arrays["weights"]],
+            )
         except Unusable as e:
             left_out.append(f"{row.name}: {e}.")
         except BAD_FILE as e:
             left_out.append(f"{row.name}: {MIXED} is damaged or from another version ({e}).")
     if not strips and not left_out:
         return None
-    caption = "Training images as each run mixed them, with the share of every label in the target written below (classes under 1 % left out)."
-    return _drawing("mixed-samples", "Mixed samples", caption, left_out, lambda: plots.mixed_samples(strips) if strips else None)
+    caption = (
+        "Training images as each run mixed them, with the share of every label in the target written below (classes"
+        " under 1 % left out)."
+    )
+    return _drawing(
+        "mixed-samples", "Mixed samples", caption, left_out, lambda: plots.mixed_samples(strips) if strips else None
+    )
 
 
 def shares(weights: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> str:
-    """The classes behind one mixed sample by their share of its label, largest first, at most three, a line each; `weights` and `labels` (B,)."""
+    """The classes behind one mixed sample by their share of its label, largest first, at most three, a line each;
+    `weights` and `labels` (B,)."""
     total = np.bincount(labels, weights=weights.astype(np.float64), minlength=len(classes))
     largest = [i for i in np.argsort(-total, kind="stable")[:3] if total[i] >= 0.01]
     return "\n".join(f"{str(classes[i])[:14]}: {100 * total[i]:.0f} %" for i in largest)
@@ -239,7 +277,15 @@ def _transferred(rows: Sequence[Row]) -> list[Drawing]:
         what = ", ".join(filter(None, (row.name, head, record["data"]["name"])))
         left_out = [] if whole else [f"{row.name}: {SAMPLES} is {'damaged' if sheet else 'missing'}."]
         caption = f"Validation images with the truth and what {row.name} predicts."
-        drawings.append(Drawing("-".join(filter(None, ("predictions", protocol, head))), f"Predictions ({what})", caption, sheet if whole else None, left_out))
+        drawings.append(
+            Drawing(
+                "-".join(filter(None, ("predictions", protocol, head))),
+                f"Predictions ({what})",
+                caption,
+                sheet if whole else None,
+                left_out,
+            )
+        )
     return drawings
 
 
@@ -257,6 +303,8 @@ def _incomplete(rows: Sequence[Row], group: Group) -> str:
     return f" Incomplete, not final: {', '.join(names)}." if names else ""
 
 
-def _drawing(name: str, title: str, caption: str, left_out: list[str], make: Callable[[], Any], half: bool = False) -> Drawing:
+def _drawing(
+    name: str, title: str, caption: str, left_out: list[str], make: Callable[[], Any], half: bool = False
+) -> Drawing:
     figure = make()
     return Drawing(name, title, caption, plots.png(figure) if figure is not None else None, left_out, half)

@@ -20,19 +20,42 @@ def lead(rows: Sequence[Row]) -> str:
     runs = sum(len(row.runs) for row in rows)
     data = ", ".join(dict.fromkeys(r["data"]["name"] for r in records))
     seeds = f" ({len(rows)} without counting seeds)" if len(rows) < runs else ""
-    text = f"{runs} model{'s' if runs != 1 else ''}{seeds}, {len(records)} measurement{'s' if len(records) != 1 else ''} on {data}."
+    text = (
+        f"{runs} model{'s' if runs != 1 else ''}{seeds}, {len(records)} measurement{'s' if len(records) != 1 else ''}"
+        f" on {data}."
+    )
     return text + (f" The embedded sets are {DEMONSTRATION}." if any(map(is_demonstration, records)) else "")
 
 
 def html(
-    title: str, lead: str, rows: Sequence[Row], tables: Sequence[Table], published: Sequence[Table], drawings: Sequence[Drawing], made: Provenance
+    title: str,
+    lead: str,
+    rows: Sequence[Row],
+    tables: Sequence[Table],
+    published: Sequence[Table],
+    drawings: Sequence[Drawing],
+    made: Provenance,
 ) -> str:
     """The page: inline style, figures as data, nothing fetched from anywhere."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("evalkit.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("evalkit.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
-    environment.filters["css_width"] = lambda png: round(int.from_bytes(png[16:20], "big") / plots.DPI * PIXELS_PER_INCH)  # from the PNG header
+    # from the PNG header
+    environment.filters["css_width"] = lambda png: round(
+        int.from_bytes(png[16:20], "big") / plots.DPI * PIXELS_PER_INCH
+    )
     return environment.get_template("page.html.j2").render(
-        title=title, lead=lead, tables=tables, published=published, drawings=drawings, made=made, configs=training_configs(rows), version=__version__
+        title=title,
+        lead=lead,
+        tables=tables,
+        published=published,
+        drawings=drawings,
+        made=made,
+        configs=training_configs(rows),
+        version=__version__,
     )

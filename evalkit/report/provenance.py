@@ -1,4 +1,5 @@
-"""How the numbers were made: protocol versions, data, seeds, checkpoints, settings, environments, and what is not as published."""
+"""How the numbers were made: protocol versions, data, seeds, checkpoints, settings, environments, and what is not as
+published."""
 
 import json
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ MAX_NOTES = 40
 
 @dataclass(frozen=True)
 class Provenance:
-    """Plain text, ready for any format. `lines` has one entry per record under `head`, `notes` each note with the records it is of, `diff` one
-    (key, value of each run) per differing key."""
+    """Plain text, ready for any format. `lines` has one entry per record under `head`, `notes` each note with the
+    records it is of, `diff` one (key, value of each run) per differing key."""
 
     remarks: list[str]
     head: list[str]
@@ -66,7 +67,11 @@ def deviation(record: Record) -> str:
     """What keeps this record from being the published measurement; empty for what nobody has published."""
     if is_demonstration(record):
         return DEMONSTRATION
-    return "not the published settings or data" if record["task"] in ("robustness", "transfer") and not record["published_protocol"] else ""
+    return (
+        "not the published settings or data"
+        if record["task"] in ("robustness", "transfer") and not record["published_protocol"]
+        else ""
+    )
 
 
 def _notes(pairs: Sequence[tuple[Row, Record]]) -> list[str]:
@@ -76,8 +81,13 @@ def _notes(pairs: Sequence[tuple[Row, Record]]) -> list[str]:
         reasons = [f"{metric} is not defined: {reason}" for metric, reason in record["undefined"].items()]
         for text in [*record["notes"], *reasons]:
             found.setdefault(text, {}).setdefault(record["protocol"], []).append(row.name)
-    lines = [f"{', '.join(f'{p} ({_listed(names)})' for p, names in where.items())}: {text}" for text, where in found.items()]
-    return [*lines[:MAX_NOTES], *([f"and {len(lines) - MAX_NOTES} more, in results.jsonl"] if len(lines) > MAX_NOTES else [])]
+    lines = [
+        f"{', '.join(f'{p} ({_listed(names)})' for p, names in where.items())}: {text}" for text, where in found.items()
+    ]
+    return [
+        *lines[:MAX_NOTES],
+        *([f"and {len(lines) - MAX_NOTES} more, in results.jsonl"] if len(lines) > MAX_NOTES else []),
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -97,7 +107,8 @@ def _remarks(records: Sequence[Record]) -> list[str]:
 
 
 def _training_diff(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """The keys of the training configs that are not the same in all rows, with the value in each; seeds of one row together."""
+    """The keys of the training configs that are not the same in all rows, with the value in each; seeds of one row
+    together."""
     known = [(row, [results.settings(run.training) for run in row.runs if run.training]) for row in rows]
     known = [(row, configs) for row, configs in known if configs]
     keys = sorted(differing([c for _, configs in known for c in configs]))

@@ -10,8 +10,31 @@ from .provenance import Provenance
 from .tables import Cell, Table
 
 CSV_FIELDS = (
-    *("row", "label", "method", "model", "weights", "task", "protocol", "version", "data", "split", "data_fingerprint", "metric", "value"),
-    *("standard_error", "undefined", "n", "seed", "training_seed", "checkpoint_sha256", "complete", "published_protocol"),
+    *(
+        "row",
+        "label",
+        "method",
+        "model",
+        "weights",
+        "task",
+        "protocol",
+        "version",
+        "data",
+        "split",
+        "data_fingerprint",
+        "metric",
+        "value",
+    ),
+    *(
+        "standard_error",
+        "undefined",
+        "n",
+        "seed",
+        "training_seed",
+        "checkpoint_sha256",
+        "complete",
+        "published_protocol",
+    ),
 )
 
 
@@ -30,7 +53,20 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 def _csv_line(row: Row, run: Run, record: Record, metric: str) -> dict[str, object]:
     value, error = record["metrics"][metric], record["standard_errors"].get(metric)
-    same = ("label", "method", "model", "weights", "task", "protocol", "version", "n", "seed", "checkpoint_sha256", "complete", "published_protocol")
+    same = (
+        "label",
+        "method",
+        "model",
+        "weights",
+        "task",
+        "protocol",
+        "version",
+        "n",
+        "seed",
+        "checkpoint_sha256",
+        "complete",
+        "published_protocol",
+    )
     return {k: record[k] for k in same} | {
         "row": row.name,
         "data": record["data"]["name"],
@@ -47,7 +83,14 @@ def _csv_line(row: Row, run: Run, record: Record, metric: str) -> dict[str, obje
 # ---- Markdown
 
 
-def markdown(title: str, lead: str, tables: Sequence[Table], published: Sequence[Table], drawings: Sequence[Drawing], made: Provenance) -> str:
+def markdown(
+    title: str,
+    lead: str,
+    tables: Sequence[Table],
+    published: Sequence[Table],
+    drawings: Sequence[Drawing],
+    made: Provenance,
+) -> str:
     parts = [f"# {title}", lead]
     for table in tables:
         parts += [f"## {table.title}", markdown_table(table), "\n".join(f"* {note}" for note in table.notes)]
@@ -67,17 +110,27 @@ def markdown(title: str, lead: str, tables: Sequence[Table], published: Sequence
     parts.append(_markdown_grid(made.head, made.lines))
     parts += ["### Notes", "\n".join(f"* {_md(line)}" for line in made.notes)] if made.notes else []
     if made.diff:
-        parts += ["### What differs between the training runs", _markdown_grid(["key", *made.diff_names], [[k, *values] for k, values in made.diff])]
-    parts += ["### Settings of the protocols", *(f"{_md(name)}: `{'; '.join(lines)}`" for name, lines in made.settings)] if made.settings else []
+        parts += [
+            "### What differs between the training runs",
+            _markdown_grid(["key", *made.diff_names], [[k, *values] for k, values in made.diff]),
+        ]
+    parts += (
+        ["### Settings of the protocols", *(f"{_md(name)}: `{'; '.join(lines)}`" for name, lines in made.settings)]
+        if made.settings
+        else []
+    )
     parts += ["### Environment", "\n".join(f"* {_md(line)}" for line in made.environments)]
     return "\n\n".join(parts) + "\n"
 
 
 def markdown_table(table: Table) -> str:
-    """The table with aligned columns, so that it reads well as plain text too; block titles go into the column titles."""
+    """The table with aligned columns, so that it reads well as plain text too; block titles go into the column
+    titles."""
     heads = [short for *_, short, span in table.heads for _ in range(span)]
     columns = [f"{head} {column}".strip() for head, column in zip(heads, table.columns)]
-    return _markdown_grid(["", *columns], [[name, *(_md_cell(c) for c in cells)] for name, cells in table.rows], numbers=True)
+    return _markdown_grid(
+        ["", *columns], [[name, *(_md_cell(c) for c in cells)] for name, cells in table.rows], numbers=True
+    )
 
 
 def _md_cell(cell: Cell) -> str:
@@ -89,7 +142,9 @@ def _markdown_grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers:
     rows = [[_md(str(cell)) for cell in line] for line in (head, *lines)]
     widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(head))]
     right = [numbers and i > 0 for i in range(len(head))]
-    text = ["| " + " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)) + " |" for row in rows]
+    text = [
+        "| " + " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)) + " |" for row in rows
+    ]
     rule = "| " + " | ".join("-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right)) + " |"
     return "\n".join([text[0], rule, *text[1:]])
 
@@ -102,7 +157,13 @@ def _md(text: str) -> str:
 
 _TEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
+    **{
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    },
     **{"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "·": r"$\cdot$", "…": r"\ldots{}"},
 }
 
@@ -124,7 +185,16 @@ def latex_table(table: Table) -> str:
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
-        " & ".join(["", *(rf"\multicolumn{{{span}}}{{c}}{{{_tex(f'{title} ({where})')}}}" for title, where, _, span in table.heads)]) + r" \\",
+        " & ".join(
+            [
+                "",
+                *(
+                    rf"\multicolumn{{{span}}}{{c}}{{{_tex(f'{title} ({where})')}}}"
+                    for title, where, _, span in table.heads
+                ),
+            ]
+        )
+        + r" \\",
         " ".join(rf"\cmidrule(lr){{{a}-{b}}}" for a, b in spans),
         " & ".join(["", *map(_tex, table.columns)]) + r" \\",
         r"\midrule",

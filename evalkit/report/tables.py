@@ -1,4 +1,5 @@
-"""Tables as plain data: the summary of all runs, and the runs beside published values of the same model and protocol."""
+"""Tables as plain data: the summary of all runs, and the runs beside published values of the same model and
+protocol."""
 
 import csv
 import math
@@ -22,9 +23,21 @@ class Column(NamedTuple):
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "accuracy": (Column("top1", "top-1"),),
-    "imagenet-val": (Column("top1", "top-1"), Column("real_top1", "ReaL top-1"), Column("rms_calibration_error", "RMS cal. error", True)),
-    "occlusion": (Column("auc_random", "random"), Column("auc_salient", "salient"), Column("auc_nonsalient", "non-salient")),
-    "imagenet-a": (Column("top1", "top-1"), Column("rms_calibration_error", "RMS cal. error", True), Column("aurra", "AURRA")),
+    "imagenet-val": (
+        Column("top1", "top-1"),
+        Column("real_top1", "ReaL top-1"),
+        Column("rms_calibration_error", "RMS cal. error", True),
+    ),
+    "occlusion": (
+        Column("auc_random", "random"),
+        Column("auc_salient", "salient"),
+        Column("auc_nonsalient", "non-salient"),
+    ),
+    "imagenet-a": (
+        Column("top1", "top-1"),
+        Column("rms_calibration_error", "RMS cal. error", True),
+        Column("aurra", "AURRA"),
+    ),
     "imagenet-o": (Column("aupr", "AUPR"), Column("auroc", "AUROC"), Column("fpr95_hendrycks", "FPR95", True)),
     "imagenet-r": (Column("top1", "top-1"), Column("rms_calibration_error", "RMS cal. error", True)),
     "imagenet-sketch": (Column("top1", "top-1"), Column("rms_calibration_error", "RMS cal. error", True)),
@@ -49,17 +62,34 @@ TITLES = {
     "det": "Object detection and instance segmentation",
 }
 SHORT = {
-    **{"accuracy": "clean", "occlusion": "occlusion", "imagenet-a": "A", "imagenet-o": "O", "imagenet-r": "R", "imagenet-sketch": "Sketch"},
+    **{
+        "accuracy": "clean",
+        "occlusion": "occlusion",
+        "imagenet-a": "A",
+        "imagenet-o": "O",
+        "imagenet-r": "R",
+        "imagenet-sketch": "Sketch",
+    },
     **{"imagenet-v2": "V2", "imagenet-val": "val", "imagenet-c": "C", "fgsm": "FGSM", "pgd": "PGD"},
 }
 EXPLAINED = {
-    "occlusion": "Occlusion: mean top-1 accuracy over 0 to 90 % of the image information dropped (area under the curve divided by its width; "
-    "this summary is evalkit's own, papers show the curves).",
-    "imagenet-a": "RMS cal. error: root mean square gap between confidence and accuracy, the most confident bin left out as in the published code. "
-    "AURRA: mean accuracy among the k most confident predictions over all k.",
-    "imagenet-o": "AUPR, AUROC, FPR95: out-of-distribution images are the positive class; FPR95 by the convention of Hendrycks et al.",
+    "occlusion": (
+        "Occlusion: mean top-1 accuracy over 0 to 90 % of the image information dropped (area under the curve divided"
+        " by its width; this summary is evalkit's own, papers show the curves)."
+    ),
+    "imagenet-a": (
+        "RMS cal. error: root mean square gap between confidence and accuracy, the most confident bin left out as in"
+        " the published code. AURRA: mean accuracy among the k most confident predictions over all k."
+    ),
+    "imagenet-o": (
+        "AUPR, AUROC, FPR95: out-of-distribution images are the positive class; FPR95 by the convention of Hendrycks"
+        " et al."
+    ),
     "imagenet-val": "ReaL: share of the images with a reassessed label whose prediction is one of them.",
-    "imagenet-c": "mCE: error under 15 corruptions, each divided by AlexNet's (100 is as bad as AlexNet); mean error: the same without dividing.",
+    "imagenet-c": (
+        "mCE: error under 15 corruptions, each divided by AlexNet's (100 is as bad as AlexNet); mean error: the same"
+        " without dividing."
+    ),
     "fgsm": "FGSM: every pixel moves by eps along the sign of the loss gradient.",
     "pgd": "PGD: gradient steps within eps of the image, from a random start.",
 }
@@ -77,8 +107,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`heads`: (title, data set, both in a word, number of columns) above the column titles; each row a name and one Cell per column,
-    the last `quoted` of them published values."""
+    """`heads`: (title, data set, both in a word, number of columns) above the column titles; each row a name and one
+    Cell per column, the last `quoted` of them published values."""
 
     title: str
     heads: list[tuple[str, str, str, int]]
@@ -89,7 +119,8 @@ class Table:
 
 
 class Estimate(NamedTuple):
-    """A row's number in a column: `error` is the standard error used to compare rows, `spread` what the table prints, both fractions or NaN."""
+    """A row's number in a column: `error` is the standard error used to compare rows, `spread` what the table prints,
+    both fractions or NaN."""
 
     value: float
     error: float
@@ -103,7 +134,8 @@ NOT_DEFINED = Cell("n/a")
 
 
 def summary(rows: Sequence[Row]) -> list[Table]:
-    """Accuracy and robustness of every row, one block of columns per protocol and data set, at most MAX_COLUMNS numbers to a table."""
+    """Accuracy and robustness of every row, one block of columns per protocol and data set, at most MAX_COLUMNS numbers
+    to a table."""
     runs = [run for row in rows for run in row.runs]
     groups = [g for g in groups_of(runs, COLUMNS) if g.protocol in COLUMNS]
     pages: list[list[Group]] = [[]]
@@ -120,7 +152,9 @@ def _summary_page(rows: Sequence[Row], page: list[Group], groups: list[Group]) -
     cells = [_column(shown, group, column) for group, column in columns]
     return Table(
         title="Accuracy and robustness",
-        heads=[(TITLES[g.protocol], describe(g, groups), _short_head(g, groups), len(COLUMNS[g.protocol])) for g in page],
+        heads=[
+            (TITLES[g.protocol], describe(g, groups), _short_head(g, groups), len(COLUMNS[g.protocol])) for g in page
+        ],
         columns=[arrow(c) for _, c in columns],
         rows=[(row.name, [column[i] for column in cells]) for i, row in enumerate(shown)],
         notes=_notes(shown, page),
@@ -133,7 +167,9 @@ def _short_head(group: Group, groups: list[Group]) -> str:
 
 
 def _column(rows: Sequence[Row], group: Group, column: Column) -> list[Cell]:
-    return column_of([estimate(row.runs, group, column.metric) for row in rows], [len(row.runs) for row in rows], column)
+    return column_of(
+        [estimate(row.runs, group, column.metric) for row in rows], [len(row.runs) for row in rows], column
+    )
 
 
 def column_of(estimates: Sequence[Estimate | None], seeds: Sequence[int], column: Column) -> list[Cell]:
@@ -152,8 +188,9 @@ def _cell(e: Estimate | None, best: bool, seeds: int) -> Cell:
 
 
 def estimate(runs: Sequence[Run], group: Group, metric: str) -> Estimate | None:
-    """The number of one row: a run's own with its standard error, or the mean over seeds with their standard deviation. Incomplete records
-    count only where there is no complete one. None where nobody measured it; value NaN where it is not defined."""
+    """The number of one row: a run's own with its standard error, or the mean over seeds with their standard deviation.
+    Incomplete records count only where there is no complete one. None where nobody measured it; value NaN where it is
+    not defined."""
     return estimate_of([run.records[group] for run in runs if group in run.records], metric)
 
 
@@ -176,14 +213,16 @@ def estimate_of(records: Sequence[Record], metric: str) -> Estimate | None:
 
 
 def best_of(estimates: Sequence[Estimate | None], lower_is_better: bool) -> int | None:
-    """Index of the value that is better than every other by more than the standard error of the difference, sqrt(se1^2 + se2^2); None where no
-    value is, where there is nothing to compare with, or where a standard error is unknown. Incomplete values take no part."""
+    """Index of the value that is better than every other by more than the standard error of the difference, sqrt(se1^2
+    + se2^2); None where no value is, where there is nothing to compare with, or where a standard error is unknown.
+    Incomplete values take no part."""
     sign = -1 if lower_is_better else 1
     known = [(i, e) for i, e in enumerate(estimates) if e is not None and not e.incomplete and not math.isnan(e.value)]
     if len(known) < 2:
         return None
     first, top = max(known, key=lambda pair: sign * pair[1].value)
-    clear = all(sign * (top.value - e.value) > math.hypot(top.error, e.error) for i, e in known if i != first)  # False where an error is NaN
+    # False where an error is NaN
+    clear = all(sign * (top.value - e.value) > math.hypot(top.error, e.error) for i, e in known if i != first)
     return first if clear else None
 
 
@@ -193,18 +232,34 @@ def _notes(rows: Sequence[Row], page: Sequence[Group]) -> list[str]:
     for group in page:
         sizes = sorted({run.records[group]["n"] for row in rows for run in row.runs if group in run.records})
         letter = f" ({SHORT[group.protocol]})" if len(SHORT[group.protocol]) == 1 else ""
-        sets.append(f"{TITLES[group.protocol].split(',')[0]}{letter}: {' to '.join(f'{n:,}' for n in {sizes[0]: 0, sizes[-1]: 0})} images of {group.data}")
+        sets.append(
+            f"{TITLES[group.protocol].split(',')[0]}{letter}:"
+            f" {' to '.join(f'{n:,}' for n in {sizes[0]: 0, sizes[-1]: 0})} images of {group.data}"
+        )
     notes = [f"All values in percent; arrows point to the better direction. {'; '.join(sets)}."]
     notes.append(
         "± is the standard error over images"
-        + ("; for rows of several seeds the mean and the standard deviation over seeds." if any(len(row.runs) > 1 for row in rows) else ".")
-        + " Bold: better than every other row by more than the standard error of the difference (which ignores that the rows saw the same images, "
-        "so it is cautious). A column without bold has no clear winner, or its records hold no standard error."
+        + (
+            "; for rows of several seeds the mean and the standard deviation over seeds."
+            if any(len(row.runs) > 1 for row in rows)
+            else "."
+        )
+        + " Bold: better than every other row by more than the standard error of the difference (which ignores that the"
+        " rows saw the same images, so it is cautious). A column without bold has no clear winner, or its records"
+        " hold no standard error."
     )
     notes += [EXPLAINED[p] for p in dict.fromkeys(g.protocol for g in page) if p in EXPLAINED]
     if any(not r["complete"] for r in records):
-        notes.append("Incomplete: not all images were evaluated or the run was not finished; not a final number and never compared.")
-    undefined = {f"{c.title} ({g.data})": r["undefined"][c.metric] for g, r in _pairs(rows, page) for c in COLUMNS[g.protocol] if c.metric in r["undefined"]}
+        notes.append(
+            "Incomplete: not all images were evaluated or the run was not finished; not a final number and never"
+            " compared."
+        )
+    undefined = {
+        f"{c.title} ({g.data})": r["undefined"][c.metric]
+        for g, r in _pairs(rows, page)
+        for c in COLUMNS[g.protocol]
+        if c.metric in r["undefined"]
+    }
     notes += [f"n/a: {name}: {reason}." for name, reason in undefined.items()]
     return notes
 
@@ -253,19 +308,24 @@ def is_demonstration(record: Record) -> bool:
 
 
 def is_published_protocol(record: Record) -> bool:
-    """Whether published values may stand beside this record: the real data set, whole, by the published protocol. For clean accuracy that is
-    all 50,000 ImageNet validation images."""
+    """Whether published values may stand beside this record: the real data set, whole, by the published protocol. For
+    clean accuracy that is all 50,000 ImageNet validation images."""
     if is_demonstration(record) or not record["complete"]:
         return False
     return record["n"] == 50_000 if record["protocol"] == "accuracy" else record["published_protocol"]
 
 
 def beside_published(rows: Sequence[Row]) -> list[Table]:
-    """For every protocol that was run as published: own rows and the published ones of the same models, with their sources."""
+    """For every protocol that was run as published: own rows and the published ones of the same models, with their
+    sources."""
     values, tables = published_values(), []
     groups = groups_of([run for row in rows for run in row.runs], COLUMNS)
     for group in groups:
-        own = [row for row in rows if any(group in run.records and is_published_protocol(run.records[group]) for run in row.runs)]
+        own = [
+            row
+            for row in rows
+            if any(group in run.records and is_published_protocol(run.records[group]) for run in row.runs)
+        ]
         own = [row for row in own if any(v.table == group.protocol and v.model in model_names(row) for v in values)]
         models = {name for row in own for name in model_names(row)}
         known = [v for v in values if v.table == group.protocol and v.model in models]
@@ -273,7 +333,10 @@ def beside_published(rows: Sequence[Row]) -> list[Table]:
         if not columns:
             continue
         name_of = (lambda model: "") if len({row.model for row in own}) == 1 else (lambda model: f", {model}")
-        lines = [(f"{row.name}{name_of(row.model)} (this report)", [_column([row], group, c)[0] for c in columns]) for row in own]
+        lines = [
+            (f"{row.name}{name_of(row.model)} (this report)", [_column([row], group, c)[0] for c in columns])
+            for row in own
+        ]
         by_source: dict[tuple[str, str, str], dict[str, str]] = {}
         for v in known:
             by_source.setdefault((v.method, v.model, v.source), {})[v.metric] = v.value
@@ -283,7 +346,16 @@ def beside_published(rows: Sequence[Row]) -> list[Table]:
         where = describe(group, groups)
         title = f"{TITLES[group.protocol]} ({where})" + ("" if name_of("x") else f", {own[0].model}")
         notes = ["Percent. Published values as their sources print them."]
-        tables.append(Table(title, [(TITLES[group.protocol], where, "", len(columns))], [arrow(c) for c in columns], lines, notes, len(by_source)))
+        tables.append(
+            Table(
+                title,
+                [(TITLES[group.protocol], where, "", len(columns))],
+                [arrow(c) for c in columns],
+                lines,
+                notes,
+                len(by_source),
+            )
+        )
     return tables
 
 

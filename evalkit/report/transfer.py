@@ -7,7 +7,20 @@ from typing import Any, NamedTuple
 
 from .. import results
 from .collect import Record, Row, differing, short_value
-from .tables import NOT_MEASURED, TITLES, Cell, Column, Published, Table, arrow, column_of, estimate_of, is_demonstration, model_names, published_values
+from .tables import (
+    NOT_MEASURED,
+    TITLES,
+    Cell,
+    Column,
+    Published,
+    Table,
+    arrow,
+    column_of,
+    estimate_of,
+    is_demonstration,
+    model_names,
+    published_values,
+)
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "seg": (Column("miou", "mIoU"), Column("miou_ms", "+MS")),
@@ -17,7 +30,10 @@ DECODERS = {"linear": "Linear", "segmenter": "Segmenter", "deeplabv3plus": "Deep
 # What a row is, not what it is compared under.
 _OF_THE_ROW = {"seed", "head", "init", "model", "model_args", "weights"}
 EXPLAINED = {
-    "seg": "mIoU: intersection over union, mean over the classes. +MS: predictions averaged over several scales, and mirrored where training mirrors.",
+    "seg": (
+        "mIoU: intersection over union, mean over the classes. +MS: predictions averaged over several scales, and"
+        " mirrored where training mirrors."
+    ),
     "det": "AP: mean over IoU thresholds 0.50 to 0.95; AP50 and AP75: at one threshold.",
 }
 
@@ -56,7 +72,8 @@ def transfers(rows: Sequence[Row]) -> list[Table]:
 
 
 def transfers_beside_published(rows: Sequence[Row]) -> list[Table]:
-    """For every set that was run as published: own rows and the published ones of the same models, with their sources."""
+    """For every set that was run as published: own rows and the published ones of the same models, with their
+    sources."""
     tables, values, sets = [], published_values(), _sets(rows)
     for key, lines in sets.items():
         own = [line for line in lines if line.published]
@@ -85,7 +102,9 @@ def _sets(rows: Sequence[Row]) -> dict[Set, list[Line]]:
 def _set_of(record: Record) -> Set:
     settings = {k: v for k, v in results.settings(record).items() if k not in _OF_THE_ROW}
     data = record["data"]
-    return Set(record["protocol"], record["version"], data["name"], data["fingerprint"], json.dumps(settings, sort_keys=True))
+    return Set(
+        record["protocol"], record["version"], data["name"], data["fingerprint"], json.dumps(settings, sort_keys=True)
+    )
 
 
 def _title(key: Set, sets: Sequence[Set]) -> str:
@@ -111,7 +130,11 @@ def _table(key: Set, lines: Sequence[Line], title: str, known: Sequence[Publishe
     numbers = [column_of([estimate_of(line.records, c.metric) for line in lines], seeds, c) for c in columns]
     rows = []
     for i, line in enumerate(lines):
-        second = DECODERS.get(line.decoder, line.decoder) if key.protocol == "seg" else _millions(line.records[0]["metrics"].get("parameters"))
+        second = (
+            DECODERS.get(line.decoder, line.decoder)
+            if key.protocol == "seg"
+            else _millions(line.records[0]["metrics"].get("parameters"))
+        )
         name = f"{line.row.name}, this report" if known else line.row.name
         rows.append((name, [Cell(line.model), Cell(second), *(column[i] for column in numbers)]))
     quoted: dict[tuple[str, ...], dict[str, str]] = {}
@@ -133,9 +156,15 @@ def _millions(count: float | None) -> str:
 def _notes(key: Set, lines: Sequence[Line], published: bool) -> list[str]:
     records = [r for line in lines for r in line.records]
     sizes = sorted({r["n"] for r in records})
-    notes = [f"Percent, on {' to '.join(f'{n:,}' for n in {sizes[0]: 0, sizes[-1]: 0})} images of {key.data}. {EXPLAINED[key.protocol]}"]
+    notes = [
+        f"Percent, on {' to '.join(f'{n:,}' for n in {sizes[0]: 0, sizes[-1]: 0})} images of {key.data}."
+        f" {EXPLAINED[key.protocol]}"
+    ]
     if any(len(line.records) > 1 for line in lines):
-        notes.append("± is the standard deviation over seeds. Bold: better than every other row by more than the standard error of the difference.")
+        notes.append(
+            "± is the standard deviation over seeds. Bold: better than every other row by more than the standard error"
+            " of the difference."
+        )
     if any(not r["complete"] for r in records):
         notes.append("Incomplete: not a final number and never compared.")
     if published:

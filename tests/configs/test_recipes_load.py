@@ -52,19 +52,79 @@ def test_no_key_is_forgotten_by_the_checks():
     "name, expected",
     [
         # facebookresearch/deit at its defaults for 8 processes of 128: lr 5e-4 * 1024 / 512
-        ("deit-300", {"lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 5, "ema": 0.99996, "clip_grad": None, "repeats": 3, "erasing": 0.25, "amp": "bf16"}),
-        ("transmix", {"lr": 1e-3, "weight_decay": 0.03, "warmup_epochs": 20, "ema": 0.99996, "clip_grad": None, "repeats": 1, "erasing": 0.0}),
+        (
+            "deit-300",
+            {
+                "lr": 1e-3,
+                "weight_decay": 0.05,
+                "warmup_epochs": 5,
+                "ema": 0.99996,
+                "clip_grad": None,
+                "repeats": 3,
+                "erasing": 0.25,
+                "amp": "bf16",
+            },
+        ),
+        (
+            "transmix",
+            {
+                "lr": 1e-3,
+                "weight_decay": 0.03,
+                "warmup_epochs": 20,
+                "ema": 0.99996,
+                "clip_grad": None,
+                "repeats": 1,
+                "erasing": 0.0,
+            },
+        ),
         ("transmix-as-run", {"lr": 1e-3, "weight_decay": 0.03, "batch_size": 256}),
         # OpenMixup's deit_s_l6_a2_near_lam_cat_switch0_8_8x128_ep300
-        ("automix-deit", {"lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 5, "warmup_lr": 1e-8, "ema": None, "clip_grad": 5.0, "mix_draws": "step"}),
-        ("mixpro", {"lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 20, "ema": None, "clip_grad": None, "repeats": 1, "erasing": 0.25}),
+        (
+            "automix-deit",
+            {
+                "lr": 1e-3,
+                "weight_decay": 0.05,
+                "warmup_epochs": 5,
+                "warmup_lr": 1e-8,
+                "ema": None,
+                "clip_grad": 5.0,
+                "mix_draws": "step",
+            },
+        ),
+        (
+            "mixpro",
+            {
+                "lr": 1e-3,
+                "weight_decay": 0.05,
+                "warmup_epochs": 20,
+                "ema": None,
+                "clip_grad": None,
+                "repeats": 1,
+                "erasing": 0.25,
+            },
+        ),
     ],
 )
 def test_published_values(name, expected):
     cfg = load(name)
     common = {
-        **{"image_size": 224, "epochs": 300, "label_smoothing": 0.1, "opt": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "min_lr": 1e-5, "warmup_lr": 1e-6},
-        **{"auto_augment": "rand-m9-mstd0.5-inc1", "color_jitter": 0.0, "interpolation": "bicubic", "eval_resize": 256, "mix_draws": "group"},
+        **{
+            "image_size": 224,
+            "epochs": 300,
+            "label_smoothing": 0.1,
+            "opt": "adamw",
+            "betas": [0.9, 0.999],
+            "eps": 1e-8,
+            "min_lr": 1e-5,
+            "warmup_lr": 1e-6,
+        },
+        **{
+            "auto_augment": "rand-m9-mstd0.5-inc1",
+            "color_jitter": 0.0,
+            "interpolation": "bicubic",
+            "eval_resize": 256,
+            "mix_draws": "group",
+        },
     }
     assert {k: getattr(cfg, k) for k in common | expected} == common | expected
     assert cfg.model == "deit_small_patch16_224" and cfg.model_args["drop_path_rate"] == 0.1
@@ -75,7 +135,9 @@ def test_published_values(name, expected):
 def switch(name):
     """Method -> probability, and method -> its other arguments."""
     choice = load(name).mixup["choice"]
-    return {c["name"]: c["prob"] for c in choice}, {c["name"]: {k: v for k, v in c.items() if k not in ("name", "prob")} for c in choice}
+    return {c["name"]: c["prob"] for c in choice}, {
+        c["name"]: {k: v for k, v in c.items() if k not in ("name", "prob")} for c in choice
+    }
 
 
 RESNETS = [  # recipe, optimizer, lr, weight decay, epochs, batch, micro-batch, batch of batch norm
@@ -92,12 +154,33 @@ RESNETS = [  # recipe, optimizer, lr, weight decay, epochs, batch, micro-batch, 
 @pytest.mark.parametrize("name, opt, lr, decay, epochs, batch, micro, bn", RESNETS)
 def test_published_values_of_convolutional_recipes(name, opt, lr, decay, epochs, batch, micro, bn):
     cfg = load(name)
-    assert (cfg.opt, cfg.lr, cfg.weight_decay, cfg.epochs, cfg.batch_size, cfg.micro_batch, cfg.bn_batch) == (opt, lr, decay, epochs, batch, micro, bn)
+    assert (cfg.opt, cfg.lr, cfg.weight_decay, cfg.epochs, cfg.batch_size, cfg.micro_batch, cfg.bn_batch) == (
+        opt,
+        lr,
+        decay,
+        epochs,
+        batch,
+        micro,
+        bn,
+    )
     rsb = name.startswith("rsb")
-    assert cfg.loss == ("bce" if rsb else "ce") and cfg.label_smoothing == 0 and cfg.schedule_by == "epoch" and cfg.mix_draws == "step"
-    assert cfg.decay_norm_and_bias is not rsb and cfg.warmup_epochs == (5 if rsb else 0) and cfg.min_lr == (1e-6 if rsb else 0)
+    assert (
+        cfg.loss == ("bce" if rsb else "ce")
+        and cfg.label_smoothing == 0
+        and cfg.schedule_by == "epoch"
+        and cfg.mix_draws == "step"
+    )
+    assert (
+        cfg.decay_norm_and_bias is not rsb
+        and cfg.warmup_epochs == (5 if rsb else 0)
+        and cfg.min_lr == (1e-6 if rsb else 0)
+    )
     assert cfg.opt_args == ({"max_grad_norm": 1.0} if rsb else {}) and cfg.clip_grad is None
-    assert (cfg.image_size, cfg.eval_size) == {"rsb-a3": (160, 224), "cifar100": (32, None), "tiny-imagenet": (64, None)}.get(name, (224, None))
+    assert (cfg.image_size, cfg.eval_size) == {
+        "rsb-a3": (160, 224),
+        "cifar100": (32, None),
+        "tiny-imagenet": (64, None),
+    }.get(name, (224, None))
 
 
 ALPHAS = {  # the published table: mixup, cutmix, manifold, saliencymix, fmix, resizemix, puzzlemix
@@ -124,15 +207,21 @@ def test_published_alphas(name):
 
 
 def test_published_settings_besides_alphas():
-    """OpenMixup: PuzzleMix on CIFAR draws grids up to 16 and moves 4-pixel blocks; PyTorch's ResNet-18 tells CNNs where to look, its ResNet-50 DeiT."""
+    """OpenMixup: PuzzleMix on CIFAR draws grids up to 16 and moves 4-pixel blocks; PyTorch's ResNet-18 tells CNNs where
+    to look, its ResNet-50 DeiT."""
     from evalkit.train.mixups import from_config, in_setting
 
-    made = {name: {m: from_config(in_setting(m, load(name).methods)) for m in ("puzzlemix", "attentivemix_plus")} for name in ALPHAS}
+    made = {
+        name: {m: from_config(in_setting(m, load(name).methods)) for m in ("puzzlemix", "attentivemix_plus")}
+        for name in ALPHAS
+    }
     for name, methods in made.items():
         puzzlemix, attentive = methods.values()
         assert (puzzlemix.grids, puzzlemix.t_size) == (((2, 4, 8, 16), 4) if name == "cifar100" else ((2, 4, 8), None))
         assert (attentive.alpha, attentive.beta) == (2, 2)
-        teacher = {"deit-300": "resnet50.tv_in1k", "rsb-a2": "resnet50", "rsb-a3": "resnet50", "cub": "resnet50"}.get(name, "resnet18.tv_in1k")
+        teacher = {"deit-300": "resnet50.tv_in1k", "rsb-a2": "resnet50", "rsb-a3": "resnet50", "cub": "resnet50"}.get(
+            name, "resnet18.tv_in1k"
+        )
         assert attentive.teacher.spec == teacher
     assert in_setting("supermix", load("imagenet-r50").methods) == {"name": "supermix", "alpha": 2.0, "sigma": 2.0}
 
@@ -147,10 +236,17 @@ def test_switches(name):
         "transmix-as-run": {"mixup": 0.5, "transmix": 0.5},
         "mixpro": {"mixpro": 0.5, "mixup": 0.25, "cutmix": 0.25},
     }
-    published |= {"digits-photo-deit": published["deit-300"], "digits-photo-transmix": published["transmix"], "digits-photo-mixpro": published["mixpro"]}
+    published |= {
+        "digits-photo-deit": published["deit-300"],
+        "digits-photo-transmix": published["transmix"],
+        "digits-photo-mixpro": published["mixpro"],
+    }
     assert probabilities == published[name]
     assert arguments["mixup"] == {"alpha": 0.8, "pairing": "flip"}
-    assert arguments.get("cutmix", {}).get("alpha", 1.0) == 1.0 and arguments.get("cutmix", {}).get("pairing", "flip") == "flip"
+    assert (
+        arguments.get("cutmix", {}).get("alpha", 1.0) == 1.0
+        and arguments.get("cutmix", {}).get("pairing", "flip") == "flip"
+    )
 
 
 def test_the_switch_of_resnet_strikes_back():

@@ -1,4 +1,5 @@
-"""Every method of METHODS in each of its presets, and a choice in each of its branches, about to mix a batch of small random images."""
+"""Every method of METHODS in each of its presets, and a choice in each of its branches, about to mix a batch of small
+random images."""
 
 import functools
 import tempfile
@@ -65,7 +66,14 @@ every_method = pytest.mark.parametrize(("name", "preset", "branch"), CASES)
 def make_vit(**kwargs) -> Network:
     """A ViT of one narrow block on 4-pixel patches, for any image size."""
     torch.manual_seed(0)
-    arguments = {"img_size": 16, "patch_size": PATCH, "embed_dim": 8, "depth": 1, "num_heads": 2, "dynamic_img_size": True}
+    arguments = {
+        "img_size": 16,
+        "patch_size": PATCH,
+        "embed_dim": 8,
+        "depth": 1,
+        "num_heads": 2,
+        "dynamic_img_size": True,
+    }
     return models.create("vit_tiny_patch16_224", num_classes=CLASSES, **arguments | kwargs).train()
 
 
@@ -164,7 +172,9 @@ class Case:
         return torch.stack([make(image, np.random.default_rng([seed, i])) for i, image in enumerate(images)])
 
     def forward(self, mixed: Mixed):
-        return self.net(mixed.x.float(), attention=self.method.attention, features=self.method.features, inject=mixed.inject)
+        return self.net(
+            mixed.x.float(), attention=self.method.attention, features=self.method.features, inject=mixed.inject
+        )
 
     def mix(self, seed: int = 0):
         """(mixed batch, network output, label weights after the forward pass)."""
@@ -187,4 +197,5 @@ class Case:
 
     @property
     def rows_sum_to_one(self) -> bool:
-        return self.name not in OWN_MASS and getattr(self.method, "normalize_attn", True)  # the literal attention formula leaves out the class token's share
+        # the literal attention formula leaves out the class token's share
+        return self.name not in OWN_MASS and getattr(self.method, "normalize_attn", True)

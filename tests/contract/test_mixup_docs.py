@@ -15,8 +15,14 @@ def test_methods_are_listed_in_alphabetical_order():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_says_where_it_comes_from_and_how_it_differs(name):
     text = METHODS[name].__doc__
-    assert len(re.findall(r"^ *(?:Differs from|Does not differ from) the paper / the official code\b.+", text, re.M)) == 1
-    assert re.search(r"arXiv:\d{4}\.\d{5}|(NeurIPS|ICLR|ICML|CVPR|ICCV|ECCV|AAAI|BMVC)( Workshops)? \d{4}|Pattern Recognition \d+, \d{4}", text)
+    assert (
+        len(re.findall(r"^ *(?:Differs from|Does not differ from) the paper / the official code\b.+", text, re.M)) == 1
+    )
+    assert re.search(
+        r"arXiv:\d{4}\.\d{5}|(NeurIPS|ICLR|ICML|CVPR|ICCV|ECCV|AAAI|BMVC)( Workshops)? \d{4}|Pattern Recognition \d+,"
+        r" \d{4}",
+        text,
+    )
     assert re.search(r"(x~|h~|T~|view\(x\)).*(=|are|as)", text)  # its formula in symbols
 
 

@@ -26,7 +26,9 @@ def test_batch_norm_statistics_are_left_to_the_training_pass(name, preset, branc
     before = copy.deepcopy(dict(case.net.named_buffers()))
     case.method.mix(case.context(), case.x, case.y, case.net)
     assert any("running_mean" in k for k in before)
-    assert all(torch.equal(before[k], v) for k, v in case.net.named_buffers()) and all(m.training for m in case.net.modules())
+    assert all(torch.equal(before[k], v) for k, v in case.net.named_buffers()) and all(
+        m.training for m in case.net.modules()
+    )
     counts = [v for k, v in case.net.named_buffers() if "num_batches" in k]
     train_step(case.context(), case.net, case.method, case.x, case.y)
     assert [int(v) for v in counts] == [case.training_passes] * len(counts)
@@ -107,6 +109,9 @@ def test_no_wait_for_a_gpu(name, preset, branch):
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert mixed.x.shape == expected.x.shape and mixed.x.is_contiguous(memory_format=torch.channels_last)
-    if name not in ("comixup", "guidedmixup", "puzzlemix"):  # whose choices follow a network's gradients, which differ in the last bits
+    # whose choices follow a network's gradients, which differ in the last bits
+    if name not in ("comixup", "guidedmixup", "puzzlemix"):
         again = case.method.mix(case.context(), case.x, case.y, case.net)
-        assert torch.allclose(again.x.cpu(), expected.x, atol=1e-5) and torch.allclose(again.weights.cpu(), expected.weights, atol=1e-6)
+        assert torch.allclose(again.x.cpu(), expected.x, atol=1e-5) and torch.allclose(
+            again.weights.cpu(), expected.weights, atol=1e-6
+        )

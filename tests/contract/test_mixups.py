@@ -40,9 +40,13 @@ def check(name, case, mixed, weights):
     if case.rows_sum_to_one:
         assert torch.allclose(weights.sum(1), torch.ones(len(mixed.x)), atol=1e-6)
     if mixed.mask is not None and mixed.partner is not None:
-        assert mixed.mask.shape == (len(mixed.x), 1, *mixed.x.shape[-2:]) and ((mixed.mask >= 0) & (mixed.mask <= 1)).all()
+        assert (
+            mixed.mask.shape == (len(mixed.x), 1, *mixed.x.shape[-2:]) and ((mixed.mask >= 0) & (mixed.mask <= 1)).all()
+        )
         blend = mixed.mask * case.x.float() + (1 - mixed.mask) * case.x[mixed.partner].float()
-        close = torch.allclose(mixed.x.float(), blend, atol=1e-5 if case.x.dtype in (torch.float32, torch.float64) else 0.04)
+        close = torch.allclose(
+            mixed.x.float(), blend, atol=1e-5 if case.x.dtype in (torch.float32, torch.float64) else 0.04
+        )
         assert close or name in NOT_A_BLEND or case.shuffles
 
 
@@ -89,16 +93,26 @@ def test_other_precisions(name, preset, branch, dtype):
 def test_networks_of_other_precisions(name, preset, branch, dtype):
     """Weights, and what a method adds to them, in one precision throughout, as for checks of gradients in float64."""
     build = make_cnn if name in NEEDS_CNN else make_vit
-    other, plain = (Case(name, preset, branch, dtype=kind, net=lambda kind=kind: build().to(kind)) for kind in (dtype, torch.float32))
+    other, plain = (
+        Case(name, preset, branch, dtype=kind, net=lambda kind=kind: build().to(kind))
+        for kind in (dtype, torch.float32)
+    )
     ctx = other.context()
-    mixed, reference = other.method.mix(ctx, other.x, other.y, other.net), plain.method.mix(plain.context(), plain.x, plain.y, plain.net)
+    mixed, reference = (
+        other.method.mix(ctx, other.x, other.y, other.net),
+        plain.method.mix(plain.context(), plain.x, plain.y, plain.net),
+    )
     out = other.net(mixed.x, attention=other.method.attention, features=other.method.features, inject=mixed.inject)
     loss = other.method.loss(ctx, other.x, other.y, mixed, out, other.net)
     loss.backward()
-    assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in (*other.net.parameters(), *other.method.parameters()))
+    assert loss.isfinite() and all(
+        p.grad is None or p.grad.isfinite().all() for p in (*other.net.parameters(), *other.method.parameters())
+    )
     if dtype == torch.float64:
         expected = plain.method.loss(plain.context(), plain.x, plain.y, reference, plain.forward(reference), plain.net)
-        assert torch.allclose(mixed.weights, reference.weights, atol=1e-5) and loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert torch.allclose(mixed.weights, reference.weights, atol=1e-5) and loss.item() == pytest.approx(
+            expected.item(), rel=1e-4
+        )
 
 
 @every_method
@@ -122,11 +136,17 @@ def test_inputs_that_are_views(name, preset, branch):
 def test_the_same_draws_give_the_same_batch_and_other_draws_another(name, preset, branch):
     case = Case(name, preset, branch)
     first, again = case.mix(1), case.mix(1)
-    assert torch.equal(first[0].x, again[0].x) and torch.equal(first[1].logits, again[1].logits) and torch.equal(first[2], again[2])
+    assert (
+        torch.equal(first[0].x, again[0].x)
+        and torch.equal(first[1].logits, again[1].logits)
+        and torch.equal(first[2], again[2])
+    )
     torch.manual_seed(99)  # no global generator is used
     assert torch.equal(case.mix(1)[0].x, first[0].x)
     other = [case.mix(seed)[1].logits for seed in range(2, 8)]
-    assert any(o.shape != first[1].logits.shape or not torch.equal(o, first[1].logits) for o in other) == (name not in NO_DRAWS)
+    assert any(o.shape != first[1].logits.shape or not torch.equal(o, first[1].logits) for o in other) == (
+        name not in NO_DRAWS
+    )
 
 
 @every_method
@@ -134,7 +154,11 @@ def test_no_global_generator_is_touched(name, preset, branch):
     case = Case(name, preset, branch)
     before = (torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())
     case.mix()
-    assert torch.equal(torch.random.get_rng_state(), before[0]) and np.random.get_state()[1].tolist() == before[1] and random.getstate() == before[2]
+    assert (
+        torch.equal(torch.random.get_rng_state(), before[0])
+        and np.random.get_state()[1].tolist() == before[1]
+        and random.getstate() == before[2]
+    )
 
 
 @every_method
@@ -154,7 +178,8 @@ def test_nothing_is_modified_in_place(name, preset, branch):
 
 
 class NoReadback(TorchDispatchMode):
-    """Fails when a tensor's value is asked for on the host (item, bool, int, float): on a GPU that waits for the device."""
+    """Fails when a tensor's value is asked for on the host (item, bool, int, float): on a GPU that waits for the
+    device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert "_local_scalar_dense" not in str(func) and "nonzero" not in str(func), f"{func} reads from the device"
@@ -191,9 +216,16 @@ def test_nothing_is_read_back_from_the_device(name, preset, branch, monkeypatch)
 
 @every_method
 def test_identical_images_stay_as_they_are(name, preset, branch):
-    case = Case(name, preset, branch, images=torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).repeat(5, 1, 1, 1), batch=5)
+    case = Case(
+        name,
+        preset,
+        branch,
+        images=torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).repeat(5, 1, 1, 1),
+        batch=5,
+    )
     if name in NOT_ITSELF or case.shuffles:
-        assert any(len(m.x) != 5 or not torch.allclose(m.x, case.x) for m in (case.mix(seed)[0] for seed in range(8)))  # else it need not be listed
+        # else it need not be listed
+        assert any(len(m.x) != 5 or not torch.allclose(m.x, case.x) for m in (case.mix(seed)[0] for seed in range(8)))
         return
     alone = case.net(case.x[:1]).logits
     for seed in range(3):
@@ -221,13 +253,18 @@ def test_renaming_the_classes_changes_nothing(name, preset, branch):
     mixed = case.method.mix(ctx, case.x, case.y, case.net)
     out = case.forward(mixed)
     loss = case.method.loss(ctx, case.x, case.y, mixed, out, case.net)
-    heads = [case.net.model.get_classifier(), *(m for m in case.method.modules() if isinstance(m, torch.nn.Linear) and m.out_features == CLASSES)]
+    heads = [
+        case.net.model.get_classifier(),
+        *(m for m in case.method.modules() if isinstance(m, torch.nn.Linear) and m.out_features == CLASSES),
+    ]
     with torch.no_grad():
         for head in heads:  # class k is now called order[k]
             head.weight.copy_(head.weight[order.argsort()])
             head.bias.copy_(head.bias[order.argsort()])
     renamed = dataclasses.replace(out, logits=out.logits[:, order.argsort()])
-    assert case.method.loss(ctx, case.x, order[case.y], mixed, renamed, case.net).item() == pytest.approx(loss.item(), rel=1e-5)
+    assert case.method.loss(ctx, case.x, order[case.y], mixed, renamed, case.net).item() == pytest.approx(
+        loss.item(), rel=1e-5
+    )
 
 
 @every_method
@@ -237,4 +274,6 @@ def test_label_shares_carry_no_gradient_unless_asked_to(name, preset, branch):
     mixed = case.method.mix(ctx, case.x, case.y, case.net)
     assert not mixed.x.requires_grad
     weights = case.method.relabel(ctx, mixed, case.y, case.forward(mixed))
-    assert weights.requires_grad == (getattr(case.method, "pal", None) == "learnable" or not getattr(case.method, "pal_detach", True))
+    assert weights.requires_grad == (
+        getattr(case.method, "pal", None) == "learnable" or not getattr(case.method, "pal_detach", True)
+    )

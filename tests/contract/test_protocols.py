@@ -1,4 +1,5 @@
-"""What every robustness protocol must keep, one matrix: the same bytes for any batch size, worker count and number of processes, and honest records."""
+"""What every robustness protocol must keep, one matrix: the same bytes for any batch size, worker count and number of
+processes, and honest records."""
 
 import json
 import os
@@ -44,7 +45,11 @@ def world(tmp_path_factory):
 
 def keys(protocol, world, out, **more):
     own = EXTRA.get(protocol, {}) | ({"id_data": str(world / "id")} if protocol == "imagenet-o" else {})
-    return {"data": str(world / FOLDERS.get(protocol, "data")), "out": str(out), "workers": 0, "forward_batch": 8} | own | more
+    return (
+        {"data": str(world / FOLDERS.get(protocol, "data")), "out": str(out), "workers": 0, "forward_batch": 8}
+        | own
+        | more
+    )
 
 
 def evaluate(protocol, world, out, **more):
@@ -57,7 +62,9 @@ def evaluate(protocol, world, out, **more):
 def measured(record):
     """What a run measured, without how long it took and on what."""
     config = {k: v for k, v in record["config"].items() if k not in EXECUTION}
-    return json.dumps({k: v for k, v in record.items() if k not in ("seconds", "environment")} | {"config": config}, sort_keys=True)
+    return json.dumps(
+        {k: v for k, v in record.items() if k not in ("seconds", "environment")} | {"config": config}, sort_keys=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +86,13 @@ def test_batch_size_and_workers_change_no_byte(protocol, world, reference, tmp_p
 
 
 def _process(number, port, protocol, options, checkpoint):
-    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(number),
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": str(number),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     torch.set_num_threads(1)
     assert run(protocol, [checkpoint], CONFIGS[protocol](**options)) == 2
     assert run(protocol, [checkpoint], CONFIGS[protocol](**options)) == 2
@@ -117,7 +130,9 @@ def test_the_record_is_complete_and_honest(protocol, reference):
     assert not record["complete"] and not record["published_protocol"] and record["data"]["n_skipped"] == 1
     assert set(record["standard_errors"]) | set(record["undefined"]) <= set(record["metrics"])
     assert all(v is not None or k in record["undefined"] for k, v in record["metrics"].items())
-    assert set(record["config"]) == set(keys(protocol, Path(), "")) | {f for f in CONFIGS[protocol].__dataclass_fields__}
+    assert set(record["config"]) == set(keys(protocol, Path(), "")) | {
+        f for f in CONFIGS[protocol].__dataclass_fields__
+    }
 
 
 def test_the_numbers_are_a_function_of_the_records_alone(protocol, world, tmp_path):
@@ -127,7 +142,9 @@ def test_the_numbers_are_a_function_of_the_records_alone(protocol, world, tmp_pa
     before = {k: v.copy() for k, v in arrays.items()}
     outcome = PROTOCOLS[protocol].evaluate(arrays)
     assert all((before[k] == v).all() for k, v in arrays.items())
-    assert {k: None if np.isnan(v) else v for k, v in outcome.metrics.items()} == record["metrics"] and outcome.series == record["series"]
+    assert {k: None if np.isnan(v) else v for k, v in outcome.metrics.items()} == record[
+        "metrics"
+    ] and outcome.series == record["series"]
     p = np.random.default_rng(0).permutation(len(arrays["ids"]))
     shuffled = {k: v[p] if len(v) == len(p) and k not in COLUMNS else v for k, v in arrays.items()}
     for name, value in PROTOCOLS[protocol].evaluate(shuffled).metrics.items():

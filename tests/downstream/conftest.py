@@ -10,7 +10,8 @@ MODEL_ARGS = {"depth": 1}
 
 
 def write_shapes(root: Path, train: int = 12, val: int = 4) -> Path:
-    """A set in folders of images and masks: a red or a blue rectangle on dark noise, 40 x 32 pixels, in two classes and background."""
+    """A set in folders of images and masks: a red or a blue rectangle on dark noise, 40 x 32 pixels, in two classes and
+    background."""
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for i in range(count):
@@ -38,6 +39,12 @@ def weights(tmp_path_factory) -> Path:
     """A run folder with a checkpoint of a one-layer ViT of ten classes."""
     run = tmp_path_factory.mktemp("pre") / "run"
     model = models.create("vit_nano_patch4_32", num_classes=10, **MODEL_ARGS).model
-    meta = {"model": "vit_nano_patch4_32", "model_args": MODEL_ARGS, "num_classes": 10, "label": "mine", "method": "mixpro"}
+    meta = {
+        "model": "vit_nano_patch4_32",
+        "model_args": MODEL_ARGS,
+        "num_classes": 10,
+        "label": "mine",
+        "method": "mixpro",
+    }
     checkpoint.save(run, 1, model.state_dict(), None, {}, meta)
     return run

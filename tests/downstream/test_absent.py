@@ -13,12 +13,17 @@ def test_transfer_says_how_to_install_them_and_leaves_nothing(monkeypatch, tmp_p
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "mmengine", None)  # what Python does where there is no such module
     code, message = cli.invoke(["transfer", "seg", "vit_nano_patch4_32", "init=random", "--out", str(tmp_path / "run")])
-    assert code == 1 and message.startswith("transfer needs packages that are not installed") and message.endswith("pip install 'evalkit[downstream]'")
+    assert (
+        code == 1
+        and message.startswith("transfer needs packages that are not installed")
+        and message.endswith("pip install 'evalkit[downstream]'")
+    )
     assert not (tmp_path / "run").exists()
 
 
 def test_the_rest_does_without():
-    """The help without torch too, the recipes, every other application, and the part of this one that only prepares a run."""
+    """The help without torch too, the recipes, every other application, and the part of this one that only prepares a
+    run."""
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({MM}))

@@ -30,7 +30,10 @@ def outputs(model, x, *layers):
     """What the named layers of the plain model put out in one pass."""
     seen = {}
     modules = dict(model.named_modules())
-    hooks = [modules[name].register_forward_hook(lambda m, args, out, name=name: seen.__setitem__(name, out)) for name in layers]
+    hooks = [
+        modules[name].register_forward_hook(lambda m, args, out, name=name: seen.__setitem__(name, out))
+        for name in layers
+    ]
     with torch.no_grad():
         model(x)
     for hook in hooks:
@@ -86,7 +89,9 @@ def test_resnet_features_are_those_of_the_classifiers_layers(tmp_path):
 def test_positional_embeddings_are_resampled_once_and_then_fit_any_size(tmp_path):
     model = classifier(**VIT)
     made = wrapped(model, "vit_nano_patch4_32", tmp_path, 48, [1], True, **VIT)
-    assert torch.allclose(made.model.pos_embed, resample_abs_pos_embed(model.pos_embed, (12, 12), num_prefix_tokens=1), atol=1e-6)
+    assert torch.allclose(
+        made.model.pos_embed, resample_abs_pos_embed(model.pos_embed, (12, 12), num_prefix_tokens=1), atol=1e-6
+    )
     assert made.report["resized"] == ["pos_embed"] and "pos_embed" in made.report["loaded"]
     for height, width in ((48, 48), (64, 32), (40, 84)):
         assert made(torch.randn(1, 3, height, width))[0].shape == (1, 64, height // 4, width // 4)
@@ -122,12 +127,25 @@ def test_a_model_of_one_image_size_is_refused():
 
 def test_evalkit_checkpoint_loads_its_averaged_weights(tmp_path):
     raw, ema = classifier(seed=1, **VIT), classifier(seed=2, **VIT)
-    meta = {"model": "vit_nano_patch4_32", "model_args": VIT, "num_classes": 10, "label": "mine", "method": "mixpro", "mean": [], "std": []}
+    meta = {
+        "model": "vit_nano_patch4_32",
+        "model_args": VIT,
+        "num_classes": 10,
+        "label": "mine",
+        "method": "mixpro",
+        "mean": [],
+        "std": [],
+    }
     folder = checkpoint.save(tmp_path, 7, raw.state_dict(), ema.state_dict(), {}, meta)
     for spec in (tmp_path, folder):  # a run folder, a checkpoint folder
         for weights, model in ((None, ema), ("raw", raw)):
             source = found(spec, weights=weights)
-            assert (source.model, source.label, source.method, source.weights) == ("vit_nano_patch4_32", "mine", "mixpro", weights or "ema")
+            assert (source.model, source.label, source.method, source.weights) == (
+                "vit_nano_patch4_32",
+                "mine",
+                "mixpro",
+                weights or "ema",
+            )
             made = Backbone(source.model, 32, [1], True, source.model_args, source.checkpoint, source.weights)
             assert all(torch.equal(v, model.state_dict()[k]) for k, v in made.model.state_dict().items())
             full = {"loaded": sorted(made.model.state_dict()), "head_dropped": ["head.bias", "head.weight"]}
@@ -136,13 +154,22 @@ def test_evalkit_checkpoint_loads_its_averaged_weights(tmp_path):
     assert found(tmp_path, label="other").label == "other"
 
 
-@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"model": w, "epoch": 3}, lambda w: {"state_dict": {f"module.{k}": v for k, v in w.items()}}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda w: w,
+        lambda w: {"model": w, "epoch": 3},
+        lambda w: {"state_dict": {f"module.{k}": v for k, v in w.items()}},
+    ],
+)
 def test_torch_files_load_however_they_nest_the_weights(tmp_path, wrap):
     model = classifier(**VIT)
     torch.save(wrap(model.state_dict()), tmp_path / "w.pth")
     source = found(tmp_path / "w.pth", model="vit_nano_patch4_32", model_args=VIT)
     made = Backbone(source.model, 32, [1], True, source.model_args, source.checkpoint, source.weights)
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in made.model.state_dict().items()) and source.label == "w"
+    assert (
+        all(torch.equal(v, model.state_dict()[k]) for k, v in made.model.state_dict().items()) and source.label == "w"
+    )
 
 
 def test_averaged_weights_of_a_torch_file_are_preferred(tmp_path):
@@ -169,8 +196,13 @@ def test_a_run_that_goes_on_does_not_change_what_is_transferred(tmp_path):
 
 
 def test_another_architecture_than_the_checkpoints_is_refused(tmp_path):
-    checkpoint.save(tmp_path, 1, classifier(**VIT).state_dict(), None, {}, {"model": "vit_nano_patch4_32", "model_args": VIT})
-    with pytest.raises(EvalkitError, match="holds weights of model 'vit_nano_patch4_32', not 'deit_small_patch16_224'; leave out model="):
+    checkpoint.save(
+        tmp_path, 1, classifier(**VIT).state_dict(), None, {}, {"model": "vit_nano_patch4_32", "model_args": VIT}
+    )
+    with pytest.raises(
+        EvalkitError,
+        match="holds weights of model 'vit_nano_patch4_32', not 'deit_small_patch16_224'; leave out model=",
+    ):
         found(tmp_path, model="deit_small_patch16_224")
     with pytest.raises(EvalkitError, match="resnet18 holds weights of model 'resnet18', not 'resnet50'"):
         found("resnet18", model="resnet50")
@@ -182,7 +214,11 @@ def test_report_names_what_was_missing_and_what_was_too_much():
     tensors = dict(model.state_dict())
     del tensors["norm.bias"]
     report = fill(target, tensors | {"extra.w": torch.zeros(1)}, "w.pth")
-    assert report["missing"] == ["norm.bias"] and report["unexpected"] == ["extra.w"] and report["head_dropped"] == ["head.bias", "head.weight"]
+    assert (
+        report["missing"] == ["norm.bias"]
+        and report["unexpected"] == ["extra.w"]
+        and report["head_dropped"] == ["head.bias", "head.weight"]
+    )
     assert len(report["loaded"]) == len(target.state_dict()) - 1 and torch.equal(target.cls_token, model.cls_token)
 
 
@@ -193,9 +229,13 @@ def test_more_than_a_fifth_missing_or_other_shapes_is_an_error():
     keys = list(own)
     fifth = len(keys) // 5
     fill(target, {k: own[k] for k in keys[fifth:]}, "w.pth")
-    with pytest.raises(EvalkitError, match=f"w.pth does not fit the backbone: it lacks {fifth + 1} of its {len(keys)} tensors"):
+    with pytest.raises(
+        EvalkitError, match=f"w.pth does not fit the backbone: it lacks {fifth + 1} of its {len(keys)} tensors"
+    ):
         fill(target, {k: own[k] + 1 for k in keys[fifth + 1 :]}, "w.pth")
-    with pytest.raises(EvalkitError, match="it has other shapes for 1 of its .*norm.weight.*give the model and model_args"):
+    with pytest.raises(
+        EvalkitError, match="it has other shapes for 1 of its .*norm.weight.*give the model and model_args"
+    ):
         fill(target, {**{k: v + 1 for k, v in own.items()}, "norm.weight": torch.zeros(3)}, "w.pth")
     assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())  # a refused file changes nothing
 
@@ -225,7 +265,12 @@ def test_a_pickle_bomb_does_not_run(tmp_path):
 def test_random_takes_the_architecture_alone(tmp_path):
     safetensors.torch.save_file(classifier(**VIT).state_dict(), tmp_path / "w.safetensors")
     source = found(tmp_path / "w.safetensors", model="vit_nano_patch4_32", model_args=VIT, random=True)
-    assert source.checkpoint is None and source.sha256 is None and source.label == "vit_nano_patch4_32, random" and source.model_args == VIT
+    assert (
+        source.checkpoint is None
+        and source.sha256 is None
+        and source.label == "vit_nano_patch4_32, random"
+        and source.model_args == VIT
+    )
     assert found("vit_nano_patch4_32", random=True).channels == [64] * 4
 
 

@@ -76,9 +76,19 @@ def test_recipes_of_all_commands_have_different_names(capsys):
 def test_coco_recipe_is_the_released_one_of_pvt():
     """whai362/PVT, detection/configs/mask_rcnn_pvt_s_fpn_1x_coco.py."""
     made = built("coco")
-    assert made["optim_wrapper"] == {"type": "OptimWrapper", "optimizer": {"type": "AdamW", "betas": (0.9, 0.999), "lr": 2e-4, "weight_decay": 1e-4}}
-    assert made["model"]["neck"] == {"type": "FPN", "in_channels": [64, 128, 320, 512], "out_channels": 256, "num_outs": 5}
-    assert made["model"]["backbone"]["model_args"] == {"drop_path_rate": 0.1} and made["model"]["backbone"]["out_indices"] == [0, 1, 2, 3]
+    assert made["optim_wrapper"] == {
+        "type": "OptimWrapper",
+        "optimizer": {"type": "AdamW", "betas": (0.9, 0.999), "lr": 2e-4, "weight_decay": 1e-4},
+    }
+    assert made["model"]["neck"] == {
+        "type": "FPN",
+        "in_channels": [64, 128, 320, 512],
+        "out_channels": 256,
+        "num_outs": 5,
+    }
+    assert made["model"]["backbone"]["model_args"] == {"drop_path_rate": 0.1} and made["model"]["backbone"][
+        "out_indices"
+    ] == [0, 1, 2, 3]
     assert built("coco-large")["model"]["backbone"]["model_args"] == {}
     large, small = loaded("coco-large"), loaded("coco")
     assert replace(large, drop_path=0.1) == small
@@ -101,7 +111,10 @@ def test_the_model_is_mmdetections_mask_rcnn():
 @needs_mm
 def test_the_data_are_prepared_as_mmdetection_does():
     own, theirs = built("coco"), base("datasets/coco_instance.py")
-    drop = lambda steps: [{k: v for k, v in plain(step).items() if k not in ("backend_args", "meta_keys")} for step in steps]  # noqa: E731
+
+    def drop(steps):
+        return [{k: v for k, v in plain(step).items() if k not in ("backend_args", "meta_keys")} for step in steps]
+
     assert drop(own["train_dataloader"]["dataset"]["pipeline"]) == drop(theirs["train_pipeline"])
     assert drop(own["test_dataloader"]["dataset"]["pipeline"]) == drop(theirs["test_pipeline"])
     assert own["train_dataloader"]["batch_sampler"] == theirs["train_dataloader"]["batch_sampler"]
@@ -114,7 +127,10 @@ def test_the_schedule_is_mmdetections_1x():
     own = built("coco")["param_scheduler"]
     assert own[0] == warmup
     steps = det.steps(loaded("coco"), COCO)
-    assert steps == 12 * 7330 and own[1]["milestones"] == [7330 * epoch for epoch in decay["milestones"]] == [58640, 80630]
+    assert steps == 12 * 7330 and own[1]["milestones"] == [7330 * epoch for epoch in decay["milestones"]] == [
+        58640,
+        80630,
+    ]
     assert own[1]["gamma"] == decay["gamma"] and own[1]["end"] == steps and decay["end"] == 12
 
 
@@ -124,13 +140,21 @@ def test_the_schedule_is_mmdetections_1x():
 @pytest.mark.parametrize(("batch", "lr"), [(16, 2e-4), (8, 1e-4), (32, 4e-4)])
 def test_lr_is_scaled_with_the_batch(batch, lr):
     made = built("coco", f"batch_size={batch}")
-    assert made["optim_wrapper"]["optimizer"]["lr"] == pytest.approx(lr) and made["train_dataloader"]["batch_size"] == batch
+    assert (
+        made["optim_wrapper"]["optimizer"]["lr"] == pytest.approx(lr)
+        and made["train_dataloader"]["batch_size"] == batch
+    )
     assert built("coco", f"batch_size={batch}", "lr_batch=null")["optim_wrapper"]["optimizer"]["lr"] == 2e-4
 
 
 def test_thin_heads():
     model = built("digits-scenes-det", source=replace(PVT, checkpoint=None))["model"]
-    assert model["neck"]["out_channels"] == model["rpn_head"]["feat_channels"] == model["roi_head"]["mask_head"]["conv_out_channels"] == 64
+    assert (
+        model["neck"]["out_channels"]
+        == model["rpn_head"]["feat_channels"]
+        == model["roi_head"]["mask_head"]["conv_out_channels"]
+        == 64
+    )
     assert (model["roi_head"]["bbox_head"]["fc_out_channels"], model["roi_head"]["mask_head"]["num_convs"]) == (256, 2)
     assert model["train_cfg"]["rcnn"]["sampler"]["num"] == 64 and model["train_cfg"]["rpn_proposal"]["nms_pre"] == 200
     assert model["backbone"]["freeze_statistics"] is False  # random weights have no statistics worth keeping
@@ -151,12 +175,17 @@ def test_pyramids_start_at_stride_4(model, indices, strides):
     assert det.pyramid(source) == (indices, [source.channels[i] for i in indices], strides)
     made = built("coco", source=source)["model"]
     assert made["rpn_head"]["anchor_generator"]["strides"] == [4, 8, 16, 32, 64]
-    assert made["roi_head"]["mask_roi_extractor"]["featmap_strides"] == [4, 8, 16, 32] and made["backbone"]["norm"] == (len(indices) == 1)
+    assert made["roi_head"]["mask_roi_extractor"]["featmap_strides"] == [4, 8, 16, 32] and made["backbone"]["norm"] == (
+        len(indices) == 1
+    )
 
 
 def test_a_backbone_of_coarse_maps_alone_is_refused():
     source = replace(PVT, model="deit_small_patch16_224", channels=[384] * 12, strides=[16] * 12)
-    with pytest.raises(EvalkitError, match="from stride 4 or 8 on, but those of model 'deit_small_patch16_224' have 16; use a PVT, Swin or ResNet"):
+    with pytest.raises(
+        EvalkitError,
+        match="from stride 4 or 8 on, but those of model 'deit_small_patch16_224' have 16; use a PVT, Swin or ResNet",
+    ):
         built("coco", source=source)
 
 
@@ -191,7 +220,9 @@ def test_digits_are_not_mirrored():
 
 def test_overrides_reach_the_mm_config():
     made = built("coco", "mm.model.test_cfg.rcnn.score_thr=0.1", "mm.model.rpn_head.anchor_generator.scales=[4]")
-    assert made["model"]["test_cfg"]["rcnn"]["score_thr"] == 0.1 and made["model"]["rpn_head"]["anchor_generator"]["scales"] == [4]
+    assert made["model"]["test_cfg"]["rcnn"]["score_thr"] == 0.1 and made["model"]["rpn_head"]["anchor_generator"][
+        "scales"
+    ] == [4]
     assert made["model"]["test_cfg"]["rcnn"]["max_per_img"] == 100
 
 
@@ -213,7 +244,10 @@ def test_published_is_the_recipe_on_the_whole_set(overrides, whole, published):
     assert det.published(loaded("coco", *overrides), replace(COCO, published=whole)) is published
 
 
-@pytest.mark.parametrize(("overrides", "name"), [([], "digits-scenes-det"), (["seed=1"], "digits-scenes-det"), (["data=coco"], "coco"), (["data=x/y"], "coco")])
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [([], "digits-scenes-det"), (["seed=1"], "digits-scenes-det"), (["data=coco"], "coco"), (["data=x/y"], "coco")],
+)
 def test_the_data_call_for_a_recipe(overrides, name):
     assert det.recipe(overrides) == name
 
@@ -225,14 +259,22 @@ def test_embedded_and_own_data(tmp_path):
     write_scenes(tmp_path / "made", train=4, val=3, size=48)
     own = det.find_data(loaded("coco", f"data={tmp_path / 'made/coco'}"), tmp_path)
     assert (own.counts, own.classes, own.published) == ({"train": 4, "val": 3}, list("0123456789"), False)
-    assert own.train["filter_cfg"] == {"filter_empty_gt": True, "min_size": 32} and "filter_cfg" not in own.val and own.val["test_mode"]
-    assert (Path(own.val["data_root"]) / own.val["ann_file"]).is_file() and (Path(own.val["data_root"]) / own.val["data_prefix"]["img"]).is_dir()
+    assert (
+        own.train["filter_cfg"] == {"filter_empty_gt": True, "min_size": 32}
+        and "filter_cfg" not in own.val
+        and own.val["test_mode"]
+    )
+    assert (Path(own.val["data_root"]) / own.val["ann_file"]).is_file() and (
+        Path(own.val["data_root"]) / own.val["data_prefix"]["img"]
+    ).is_dir()
 
 
 @pytest.mark.filterwarnings("error")
 def test_nothing_to_find_is_said():
     nothing = np.full((2, 3), np.nan)
-    outcome = det.measure(loaded("coco"), replace(COCO, classes=["a", "b"]), lambda: {"det/box": nothing, "det/mask": nothing})
+    outcome = det.measure(
+        loaded("coco"), replace(COCO, classes=["a", "b"]), lambda: {"det/box": nothing, "det/mask": nothing}
+    )
     assert np.isnan(list(outcome.metrics.values())).all()
     assert outcome.undefined == dict.fromkeys(outcome.metrics, "no object of the validation images counts")
 

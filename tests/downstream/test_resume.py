@@ -1,4 +1,5 @@
-"""Kill a transfer anywhere and resume it: the weights are those of the run that was never killed, and no result is written too early."""
+"""Kill a transfer anywhere and resume it: the weights are those of the run that was never killed, and no result is
+written too early."""
 
 import importlib.util
 import json
@@ -22,18 +23,47 @@ pytestmark = [
 STEPS = 24
 # Stochastic depth, dropout, random crops, colours and flips take part, and so do the moments of Adam.
 RECIPE = [
-    *("crop=32", "stride=32", "flip=0.5", f"steps={STEPS}", "warmup_steps=4", "batch_size=4", "head=segmenter", "head_dropout=0.1", "drop_path=0.1"),
-    *("photometric=true", "workers=1", "mm.model.decode_head.num_layers=1", "log_steps=1", "checkpoint_steps=5", "threads=1", "device=cpu"),
+    *(
+        "crop=32",
+        "stride=32",
+        "flip=0.5",
+        f"steps={STEPS}",
+        "warmup_steps=4",
+        "batch_size=4",
+        "head=segmenter",
+        "head_dropout=0.1",
+        "drop_path=0.1",
+    ),
+    *(
+        "photometric=true",
+        "workers=1",
+        "mm.model.decode_head.num_layers=1",
+        "log_steps=1",
+        "checkpoint_steps=5",
+        "threads=1",
+        "device=cpu",
+    ),
 ]
 
 
 def command(run: Path, *words: str, processes: int = 1) -> list[str]:
     several = ["--gpus", str(processes)] if processes > 1 else []
-    return [sys.executable, "-m", "evalkit", "transfer", "seg", *words, *several, *(["--out", str(run)] if "--resume" not in words else [])]
+    return [
+        sys.executable,
+        "-m",
+        "evalkit",
+        "transfer",
+        "seg",
+        *words,
+        *several,
+        *(["--out", str(run)] if "--resume" not in words else []),
+    ]
 
 
 def start(run: Path, weights: Path, shapes: Path, *words: str, processes: int = 1) -> list[str]:
-    return command(run, str(weights), "--recipe", "digits-scenes", f"data={shapes}", *RECIPE, *words, processes=processes)
+    return command(
+        run, str(weights), "--recipe", "digits-scenes", f"data={shapes}", *RECIPE, *words, processes=processes
+    )
 
 
 def finish(args: list[str]) -> str:
@@ -44,7 +74,9 @@ def finish(args: list[str]) -> str:
 
 def stop(args: list[str], number: int, at: int) -> tuple[int, str]:
     """Send a signal to the process group once the step is logged; exit code and output."""
-    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     text = ""
     for line in process.stdout:
         text += line
@@ -95,7 +127,11 @@ def test_killed_twice_it_ends_as_if_it_never_was(weights, shapes, whole, tmp_pat
 def test_a_signal_saves_and_the_run_goes_on(weights, shapes, whole, tmp_path, number, code):
     run = tmp_path / "run"
     ended, text = stop(start(run, weights, shapes), number, 7)
-    assert ended == code and f"continue with: evalkit transfer seg --resume {run}" in text and not (run / results.FILE).exists()
+    assert (
+        ended == code
+        and f"continue with: evalkit transfer seg --resume {run}" in text
+        and not (run / results.FILE).exists()
+    )
     finish(command(run, "--resume", str(run)))
     assert_same(run, whole)
 
@@ -118,17 +154,30 @@ def test_two_processes_learn_what_one_learns(weights, shapes, tmp_path):
     finish(start(two, weights, shapes, *plain, processes=2))
     a, b = final(one)["state_dict"], final(two)["state_dict"]
     assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
-    assert results.read([two])[0]["metrics"]["miou"] == pytest.approx(results.read([one])[0]["metrics"]["miou"], abs=0.01)
+    assert results.read([two])[0]["metrics"]["miou"] == pytest.approx(
+        results.read([one])[0]["metrics"]["miou"], abs=0.01
+    )
     assert results.read([two])[0]["environment"]["processes"] == 2
 
 
 def test_two_processes_measure_the_network_they_saved(shapes, tmp_path):
-    """Each process sees other images, hence other statistics for batch normalisation; an odd number of images is shared, and none counts twice."""
+    """Each process sees other images, hence other statistics for batch normalisation; an odd number of images is
+    shared, and none counts twice."""
     run, data = tmp_path / "run", tmp_path / "data"
     shutil.copytree(shapes, data)
     for kind in ("images", "masks"):
         (data / kind / "val/003.png").unlink()
-    words = ["resnet10_cifar", "--recipe", "digits-scenes", f"data={data}", *RECIPE[:-6], "device=cpu", "init=random", "head=linear", "drop_path=0"]
+    words = [
+        "resnet10_cifar",
+        "--recipe",
+        "digits-scenes",
+        f"data={data}",
+        *RECIPE[:-6],
+        "device=cpu",
+        "init=random",
+        "head=linear",
+        "drop_path=0",
+    ]
     words += ["batch_size=2", "steps=100", "lr=0.01"]
     finish(command(run, *words, processes=2))
     finish(command(run, "--resume", str(run)))

@@ -48,14 +48,17 @@ def many():
 
 
 def test_scenes_vary(many):
-    assert {s.pixels.shape for s in many} == {(96, 128, 3), (128, 96, 3)} and {s.pixels.dtype for s in many} == {np.dtype(np.uint8)}
+    assert {s.pixels.shape for s in many} == {(96, 128, 3), (128, 96, 3)} and {s.pixels.dtype for s in many} == {
+        np.dtype(np.uint8)
+    }
     count = [len(s.digits) for s in many]
     assert min(count) == 2 and max(count) == 6
     assert set(np.concatenate([s.digits for s in many])) == set(range(10))
     sides = np.concatenate([s.boxes[:, 3] for s in many])
     assert sides.min() < 24 and sides.max() > 42
     pairs = [(a, b) for s in many for a, b in itertools.combinations(s.boxes, 2)]
-    assert sum((np.maximum(a[:2], b[:2]) < np.minimum(a[:2] + a[2:], b[:2] + b[2:])).all() for a, b in pairs) > 30  # boxes overlap
+    # boxes overlap
+    assert sum((np.maximum(a[:2], b[:2]) < np.minimum(a[:2] + a[2:], b[:2] + b[2:])).all() for a, b in pairs) > 30
 
 
 def test_digits_are_scikit_learns_and_no_split_sees_one_of_the_other(many):
@@ -70,7 +73,8 @@ def test_digits_are_scikit_learns_and_no_split_sees_one_of_the_other(many):
 
 
 def test_masks_are_what_was_painted(monkeypatch):
-    """With squares for digits every pixel is one colour or background: masks and covering can be read off the picture."""
+    """With squares for digits every pixel is one colour or background: masks and covering can be read off the
+    picture."""
     bare = {}
     monkeypatch.setattr(scenes, "ink", lambda strokes, side: np.zeros((side, side)))
     monkeypatch.setattr(scenes, "HIDDEN", 1.0)  # the same draws with and without ink
@@ -96,7 +100,8 @@ def test_no_digit_is_hidden(monkeypatch):
     for i in range(20):
         s = make_scene("val", i)
         seen += [mask.sum() / max(w, h) ** 2 for mask, (_, _, w, h) in zip(s.masks, s.boxes)]
-    assert min(seen) >= 0.75 and sum(share < 1 for share in seen) > 5  # squares cover one another, but no more than that
+    # squares cover one another, but no more than that
+    assert min(seen) >= 0.75 and sum(share < 1 for share in seen) > 5
 
 
 def test_half_of_the_colour_decides(monkeypatch):
@@ -131,7 +136,9 @@ def test_a_scene_depends_on_its_number_alone():
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_coco_files_equal_the_scenes(root, split):
     data = coco(root, split)
-    assert data.getCatIds() == list(range(1, 11)) and [c["name"] for c in data.loadCats(data.getCatIds())] == list("0123456789")
+    assert data.getCatIds() == list(range(1, 11)) and [c["name"] for c in data.loadCats(data.getCatIds())] == list(
+        "0123456789"
+    )
     assert len(data.getImgIds()) == COUNT[split] == len(list((root / f"coco/{split}2017").iterdir()))
     for i, image in enumerate(data.loadImgs(sorted(data.getImgIds()))):
         s = make_scene(split, i, size=48)
@@ -141,7 +148,9 @@ def test_coco_files_equal_the_scenes(root, split):
         found = data.loadAnns(data.getAnnIds(image["id"]))
         assert len(found) == len(s.digits)
         for made, digit, mask in zip(found, s.digits, s.masks):
-            assert np.array_equal(data.annToMask(made), mask) and made["category_id"] == digit + 1 and made["iscrowd"] == 0
+            assert (
+                np.array_equal(data.annToMask(made), mask) and made["category_id"] == digit + 1 and made["iscrowd"] == 0
+            )
             at = np.argwhere(mask)[:, ::-1]
             low, high = at.min(axis=0), at.max(axis=0) + 1
             assert made["bbox"] == [*low.tolist(), *(high - low).tolist()] and made["area"] == len(at)
@@ -164,18 +173,26 @@ def test_both_layouts_hold_the_same(root, split):
 
 
 def test_ids_are_unique_and_the_splits_apart(root):
-    sets = [json.loads((root / f"coco/annotations/instances_{split}2017.json").read_text()) for split in ("train", "val")]
+    sets = [
+        json.loads((root / f"coco/annotations/instances_{split}2017.json").read_text()) for split in ("train", "val")
+    ]
     for kind in ("images", "annotations"):
         ids = [[entry["id"] for entry in one[kind]] for one in sets]
         assert len(set(ids[0] + ids[1])) == len(ids[0]) + len(ids[1])
-    lists = [(root / f"VOCdevkit/VOC2010/ImageSets/SegmentationContext/{split}.txt").read_text().split() for split in ("train", "val")]
+    lists = [
+        (root / f"VOCdevkit/VOC2010/ImageSets/SegmentationContext/{split}.txt").read_text().split()
+        for split in ("train", "val")
+    ]
     assert len(list((root / "VOCdevkit/VOC2010/JPEGImages").iterdir())) == len(set(lists[0] + lists[1])) == 10
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_the_truth_as_prediction_has_an_ap_of_one(root, kind):
     truth = coco(root, "val")
-    predicted = [{**{k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")}, "score": 1.0} for a in truth.dataset["annotations"]]
+    predicted = [
+        {**{k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")}, "score": 1.0}
+        for a in truth.dataset["annotations"]
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
         judged = COCOeval(truth, truth.loadRes(predicted), kind)
         judged.evaluate()
@@ -209,7 +226,12 @@ def test_another_set_damage_or_foreign_files_are_refused_in_one_line(root, tmp_p
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/thesis.txt").write_text("")
     (tmp_path / "file").write_text("")
-    for folder, changes in ((root, {"seed": 1}), (tmp_path / "damaged", {}), (tmp_path / "foreign", {}), (tmp_path / "file", {})):
+    for folder, changes in (
+        (root, {"seed": 1}),
+        (tmp_path / "damaged", {}),
+        (tmp_path / "foreign", {}),
+        (tmp_path / "file", {}),
+    ):
         before = files(folder)
         with pytest.raises(EvalkitError, match="remove it or choose another folder") as e:
             write(folder, **changes)

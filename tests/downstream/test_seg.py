@@ -15,9 +15,33 @@ from evalkit.downstream.seg import SegConfig
 from evalkit.downstream.task import Data
 from evalkit.errors import EvalkitError
 
-DEIT = Source("deit_small_patch16_224", {}, "deit.pth", None, "0" * 64, None, "deit", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], [384] * 12, [16] * 12)
-CONTEXT = Data("pascal-context", [str(i) for i in range(60)], {"train": 4998, "val": 5105}, "f", True, {"type": "T"}, {"type": "V"})
-TINY = ["crop=32", "stride=32", "steps=8", "warmup_steps=2", "batch_size=4", "log_steps=2", "checkpoint_steps=4", "ratios=[0.75,1.0]", "device=cpu"]
+DEIT = Source(
+    "deit_small_patch16_224",
+    {},
+    "deit.pth",
+    None,
+    "0" * 64,
+    None,
+    "deit",
+    [0.485, 0.456, 0.406],
+    [0.229, 0.224, 0.225],
+    [384] * 12,
+    [16] * 12,
+)
+CONTEXT = Data(
+    "pascal-context", [str(i) for i in range(60)], {"train": 4998, "val": 5105}, "f", True, {"type": "T"}, {"type": "V"}
+)
+TINY = [
+    "crop=32",
+    "stride=32",
+    "steps=8",
+    "warmup_steps=2",
+    "batch_size=4",
+    "log_steps=2",
+    "checkpoint_steps=4",
+    "ratios=[0.75,1.0]",
+    "device=cpu",
+]
 
 
 def loaded(recipe, *overrides):
@@ -45,9 +69,23 @@ def test_recipe_loads_and_says_what_it_costs(name):
 def test_pascal_context_recipe_is_segmenters(head):
     """rstrudel/segmenter: config.yml and train.py for pascal_context."""
     cfg = loaded(f"pascal-context-{head}")
-    assert (cfg.opt, cfg.lr, cfg.min_lr, cfg.power, cfg.weight_decay, cfg.batch_size) == ("sgd", 1e-3, 1e-5, 0.9, 0.0, 16)
+    assert (cfg.opt, cfg.lr, cfg.min_lr, cfg.power, cfg.weight_decay, cfg.batch_size) == (
+        "sgd",
+        1e-3,
+        1e-5,
+        0.9,
+        0.0,
+        16,
+    )
     assert cfg.steps == 80000 and abs(cfg.steps - 256 * 312) < 200  # 256 epochs of 312 steps, rounded
-    assert (cfg.short_side, cfg.scale, cfg.crop, cfg.stride, cfg.drop_path, cfg.warmup_steps) == (520, [0.5, 2.0], 480, 320, 0.1, 0)
+    assert (cfg.short_side, cfg.scale, cfg.crop, cfg.stride, cfg.drop_path, cfg.warmup_steps) == (
+        520,
+        [0.5, 2.0],
+        480,
+        320,
+        0.1,
+        0,
+    )
     assert cfg.classes == 60 and cfg.head == head and cfg.head_dropout == {"linear": 0.0, "segmenter": 0.1}[head]
 
 
@@ -92,17 +130,31 @@ def test_the_data_call_for_a_recipe(overrides, name):
 
 def test_linear_decoder_is_one_convolution_and_segmenter_two_layers():
     linear, mask = (built(f"pascal-context-{head}")["model"]["decode_head"] for head in seg.HEADS)
-    assert linear["type"] == "FCNHead" and linear["num_convs"] == 0 and linear["num_classes"] == 60 and linear["channels"] == linear["in_channels"] == 384
-    assert mask["type"] == "SegmenterMaskTransformerHead" and (mask["num_layers"], mask["num_heads"], mask["embed_dims"]) == (2, 6, 384)
+    assert (
+        linear["type"] == "FCNHead"
+        and linear["num_convs"] == 0
+        and linear["num_classes"] == 60
+        and linear["channels"] == linear["in_channels"] == 384
+    )
+    assert mask["type"] == "SegmenterMaskTransformerHead" and (
+        mask["num_layers"],
+        mask["num_heads"],
+        mask["embed_dims"],
+    ) == (2, 6, 384)
 
 
 def test_images_are_resized_by_the_short_side_and_scales_multiply_it():
     made = built("pascal-context-linear")
     train, test = made["train_dataloader"]["dataset"]["pipeline"], made["test_dataloader"]["dataset"]["pipeline"]
-    assert [t for t in train if t["type"] == "RandomResize"] == [{"type": "RandomResize", "scale": (4160, 520), "ratio_range": (0.5, 2.0), "keep_ratio": True}]
+    assert [t for t in train if t["type"] == "RandomResize"] == [
+        {"type": "RandomResize", "scale": (4160, 520), "ratio_range": (0.5, 2.0), "keep_ratio": True}
+    ]
     assert [t["scale"] for t in test if t["type"] == "Resize"] == [(4160, 520)]
     scales, flips, *_ = made["tta_pipeline"][1]["transforms"]
-    assert [t["scale"][1] for t in scales] == [260, 390, 520, 650, 780, 910] and [t["prob"] for t in flips] == [0.0, 1.0]
+    assert [t["scale"][1] for t in scales] == [260, 390, 520, 650, 780, 910] and [t["prob"] for t in flips] == [
+        0.0,
+        1.0,
+    ]
 
 
 def test_what_is_not_mirrored_in_training_is_not_mirrored_in_the_test():
@@ -113,34 +165,66 @@ def test_what_is_not_mirrored_in_training_is_not_mirrored_in_the_test():
 
 def test_the_config_is_the_recipe():
     made = built("pascal-context-segmenter")
-    assert made["optim_wrapper"] == {"type": "OptimWrapper", "optimizer": {"type": "SGD", "momentum": 0.9, "lr": 1e-3, "weight_decay": 0.0}}
+    assert made["optim_wrapper"] == {
+        "type": "OptimWrapper",
+        "optimizer": {"type": "SGD", "momentum": 0.9, "lr": 1e-3, "weight_decay": 0.0},
+    }
     assert made["model"]["test_cfg"] == {"mode": "slide", "crop_size": (480, 480), "stride": (320, 320)}
     backbone, prepare = made["model"]["backbone"], made["model"]["data_preprocessor"]
-    assert backbone["img_size"] == 480 and backbone["out_indices"] == [11] and backbone["norm"] and backbone["model_args"] == {"drop_path_rate": 0.1}
-    assert prepare["mean"] == pytest.approx([123.675, 116.28, 103.53]) and prepare["std"] == pytest.approx([58.395, 57.12, 57.375])
+    assert (
+        backbone["img_size"] == 480
+        and backbone["out_indices"] == [11]
+        and backbone["norm"]
+        and backbone["model_args"] == {"drop_path_rate": 0.1}
+    )
+    assert prepare["mean"] == pytest.approx([123.675, 116.28, 103.53]) and prepare["std"] == pytest.approx(
+        [58.395, 57.12, 57.375]
+    )
     assert prepare["bgr_to_rgb"] and prepare["test_cfg"] == {"size_divisor": 16}
 
 
 def test_overrides_reach_the_mm_config():
-    changes = ["mm.model.decode_head.loss_decode.avg_non_ignore=true", "mm.param_scheduler.0.power=2", "mm.model.test_cfg={mode: whole}"]
+    changes = [
+        "mm.model.decode_head.loss_decode.avg_non_ignore=true",
+        "mm.param_scheduler.0.power=2",
+        "mm.model.test_cfg={mode: whole}",
+    ]
     made = built("pascal-context-linear", *changes)
-    assert made["model"]["decode_head"]["loss_decode"]["avg_non_ignore"] is True and made["param_scheduler"][0]["power"] == 2
+    assert (
+        made["model"]["decode_head"]["loss_decode"]["avg_non_ignore"] is True
+        and made["param_scheduler"][0]["power"] == 2
+    )
     assert made["model"]["test_cfg"]["mode"] == "whole" and made["model"]["decode_head"]["num_classes"] == 60
     with pytest.raises(EvalkitError, match=r"unknown key 'mm.modle'. Did you mean 'mm.model'\?"):
         built("pascal-context-linear", "mm.modle.x=1")
-    with pytest.raises(EvalkitError, match="'mm.param_scheduler' is a list of 1, so 'mm.param_scheduler.7' names nothing"):
+    with pytest.raises(
+        EvalkitError, match="'mm.param_scheduler' is a list of 1, so 'mm.param_scheduler.7' names nothing"
+    ):
         built("pascal-context-linear", "mm.param_scheduler.7.power=2")
 
 
 def test_59_classes_leave_background_out(monkeypatch):
     names = ["background", *(f"c{i}" for i in range(59))]
     both = dict.fromkeys(("train", "val"))
-    found = seg.SegData("pascal-context", "root", names, both, both, {"train": ["a"], "val": ["b"]}, both, (".jpg", ".png"), {"train": "t", "val": "v"}, True)
+    found = seg.SegData(
+        "pascal-context",
+        "root",
+        names,
+        both,
+        both,
+        {"train": ["a"], "val": ["b"]},
+        both,
+        (".jpg", ".png"),
+        {"train": "t", "val": "v"},
+        True,
+    )
     monkeypatch.setattr(seg.layout, "segmentation", lambda *args: found)
     cfg = loaded("pascal-context-linear")
     data = [seg.find_data(replace(cfg, classes=k), Path("run")) for k in (60, 59)]
     assert [len(d.classes) for d in data] == [60, 59] and data[1].classes[0] == "c0" and data[1].fingerprint == "v"
-    assert [d.train["reduce_zero_label"] for d in data] == [False, True] and data[1].val["metainfo"]["classes"] == names[1:]
+    assert [d.train["reduce_zero_label"] for d in data] == [False, True] and data[1].val["metainfo"][
+        "classes"
+    ] == names[1:]
     monkeypatch.setattr(seg.layout, "segmentation", lambda *args: replace(found, classes=names[:11]))
     with pytest.raises(EvalkitError, match="classes=59 belongs to Pascal Context, but pascal-context has 11 classes"):
         seg.find_data(replace(cfg, classes=59), Path("run"))
@@ -172,14 +256,22 @@ def test_means_are_over_the_classes_that_occur():
     outcome = seg.measure(cfg, data, lambda tta=False: score | {"seg/iou": score["seg/iou"] / (2 if tta else 1)})
     assert outcome.metrics == {"miou": 0.625, "miou_ms": 0.3125, "mean_accuracy": 0.75, "pixel_accuracy": 0.8}
     assert outcome.series[1] == {"class": "b", "iou": 0.5, "iou_ms": 0.25} and math.isnan(outcome.series[2]["iou"])
-    assert any("Segmenter's recipe" in note for note in outcome.notes) and any("1 of 3 classes" in note for note in outcome.notes)
-    assert set(seg.measure(loaded("pascal-context-linear"), data, lambda tta=False: score).metrics) == {"miou", "mean_accuracy", "pixel_accuracy"}
+    assert any("Segmenter's recipe" in note for note in outcome.notes) and any(
+        "1 of 3 classes" in note for note in outcome.notes
+    )
+    assert set(seg.measure(loaded("pascal-context-linear"), data, lambda tta=False: score).metrics) == {
+        "miou",
+        "mean_accuracy",
+        "pixel_accuracy",
+    }
 
 
 @pytest.mark.filterwarnings("error")
 def test_nothing_to_count_is_said():
     nothing = {"seg/iou": np.full(3, np.nan), "seg/accuracy": np.full(3, np.nan), "seg/all": np.nan}
-    outcome = seg.measure(loaded("pascal-context-linear"), replace(CONTEXT, classes=["a", "b", "c"]), lambda tta=False: nothing)
+    outcome = seg.measure(
+        loaded("pascal-context-linear"), replace(CONTEXT, classes=["a", "b", "c"]), lambda tta=False: nothing
+    )
     assert all(math.isnan(value) for value in outcome.metrics.values())
     assert outcome.undefined == dict.fromkeys(outcome.metrics, "no pixel of the validation images has a class")
 
@@ -187,13 +279,25 @@ def test_nothing_to_count_is_said():
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["transfer", "seg"], "give either a checkpoint (a run or checkpoint folder, a weights file, a timm name) or --resume DIR"),
-        (["transfer", "seg", "a", "--resume", "b"], "give either a checkpoint (a run or checkpoint folder, a weights file, a timm name) or --resume DIR"),
+        (
+            ["transfer", "seg"],
+            "give either a checkpoint (a run or checkpoint folder, a weights file, a timm name) or --resume DIR",
+        ),
+        (
+            ["transfer", "seg", "a", "--resume", "b"],
+            "give either a checkpoint (a run or checkpoint folder, a weights file, a timm name) or --resume DIR",
+        ),
         (["transfer", "seg", "a", "b"], "one checkpoint at a time, but got a, b; settings are written key=value"),
-        (["transfer", "seg", "--resume", "b", "--ms"], "--resume continues the run inside b as it is; leave out --out, --recipe and --ms"),
+        (
+            ["transfer", "seg", "--resume", "b", "--ms"],
+            "--resume continues the run inside b as it is; leave out --out, --recipe and --ms",
+        ),
         (["transfer", "det", "a", "--ms"], "--ms belongs to seg; detection is tested at one scale"),
         (["transfer", "seg", "a", "haed=linear"], "unknown key 'haed'. Did you mean 'head'?"),
-        (["transfer", "seg", "a", "--recipe", "digit-scenes"], "unknown recipe 'digit-scenes'. Did you mean 'digits-scenes'?"),
+        (
+            ["transfer", "seg", "a", "--recipe", "digit-scenes"],
+            "unknown recipe 'digit-scenes'. Did you mean 'digits-scenes'?",
+        ),
     ],
 )
 def test_command_line_errors_are_one_line(words, message):
@@ -207,4 +311,12 @@ def test_command_line_reaches_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "transfer", lambda *args: seen.append(args) or 0)
     assert cli.invoke(["transfer", "seg", "ckpt", "head=segmenter", "--ms", "--out", str(tmp_path)]) == (0, "")
     task, spec, cfg, out, resume, _ = seen[0]
-    assert (task.name, spec, cfg.head, cfg.ms, cfg.data, out, resume) == ("seg", "ckpt", "segmenter", True, "digits-scenes", tmp_path, None)
+    assert (task.name, spec, cfg.head, cfg.ms, cfg.data, out, resume) == (
+        "seg",
+        "ckpt",
+        "segmenter",
+        True,
+        "digits-scenes",
+        tmp_path,
+        None,
+    )

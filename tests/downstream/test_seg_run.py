@@ -1,4 +1,5 @@
-"""What a run of segmentation leaves behind: records, checkpoints, numbers; and what it says of images it cannot use. Runs of seconds."""
+"""What a run of segmentation leaves behind: records, checkpoints, numbers; and what it says of images it cannot use.
+Runs of seconds."""
 
 import importlib
 import importlib.util
@@ -19,13 +20,17 @@ from evalkit.errors import EvalkitError
 
 from .test_seg import TINY, loaded
 
-needs_mm = pytest.mark.skipif(importlib.util.find_spec("mmseg") is None, reason="the extra 'downstream' is not installed")
+needs_mm = pytest.mark.skipif(
+    importlib.util.find_spec("mmseg") is None, reason="the extra 'downstream' is not installed"
+)
 
 
 @pytest.fixture(scope="module")
 def finished(shapes, weights, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "finished"
-    cfg = loaded("digits-scenes", f"data={shapes}", *TINY, "head=segmenter", "ms=true", "mm.model.decode_head.num_layers=1")
+    cfg = loaded(
+        "digits-scenes", f"data={shapes}", *TINY, "head=segmenter", "ms=true", "mm.model.decode_head.num_layers=1"
+    )
     assert transfer(seg.TASK, str(weights), cfg, run) == 0
     return run
 
@@ -33,9 +38,19 @@ def finished(shapes, weights, tmp_path_factory):
 @needs_mm
 def test_run_leaves_a_complete_record(finished, shapes):
     (record,) = results.read([finished])
-    assert [record[key] for key in ("task", "protocol", "model", "label", "method")] == ["transfer", "seg", "vit_nano_patch4_32", "mine", "mixpro"]
+    assert [record[key] for key in ("task", "protocol", "model", "label", "method")] == [
+        "transfer",
+        "seg",
+        "vit_nano_patch4_32",
+        "mine",
+        "mixpro",
+    ]
     assert record["complete"] and not record["published_protocol"] and record["n"] == 4 and record["checkpoint_sha256"]
-    assert record["data"]["name"] == "shapes" and record["data"]["classes"] == 3 and record["config"]["head"] == "segmenter"
+    assert (
+        record["data"]["name"] == "shapes"
+        and record["data"]["classes"] == 3
+        and record["config"]["head"] == "segmenter"
+    )
     assert set(record["metrics"]) == {"miou", "miou_ms", "mean_accuracy", "pixel_accuracy", "parameters"}
     assert [row["class"] for row in record["series"]] == ["background", "red", "blue"]
     assert record["environment"]["mmsegmentation"] and (finished / "samples.png").stat().st_size > 1000
@@ -55,8 +70,14 @@ def test_run_saves_the_resolved_mm_config(finished):
     from mmengine.config import Config
 
     made = Config.fromfile(finished / "mm_config.py")
-    assert made.model.decode_head.num_layers == 1 and made.model.backbone.model_args == {"depth": 1} and made.train_cfg.max_iters == 8
-    assert config.load(SegConfig, finished / "config.yaml", [], folder="seg").mm == {"model": {"decode_head": {"num_layers": 1}}}
+    assert (
+        made.model.decode_head.num_layers == 1
+        and made.model.backbone.model_args == {"depth": 1}
+        and made.train_cfg.max_iters == 8
+    )
+    assert config.load(SegConfig, finished / "config.yaml", [], folder="seg").mm == {
+        "model": {"decode_head": {"num_layers": 1}}
+    }
 
 
 @needs_mm
@@ -70,7 +91,11 @@ def test_checkpoints_hold_nothing_but_tensors_and_text(finished):
 @needs_mm
 def test_weights_arrive_and_are_reported(finished, weights, capsys):
     report = json.loads((finished / "weights.json").read_text())
-    assert len(report["loaded"]) > 10 and report["head_dropped"] == ["head.bias", "head.weight"] and report["missing"] == report["unexpected"] == []
+    assert (
+        len(report["loaded"]) > 10
+        and report["head_dropped"] == ["head.bias", "head.weight"]
+        and report["missing"] == report["unexpected"] == []
+    )
 
 
 @needs_mm
@@ -92,7 +117,10 @@ def test_a_damaged_checkpoint_is_named(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     newest = run / "checkpoints/step-000000008.pth"
     newest.write_bytes(newest.read_bytes()[:3000])
-    with pytest.raises(EvalkitError, match="step-000000008.pth is damaged; remove it, and the run resumes from the checkpoint before it"):
+    with pytest.raises(
+        EvalkitError,
+        match="step-000000008.pth is damaged; remove it, and the run resumes from the checkpoint before it",
+    ):
         transfer(seg.TASK, None, None, resume=run)
     newest.unlink()
     assert transfer(seg.TASK, None, None, resume=run) == 0
@@ -104,7 +132,9 @@ def test_a_full_disk_is_one_line(weights, shapes, tmp_path, monkeypatch):
     engine = importlib.import_module("evalkit.downstream.mm.run")
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(engine.Runner, "save_checkpoint", lambda *args, **kwargs: (_ for _ in ()).throw(full))
-    with pytest.raises(EvalkitError, match="cannot write a checkpoint to .*: No space left on device; earlier checkpoints are intact"):
+    with pytest.raises(
+        EvalkitError, match="cannot write a checkpoint to .*: No space left on device; earlier checkpoints are intact"
+    ):
         transfer(seg.TASK, str(weights), loaded("digits-scenes", f"data={shapes}", *TINY), tmp_path / "run")
 
 
@@ -124,7 +154,9 @@ def test_measured_iou_is_that_of_the_predicted_pixels(finished, weights, shapes)
     truth, prediction = (np.concatenate([sample[i].ravel() for sample in taken]) for i in (1, 2))
     expected = [((truth == k) & (prediction == k)).sum() / ((truth == k) | (prediction == k)).sum() for k in range(3)]
     record = results.read([finished])[0]
-    assert [row["iou"] for row in record["series"]] == pytest.approx(expected) and record["metrics"]["miou"] == pytest.approx(np.mean(expected))
+    assert [row["iou"] for row in record["series"]] == pytest.approx(expected) and record["metrics"][
+        "miou"
+    ] == pytest.approx(np.mean(expected))
     assert record["metrics"]["pixel_accuracy"] == pytest.approx((truth == prediction).mean())
 
 
@@ -132,7 +164,17 @@ def test_measured_iou_is_that_of_the_predicted_pixels(finished, weights, shapes)
 @pytest.mark.slow
 @pytest.mark.parametrize("head", seg.HEADS)
 def test_a_minute_of_training_beats_background_alone(head, shapes, weights, tmp_path):
-    cfg = loaded("digits-scenes", f"data={shapes}", *TINY, "steps=120", "warmup_steps=10", "batch_size=8", "lr=0.003", f"head={head}", "checkpoint_steps=120")
+    cfg = loaded(
+        "digits-scenes",
+        f"data={shapes}",
+        *TINY,
+        "steps=120",
+        "warmup_steps=10",
+        "batch_size=8",
+        "lr=0.003",
+        f"head={head}",
+        "checkpoint_steps=120",
+    )
     assert transfer(seg.TASK, str(weights), cfg, tmp_path / "run") == 0
     background = np.mean([(np.asarray(Image.open(path)) == 0).mean() for path in (shapes / "masks/val").iterdir()]) / 3
     assert results.read([tmp_path / "run"])[0]["metrics"]["miou"] > background + 0.2
@@ -159,11 +201,31 @@ def spoil(path, labels):
 
 
 LATE = {
-    "train photo": ("images/train/005.png", lambda path: path.write_bytes(b"?"), r"images/train/005.png or its truth cannot be used \(AssertionError: failed"),
-    "val photo": ("images/val/002.png", lambda path: path.write_bytes(b"?"), "images/val/002.png or its truth cannot be used"),
-    "train label": ("masks/train/005.png", lambda path: spoil(path, np.full((32, 40), 3)), "masks/train/005.png holds the label 3, but the last class is 2"),
-    "val label": ("masks/val/002.png", lambda path: spoil(path, np.full((32, 40), 254)), "masks/val/002.png holds the label 254, but the last class is 2"),
-    "size": ("masks/val/002.png", lambda path: spoil(path, np.zeros((40, 32))), "masks/val/002.png has the shape 40x32, its image 32x40"),
+    "train photo": (
+        "images/train/005.png",
+        lambda path: path.write_bytes(b"?"),
+        r"images/train/005.png or its truth cannot be used \(AssertionError: failed",
+    ),
+    "val photo": (
+        "images/val/002.png",
+        lambda path: path.write_bytes(b"?"),
+        "images/val/002.png or its truth cannot be used",
+    ),
+    "train label": (
+        "masks/train/005.png",
+        lambda path: spoil(path, np.full((32, 40), 3)),
+        "masks/train/005.png holds the label 3, but the last class is 2",
+    ),
+    "val label": (
+        "masks/val/002.png",
+        lambda path: spoil(path, np.full((32, 40), 254)),
+        "masks/val/002.png holds the label 254, but the last class is 2",
+    ),
+    "size": (
+        "masks/val/002.png",
+        lambda path: spoil(path, np.zeros((40, 32))),
+        "masks/val/002.png has the shape 40x32, its image 32x40",
+    ),
 }
 
 
@@ -174,7 +236,12 @@ def test_what_turns_out_bad_in_the_run_is_named(case, workers, own, weights, tmp
     name, fault, message = LATE[case]
     fault(own / name)
     with pytest.raises(EvalkitError, match=f"^{tmp_path}/own/{message}") as e:
-        transfer(seg.TASK, str(weights), loaded("digits-scenes", f"data={own}", *TINY, f"workers={workers}"), tmp_path / "run")
+        transfer(
+            seg.TASK,
+            str(weights),
+            loaded("digits-scenes", f"data={own}", *TINY, f"workers={workers}"),
+            tmp_path / "run",
+        )
     assert "\n" not in str(e.value) and not (tmp_path / "run" / results.FILE).exists()
 
 
@@ -210,5 +277,3 @@ def test_bad_requests_leave_no_run_behind(weights, shapes, tmp_path):
         with pytest.raises(EvalkitError, match=message):
             transfer(seg.TASK, spec, loaded("digits-scenes", *TINY, *overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-

@@ -28,15 +28,26 @@ def test_segmentation_paints_classes_and_leaves_the_background():
     truth[:2, :3], truth[5, 7], predicted[:2, 1:3] = 1, 255, 2
     figure = sheets.segmentation([(sample(100), truth, predicted), (sample(50), truth * 0, predicted * 0)], CLASSES)
     plain, true, found, *second = figure.axes
-    assert (picture(plain) == 100).all() and [ax.get_title() for ax in figure.axes] == ["image", "truth", "prediction"] * 2
+    assert (picture(plain) == 100).all() and [ax.get_title() for ax in figure.axes] == [
+        "image",
+        "truth",
+        "prediction",
+    ] * 2
     expected = (25 + 191.25 * np.array(sheets.colour(1))).astype(np.uint8)
-    assert (picture(true)[:2, :3] == expected).all() and (picture(true)[2:5] == 100).all() and (picture(true)[5, 7] == 0).all()
+    assert (
+        (picture(true)[:2, :3] == expected).all()
+        and (picture(true)[2:5] == 100).all()
+        and (picture(true)[5, 7] == 0).all()
+    )
     changed = (picture(found) != 100).any(axis=2)
     assert np.array_equal(changed, predicted == 2)
     assert all((picture(ax) == 50).all() for ax in second)
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [" cat", r" do\$g"]  # neither background nor what does not occur
-    assert [to_rgb(patch.get_facecolor()) for patch in legend.get_patches()] == [pytest.approx(sheets.colour(i)) for i in (1, 2)]
+    # neither background nor what does not occur
+    assert [text.get_text() for text in legend.get_texts()] == [" cat", r" do\$g"]
+    assert [to_rgb(patch.get_facecolor()) for patch in legend.get_patches()] == [
+        pytest.approx(sheets.colour(i)) for i in (1, 2)
+    ]
 
 
 def test_without_a_background_class_label_zero_is_painted():
@@ -68,9 +79,15 @@ def test_detection_shows_masks_boxes_and_names_above_the_threshold():
 
 def test_nothing_found_and_odd_numbers_of_images():
     nothing = Objects(np.zeros((0, 4)), np.zeros((0, 6, 8), bool), np.zeros(0, int), np.zeros(0))
-    samples = [(sample(40), objects(), nothing), (sample(80, 9, 4), nothing, nothing), (sample(120), objects(), nothing)]
+    samples = [
+        (sample(40), objects(), nothing),
+        (sample(80, 9, 4), nothing, nothing),
+        (sample(120), objects(), nothing),
+    ]
     figure = sheets.detection(samples, CLASSES)
-    assert len(figure.axes) == 12 and sum(bool(ax.get_images()) for ax in figure.axes) == 9 and not figure.axes[2].patches
+    assert (
+        len(figure.axes) == 12 and sum(bool(ax.get_images()) for ax in figure.axes) == 9 and not figure.axes[2].patches
+    )
     png = plots.png(figure)
     assert Image.open(io.BytesIO(png)).size[0] > 800 and png == plots.png(figure)
     with pytest.raises(ValueError, match="samples"):

@@ -42,10 +42,26 @@ def record(**changes):
 def occlusion(**changes):
     """An occlusion record whose random curve falls from 0.9 by 0.05 a level, with sd 0.02."""
     spread = lambda mode, level: 0.02 if mode == "random" and level else None  # noqa: E731
-    rows = [{"mode": m, "level": q, "top1": 0.9 - 0.5 * q, "sd": spread(m, q), "runs": [], "dropped_share": q} for m in MODES for q in LEVELS]
+    rows = [
+        {"mode": m, "level": q, "top1": 0.9 - 0.5 * q, "sd": spread(m, q), "runs": [], "dropped_share": q}
+        for m in MODES
+        for q in LEVELS
+    ]
     values = {"clean_top1": 0.9, "auc_random": 0.675, "auc_salient": 0.675, "auc_nonsalient": 0.675}
     settings = {"repeats": 5, "seed": 0, "grid": 8, "out": "x"}
-    return record(**({"task": "robustness", "protocol": "occlusion", "metrics": values, "standard_errors": {}, "series": rows, "config": settings} | changes))
+    return record(
+        **(
+            {
+                "task": "robustness",
+                "protocol": "occlusion",
+                "metrics": values,
+                "standard_errors": {},
+                "series": rows,
+                "config": settings,
+            }
+            | changes
+        )
+    )
 
 
 def imagenet_a(folder: Path, name: str = "a.npz", n: int = 250, seed: int = 0, **changes):
@@ -63,7 +79,15 @@ def imagenet_a(folder: Path, name: str = "a.npz", n: int = 250, seed: int = 0, *
         "aurra": metrics.aurra(confidence, correct),
     }
     data = {"name": "digits-a", "fingerprint": "b" * 64, "split": "val"}
-    fields = {"task": "robustness", "protocol": "imagenet-a", "data": data, "n": n, "metrics": values, "records": name, "config": {"limit": None}}
+    fields = {
+        "task": "robustness",
+        "protocol": "imagenet-a",
+        "data": data,
+        "n": n,
+        "metrics": values,
+        "records": name,
+        "config": {"limit": None},
+    }
     return record(**(fields | {"standard_errors": {"top1": 0.03, "aurra": 0.03}} | changes))
 
 
@@ -72,12 +96,26 @@ def imagenet_o(folder: Path, name: str = "o.npz", n: int = 200, seed: int = 0, *
     rng = np.random.default_rng(seed)
     logits, ood = rng.normal(size=(3 * n, 10)).astype(np.float32), np.arange(3 * n) < n
     logits[~ood, 0] += 2
-    write_npz(folder / name, ids=np.array([f"{i}" for i in range(3 * n)]), ood=ood, logits=logits, restrict=np.arange(10))
+    write_npz(
+        folder / name, ids=np.array([f"{i}" for i in range(3 * n)]), ood=ood, logits=logits, restrict=np.arange(10)
+    )
     scores = -metrics.log_confidence(logits)
     sides = scores[ood], scores[~ood]
-    values = {"aupr": metrics.aupr(*sides), "auroc": metrics.auroc(*sides), "fpr95_hendrycks": metrics.fpr95(*sides, "nearest")}
+    values = {
+        "aupr": metrics.aupr(*sides),
+        "auroc": metrics.auroc(*sides),
+        "fpr95_hendrycks": metrics.fpr95(*sides, "nearest"),
+    }
     data = {"name": "digits-o", "fingerprint": "c" * 64, "split": "val"}
-    fields = {"task": "robustness", "protocol": "imagenet-o", "data": data, "n": 3 * n, "metrics": values, "records": name, "config": {"limit": None}}
+    fields = {
+        "task": "robustness",
+        "protocol": "imagenet-o",
+        "data": data,
+        "n": 3 * n,
+        "metrics": values,
+        "records": name,
+        "config": {"limit": None},
+    }
     return record(**(fields | {"standard_errors": {}} | changes))
 
 
@@ -86,15 +124,49 @@ def seg(head="linear", **changes):
     data = {"name": "digits-scenes", "fingerprint": "d" * 64, "split": "val"}
     values = {"miou": 0.5, "miou_ms": 0.52, "pixel_accuracy": 0.9, "mean_accuracy": 0.6}
     config = {"head": head, "lr": 0.001, "seed": 0, "init": "checkpoint", "workers": 2}
-    return record(**({"task": "transfer", "protocol": "seg", "data": data, "n": 60, "metrics": values, "standard_errors": {}, "config": config} | changes))
+    return record(
+        **(
+            {
+                "task": "transfer",
+                "protocol": "seg",
+                "data": data,
+                "n": 60,
+                "metrics": values,
+                "standard_errors": {},
+                "config": config,
+            }
+            | changes
+        )
+    )
 
 
 def det(**changes):
     """A detection record of 60 scenes."""
     data = {"name": "digits-scenes", "fingerprint": "d" * 64, "split": "val"}
-    values = {"box_ap": 0.4, "box_ap50": 0.6, "box_ap75": 0.45, "mask_ap": 0.3, "mask_ap50": 0.55, "mask_ap75": 0.35, "parameters": 44_139_072}
+    values = {
+        "box_ap": 0.4,
+        "box_ap50": 0.6,
+        "box_ap75": 0.45,
+        "mask_ap": 0.3,
+        "mask_ap50": 0.55,
+        "mask_ap75": 0.35,
+        "parameters": 44_139_072,
+    }
     config = {"lr": 0.0002, "seed": 0, "init": "checkpoint", "workers": 2}
-    return record(**({"task": "transfer", "protocol": "det", "data": data, "n": 60, "metrics": values, "standard_errors": {}, "config": config} | changes))
+    return record(
+        **(
+            {
+                "task": "transfer",
+                "protocol": "det",
+                "data": data,
+                "n": 60,
+                "metrics": values,
+                "standard_errors": {},
+                "config": config,
+            }
+            | changes
+        )
+    )
 
 
 def write_npz(path: Path, **arrays) -> None:
@@ -106,11 +178,14 @@ def write_mixed(folder: Path) -> None:
     """mixed.npz with 8 samples of a batch of 8, each 0.75 of its own label and 0.25 of the next one's."""
     weights = 0.75 * np.eye(8, dtype=np.float32) + 0.25 * np.roll(np.eye(8, dtype=np.float32), 1, axis=1)
     x = np.random.default_rng(0).integers(0, 256, (8, 3, 16, 16), dtype=np.uint8)
-    write_npz(folder / "mixed.npz", x=x, weights=weights, labels=np.arange(8), classes=np.array([str(i) for i in range(10)]))
+    write_npz(
+        folder / "mixed.npz", x=x, weights=weights, labels=np.arange(8), classes=np.array([str(i) for i in range(10)])
+    )
 
 
 def write_run(folder: Path, label: str, seed: int = 0, *, accuracy: float = 0.9, **changes) -> str:
-    """A run folder with all four kinds of records, per-sample files and mixed samples; returns the checkpoint's sha256."""
+    """A run folder with all four kinds of records, per-sample files and mixed samples; returns the checkpoint's
+    sha256."""
     sha = f"{label}{seed}".encode().hex().ljust(64, "0")[:64]
     same = {"label": label, "method": label, "checkpoint_sha256": sha, **changes}
     config = {"lr": 0.001, "mixup": label, "seed": seed, "workers": 2}

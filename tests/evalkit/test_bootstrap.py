@@ -1,4 +1,5 @@
-"""The bootstrap: resampled metrics equal the metrics of the drawn samples, spreads equal what theory and repeated sampling say."""
+"""The bootstrap: resampled metrics equal the metrics of the drawn samples, spreads equal what theory and repeated
+sampling say."""
 
 import math
 import time
@@ -38,7 +39,8 @@ def test_draws_have_the_size_of_the_sample_and_of_each_side():
     (counts,) = bootstrap.draws(ids_of(50), ood, 200)
     assert counts.shape == (200, 50) and (counts.sum(axis=1) == 50).all() and (counts[:, ood].sum(axis=1) == 10).all()
     assert (counts == counts.astype(int)).all() and len({row.tobytes() for row in counts}) == 200
-    assert abs(counts.mean(axis=0) - 1).max() < 5 / math.sqrt(200) and counts.var() == pytest.approx(1, abs=0.1)  # Poisson-like
+    # Poisson-like
+    assert abs(counts.mean(axis=0) - 1).max() < 5 / math.sqrt(200) and counts.var() == pytest.approx(1, abs=0.1)
 
 
 def test_draws_follow_the_ids_and_not_their_order_the_block_or_the_number_of_resamples(monkeypatch):
@@ -65,7 +67,9 @@ def test_means():
         (counts,) = bootstrap.draws(ids_of(len(values)), None, 5)
         got = Means({"a": values, "b": flags}).resampled(counts)
         for r, row in enumerate(counts):
-            assert got["a"][r] == pytest.approx(values[drawn(row)].mean(), abs=1e-12) and got["b"][r] == pytest.approx(flags[drawn(row)].mean(), abs=1e-12)
+            assert got["a"][r] == pytest.approx(values[drawn(row)].mean(), abs=1e-12) and got["b"][r] == pytest.approx(
+                flags[drawn(row)].mean(), abs=1e-12
+            )
         if flags.any():
             half = Means({"a": values}, rows=flags)
             (counts,) = bootstrap.draws(ids_of(len(values)), flags, 5)
@@ -83,8 +87,12 @@ def test_calibration_errors():
         for r, rows in enumerate([*map(drawn, counts), np.arange(len(correct))]):
             c, k = confidence[rows], correct[rows]
             if not math.isnan(statistic.values["rms_calibration_error"]):
-                assert got["rms_calibration_error"][r] == pytest.approx(metrics.rms_calibration_error(c, k, bin_size), abs=1e-9)
-            assert got["rms_calibration_error_include"][r] == pytest.approx(metrics.rms_calibration_error(c, k, bin_size, "include"), abs=1e-9)
+                assert got["rms_calibration_error"][r] == pytest.approx(
+                    metrics.rms_calibration_error(c, k, bin_size), abs=1e-9
+                )
+            assert got["rms_calibration_error_include"][r] == pytest.approx(
+                metrics.rms_calibration_error(c, k, bin_size, "include"), abs=1e-9
+            )
             assert got["ece"][r] == pytest.approx(metrics.expected_calibration_error(c, k), abs=1e-12)
 
 
@@ -92,7 +100,9 @@ def test_aurra():
     for score, correct in cases(400, seed=1):
         (counts,) = bootstrap.draws(ids_of(len(correct)), None, 3)
         got = Aurra("aurra", score, correct).resampled(np.concatenate([counts, np.ones((1, len(correct)))]))["aurra"]
-        expected = [metrics.aurra(score[rows], correct[rows]) for rows in [*map(drawn, counts), np.arange(len(correct))]]
+        expected = [
+            metrics.aurra(score[rows], correct[rows]) for rows in [*map(drawn, counts), np.arange(len(correct))]
+        ]
         np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
@@ -108,7 +118,9 @@ def test_detection_against_scikit_learn_with_the_counts_as_weights():
             assert got["aupr"][r] == pytest.approx(average_precision_score(ood[rows], score[rows]), abs=1e-12)
             assert got["auroc"][r] == pytest.approx(roc_auc_score(ood[rows], score[rows]), abs=1e-12)
             sides = score[rows][ood[rows]], score[rows][~ood[rows]]
-            assert got["fpr95"][r] == metrics.fpr95(*sides) and got["fpr95_hendrycks"][r] == metrics.fpr95(*sides, convention="nearest")
+            assert got["fpr95"][r] == metrics.fpr95(*sides) and got["fpr95_hendrycks"][r] == metrics.fpr95(
+                *sides, convention="nearest"
+            )
     assert done >= 400
 
 
@@ -155,12 +167,16 @@ def test_intervals_hold_the_value_also_where_resampling_raises_it():
     value = statistic.values["rms_calibration_error"]
     assert resampled.mean() > value + bootstrap.standard_error(resampled)
     low, high = bootstrap.interval(value, resampled)
-    assert 0 <= low < value < high and high - low == pytest.approx(np.subtract(*np.quantile(resampled, [0.975, 0.025])), abs=1e-12)
+    assert 0 <= low < value < high and high - low == pytest.approx(
+        np.subtract(*np.quantile(resampled, [0.975, 0.025])), abs=1e-12
+    )
 
 
 def test_intervals_stay_within_what_the_metric_can_be():
     rare, all_right = np.arange(50) < 1, np.ones(50)
-    got = bootstrap.spread([Means({"rare": rare, "all": all_right, "nll": 1.5 + rare, "almost": ~rare})], ids_of(50)).intervals
+    got = bootstrap.spread(
+        [Means({"rare": rare, "all": all_right, "nll": 1.5 + rare, "almost": ~rare})], ids_of(50)
+    ).intervals
     assert got["all"] == (1.0, 1.0) and got["rare"][0] == 0.0 and got["almost"][1] == 1.0 and got["nll"][1] > 1.52
     assert bootstrap.interval(0.0, np.array([-0.2, 0.2]))[0] < 0  # a difference may be negative
 
@@ -175,9 +191,14 @@ def test_the_order_of_the_samples_moves_nothing_but_last_bits():
     rng = np.random.default_rng(3)
     ids, score, correct, p = ids_of(80), np.round(rng.random(80), 1), rng.random(80) < 0.4, rng.permutation(80)
     make = lambda s, c: [Calibration(s, c, bin_size=10), Aurra("aurra", s, c), Detection(s, c), Means({"top1": c})]  # noqa: E731
-    a, b = bootstrap.spread(make(score, correct), ids, correct), bootstrap.spread(make(score[p], correct[p]), ids[p], correct[p])
+    a, b = (
+        bootstrap.spread(make(score, correct), ids, correct),
+        bootstrap.spread(make(score[p], correct[p]), ids[p], correct[p]),
+    )
     for name, value in a.standard_errors.items():
-        assert value == pytest.approx(b.standard_errors[name], abs=1e-13) and a.intervals[name] == pytest.approx(b.intervals[name], abs=1e-13)
+        assert value == pytest.approx(b.standard_errors[name], abs=1e-13) and a.intervals[name] == pytest.approx(
+            b.intervals[name], abs=1e-13
+        )
 
 
 @pytest.mark.slow
@@ -185,5 +206,7 @@ def test_imagenet_a_takes_seconds():
     rng = np.random.default_rng(0)
     confidence = rng.random(7500)
     correct, start = rng.random(7500) < 0.19, time.perf_counter()
-    bootstrap.spread([Calibration(confidence, correct), Aurra("aurra", confidence, correct), Means({"top1": correct})], ids_of(7500))
+    bootstrap.spread(
+        [Calibration(confidence, correct), Aurra("aurra", confidence, correct), Means({"top1": correct})], ids_of(7500)
+    )
     assert time.perf_counter() - start < 30

@@ -19,7 +19,14 @@ WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
 def write(run: Path, step: int = 3, ema: bool = True) -> Path:
     averaged = {k: v + 1 for k, v in WEIGHTS.items()} if ema else None
-    return checkpoint.save(run, step, WEIGHTS, averaged, {"step": step, "optimizer": {"x": torch.ones(2)}}, {"model": "m", "classes": ["a"]})
+    return checkpoint.save(
+        run,
+        step,
+        WEIGHTS,
+        averaged,
+        {"step": step, "optimizer": {"x": torch.ones(2)}},
+        {"model": "m", "classes": ["a"]},
+    )
 
 
 def test_round_trip_prefers_averaged_weights(tmp_path):
@@ -55,7 +62,9 @@ def test_newest_passes_over_a_damaged_checkpoint(tmp_path, name, damage):
         checkpoint.verify(bad)
 
 
-@pytest.mark.parametrize("wrong", [{"model": 5}, {"model_args": [1]}, {"classes": "ten"}, {"data": 3}, {"image_size": "32"}])
+@pytest.mark.parametrize(
+    "wrong", [{"model": 5}, {"model_args": [1]}, {"classes": "ten"}, {"data": 3}, {"image_size": "32"}]
+)
 def test_meta_of_wrong_types(tmp_path, wrong):
     folder = write(tmp_path)
     meta = json.loads((folder / "meta.json").read_text())
@@ -151,7 +160,10 @@ def test_kill_in_mid_write_leaves_a_whole_checkpoint(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         folder, meta = checkpoint.newest(tmp_path)
-        assert meta["step"] >= int(written) and json.loads((folder / "meta.json").read_text())["step"] == checkpoint.load_state(folder)["step"]
+        assert (
+            meta["step"] >= int(written)
+            and json.loads((folder / "meta.json").read_text())["step"] == checkpoint.load_state(folder)["step"]
+        )
         assert (tmp_path / "last").resolve().is_dir()
 
 

@@ -17,14 +17,20 @@ from evalkit.errors import EvalkitError
 
 ROOT = Path(__file__).resolve().parents[2]
 _UNKNOWN_FOR_ALL = (
-    "unknown key 'eps'. Choose one of: allow_partial, batch_size, data, data_root, device, forward_batch, limit, model, "
-    "model_args, on_error, out, preprocess, ..."
+    "unknown key 'eps'. Choose one of: allow_partial, batch_size, data, data_root, device, forward_batch, limit, model,"
+    " model_args, on_error, out, preprocess, ..."
 )
 IMAGENET_O = ["robustness", "imagenet-o", "runs/a", "runs/b"]
 
 
 def run(*words, env=None):
-    return subprocess.run([sys.executable, "-m", "evalkit", *words], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **(env or {})})
+    return subprocess.run(
+        [sys.executable, "-m", "evalkit", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
 
 
 @pytest.fixture
@@ -42,7 +48,9 @@ def calls(monkeypatch):
     monkeypatch.setitem(sys.modules, "evalkit.train.run", SimpleNamespace(train=note("train")))
     monkeypatch.setitem(sys.modules, "evalkit.train.evaluate", SimpleNamespace(evaluate=note("evaluate")))
     monkeypatch.setitem(sys.modules, "evalkit.report", SimpleNamespace(build=note("report", Path("page.html"))))
-    monkeypatch.setitem(sys.modules, "evalkit.launch", SimpleNamespace(spawn=note("spawn", 2), without_option=lambda argv, option: argv))
+    monkeypatch.setitem(
+        sys.modules, "evalkit.launch", SimpleNamespace(spawn=note("spawn", 2), without_option=lambda argv, option: argv)
+    )
     import evalkit.robustness
 
     monkeypatch.setattr(evalkit.robustness, "run", note("robustness"), raising=False)
@@ -56,14 +64,25 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize(
     "word, expected",
-    [("lr=1", True), ("mixup.alpha=1", True), ("wieght-decay=1", True), ("a=", True), ("runs/lr=1", False), ("./lr=1", False), ("digits", False), ("=", False)],
+    [
+        ("lr=1", True),
+        ("mixup.alpha=1", True),
+        ("wieght-decay=1", True),
+        ("a=", True),
+        ("runs/lr=1", False),
+        ("./lr=1", False),
+        ("digits", False),
+        ("=", False),
+    ],
 )
 def test_words(word, expected):
     assert split([word]) == (([], [word]) if expected else ([word], []))
 
 
 def test_train_gets_the_config_and_the_folder(calls):
-    assert cli.invoke(["train", "digits-photo", "mixup=transmix", "mixup.alpha=0.5", "--out", "runs/x", "epochs=2"]) == (0, "")
+    assert cli.invoke(
+        ["train", "digits-photo", "mixup=transmix", "mixup.alpha=0.5", "--out", "runs/x", "epochs=2"]
+    ) == (0, "")
     (name, (cfg, out), kwargs), *rest = calls
     assert name == "train" and out == Path("runs/x") and not kwargs and not rest
     assert cfg.mixup == {"name": "transmix", "alpha": 0.5} and cfg.epochs == 2 and cfg.data == "digits-photo"
@@ -89,9 +108,27 @@ def test_robustness_tells_models_from_settings(calls):
 
 
 def test_all_protocols_share_their_settings(calls):
-    assert cli.invoke(["robustness", "all", "runs/a", "runs/b", "--data-root", "sets", "--out", "o", "workers=3", "val_labels=val.txt"]) == (0, "")
+    assert cli.invoke(
+        [
+            "robustness",
+            "all",
+            "runs/a",
+            "runs/b",
+            "--data-root",
+            "sets",
+            "--out",
+            "o",
+            "workers=3",
+            "val_labels=val.txt",
+        ]
+    ) == (0, "")
     ((_, (models, cfg), _),) = calls
-    assert models == ["runs/a", "runs/b"] and (cfg.data_root, cfg.out, cfg.workers, cfg.val_labels) == ("sets", "o", 3, "val.txt")
+    assert models == ["runs/a", "runs/b"] and (cfg.data_root, cfg.out, cfg.workers, cfg.val_labels) == (
+        "sets",
+        "o",
+        3,
+        "val.txt",
+    )
 
 
 @pytest.mark.parametrize("words", [["all", "m"], ["pgd", "m", "eps=[2, 4]"]])
@@ -107,7 +144,9 @@ def test_recipes_of_both_kinds(capsys):
     assert "\nrepeats: 2  # command line\n" in capsys.readouterr().out
     assert cli.invoke(["recipes", "diff", "transmix", "transmix-as-run"]) == (0, "")
     assert "mixup-switch-prob" in capsys.readouterr().out
-    assert cli.invoke(["recipes", "diff", "occlusion", "mixpro"])[1].startswith("'occlusion' and 'mixpro' are recipes for different commands")
+    assert cli.invoke(["recipes", "diff", "occlusion", "mixpro"])[1].startswith(
+        "'occlusion' and 'mixpro' are recipes for different commands"
+    )
 
 
 def test_report(calls, capsys):
@@ -125,7 +164,20 @@ def test_mixup(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().out.splitlines() == ["left out: x", "s.html", "left out: x", "mixups.png"]
     assert cli.invoke(["mixup", "list"]) == (0, "")
     assert "puzzlemix " in capsys.readouterr().out
-    small = ["--batch", "2", "--size", "32", "--repeats", "1", "--device", "cpu", "--methods", "mixup,supermix", "--json", str(tmp_path / "b.json")]
+    small = [
+        "--batch",
+        "2",
+        "--size",
+        "32",
+        "--repeats",
+        "1",
+        "--device",
+        "cpu",
+        "--methods",
+        "mixup,supermix",
+        "--json",
+        str(tmp_path / "b.json"),
+    ]
     assert cli.invoke(["mixup", "bench", *small]) == (0, "")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("left out: supermix") and lines[1].startswith("2 x 3 x 32 x 32 float32, cpu")
@@ -135,7 +187,10 @@ def test_mixup(monkeypatch, capsys, tmp_path):
     assert cli.invoke(["mixup", "bench", "--methods", "mixpu"]) == (1, "unknown mixup 'mixpu'. Did you mean 'mixup'?")
 
 
-@pytest.mark.parametrize("words", [["train", "digits", "--gpus", "2"], ["train", "--resume", "runs/x", "--gpus", "2"], [*IMAGENET_O, "--gpus", "2"]])
+@pytest.mark.parametrize(
+    "words",
+    [["train", "digits", "--gpus", "2"], ["train", "--resume", "runs/x", "--gpus", "2"], [*IMAGENET_O, "--gpus", "2"]],
+)
 def test_gpus_starts_processes_once(calls, monkeypatch, words):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert cli.invoke(words) == (2, "")
@@ -148,7 +203,10 @@ def test_gpus_starts_processes_once(calls, monkeypatch, words):
 def test_more_gpus_than_there_are(calls, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert cli.invoke(["train", "digits", "--gpus", "2"]) == (1, "--gpus 2 asked for, but there are 1; see `evalkit doctor`")
+    assert cli.invoke(["train", "digits", "--gpus", "2"]) == (
+        1,
+        "--gpus 2 asked for, but there are 1; see `evalkit doctor`",
+    )
     assert cli.invoke(["train", "digits", "--gpus", "1"]) == (0, "") and calls[0][0] == "train"
 
 
@@ -157,19 +215,31 @@ def test_more_gpus_than_there_are(calls, monkeypatch):
     [
         (["train"], "which recipe? Name one of `evalkit recipes list`, or continue a run with --resume DIR"),
         (["train", "digit"], "unknown recipe 'digit'. Did you mean 'digits'?"),
-        (["train", "digits", "deit-300"], "one recipe at a time, but got digits, deit-300; overrides are written key=value"),
+        (
+            ["train", "digits", "deit-300"],
+            "one recipe at a time, but got digits, deit-300; overrides are written key=value",
+        ),
         (["train", "digits", "wieght_decay=1"], "unknown key 'wieght_decay'. Did you mean 'weight_decay'?"),
         (["train", "digits", "weight-decay=1"], "unknown key 'weight-decay'. Did you mean 'weight_decay'?"),
         (["train", "--resume", "a", "--out", "b"], "--resume continues the run inside a; leave out --out"),
-        (["train", "digits", "--gpus", "0"], "Invalid value for '--gpus': Input should be greater than or equal to 1. See `evalkit train --help`."),
+        (
+            ["train", "digits", "--gpus", "0"],
+            "Invalid value for '--gpus': Input should be greater than or equal to 1. See `evalkit train --help`.",
+        ),
         (["trian", "digits"], "No such command 'trian'. Did you mean 'train', 'transfer'? See `evalkit --help`."),
         (["recipes"], "Missing command. See `evalkit recipes --help`."),
         (["recipes", "diff", "digits"], "Missing argument 'B'. See `evalkit recipes diff --help`."),
         (["recipes", "show", "digits", "epochs"], "'epochs' is not key=value; see `evalkit --help`"),
-        (["robustness", "occlusion", "workers=0"], "which model? Give a run folder, a checkpoint, a weights file or a timm model name"),
+        (
+            ["robustness", "occlusion", "workers=0"],
+            "which model? Give a run folder, a checkpoint, a weights file or a timm model name",
+        ),
         (["robustness", "occlusion", "m", "--id", "x"], "--id belongs to imagenet-o; occlusion has only --data"),
         (["robustness", "occlusion", "m", "--data-root", "x"], "--data-root belongs to all; occlusion has --data"),
-        (["robustness", "all", "m", "--data", "x"], "all has --data-root, the folder that holds the sets, instead of --data"),
+        (
+            ["robustness", "all", "m", "--data", "x"],
+            "all has --data-root, the folder that holds the sets, instead of --data",
+        ),
         (["robustness", "all", "m", "--id", "x"], "--id belongs to imagenet-o; all has --data-root"),
         (["robustness", "all", "m", "eps=[2]"], _UNKNOWN_FOR_ALL),
         (["robustness", "occlusion", "m", "worker=0"], "unknown key 'worker'. Did you mean 'workers'?"),
@@ -188,8 +258,16 @@ def test_usage_errors_are_one_line_and_exit_with_1(calls, words, message):
     [
         (EvalkitError("two\nlines"), 1, "two lines"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1, "no space left on the disk of runs/x; free some, or choose another folder with --out"),
-        (OSError(errno.ENOSPC, "No space left on device"), 1, "no space left on the disk; free some, or choose another folder with --out"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x"),
+            1,
+            "no space left on the disk of runs/x; free some, or choose another folder with --out",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "no space left on the disk; free some, or choose another folder with --out",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "runs"), 1, "runs: Permission denied"),
         (ValueError("first\nsecond"), 1, "ValueError: first (for the traceback set EVALKIT_DEBUG=1)"),
         (AssertionError(), 1, "AssertionError: no message (for the traceback set EVALKIT_DEBUG=1)"),
@@ -218,7 +296,11 @@ def test_the_exit_code_of_a_command_is_the_exit_code(calls, monkeypatch):
 
 def test_whole_command(tmp_path):
     bad = run("recipes", "show", "digit-photo")
-    assert (bad.returncode, bad.stdout, bad.stderr) == (1, "", "error: unknown recipe 'digit-photo'. Did you mean 'digits-photo'?\n")
+    assert (bad.returncode, bad.stdout, bad.stderr) == (
+        1,
+        "",
+        "error: unknown recipe 'digit-photo'. Did you mean 'digits-photo'?\n",
+    )
     good = run("recipes", "show", "digits-photo")
     assert good.returncode == 0 and good.stderr == "" and "\nmodel: vit_nano_patch4_32\n" in good.stdout
     assert run("--version").stdout == "evalkit 0.1.0\n"
@@ -236,17 +318,25 @@ def test_a_warning_is_one_line_and_libraries_talk_to_their_callers_alone():
 
 
 def test_help_is_quick_and_imports_no_torch():
-    code = "import sys; sys.argv = ['evalkit', '--help']\nfrom evalkit import cli\ntry: cli.main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    code = (
+        "import sys; sys.argv = ['evalkit', '--help']\nfrom evalkit import cli\ntry: cli.main()\nfinally: print('torch'"
+        " in sys.modules, file=sys.stderr)"
+    )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0 and done.stderr == "False\n"
     assert "evalkit train digits-photo mixup=mixpro" in done.stdout and "Examples:" in done.stdout
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5  # CPU seconds: other work on the machine does not count
+    # CPU seconds: other work on the machine does not count
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_every_command_has_help():
     names = ["train", "eval", "robustness", "report", "doctor", "recipes", "mixup"]
-    for words in [[n] for n in names] + [["recipes", w] for w in ("list", "show", "diff")] + [["mixup", w] for w in ("list", "preview", "bench")]:
+    for words in (
+        [[n] for n in names]
+        + [["recipes", w] for w in ("list", "show", "diff")]
+        + [["mixup", w] for w in ("list", "preview", "bench")]
+    ):
         done = cli.invoke([*words, "--help"])
         assert done == (0, "")

@@ -48,7 +48,11 @@ def recipe(tmp_path, text, name="mine.yaml"):
         ("fast=true", "fast", True),
         ("betas=[0.5, 1e-1]", "betas", [0.5, 0.1]),
         ("betas=[]", "betas", []),
-        ("model_args={patch_size: 14, rates: [0.1, {a: null}]}", "model_args", {"patch_size": 14, "rates": [0.1, {"a": None}]}),
+        (
+            "model_args={patch_size: 14, rates: [0.1, {a: null}]}",
+            "model_args",
+            {"patch_size": 14, "rates": [0.1, {"a": None}]},
+        ),
         ("model_args.patch_size=14", "model_args", {"patch_size": 14}),
         ("model_args.a.b=1e-3", "model_args", {"a": {"b": 0.001}}),
         ("note=007", "note", "007"),
@@ -62,7 +66,11 @@ def recipe(tmp_path, text, name="mine.yaml"):
         ("mixup=transmix", "mixup", "transmix"),
         ("mixup.alpha=0.5", "mixup", {"name": "vanilla", "alpha": 0.5}),
         ("mixup={name: mixup, alpha: 0.8}", "mixup", {"name": "mixup", "alpha": 0.8}),
-        ("mixup={choice: [{name: mixup, prob: 0.2}, {name: cutmix}]}", "mixup", {"choice": [{"name": "mixup", "prob": 0.2}, {"name": "cutmix"}]}),
+        (
+            "mixup={choice: [{name: mixup, prob: 0.2}, {name: cutmix}]}",
+            "mixup",
+            {"choice": [{"name": "mixup", "prob": 0.2}, {"name": "cutmix"}]},
+        ),
     ],
 )
 def test_override(override, key, value):
@@ -72,8 +80,14 @@ def test_override(override, key, value):
 
 
 def test_overrides_apply_in_order_and_leave_the_schema_alone():
-    cfg = load("mixup=transmix", "mixup.alpha=0.5", "mixup.edge=new", "lr=1", "lr=2", "model_args.a=1", "model_args.b=2")
-    assert cfg.mixup == {"name": "transmix", "alpha": 0.5, "edge": "new"} and cfg.lr == 2.0 and cfg.model_args == {"a": 1, "b": 2}
+    cfg = load(
+        "mixup=transmix", "mixup.alpha=0.5", "mixup.edge=new", "lr=1", "lr=2", "model_args.a=1", "model_args.b=2"
+    )
+    assert (
+        cfg.mixup == {"name": "transmix", "alpha": 0.5, "edge": "new"}
+        and cfg.lr == 2.0
+        and cfg.model_args == {"a": 1, "b": 2}
+    )
     assert load().model_args == {} and load().mixup == "vanilla"
     assert load("mixup.alpha=0.5", "mixup=cutmix").mixup == "cutmix"
 
@@ -94,12 +108,21 @@ def test_overrides_apply_in_order_and_leave_the_schema_alone():
         ("betas=[a]", "key 'betas' must be a list of numbers such as [1, 2], but got ['a']"),
         ("betas.0=1", "key 'betas.0' cannot be set, since betas is not a mapping; give betas as a whole"),
         ("model_args=[1]", "key 'model_args' must be a mapping such as {key: 1}, but got [1]"),
-        ("model_args.a.=1", "'model_args.a.=1' is not key=value; for no value write model_args.a.=null, for empty text model_args.a.='\"\"'"),
+        (
+            "model_args.a.=1",
+            (
+                "'model_args.a.=1' is not key=value; for no value write model_args.a.=null, for empty text"
+                " model_args.a.='\"\"'"
+            ),
+        ),
         ("lr=", "'lr=' is not key=value; for no value write lr=null, for empty text lr='\"\"'"),
         ("lr", "'lr' is not key=value; for no value write lr=null, for empty text lr='\"\"'"),
         ("betas=[1,", "betas=[1,: not valid YAML: did not find expected node content"),
         ("model_args={a: 1, a: 2}", "model_args={a: 1, a: 2}: not valid YAML: found duplicate key a"),
-        ("model_args={a:1, b:2}", "model_args={a:1, b:2}: YAML wants a blank after the colon of a mapping: 'a: 1', and quotes around it all"),
+        (
+            "model_args={a:1, b:2}",
+            "model_args={a:1, b:2}: YAML wants a blank after the colon of a mapping: 'a: 1', and quotes around it all",
+        ),
     ],
 )
 def test_wrong_override_is_one_line_that_helps(override, message):
@@ -109,7 +132,9 @@ def test_wrong_override_is_one_line_that_helps(override, message):
 
 
 def test_a_choice_is_replaced_as_a_whole():
-    with pytest.raises(EvalkitError, match="mixup is a choice of several, so 'mixup.alpha' is ambiguous; replace it as a whole"):
+    with pytest.raises(
+        EvalkitError, match="mixup is a choice of several, so 'mixup.alpha' is ambiguous; replace it as a whole"
+    ):
         load("mixup={choice: [{name: mixup}]}", "mixup.alpha=1")
 
 
@@ -143,8 +168,17 @@ def test_base_lies_below_its_recipe_and_mappings_are_replaced(tmp_path):
         ("- name", "{path}: a recipe is a list of `key: value` lines, but this holds list"),
         ("base: deit-30", "unknown recipe 'deit-30'. Did you mean 'deit-300'?"),
         ("base: 3", "mine.yaml: `base` must be the name or the path of a recipe, but got 3"),
-        ("base: digits-photo-mixpro", "mine.yaml: its base 'digits-photo-mixpro' has a base itself; only one level is allowed"),
-        ("1: 2", "recipe '{path}': unknown key '1'. Choose one of: betas, clip, epochs, fast, lr, mixup, model_args, name, note."),
+        (
+            "base: digits-photo-mixpro",
+            "mine.yaml: its base 'digits-photo-mixpro' has a base itself; only one level is allowed",
+        ),
+        (
+            "1: 2",
+            (
+                "recipe '{path}': unknown key '1'. Choose one of: betas, clip, epochs, fast, lr, mixup, model_args,"
+                " name, note."
+            ),
+        ),
     ],
 )
 def test_wrong_recipe_is_one_line_that_helps(tmp_path, text, message):
@@ -157,12 +191,18 @@ def test_wrong_recipe_is_one_line_that_helps(tmp_path, text, message):
 def test_unknown_recipe_names_the_closest():
     with pytest.raises(EvalkitError, match=r"^unknown recipe 'digit-photo'. Did you mean 'digits-photo'\?$"):
         config.load(TrainConfig, "digit-photo")
-    with pytest.raises(EvalkitError, match="^no recipe file 'nowhere/x.yaml'; give the path of a YAML file or a name from `evalkit recipes list`$"):
+    with pytest.raises(
+        EvalkitError,
+        match="^no recipe file 'nowhere/x.yaml'; give the path of a YAML file or a name from `evalkit recipes list`$",
+    ):
         config.load(TrainConfig, "nowhere/x.yaml")
 
 
 def test_all_missing_keys_are_named():
-    with pytest.raises(EvalkitError, match="^the configuration lacks model, data, epochs, batch_size, micro_batch, lr; add model=... data=..."):
+    with pytest.raises(
+        EvalkitError,
+        match="^the configuration lacks model, data, epochs, batch_size, micro_batch, lr; add model=... data=...",
+    ):
         config.load(TrainConfig, None)
 
 
@@ -180,7 +220,25 @@ def test_yaml_tags_run_nothing(tmp_path):
     assert not flag.exists()
 
 
-AWKWARD = ["plain", "1e-3", "null", "yes", "007", "2024-01-01", " spaced ", "a: b # c", "'quoted'", '"', "[1]", "{a}", "é√", "1:30", "line\nbreak", "-", "~"]
+AWKWARD = [
+    "plain",
+    "1e-3",
+    "null",
+    "yes",
+    "007",
+    "2024-01-01",
+    " spaced ",
+    "a: b # c",
+    "'quoted'",
+    '"',
+    "[1]",
+    "{a}",
+    "é√",
+    "1:30",
+    "line\nbreak",
+    "-",
+    "~",
+]
 
 
 @pytest.mark.parametrize("text", AWKWARD)
@@ -202,7 +260,12 @@ def test_every_recipe_survives_saving(tmp_path):
 
 def test_result_holds_plain_containers_that_json_takes():
     cfg = load("mixup={choice: [{name: mixup}]}", "model_args={a: [1]}")
-    assert type(cfg.mixup) is dict and type(cfg.mixup["choice"]) is list and type(cfg.betas) is list and type(cfg.model_args["a"]) is list
+    assert (
+        type(cfg.mixup) is dict
+        and type(cfg.mixup["choice"]) is list
+        and type(cfg.betas) is list
+        and type(cfg.model_args["a"]) is list
+    )
     assert json.loads(json.dumps(config.to_dict(cfg))) == config.to_dict(cfg)
 
 
@@ -225,9 +288,18 @@ def check(**values):
         ({"weight_decay": -1.0}, "key 'weight_decay' must be at least 0, but got -1.0"),
         ({"label_smoothing": 1.5}, "key 'label_smoothing' must lie between 0 and 1, but got 1.5"),
         ({"betas": [0.9, 1.0]}, "key 'betas' must be numbers from 0 to below 1, but got [0.9, 1.0]"),
-        ({"schedule": "step"}, "schedule=step needs the epochs at which the learning rate falls, for example decay_epochs=[30,60,90]"),
-        ({"data": "folder"}, "data=folder needs data_dir=DIR, a folder with a sub-folder per split that holds a sub-folder per class"),
-        ({"batch_size": 12, "micro_batch": 5}, "micro_batch=5 does not divide batch_size=12; use one of 1, 2, 3, 4, 6, 12"),
+        (
+            {"schedule": "step"},
+            "schedule=step needs the epochs at which the learning rate falls, for example decay_epochs=[30,60,90]",
+        ),
+        (
+            {"data": "folder"},
+            "data=folder needs data_dir=DIR, a folder with a sub-folder per split that holds a sub-folder per class",
+        ),
+        (
+            {"batch_size": 12, "micro_batch": 5},
+            "micro_batch=5 does not divide batch_size=12; use one of 1, 2, 3, 4, 6, 12",
+        ),
         ({"micro_batch": 16}, "micro_batch=16 does not divide batch_size=8; use one of 1, 2, 4, 8"),
         ({"accumulate": 3}, "accumulate=3 does not divide the 2 micro-batches of a step"),
     ],
@@ -239,4 +311,14 @@ def test_train_config_refuses_what_no_run_could_use(values, message):
 
 
 def test_train_config_takes_what_is_at_the_edge():
-    check(erasing=1.0, label_smoothing=0.0, warmup_epochs=5.0, clip_grad=0.1, ema=0.0, threads=1, accumulate=2, schedule="step", decay_epochs=[1.0])
+    check(
+        erasing=1.0,
+        label_smoothing=0.0,
+        warmup_epochs=5.0,
+        clip_grad=0.1,
+        ema=0.0,
+        threads=1,
+        accumulate=2,
+        schedule="step",
+        decay_epochs=[1.0],
+    )

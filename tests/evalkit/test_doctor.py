@@ -56,7 +56,11 @@ def test_out_of_range_missing_and_missing_extra(machine):
     del machine["numpy"], machine["pytest"]
     found = of(doctor.packages())
     assert (found["timm"].status, found["timm"].mend) == (doctor.PROBLEM, "pip install 'timm<1.1,>=1.0.15'")
-    assert (found["numpy"].status, found["numpy"].found, found["numpy"].mend) == (doctor.PROBLEM, "not installed, needs ", "pip install 'numpy'")
+    assert (found["numpy"].status, found["numpy"].found, found["numpy"].mend) == (
+        doctor.PROBLEM,
+        "not installed, needs ",
+        "pip install 'numpy'",
+    )
     assert (found["pytest"].status, found["pytest"].mend) == (doctor.OPTIONAL, "pip install 'pytest>=8'")
 
 
@@ -88,7 +92,9 @@ def test_gpus_are_listed(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda i: SimpleNamespace(name="H100", total_memory=80 * 2**30))
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties", lambda i: SimpleNamespace(name="H100", total_memory=80 * 2**30)
+    )
     found = of(doctor.devices())
     assert found["GPU 0"].found == "H100, 80 GiB, bf16" and "GPU" not in found
 
@@ -108,17 +114,23 @@ def test_data_and_weights(monkeypatch, tmp_path, present):
     found = of(doctor.data())
     assert {c.status for c in found.values()} == ({doctor.OK} if present else {doctor.OPTIONAL})
     if not present:
-        assert "dataset-fashion-mnist" in found["fashion-mnist"].mend and "pretrained=True" in found["DINO weights"].mend
+        assert (
+            "dataset-fashion-mnist" in found["fashion-mnist"].mend and "pretrained=True" in found["DINO weights"].mend
+        )
 
 
 @pytest.mark.parametrize("status, code, last", [("ok", 0, FINE), ("optional", 0, FINE), ("problem", 1, "1 problem")])
 @pytest.mark.parametrize("terminal", [False, True])
 def test_exit_code_and_output(monkeypatch, capsys, status, code, last, terminal):
-    monkeypatch.setattr(doctor, "checks", lambda: iter([doctor.Check("thing", "[dev] none", status, "pip install '.[dev]'")]))
+    monkeypatch.setattr(
+        doctor, "checks", lambda: iter([doctor.Check("thing", "[dev] none", status, "pip install '.[dev]'")])
+    )
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal, raising=False)
     assert doctor.run() == code
     *lines, end = capsys.readouterr().out.splitlines()
-    assert end == last and any("[dev] none" in line and "pip install '.[dev]'" in line and status in line for line in lines)
+    assert end == last and any(
+        "[dev] none" in line and "pip install '.[dev]'" in line and status in line for line in lines
+    )
 
 
 def test_this_machine():

@@ -102,17 +102,30 @@ def idx(array):
 def fashion(tmp_path):
     rng = np.random.default_rng(0)
     for prefix, n in (("train", 7), ("t10k", 3)):
-        (tmp_path / f"{prefix}-images-idx3-ubyte.gz").write_bytes(idx(rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)))
+        (tmp_path / f"{prefix}-images-idx3-ubyte.gz").write_bytes(
+            idx(rng.integers(0, 256, (n, 28, 28), dtype=np.uint8))
+        )
         (tmp_path / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(idx(np.arange(n, dtype=np.uint8)))
     return tmp_path
 
 
 def test_fashion_mnist(fashion):
     images = data.load("fashion-mnist", "train", root=fashion)
-    assert len(images) == 7 and images.labels.tolist() == list(range(7)) and images.classes[6] == "Shirt" and images.native_size == 32
-    raw = np.frombuffer(gzip.decompress((fashion / "train-images-idx3-ubyte.gz").read_bytes())[16:], np.uint8).reshape(7, 28, 28)
+    assert (
+        len(images) == 7
+        and images.labels.tolist() == list(range(7))
+        and images.classes[6] == "Shirt"
+        and images.native_size == 32
+    )
+    raw = np.frombuffer(gzip.decompress((fashion / "train-images-idx3-ubyte.gz").read_bytes())[16:], np.uint8).reshape(
+        7, 28, 28
+    )
     image = np.asarray(images.read(4))
-    assert image.shape == (32, 32, 3) and np.array_equal(image[2:30, 2:30, 1], raw[4]) and image.sum() == 3 * raw[4].sum(dtype=int)
+    assert (
+        image.shape == (32, 32, 3)
+        and np.array_equal(image[2:30, 2:30, 1], raw[4])
+        and image.sum() == 3 * raw[4].sum(dtype=int)
+    )
     assert len(data.load("fashion-mnist", "val", root=fashion)) == 3
 
 
@@ -122,7 +135,14 @@ def test_fashion_mnist_absent_or_broken_is_one_line(fashion, tmp_path):
     assert "\n" not in str(e.value)
     path = fashion / "t10k-images-idx3-ubyte.gz"
     whole = path.read_bytes()
-    for broken in (whole[:-20], b"no gzip", b"", gzip.compress(b"\0\0\x08"), idx(np.zeros((3, 28), np.uint8)), idx(np.zeros((3, 5, 5), np.uint8))):
+    for broken in (
+        whole[:-20],
+        b"no gzip",
+        b"",
+        gzip.compress(b"\0\0\x08"),
+        idx(np.zeros((3, 28), np.uint8)),
+        idx(np.zeros((3, 5, 5), np.uint8)),
+    ):
         path.write_bytes(broken)
         with pytest.raises(EvalkitError, match="fashion-mnist"):
             data.load("fashion-mnist", root=fashion)

@@ -7,13 +7,18 @@ from evalkit.errors import EvalkitError, suggest, unknown
 METHODS = ["cutmix", "mixpro", "mixup", "transmix", "vanilla"]
 
 
-@pytest.mark.parametrize("typed, meant", [("mixpo", "mixpro"), ("trans-mix", "transmix"), ("vanila", "vanilla"), ("mixup", "mixup")])
+@pytest.mark.parametrize(
+    "typed, meant", [("mixpo", "mixpro"), ("trans-mix", "transmix"), ("vanila", "vanilla"), ("mixup", "mixup")]
+)
 def test_suggests_the_closest(typed, meant):
     assert suggest(typed, METHODS) == f" Did you mean '{meant}'?"
 
 
 def test_a_beginning_is_completed():
-    assert suggest("vit_nano", ["convnext_nano", "vit_nano_patch4_32", "vit_nano_patch4_32_large"]) == " Did you mean 'vit_nano_patch4_32'?"
+    assert (
+        suggest("vit_nano", ["convnext_nano", "vit_nano_patch4_32", "vit_nano_patch4_32_large"])
+        == " Did you mean 'vit_nano_patch4_32'?"
+    )
 
 
 def test_lists_the_options_when_none_is_close():

@@ -45,13 +45,24 @@ def test_a_file_name_that_is_no_text_is_named(tree):
     put(tree / "cat" / "café.png")
     assert "cat/café.png" in data.folder(tree).ids
     put(Path(os.fsdecode(os.fsencode(tree) + b"/dog/caf\xe9.png")))
-    with pytest.raises(EvalkitError, match=r"animals is not UTF-8, which its records need: b'dog/caf\\xe9.png'; rename it"):
+    with pytest.raises(
+        EvalkitError, match=r"animals is not UTF-8, which its records need: b'dog/caf\\xe9.png'; rename it"
+    ):
         data.folder(tree)
 
 
 def test_litter_is_skipped_and_extensions_may_be_capitals(tree):
     before = data.folder(tree).ids
-    for litter in ("README.txt", ".DS_Store", "cat/.b.png", "cat/notes.txt", ".git/x.png", "__MACOSX/cat/b.png", "dog/__MACOSX/b.png", "dog/.cache/b.png"):
+    for litter in (
+        "README.txt",
+        ".DS_Store",
+        "cat/.b.png",
+        "cat/notes.txt",
+        ".git/x.png",
+        "__MACOSX/cat/b.png",
+        "dog/__MACOSX/b.png",
+        "dog/.cache/b.png",
+    ):
         put(tree / "x.png")
         (tree / litter).parent.mkdir(parents=True, exist_ok=True)
         (tree / "x.png").rename(tree / litter)
@@ -66,7 +77,11 @@ def test_labels_go_by_name_not_by_position(tree):
     classes = ["zebra", "ox", "cat", "dog"]
     images = data.folder(tree, classes=classes, allow_partial=True)
     assert images.classes == classes
-    assert {id.split("/")[0]: classes[label] for id, label in zip(images.ids, images.labels)} == {"cat": "cat", "dog": "dog", "ox": "ox"}
+    assert {id.split("/")[0]: classes[label] for id, label in zip(images.ids, images.labels)} == {
+        "cat": "cat",
+        "dog": "dog",
+        "ox": "ox",
+    }
     assert images.problems == ["the class folder 'zebra' is missing"]
     labels = dict(zip(images.ids, images.labels))
     for file in sorted((tree / "cat").rglob("*.*")):
@@ -80,7 +95,10 @@ def test_incomplete_folders_are_listed_in_an_error(tree):
     (tree / "emu").mkdir()
     with pytest.raises(EvalkitError, match="the class folder 'emu' holds no image.*fill or remove it"):
         data.folder(tree)
-    with pytest.raises(EvalkitError, match="'asp' is missing, the class folder 'bat' is missing, the class folder 'cow' is missing and 2 more"):
+    with pytest.raises(
+        EvalkitError,
+        match="'asp' is missing, the class folder 'bat' is missing, the class folder 'cow' is missing and 2 more",
+    ):
         data.folder(tree, classes=["asp", "bat", "cow", "gnu", "cat", "dog", "ox", "emu"])
     assert data.folder(tree, allow_partial=True).problems == ["the class folder 'emu' holds no image"]
 
@@ -138,7 +156,11 @@ def test_torchvision_set_through_timm(tmp_path):
     (raw / "t10k-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x0803, 2, 28, 28) + pixels.tobytes())
     (raw / "t10k-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x0801, 2) + bytes([9, 6]))
     images = data.load("torch/fashion_mnist", "val", root=tmp_path)
-    assert images.labels.tolist() == [9, 6] and images.classes[6] == "Shirt" and images.ids == ["val/0000000", "val/0000001"]
+    assert (
+        images.labels.tolist() == [9, 6]
+        and images.classes[6] == "Shirt"
+        and images.ids == ["val/0000000", "val/0000001"]
+    )
     assert images.read(1).mode == "RGB" and np.array_equal(np.asarray(images.read(1))[..., 0], pixels[1])
 
 
@@ -233,10 +255,16 @@ def test_flat_images_have_the_ids_and_pixels_of_class_folders(tmp_path):
     classes = ["dog", "ox", "cat"]
     flat = flat_folder(tmp_path / "flat", names | {"gone.JPEG": "dog"}, classes=classes, name="v")
     inside = data.folder(tmp_path / "folders", classes=classes, name="v", allow_partial=True)
-    assert flat.ids == inside.ids == ["cat/v1.JPEG", "ox/v2.JPEG", "ox/v3.JPEG"] and flat.labels.tolist() == inside.labels.tolist() == [2, 1, 1]
+    assert flat.ids == inside.ids == [
+        "cat/v1.JPEG",
+        "ox/v2.JPEG",
+        "ox/v3.JPEG",
+    ] and flat.labels.tolist() == inside.labels.tolist() == [2, 1, 1]
     assert flat.fingerprint == inside.fingerprint
     assert all(np.array_equal(np.asarray(flat.read(i)), np.asarray(inside.read(i))) for i in range(3))
-    with pytest.raises(EvalkitError, match=r"1 of the 3 images in .*flat have no line in the labels file, e.g. v2.JPEG"):
+    with pytest.raises(
+        EvalkitError, match=r"1 of the 3 images in .*flat have no line in the labels file, e.g. v2.JPEG"
+    ):
         flat_folder(tmp_path / "flat", {k: v for k, v in names.items() if k != "v2.JPEG"}, classes=classes, name="v")
     (tmp_path / "flat" / "v2.JPEG").write_bytes(b"")
     with pytest.raises(data.BadImage, match="ox/v2.JPEG: empty file"):

@@ -72,7 +72,12 @@ def bomb() -> bytes:
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", b"")
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_unreadable_files_are_named_in_one_line(tmp_path):
@@ -103,7 +108,9 @@ def test_bad_image_survives_pickling():
 
 
 def three(pixels=None, ids=("b", "a", "c")):
-    return ArrayImages("three", list(ids), [1, 0, -1], ["x", "y"], np.zeros((3, 2, 2, 3), np.uint8) if pixels is None else pixels)
+    return ArrayImages(
+        "three", list(ids), [1, 0, -1], ["x", "y"], np.zeros((3, 2, 2, 3), np.uint8) if pixels is None else pixels
+    )
 
 
 def test_array_images():
@@ -129,7 +136,9 @@ def test_subset_keeps_ids_labels_and_foreground():
     images.foreground = pixels[..., 0] > 12
     part = Subset(images, [2, 0])
     assert part.ids == ["c", "b"] and part.labels.tolist() == [-1, 1] and part.native_size == 2
-    assert np.array_equal(np.asarray(part.read(0)), pixels[2]) and np.array_equal(part.foreground, images.foreground[[2, 0]])
+    assert np.array_equal(np.asarray(part.read(0)), pixels[2]) and np.array_equal(
+        part.foreground, images.foreground[[2, 0]]
+    )
     assert part.fingerprint not in (images.fingerprint, Subset(three(), [2, 0]).fingerprint)
 
 

@@ -59,13 +59,19 @@ def test_a_plain_callable_gets_pixels_and_may_return_a_tensor():
     images = make_images(3)
     seen = []
     got = run(images, lambda x: (seen.append(x.clone()), x.mean(dim=(2, 3)))[1], forward_batch=2)
-    np.testing.assert_array_equal(seen[0][1].permute(1, 2, 0).numpy(), images.pixels[1].astype(np.float32) / np.float32(255))
+    np.testing.assert_array_equal(
+        seen[0][1].permute(1, 2, 0).numpy(), images.pixels[1].astype(np.float32) / np.float32(255)
+    )
     np.testing.assert_allclose(got.logits, images.pixels.mean(axis=(1, 2)) / 255, atol=1e-6)
 
 
 def test_every_forward_pass_has_the_same_shape_and_the_last_is_filled_with_its_row_0():
     shapes, last = [], []
-    run(make_images(21), lambda x: (shapes.append(tuple(x.shape)), last.append(x.clone()), x.mean(dim=(2, 3)))[2], forward_batch=8)
+    run(
+        make_images(21),
+        lambda x: (shapes.append(tuple(x.shape)), last.append(x.clone()), x.mean(dim=(2, 3)))[2],
+        forward_batch=8,
+    )
     assert shapes == [(8, 3, 16, 16)] * 3
     assert all(torch.equal(row, last[-1][0]) for row in last[-1][5:])
 
@@ -85,7 +91,9 @@ def _process(number, folder):
     images = make_images(21, SomeBad)
     got = run(images, make_network(), on_error="skip", batch_size=4)
     short = run(images, make_network(), rows=[5])  # the second process has nothing to do
-    np.savez(f"{folder}/{number}.npz", ids=got.ids, labels=got.labels, logits=got.logits, bad=got.bad, short=short.logits)
+    np.savez(
+        f"{folder}/{number}.npz", ids=got.ids, labels=got.labels, logits=got.logits, bad=got.bad, short=short.logits
+    )
     torch.distributed.destroy_process_group()
 
 
@@ -96,7 +104,9 @@ def test_two_processes_end_up_with_the_same_bytes_as_one(tmp_path):
     for number in range(2):
         with np.load(tmp_path / f"{number}.npz") as got:
             assert got["ids"].tolist() == alone.ids and got["labels"].tolist() == alone.labels.tolist()
-            assert got["logits"].tobytes() == alone.logits.tobytes() and got["short"].tobytes() == short.logits.tobytes()
+            assert (
+                got["logits"].tobytes() == alone.logits.tobytes() and got["short"].tobytes() == short.logits.tobytes()
+            )
             assert [tuple(b) for b in got["bad"].tolist()] == alone.bad
 
 
@@ -111,7 +121,15 @@ def test_precision_is_plain_float32_inside_and_restored_after():
     seen = []
 
     def network(x):
-        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(), x.dtype))
+        seen.append(
+            (
+                torch.get_float32_matmul_precision(),
+                torch.backends.cudnn.allow_tf32,
+                torch.is_autocast_enabled("cpu"),
+                torch.is_grad_enabled(),
+                x.dtype,
+            )
+        )
         return x.mean(dim=(2, 3))
 
     torch.set_float32_matmul_precision("high")
@@ -120,7 +138,11 @@ def test_precision_is_plain_float32_inside_and_restored_after():
         with torch.autocast("cpu"):
             run(make_images(3), network)
         assert seen == [("highest", False, False, False, torch.float32)]
-        assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32 == tf32 and torch.is_grad_enabled()
+        assert (
+            torch.get_float32_matmul_precision() == "high"
+            and torch.backends.cudnn.allow_tf32 == tf32
+            and torch.is_grad_enabled()
+        )
     finally:
         torch.set_float32_matmul_precision("highest")
 
@@ -139,7 +161,10 @@ def test_unreadable_images_are_listed_after_the_pass_and_change_no_other_row(on_
 
 
 def test_no_readable_image_at_all():
-    with pytest.raises(EvalkitError, match=r"none of the 2 images of noise could be read; the first: a/003.png: image file is truncated"):
+    with pytest.raises(
+        EvalkitError,
+        match=r"none of the 2 images of noise could be read; the first: a/003.png: image file is truncated",
+    ):
         run(make_images(21, SomeBad), make_network(), rows=[3, 8])
 
 
@@ -190,7 +215,11 @@ def test_progress_is_plain_lines_off_a_terminal_and_silent_without_a_name(capsys
     monkeypatch.setattr(inference, "LINE_SECONDS", 0.0)
     run(make_images(20), make_network(), what="noise by vit")
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and lines[0].startswith("noise by vit: 8/20 images, ") and lines[-1].startswith("noise by vit: 20/20")
+    assert (
+        len(lines) == 3
+        and lines[0].startswith("noise by vit: 8/20 images, ")
+        and lines[-1].startswith("noise by vit: 20/20")
+    )
     run(make_images(20), make_network())
     assert capsys.readouterr().err == ""
 

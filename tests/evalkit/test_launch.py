@@ -38,7 +38,8 @@ def test_only_an_error_is_a_failure_to_torchrun(monkeypatch, tmp_path, code, sta
 
 @pytest.mark.parametrize("code, member", [(0, False), (2, False), (1, True)])
 def test_who_is_done_leaves_the_process_group(monkeypatch, tmp_path, code, member):
-    """Threads of a group that outlived the interpreter aborted a process now and then, and torchrun killed the one that was still writing results."""
+    """Threads of a group that outlived the interpreter aborted a process now and then, and torchrun killed the one that
+    was still writing results."""
     monkeypatch.setenv(launch.FOLDER, str(tmp_path))
     monkeypatch.setenv("RANK", "0")
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
@@ -88,6 +89,13 @@ def test_spawn(tmp_path, todo, printed):
     (tmp_path / "evalkit").mkdir()
     (tmp_path / "evalkit" / "__main__.py").write_text(FAKE)
     env = {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"}
-    done = subprocess.run([sys.executable, "-c", PARENT, json.dumps(todo)], cwd=tmp_path, capture_output=True, text=True, env=env, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", PARENT, json.dumps(todo)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=100,
+    )
     assert done.stdout.startswith(printed), done.stderr
     assert len(done.stdout.splitlines()) == 1 and done.stderr == ""

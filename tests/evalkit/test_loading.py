@@ -71,7 +71,12 @@ def test_batches_are_what_their_keys_say():
             row = order[position]
             rng = derive_rng(5, "sample", epoch, position)
             assert b.index[j] == row and b.y[j] == row % 3
-            assert b.x[j].flatten().tolist() == [row, *rng.integers(0, 256, 2)] and b.erase[j].tolist() == [0, 0, 1, rng.integers(0, 9)]
+            assert b.x[j].flatten().tolist() == [row, *rng.integers(0, 256, 2)] and b.erase[j].tolist() == [
+                0,
+                0,
+                1,
+                rng.integers(0, 9),
+            ]
     assert out[0].x.dtype == torch.uint8 and out[0].y.dtype == out[0].index.dtype == out[0].erase.dtype == torch.int64
 
 
@@ -89,10 +94,16 @@ def test_start_workers_and_processes_change_no_byte(workers, repeats):
         resumed = [digest(b) for b in batches(repeats=repeats, start_step=start, workers=workers)]
         assert resumed == [d for d in whole if d[0] >= start]
     for world in (2, 4):
-        parts = [[digest(b) for b in batches(repeats=repeats, rank=r, world=world, start_step=2, workers=workers)] for r in range(world)]
+        parts = [
+            [digest(b) for b in batches(repeats=repeats, rank=r, world=world, start_step=2, workers=workers)]
+            for r in range(world)
+        ]
         assert sorted(d for part in parts for d in part) == [d for d in whole if d[0] >= 2]
         per_rank = 4 // world
-        assert all([d[1] for d in part[:per_rank]] == list(range(r * per_rank, (r + 1) * per_rank)) for r, part in enumerate(parts))
+        assert all(
+            [d[1] for d in part[:per_rank]] == list(range(r * per_rank, (r + 1) * per_rank))
+            for r, part in enumerate(parts)
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -109,11 +120,14 @@ def test_extras_follow_the_samples_generator_and_change_no_other_byte(workers):
 
 
 def test_repeated_augmentation_is_the_published_sampler(monkeypatch):
-    """Group g of a step holds what DeiT's sampler gives process g; timm's version of it, unshuffled, is the reference."""
+    """Group g of a step holds what DeiT's sampler gives process g; timm's version of it, unshuffled, is the
+    reference."""
     monkeypatch.setattr(loading, "_order", lambda n, seed, epoch: np.arange(n))
     out = batches(repeats=3, epochs=1)
     for g in range(4):
-        sampler = RepeatAugSampler(TensorDataset(torch.zeros(41)), num_replicas=4, rank=g, shuffle=False, num_repeats=3, selected_round=12)
+        sampler = RepeatAugSampler(
+            TensorDataset(torch.zeros(41)), num_replicas=4, rank=g, shuffle=False, num_repeats=3, selected_round=12
+        )
         assert [i for b in out if b.group == g for i in b.index.tolist()] == list(sampler)
 
 
@@ -133,11 +147,17 @@ def test_global_random_state_is_left_alone():
 
 
 def test_sizes_that_do_not_divide_are_refused_with_those_that_do():
-    with pytest.raises(EvalkitError, match="micro_batch=5 does not divide batch_size=12; give one of 1, 2, 3, 4, 6, 12"):
+    with pytest.raises(
+        EvalkitError, match="micro_batch=5 does not divide batch_size=12; give one of 1, 2, 3, 4, 6, 12"
+    ):
         batches(micro_batch=5)
-    with pytest.raises(EvalkitError, match="3 processes cannot share the 4 micro-batches of a step; start 1, 2, 4 processes"):
+    with pytest.raises(
+        EvalkitError, match="3 processes cannot share the 4 micro-batches of a step; start 1, 2, 4 processes"
+    ):
         batches(world=3)
-    with pytest.raises(EvalkitError, match="batch_size=12 is more than the 7 training images; give batch_size=7 or less"):
+    with pytest.raises(
+        EvalkitError, match="batch_size=12 is more than the 7 training images; give batch_size=7 or less"
+    ):
         batches(numbered(7))
     assert steps_per_epoch(41, 12) == 3 and steps_per_epoch(12, 12) == 1
 
@@ -177,14 +197,19 @@ def test_evaluation_lists_unreadable_images_and_goes_on(files, workers):
 
 
 def test_evaluation_of_chosen_rows():
-    got = [(x.shape, rows.tolist(), bad) for x, rows, bad in eval_batches(numbered(20), EvalTransform(1, 1), batch_size=2, indices=[7, 3, 11])]
+    got = [
+        (x.shape, rows.tolist(), bad)
+        for x, rows, bad in eval_batches(numbered(20), EvalTransform(1, 1), batch_size=2, indices=[7, 3, 11])
+    ]
     assert got == [((2, 3, 1, 1), [7, 3], []), ((1, 3, 1, 1), [11], [])]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_transform_errors_are_one_line_that_names_the_image(workers):
     images = numbered(4)
-    with pytest.raises(EvalkitError, match=f"^{images.ids[0]}: images of this set are used as they are, 1 x 1, but 2 x 2 is asked for$"):
+    with pytest.raises(
+        EvalkitError, match=f"^{images.ids[0]}: images of this set are used as they are, 1 x 1, but 2 x 2 is asked for$"
+    ):
         list(eval_batches(images, EvalTransform(2, 2, native=True), workers=workers))
 
 

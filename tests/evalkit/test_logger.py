@@ -9,6 +9,9 @@ def test_lines_after_the_resume_step_are_dropped(tmp_path, capsys):
     log.log(10, {"loss": 3.0}, "loss 3")
     log.say("hello")
     log.close()
-    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [{"step": 5, "loss": 1}, {"step": 10, "loss": 3.0}]
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [
+        {"step": 5, "loss": 1},
+        {"step": 10, "loss": 3.0},
+    ]
     assert "step 10/20  loss 3" in capsys.readouterr().out
     assert list((tmp_path / "tensorboard").iterdir())

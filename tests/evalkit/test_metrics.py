@@ -16,7 +16,10 @@ CORRECT = [1, 0, 1, 1, 0, 0, 1]
 
 
 def test_doctests():
-    modules = [sys.modules[f"evalkit.metrics.{name}"] for name in ("calibration", "classification", "detection", "selective", "temperature")]
+    modules = [
+        sys.modules[f"evalkit.metrics.{name}"]
+        for name in ("calibration", "classification", "detection", "selective", "temperature")
+    ]
     result = [doctest.testmod(module) for module in modules]
     assert sum(r.attempted for r in result) >= 20 and sum(r.failed for r in result) == 0
 
@@ -37,7 +40,9 @@ def slow_rms(confidence, correct, bin_size, last_bin):
     used = bins[:-1] if last_bin == "skip" else bins
     if not used:
         return math.nan
-    return math.sqrt(sum(len(b) / len(pairs) * (sum(p[0] for p in b) / len(b) - sum(p[1] for p in b) / len(b)) ** 2 for b in used))
+    return math.sqrt(
+        sum(len(b) / len(pairs) * (sum(p[0] for p in b) / len(b) - sum(p[1] for p in b) / len(b)) ** 2 for b in used)
+    )
 
 
 def slow_aurra_of_order(correct):
@@ -74,7 +79,9 @@ def test_rms_hand_example():
     """Bins {.2,.3 | 0,0}, {.4,.6 | 1,1}, {.7,.8,.9 | 1,0,1}."""
     rms = metrics.rms_calibration_error
     assert rms(CONFIDENCE, CORRECT, 2) == pytest.approx(math.sqrt(2 / 7 * 0.0625 + 2 / 7 * 0.25), abs=1e-15)
-    assert rms(CONFIDENCE, CORRECT, 2, last_bin="include") == pytest.approx(math.sqrt(0.0625 * 2 / 7 + 0.25 * 2 / 7 + 3 / 7 * (2 / 15) ** 2), abs=1e-15)
+    assert rms(CONFIDENCE, CORRECT, 2, last_bin="include") == pytest.approx(
+        math.sqrt(0.0625 * 2 / 7 + 0.25 * 2 / 7 + 3 / 7 * (2 / 15) ** 2), abs=1e-15
+    )
     for correct, skip, include in (([1] * 7, 0.481812, 0.499285), ([0] * 7, 0.298807, 0.602969)):
         assert round(rms(CONFIDENCE, correct, 2), 6) == skip
         assert round(rms(CONFIDENCE, correct, 2, last_bin="include"), 6) == include
@@ -86,7 +93,15 @@ def test_rms_hand_example():
 
 @pytest.mark.parametrize(
     ("n", "skip_is_nan", "include_is_nan"),
-    [(0, True, True), (1, True, False), (99, True, False), (100, True, False), (199, True, False), (200, False, False), (250, False, False)],
+    [
+        (0, True, True),
+        (1, True, False),
+        (99, True, False),
+        (100, True, False),
+        (199, True, False),
+        (200, False, False),
+        (250, False, False),
+    ],
 )
 def test_rms_of_few_samples(n, skip_is_nan, include_is_nan):
     rng = np.random.default_rng(n)
@@ -94,7 +109,9 @@ def test_rms_of_few_samples(n, skip_is_nan, include_is_nan):
     assert math.isnan(metrics.rms_calibration_error(confidence, correct)) == skip_is_nan
     assert math.isnan(metrics.rms_calibration_error(confidence, correct, last_bin="include")) == include_is_nan
     if 0 < n < 200:  # one bin of everything
-        assert metrics.rms_calibration_error(confidence, correct, last_bin="include") == pytest.approx(abs(confidence.mean() - correct.mean()), abs=1e-12)
+        assert metrics.rms_calibration_error(confidence, correct, last_bin="include") == pytest.approx(
+            abs(confidence.mean() - correct.mean()), abs=1e-12
+        )
 
 
 def test_rms_of_imagenet_a_size_has_75_bins_and_keeps_n_in_the_denominator():
@@ -103,8 +120,12 @@ def test_rms_of_imagenet_a_size_has_75_bins_and_keeps_n_in_the_denominator():
     assert metrics.reliability_bins(confidence, correct).count.tolist() == [100] * 75
     order = np.argsort(confidence)
     gaps = [confidence[b].mean() - correct[b].mean() for b in order.reshape(75, 100)]
-    assert metrics.rms_calibration_error(confidence, correct) == pytest.approx(math.sqrt(sum(g * g for g in gaps[:-1]) / 75), abs=1e-12)
-    assert metrics.rms_calibration_error(confidence, correct, last_bin="include") == pytest.approx(math.sqrt(sum(g * g for g in gaps) / 75), abs=1e-12)
+    assert metrics.rms_calibration_error(confidence, correct) == pytest.approx(
+        math.sqrt(sum(g * g for g in gaps[:-1]) / 75), abs=1e-12
+    )
+    assert metrics.rms_calibration_error(confidence, correct, last_bin="include") == pytest.approx(
+        math.sqrt(sum(g * g for g in gaps) / 75), abs=1e-12
+    )
 
 
 def test_rms_equals_the_slow_definition():
@@ -112,7 +133,9 @@ def test_rms_equals_the_slow_definition():
         for last_bin in ("skip", "include"):
             bin_size = 1 + i % 7
             expected = slow_rms(confidence, correct, bin_size, last_bin)
-            assert metrics.rms_calibration_error(confidence, correct, bin_size, last_bin) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+            assert metrics.rms_calibration_error(confidence, correct, bin_size, last_bin) == pytest.approx(
+                expected, abs=1e-12, nan_ok=True
+            )
 
 
 def test_rms_ties_by_index_keep_the_given_order():
@@ -126,8 +149,12 @@ def test_rms_ties_by_index_keep_the_given_order():
 
 
 def test_aurra_hand_examples():
-    assert metrics.aurra(CONFIDENCE, CORRECT) == pytest.approx(np.mean([1, 1 / 2, 2 / 3, 3 / 4, 4 / 5, 4 / 6, 4 / 7]), abs=1e-15)
-    assert metrics.aurra([0.9, 0.5, 0.5, 0.5, 0.1], [1, 0, 0, 1, 1]) == pytest.approx(np.mean([0.753333333333, 0.653333333333, 0.586666666667]), abs=1e-12)
+    assert metrics.aurra(CONFIDENCE, CORRECT) == pytest.approx(
+        np.mean([1, 1 / 2, 2 / 3, 3 / 4, 4 / 5, 4 / 6, 4 / 7]), abs=1e-15
+    )
+    assert metrics.aurra([0.9, 0.5, 0.5, 0.5, 0.1], [1, 0, 0, 1, 1]) == pytest.approx(
+        np.mean([0.753333333333, 0.653333333333, 0.586666666667]), abs=1e-12
+    )
     assert metrics.aurra(CONFIDENCE, [1] * 7) == 1.0 and metrics.aurra(CONFIDENCE, [0] * 7) == 0.0
     assert metrics.aurra([0.3], [True]) == 1.0 and metrics.aurra([0.3], [False]) == 0.0
     assert math.isnan(metrics.aurra([], []))
@@ -138,8 +165,14 @@ def test_aurra_is_the_mean_over_every_order_of_ties():
     for _ in range(60):
         n = int(rng.integers(1, 7))
         confidence, correct = rng.integers(0, 3, n) / 4, rng.random(n) < 0.5
-        orders = [p for p in itertools.permutations(range(n)) if all(confidence[a] >= confidence[b] for a, b in itertools.pairwise(p))]
-        assert metrics.aurra(confidence, correct) == pytest.approx(np.mean([slow_aurra_of_order(correct[list(p)]) for p in orders]), abs=1e-12)
+        orders = [
+            p
+            for p in itertools.permutations(range(n))
+            if all(confidence[a] >= confidence[b] for a, b in itertools.pairwise(p))
+        ]
+        assert metrics.aurra(confidence, correct) == pytest.approx(
+            np.mean([slow_aurra_of_order(correct[list(p)]) for p in orders]), abs=1e-12
+        )
 
 
 def test_aurra_and_risk_coverage_agree():
@@ -154,18 +187,26 @@ def test_aurra_from_the_trapezoid_of_selective_classification_libraries():
     risk = metrics.risk_coverage(CONFIDENCE, CORRECT).risk
     aurc = np.trapezoid(risk) / (len(risk) - 1)
     assert round(aurc, 6) == 0.305159
-    assert 1 - ((len(risk) - 1) * aurc + (risk[0] + risk[-1]) / 2) / len(risk) == pytest.approx(metrics.aurra(CONFIDENCE, CORRECT), abs=1e-12)
+    assert 1 - ((len(risk) - 1) * aurc + (risk[0] + risk[-1]) / 2) / len(risk) == pytest.approx(
+        metrics.aurra(CONFIDENCE, CORRECT), abs=1e-12
+    )
 
 
 def test_the_order_of_the_samples_changes_no_bit():
     rng = np.random.default_rng(2)
     for confidence, correct in random_cases(50, seed=4):
         p = rng.permutation(len(confidence))
-        for metric in (metrics.aurra, lambda c, k: metrics.rms_calibration_error(c, k, 5), lambda c, k: metrics.rms_calibration_error(c, k, 5, "include")):
+        for metric in (
+            metrics.aurra,
+            lambda c, k: metrics.rms_calibration_error(c, k, 5),
+            lambda c, k: metrics.rms_calibration_error(c, k, 5, "include"),
+        ):
             np.testing.assert_array_equal(metric(confidence, correct), metric(confidence[p], correct[p]))
         if correct.any() and not correct.all():
             for metric in (metrics.aupr, metrics.auroc, metrics.fpr95):
-                assert metric(confidence[correct], confidence[~correct]) == metric(confidence[p][correct[p]], confidence[p][~correct[p]])
+                assert metric(confidence[correct], confidence[~correct]) == metric(
+                    confidence[p][correct[p]], confidence[p][~correct[p]]
+                )
 
 
 # ---- out-of-distribution detection
@@ -216,7 +257,9 @@ def test_chance_is_the_share_of_the_ood_side():
     assert metrics.aupr(np.zeros(2000), np.zeros(10000)) == pytest.approx(1 / 6, abs=1e-15)
 
 
-@pytest.mark.parametrize("metric", [metrics.aupr, metrics.auroc, metrics.fpr95, lambda a, b: metrics.fpr95(a, b, "nearest")])
+@pytest.mark.parametrize(
+    "metric", [metrics.aupr, metrics.auroc, metrics.fpr95, lambda a, b: metrics.fpr95(a, b, "nearest")]
+)
 def test_an_empty_side_is_undefined(metric):
     assert math.isnan(metric([], [1.0])) and math.isnan(metric([1.0], [])) and math.isnan(metric([], []))
 
@@ -226,7 +269,8 @@ def test_an_empty_side_is_undefined(metric):
 
 def test_confidence_by_hand_and_restriction_before_softmax():
     z = np.array([[2.0, 3.0, 1.0]])
-    assert metrics.confidence(z[:, [0, 2]])[0] == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-15)  # .7311, not the .2447 of a softmax over all three
+    # .7311, not the .2447 of a softmax over all three
+    assert metrics.confidence(z[:, [0, 2]])[0] == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-15)
     assert math.exp(2) / sum(math.exp(v) for v in (2, 3, 1)) == pytest.approx(0.2447, abs=5e-5)
 
 
@@ -234,7 +278,9 @@ def test_log_confidence_does_not_saturate():
     z = np.array([[float(gap), 0.0, 0.0] for gap in (40, 60, 300, 700)])
     assert (metrics.confidence(z) == 1.0).all()
     assert (np.diff(metrics.log_confidence(z)) > 0).all()
-    np.testing.assert_allclose(metrics.log_confidence(z), [-2 * math.exp(-gap) for gap in (40, 60, 300, 700)], rtol=1e-12)
+    np.testing.assert_allclose(
+        metrics.log_confidence(z), [-2 * math.exp(-gap) for gap in (40, 60, 300, 700)], rtol=1e-12
+    )
 
 
 def test_log_confidence_does_not_overflow_and_equals_softmax():
@@ -249,7 +295,9 @@ def test_top_k_equals_a_stable_sort():
     logits, labels = rng.integers(0, 4, (300, 7)).astype(float), rng.integers(0, 7, 300)
     order = np.argsort(-logits, axis=1, kind="stable")
     for k in (1, 3, 5, 7):
-        np.testing.assert_array_equal(metrics.top_k_correct(logits, labels, k), (order[:, :k] == labels[:, None]).any(axis=1))
+        np.testing.assert_array_equal(
+            metrics.top_k_correct(logits, labels, k), (order[:, :k] == labels[:, None]).any(axis=1)
+        )
     np.testing.assert_array_equal(metrics.top_k_correct(logits, labels, 1), logits.argmax(axis=1) == labels)
     assert metrics.top_k_accuracy(logits, labels, 7) == 1.0
     assert math.isnan(metrics.top_k_accuracy(np.zeros((0, 3)), np.zeros(0, np.int64)))
@@ -290,8 +338,14 @@ def test_non_finite_values_are_refused(bad):
         (lambda: metrics.aurra([0.1, 0.2], [1]), "same length, but got 2 and 1"),
         (lambda: metrics.aurra([[0.1]], [1]), "one-dimensional"),
         (lambda: metrics.aurra([0.1], [2]), "0 and 1"),
-        (lambda: metrics.rms_calibration_error([0.1], [1], bin_size=0), "`bin_size` to be an integer larger than 0, but got 0"),
-        (lambda: metrics.rms_calibration_error([0.1], [1], bin_size=2.5), "`bin_size` to be an integer larger than 0, but got 2.5"),
+        (
+            lambda: metrics.rms_calibration_error([0.1], [1], bin_size=0),
+            "`bin_size` to be an integer larger than 0, but got 0",
+        ),
+        (
+            lambda: metrics.rms_calibration_error([0.1], [1], bin_size=2.5),
+            "`bin_size` to be an integer larger than 0, but got 2.5",
+        ),
         (lambda: metrics.rms_calibration_error([0.1], [1], last_bin="drop"), "`last_bin` to be one of"),
         (lambda: metrics.rms_calibration_error([0.1], [1], ties="random"), "`ties` to be one of"),
         (lambda: metrics.fpr95([0.1], [1], convention="best"), "`convention` to be one of"),

@@ -42,7 +42,8 @@ def network(stop_after=None):
         passes.append(len(x))
         if stop_after is not None and len(passes) > stop_after:
             raise Killed
-        return torch.stack([(row.flatten()[:, None] * weight).sum(dim=0) for row in x])  # a small matrix product may depend on the place of a row
+        # a small matrix product may depend on the place of a row
+        return torch.stack([(row.flatten()[:, None] * weight).sum(dim=0) for row in x])
 
     return forward
 
@@ -96,7 +97,11 @@ def test_a_resumed_pass_gives_the_same_bytes_and_does_nothing_twice(tmp_path, mo
     done = stop_after * forward_batch
     images = Noted()
     got = run(images, parts=Parts(tmp_path, "k"), forward_batch=forward_batch)
-    assert got.ids == reference.ids and got.logits.tobytes() == reference.logits.tobytes() and got.bad == reference.bad == [("004", "empty file")]
+    assert (
+        got.ids == reference.ids
+        and got.logits.tobytes() == reference.logits.tobytes()
+        and got.bad == reference.bad == [("004", "empty file")]
+    )
     assert len(images.reads) == 30 - done and images.notes == notes == {"cmyk_converted": 10}
 
 

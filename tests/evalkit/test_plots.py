@@ -21,7 +21,10 @@ def curve(y):
 
 
 def test_occlusion_draws_each_mode_once_with_its_values_and_band():
-    curves = {"b": {"random": curve([0.9, 0.5, 0.2])}, "c": {"random": curve([0.8, 0.4, 0.1]), "salient": curve([0.8, 0.3, 0.1])}}
+    curves = {
+        "b": {"random": curve([0.9, 0.5, 0.2])},
+        "c": {"random": curve([0.8, 0.4, 0.1]), "salient": curve([0.8, 0.3, 0.1])},
+    }
     figure = plots.occlusion(curves, ORDER)
     random, salient = figure.axes
     assert [random.get_title(), salient.get_title()] == ["Random patches", "Salient patches first"]
@@ -29,7 +32,8 @@ def test_occlusion_draws_each_mode_once_with_its_values_and_band():
     assert [line.get_color() for line in random.lines] == [plots.COLOURS[1], plots.COLOURS[2]]
     assert [line.get_color() for line in salient.lines] == [plots.COLOURS[2]]
     band = random.collections[0].get_paths()[0].vertices
-    assert band[:, 1].min() == pytest.approx(0.1) and band[:, 1].max() == pytest.approx(0.6)  # 0.2 - 0.1 to 0.5 + 0.1, nothing at the NaN
+    # 0.2 - 0.1 to 0.5 + 0.1, nothing at the NaN
+    assert band[:, 1].min() == pytest.approx(0.1) and band[:, 1].max() == pytest.approx(0.6)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == [" b", " c"]
     assert open_png(figure).size[0] > 1000
 
@@ -41,7 +45,10 @@ def test_reliability_shows_every_bin_and_the_last_one_hollow():
     figure = plots.reliability(bins, {"a": 0.1234, "b": None}, ORDER)
     panel = figure.axes[0]
     _, all_bins, last = panel.lines
-    assert all_bins.get_xdata().tolist() == bins["a"].confidence.tolist() and all_bins.get_ydata().tolist() == bins["a"].accuracy.tolist()
+    assert (
+        all_bins.get_xdata().tolist() == bins["a"].confidence.tolist()
+        and all_bins.get_ydata().tolist() == bins["a"].accuracy.tolist()
+    )
     assert last.get_markerfacecolor() == "white" and last.get_xdata()[0] == bins["a"].confidence[-1]
     assert [ax.get_title() for ax in figure.axes] == ["a\nRMS error 12.3 %", "b"]
 
@@ -91,5 +98,7 @@ def test_same_figure_same_bytes_and_no_global_state():
 def test_a_long_label_keeps_what_tells_it_from_another():
     names = [f"vanilla (vit_nano_patch4_32, checkpoint {sha})" for sha in ("40a3db15", "b44cec5a")]
     cut = [plots._text(name, 26) for name in names]
-    assert cut[0] != cut[1] and all(len(c) == 26 and c.startswith("vanilla") and "\N{HORIZONTAL ELLIPSIS}" in c for c in cut)
+    assert cut[0] != cut[1] and all(
+        len(c) == 26 and c.startswith("vanilla") and "\N{HORIZONTAL ELLIPSIS}" in c for c in cut
+    )
     assert plots._text("short", 26) == "short"

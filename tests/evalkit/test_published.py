@@ -11,7 +11,11 @@ VALUES = published_values()
 
 
 def value(table, method, model, metric, source):
-    found = [v.value for v in VALUES if (v.table, v.method, v.model, v.metric) == (table, method, model, metric) and source in v.source]
+    found = [
+        v.value
+        for v in VALUES
+        if (v.table, v.method, v.model, v.metric) == (table, method, model, metric) and source in v.source
+    ]
     assert len(found) == 1, (table, method, model, metric, source, found)
     return float(found[0])
 
@@ -21,7 +25,12 @@ def test_every_line_is_a_percentage_of_a_known_metric_with_a_source():
     for v in VALUES:
         columns = (COLUMNS | transfer.COLUMNS)[v.table]
         assert v.metric in {*(c.metric for c in columns), "top5", "parameters"}
-        assert re.fullmatch(r"\d{1,2}\.\dM" if v.metric == "parameters" else r"\d{1,2}\.\d{1,3}", v.value) and v.source and v.method and v.model
+        assert (
+            re.fullmatch(r"\d{1,2}\.\dM" if v.metric == "parameters" else r"\d{1,2}\.\d{1,3}", v.value)
+            and v.source
+            and v.method
+            and v.model
+        )
         assert (v.decoder in transfer.DECODERS) == (v.table == "seg")
 
 
@@ -40,13 +49,18 @@ def test_no_value_is_there_twice():
     ],
 )
 def test_robustness_of_deit_small(table, metric, expected):
-    got = tuple(value(table, method, "deit_small_patch16_224", metric, "Table 5") for method in ("baseline", "TransMix", "MixPro"))
+    got = tuple(
+        value(table, method, "deit_small_patch16_224", metric, "Table 5")
+        for method in ("baseline", "TransMix", "MixPro")
+    )
     assert got == expected
 
 
 def test_gains_the_text_of_the_mixpro_paper_states():
     gain = lambda table, metric, a, b: round(  # noqa: E731
-        value(table, a, "deit_small_patch16_224", metric, "Table 5") - value(table, b, "deit_small_patch16_224", metric, "Table 5"), 6
+        value(table, a, "deit_small_patch16_224", metric, "Table 5")
+        - value(table, b, "deit_small_patch16_224", metric, "Table 5"),
+        6,
     )
     assert gain("imagenet-a", "top1", "MixPro", "TransMix") == 1.3
     assert gain("imagenet-a", "aurra", "MixPro", "TransMix") == 3.6
@@ -57,13 +71,37 @@ def test_gains_the_text_of_the_mixpro_paper_states():
 @pytest.mark.parametrize(
     ("model", "gain"),
     [
-        *(("deit_tiny_patch16_224", 1.2), ("pvt_tiny", 1.2), ("xcit_tiny_24_p16_224", 1.1), ("CA-Swin-T", 1.0), ("cait_xxs36_224", 0.8)),
-        *(("deit_small_patch16_224", 0.6), ("pvt_small", 0.7), ("xcit_small_12_p16_224", 0.6), ("CA-Swin-S", 0.5), ("pvt_medium", 0.6)),
-        *(("pvt_large", 0.5), ("xcit_medium_24_p16_224", 0.7), ("deit_base_patch16_224", 0.5), ("xcit_large_24_p16_224", 0.9)),
+        *(
+            ("deit_tiny_patch16_224", 1.2),
+            ("pvt_tiny", 1.2),
+            ("xcit_tiny_24_p16_224", 1.1),
+            ("CA-Swin-T", 1.0),
+            ("cait_xxs36_224", 0.8),
+        ),
+        *(
+            ("deit_small_patch16_224", 0.6),
+            ("pvt_small", 0.7),
+            ("xcit_small_12_p16_224", 0.6),
+            ("CA-Swin-S", 0.5),
+            ("pvt_medium", 0.6),
+        ),
+        *(
+            ("pvt_large", 0.5),
+            ("xcit_medium_24_p16_224", 0.7),
+            ("deit_base_patch16_224", 0.5),
+            ("xcit_large_24_p16_224", 0.9),
+        ),
     ],
 )
 def test_gains_of_mixpro_over_transmix_as_printed_in_its_table_1(model, gain):
-    assert round(value("accuracy", "MixPro", model, "top1", "Table 1") - value("accuracy", "TransMix", model, "top1", "Table 1"), 6) == gain
+    assert (
+        round(
+            value("accuracy", "MixPro", model, "top1", "Table 1")
+            - value("accuracy", "TransMix", model, "top1", "Table 1"),
+            6,
+        )
+        == gain
+    )
 
 
 @pytest.mark.parametrize(("decoder", "gains"), [("linear", (0.6, 0.6)), ("segmenter", (0.5, 0.4))])
@@ -77,9 +115,13 @@ def test_gains_the_text_of_the_mixpro_paper_states_for_detection():
     of = {(v.method, v.model, v.metric): v.value for v in VALUES if v.table == "det"}
     for metric in ("box_ap", "mask_ap"):
         assert round(float(of["MixPro", "pvt_small", metric]) - float(of["TransMix", "pvt_small", metric]), 6) == 0.5
-    assert len(of) == 5 * 7 and {v for (_, model, metric), v in of.items() if (model, metric) == ("pvt_small", "parameters")} == {"44.1M"}
+    assert len(of) == 5 * 7 and {
+        v for (_, model, metric), v in of.items() if (model, metric) == ("pvt_small", "parameters")
+    } == {"44.1M"}
     for method, model in {(method, model) for method, model, _ in of}:
-        box, mask = ([float(of[method, model, f"{kind}_ap{at}"]) for at in ("50", "75", "")] for kind in ("box", "mask"))
+        box, mask = (
+            [float(of[method, model, f"{kind}_ap{at}"]) for at in ("50", "75", "")] for kind in ("box", "mask")
+        )
         assert box[0] > box[1] > box[2] and mask[0] > mask[1] > mask[2] and all(b > m for b, m in zip(box, mask))
 
 

@@ -77,7 +77,12 @@ def test_diff(pair):
 def test_diff_of_transmix_and_what_was_run_shows_the_misspelt_key():
     text = recipes.diff(TrainConfig, "transmix", "transmix-as-run")
     assert "mixup-switch-prob with hyphens, which the parser ignores" in text
-    assert [line for line in text.splitlines() if not line.startswith(" ")] == ["mixup", "label", "batch_size", "micro_batch"]
+    assert [line for line in text.splitlines() if not line.startswith(" ")] == [
+        "mixup",
+        "label",
+        "batch_size",
+        "micro_batch",
+    ]
 
 
 def test_listing_has_a_line_per_recipe():

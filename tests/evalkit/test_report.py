@@ -67,7 +67,10 @@ def pipe_table(text):
 
 
 def test_csv_holds_every_metric_of_every_record_with_every_digit(runs):
-    written = {(r["label"], r["protocol"], r["metric"]): r for r in csv.DictReader(io.StringIO((runs / "report.csv").read_text()))}
+    written = {
+        (r["label"], r["protocol"], r["metric"]): r
+        for r in csv.DictReader(io.StringIO((runs / "report.csv").read_text()))
+    }
     expected = {}
     for made in results.read([runs]):
         for metric, value in made["metrics"].items():
@@ -76,9 +79,20 @@ def test_csv_holds_every_metric_of_every_record_with_every_digit(runs):
     for key, (made, value) in expected.items():
         line = written[key]
         assert float(line["value"]) == value
-        assert line["standard_error"] == ("" if key[2] not in made["standard_errors"] else repr(made["standard_errors"][key[2]]))
-        assert (line["n"], line["version"], line["complete"], line["published_protocol"]) == (str(made["n"]), "1", "True", "False")
-        assert (line["checkpoint_sha256"], line["data"], line["training_seed"]) == (made["checkpoint_sha256"], made["data"]["name"], "0")
+        assert line["standard_error"] == (
+            "" if key[2] not in made["standard_errors"] else repr(made["standard_errors"][key[2]])
+        )
+        assert (line["n"], line["version"], line["complete"], line["published_protocol"]) == (
+            str(made["n"]),
+            "1",
+            "True",
+            "False",
+        )
+        assert (line["checkpoint_sha256"], line["data"], line["training_seed"]) == (
+            made["checkpoint_sha256"],
+            made["data"]["name"],
+            "0",
+        )
 
 
 def test_the_summary_shows_the_same_numbers_in_all_formats(runs):
@@ -88,7 +102,11 @@ def test_the_summary_shows_the_same_numbers_in_all_formats(runs):
     assert head[1:4] == ["clean top-1 ↑", "occlusion random ↑", "occlusion salient ↑"]
     by_label = {line[0]: line[1:] for line in lines}
     assert list(by_label) == ["vanilla", "mixpro", "transmix"]  # the baseline first
-    assert [by_label[name][0] for name in ("mixpro", "transmix", "vanilla")] == ["**90.0 ± 1.5**", "85.0 ± 1.5", "80.0 ± 1.5"]
+    assert [by_label[name][0] for name in ("mixpro", "transmix", "vanilla")] == [
+        "**90.0 ± 1.5**",
+        "85.0 ± 1.5",
+        "80.0 ± 1.5",
+    ]
     for made in results.read([runs]):
         if made["protocol"] == "imagenet-a":
             assert by_label[made["label"]][5].strip("*") == f"{100 * made['metrics']['rms_calibration_error']:.1f}"
@@ -106,7 +124,10 @@ def test_the_summary_shows_the_same_numbers_in_all_formats(runs):
 
 def test_tex_is_balanced_and_has_a_cell_for_every_column(runs):
     tex = (runs / "report.tex").read_text()
-    assert [re.findall(rf"\\{w}{{(\w+)}}", tex) for w in ("begin", "end")] == [["table", "tabular"], ["tabular", "table"]]
+    assert [re.findall(rf"\\{w}{{(\w+)}}", tex) for w in ("begin", "end")] == [
+        ["table", "tabular"],
+        ["tabular", "table"],
+    ]
     bare = re.sub(r"\\[{}&%$#_]", "", tex)
     assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
     columns = re.search(r"\\begin{tabular}{(l?r+)}", tex).group(1)
@@ -124,7 +145,9 @@ def test_the_page_asks_nothing_of_the_network(runs):
     assert "<script" not in text and "@import" not in text and "url(" not in text and "<link" not in text
     assert not re.search(r"https?://", re.sub(r"data:image/png;base64,[\w+/=]+", "", text))
     for _, name, value in page.attributes:
-        assert name not in ("href", "srcset", "data", "action") and (name != "src" or value.startswith("data:image/png;base64,"))
+        assert name not in ("href", "srcset", "data", "action") and (
+            name != "src" or value.startswith("data:image/png;base64,")
+        )
 
 
 def test_figures_are_in_the_page_and_beside_it(runs):
@@ -143,7 +166,11 @@ def test_how_the_numbers_were_made(runs):
     markdown = (runs / "report.md").read_text()
     for made in results.read([runs]):
         for found in (text, markdown):
-            assert made["checkpoint_sha256"][:12] in found and made["data"]["fingerprint"][:12] in found and f"{made['protocol']} v1" in found
+            assert (
+                made["checkpoint_sha256"][:12] in found
+                and made["data"]["fingerprint"][:12] in found
+                and f"{made['protocol']} v1" in found
+            )
     for found in (text, markdown):
         assert "demonstration data, not a benchmark" in found and "python 3.11" in found
     assert re.search(r"\| mixup +\| vanilla +\| mixpro +\| transmix +\|", markdown)  # what differs between the runs
@@ -164,7 +191,10 @@ def test_text_of_users_is_escaped(tmp_path):
     assert "script" not in {tag for tag, *_ in page.attributes} and label in [row[0] for row in page.rows]
     head, _, line = pipe_table((tmp_path / "report.md").read_text())
     assert len(head) == len(line) == 2 and line[0] == label.replace("|", "\\|")
-    assert r"\textless{}b\textgreater{}\&|\$x\_\$\textbackslash{}\{\%\#\textasciitilde{}\textasciicircum{} & 90.0" in (tmp_path / "report.tex").read_text()
+    assert (
+        r"\textless{}b\textgreater{}\&|\$x\_\$\textbackslash{}\{\%\#\textasciitilde{}\textasciicircum{} & 90.0"
+        in (tmp_path / "report.tex").read_text()
+    )
 
 
 # ---- what the figures are made of
@@ -173,15 +203,25 @@ def test_text_of_users_is_escaped(tmp_path):
 def test_curves_come_from_the_per_sample_records(tmp_path):
     made = imagenet_a(tmp_path) | {"_dir": str(tmp_path)}
     log_confidence, correct = figures._log_confidence(made)
-    assert metrics.rms_calibration_error(np.exp(log_confidence), correct) == pytest.approx(made["metrics"]["rms_calibration_error"], abs=1e-15)
-    assert 1 - metrics.risk_coverage(log_confidence, correct).risk.mean() == pytest.approx(made["metrics"]["aurra"], abs=1e-15)
+    assert metrics.rms_calibration_error(np.exp(log_confidence), correct) == pytest.approx(
+        made["metrics"]["rms_calibration_error"], abs=1e-15
+    )
+    assert 1 - metrics.risk_coverage(log_confidence, correct).risk.mean() == pytest.approx(
+        made["metrics"]["aurra"], abs=1e-15
+    )
 
 
 def test_occlusion_curve_of_one_record_and_of_several_seeds():
     one = figures._curve([occlusion()], "random")
-    assert one.x.tolist() == [i / 10 for i in range(10)] and one.mean[[0, 2]].tolist() == [0.9, 0.8] and one.band[[0, 2]].tolist() == [0.0, 0.02]
+    assert (
+        one.x.tolist() == [i / 10 for i in range(10)]
+        and one.mean[[0, 2]].tolist() == [0.9, 0.8]
+        and one.band[[0, 2]].tolist() == [0.0, 0.02]
+    )
     assert np.isnan(figures._curve([occlusion()], "salient").band).all()
-    lower = occlusion(series=[s | {"top1": s["top1"] - 0.2} for s in occlusion()["series"]], metrics={"clean_top1": 0.7})
+    lower = occlusion(
+        series=[s | {"top1": s["top1"] - 0.2} for s in occlusion()["series"]], metrics={"clean_top1": 0.7}
+    )
     two = figures._curve([occlusion(), lower], "random")
     assert two.mean[[0, 2]] == pytest.approx([0.8, 0.7]) and two.band[[0, 2]] == pytest.approx([0.2 / 2**0.5] * 2)
 
@@ -189,7 +229,10 @@ def test_occlusion_curve_of_one_record_and_of_several_seeds():
 def test_label_shares():
     classes = np.array(["cat", "dog", "a class with a long name", "owl"])
     assert figures.shares(np.array([0.5, 0.1, 0.25, 0.15]), np.array([0, 1, 0, 1]), classes) == "cat: 75 %\ndog: 25 %"
-    assert figures.shares(np.array([0.004, 0.4, 0.3, 0.296]), np.array([0, 1, 2, 3]), classes) == "dog: 40 %\na class with a: 30 %\nowl: 30 %"
+    assert (
+        figures.shares(np.array([0.004, 0.4, 0.3, 0.296]), np.array([0, 1, 2, 3]), classes)
+        == "dog: 40 %\na class with a: 30 %\nowl: 30 %"
+    )
 
 
 # ---- bad input
@@ -223,7 +266,13 @@ def test_missing_damaged_and_foreign_files_are_left_out_and_said(tmp_path):
     write_npz(tmp_path / "foreign" / "a.npz", **arrays | {"labels": (arrays["labels"] + 1) % 10})
     write_npz(tmp_path / "pickle" / "a.npz", **arrays | {"labels": np.array([print], dtype=object)})
     write_npz(tmp_path / "nan" / "a.npz", **arrays | {"logits": arrays["logits"] * np.nan})
-    write_npz(tmp_path / "nan" / "mixed.npz", x=np.zeros((2, 3, 4, 4), np.uint8), weights=np.ones((2, 2)), labels=np.array([0, 7]), classes=np.array(["a"]))
+    write_npz(
+        tmp_path / "nan" / "mixed.npz",
+        x=np.zeros((2, 3, 4, 4), np.uint8),
+        weights=np.ones((2, 2)),
+        labels=np.array([0, 7]),
+        classes=np.array(["a"]),
+    )
     with open(tmp_path / "whole" / "results.jsonl", "ab") as f:
         f.write(b'{"half')
     with pytest.warns(UserWarning, match="line 5 was skipped"):
@@ -260,7 +309,11 @@ def test_incomplete_and_undefined_are_marked_everywhere(tmp_path):
         text = (tmp_path / name).read_text()
         assert "incomplete" in text and "n/a" in text and "not a final number" in text
     assert "3 images could not be read" in (tmp_path / "report.md").read_text()
-    line = next(r for r in csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text())) if r["metric"] == "rms_calibration_error")
+    line = next(
+        r
+        for r in csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text()))
+        if r["metric"] == "rms_calibration_error"
+    )
     assert (line["value"], line["undefined"], line["complete"]) == ("", "the computed value was nan", "False")
 
 

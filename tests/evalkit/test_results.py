@@ -25,7 +25,9 @@ def lines(folder):
 def test_numpy_values_become_plain_json_with_every_bit():
     third = np.float64(1) / 3
     config = {"levels": (np.float64(0.1), 2), "a": np.arange(2)}
-    made = record(metrics={"top1": third, "f32": np.float32(0.1)}, standard_errors={"top1": None}, n=np.int64(3), config=config)
+    made = record(
+        metrics={"top1": third, "f32": np.float32(0.1)}, standard_errors={"top1": None}, n=np.int64(3), config=config
+    )
     back = json.loads(json.dumps(made))
     assert back == made
     assert back["metrics"] == {"top1": 1 / 3, "f32": float(np.float32(0.1))}
@@ -184,9 +186,17 @@ def test_unwritable_folder_and_full_disk_are_one_line(tmp_path, monkeypatch):
 
 def test_a_later_record_of_the_same_measurement_supersedes():
     evaluation = {"task": "robustness", "protocol": "occlusion", "config": {"grid": 8, "workers": 0, "out": "a"}}
-    first = record(**evaluation, metrics={"top1": 0.1}, complete=False, data={"name": "d", "fingerprint": "f", "split": "val", "n_skipped": 3})
+    first = record(
+        **evaluation,
+        metrics={"top1": 0.1},
+        complete=False,
+        data={"name": "d", "fingerprint": "f", "split": "val", "n_skipped": 3},
+    )
     other = record(**evaluation | {"config": {"grid": 7}})
-    again = record(**evaluation | {"config": {"grid": 8, "workers": 4, "out": "b"}}, data={"name": "d", "fingerprint": "f", "split": "val"})
+    again = record(
+        **evaluation | {"config": {"grid": 8, "workers": 4, "out": "b"}},
+        data={"name": "d", "fingerprint": "f", "split": "val"},
+    )
     elsewhere = record(**evaluation, checkpoint_sha256="b" * 64)
     assert results.latest([first, other, again, elsewhere]) == [again, other, elsewhere]
 

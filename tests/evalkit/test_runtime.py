@@ -25,7 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_key_is_the_hash_of_its_parts():
     expected = hashlib.blake2b(b"int:0\x1fstr:mix\x1fint:7", digest_size=16).digest()
-    assert runtime.derive_key(0, "mix", 7) == int.from_bytes(expected, "little") == 126990919500941968241536461514845180409
+    assert (
+        runtime.derive_key(0, "mix", 7) == int.from_bytes(expected, "little") == 126990919500941968241536461514845180409
+    )
 
 
 def test_keys_that_look_alike_differ():
@@ -35,7 +37,9 @@ def test_keys_that_look_alike_differ():
 
 def test_rng_is_numpys_philox_of_the_key():
     ours = runtime.derive_rng(3, "order", 5).random(100)
-    np.testing.assert_array_equal(ours, np.random.Generator(np.random.Philox(key=runtime.derive_key(3, "order", 5))).random(100))
+    np.testing.assert_array_equal(
+        ours, np.random.Generator(np.random.Philox(key=runtime.derive_key(3, "order", 5))).random(100)
+    )
     assert not np.array_equal(ours, runtime.derive_rng(3, "order", 6).random(100))
 
 
@@ -60,7 +64,9 @@ def test_seed_torch_repeats_and_separates():
         runtime.seed_torch(*keys)
         return torch.rand(8)
 
-    assert torch.equal(draw(0, "model", 1), draw(0, "model", 1)) and not torch.equal(draw(0, "model", 1), draw(0, "model", 2))
+    assert torch.equal(draw(0, "model", 1), draw(0, "model", 1)) and not torch.equal(
+        draw(0, "model", 1), draw(0, "model", 2)
+    )
 
 
 # ---- device and processes
@@ -75,7 +81,9 @@ def test_pick_device(monkeypatch):
         runtime.pick_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert runtime.pick_device() == runtime.pick_device("cuda") == torch.device("cuda:3") and runtime.pick_device("cpu") == torch.device("cpu")
+    assert runtime.pick_device() == runtime.pick_device("cuda") == torch.device("cuda:3") and runtime.pick_device(
+        "cpu"
+    ) == torch.device("cpu")
 
 
 def test_one_process_needs_no_group(monkeypatch):
@@ -91,10 +99,19 @@ def test_two_processes_gather_in_rank_order(tmp_path):
     script = tmp_path / "gather.py"
     # Each process writes a file of its own: lines of two processes on one pipe may mix.
     script.write_text(
-        "import pathlib, sys, torch\nfrom evalkit import runtime as r\nr.init_processes(torch.device('cpu'))\n"
-        "pathlib.Path(sys.argv[1], str(r.rank())).write_text(repr((r.world_size(), r.is_main(), r.gather_objects('p' * (r.rank() + 1)))))"
+        "import pathlib, sys, torch\nfrom evalkit import runtime as"
+        " r\nr.init_processes(torch.device('cpu'))\npathlib.Path(sys.argv[1],"
+        " str(r.rank())).write_text(repr((r.world_size(), r.is_main(), r.gather_objects('p' * (r.rank() + 1)))))"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(script),
+        str(tmp_path),
+    ]
     subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=100)
     assert (tmp_path / "0").read_text() == "(2, True, ['p', 'pp'])"
     assert (tmp_path / "1").read_text() == "(2, False, ['p', 'pp'])"
@@ -103,7 +120,12 @@ def test_two_processes_gather_in_rank_order(tmp_path):
 def test_environment_says_versions_and_no_names():
     env = runtime.environment()
     assert env["torch"] == torch.__version__.partition("+")[0] or env["torch"] == torch.__version__
-    assert env["python"] == platform.python_version() and env["threads"] == torch.get_num_threads() and env["processes"] == 1 and env["device"] == "cpu"
+    assert (
+        env["python"] == platform.python_version()
+        and env["threads"] == torch.get_num_threads()
+        and env["processes"] == 1
+        and env["device"] == "cpu"
+    )
     text = repr(env)
     assert platform.node() not in text and str(Path.home()) not in text and str(Path.cwd()) not in text
 
@@ -139,7 +161,10 @@ def test_full_disk_is_one_line(tmp_path):
     def write(f):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(EvalkitError, match=r"^cannot write .*file: No space left on device; free some space or choose another output folder$"):
+    with pytest.raises(
+        EvalkitError,
+        match=r"^cannot write .*file: No space left on device; free some space or choose another output folder$",
+    ):
         runtime.write_atomic(tmp_path / "file", write)
     assert files(tmp_path) == {}
 
@@ -154,9 +179,9 @@ def test_the_systems_own_limit(tmp_path):
     """A write that the operating system refuses half-way, not a made-up one."""
     (tmp_path / "file").write_bytes(b"old")
     code = (
-        "import resource, signal, sys\nfrom evalkit import runtime\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try: runtime.write_atomic(sys.argv[1], lambda f: f.write(bytes(5000)))\nexcept runtime.EvalkitError as e: print(e)"
+        "import resource, signal, sys\nfrom evalkit import runtime\nsignal.signal(signal.SIGXFSZ,"
+        " signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\ntry:"
+        " runtime.write_atomic(sys.argv[1], lambda f: f.write(bytes(5000)))\nexcept runtime.EvalkitError as e: print(e)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], env=env, capture_output=True, text=True)
@@ -172,7 +197,9 @@ def test_killed_in_the_middle_of_a_write(tmp_path):
         "runtime.write_atomic(sys.argv[1], write)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "file")], env=env, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "file")], env=env, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "now\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -198,4 +225,5 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
 
 def test_sha256_file(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
-    assert runtime.sha256_file(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    # FIPS 180-2, appendix B.1
+    assert runtime.sha256_file(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,4 +1,5 @@
-"""Scores of confidence, proper scores, expected calibration error and temperature, against scipy, scikit-learn and slow definitions."""
+"""Scores of confidence, proper scores, expected calibration error and temperature, against scipy, scikit-learn and slow
+definitions."""
 
 import math
 
@@ -34,14 +35,20 @@ def test_scores_keep_ranking_where_probabilities_round_to_one():
     z = np.array([[float(gap), 0.0] for gap in (40, 60, 300, 700)])
     for score in metrics.SCORES.values():
         assert (np.diff(score(z)) > 0).all()
-    np.testing.assert_allclose(metrics.negative_entropy(z), [-(1 + gap) * math.exp(-gap) for gap in (40, 60, 300, 700)], rtol=1e-12)
+    np.testing.assert_allclose(
+        metrics.negative_entropy(z), [-(1 + gap) * math.exp(-gap) for gap in (40, 60, 300, 700)], rtol=1e-12
+    )
 
 
 def test_brier_equals_scikit_learn_for_two_classes_and_the_definition_for_more():
     z, y = logits(k=2)
-    assert metrics.sample_brier(z, y).mean() == pytest.approx(2 * brier_score_loss(y, softmax(z, axis=1)[:, 1]), abs=1e-12)
+    assert metrics.sample_brier(z, y).mean() == pytest.approx(
+        2 * brier_score_loss(y, softmax(z, axis=1)[:, 1]), abs=1e-12
+    )
     z, y = logits()
-    np.testing.assert_allclose(metrics.sample_brier(z, y), ((softmax(z, axis=1) - np.eye(7)[y]) ** 2).sum(axis=1), atol=1e-14)
+    np.testing.assert_allclose(
+        metrics.sample_brier(z, y), ((softmax(z, axis=1) - np.eye(7)[y]) ** 2).sum(axis=1), atol=1e-14
+    )
     np.testing.assert_allclose(metrics.sample_nll(z, y), -np.log(softmax(z, axis=1)[np.arange(200), y]), atol=1e-12)
 
 
@@ -54,7 +61,9 @@ def test_expected_calibration_error_equals_a_loop_over_its_bins():
             confidence = np.round(confidence * bins) / bins  # on the edges, both ends among them
         expected = 0.0
         for b in range(bins):
-            inside = [i for i in range(n) if b / bins < confidence[i] <= (b + 1) / bins or (b == 0 and confidence[i] == 0)]
+            inside = [
+                i for i in range(n) if b / bins < confidence[i] <= (b + 1) / bins or (b == 0 and confidence[i] == 0)
+            ]
             if inside:
                 expected += len(inside) / n * abs(np.mean(confidence[inside]) - np.mean(correct[inside]))
         assert metrics.expected_calibration_error(confidence, correct, bins) == pytest.approx(expected, abs=1e-12)
@@ -77,7 +86,10 @@ def test_the_temperature_is_found_that_the_labels_were_drawn_with(true):
     found = metrics.fit_temperature(z, y)
     assert found == pytest.approx(true, rel=0.06)
     grid = np.exp(np.linspace(-1, 1, 41)) * found
-    assert metrics.negative_log_likelihood(z / found, y) <= min(metrics.negative_log_likelihood(z / t, y) for t in grid) + 1e-9
+    assert (
+        metrics.negative_log_likelihood(z / found, y)
+        <= min(metrics.negative_log_likelihood(z / t, y) for t in grid) + 1e-9
+    )
 
 
 def test_the_temperature_of_labels_that_fit_or_contradict_perfectly_is_as_extreme_as_the_likelihood_can_tell():

@@ -36,7 +36,8 @@ def test_digits_a_labels_are_those_of_test_digits(monkeypatch):
         return np.zeros((len(strokes), 32, 32, 3), np.uint8), None
 
     monkeypatch.setattr(stand_ins, "compose", blank)
-    monkeypatch.setattr(stand_ins, "_probabilities", lambda pixels: np.eye(10)[np.zeros(len(pixels), int)])  # "0" whatever it sees
+    # "0" whatever it sees
+    monkeypatch.setattr(stand_ins, "_probabilities", lambda pixels: np.eye(10)[np.zeros(len(pixels), int)])
     images = stand_ins.digits_a()
     strokes, labels = source_digits()
     label_of = {strokes[i].tobytes(): labels[i] for i in digit_rows("val")}
@@ -54,9 +55,15 @@ def test_digits_o_are_letters_the_classifier_is_confident_about(sets):
 def test_letters_are_strokes_like_the_digits():
     strokes = stand_ins._letters(30, np.random.default_rng(0))
     digits = source_digits()[0]
-    assert strokes.shape == (30, 8, 8) and strokes.min() == 0 and strokes.max() == 16 and (strokes == strokes.round()).all()
+    assert (
+        strokes.shape == (30, 8, 8)
+        and strokes.min() == 0
+        and strokes.max() == 16
+        and (strokes == strokes.round()).all()
+    )
     assert 0.6 < strokes.mean() / digits.mean() < 1.6
-    assert ((strokes.sum(axis=1) > 0).all(axis=1) | (strokes.sum(axis=2) > 0).all(axis=1)).all()  # each fills the frame in one direction
+    # each fills the frame in one direction
+    assert ((strokes.sum(axis=1) > 0).all(axis=1) | (strokes.sum(axis=2) > 0).all(axis=1)).all()
 
 
 def test_gradient_histograms_by_hand():
@@ -66,7 +73,8 @@ def test_gradient_histograms_by_hand():
     h = stand_ins.gradient_histograms(pixels, cell=4, directions=8).reshape(2, 2, 8)
     right = 4  # angle 0 of [-pi, pi) in eighths
     expected = np.zeros((2, 2, 8))
-    expected[:, :, right] = np.sqrt(0.5)  # each cell holds 4 pixels of strength 100: norm sqrt(4 * 400^2) = 800, root of 400 / 800
+    # each cell holds 4 pixels of strength 100: norm sqrt(4 * 400^2) = 800, root of 400 / 800
+    expected[:, :, right] = np.sqrt(0.5)
     np.testing.assert_allclose(h, expected, atol=1e-12)
 
 

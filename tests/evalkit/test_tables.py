@@ -6,7 +6,15 @@ import statistics
 import pytest
 
 from evalkit.report.collect import describe, groups_of, rows_of, runs_of
-from evalkit.report.tables import COLUMNS, MAX_COLUMNS, Estimate, beside_published, best_of, is_published_protocol, summary
+from evalkit.report.tables import (
+    COLUMNS,
+    MAX_COLUMNS,
+    Estimate,
+    beside_published,
+    best_of,
+    is_published_protocol,
+    summary,
+)
 
 from .fake_records import imagenet_a, occlusion, record
 
@@ -25,7 +33,12 @@ def cells(made, column=0):
 
 
 def seed(number, **changes):
-    return record(seed=number, checkpoint_sha256=f"{number}" * 64, config={"lr": 0.001, "seed": number, "workers": number}, **changes)
+    return record(
+        seed=number,
+        checkpoint_sha256=f"{number}" * 64,
+        config={"lr": 0.001, "seed": number, "workers": number},
+        **changes,
+    )
 
 
 # ---- rows
@@ -41,10 +54,17 @@ def test_everything_measured_on_the_same_weights_is_one_row():
 
 def test_seeds_are_averaged_with_their_standard_deviation():
     values = [0.91, 0.94, 0.92]
-    made = table(*(seed(i, metrics={"top1": v}) for i, v in enumerate(values)), *(occlusion(checkpoint_sha256=f"{i}" * 64) for i in range(2)))
+    made = table(
+        *(seed(i, metrics={"top1": v}) for i, v in enumerate(values)),
+        *(occlusion(checkpoint_sha256=f"{i}" * 64) for i in range(2)),
+    )
     assert [name for name, _ in made.rows] == ["mixpro (3 seeds)"]
     cell, area = made.rows[0][1][:2]
-    assert (cell.value, cell.spread) == (f"{100 * statistics.fmean(values):.1f}", f"{100 * statistics.stdev(values):.1f}") == ("92.3", "1.5")
+    assert (
+        (cell.value, cell.spread)
+        == (f"{100 * statistics.fmean(values):.1f}", f"{100 * statistics.stdev(values):.1f}")
+        == ("92.3", "1.5")
+    )
     assert (area.value, area.spread, area.remark) == ("67.5", "0.0", "2 of 3 seeds")
     assert "standard deviation over seeds" in made.notes[1]
 
@@ -52,10 +72,18 @@ def test_seeds_are_averaged_with_their_standard_deviation():
 def test_runs_that_differ_in_more_than_the_seed_are_told_apart():
     other = record(checkpoint_sha256="b" * 64, config={"lr": 0.01, "mixup": "mixpro", "seed": 0, "workers": 2})
     averaged = record(checkpoint_sha256="c" * 64, weights="ema")
-    assert [r.name for r in rows(record(), other, averaged)] == ["mixpro (raw, lr=0.001)", "mixpro (raw, lr=0.01)", "mixpro (ema)"]
-    unknown = occlusion(checkpoint_sha256="d" * 64), occlusion(checkpoint_sha256="e" * 64)  # evaluated elsewhere: nobody knows whether these are seeds
+    assert [r.name for r in rows(record(), other, averaged)] == [
+        "mixpro (raw, lr=0.001)",
+        "mixpro (raw, lr=0.01)",
+        "mixpro (ema)",
+    ]
+    # evaluated elsewhere: nobody knows whether these are seeds
+    unknown = occlusion(checkpoint_sha256="d" * 64), occlusion(checkpoint_sha256="e" * 64)
     assert [r.name for r in rows(*unknown)] == ["mixpro (checkpoint dddddddd)", "mixpro (checkpoint eeeeeeee)"]
-    assert [r.name for r in rows(record(), record(model="resnet18", checkpoint_sha256="f" * 64))] == ["mixpro (vit_tiny)", "mixpro (resnet18)"]
+    assert [r.name for r in rows(record(), record(model="resnet18", checkpoint_sha256="f" * 64))] == [
+        "mixpro (vit_tiny)",
+        "mixpro (resnet18)",
+    ]
 
 
 # ---- columns
@@ -116,17 +144,26 @@ def test_incomplete_records_are_marked_and_never_compared():
     done, other = record(), record(label="b", checkpoint_sha256="b" * 64, metrics={"top1": 0.5})
     better = record(label="c", checkpoint_sha256="c" * 64, metrics={"top1": 0.99}, complete=False)
     made = table(done, other, better)
-    assert {name: (c.best, c.remark) for name, c in cells(made).items()} == {"mixpro": (True, ""), "b": (False, ""), "c": (False, "incomplete")}
+    assert {name: (c.best, c.remark) for name, c in cells(made).items()} == {
+        "mixpro": (True, ""),
+        "b": (False, ""),
+        "c": (False, "incomplete"),
+    }
     assert any("not a final number" in note for note in made.notes)
     complete_seeds = table(seed(0), seed(1, metrics={"top1": 0.92}), seed(2, complete=False, metrics={"top1": 0.1}))
-    assert {name: c.value for name, c in cells(complete_seeds).items()} == {"mixpro (2 seeds)": "91.0", "mixpro (seed=2)": "10.0"}
+    assert {name: c.value for name, c in cells(complete_seeds).items()} == {
+        "mixpro (2 seeds)": "91.0",
+        "mixpro (seed=2)": "10.0",
+    }
 
 
 def test_undefined_metrics_say_why(tmp_path):
     small = imagenet_a(tmp_path, n=150)
     made = table(small)
     assert made.columns == ["top-1 ↑", "RMS cal. error ↓", "AURRA ↑"]
-    assert made.rows[0][1][1].value == "n/a" and any(note.startswith("n/a: RMS cal. error (digits-a): ") for note in made.notes)
+    assert made.rows[0][1][1].value == "n/a" and any(
+        note.startswith("n/a: RMS cal. error (digits-a): ") for note in made.notes
+    )
 
 
 # ---- published values
@@ -139,14 +176,19 @@ def deit(**changes):
         **(
             fields
             | {"task": "robustness", "protocol": "imagenet-a", "data": data, "n": 7500, "config": {}}
-            | {"metrics": {"top1": 0.1909, "rms_calibration_error": 0.321, "aurra": 0.239}, "standard_errors": {"top1": 0.0046}}
+            | {
+                "metrics": {"top1": 0.1909, "rms_calibration_error": 0.321, "aurra": 0.239},
+                "standard_errors": {"top1": 0.0046},
+            }
             | changes
         )
     )
 
 
 def test_published_values_stand_beside_the_real_protocol_of_the_same_model():
-    (made,) = beside_published(rows(deit(), record(), deit(label="other", checkpoint_sha256="b" * 64, model="resnet18")))
+    (made,) = beside_published(
+        rows(deit(), record(), deit(label="other", checkpoint_sha256="b" * 64, model="resnet18"))
+    )
     lines = {name: [(c.value, c.spread) for c in line] for name, line in made.rows}
     assert lines["deit-s (this report)"] == [("19.1", "0.5"), ("32.1", ""), ("23.9", "")]
     assert lines["MixPro (MixPro paper, Table 5)"] == [("22.4", ""), ("30.3", ""), ("32.4", "")]
@@ -156,17 +198,33 @@ def test_published_values_stand_beside_the_real_protocol_of_the_same_model():
     assert len(lines) == 5  # own, three methods of the paper, timm; resnet18 has no published row for this protocol
 
 
-@pytest.mark.parametrize("change", [{"published_protocol": False}, {"complete": False}, {"data": {"name": "digits-a", "fingerprint": "f", "split": "val"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"published_protocol": False},
+        {"complete": False},
+        {"data": {"name": "digits-a", "fingerprint": "f", "split": "val"}},
+    ],
+)
 def test_published_values_stay_away_from_anything_else(change):
     assert beside_published(rows(deit(**change))) == []
 
 
 def test_clean_accuracy_is_comparable_on_the_whole_of_imagenet_val_only():
-    accuracy = {"protocol": "accuracy", "data": {"name": "val", "fingerprint": "f", "split": "val"}, "published_protocol": False}
-    assert is_published_protocol(record(**accuracy, n=50_000)) and not is_published_protocol(record(**accuracy, n=49_999))
+    accuracy = {
+        "protocol": "accuracy",
+        "data": {"name": "val", "fingerprint": "f", "split": "val"},
+        "published_protocol": False,
+    }
+    assert is_published_protocol(record(**accuracy, n=50_000)) and not is_published_protocol(
+        record(**accuracy, n=49_999)
+    )
     (made,) = beside_published(rows(record(**accuracy, n=50_000, model="deit_tiny_patch16_224")))
     assert ["73.8"] in [[c.value for c in line] for _, line in made.rows]
     other = record(**accuracy, n=50_000, model="pvt_tiny", checkpoint_sha256="b" * 64)
     (made,) = beside_published(rows(record(**accuracy, n=50_000, model="deit_tiny_patch16_224"), other))
     lines = {name: line[0].value for name, line in made.rows}
-    assert lines["mixpro (pvt_tiny), pvt_tiny (this report)"] == "90.0" and lines["MixPro, pvt_tiny (MixPro paper, Table 1)"] == "76.7"
+    assert (
+        lines["mixpro (pvt_tiny), pvt_tiny (this report)"] == "90.0"
+        and lines["MixPro, pvt_tiny (MixPro paper, Table 1)"] == "76.7"
+    )

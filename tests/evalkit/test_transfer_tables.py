@@ -30,8 +30,15 @@ def config(made, **changes):
 
 
 def test_segmentation_as_the_paper_prints_it():
-    (table,) = transfers(rows(record(), seg(), seg("segmenter", metrics={"miou": 0.6}), seg(**OTHER), seg("segmenter", **OTHER)))
-    assert table.title == "Semantic segmentation (digits-scenes)" and table.columns == ["backbone", "decoder", "mIoU ↑", "+MS ↑"]
+    (table,) = transfers(
+        rows(record(), seg(), seg("segmenter", metrics={"miou": 0.6}), seg(**OTHER), seg("segmenter", **OTHER))
+    )
+    assert table.title == "Semantic segmentation (digits-scenes)" and table.columns == [
+        "backbone",
+        "decoder",
+        "mIoU ↑",
+        "+MS ↑",
+    ]
     assert lines(table) == [
         ("mixpro", "vit_tiny", "Linear", "50.0", "52.0"),
         ("vanilla", "vit_tiny", "Linear", "50.0", "52.0"),
@@ -44,7 +51,11 @@ def test_segmentation_as_the_paper_prints_it():
 
 def test_detection_as_the_paper_prints_it():
     (table,) = transfers(rows(det(), det(**OTHER, model="resnet50", metrics={"box_ap": 0.38, "box_ap50": 0.586})))
-    assert table.columns == ["backbone", "parameters", *(f"{kind} AP{at} ↑" for kind in ("box", "mask") for at in ("", "50", "75"))]
+    assert table.columns == [
+        "backbone",
+        "parameters",
+        *(f"{kind} AP{at} ↑" for kind in ("box", "mask") for at in ("", "50", "75")),
+    ]
     assert lines(table) == [
         ("mixpro", "vit_tiny", "44.1M", "40.0", "60.0", "45.0", "30.0", "55.0", "35.0"),
         ("vanilla", "resnet50", "", "38.0", "58.6", "–", "–", "–", "–"),
@@ -55,20 +66,29 @@ def test_seeds_of_the_transfer_make_one_row():
     values = [0.30, 0.34, 0.35]
     made = [det(seed=i, metrics={"box_ap": v}, **config(det(), seed=i)) for i, v in enumerate(values)]
     random = {"label": "vit_tiny, random", "method": None, "checkpoint_sha256": None}
-    others = [det(**random, seed=i, metrics={"box_ap": 0.1 + v}, **config(det(), seed=i, init="random")) for i, v in enumerate([0.0, 0.01, 0.02])]
+    others = [
+        det(**random, seed=i, metrics={"box_ap": 0.1 + v}, **config(det(), seed=i, init="random"))
+        for i, v in enumerate([0.0, 0.01, 0.02])
+    ]
     (table,) = transfers(rows(*made, *others))
     cell, lower = (cells[2] for _, cells in table.rows)
     assert [name for name, _ in table.rows] == ["mixpro", "vit_tiny, random"]
-    assert (cell.value, cell.spread) == (f"{100 * statistics.fmean(values):.1f}", f"{100 * statistics.stdev(values):.1f}") == ("33.0", "2.6")
+    assert (
+        (cell.value, cell.spread)
+        == (f"{100 * statistics.fmean(values):.1f}", f"{100 * statistics.stdev(values):.1f}")
+        == ("33.0", "2.6")
+    )
     assert (lower.value, lower.spread, cell.best, lower.best) == ("11.0", "1.0", True, False)
     assert "standard deviation over seeds" in table.notes[1]
 
 
 def test_seeds_of_the_pre_training_make_one_row_and_a_missing_one_is_said():
-    trained = [record(seed=i, checkpoint_sha256=f"{i}" * 64, config={"lr": 0.001, "seed": i, "workers": 1}) for i in range(3)]
+    trained = [
+        record(seed=i, checkpoint_sha256=f"{i}" * 64, config={"lr": 0.001, "seed": i, "workers": 1}) for i in range(3)
+    ]
     made = [seg(checkpoint_sha256=f"{i}" * 64, metrics={"miou": 0.5 + 0.1 * i}) for i in range(2)]
     (table,) = transfers(rows(*trained, *made))
-    (name, (_, _, cell, _)), = table.rows
+    ((name, (_, _, cell, _)),) = table.rows
     assert (name, cell.value, cell.remark) == ("mixpro (3 seeds)", "55.0", "2 of 3 seeds")
 
 
@@ -78,13 +98,20 @@ def test_another_schedule_data_or_version_is_another_table():
     expected = {
         "lr": (seg(**config(base, lr=0.01)), ["digits-scenes · lr=0.001", "digits-scenes · lr=0.01"]),
         "data": (seg(data=data | {"name": "mine"}), ["digits-scenes", "mine"]),
-        "pixels": (seg(data=data | {"fingerprint": "e" * 64}), ["digits-scenes · data dddddddd", "digits-scenes · data eeeeeeee"]),
+        "pixels": (
+            seg(data=data | {"fingerprint": "e" * 64}),
+            ["digits-scenes · data dddddddd", "digits-scenes · data eeeeeeee"],
+        ),
         "version": (seg(version=2), ["digits-scenes · protocol version 1", "digits-scenes · protocol version 2"]),
     }
     for changed, where in expected.values():
         assert [t.title for t in transfers(rows(base, changed))] == [f"Semantic segmentation ({w})" for w in where]
-    assert len(transfers(rows(base, seg(**OTHER, **config(base, workers=7, init="random"))))) == 1  # execution, and what the row itself is
-    assert [t.title.split(" (")[0] for t in transfers(rows(det(), base))] == ["Semantic segmentation", "Object detection and instance segmentation"]
+    # execution, and what the row itself is
+    assert len(transfers(rows(base, seg(**OTHER, **config(base, workers=7, init="random"))))) == 1
+    assert [t.title.split(" (")[0] for t in transfers(rows(det(), base))] == [
+        "Semantic segmentation",
+        "Object detection and instance segmentation",
+    ]
 
 
 def test_incomplete_is_marked_and_never_best():
@@ -105,13 +132,19 @@ def test_transfers_stay_out_of_the_summary_of_accuracy():
 
 def real(make, **changes):
     name = {"seg": "pascal-context", "det": "coco"}[make.__name__]
-    return make(data={"name": name, "fingerprint": "f" * 64, "split": "val"}, n=5000, published_protocol=True, **changes)
+    return make(
+        data={"name": name, "fingerprint": "f" * 64, "split": "val"}, n=5000, published_protocol=True, **changes
+    )
 
 
 def test_table_3_beside_own_rows():
-    (table,) = transfers_beside_published(rows(real(seg, model="deit_small_patch16_224.fb_in1k"), real(seg, **OTHER, model="resnet18")))
+    (table,) = transfers_beside_published(
+        rows(real(seg, model="deit_small_patch16_224.fb_in1k"), real(seg, **OTHER, model="resnet18"))
+    )
     got = lines(table)
-    assert got[0][1:] == ("deit_small_patch16_224.fb_in1k", "Linear", "50.0", "52.0") and got[0][0].endswith(", this report")
+    assert got[0][1:] == ("deit_small_patch16_224.fb_in1k", "Linear", "50.0", "52.0") and got[0][0].endswith(
+        ", this report"
+    )
     model = "deit_small_patch16_224"
     assert got[-6:] == [
         ("baseline (MixPro paper, Table 3)", model, "Linear", "49.1", "49.6"),
@@ -126,8 +159,28 @@ def test_table_3_beside_own_rows():
 
 def test_table_4_beside_own_rows():
     (table,) = transfers_beside_published(rows(real(det, model="pvt_small")))
-    assert lines(table)[0] == ("mixpro, this report", "pvt_small", "44.1M", "40.0", "60.0", "45.0", "30.0", "55.0", "35.0")
-    assert lines(table)[-1] == ("MixPro (MixPro paper, Table 4)", "pvt_small", "44.1M", "41.4", "64.2", "44.4", "38.9", "61.1", "41.7")
+    assert lines(table)[0] == (
+        "mixpro, this report",
+        "pvt_small",
+        "44.1M",
+        "40.0",
+        "60.0",
+        "45.0",
+        "30.0",
+        "55.0",
+        "35.0",
+    )
+    assert lines(table)[-1] == (
+        "MixPro (MixPro paper, Table 4)",
+        "pvt_small",
+        "44.1M",
+        "41.4",
+        "64.2",
+        "44.4",
+        "38.9",
+        "61.1",
+        "41.7",
+    )
     assert table.quoted == 3
 
 
@@ -145,9 +198,14 @@ def test_the_report_holds_the_tables_in_every_format(tmp_path):
         results.append(tmp_path, made)
     report.build([tmp_path])
     markdown, page, tex, table = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html", "tex", "csv"))
-    assert "## Semantic segmentation (digits-scenes)" in markdown and "## Object detection and instance segmentation (coco)" in markdown
+    assert (
+        "## Semantic segmentation (digits-scenes)" in markdown
+        and "## Object detection and instance segmentation (coco)" in markdown
+    )
     assert "not the published settings or data" not in markdown.split("## How")[0]
-    line = [" ".join(part.split()) for part in next(row for row in markdown.splitlines() if "Segmenter" in row).split("|")]
+    line = [
+        " ".join(part.split()) for part in next(row for row in markdown.splitlines() if "Segmenter" in row).split("|")
+    ]
     assert line[1:-1] == ["mixpro", "vit_tiny", "Segmenter", "50.0", "52.0"]
     assert "box AP50" in page and "44.1M" in page and "digits-scenes: demonstration data" in page
     assert r"mixpro & vit\_tiny & Linear & 50.0 & 52.0 \\" in tex
@@ -164,7 +222,14 @@ def test_the_report_shows_what_the_first_of_each_kind_predicts(tmp_path):
     (tmp_path / "2/samples.png").write_bytes(picture.getvalue()[:-9])
     report.build([tmp_path])
     markdown = (tmp_path / "report.md").read_text()
-    assert re.findall(r"## Predictions \((.*)\)", markdown) == ["mixpro, segmenter, digits-scenes", "vanilla, linear, digits-scenes", "mixpro, digits-scenes"]
-    assert "Left out: mixpro: samples.png is damaged." in markdown and "Left out: mixpro: samples.png is missing." in markdown
+    assert re.findall(r"## Predictions \((.*)\)", markdown) == [
+        "mixpro, segmenter, digits-scenes",
+        "vanilla, linear, digits-scenes",
+        "mixpro, digits-scenes",
+    ]
+    assert (
+        "Left out: mixpro: samples.png is damaged." in markdown
+        and "Left out: mixpro: samples.png is missing." in markdown
+    )
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["predictions-seg-linear.png"]
     assert (tmp_path / "figures/predictions-seg-linear.png").read_bytes() == picture.getvalue()

@@ -28,7 +28,14 @@ def picture(width, height, seed=0):
 
 
 def keys(**changes):
-    defaults = {"image_size": 32, "augment": "none", "auto_augment": None, "color_jitter": 0.0, "erasing": 0.0, "interpolation": "bicubic"}
+    defaults = {
+        "image_size": 32,
+        "augment": "none",
+        "auto_augment": None,
+        "color_jitter": 0.0,
+        "erasing": 0.0,
+        "interpolation": "bicubic",
+    }
     defaults["crop_scale"] = [0.08, 1.0]
     return SimpleNamespace(**(defaults | changes))
 
@@ -63,12 +70,16 @@ class PythonDraws:
 # ---- evaluation
 
 
-@pytest.mark.parametrize("shape", [(500, 300), (300, 500), (224, 224), (333, 500), (640, 427), (1000, 60), (57, 91), (1, 1), (257, 256)])
+@pytest.mark.parametrize(
+    "shape", [(500, 300), (300, 500), (224, 224), (333, 500), (640, 427), (1000, 60), (57, 91), (1, 1), (257, 256)]
+)
 @pytest.mark.parametrize("size", [224, 160, 33])
 def test_published_equals_torchvision(shape, size):
     image = picture(*shape)
     resize = size * 256 // 224
-    expected = tv.Compose([tv.Resize(resize, tv.InterpolationMode.BILINEAR), tv.CenterCrop(size), tv.PILToTensor()])(image)
+    expected = tv.Compose([tv.Resize(resize, tv.InterpolationMode.BILINEAR), tv.CenterCrop(size), tv.PILToTensor()])(
+        image
+    )
     got = T.eval_transform("published", size)(image)
     assert got.dtype == torch.uint8 and got.shape == (3, size, size) and torch.equal(got, expected)
 
@@ -88,7 +99,9 @@ def test_other_resizes_equal_torchvision(resize, interpolation):
     assert torch.equal(T.EvalTransform(224, resize, interpolation)(image), expected)
 
 
-@pytest.mark.parametrize("name", ["deit_small_patch16_224", "eva02_tiny_patch14_336.mim_in22k_ft_in1k", "convnext_tiny.fb_in1k"])
+@pytest.mark.parametrize(
+    "name", ["deit_small_patch16_224", "eva02_tiny_patch14_336.mim_in22k_ft_in1k", "convnext_tiny.fb_in1k"]
+)
 def test_model_mode_is_timms(name):
     cfg = timm.get_pretrained_cfg(name).to_dict()
     expected = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=cfg), is_training=False)
@@ -125,7 +138,9 @@ def test_none_changes_nothing_or_fits():
     rng = np.random.default_rng(0)
     image = picture(32, 32)
     assert np.array_equal(pixels(T.TrainTransform(keys())(image, rng)), np.asarray(image))
-    fitted = tv.Compose([tv.Resize(32, tv.InterpolationMode.BICUBIC), tv.CenterCrop(32), tv.PILToTensor()])(picture(90, 50))
+    fitted = tv.Compose([tv.Resize(32, tv.InterpolationMode.BICUBIC), tv.CenterCrop(32), tv.PILToTensor()])(
+        picture(90, 50)
+    )
     assert torch.equal(T.TrainTransform(keys())(picture(90, 50), rng), fitted)
 
 
@@ -160,7 +175,9 @@ def test_rrc_with_its_own_generator_follows_the_same_law():
     ours = np.array([T.random_resized_crop(500, 375, rng) for _ in range(3000)])
     torch.manual_seed(0)
     image = Image.new("RGB", (500, 375))
-    theirs = np.array([tv.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)])[:, [1, 0, 3, 2]]
+    theirs = np.array([tv.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)])[
+        :, [1, 0, 3, 2]
+    ]
     assert all(ks_2samp(ours[:, k], theirs[:, k]).pvalue > 1e-3 for k in range(4))
 
 
@@ -181,8 +198,12 @@ def test_the_view_is_what_the_training_image_shows():
     """The box, cut out of the image and resized, is the training image."""
     image = picture(80, 60)
     for seed in range(20):
-        got, view = T.TrainTransform(keys(augment="rrc", color_jitter=0.0)).with_view(image, np.random.default_rng(seed))
-        left, top, width, height = (round(v) for v in (80 * view.left, 60 * view.top, 80 * view.width, 60 * view.height))
+        got, view = T.TrainTransform(keys(augment="rrc", color_jitter=0.0)).with_view(
+            image, np.random.default_rng(seed)
+        )
+        left, top, width, height = (
+            round(v) for v in (80 * view.left, 60 * view.top, 80 * view.width, 60 * view.height)
+        )
         plain = tvf.resized_crop(image, top, left, height, width, (32, 32), tv.InterpolationMode.BICUBIC)
         assert np.array_equal(pixels(got), np.asarray(ImageOps.mirror(plain) if view.flip else plain))
         assert torch.equal(got, T.TrainTransform(keys(augment="rrc"))(image, np.random.default_rng(seed)))
@@ -221,7 +242,11 @@ def test_transform_is_driven_by_its_generator_alone():
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
     first = [(transform(image, g), transform.erase_box(g)) for g in map(rng, range(20))]
-    assert random.getstate() == states[0] and np.array_equal(np.random.get_state()[1], states[1]) and torch.equal(torch.get_rng_state(), states[2])
+    assert (
+        random.getstate() == states[0]
+        and np.array_equal(np.random.get_state()[1], states[1])
+        and torch.equal(torch.get_rng_state(), states[2])
+    )
     random.seed(2)
     again = [(transform(image, g), transform.erase_box(g)) for g in map(rng, range(20))]
     assert all(torch.equal(a, b) and box == same for (a, box), (b, same) in zip(first, again))
@@ -250,7 +275,9 @@ def test_rand_augment_is_timms_op_for_op():
     """timm's own operations, in the order and with the stream that ours draws, give the same pixels."""
     image = picture(48, 48)
     ours = RandAugment(RA, 48, T.IMAGENET_MEAN, Image.Resampling.BICUBIC)
-    theirs = rand_augment_transform(RA, {"translate_const": 21, "img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC})
+    theirs = rand_augment_transform(
+        RA, {"translate_const": 21, "img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC}
+    )
     assert ours.layers == 2 and ours.weights is None and [op.name for op in ours.ops] == [op.name for op in theirs.ops]
     state = random.getstate()
     for seed in range(150):
@@ -273,7 +300,14 @@ def test_train_transform_gives_rand_augment_timms_settings():
     theirs = next(t for t in pipeline.transforms if hasattr(t, "ops"))
     ours = T.TrainTransform(keys(image_size=224, augment="rrc", auto_augment=RA)).rand_augment
     for a, b in zip(ours.ops, theirs.ops, strict=True):
-        assert (a.name, a.prob, a.magnitude, a.magnitude_std, a.kwargs, a.hparams) == (b.name, b.prob, b.magnitude, b.magnitude_std, b.kwargs, b.hparams)
+        assert (a.name, a.prob, a.magnitude, a.magnitude_std, a.kwargs, a.hparams) == (
+            b.name,
+            b.prob,
+            b.magnitude,
+            b.magnitude_std,
+            b.kwargs,
+            b.hparams,
+        )
 
 
 def test_posterize_to_no_bits_is_black():
@@ -321,7 +355,9 @@ def test_erase_boxes_fills_the_boxes_with_standard_normal_noise():
     again = T.erase_boxes(torch.full((3, 3, 64, 64), 7.0), boxes, np.random.default_rng(0))
     assert torch.equal(again, x)
     untouched = torch.ones(2, 3, 8, 8)
-    assert torch.equal(T.erase_boxes(untouched.clone(), torch.zeros(2, 4, dtype=torch.int64), np.random.default_rng(0)), untouched)
+    assert torch.equal(
+        T.erase_boxes(untouched.clone(), torch.zeros(2, 4, dtype=torch.int64), np.random.default_rng(0)), untouched
+    )
 
 
 def test_erase_box_probability():

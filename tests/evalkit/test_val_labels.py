@@ -21,7 +21,11 @@ EXPECTED = {ONE: IMAGENET[65], TWO: IMAGENET[970]}
         f"{ONE} 65\n{TWO} 970\n",  # Caffe's and OpenMMLab's val.txt
         f"val/{ONE} 65\nval/{TWO} 970\n",
         f"name,wnid\r\n{ONE}, {IMAGENET[65]}\r\n{TWO}, {IMAGENET[970]}\r\n",
-        f"ImageId,PredictionString\n{ONE[:-5]},{IMAGENET[65]} 85 1 499 272\n{TWO[:-5]},{IMAGENET[970]} 1 2 3 4 {IMAGENET[3]} 5 6 7 8\n",  # Kaggle's
+        # Kaggle's
+        (
+            f"ImageId,PredictionString\n{ONE[:-5]},{IMAGENET[65]} 85 1 499 272\n{TWO[:-5]},{IMAGENET[970]} 1 2 3 4"
+            f" {IMAGENET[3]} 5 6 7 8\n"
+        ),
     ],
 )
 def test_names_with_wordnet_ids_or_positions(tmp_path, text):
@@ -35,9 +39,12 @@ def test_positions_are_those_of_the_sorted_classes_whatever_order_the_model_has(
 
 
 def write_kit(folder, numbers, order):
-    """A development kit: classes in an order of its own, then synsets that are no classes (num_children > 0), as in the real one."""
+    """A development kit: classes in an order of its own, then synsets that are no classes (num_children > 0), as in the
+    real one."""
     kinds = [("ILSVRC2012_ID", "<i4"), ("WNID", "O"), ("words", "O"), ("num_children", "<i4")]
-    rows = [(i, wnid, "words", 0) for i, wnid in enumerate(order, start=1)] + [(len(order) + 1, "n00001740", "entity", 3)]
+    rows = [(i, wnid, "words", 0) for i, wnid in enumerate(order, start=1)] + [
+        (len(order) + 1, "n00001740", "entity", 3)
+    ]
     synsets = np.empty((len(rows), 1), dtype=kinds)
     for i, row in enumerate(rows):
         synsets[i, 0] = row
@@ -52,19 +59,30 @@ def test_the_kits_numbers_mean_what_its_meta_file_says(tmp_path):
     order = IMAGENET[::-1]
     path = write_kit(tmp_path, [1, 1000, 36], order)
     got = read_val_labels(path, IMAGENET)
-    assert list(got.items()) == [(f"ILSVRC2012_val_{i:08d}.JPEG", w) for i, w in enumerate((order[0], order[999], order[35]), start=1)]
+    assert list(got.items()) == [
+        (f"ILSVRC2012_val_{i:08d}.JPEG", w) for i, w in enumerate((order[0], order[999], order[35]), start=1)
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "is empty"),
-        (f"{ONE} n99999999", r"line 1: the class 'n99999999' is none of the 1000; expected a file name and a WordNet id or a number from 0 to 999"),
+        (
+            f"{ONE} n99999999",
+            (
+                r"line 1: the class 'n99999999' is none of the 1000; expected a file name and a WordNet id or a number"
+                r" from 0 to 999"
+            ),
+        ),
         (f"{ONE} 65\n{TWO} 1000", "line 2: the class '1000' is none of the 1000"),
         (f"{ONE} 65\n{TWO}", "line 2: there is no class"),
         (f"{ONE} 65\nvalue label", "line 2: the class 'label' is none of"),
         (f"{ONE} 65\n{ONE} 66", f"line 2: {ONE} was '{IMAGENET[65]}' on an earlier line and is '{IMAGENET[66]}' here"),
-        ("490\n361\n", "holds the numbers of the development kit, which meta.mat explains; put the kit's data/meta.mat beside it"),
+        (
+            "490\n361\n",
+            "holds the numbers of the development kit, which meta.mat explains; put the kit's data/meta.mat beside it",
+        ),
     ],
 )
 def test_one_clear_line(tmp_path, text, message):

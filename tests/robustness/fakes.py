@@ -28,8 +28,15 @@ class Counting(ArrayImages):
 
 
 def noise(n: int = 12, classes: int = 3, side: int = 16, seed: int = 0) -> Counting:
-    pixels = np.random.default_rng(seed).integers(1, 256, (n, side, side, 3), dtype=np.uint8)  # nothing is black by itself
-    return Counting("noise", [f"c{i % classes}/{i:03d}.png" for i in range(n)], np.arange(n) % classes, [f"c{k}" for k in range(classes)], pixels)
+    # nothing is black by itself
+    pixels = np.random.default_rng(seed).integers(1, 256, (n, side, side, 3), dtype=np.uint8)
+    return Counting(
+        "noise",
+        [f"c{i % classes}/{i:03d}.png" for i in range(n)],
+        np.arange(n) % classes,
+        [f"c{k}" for k in range(classes)],
+        pixels,
+    )
 
 
 def vit(num_classes: int = 3, seed: int = 0) -> models.Network:
@@ -38,10 +45,22 @@ def vit(num_classes: int = 3, seed: int = 0) -> models.Network:
 
 
 def loaded(network, classes, name="fake", data=None) -> models.Loaded:
-    return models.Loaded(network, network.name, classes, "0" * 64, name, "vanilla", name, "raw", {} if data is None else {"data": {"name": data}})
+    return models.Loaded(
+        network,
+        network.name,
+        classes,
+        "0" * 64,
+        name,
+        "vanilla",
+        name,
+        "raw",
+        {} if data is None else {"data": {"name": data}},
+    )
 
 
-def save_checkpoint(folder: Path, classes: list[str], label: str = "tiny", data: str = "own", seed: int = 0, scale: float = 1.0) -> Path:
+def save_checkpoint(
+    folder: Path, classes: list[str], label: str = "tiny", data: str = "own", seed: int = 0, scale: float = 1.0
+) -> Path:
     """An evalkit checkpoint of an untrained ViT for 16-px images."""
     network = vit(len(classes), seed)
     with torch.no_grad():
@@ -77,7 +96,9 @@ def records(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
 
 
-def write_corruptions(root: Path, tree: dict[str, int], corruptions=("fog", "snow"), severities=(1, 3), side: int = 20) -> Path:
+def write_corruptions(
+    root: Path, tree: dict[str, int], corruptions=("fog", "snow"), severities=(1, 3), side: int = 20
+) -> Path:
     """root/<corruption>/<severity>/<class>/<i>.JPEG, pixels of their own in every cell."""
     for c, corruption in enumerate(corruptions):
         for severity in severities:

@@ -1,4 +1,5 @@
-"""The protocols fgsm and pgd: the units of their keys, which label is attacked, and that the records are those of the attacks."""
+"""The protocols fgsm and pgd: the units of their keys, which label is attacked, and that the records are those of the
+attacks."""
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ CLASSES = ["dog", "eel", "bird", "cat"]  # the model's order is not that of the 
 
 @pytest.fixture
 def world(tmp_path):
-    """(model, images in [0, 1] in the order of the ids, labels as outputs, data folder); the weights are large, so that attacks matter."""
+    """(model, images in [0, 1] in the order of the ids, labels as outputs, data folder); the weights are large, so that
+    attacks matter."""
     root = write_tree(tmp_path / "val", {"bird": 5, "cat": 6, "dog": 7}, side=16)
     network = vit(4)
     with torch.no_grad():
@@ -41,14 +43,21 @@ def predictions(model, x):
 
 def test_fgsm_strengths_count_255ths_and_the_label_is_the_images_own(world):
     model, x, y, root = world
-    plan, got = records(adversarial.FGSM, model, FGSMConfig(data=str(root), workers=0, eps=[0.0, 1.0, 16.0], forward_batch=18))
+    plan, got = records(
+        adversarial.FGSM, model, FGSMConfig(data=str(root), workers=0, eps=[0.0, 1.0, 16.0], forward_batch=18)
+    )
     gradient = attacks.loss_gradient(model.network, normaliser(model.network, CPU), y)
-    expected = [predictions(model, x), predictions(model, x)] + [predictions(model, (x + e / 255 * gradient(x).sign()).clamp(0, 1)) for e in (1.0, 16.0)]
+    expected = [predictions(model, x), predictions(model, x)] + [
+        predictions(model, (x + e / 255 * gradient(x).sign()).clamp(0, 1)) for e in (1.0, 16.0)
+    ]
     assert got["labels"].tolist() == y.tolist() and got["eps"].tolist() == [0, 0, 1, 16]
     np.testing.assert_array_equal(got["predictions"], np.stack(expected, axis=1))
     assert (got["predictions"][:, 3] != got["predictions"][:, 0]).any()
     metrics = adversarial.FGSM.evaluate(got).metrics
-    assert metrics["clean_top1"] == metrics["top1_eps_0"] == (expected[0] == y.numpy()).mean() and metrics["top1_eps_16"] == (expected[3] == y.numpy()).mean()
+    assert (
+        metrics["clean_top1"] == metrics["top1_eps_0"] == (expected[0] == y.numpy()).mean()
+        and metrics["top1_eps_16"] == (expected[3] == y.numpy()).mean()
+    )
     assert plan.settings["eps"] == [0.0, 1.0, 16.0] and "steps" not in plan.settings
 
 
@@ -57,13 +66,24 @@ def test_pgd_steps_count_255ths_too_and_are_a_quarter_of_eps_by_default(world, a
     model, x, y, root = world
     seen = []
     real = attacks.pgd
-    monkeypatch.setattr(attacks, "pgd", lambda gradient, x, eps, **keys: seen.append((eps, keys["alpha"], keys["steps"])) or real(gradient, x, eps, **keys))
+    monkeypatch.setattr(
+        attacks,
+        "pgd",
+        lambda gradient, x, eps, **keys: (
+            seen.append((eps, keys["alpha"], keys["steps"])) or real(gradient, x, eps, **keys)
+        ),
+    )
     cfg = PGDConfig(data=str(root), workers=0, eps=[2.0, 16.0], steps=3, alpha=alpha, seed=5, forward_batch=18)
     plan, got = records(adversarial.PGD, model, cfg)
     assert seen == [(2 / 255, (alpha or 0.5) / 255, 3), (16 / 255, (alpha or 4.0) / 255, 3)]
     gradient = attacks.loss_gradient(model.network, normaliser(model.network, CPU), y)
-    start = torch.from_numpy(np.stack([attacks.random_start(5, sample, (3, 16, 16)) for sample in plan.sets["data"].ids]))
-    expected = [predictions(model, real(gradient, x, e / 255, alpha=(alpha or e / 4) / 255, steps=3, start=start)) for e in (2.0, 16.0)]
+    start = torch.from_numpy(
+        np.stack([attacks.random_start(5, sample, (3, 16, 16)) for sample in plan.sets["data"].ids])
+    )
+    expected = [
+        predictions(model, real(gradient, x, e / 255, alpha=(alpha or e / 4) / 255, steps=3, start=start))
+        for e in (2.0, 16.0)
+    ]
     np.testing.assert_array_equal(got["predictions"], np.stack([predictions(model, x), *expected], axis=1))
     assert (plan.settings["steps"], plan.settings["alpha"], plan.settings["seed"]) == (3, alpha, 5)
 
@@ -73,4 +93,6 @@ def test_the_numbers_by_hand():
     outcome = adversarial.PGD.evaluate(arrays | {"predictions": np.array([[0, 0, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]])})
     assert outcome.metrics == {"clean_top1": 0.75, "top1_eps_0.5": 0.5, "top1_eps_8": 0.0} and outcome.n == 4
     assert outcome.standard_errors["top1_eps_0.5"] == 0.25
-    assert outcome.series == [{"mode": "pgd", "level": eps, "top1": top1} for eps, top1 in ((0.0, 0.75), (0.5, 0.5), (8.0, 0.0))]
+    assert outcome.series == [
+        {"mode": "pgd", "level": eps, "top1": top1} for eps, top1 in ((0.0, 0.75), (0.5, 0.5), (8.0, 0.0))
+    ]

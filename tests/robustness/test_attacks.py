@@ -1,4 +1,5 @@
-"""FGSM and PGD: the equations on a network whose gradient is known by hand, the ball, and independence of how images are batched."""
+"""FGSM and PGD: the equations on a network whose gradient is known by hand, the ball, and independence of how images
+are batched."""
 
 import math
 
@@ -60,7 +61,8 @@ def test_the_gradient_is_that_of_the_pixels_and_of_each_image_alone(case):
     network, x, y, gradient = case
     np.testing.assert_allclose(gradient(x).numpy(), by_hand(network, x, y), rtol=1e-4, atol=1e-6)
     alone = attacks.loss_gradient(network, attacks.normaliser(network, CPU), y[2:3])(x[2:3])
-    np.testing.assert_allclose(alone.numpy(), gradient(x)[2:3].numpy(), rtol=1e-4, atol=1e-6)  # a mean over the batch would be five times smaller
+    # a mean over the batch would be five times smaller
+    np.testing.assert_allclose(alone.numpy(), gradient(x)[2:3].numpy(), rtol=1e-4, atol=1e-6)
     assert all(p.grad is None for p in network.parameters())
 
 
@@ -87,11 +89,19 @@ def test_pgd_is_its_equation(case):
 
 def test_the_loss_grows_with_eps_and_with_steps(case):
     network, x, y, gradient = case
-    loss = lambda image: float(torch.nn.functional.cross_entropy(network(attacks.normaliser(network, CPU)(image)).detach(), y))  # noqa: E731
+
+    def loss(image):
+        return float(torch.nn.functional.cross_entropy(network(attacks.normaliser(network, CPU)(image)).detach(), y))
+
     start = torch.zeros_like(x)
     by_eps = [loss(attacks.fgsm(gradient, x, e / 255)) for e in (0, 1, 2, 4, 8)]
     by_steps = [loss(attacks.pgd(gradient, x, 8 / 255, alpha=1 / 255, steps=n, start=start)) for n in (1, 2, 4, 8)]
-    assert by_eps == sorted(by_eps) and by_steps == sorted(by_steps) and by_eps[0] < by_eps[-1] and by_steps[0] < by_steps[-1]
+    assert (
+        by_eps == sorted(by_eps)
+        and by_steps == sorted(by_steps)
+        and by_eps[0] < by_eps[-1]
+        and by_steps[0] < by_steps[-1]
+    )
 
 
 def test_no_strength_is_no_change_to_the_bit(case):
@@ -103,7 +113,9 @@ def test_no_strength_is_no_change_to_the_bit(case):
 def test_the_random_start_belongs_to_seed_and_image():
     a = attacks.random_start(0, "c1/x.png", (3, 16, 16))
     assert a.dtype == np.float32 and np.array_equal(a, attacks.random_start(0, "c1/x.png", (3, 16, 16)))
-    assert not np.array_equal(a, attacks.random_start(0, "c1/y.png", (3, 16, 16))) and not np.array_equal(a, attacks.random_start(1, "c1/x.png", (3, 16, 16)))
+    assert not np.array_equal(a, attacks.random_start(0, "c1/y.png", (3, 16, 16))) and not np.array_equal(
+        a, attacks.random_start(1, "c1/x.png", (3, 16, 16))
+    )
     assert abs(a.mean()) < 0.1 and abs(a.std() - 1 / math.sqrt(3)) < 0.05 and a.min() >= -1 and a.max() <= 1
 
 
@@ -115,14 +127,28 @@ def pgd_attack(gradient, x, eps, start):
 
 
 def run(network, images, eps=(2 / 255, 8 / 255), attack=pgd_attack, seed=0, **options):
-    return attacks.attack_all(network, images, images.labels, NATIVE, attack, eps, device=CPU, seed=seed, **{"forward_batch": 4, "workers": 0} | options)
+    return attacks.attack_all(
+        network,
+        images,
+        images.labels,
+        NATIVE,
+        attack,
+        eps,
+        device=CPU,
+        seed=seed,
+        **{"forward_batch": 4, "workers": 0} | options,
+    )
 
 
 def test_the_clean_column_and_eps_0_are_the_clean_predictions():
     images, network = noise(13), vit()
     clean = predict(network, images, NATIVE, device=CPU, forward_batch=4, workers=0)
     got = run(network, images, eps=(0.0, 8 / 255))
-    assert got.ids == clean.ids and (got.predictions[:, 0] == clean.logits.argmax(1)).all() and (got.predictions[:, 1] == got.predictions[:, 0]).all()
+    assert (
+        got.ids == clean.ids
+        and (got.predictions[:, 0] == clean.logits.argmax(1)).all()
+        and (got.predictions[:, 1] == got.predictions[:, 0]).all()
+    )
 
 
 def centred_resnet(images):
@@ -131,7 +157,9 @@ def centred_resnet(images):
     network = models.create("resnet10_cifar", num_classes=3).eval()
     with torch.no_grad():
         network.model.fc.weight.mul_(10)
-        network.model.fc.bias -= torch.from_numpy(predict(network, images, NATIVE, device=CPU, workers=0).logits.mean(axis=0))
+        network.model.fc.bias -= torch.from_numpy(
+            predict(network, images, NATIVE, device=CPU, workers=0).logits.mean(axis=0)
+        )
     return network
 
 
@@ -144,7 +172,8 @@ def test_batch_size_and_workers_change_nothing(name):
     for options in ({"batch_size": 1}, {"batch_size": 5, "workers": 2}, {"rows": np.arange(13)[::-1].copy()}):
         assert (run(network, images, **options).predictions == reference).all()
     some = run(network, images, rows=[1, 4, 12])
-    assert (some.predictions == reference[[1, 4, 12]]).all()  # the other images in a pass do not matter, nor does the row that fills it up
+    # the other images in a pass do not matter, nor does the row that fills it up
+    assert (some.predictions == reference[[1, 4, 12]]).all()
 
 
 def test_another_forward_batch_changes_the_last_bits_only():
@@ -159,7 +188,9 @@ def test_batch_statistics_stay_and_a_network_in_training_mode_is_refused():
     network = models.create("resnet10_cifar", num_classes=3).eval()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     run(network, noise(5), eps=(1 / 255,))
-    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items()) and not any(m.training for m in network.modules())
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items()) and not any(
+        m.training for m in network.modules()
+    )
     with pytest.raises(ValueError, match="eval mode"):
         run(network.train(), noise(5))
 

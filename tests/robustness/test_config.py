@@ -13,7 +13,11 @@ from evalkit.robustness import CONFIGS, PROTOCOLS
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_the_recipe_names_every_key_with_its_default_and_a_reason(name):
     schema, path = CONFIGS[name], config.find(name, "robustness")
-    assert config.load(schema, name, [], folder="robustness") == config.load(schema, None, [], folder="robustness") == schema()
+    assert (
+        config.load(schema, name, [], folder="robustness")
+        == config.load(schema, None, [], folder="robustness")
+        == schema()
+    )
     assert set(config.read(path, "robustness")) == set(config.to_dict(schema()))
     assert set(sources(path, "robustness")) == set(config.to_dict(schema()))
 
@@ -23,7 +27,12 @@ def test_every_protocol_has_a_config_and_a_recipe():
 
 
 def test_overrides_and_saving(tmp_path):
-    cfg = config.load(CONFIGS["occlusion"], "occlusion", ["head=3", "levels=[0.5]", "modes=[random]", "limit=7", "data=007"], folder="robustness")
+    cfg = config.load(
+        CONFIGS["occlusion"],
+        "occlusion",
+        ["head=3", "levels=[0.5]", "modes=[random]", "limit=7", "data=007"],
+        folder="robustness",
+    )
     assert (cfg.head, cfg.levels, cfg.modes, cfg.limit, cfg.data) == ("3", [0.5], ["random"], 7, "007")
     config.save(cfg, tmp_path / "again.yaml")
     assert config.load(CONFIGS["occlusion"], tmp_path / "again.yaml", [], folder="robustness") == cfg

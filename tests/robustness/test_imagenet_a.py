@@ -20,7 +20,12 @@ A = layouts.wnids("imagenet-a")
 
 def arrays(logits, labels, restrict):
     ids = np.arange(len(labels)).astype(str)
-    return {"ids": ids, "labels": np.array(labels), "logits": np.array(logits, np.float32), "restrict": np.array(restrict)}
+    return {
+        "ids": ids,
+        "labels": np.array(labels),
+        "logits": np.array(logits, np.float32),
+        "restrict": np.array(restrict),
+    }
 
 
 def test_logits_are_restricted_before_the_softmax():
@@ -67,7 +72,10 @@ def test_the_order_of_the_images_changes_no_bit():
     rng = np.random.default_rng(1)
     z, labels, p = np.round(rng.normal(size=(300, 8)), 1), rng.integers(0, 8, 300), rng.permutation(300)
     ordered = arrays(z, labels, range(7, -1, -1))
-    a, b = imagenet_a.evaluate(ordered), imagenet_a.evaluate({k: v if k == "restrict" else v[p] for k, v in ordered.items()})
+    a, b = (
+        imagenet_a.evaluate(ordered),
+        imagenet_a.evaluate({k: v if k == "restrict" else v[p] for k, v in ordered.items()}),
+    )
     assert (a.metrics, a.standard_errors, a.intervals) == (b.metrics, b.standard_errors, b.intervals)
 
 
@@ -79,14 +87,28 @@ def test_extras_equal_their_definitions():
     given = arrays(z, labels, range(6))
     m = imagenet_a.evaluate(given).metrics
     correct, p = z.argmax(axis=1) == labels, softmax(z, axis=1)
-    for name, score in (("max_logit", z.max(axis=1)), ("energy", logsumexp(z, axis=1)), ("entropy", (p * np.log(p)).sum(axis=1))):
-        assert m[f"aurra_{name}"] == pytest.approx(np.mean(np.cumsum(correct[np.argsort(-score)]) / np.arange(1, 251)), abs=1e-12)
+    for name, score in (
+        ("max_logit", z.max(axis=1)),
+        ("energy", logsumexp(z, axis=1)),
+        ("entropy", (p * np.log(p)).sum(axis=1)),
+    ):
+        assert m[f"aurra_{name}"] == pytest.approx(
+            np.mean(np.cumsum(correct[np.argsort(-score)]) / np.arange(1, 251)), abs=1e-12
+        )
     assert m["brier"] == pytest.approx(((p - np.eye(6)[labels]) ** 2).sum(axis=1).mean(), abs=1e-12)
     bins = np.ceil(p.max(axis=1) * 15)
     gaps = [abs((p.max(axis=1) - correct)[bins == b].sum()) for b in range(1, 16)]
     assert m["ece"] == pytest.approx(sum(gaps) / 250, abs=1e-12)
-    half = np.array([int.from_bytes(hashlib.blake2b(i.encode(), digest_size=8).digest(), "little") % 2 for i in given["ids"]], dtype=bool)
-    nll = lambda rows, t: -(z[rows] / t - logsumexp(z[rows] / t, axis=1, keepdims=True))[np.arange(rows.sum()), labels[rows]].mean()  # noqa: E731
+    half = np.array(
+        [int.from_bytes(hashlib.blake2b(i.encode(), digest_size=8).digest(), "little") % 2 for i in given["ids"]],
+        dtype=bool,
+    )
+
+    def nll(rows, t):
+        return -(z[rows] / t - logsumexp(z[rows] / t, axis=1, keepdims=True))[
+            np.arange(rows.sum()), labels[rows]
+        ].mean()
+
     grid = np.exp(np.linspace(0, math.log(100), 4000))
     best = {flag: grid[np.argmin([nll(half == flag, t) for t in grid])] for flag in (False, True)}
     assert m["temperature"] == pytest.approx((best[False] + best[True]) / 2, rel=2e-3)
@@ -122,10 +144,14 @@ def test_a_miniature_of_the_true_layout(tmp_path, monkeypatch):
     assert plan.complete and not plan.published  # the network takes 16 pixels, not 224
     assert plan.notes == ["200 of 200 class folders matched by name, of 1000 classes of the model"]
     got, bad = imagenet_a.PROTOCOL.collect(model, plan, cfg, CPU)
-    assert bad == [] and got["logits"].shape == (200, 1000) and got["restrict"].tolist() == [IMAGENET.index(w) for w in A]
+    assert (
+        bad == [] and got["logits"].shape == (200, 1000) and got["restrict"].tolist() == [IMAGENET.index(w) for w in A]
+    )
     assert [A[label] for label in got["labels"]] == [sample.split("/")[0] for sample in got["ids"]]
     outcome = imagenet_a.PROTOCOL.evaluate(got)
-    assert outcome.n == 200 and outcome.metrics["top1"] == metrics.top_k_accuracy(got["logits"][:, got["restrict"]], got["labels"])
+    assert outcome.n == 200 and outcome.metrics["top1"] == metrics.top_k_accuracy(
+        got["logits"][:, got["restrict"]], got["labels"]
+    )
     assert root.is_dir()
 
 
@@ -134,6 +160,9 @@ def test_published_only_with_the_published_settings(tmp_path, monkeypatch):
     root = str(write_tree(tmp_path, dict.fromkeys(A, 1), side=8))
     network = vit(1000)
     network.input_size = (224, 224)
-    published = lambda **keys: imagenet_a.prepare(loaded(network, IMAGENET), ImageNetAConfig(data=root, **keys), CPU).published  # noqa: E731
+
+    def published(**keys):
+        return imagenet_a.prepare(loaded(network, IMAGENET), ImageNetAConfig(data=root, **keys), CPU).published
+
     assert published() and published(forward_batch=8, workers=3)
     assert not published(limit=10) and not published(preprocess="model")

@@ -37,18 +37,40 @@ def arrays(predictions, labels, cells):
 
 def test_the_table_of_alexnet():
     """As the list in the code of AugMix (Hendrycks et al., ICLR 2020), in the order of its corruptions."""
-    augmix = [0.886428, 0.894468, 0.922640, 0.819880, 0.826268, 0.785948, 0.798360, 0.866816, 0.826572, 0.819324, 0.564592, 0.853204, 0.646056, 0.717840]
+    augmix = [
+        0.886428,
+        0.894468,
+        0.922640,
+        0.819880,
+        0.826268,
+        0.785948,
+        0.798360,
+        0.866816,
+        0.826572,
+        0.819324,
+        0.564592,
+        0.853204,
+        0.646056,
+        0.717840,
+    ]
     assert list(imagenet_c.ALEXNET.values()) == [*augmix, 0.606500]
-    assert tuple(imagenet_c.ALEXNET) == CORRUPTIONS and len(CORRUPTIONS) == 15 and not set(imagenet_c.EXTRA) & set(CORRUPTIONS)
+    assert (
+        tuple(imagenet_c.ALEXNET) == CORRUPTIONS
+        and len(CORRUPTIONS) == 15
+        and not set(imagenet_c.EXTRA) & set(CORRUPTIONS)
+    )
 
 
 def test_alexnets_own_errors_are_an_mce_of_one():
-    """Predictions that err as often as AlexNet does, to the image: 100,000 of them would be too many, so the errors are rounded to 1/500."""
+    """Predictions that err as often as AlexNet does, to the image: 100,000 of them would be too many, so the errors are
+    rounded to 1/500."""
     rows = np.zeros((500, 75), dtype=int)
     for i, (c, _) in enumerate(CELLS):
         rows[: round(500 * imagenet_c.ALEXNET[c]), i] = 1
     m = imagenet_c.evaluate(arrays(rows, np.zeros(500, int), CELLS)).metrics
-    assert m["mce"] == pytest.approx(1.0, abs=1e-3) and m["mean_error"] == pytest.approx(np.mean(list(imagenet_c.ALEXNET.values())), abs=1e-3)
+    assert m["mce"] == pytest.approx(1.0, abs=1e-3) and m["mean_error"] == pytest.approx(
+        np.mean(list(imagenet_c.ALEXNET.values())), abs=1e-3
+    )
 
 
 def test_mce_is_not_the_mean_error():
@@ -56,10 +78,21 @@ def test_mce_is_not_the_mean_error():
     rows = np.zeros((3, 75), dtype=int)
     rows[:, [c == "fog" for c, _ in CELLS]] = 1
     outcome = imagenet_c.evaluate(arrays(rows, [0, 0, 0], CELLS))
-    assert outcome.metrics["mean_error"] == pytest.approx(1 / 15) and outcome.metrics["mce"] == pytest.approx(1 / (15 * 0.819324))
-    assert outcome.metrics["error_fog"] == 1 and outcome.metrics["error_snow"] == 0 and outcome.undefined == {} and outcome.n == 3
-    assert set(outcome.standard_errors) == {"mean_error", "mce", *(f"error_{c}" for c, _ in CELLS)}  # three images alike
-    assert max(outcome.standard_errors.values()) < 1e-15 and max(high - low for low, high in outcome.intervals.values()) < 1e-15
+    assert outcome.metrics["mean_error"] == pytest.approx(1 / 15) and outcome.metrics["mce"] == pytest.approx(
+        1 / (15 * 0.819324)
+    )
+    assert (
+        outcome.metrics["error_fog"] == 1
+        and outcome.metrics["error_snow"] == 0
+        and outcome.undefined == {}
+        and outcome.n == 3
+    )
+    # three images alike
+    assert set(outcome.standard_errors) == {"mean_error", "mce", *(f"error_{c}" for c, _ in CELLS)}
+    assert (
+        max(outcome.standard_errors.values()) < 1e-15
+        and max(high - low for low, high in outcome.intervals.values()) < 1e-15
+    )
     assert {"mode": "fog", "level": 3, "top1": 0.0} in outcome.series and len(outcome.series) == 75
 
 
@@ -67,24 +100,37 @@ def test_severities_count_alike_and_missing_images_are_left_out_where_they_are_m
     cells = [("fog", 1), ("fog", 2), ("snow", 1)]
     outcome = imagenet_c.evaluate(arrays([[0, 1, 1], [1, -1, 0], [0, -1, 1], [0, 0, -1]], [0, 0, 1, 0], cells))
     # fog/1: wrong for the second and third image, fog/2: one of two, snow/1: one of three
-    assert outcome.metrics["error_fog"] == pytest.approx((2 / 4 + 1 / 2) / 2) and outcome.metrics["error_snow"] == pytest.approx(1 / 3)
+    assert outcome.metrics["error_fog"] == pytest.approx((2 / 4 + 1 / 2) / 2) and outcome.metrics[
+        "error_snow"
+    ] == pytest.approx(1 / 3)
     assert outcome.metrics["mean_error"] == pytest.approx((1 / 2 + 1 / 3) / 2) and outcome.standard_errors == {}
-    assert np.isnan(outcome.metrics["mce"]) and outcome.undefined == {"mce": "not all 15 corruptions at all five severities were evaluated"}
+    assert np.isnan(outcome.metrics["mce"]) and outcome.undefined == {
+        "mce": "not all 15 corruptions at all five severities were evaluated"
+    }
 
 
 def test_the_standard_error_is_that_of_the_images():
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 2, (40, 75))
     outcome = imagenet_c.evaluate(arrays(rows, np.zeros(40, int), CELLS))
-    per_image = [np.mean([rows[i, 5 * k : 5 * k + 5].mean() / imagenet_c.ALEXNET[c] for k, c in enumerate(CORRUPTIONS)]) for i in range(40)]
-    assert outcome.metrics["mce"] == pytest.approx(np.mean(per_image)) and outcome.standard_errors["mce"] == pytest.approx(np.std(per_image) / 40**0.5)
+    per_image = [
+        np.mean([rows[i, 5 * k : 5 * k + 5].mean() / imagenet_c.ALEXNET[c] for k, c in enumerate(CORRUPTIONS)])
+        for i in range(40)
+    ]
+    assert outcome.metrics["mce"] == pytest.approx(np.mean(per_image)) and outcome.standard_errors[
+        "mce"
+    ] == pytest.approx(np.std(per_image) / 40**0.5)
 
 
 # ---- from files
 
 
 def config(root, **keys):
-    return ImageNetCConfig(data=str(root), workers=0, **{"corruptions": ["fog", "snow"], "severities": [1, 3], "preprocess": "published"} | keys)
+    return ImageNetCConfig(
+        data=str(root),
+        workers=0,
+        **{"corruptions": ["fog", "snow"], "severities": [1, 3], "preprocess": "published"} | keys,
+    )
 
 
 def test_predictions_of_every_cell_are_those_of_its_own_files(tmp_path):
@@ -116,7 +162,8 @@ def miniature(monkeypatch):
 
 @pytest.fixture(scope="module")
 def true_layout(tmp_path_factory):
-    """All 75 cells with all 1000 classes would be 75,000 files; two cells of them, in the archives' folders, and the others empty of them."""
+    """All 75 cells with all 1000 classes would be 75,000 files; two cells of them, in the archives' folders, and the
+    others empty of them."""
     root = tmp_path_factory.mktemp("imagenet-c")
     file = next((write_tree(root / ".pixels", {"x": 1}, side=16) / "x").iterdir())
     for cell in ("weather/fog/1", "blur/glass_blur/5"):
@@ -132,8 +179,14 @@ def test_the_true_layout_in_the_folders_of_the_archives(true_layout, miniature):
     cfg = config(true_layout, corruptions=["fog"], severities=[1])
     plan = imagenet_c.prepare(model, cfg, CPU)
     assert plan.complete and not plan.published and len(plan.sets["fog/1"]) == 1000
-    assert plan.notes == ["1 of 75 pairs of a corruption and a severity, 1000 classes matched by name", "no part of mCE and passed over: saturate"]
-    with pytest.raises(EvalkitError, match=r"is not complete: fog/2 is missing; glass_blur/1 is missing; glass_blur/2 is missing\. Complete it"):
+    assert plan.notes == [
+        "1 of 75 pairs of a corruption and a severity, 1000 classes matched by name",
+        "no part of mCE and passed over: saturate",
+    ]
+    with pytest.raises(
+        EvalkitError,
+        match=r"is not complete: fog/2 is missing; glass_blur/1 is missing; glass_blur/2 is missing\. Complete it",
+    ):
         imagenet_c.prepare(model, config(true_layout, corruptions=["fog", "glass_blur"], severities=[1, 2]), CPU)
 
 
@@ -156,12 +209,20 @@ def test_files_are_used_as_they_are_at_224_pixels(tmp_path):
     keys = {"corruptions": ["fog"], "severities": [1], "preprocess": None}
     plan = imagenet_c.prepare(model, config(root, **keys), CPU)
     assert plan.settings["preprocess"] == {"mode": "native", "side": 224}
-    image = ArrayImages("x", ["x"], [0], ["x"], np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)).read(0)
+    image = ArrayImages(
+        "x", ["x"], [0], ["x"], np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    ).read(0)
     assert np.array_equal(plan.transform(image).permute(1, 2, 0).numpy(), np.asarray(image))
     with pytest.raises(EvalkitError, match="used as they are, 227 x 224, but 224 x 224 is asked for"):
         imagenet_c.collect(model, plan, config(root, **keys), CPU)  # write_tree makes them 3 pixels wider
     small = loaded(vit(3), CLASSES)
-    with pytest.raises(EvalkitError, match="the files of ImageNet-C have 224 pixels and fake takes 16; choose preprocess=published or model to resize them"):
+    with pytest.raises(
+        EvalkitError,
+        match=(
+            "the files of ImageNet-C have 224 pixels and fake takes 16; choose preprocess=published or model to resize"
+            " them"
+        ),
+    ):
         imagenet_c.prepare(small, config(root, **keys), CPU)
 
 
@@ -170,9 +231,17 @@ def test_published_is_all_of_it_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(imagenet_c, "_cells", lambda *args: (cells, [], []))
     network = vit(1000)
     network.input_size = (224, 224)
-    published = lambda **keys: imagenet_c.prepare(loaded(network, IMAGENET), ImageNetCConfig(data=str(tmp_path), **keys), CPU).published  # noqa: E731
+
+    def published(**keys):
+        return imagenet_c.prepare(loaded(network, IMAGENET), ImageNetCConfig(data=str(tmp_path), **keys), CPU).published
+
     assert published() and published(workers=5)
-    assert not published(preprocess="published") and not published(limit=5) and not published(severities=[5]) and not published(corruptions=["fog"])
+    assert (
+        not published(preprocess="published")
+        and not published(limit=5)
+        and not published(severities=[5])
+        and not published(corruptions=["fog"])
+    )
 
 
 def test_one_clear_line(tmp_path):
@@ -181,10 +250,15 @@ def test_one_clear_line(tmp_path):
         imagenet_c.prepare(model, config(tmp_path / "none"), CPU)
     with pytest.raises(EvalkitError, match=r"is not complete: fog is missing; snow is missing\. Complete it"):
         imagenet_c.prepare(model, config(tmp_path), CPU)
-    with pytest.raises(EvalkitError, match="holds none of the corruptions; expected .*/gaussian_noise/1/CLASS/image.JPEG"):
+    with pytest.raises(
+        EvalkitError, match="holds none of the corruptions; expected .*/gaussian_noise/1/CLASS/image.JPEG"
+    ):
         imagenet_c.prepare(model, config(tmp_path, allow_partial=True), CPU)
     (tmp_path / "gausian_noise").mkdir()
-    with pytest.raises(EvalkitError, match="the folder 'gausian_noise' in .* is none of the corruptions.* Did you mean 'gaussian_noise'"):
+    with pytest.raises(
+        EvalkitError,
+        match="the folder 'gausian_noise' in .* is none of the corruptions.* Did you mean 'gaussian_noise'",
+    ):
         imagenet_c.prepare(model, config(tmp_path), CPU)
     with pytest.raises(EvalkitError, match="the class names of fake are not known"):
         imagenet_c.prepare(loaded(vit(3), None), config(Path(tmp_path)), CPU)

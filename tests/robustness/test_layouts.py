@@ -1,4 +1,5 @@
-"""Data layouts: miniatures with the true folder names, and one clear line for each thing that can be wrong with them."""
+"""Data layouts: miniatures with the true folder names, and one clear line for each thing that can be wrong with
+them."""
 
 import hashlib
 import shutil
@@ -80,7 +81,13 @@ def test_a_complete_folder_is_the_published_set(tree_a, model, miniature):
 
 
 def test_the_real_counts_are_asked_for(tree_a, model):
-    with pytest.raises(EvalkitError, match=r"is not complete: 200 images instead of 7,500\. Complete it, or accept it as partial with allow_partial=true"):
+    with pytest.raises(
+        EvalkitError,
+        match=(
+            r"is not complete: 200 images instead of 7,500\. Complete it, or accept it as partial with"
+            r" allow_partial=true"
+        ),
+    ):
         open_set("imagenet-a", str(tree_a), model, allow_partial=False)
     opened = open_set("imagenet-a", str(tree_a), model, allow_partial=True)
     assert not opened.complete and opened.notes == ["imagenet-a is partial: 200 images instead of 7,500"]
@@ -117,13 +124,17 @@ def test_a_damaged_class_folder_is_named_and_changes_no_other_label(tmp_path, tr
         with pytest.raises(EvalkitError, match=r"folder 'n99999999' in .* is none of the 200 classes"):
             open_set("imagenet-a", str(root), model, allow_partial=True)
         (root / "n99999999").rename(root / ".n99999999")
-    with pytest.raises(EvalkitError, match=rf"1 of 200 class folders are missing or empty \({victim}\); 199 images instead of 200"):
+    with pytest.raises(
+        EvalkitError, match=rf"1 of 200 class folders are missing or empty \({victim}\); 199 images instead of 200"
+    ):
         open_set("imagenet-a", str(root), model, allow_partial=False)
     partial = open_set("imagenet-a", str(root), model, allow_partial=True)
     assert not partial.complete and len(partial.matched) == 199 and partial.classes == A
     before = dict(zip(whole.images.ids, labels_in(whole.images, A)))
     after = dict(zip(partial.images.ids, labels_in(partial.images, A)))
-    assert set(before) - set(after) == {f"{victim}/{victim}_0000.JPEG"} and all(before[k] == v for k, v in after.items())
+    assert set(before) - set(after) == {f"{victim}/{victim}_0000.JPEG"} and all(
+        before[k] == v for k, v in after.items()
+    )
 
 
 @pytest.mark.parametrize("victim", [0, 1, 99, 198, 199])
@@ -195,11 +206,20 @@ def test_a_model_of_unknown_classes_is_refused(tree_a):
 
 def test_defaults_are_the_stand_ins_for_a_checkpoint_trained_on_digits_photo():
     stand_in, other = loaded(vit(), ["0"], data="digits-photo"), loaded(vit(), ["0"], data="imagenet")
-    assert [choose(role, None, stand_in) for role in ("imagenet-a", "imagenet-o", "id_data", "occlusion")] == ["digits-a", "digits-o"] + ["digits-photo"] * 2
+    assert [choose(role, None, stand_in) for role in ("imagenet-a", "imagenet-o", "id_data", "occlusion")] == [
+        "digits-a",
+        "digits-o",
+    ] + ["digits-photo"] * 2
     assert choose("imagenet-a", "mine", other) == "mine"
-    lines = {"imagenet-a": "ImageNet-A folder with --data DIR", "id_data": "ImageNet val folder with --id DIR", "occlusion": "ImageNet val folder with --data"}
+    lines = {
+        "imagenet-a": "ImageNet-A folder with --data DIR",
+        "id_data": "ImageNet val folder with --id DIR",
+        "occlusion": "ImageNet val folder with --data",
+    }
     for role, line in lines.items():
-        with pytest.raises(EvalkitError, match=f"not trained on digits-photo, so there is no default data; give the {line}"):
+        with pytest.raises(
+            EvalkitError, match=f"not trained on digits-photo, so there is no default data; give the {line}"
+        ):
             choose(role, None, other)
 
 
@@ -216,7 +236,9 @@ def test_preprocessing_is_the_published_one_unless_the_set_is_embedded(tree_a, m
     transform, settings = pipeline(model, images, None)
     assert settings == {"mode": "published", "side": 16} and transform.resize == 16 * 256 // 224
     assert pipeline(model, images, "model")[1]["mode"] == "model"
-    assert layouts.is_published({"mode": "published", "side": 224}) and not layouts.is_published({"mode": "published", "side": 384})
+    assert layouts.is_published({"mode": "published", "side": 224}) and not layouts.is_published(
+        {"mode": "published", "side": 384}
+    )
     assert transform(images.read(0)).shape == (3, 16, 16)
 
 

@@ -1,4 +1,5 @@
-"""Occlusion: masks by hand and by slow definitions, the sweep on planted patches, the numbers from records written by hand."""
+"""Occlusion: masks by hand and by slow definitions, the sweep on planted patches, the numbers from records written by
+hand."""
 
 import doctest
 import hashlib
@@ -43,13 +44,16 @@ def test_random_order_is_the_published_vector():
 
 
 def test_every_bit_of_path_and_seed_counts():
-    """Half of all path hashes lie above 2^63; the same generator from whole numbers, of 128 bits the key and 256 the counter."""
+    """Half of all path hashes lie above 2^63; the same generator from whole numbers, of 128 bits the key and 256 the
+    counter."""
     hashes = []
     for i, seed, repeat in itertools.product(range(40), (0, 2**63 + 1, 2**64 - 1), (0, 4)):
         path = f"n01440764/{i}.JPEG"
         hashes.append(int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "little"))
         for stream, ours in ((0, masks.random_ranks), (1, masks.shuffled_order)):
-            words = np.random.Philox(key=seed + (repeat << 64), counter=(hashes[-1] << 192) + (stream << 128)).random_raw(50)
+            words = np.random.Philox(
+                key=seed + (repeat << 64), counter=(hashes[-1] << 192) + (stream << 128)
+            ).random_raw(50)
             order = sorted(range(50), key=lambda p: words[p])
             expected = order if stream else [order.index(p) for p in range(50)]
             assert ours(path, 50, seed, repeat).tolist() == expected
@@ -59,7 +63,11 @@ def test_every_bit_of_path_and_seed_counts():
 def test_random_order_depends_on_seed_repeat_and_path_only():
     base = masks.random_ranks(PATH, 196, 3, 1)
     assert (base == masks.random_ranks(PATH, 196, 3, 1)).all()
-    for other in (masks.random_ranks(PATH, 196, 4, 1), masks.random_ranks(PATH, 196, 3, 2), masks.random_ranks(PATH + "x", 196, 3, 1)):
+    for other in (
+        masks.random_ranks(PATH, 196, 4, 1),
+        masks.random_ranks(PATH, 196, 3, 2),
+        masks.random_ranks(PATH + "x", 196, 3, 1),
+    ):
         assert (base != other).any()
 
 
@@ -90,12 +98,17 @@ def test_random_masks_hit_every_patch_alike():
 # ---- salient masks
 
 
-@pytest.mark.parametrize(("level", "dropped"), [(0.3, {1}), (0.5, {1, 2}), (0.7, {1, 2, 4}), (0.9, {1, 2, 3, 4}), (0.0, set()), (1.0, {0, 1, 2, 3, 4})])
+@pytest.mark.parametrize(
+    ("level", "dropped"),
+    [(0.3, {1}), (0.5, {1, 2}), (0.7, {1, 2, 4}), (0.9, {1, 2, 3, 4}), (0.0, set()), (1.0, {0, 1, 2, 3, 4})],
+)
 def test_salient_hand_example(level, dropped):
     assert set(np.flatnonzero(masks.salient_masks(HAND, [level])[0, 0])) == dropped
 
 
-@pytest.mark.parametrize(("level", "dropped"), [(0.3, {0, 3}), (0.5, {0, 3, 4}), (0.7, {0, 2, 3, 4}), (0.0, set()), (1.0, {0, 1, 2, 3, 4})])
+@pytest.mark.parametrize(
+    ("level", "dropped"), [(0.3, {0, 3}), (0.5, {0, 3, 4}), (0.7, {0, 2, 3, 4}), (0.0, set()), (1.0, {0, 1, 2, 3, 4})]
+)
 def test_nonsalient_hand_example(level, dropped):
     assert set(np.flatnonzero(masks.nonsalient_masks(HAND, [level])[0, 0])) == dropped
 
@@ -140,7 +153,12 @@ def test_no_level_drops_a_patch_at_zero_even_where_the_mass_exceeds_one_by_round
 
 def test_masks_move_to_a_finer_grid_by_nearest_cell():
     coarse = np.array([True, False, False, True])
-    assert masks.resample(coarse, (2, 2), 4).reshape(4, 4).astype(int).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert masks.resample(coarse, (2, 2), 4).reshape(4, 4).astype(int).tolist() == [
+        [1, 1, 0, 0],
+        [1, 1, 0, 0],
+        [0, 0, 1, 1],
+        [0, 0, 1, 1],
+    ]
     np.testing.assert_array_equal(masks.resample(coarse, (2, 2), 5).reshape(5, 5)[0], [True, True, True, False, False])
     assert masks.resample(coarse, (2, 2), 2) is coarse
 
@@ -203,7 +221,12 @@ def test_every_forward_pass_has_the_same_shape_and_rows_of_several_images_share_
 def test_coinciding_masks_and_the_black_image_are_forwarded_once():
     images, network = noise(5), Recorder()
     source, _ = planted(images, [[3]] * 5)
-    columns = [Setting("clean", 0.0, 0), *(Setting("salient", q, 0) for q in (0.2, 0.5, 0.9, 1.0)), Setting("random", 1.0, 0), Setting("random", 0.01, 0)]
+    columns = [
+        Setting("clean", 0.0, 0),
+        *(Setting("salient", q, 0) for q in (0.2, 0.5, 0.9, 1.0)),
+        Setting("random", 1.0, 0),
+        Setting("random", 0.01, 0),
+    ]
     got = run(network, images, columns, saliency=source, forward_batch=1)
     assert len(network.seen) == 5 * 2 + 1  # clean, the planted patch; black once for all
     assert got.predictions.tolist() == [[0, 1, 1, 1, 16, 16, 0]] * 5
@@ -236,7 +259,9 @@ def test_masked_pixels_are_black_before_normalisation():
     dropped = masks.random_ranks(images.ids[0], 16).reshape(4, 4).repeat(4, 0).repeat(4, 1) < 8
     clean, masked = seen[0]
     expected = torch.tensor([(0 - m) / s for m, s in zip(Network.mean, Network.std)]).view(3, 1)
-    assert torch.equal(masked[:, dropped], expected.expand(3, int(dropped.sum()))) and torch.equal(masked[:, ~dropped], clean[:, ~dropped])
+    assert torch.equal(masked[:, dropped], expected.expand(3, int(dropped.sum()))) and torch.equal(
+        masked[:, ~dropped], clean[:, ~dropped]
+    )
 
 
 def test_predictions_equal_a_plain_loop():
@@ -259,9 +284,20 @@ def test_saliency_on_another_grid_drops_pixels_of_its_own_patches():
     images, network = noise(2), Recorder()
     values = np.eye(4)[[0, 3]] + 1e-9  # one quarter of the image is salient: a 2 x 2 grid under an occlusion grid of 4
     source = Saliency(lambda x, ids: (np.resize(values, (len(x), 4)), (2, 2)), {})
-    got = run(network, images, [Setting("clean", 0.0, 0), Setting("salient", 0.5, 0), Setting("random", 0.5, 0)], saliency=source, forward_batch=1)
+    got = run(
+        network,
+        images,
+        [Setting("clean", 0.0, 0), Setting("salient", 0.5, 0), Setting("random", 0.5, 0)],
+        saliency=source,
+        forward_batch=1,
+    )
     assert got.predictions.tolist() == [[0, 4, 8], [0, 4, 8]]
-    assert network.seen[1].reshape(4, 4).astype(int).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert network.seen[1].reshape(4, 4).astype(int).tolist() == [
+        [1, 1, 0, 0],
+        [1, 1, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]
     np.testing.assert_array_equal(network.seen[2], masks.random_ranks(images.ids[0], 16) < 8)
 
 
@@ -272,7 +308,10 @@ def test_batch_size_workers_file_order_and_subset_change_nothing():
     reference = run(network, images, columns, saliency=source)
     for batch_size, workers in ((1, 0), (7, 2), (64, 0)):
         got = run(network, images, columns, saliency=source, batch_size=batch_size, workers=workers)
-        assert got.predictions.tobytes() == reference.predictions.tobytes() and got.dropped.tobytes() == reference.dropped.tobytes()
+        assert (
+            got.predictions.tobytes() == reference.predictions.tobytes()
+            and got.dropped.tobytes() == reference.dropped.tobytes()
+        )
     order = np.random.default_rng(0).permutation(11)
     shuffled = run(network, Subset(images, order), columns, saliency=source)
     np.testing.assert_array_equal(shuffled.predictions, reference.predictions[order])
@@ -285,7 +324,9 @@ def _process(number, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=2)
     network = vit()
-    got = run(network, noise(11), settings(["random", "salient"], LEVELS, 2), saliency=attention(network, CPU, None, {}))
+    got = run(
+        network, noise(11), settings(["random", "salient"], LEVELS, 2), saliency=attention(network, CPU, None, {})
+    )
     np.savez(f"{folder}/{number}.npz", predictions=got.predictions, dropped=got.dropped)
     torch.distributed.destroy_process_group()
 
@@ -293,10 +334,15 @@ def _process(number, folder):
 def test_two_processes_end_up_with_the_same_bytes_as_one(tmp_path):
     torch.multiprocessing.start_processes(_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
     network = vit()
-    alone = run(network, noise(11), settings(["random", "salient"], LEVELS, 2), saliency=attention(network, CPU, None, {}))
+    alone = run(
+        network, noise(11), settings(["random", "salient"], LEVELS, 2), saliency=attention(network, CPU, None, {})
+    )
     for number in range(2):
         with np.load(tmp_path / f"{number}.npz") as got:
-            assert got["predictions"].tobytes() == alone.predictions.tobytes() and got["dropped"].tobytes() == alone.dropped.tobytes()
+            assert (
+                got["predictions"].tobytes() == alone.predictions.tobytes()
+                and got["dropped"].tobytes() == alone.dropped.tobytes()
+            )
 
 
 def test_unreadable_images_are_listed_and_left_out():
@@ -309,7 +355,9 @@ def test_unreadable_images_are_listed_and_left_out():
 
 def test_one_clear_line_for_what_cannot_be():
     images, network = noise(3), Recorder()
-    with pytest.raises(EvalkitError, match="a grid of 5 patches does not divide images of 16 pixels; choose grid= one of 2, 4, 8"):
+    with pytest.raises(
+        EvalkitError, match="a grid of 5 patches does not divide images of 16 pixels; choose grid= one of 2, 4, 8"
+    ):
         run(network, images, settings(["random"], [0.5], 1), grid=5)
     with pytest.raises(ValueError, match="Expected argument `saliency`"):
         run(network, images, settings(["salient"], [0.5], 1))
@@ -330,7 +378,15 @@ def test_settings_count_of_the_published_sweep():
 
 def test_curves_and_areas_by_hand():
     """Four images; random with two repeats at levels .4 and .8, salient once."""
-    columns = [("clean", 0.0, 0), ("random", 0.4, 0), ("random", 0.4, 1), ("random", 0.8, 0), ("random", 0.8, 1), ("salient", 0.4, 0), ("salient", 0.8, 0)]
+    columns = [
+        ("clean", 0.0, 0),
+        ("random", 0.4, 0),
+        ("random", 0.4, 1),
+        ("random", 0.8, 0),
+        ("random", 0.8, 1),
+        ("salient", 0.4, 0),
+        ("salient", 0.8, 0),
+    ]
     predictions = np.array([[0, 0, 0, 0, 1, 0, 1], [1, 1, 0, 0, 0, 1, 0], [0, 0, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0, 0]])
     labels = np.array([0, 1, 0, 0])  # clean: three of four
     dropped = np.tile([0, 0.4, 0.4, 0.8, 0.8, 0.1, 0.6], (4, 1))
@@ -347,11 +403,25 @@ def test_curves_and_areas_by_hand():
     assert m["auc_salient"] == pytest.approx((0.4 * (0.75 + 0.75) / 2 + 0.4 * (0.75 + 0.25) / 2) / 0.8)
     rows = {(r["mode"], r["level"]): r for r in outcome.series}
     assert rows["random", 0.4]["runs"] == [1.0, 0.5] and rows["random", 0.4]["sd"] == pytest.approx(math.sqrt(0.125))
-    assert rows["random", 0.0] == {"mode": "random", "level": 0.0, "top1": 0.75, "sd": None, "runs": [0.75], "dropped_share": 0.0}
+    assert rows["random", 0.0] == {
+        "mode": "random",
+        "level": 0.0,
+        "top1": 0.75,
+        "sd": None,
+        "runs": [0.75],
+        "dropped_share": 0.0,
+    }
     assert rows["salient", 0.8]["sd"] is None and rows["salient", 0.8]["dropped_share"] == pytest.approx(0.6)
     assert outcome.standard_errors["clean_top1"] == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
-    per_image = np.array([(0.4 * (a + b) / 2 + 0.4 * (b + c) / 2) / 0.8 for a, b, c in ((1, 1, 0.5), (1, 0.5, 0), (1, 0.5, 0), (0, 1, 1))])
-    assert m["auc_random"] == pytest.approx(per_image.mean()) and outcome.standard_errors["auc_random"] == pytest.approx(per_image.std() / 2)
+    per_image = np.array(
+        [
+            (0.4 * (a + b) / 2 + 0.4 * (b + c) / 2) / 0.8
+            for a, b, c in ((1, 1, 0.5), (1, 0.5, 0), (1, 0.5, 0), (0, 1, 1))
+        ]
+    )
+    assert m["auc_random"] == pytest.approx(per_image.mean()) and outcome.standard_errors[
+        "auc_random"
+    ] == pytest.approx(per_image.std() / 2)
 
 
 def test_images_are_let_go_once_their_rows_are_forwarded():

@@ -1,4 +1,5 @@
-"""kill -9 in the middle of a protocol: started again, it goes on, and ends in the bytes of a run that nobody disturbed."""
+"""kill -9 in the middle of a protocol: started again, it goes on, and ends in the bytes of a run that nobody
+disturbed."""
 
 import os
 import signal
@@ -36,7 +37,14 @@ def test_a_sweep_goes_on_where_it_was_saved(tmp_path, monkeypatch, passes):
     monkeypatch.setattr(parts, "SECONDS", 0.0)
     columns = masks.settings(["random", "salient", "nonsalient"], [*LEVELS, 1.0], 2, [2, 4])
     network = vit()
-    options = {"grid": 4, "saliency": attention(network, CPU, None, {}), "device": CPU, "forward_batch": 4, "batch_size": 5, "workers": 0}
+    options = {
+        "grid": 4,
+        "saliency": attention(network, CPU, None, {}),
+        "device": CPU,
+        "forward_batch": 4,
+        "batch_size": 5,
+        "workers": 0,
+    }
     options |= {"keep_saliency": True}
     reference = sweep(network, noise(13), NATIVE, columns, **options)
     seen = []
@@ -89,13 +97,28 @@ sys.exit(invoke(sys.argv[1:])[0])
 @pytest.mark.parametrize("protocol", sorted(set(PROTOCOLS) - ATTACKS))
 def test_kill_9_and_again(protocol, world, tmp_path):
     more = SMALL.get(protocol, {}) | ({"id_data": str(world / "other")} if protocol == "imagenet-o" else {})
-    keys = {"data": str(world / ("corrupted" if protocol == "imagenet-c" else "data")), "workers": 0, "forward_batch": 4} | more
+    keys = {
+        "data": str(world / ("corrupted" if protocol == "imagenet-c" else "data")),
+        "workers": 0,
+        "forward_batch": 4,
+    } | more
     assert run(protocol, [str(world / "run")], CONFIGS[protocol](**keys, out=str(tmp_path / "reference"))) == 0
     words = [f"{k}={str(v).replace(' ', '')}" for k, v in keys.items()]
-    command = [sys.executable, "-c", CHILD, "robustness", protocol, str(world / "run"), *words, f"out={tmp_path / 'out'}"]
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        "robustness",
+        protocol,
+        str(world / "run"),
+        *words,
+        f"out={tmp_path / 'out'}",
+    ]
     kills = 0
     for _ in range(2):
-        child = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"})
+        child = subprocess.Popen(
+            command, cwd=Path(__file__).resolve().parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
         before, end = pieces(tmp_path), time.monotonic() + 60
         while child.poll() is None and len(pieces(tmp_path)) < len(before) + 3 and time.monotonic() < end:
             time.sleep(0.01)
@@ -106,8 +129,14 @@ def test_kill_9_and_again(protocol, world, tmp_path):
     assert kills and pieces(tmp_path)
     assert run(protocol, [str(world / "run")], CONFIGS[protocol](**keys, out=str(tmp_path / "out"))) == 0
     (expected,), (got,) = records(tmp_path / "reference"), records(tmp_path / "out")
-    assert got["records"] == expected["records"] and got["metrics"] == expected["metrics"] and got["notes"] == expected["notes"]
-    assert (tmp_path / "out" / got["records"]).read_bytes() == (tmp_path / "reference" / expected["records"]).read_bytes()
+    assert (
+        got["records"] == expected["records"]
+        and got["metrics"] == expected["metrics"]
+        and got["notes"] == expected["notes"]
+    )
+    assert (tmp_path / "out" / got["records"]).read_bytes() == (
+        tmp_path / "reference" / expected["records"]
+    ).read_bytes()
     with np.load(tmp_path / "out" / got["records"]) as content:
         assert len(set(content["ids"].tolist())) == got["n"] == len(content["ids"])
     assert not list((tmp_path / "out" / "records").glob("*.parts"))

@@ -33,7 +33,12 @@ def options(protocol, keys, other, **more):
     extra = {
         "occlusion": {"levels": [0.0, 0.5], "repeats": 2, "grid": 4, "saliency": "self"},
         "imagenet-o": {"id_data": other},
-        "imagenet-c": {"data": str(Path(other).parent / "corrupted"), "corruptions": ["fog", "snow"], "severities": [1, 3], "preprocess": "published"},
+        "imagenet-c": {
+            "data": str(Path(other).parent / "corrupted"),
+            "corruptions": ["fog", "snow"],
+            "severities": [1, 3],
+            "preprocess": "published",
+        },
         "fgsm": {"eps": [2.0]},
         "pgd": {"eps": [2.0, 8.0], "steps": 2},
     }.get(protocol, {})
@@ -57,12 +62,25 @@ def test_a_second_run_uses_the_records_without_a_forward_pass(setup, monkeypatch
         assert run(protocol, [str(checkpoint)], cfg) == 0
     first, second = records(out)
     assert first == second and path.read_bytes() == content and "used again" in capsys.readouterr().out
-    assert (first["protocol"], first["task"], first["complete"], first["published_protocol"]) == (protocol, "robustness", True, False)
-    assert first["records"] == f"records/{path.name}" and first["label"] == "tiny" and first["method"] == "vanilla" and first["weights"] == "raw"
+    assert (first["protocol"], first["task"], first["complete"], first["published_protocol"]) == (
+        protocol,
+        "robustness",
+        True,
+        False,
+    )
+    assert (
+        first["records"] == f"records/{path.name}"
+        and first["label"] == "tiny"
+        and first["method"] == "vanilla"
+        and first["weights"] == "raw"
+    )
 
-    run(protocol, [str(checkpoint)], options(protocol, keys, other, forward_batch=8))  # another setting that can show: new records
+    # another setting that can show: new records
+    run(protocol, [str(checkpoint)], options(protocol, keys, other, forward_batch=8))
     assert len(list((out / "records").glob("*.npz"))) == 2
-    monkeypatch.setattr(runner, "PROTOCOLS", {protocol: runner.Protocol(protocol, 99, *list(vars(PROTOCOLS[protocol]).values())[2:])})
+    monkeypatch.setattr(
+        runner, "PROTOCOLS", {protocol: runner.Protocol(protocol, 99, *list(vars(PROTOCOLS[protocol]).values())[2:])}
+    )
     run(protocol, [str(checkpoint)], cfg)  # another version of the protocol as well
     assert len(list((out / "records").glob("*.npz"))) == 3
 
@@ -97,13 +115,22 @@ def test_records_hold_what_the_metrics_need(setup):
         with np.load(Path(keys["out"]) / record["records"], allow_pickle=False) as content:
             arrays = dict(content)
         again = PROTOCOLS[protocol].evaluate(arrays)
-        assert {k: None if np.isnan(v) else v for k, v in again.metrics.items()} == record["metrics"] and again.n == record["n"] == len(arrays["ids"])
+        assert {k: None if np.isnan(v) else v for k, v in again.metrics.items()} == record[
+            "metrics"
+        ] and again.n == record["n"] == len(arrays["ids"])
     o = by_protocol["imagenet-o"]
     assert (o["data"]["n_ood"], o["data"]["n_id"], o["metrics"]["chance"]) == (9, 6, 0.6)
     assert set(o["data"]["sets"]) == {"ood", "id"}
-    assert by_protocol["occlusion"]["config"]["saliency"] == "self" and by_protocol["occlusion"]["config"]["head"] == "mean"
+    assert (
+        by_protocol["occlusion"]["config"]["saliency"] == "self"
+        and by_protocol["occlusion"]["config"]["head"] == "mean"
+    )
     assert by_protocol["occlusion"]["config"]["preprocess"] == "published" and by_protocol["occlusion"]["seed"] == 0
-    assert by_protocol["imagenet-a"]["undefined"].keys() == {"rms_calibration_error", "rms_calibration_error_temperature", "top5"}
+    assert by_protocol["imagenet-a"]["undefined"].keys() == {
+        "rms_calibration_error",
+        "rms_calibration_error_temperature",
+        "top5",
+    }
     for record in by_protocol.values():
         assert any("1,000 bootstrap resamples" in note for note in record["notes"])
         for name, (low, high) in record["intervals"].items():
@@ -118,7 +145,8 @@ def test_the_tables_print_the_standard_errors(setup):
         run(protocol, [str(checkpoint)], options(protocol, keys, other))
     rows = rows_of(runs_of(records(Path(keys["out"]))))
     ((_, cells),) = summary(rows)[0].rows
-    assert [cell.spread != "" for cell in cells] == [True] * 3 + [True, False, True] + [True] * 3  # nine images have no RMS calibration error
+    # nine images have no RMS calibration error
+    assert [cell.spread != "" for cell in cells] == [True] * 3 + [True, False, True] + [True] * 3
     assert cells[4].value == "n/a"
 
 
@@ -131,13 +159,19 @@ def test_unreadable_images_are_listed_after_the_pass(setup, capsys, on_error, co
     cfg, out = options("imagenet-a", keys, other, on_error=on_error), Path(keys["out"])
     assert run("imagenet-a", [str(checkpoint)], cfg) == code
     (record,) = records(out)
-    assert record["complete"] == complete and record["n"] == 7 and record["data"]["n_skipped"] == 2 and not record["published_protocol"]
+    assert (
+        record["complete"] == complete
+        and record["n"] == 7
+        and record["data"]["n_skipped"] == 2
+        and not record["published_protocol"]
+    )
     assert "2 images could not be read and were left out" in record["notes"]
     printed = capsys.readouterr().out
     assert "cat/cat_0001.JPEG: " in printed and "dog/dog_0002.JPEG: empty file" in printed
     bad = json.loads((out / record["records"]).with_suffix(".json").read_text())["bad"]
     assert [b[0] for b in bad] == ["cat/cat_0001.JPEG", "dog/dog_0002.JPEG"]
-    write_tree(Path(keys["data"]), {"cat": 4, "dog": 3, "bird": 2})  # mended: the same names, so the records must not be used again
+    # mended: the same names, so the records must not be used again
+    write_tree(Path(keys["data"]), {"cat": 4, "dog": 3, "bird": 2})
     assert run("imagenet-a", [str(checkpoint)], cfg) == 0
     assert records(out)[1]["n"] == 9 and records(out)[1]["complete"]
 
@@ -147,9 +181,20 @@ def test_unreadable_images_can_count_as_wrong(setup, capsys):
     (Path(keys["data"]) / "cat" / "cat_0001.JPEG").write_bytes(b"")
     assert run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys, other, on_error="wrong")) == 0
     (record,) = records(Path(keys["out"]))
-    assert record["complete"] and not record["published_protocol"] and record["n"] == 9 and record["data"]["n_skipped"] == 0
-    assert "1 images could not be read and count as wrong" in record["notes"] and record["metrics"]["nll"] is None and "nll" in record["undefined"]
-    assert "1 images could not be read and count as wrong:\n    cat/cat_0001.JPEG: empty file" in capsys.readouterr().out
+    assert (
+        record["complete"]
+        and not record["published_protocol"]
+        and record["n"] == 9
+        and record["data"]["n_skipped"] == 0
+    )
+    assert (
+        "1 images could not be read and count as wrong" in record["notes"]
+        and record["metrics"]["nll"] is None
+        and "nll" in record["undefined"]
+    )
+    assert (
+        "1 images could not be read and count as wrong:\n    cat/cat_0001.JPEG: empty file" in capsys.readouterr().out
+    )
     for protocol in ("imagenet-o", "occlusion", "imagenet-c", "fgsm"):
         with pytest.raises(EvalkitError, match="unknown value of on_error 'wrong'. "):
             options(protocol, keys, other, on_error="wrong").check()
@@ -164,7 +209,9 @@ def test_a_loaded_model_and_a_callable_give_the_records_of_the_checkpoint(setup)
     checkpoint, keys, other = setup
     loaded = models.load(str(checkpoint))
     net = loaded.network
-    wrapped = models.wrap(lambda x: net(x).logits, name="fn", classes=CLASSES, input_size=16, mean=net.mean, std=net.std, version="1")
+    wrapped = models.wrap(
+        lambda x: net(x).logits, name="fn", classes=CLASSES, input_size=16, mean=net.mean, std=net.std, version="1"
+    )
     module = models.wrap(net.model, name="module", classes=CLASSES, input_size=16, mean=net.mean, std=net.std)
     for protocol in ("imagenet-a", "imagenet-c", "pgd"):
         assert run(protocol, [str(checkpoint), loaded, wrapped, module], options(protocol, keys, other)) == 0
@@ -174,8 +221,14 @@ def test_a_loaded_model_and_a_callable_give_the_records_of_the_checkpoint(setup)
     for four in made.values():
         assert [r["label"] for r in four] == ["tiny", "tiny", "fn", "module"]
         contents = [(Path(keys["out"]) / r["records"]).read_bytes() for r in four]
-        assert len(set(contents)) == 1 and four[0]["records"] == four[1]["records"] and len({r["records"] for r in four}) == 3
-        assert all(r["metrics"] == four[0]["metrics"] for r in four) and all(len(r["checkpoint_sha256"]) == 64 for r in four)
+        assert (
+            len(set(contents)) == 1
+            and four[0]["records"] == four[1]["records"]
+            and len({r["records"] for r in four}) == 3
+        )
+        assert all(r["metrics"] == four[0]["metrics"] for r in four) and all(
+            len(r["checkpoint_sha256"]) == 64 for r in four
+        )
     with pytest.raises(EvalkitError, match="model fn is a plain callable without class attention"):
         run("occlusion", [wrapped], options("occlusion", keys, other))
 
@@ -189,7 +242,13 @@ def test_openmixup_weights_are_converted_and_the_conversion_is_said(setup, tmp_p
     checkpoint, keys, other = setup
     state = models.load(str(checkpoint)).network.model.state_dict()
     path = tmp_path / "openmixup.pth"
-    torch.save({"meta": {"epoch": 1}, "state_dict": {mm_transformer(k): v for k, v in state.items()} | {"head_mix.fc.bias": torch.zeros(2)}}, path)
+    torch.save(
+        {
+            "meta": {"epoch": 1},
+            "state_dict": {mm_transformer(k): v for k, v in state.items()} | {"head_mix.fc.bias": torch.zeros(2)},
+        },
+        path,
+    )
     network = models.load(str(path), model="vit_tiny_patch16_224", model_args=VIT)
     assert network.classes is None
     with pytest.raises(EvalkitError, match="the class names of openmixup are not known"):
@@ -201,7 +260,10 @@ def test_openmixup_weights_are_converted_and_the_conversion_is_said(setup, tmp_p
     a, b = records(Path(keys["out"]))
     assert a["metrics"] == b["metrics"]
     out = capsys.readouterr().out
-    assert f"  {len(state)} tensors of the file renamed to timm's names: backbone." in out and "  1 tensors of the file not used: head_mix.fc.bias" in out
+    assert (
+        f"  {len(state)} tensors of the file renamed to timm's names: backbone." in out
+        and "  1 tensors of the file not used: head_mix.fc.bias" in out
+    )
 
 
 def test_a_file_that_would_run_code_is_not_opened(setup, tmp_path):
@@ -213,7 +275,9 @@ def test_a_file_that_would_run_code_is_not_opened(setup, tmp_path):
             return Path.touch, (mark,)
 
     torch.save({"state_dict": {}, "meta": Bomb()}, tmp_path / "bomb.pth")
-    with pytest.raises(EvalkitError, match="bomb.pth holds more than tensors and was not opened, since that could run code"):
+    with pytest.raises(
+        EvalkitError, match="bomb.pth holds more than tensors and was not opened, since that could run code"
+    ):
         run("imagenet-a", [str(tmp_path / "bomb.pth")], options("imagenet-a", keys, other, model="resnet18"))
     assert not mark.exists()
     torch.load(tmp_path / "bomb.pth", weights_only=False)
@@ -225,7 +289,9 @@ def test_partial_data_are_exit_code_2_and_say_so(setup, monkeypatch):
     plan = PROTOCOLS["imagenet-a"].prepare
     import dataclasses
 
-    partial = dataclasses.replace(PROTOCOLS["imagenet-a"], prepare=lambda *a: dataclasses.replace(plan(*a), complete=False, published=True))
+    partial = dataclasses.replace(
+        PROTOCOLS["imagenet-a"], prepare=lambda *a: dataclasses.replace(plan(*a), complete=False, published=True)
+    )
     monkeypatch.setattr(runner, "PROTOCOLS", {"imagenet-a": partial})
     assert run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys, other)) == 2
     (record,) = records(Path(keys["out"]))
@@ -243,11 +309,14 @@ def test_peculiar_images_are_counted(setup):
 
 def test_several_models_one_record_each_and_the_line_that_is_checked(setup, tmp_path, capsys):
     checkpoint, keys, other = setup
-    second = save_checkpoint(tmp_path / "second", CLASSES[::-1], label="second / run", seed=1)  # another order of classes: matched by name
+    # another order of classes: matched by name
+    second = save_checkpoint(tmp_path / "second", CLASSES[::-1], label="second / run", seed=1)
     assert run("imagenet-a", [str(checkpoint), str(second)], options("imagenet-a", keys, other)) == 0
     a, b = records(Path(keys["out"]))
     assert (a["label"], b["label"]) == ("tiny", "second / run") and a["checkpoint_sha256"] != b["checkpoint_sha256"]
-    assert a["data"]["fingerprint"] == b["data"]["fingerprint"] and Path(b["records"]).name.startswith("imagenet-a-second-run-")
+    assert a["data"]["fingerprint"] == b["data"]["fingerprint"] and Path(b["records"]).name.startswith(
+        "imagenet-a-second-run-"
+    )
     assert capsys.readouterr().out.count("3 of 3 class folders matched by name") == 2
 
 
@@ -273,7 +342,9 @@ def test_one_clear_line_before_any_pass(setup, tmp_path):
         run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys | {"out": str(tmp_path / "file")}, other))
     with pytest.raises(EvalkitError, match="no default data; give the ImageNet-A folder with --data DIR"):
         run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys | {"data": None}, other))
-    with pytest.raises(EvalkitError, match="a grid of 14 patches does not divide images of 16 pixels; choose grid= one of 2, 4, 8"):
+    with pytest.raises(
+        EvalkitError, match="a grid of 14 patches does not divide images of 16 pixels; choose grid= one of 2, 4, 8"
+    ):
         run("occlusion", [str(checkpoint)], CONFIGS["occlusion"](**keys, saliency="self"))
     assert not list(Path(keys["out"]).glob("*.jsonl"))
 
@@ -314,16 +385,27 @@ def test_the_embedded_stand_ins_are_the_defaults_of_a_digits_photo_checkpoint(tm
     small = {"occlusion": {"levels": [0.5], "repeats": 1, "limit": 20}, "pgd": {"steps": 1, "limit": 20}}
     for protocol in PROTOCOLS:
         if protocol in ("imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-c"):
-            with pytest.raises(EvalkitError, match=f"{protocol} has no default data; give the ImageNet.* folder with --data DIR"):
+            with pytest.raises(
+                EvalkitError, match=f"{protocol} has no default data; give the ImageNet.* folder with --data DIR"
+            ):
                 run(protocol, [str(checkpoint)], CONFIGS[protocol](**keys))
             continue
         assert run(protocol, [str(checkpoint)], CONFIGS[protocol](**keys | small.get(protocol, {}))) == 0
     by_protocol = {r["protocol"]: r for r in records(tmp_path / "out")}
     photo = dict.fromkeys(("occlusion", "imagenet-val", "fgsm", "pgd"), "digits-photo")
-    assert {p: r["data"]["name"] for p, r in by_protocol.items()} == {"imagenet-a": "digits-a", "imagenet-o": "digits-o"} | photo
-    assert all("a demonstration, not a benchmark" in " ".join(r["notes"]) and not r["published_protocol"] for r in by_protocol.values())
+    assert {p: r["data"]["name"] for p, r in by_protocol.items()} == {
+        "imagenet-a": "digits-a",
+        "imagenet-o": "digits-o",
+    } | photo
+    assert all(
+        "a demonstration, not a benchmark" in " ".join(r["notes"]) and not r["published_protocol"]
+        for r in by_protocol.values()
+    )
     assert by_protocol["occlusion"]["config"]["grid"] == 4 and by_protocol["occlusion"]["config"]["saliency"] == "self"
-    assert by_protocol["imagenet-o"]["metrics"]["chance"] == 0.5 and by_protocol["imagenet-a"]["metrics"]["rms_calibration_error"] is not None
+    assert (
+        by_protocol["imagenet-o"]["metrics"]["chance"] == 0.5
+        and by_protocol["imagenet-a"]["metrics"]["rms_calibration_error"] is not None
+    )
     assert "10 of 10 class folders matched by name" in capsys.readouterr().out
 
 

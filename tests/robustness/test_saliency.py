@@ -1,4 +1,5 @@
-"""Saliency sources: class attention of a model (which head, which normalisation, which size), files, and what they refuse."""
+"""Saliency sources: class attention of a model (which head, which normalisation, which size), files, and what they
+refuse."""
 
 import numpy as np
 import pytest
@@ -52,14 +53,19 @@ def test_dino_is_the_timm_checkpoint_with_the_second_head_and_its_own_normalisat
     dino = models.create("vit_small_patch16_224.dino", num_classes=0)  # the architecture; the weights do not ship
     assert (dino.mean, dino.std, dino.input_size) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224))
     asked = []
-    monkeypatch.setattr(saliency.models, "load", lambda name: (asked.append(name), loaded(dino.eval(), None, name=name))[1])
+    monkeypatch.setattr(
+        saliency.models, "load", lambda name: (asked.append(name), loaded(dino.eval(), None, name=name))[1]
+    )
     source = open_saliency("dino", "auto", loaded(vit(), ["x"] * 3), CPU)
     x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(2))
     values, grid = source(x, ["a"])
     assert asked == ["vit_small_patch16_224.dino"] and grid == (14, 14)
     assert source.settings["source"] == "dino" and source.settings["head"] == 1
     np.testing.assert_allclose(values, by_hand(dino, x, 1), atol=1e-6)
-    assert open_saliency("dino", "mean", None, CPU).settings["head"] == "mean" and open_saliency("dino", "4", None, CPU).settings["head"] == 4
+    assert (
+        open_saliency("dino", "mean", None, CPU).settings["head"] == "mean"
+        and open_saliency("dino", "4", None, CPU).settings["head"] == 4
+    )
 
 
 def test_without_dinos_weights_the_advice_is_about_the_saliency(monkeypatch):
@@ -67,7 +73,13 @@ def test_without_dinos_weights_the_advice_is_about_the_saliency(monkeypatch):
         raise EvalkitError("no connection; give a weights file together with model=vit_small_patch16_224")
 
     monkeypatch.setattr(models, "load", load)
-    with pytest.raises(EvalkitError, match=r"^the saliency needs DINO's weights, .*; check the connection, give a weights file with saliency=FILE, or do "):
+    with pytest.raises(
+        EvalkitError,
+        match=(
+            r"^the saliency needs DINO's weights, .*; check the connection, give a weights file with saliency=FILE,"
+            r" or do "
+        ),
+    ):
         open_saliency("dino", "auto", loaded(vit(), ["a", "b", "c"]), CPU)
 
 
@@ -116,11 +128,15 @@ def test_a_file_is_matched_by_id(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"ids": np.array(["a"]), "saliency": np.ones((1, 8))}, r"expected `ids` \(n,\) and `saliency` \(n, g\*g\), but got \(1,\) and \(1, 8\)"),
+        (
+            {"ids": np.array(["a"]), "saliency": np.ones((1, 8))},
+            r"expected `ids` \(n,\) and `saliency` \(n, g\*g\), but got \(1,\) and \(1, 8\)",
+        ),
         ({"ids": np.array(["a", "b"]), "saliency": np.ones((1, 9))}, "but got"),
         ({"ids": np.array(["a", "a"]), "saliency": np.ones((2, 9))}, "1 of its 2 ids are repeated"),
         ({"ids": np.array(["a"])}, "cannot read saliency"),
-        ({"ids": np.array([object()]), "saliency": np.ones((1, 9))}, "cannot read saliency"),  # a pickle: refused, not run
+        # a pickle: refused, not run
+        ({"ids": np.array([object()]), "saliency": np.ones((1, 9))}, "cannot read saliency"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(tmp_path, arrays, message):

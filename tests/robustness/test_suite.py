@@ -39,10 +39,23 @@ def test_every_protocol_is_known_and_its_sets_have_folders():
 def test_what_is_found_is_run_and_what_is_not_is_said(tmp_path, calls, capsys):
     root = write(tmp_path, "imagenet/val", "imagenet-a", "sketch", "imagenetv2-top-images-format-val")
     assert run_all(["m"], AllConfig(data_root=str(root), workers=7, out="there", val_labels="labels.txt")) == 0
-    assert [name for name, _ in calls] == ["imagenet-val", "imagenet-a", "imagenet-sketch", "imagenet-v2", "fgsm", "pgd", "occlusion"]
+    assert [name for name, _ in calls] == [
+        "imagenet-val",
+        "imagenet-a",
+        "imagenet-sketch",
+        "imagenet-v2",
+        "fgsm",
+        "pgd",
+        "occlusion",
+    ]
     by_name = dict(calls)
-    assert by_name["imagenet-val"].data == by_name["pgd"].data == str(root / "imagenet" / "val") and by_name["imagenet-sketch"].data == str(root / "sketch")
-    assert all((cfg.workers, cfg.out) == (7, "there") for cfg in by_name.values()) and by_name["occlusion"].val_labels == "labels.txt"
+    assert by_name["imagenet-val"].data == by_name["pgd"].data == str(root / "imagenet" / "val") and by_name[
+        "imagenet-sketch"
+    ].data == str(root / "sketch")
+    assert (
+        all((cfg.workers, cfg.out) == (7, "there") for cfg in by_name.values())
+        and by_name["occlusion"].val_labels == "labels.txt"
+    )
     out = capsys.readouterr().out
     assert "ran: imagenet-val, imagenet-a, imagenet-sketch, imagenet-v2, fgsm, pgd, occlusion" in out
     for line in ("imagenet-o (ImageNet-O, ImageNet val:", "imagenet-r (ImageNet-R:", "imagenet-c (ImageNet-C:"):
@@ -70,9 +83,14 @@ def test_a_protocol_that_stops_does_not_stop_the_others(tmp_path, monkeypatch, c
 
 
 def test_one_clear_line(tmp_path, calls):
-    with pytest.raises(EvalkitError, match="no such folder: .*none; give the one that holds the data sets with --data-root DIR"):
+    with pytest.raises(
+        EvalkitError, match="no such folder: .*none; give the one that holds the data sets with --data-root DIR"
+    ):
         run_all(["m"], AllConfig(data_root=str(tmp_path / "none")))
-    with pytest.raises(EvalkitError, match="no data for any protocol: not below .*; give the folder that holds imagenet-a, imagenet/val"):
+    with pytest.raises(
+        EvalkitError,
+        match="no data for any protocol: not below .*; give the folder that holds imagenet-a, imagenet/val",
+    ):
         run_all(["m"], AllConfig(data_root=str(tmp_path)))
     with pytest.raises(EvalkitError, match="no data for any protocol: no embedded stand-in"):
         run_all([str(save_checkpoint(tmp_path / "run", CLASSES))], AllConfig())
@@ -91,7 +109,8 @@ def test_a_checkpoint_trained_on_digits_photo_runs_on_the_stand_ins(tmp_path, ca
 
 
 def test_from_the_folders_to_the_records_and_the_report(tmp_path, capsys):
-    """A model of its own classes on all sets at once; occlusion stops, since its grid of 14 does not fit the model's 16 pixels."""
+    """A model of its own classes on all sets at once; occlusion stops, since its grid of 14 does not fit the model's 16
+    pixels."""
     from evalkit.report import build
 
     root = tmp_path / "sets"
@@ -99,14 +118,28 @@ def test_from_the_folders_to_the_records_and_the_report(tmp_path, capsys):
         write_tree(root / name, TREE, side=16)
     write_corruptions(root / "imagenet-c", TREE, ("fog",), (1,))
     checkpoint, out = save_checkpoint(tmp_path / "run", CLASSES), tmp_path / "out"
-    cfg = AllConfig(data_root=str(root), out=str(out), workers=0, forward_batch=4, preprocess="published", allow_partial=True)
+    cfg = AllConfig(
+        data_root=str(root), out=str(out), workers=0, forward_batch=4, preprocess="published", allow_partial=True
+    )
     assert run_all([str(checkpoint)], cfg) == 2
     got = {record["protocol"]: record for record in records(out)}
-    assert set(got) == set(PROTOCOLS) - {"occlusion"} and not any(record["published_protocol"] for record in got.values())
+    assert set(got) == set(PROTOCOLS) - {"occlusion"} and not any(
+        record["published_protocol"] for record in got.values()
+    )
     assert "stopped: occlusion: a grid of 14 patches does not divide images of 16 pixels" in capsys.readouterr().out
     page = Path(build([out], tmp_path / "report")).read_text()
     text = (tmp_path / "report" / "report.md").read_text()
-    for title in ("ImageNet-R", "ImageNet-Sketch", "ImageNetV2", "ImageNet-C", "ImageNet-A", "ImageNet-O", "ImageNet val", "FGSM", "PGD"):
+    for title in (
+        "ImageNet-R",
+        "ImageNet-Sketch",
+        "ImageNetV2",
+        "ImageNet-C",
+        "ImageNet-A",
+        "ImageNet-O",
+        "ImageNet val",
+        "FGSM",
+        "PGD",
+    ):
         assert title in text and title in page, title
 
 
@@ -118,7 +151,9 @@ def test_nothing_that_ran_is_an_error_of_one_line(tmp_path):
     write_tree(root / "imagenet-a", {"eagle": 1})
     (root / "imagenet-r" / "owl").mkdir()
     with pytest.raises(EvalkitError, match="^imagenet-a: the folder 'eagle' .*; imagenet-r: the folder 'owl' "):
-        run_all([str(save_checkpoint(tmp_path / "run", CLASSES))], AllConfig(data_root=str(root), out=str(tmp_path / "out")))
+        run_all(
+            [str(save_checkpoint(tmp_path / "run", CLASSES))], AllConfig(data_root=str(root), out=str(tmp_path / "out"))
+        )
 
 
 # ---- two processes
@@ -129,7 +164,9 @@ def _process(number: int, folder: str, damage: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=2)
     if damage == "main":  # an error that the first process alone meets, before the pass
         make = Path.mkdir
-        Path.mkdir = lambda path, *args, **kwargs: (_ for _ in ()).throw(OSError(28, "No space left on device")) if path.name == "records" else make(path)
+        Path.mkdir = lambda path, *args, **kwargs: (
+            (_ for _ in ()).throw(OSError(28, "No space left on device")) if path.name == "records" else make(path)
+        )
     cfg = AllConfig(data_root=f"{folder}/sets", out=f"{folder}/out", workers=0, forward_batch=4, preprocess="native")
     try:
         end = str(run_all([f"{folder}/run"], cfg))
@@ -142,7 +179,9 @@ def _process(number: int, folder: str, damage: str) -> None:
 def _two_processes(folder: Path, damage: str = "") -> dict[int, str]:
     """How each of two processes ended; one that was killed because the other failed is not there."""
     save_checkpoint(folder / "run", CLASSES)
-    processes = torch.multiprocessing.start_processes(_process, args=(str(folder), damage), nprocs=2, start_method="fork", join=False).processes
+    processes = torch.multiprocessing.start_processes(
+        _process, args=(str(folder), damage), nprocs=2, start_method="fork", join=False
+    ).processes
     deadline = time.monotonic() + 60
     try:
         while any(p.is_alive() for p in processes) and not any(p.exitcode for p in processes):
@@ -164,15 +203,22 @@ def test_processes_refuse_a_protocol_together_and_go_on_together(tmp_path):
 def test_an_error_of_one_process_before_the_pass_is_that_of_all(tmp_path):
     write_square(tmp_path / "sets" / "imagenet-a")
     ends = _two_processes(tmp_path, "main")
-    assert set(ends.values()) == {f"error: cannot write to {tmp_path}/out/records: No space left on device; choose another output folder with --out"}
+    assert set(ends.values()) == {
+        f"error: cannot write to {tmp_path}/out/records: No space left on device; choose another output folder with"
+        " --out"
+    }
 
 
 def test_an_error_of_one_process_within_a_pass_ends_all(tmp_path):
     for name in ("imagenet-a", "imagenet-r"):
         write_square(tmp_path / "sets" / name)
-    Image.new("RGB", (17, 17)).save(tmp_path / "sets" / "imagenet-a" / "bird" / "bird_0001.JPEG")  # the second image: the second process reads it
+    # the second image: the second process reads it
+    Image.new("RGB", (17, 17)).save(tmp_path / "sets" / "imagenet-a" / "bird" / "bird_0001.JPEG")
     assert _two_processes(tmp_path) == {
-        1: "error: imagenet-a: bird/bird_0001.JPEG: images of this set are used as they are, 17 x 17, but 16 x 16 is asked for"
+        1: (
+            "error: imagenet-a: bird/bird_0001.JPEG: images of this set are used as they are, 17 x 17, but 16 x 16 is"
+            " asked for"
+        )
     }
 
 

@@ -1,4 +1,5 @@
-"""Variants of occlusion: counted levels, offset, single pixels, fills, shuffled patches, pooled saliency, the cache; none of them is the published protocol."""
+"""Variants of occlusion: counted levels, offset, single pixels, fills, shuffled patches, pooled saliency, the cache;
+none of them is the published protocol."""
 
 import json
 from pathlib import Path
@@ -86,7 +87,11 @@ def test_an_offset_moves_the_patches_right_and_down_and_exposes_the_first_pixels
                     expected[:, y, x] = 0
         assert torch.equal(half, expected)
         clean = pixels(images, i)
-        assert (whole[:, 2:, 2:] == 0).all() and torch.equal(whole[:, :2], clean[:, :2]) and torch.equal(whole[:, :, :2], clean[:, :, :2])
+        assert (
+            (whole[:, 2:, 2:] == 0).all()
+            and torch.equal(whole[:, :2], clean[:, :2])
+            and torch.equal(whole[:, :, :2], clean[:, :, :2])
+        )
 
 
 def test_single_pixels_and_a_small_mask_budget(monkeypatch):
@@ -99,15 +104,25 @@ def test_single_pixels_and_a_small_mask_budget(monkeypatch):
         np.testing.assert_array_equal(dropped.flatten(), masks.random_ranks(images.ids[i], 256) < 128)
     monkeypatch.setattr(engine, "MASK_BYTES", 1)  # one image at a time
     again = go(Keeper(), images, columns, grid=16, forward_batch=4)
-    assert again.predictions.tobytes() == whole.predictions.tobytes() and again.dropped.tobytes() == whole.dropped.tobytes()
+    assert (
+        again.predictions.tobytes() == whole.predictions.tobytes()
+        and again.dropped.tobytes() == whole.dropped.tobytes()
+    )
 
 
 def test_what_is_dropped_takes_the_colour_asked_for():
     images, network, colour = noise(2), Keeper(), (0.25, 0.5, 1.0)
     go(network, images, [Setting("random", 0.5, 0), Setting("random", 1.0, 0)], fill=colour)
-    dropped = torch.from_numpy(masks.random_ranks(images.ids[0], 16) < 8).view(4, 4).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    dropped = (
+        torch.from_numpy(masks.random_ranks(images.ids[0], 16) < 8)
+        .view(4, 4)
+        .repeat_interleave(4, 0)
+        .repeat_interleave(4, 1)
+    )
     expected = torch.where(dropped, torch.tensor(colour).view(3, 1, 1), pixels(images, 0))
-    assert torch.equal(network.seen[0], expected) and torch.equal(network.seen[1], torch.tensor(colour).view(3, 1, 1).expand(3, 16, 16))
+    assert torch.equal(network.seen[0], expected) and torch.equal(
+        network.seen[1], torch.tensor(colour).view(3, 1, 1).expand(3, 16, 16)
+    )
     assert len(network.seen) == 3  # everything dropped looks the same for both images
 
 
@@ -119,7 +134,11 @@ def test_shuffled_patches_are_all_there_in_the_drawn_order():
     seen = iter(network.seen)
     clean = [next(seen) for _ in range(2)]
     assert torch.equal(clean[0], pixels(images, 0)) and (got.dropped == 0).all()
-    orders = {(i, s.level, s.repeat): masks.shuffled_order(images.ids[i], int(s.level) ** 2, 0, s.repeat) for i in range(3) for s in columns[1:]}
+    orders = {
+        (i, s.level, s.repeat): masks.shuffled_order(images.ids[i], int(s.level) ** 2, 0, s.repeat)
+        for i in range(3)
+        for s in columns[1:]
+    }
     assert len({o.tobytes() for k, o in orders.items() if k[1] == 8}) == 6  # of each image and repeat its own
     shown = [x.numpy().tobytes() for x in network.seen]
     for (i, level, _), order in orders.items():
@@ -127,9 +146,12 @@ def test_shuffled_patches_are_all_there_in_the_drawn_order():
         side = 16 // g
         for place, origin in enumerate(order):
             (y, x), (v, u) = divmod(place, g), divmod(int(origin), g)
-            expected[:, y * side : (y + 1) * side, x * side : (x + 1) * side] = pixels(images, i)[:, v * side : (v + 1) * side, u * side : (u + 1) * side]
+            expected[:, y * side : (y + 1) * side, x * side : (x + 1) * side] = pixels(images, i)[
+                :, v * side : (v + 1) * side, u * side : (u + 1) * side
+            ]
         assert expected.numpy().tobytes() in shown
-    assert masks.shuffled_order(PATH, 196).tolist() != np.argsort(masks.random_ranks(PATH, 196)).tolist()  # independent of the dropped patches
+    # independent of the dropped patches
+    assert masks.shuffled_order(PATH, 196).tolist() != np.argsort(masks.random_ranks(PATH, 196)).tolist()
     with pytest.raises(EvalkitError, match="a grid of 3 patches does not divide images of 16"):
         go(Keeper(), images, settings([], [], 1, [3]))
 
@@ -164,13 +186,29 @@ def test_the_saliency_model_may_see_the_evaluated_models_normalisation(monkeypat
 @pytest.fixture
 def setup(tmp_path):
     root = write_tree(tmp_path / "data", {"cat": 4, "dog": 3, "bird": 2})
-    keys = {"data": str(root), "out": str(tmp_path / "out"), "workers": 0, "forward_batch": 4, "grid": 4, "levels": [0.5, 1.0], "repeats": 2}
+    keys = {
+        "data": str(root),
+        "out": str(tmp_path / "out"),
+        "workers": 0,
+        "forward_batch": 4,
+        "grid": 4,
+        "levels": [0.5, 1.0],
+        "repeats": 2,
+    }
     return save_checkpoint(tmp_path / "run", CLASSES), keys | {"saliency": "self"}
 
 
 def test_every_variant_reaches_the_record(setup):
     checkpoint, keys = setup
-    variants = [{}, {"salient_by": "count"}, {"offset": 2}, {"fill": "mean"}, {"fill": "0.1,0.2,0.3"}, {"shuffle": [2, 4]}, {"grid": 16}]
+    variants = [
+        {},
+        {"salient_by": "count"},
+        {"offset": 2},
+        {"fill": "mean"},
+        {"fill": "0.1,0.2,0.3"},
+        {"shuffle": [2, 4]},
+        {"grid": 16},
+    ]
     variants += [{"modes": [], "shuffle": [1, 2]}]
     for variant in variants:
         assert run("occlusion", [str(checkpoint)], CONFIGS["occlusion"](**keys | variant)) == 0
@@ -179,7 +217,10 @@ def test_every_variant_reaches_the_record(setup):
     assert all(r["config"].items() >= variant.items() for r, variant in zip(made, variants))
     plain, counted, _, _, _, shuffled, _, only = (r["metrics"] for r in made)
     assert counted["top1_salient_1"] == plain["top1_salient_1"] == plain["top1_random_1"] == plain["top1_nonsalient_1"]
-    assert {k: v for k, v in shuffled.items() if "shuffle" not in k} == plain and {"top1_shuffle_2", "top1_shuffle_4"} < set(shuffled)
+    assert {k: v for k, v in shuffled.items() if "shuffle" not in k} == plain and {
+        "top1_shuffle_2",
+        "top1_shuffle_4",
+    } < set(shuffled)
     assert "auc_shuffle" not in shuffled and set(only) == {"clean_top1", "top1_shuffle_1", "top1_shuffle_2"}
     assert only["top1_shuffle_1"] == plain["clean_top1"]  # one patch: nothing to shuffle
     (row,) = [s for s in made[5]["series"] if s["mode"] == "shuffle" and s["level"] == 4]
@@ -191,7 +232,9 @@ def test_every_variant_reaches_the_record(setup):
 def test_saliency_is_computed_once_for_all_settings_and_mended_when_damaged(setup, monkeypatch):
     checkpoint, keys = setup
     asked, attend = [], models.Network.class_attention
-    monkeypatch.setattr(models.Network, "class_attention", lambda self, x, **kw: (asked.append(len(x)), attend(self, x, **kw))[1])
+    monkeypatch.setattr(
+        models.Network, "class_attention", lambda self, x, **kw: (asked.append(len(x)), attend(self, x, **kw))[1]
+    )
     one = lambda **more: run("occlusion", [str(checkpoint)], CONFIGS["occlusion"](**keys | more))  # noqa: E731
     one()
     (cache,) = (Path(keys["out"]) / "saliency").glob("*.npz")
@@ -207,9 +250,14 @@ def test_saliency_is_computed_once_for_all_settings_and_mended_when_damaged(setu
     again = records(Path(keys["out"]))[2]
     assert again["metrics"] == fresh["metrics"] and again["series"] == fresh["series"]
     one(head="0")
-    assert len(asked) == 3 * passes and len(list((Path(keys["out"]) / "saliency").glob("*.npz"))) == 2  # another head is other saliency
+    # another head is other saliency
+    assert len(asked) == 3 * passes and len(list((Path(keys["out"]) / "saliency").glob("*.npz"))) == 2
     with np.load(cache) as stored:
-        assert stored["saliency"].shape == (9, 16) and stored["saliency"].dtype == np.float32 and stored["grid"].tolist() == [4, 4]
+        assert (
+            stored["saliency"].shape == (9, 16)
+            and stored["saliency"].dtype == np.float32
+            and stored["grid"].tolist() == [4, 4]
+        )
     assert json.loads(cache.with_suffix(".json").read_text())["source"] == "self"
 
 
@@ -258,13 +306,18 @@ def published(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layouts, "TOTAL", {"imagenet-a": 200, "imagenet-o": 200})
         patch.setattr(layouts, "VAL_PER_CLASS", 1)
-        no_model = lambda spec, head, *rest: Saliency(lambda x, i: None, {"source": spec, "head": 1 if head == "auto" else head})  # noqa: E731
+
+        def no_model(spec, head, *rest):
+            return Saliency(lambda x, i: None, {"source": spec, "head": 1 if head == "auto" else head})
+
         patch.setattr(occlusion, "open_saliency", no_model)
         prepare = {"imagenet-a": imagenet_a.prepare, "imagenet-o": imagenet_o.prepare, "occlusion": occlusion.prepare}
 
         def plan(protocol, **keys):
             more = {"id_data": str(root / "val")} if protocol == "imagenet-o" else {}
-            return prepare[protocol](loaded(network, names), CONFIGS[protocol](**{"data": str(root / data[protocol])} | more | keys), CPU)
+            return prepare[protocol](
+                loaded(network, names), CONFIGS[protocol](**{"data": str(root / data[protocol])} | more | keys), CPU
+            )
 
         yield plan
 
@@ -276,7 +329,21 @@ def test_published_needs_every_setting_to_match(published, protocol):
     assert published(protocol, workers=9, batch_size=7, forward_batch=8).published  # they move no number
     others = [{"limit": 100}, {"preprocess": "model"}]
     if protocol == "occlusion":
-        others += [{"repeats": 1}, {"grid": 16}, {"modes": ["random"]}, {"levels": [0.5]}, {"head": "mean"}, {"saliency": "self"}, {"offset": 8}]
-        others += [{"salient_by": "count"}, {"fill": "mean"}, {"shuffle": [4]}, {"saliency_norm": "model"}, {"saliency_pool": True}]
+        others += [
+            {"repeats": 1},
+            {"grid": 16},
+            {"modes": ["random"]},
+            {"levels": [0.5]},
+            {"head": "mean"},
+            {"saliency": "self"},
+            {"offset": 8},
+        ]
+        others += [
+            {"salient_by": "count"},
+            {"fill": "mean"},
+            {"shuffle": [4]},
+            {"saliency_norm": "model"},
+            {"saliency_pool": True},
+        ]
     for keys in others:
         assert not published(protocol, **keys).published, keys

@@ -6,7 +6,17 @@ from evalkit import config
 from evalkit.train.config import TrainConfig
 from evalkit.train.run import train
 
-TINY = ["model_args={depth: 1}", "epochs=1", "batch_size=64", "micro_batch=64", "threads=1", "workers=0", "device=cpu", "log_steps=5", "mixup=transmix"]
+TINY = [
+    "model_args={depth: 1}",
+    "epochs=1",
+    "batch_size=64",
+    "micro_batch=64",
+    "threads=1",
+    "workers=0",
+    "device=cpu",
+    "log_steps=5",
+    "mixup=transmix",
+]
 
 
 def tiny(*overrides: str) -> TrainConfig:

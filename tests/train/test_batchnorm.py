@@ -15,7 +15,9 @@ def test_one_update_with_the_mean_of_the_micro_batches():
     bn = nn.BatchNorm1d(3, momentum=0.1).double()
     bn.running_mean.fill_(0.5)
     statistics = BatchNormStatistics(bn)
-    batches = [torch.randn(8, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64) * (i + 1) for i in range(2)]
+    batches = [
+        torch.randn(8, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64) * (i + 1) for i in range(2)
+    ]
     for x in batches:
         with statistics.micro_batch():
             y = bn(x)
@@ -51,7 +53,9 @@ def test_single_micro_batch_equals_pytorch():
             ours(x)
         statistics.step()
         theirs(x)
-    assert torch.allclose(ours.running_mean, theirs.running_mean) and torch.allclose(ours.running_var, theirs.running_var)
+    assert torch.allclose(ours.running_mean, theirs.running_mean) and torch.allclose(
+        ours.running_var, theirs.running_var
+    )
 
 
 def test_model_without_batch_norm():
@@ -66,7 +70,9 @@ def resnet():
 
 
 def cfg(bn_batch, micro_batch=32):
-    return TrainConfig(model="m", data="digits", epochs=1, batch_size=256, micro_batch=micro_batch, lr=1e-3, bn_batch=bn_batch)
+    return TrainConfig(
+        model="m", data="digits", epochs=1, batch_size=256, micro_batch=micro_batch, lr=1e-3, bn_batch=bn_batch
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Distillation through a token: the equations with numbers worked out by hand, a step by hand, and what a run keeps of its teacher."""
+"""Distillation through a token: the equations with numbers worked out by hand, a step by hand, and what a run keeps of
+its teacher."""
 
 import json
 import math
@@ -33,11 +34,15 @@ def _net():
 
 
 def test_losses_by_hand():
-    """Student softmax (1/4, 3/4), teacher class 0: ln 4. At tau = 2 the teacher is (1/4, 3/4) and the student (1/2, 1/2)."""
-    assert distillation_loss(torch.tensor([[0.0, math.log(3)]]), torch.tensor([[5.0, 1.0]]), "hard").item() == pytest.approx(math.log(4))
+    """Student softmax (1/4, 3/4), teacher class 0: ln 4. At tau = 2 the teacher is (1/4, 3/4) and the student (1/2,
+    1/2)."""
+    assert distillation_loss(
+        torch.tensor([[0.0, math.log(3)]]), torch.tensor([[5.0, 1.0]]), "hard"
+    ).item() == pytest.approx(math.log(4))
     teacher, student = torch.tensor([[0.0, 2 * math.log(3)]] * 2), torch.tensor([[1.0, 1.0], [7.0, 7.0]])
     divergence = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
-    assert distillation_loss(student, teacher, "soft", 2.0).item() == pytest.approx(4 * divergence)  # the mean over the batch
+    # the mean over the batch
+    assert distillation_loss(student, teacher, "soft", 2.0).item() == pytest.approx(4 * divergence)
     with torch.autocast("cpu", torch.bfloat16):
         half = distillation_loss(student.bfloat16(), teacher.bfloat16(), "soft", 2.0)
     assert half.dtype == torch.float32 and half.item() == pytest.approx(4 * divergence, rel=0.02)
@@ -73,7 +78,8 @@ def test_a_model_without_distillation_head_is_refused():
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_a_step_by_hand(net, kind):
-    """TransMix's loss on the class head, the teacher's on the distillation head; the teacher sees the mixed images as it is used to."""
+    """TransMix's loss on the class head, the teacher's on the distillation head; the teacher sees the mixed images as
+    it is used to."""
     net.train().train_distilled()
     teacher = TeacherNet(classify=lambda x: 3 * x.mean((2, 3)))
     x, y = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 1])
@@ -106,7 +112,14 @@ def test_a_step_by_hand(net, kind):
 def test_patchmix_and_features_go_with_it(net):
     net.train().train_distilled()
     teacher = Teacher(TeacherNet(classify=lambda x: x.mean((2, 3))))
-    loss = train_step(context(3), net, create("patchmix", "paper", grid=2), torch.randn(2, 3, 32, 32), torch.tensor([0, 2]), Distillation(teacher))
+    loss = train_step(
+        context(3),
+        net,
+        create("patchmix", "paper", grid=2),
+        torch.randn(2, 3, 32, 32),
+        torch.tensor([0, 2]),
+        Distillation(teacher),
+    )
     assert loss.isfinite()
 
 
@@ -115,8 +128,25 @@ def test_patchmix_and_features_go_with_it(net):
 
 def recipe(teacher, *overrides):
     args = json.dumps(SMALL)
-    common = ["epochs=1", "batch_size=225", "micro_batch=225", "threads=1", "workers=0", "device=cpu", "log_steps=1", "eval_epochs=9"]  # 5 steps
-    own = [f"model={STUDENT}", f"model_args={args}", f"distill_teacher={teacher}", "mixup=transmix", "checkpoint_steps=3", "keep=3"]
+    # 5 steps
+    common = [
+        "epochs=1",
+        "batch_size=225",
+        "micro_batch=225",
+        "threads=1",
+        "workers=0",
+        "device=cpu",
+        "log_steps=1",
+        "eval_epochs=9",
+    ]
+    own = [
+        f"model={STUDENT}",
+        f"model_args={args}",
+        f"distill_teacher={teacher}",
+        "mixup=transmix",
+        "checkpoint_steps=3",
+        "keep=3",
+    ]
     return config.load(TrainConfig, "digits", [*common, *own, *overrides])
 
 
@@ -127,13 +157,17 @@ def test_a_run_keeps_nothing_of_its_teacher_but_its_hash(finished, tmp_path):
     count = sum(p.numel() for g in s.optimizer.param_groups for p in g["params"])
     assert count == sum(p.numel() for p in s.network.parameters())
     teacher = s.trainee.distillation.teacher.network
-    assert isinstance(teacher, Network) and not teacher.training and not any(p.requires_grad for p in teacher.parameters())
+    assert (
+        isinstance(teacher, Network) and not teacher.training and not any(p.requires_grad for p in teacher.parameters())
+    )
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     loop.fit(s, tmp_path)
     assert s.step == 5 and all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     sha = checkpoint.read_weights(finished)[2]
     for step in (3, 5):
-        (meta,) = (m for m in map(checkpoint.verify, (f.parent for f in tmp_path.rglob("meta.json"))) if m["step"] == step)
+        (meta,) = (
+            m for m in map(checkpoint.verify, (f.parent for f in tmp_path.rglob("meta.json"))) if m["step"] == step
+        )
         assert meta["teachers"] == {str(finished): sha} and meta["config"]["distill_teacher"] == str(finished)
     exported = checkpoint.read_weights((tmp_path / "last").resolve(), "raw")[0]
     assert set(exported) == set(s.network.model.state_dict())
@@ -156,7 +190,11 @@ def test_a_resumed_run_is_the_same(finished, tmp_path):
 def test_off_without_teacher_or_by_type(finished):
     for overrides in (["distill_type=none"], ["distill_teacher=null"]):
         s = session.build(recipe(finished, *overrides), torch.device("cpu"))
-        assert s.trainee.distillation is None and not s.network.model.distilled_training and not session.meta(s)["teachers"]
+        assert (
+            s.trainee.distillation is None
+            and not s.network.model.distilled_training
+            and not session.meta(s)["teachers"]
+        )
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,24 @@ from .test_resume import digest
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
-RECIPE = ["train", "digits", "epochs=4", "batch_size=64", "micro_batch=32", "mixup={choice: [mixup, cutmix, transmix, {name: mixpro, scale: 2}]}", "workers=2"]
+RECIPE = [
+    "train",
+    "digits",
+    "epochs=4",
+    "batch_size=64",
+    "micro_batch=32",
+    "mixup={choice: [mixup, cutmix, transmix, {name: mixpro, scale: 2}]}",
+    "workers=2",
+]
 
 
 def losses(run) -> list[float]:
     return [v["loss"] for v in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if "loss" in v]
 
 
-@pytest.mark.parametrize("extra", [[], ["amp=bf16"], ["amp=fp16"], ["compile=true"], ["compile=true", "amp=bf16", "ema=0.99"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "extra", [[], ["amp=bf16"], ["amp=fp16"], ["compile=true"], ["compile=true", "amp=bf16", "ema=0.99"]], ids=" ".join
+)
 def test_trains(tmp_path, extra):
     code, message = invoke([*RECIPE, *extra, "log_steps=10", "--out", str(tmp_path / "run")])
     assert code == 0, message
@@ -27,7 +37,18 @@ def test_trains(tmp_path, extra):
 
 
 def test_resnet_channels_last(tmp_path):
-    code, message = invoke([*RECIPE, "model=resnet10_cifar", "mixup=cutmix", "channels_last=true", "amp=bf16", "log_steps=10", "--out", str(tmp_path / "run")])
+    code, message = invoke(
+        [
+            *RECIPE,
+            "model=resnet10_cifar",
+            "mixup=cutmix",
+            "channels_last=true",
+            "amp=bf16",
+            "log_steps=10",
+            "--out",
+            str(tmp_path / "run"),
+        ]
+    )
     assert code == 0, message
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
 

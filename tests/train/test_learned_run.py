@@ -30,14 +30,19 @@ def test_learning_rates_of_the_groups(run):
     groups = checkpoint.load_state((run / "last").resolve())["optimizer"]["param_groups"]
     wave = (1 + math.cos(math.pi * 2 / 3)) / 2  # in the last of three steps
     rates = [1e-4 + (1e-2 - 1e-4) * wave] * 4 + [1e-3 + (2e-3 - 1e-3) * wave] * 2
-    assert [g["lr"] for g in groups] == pytest.approx(rates)  # network and mixup head, with and without decay, then the mix block
+    # network and mixup head, with and without decay, then the mix block
+    assert [g["lr"] for g in groups] == pytest.approx(rates)
     assert [g["weight_decay"] for g in groups] == [0.05, 0.0] * 3
 
 
 def test_the_slow_network_is_exported_and_the_trained_one_kept(run):
     folder = (run / "last").resolve()
     state, exported = checkpoint.load_state(folder), checkpoint.read_weights(folder)[0]
-    slow = {k.removeprefix("encoder.network.model."): v for k, v in state["method"].items() if k.startswith("encoder.network.")}
+    slow = {
+        k.removeprefix("encoder.network.model."): v
+        for k, v in state["method"].items()
+        if k.startswith("encoder.network.")
+    }
     assert slow.keys() == exported.keys() == state["network"].keys()
     assert all(torch.equal(slow[k], v) for k, v in exported.items())
     assert any(not torch.equal(state["network"][k], v) for k, v in exported.items())

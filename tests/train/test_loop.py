@@ -25,7 +25,11 @@ def draws(*overrides: str) -> list[float]:
 def test_which_groups_share_their_draws(mix_draws, accumulate, shared):
     values = draws(f"mix_draws={mix_draws}", f"accumulate={accumulate}")
     assert [values.index(v) for v in values] == [shared.index(k) for k in shared]
-    assert values == draws(f"mix_draws={mix_draws}", f"accumulate={accumulate}") != draws(f"mix_draws={mix_draws}", f"accumulate={accumulate}", "seed=1")
+    assert (
+        values
+        == draws(f"mix_draws={mix_draws}", f"accumulate={accumulate}")
+        != draws(f"mix_draws={mix_draws}", f"accumulate={accumulate}", "seed=1")
+    )
 
 
 def test_every_step_draws_anew():
@@ -35,7 +39,12 @@ def test_every_step_draws_anew():
 
 
 def test_the_context_carries_the_recipes_loss_and_smoothing():
-    make = loop.context_maker(session.build(tiny("label_smoothing=0.1", "loss=bce", "bce_threshold=0.2", "bce_reduction=mean"), torch.device("cpu")), 10)
+    make = loop.context_maker(
+        session.build(
+            tiny("label_smoothing=0.1", "loss=bce", "bce_threshold=0.2", "bce_reduction=mean"), torch.device("cpu")
+        ),
+        10,
+    )
     ctx = make(0, 0)
     target = ctx.target(torch.tensor([2]))
     assert target[0, 2].item() == pytest.approx(0.91) and target[0, 0].item() == pytest.approx(0.01)

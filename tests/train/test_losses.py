@@ -10,18 +10,27 @@ from evalkit.train.losses import BinaryCrossEntropy, soft_cross_entropy, soft_ta
 
 def batch(seed=0, rows=7, classes=5):
     g = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(rows, classes, generator=g), torch.rand(rows, classes, generator=g).softmax(1), torch.randint(classes, (rows,), generator=g)
+    return (
+        3 * torch.randn(rows, classes, generator=g),
+        torch.rand(rows, classes, generator=g).softmax(1),
+        torch.randint(classes, (rows,), generator=g),
+    )
 
 
 def test_smoothed_one_hot_by_hand():
-    assert torch.allclose(soft_target(torch.tensor([2, 0]), 4, 0.1), torch.tensor([[0.025, 0.025, 0.925, 0.025], [0.925, 0.025, 0.025, 0.025]]))
+    assert torch.allclose(
+        soft_target(torch.tensor([2, 0]), 4, 0.1),
+        torch.tensor([[0.025, 0.025, 0.925, 0.025], [0.925, 0.025, 0.025, 0.025]]),
+    )
     assert torch.equal(soft_target(torch.tensor([1]), 3), torch.tensor([[0.0, 1.0, 0.0]]))
     assert torch.allclose(soft_target(torch.arange(9), 9, 0.3).sum(1), torch.ones(9))
 
 
 def test_soft_cross_entropy_equals_timm_and_torch():
     logits, target, y = batch()
-    assert soft_cross_entropy(logits, target).item() == pytest.approx(SoftTargetCrossEntropy()(logits, target).item(), rel=1e-6)
+    assert soft_cross_entropy(logits, target).item() == pytest.approx(
+        SoftTargetCrossEntropy()(logits, target).item(), rel=1e-6
+    )
     smooth = F.cross_entropy(logits, y, label_smoothing=0.1).item()
     assert soft_cross_entropy(logits, soft_target(y, 5, 0.1)).item() == pytest.approx(smooth, rel=1e-6)
 
@@ -29,7 +38,10 @@ def test_soft_cross_entropy_equals_timm_and_torch():
 def test_soft_cross_entropy_of_a_mixed_label_is_the_two_term_form_per_sample():
     logits, _, y = batch(1)
     lam, other = torch.linspace(0, 1, 7), y.flip(0)
-    two_terms = (lam * F.cross_entropy(logits, y, reduction="none") + (1 - lam) * F.cross_entropy(logits, other, reduction="none")).mean()
+    two_terms = (
+        lam * F.cross_entropy(logits, y, reduction="none")
+        + (1 - lam) * F.cross_entropy(logits, other, reduction="none")
+    ).mean()
     target = lam[:, None] * soft_target(y, 5) + (1 - lam)[:, None] * soft_target(other, 5)
     assert soft_cross_entropy(logits, target).item() == pytest.approx(two_terms.item(), rel=1e-6)
 

@@ -1,4 +1,5 @@
-"""Every method trains a ViT and a ResNet on digits: the loss falls, and a run that goes on from its middle ends in the same bits."""
+"""Every method trains a ViT and a ResNet on digits: the loss falls, and a run that goes on from its middle ends in the
+same bits."""
 
 import json
 
@@ -14,7 +15,8 @@ from evalkit.train.run import train
 STEPS, MIDDLE = 30, 15
 MODELS = {"vit": ["model=vit_nano_patch4_32", "model_args={depth: 2}"], "resnet": ["model=resnet10_cifar"]}
 COMMON = [
-    *("batch_size=44", "micro_batch=44", "epochs=1", "lr=2e-3", "schedule=constant", "warmup_epochs=0"),  # 30 steps in the epoch
+    # 30 steps in the epoch
+    *("batch_size=44", "micro_batch=44", "epochs=1", "lr=2e-3", "schedule=constant", "warmup_epochs=0"),
     *("threads=1", "workers=0", "device=cpu", "log_steps=1", f"checkpoint_steps={MIDDLE}", "keep=3", "eval_epochs=9"),
 ]
 SIZES = {  # for images of 32 pixels
@@ -69,8 +71,12 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same(name, model, teacher, youn
     if model == "vit" and name in CNN_ONLY:
         pytest.skip("needs a pooled feature map")
     torch.set_num_threads(1)
-    own = [o.format(teacher=teacher) for o in SIZES.get(name, [])] + (CNN.get(name, []) if model == "resnet" else [f"init={young_vit}"])
-    cfg = config.load(TrainConfig, "digits", [*MODELS[model], *COMMON, f"mixup={{name: {name}, preset: {preset or 'default'}}}", *own])
+    own = [o.format(teacher=teacher) for o in SIZES.get(name, [])] + (
+        CNN.get(name, []) if model == "resnet" else [f"init={young_vit}"]
+    )
+    cfg = config.load(
+        TrainConfig, "digits", [*MODELS[model], *COMMON, f"mixup={{name: {name}, preset: {preset or 'default'}}}", *own]
+    )
     whole = run_from(cfg, tmp_path / "whole")
     assert whole.step == STEPS
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
@@ -85,9 +91,16 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same(name, model, teacher, youn
     resumed = run_from(cfg, tmp_path / "resumed", middle.parent)
     assert resumed.step == STEPS
     first, second = (checkpoint.load_state((tmp_path / run / "last").resolve()) for run in ("whole", "resumed"))
-    for a, b in ((whole.network.state_dict(), resumed.network.state_dict()), (whole.method.state_dict(), resumed.method.state_dict())):
+    for a, b in (
+        (whole.network.state_dict(), resumed.network.state_dict()),
+        (whole.method.state_dict(), resumed.method.state_dict()),
+    ):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert str(first["optimizer"]) == str(second["optimizer"])
     if preset == "learnable":
         assert whole.method.progress.a != 0 and first["method"]["progress.a"] == whole.method.progress.a
-        assert [g["weight_decay"] for g in whole.optimizer.param_groups if any(p is whole.method.progress.a for p in g["params"])] == [0.0]
+        assert [
+            g["weight_decay"]
+            for g in whole.optimizer.param_groups
+            if any(p is whole.method.progress.a for p in g["params"])
+        ] == [0.0]

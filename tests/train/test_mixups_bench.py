@@ -15,12 +15,18 @@ def test_every_method_is_timed_and_no_pass_through_a_network(monkeypatch):
     assert set(METHODS) == {*names, *stand_in.LEFT_OUT}
     passes = []
     for name in ("_pass", "_features"):
-        monkeypatch.setattr(Network, name, lambda *args, real=getattr(Network, name): (passes.append(1), real(*args))[1])
+        monkeypatch.setattr(
+            Network, name, lambda *args, real=getattr(Network, name): (passes.append(1), real(*args))[1]
+        )
     once = None
     for repeats in (1, 3):
         passes.clear()
         results = mixups_bench.bench(names, batch=4, size=64, device=CPU, repeats=repeats)
-        assert [row[0] for row in results] == ["clone", *names] and results[0][2] == 1.0 and all(ms > 0 for _, ms, _ in results)
+        assert (
+            [row[0] for row in results] == ["clone", *names]
+            and results[0][2] == 1.0
+            and all(ms > 0 for _, ms, _ in results)
+        )
         assert once in (None, len(passes))  # all before the timing starts
         once = len(passes)
 

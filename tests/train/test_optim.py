@@ -38,12 +38,19 @@ def test_momentum_is_plain_and_sgd_is_nesterov(vit):
 
 def test_adamw_arguments(vit):
     optimizer = make_optimizer(vit, MixMethod(), cfg(betas=[0.8, 0.9], eps=1e-6))
-    assert isinstance(optimizer, torch.optim.AdamW) and optimizer.defaults["betas"] == (0.8, 0.9) and optimizer.defaults["eps"] == 1e-6
+    assert (
+        isinstance(optimizer, torch.optim.AdamW)
+        and optimizer.defaults["betas"] == (0.8, 0.9)
+        and optimizer.defaults["eps"] == 1e-6
+    )
 
 
 def test_further_arguments(vit):
     assert make_optimizer(vit, MixMethod(), cfg(opt="lamb")).defaults["max_grad_norm"] == 1.0
-    assert make_optimizer(vit, MixMethod(), cfg(opt="lamb", opt_args={"max_grad_norm": 5.0})).defaults["max_grad_norm"] == 5.0
+    assert (
+        make_optimizer(vit, MixMethod(), cfg(opt="lamb", opt_args={"max_grad_norm": 5.0})).defaults["max_grad_norm"]
+        == 5.0
+    )
     with pytest.raises(EvalkitError, match="'adamw' does not take .*max_grad_nrom"):
         make_optimizer(vit, MixMethod(), cfg(opt_args={"max_grad_nrom": 1.0}))
 

@@ -11,7 +11,10 @@ from evalkit.errors import EvalkitError
 from evalkit.train import preview_sheet, stand_in
 from evalkit.train.preview_sheet import SIZE, SWEEP, pictures, save
 
-PIXELS = torch.stack([torch.zeros(3, SIZE, SIZE, dtype=torch.uint8), torch.full((3, SIZE, SIZE), 255, dtype=torch.uint8)])  # black and white
+# black and white
+PIXELS = torch.stack(
+    [torch.zeros(3, SIZE, SIZE, dtype=torch.uint8), torch.full((3, SIZE, SIZE), 255, dtype=torch.uint8)]
+)
 NAMES = ["black", "white"]
 AREA = (
     *("alignmix", "cutmix", "fmix", "gridmix", "manifold", "maskmix", "mixtoken", "mixup"),
@@ -67,12 +70,17 @@ def test_captions():
 
 
 def test_captions_of_files_do_not_overlap(net):
-    """Long names are shortened and shares stand below one another, each within the width of its picture; $ signs are no formulas."""
+    """Long names are shortened and shares stand below one another, each within the width of its picture; $ signs are no
+    formulas."""
     names = ["ILSVRC2012_val_00000001", "a/very/deep/folder/of/images/x$\\frac$", "b"]
     item = preview_sheet.Picture(np.zeros((4, 4, 3), np.uint8), None, np.array([0.5, 0.3, 0.2]), "")
-    figure = preview_sheet.draw(names, torch.zeros(3, 3, 4, 4, dtype=torch.uint8), {"comixup": [item] * 6, "cutmix": [item] * 6})
+    figure = preview_sheet.draw(
+        names, torch.zeros(3, 3, 4, 4, dtype=torch.uint8), {"comixup": [item] * 6, "cutmix": [item] * 6}
+    )
     figure.draw_without_rendering()
-    boxes = [(text.get_text(), text.get_window_extent()) for ax in figure.axes for text in ax.texts if "%" in text.get_text()]
+    boxes = [
+        (text.get_text(), text.get_window_extent()) for ax in figure.axes for text in ax.texts if "%" in text.get_text()
+    ]
     assert "ILSVRC" not in boxes[0][0] and boxes[0][0].startswith("…") and boxes[0][0].count("\n") == 2
     pictures = [ax.get_window_extent() for ax in figure.axes]
     assert len(boxes) == 12 and not any(a.overlaps(b) for (_, a), (_, b) in combinations(boxes, 2))
@@ -80,11 +88,15 @@ def test_captions_of_files_do_not_overlap(net):
 
 
 def test_png_and_html(tmp_path):
-    assert save([], "mixup,supermix", tmp_path / "sheet.png") == ["left out: supermix needs a teacher that knows the images' classes"]
+    assert save([], "mixup,supermix", tmp_path / "sheet.png") == [
+        "left out: supermix needs a teacher that knows the images' classes"
+    ]
     assert min(Image.open(tmp_path / "sheet.png").size) > 300
     for name, colour in (("one", "red"), ("two", "blue"), ("three", "green")):
         Image.new("RGB", (300, 250), colour).save(tmp_path / f"{name}.png")
-    assert save([tmp_path / f"{n}.png" for n in ("one", "two", "three")], "cutmix, comixup", tmp_path / "sheet.html") == []
+    assert (
+        save([tmp_path / f"{n}.png" for n in ("one", "two", "three")], "cutmix, comixup", tmp_path / "sheet.html") == []
+    )
     text = (tmp_path / "sheet.html").read_text()
     assert "data:image/png;base64," in text and "<th>cutmix</th>" in text and "one " in text and "src=" in text
 

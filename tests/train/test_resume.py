@@ -1,4 +1,5 @@
-"""Kill a run anywhere, resume it with other worker and process counts: the final bytes must be those of the uninterrupted run."""
+"""Kill a run anywhere, resume it with other worker and process counts: the final bytes must be those of the
+uninterrupted run."""
 
 import hashlib
 import json
@@ -17,8 +18,9 @@ import torch
 
 from evalkit import checkpoint
 
-# Every part with state takes part: stochastic depth, augmentation, a random choice of methods, EMA, batch norm, clipping, Adam moments.
-METHODS = "[mixup, {name: mixpro, scale: 2}, {name: mixpro, preset: learnable, scale: 2}, transmix]"  # one has a parameter, idle in other steps
+# Every part with state takes part: stochastic depth, augmentation, a random choice of methods, EMA, batch norm,
+# clipping, Adam moments. one has a parameter, idle in other steps
+METHODS = "[mixup, {name: mixpro, scale: 2}, {name: mixpro, preset: learnable, scale: 2}, transmix]"
 VIT = ["model=vit_nano_patch4_32", "model_args={drop_path_rate: 0.1, depth: 2}", f"mixup={{choice: {METHODS}}}"]
 RESNET = ["model=resnet10_cifar", "mixup=cutmix", "opt=momentum", "lr=0.05", "schedule=step", "decay_epochs=[1]"]
 # Parameters, batch-norm statistics and draws of the methods' own.
@@ -27,7 +29,8 @@ LEARNED = {
     "samix-vit": [*VIT, "mixup={choice: [mixup, {name: samix, preset: vit, norm: bn, head_one_mix: true}]}"],
     "adautomix-resnet": [*RESNET, "mixup={name: adautomix, images: 3, switch_off: 0.5}"],
 }
-# Passes in evaluation mode between those that train, a head of the method's own that some steps leave out, features mixed before the head.
+# Passes in evaluation mode between those that train, a head of the method's own that some steps leave out, features
+# mixed before the head.
 CLEAN_PASS = [*VIT[:2], "mixup={choice: [mixup, smmix, {name: tokenmix, teacher: self}, saliency_grafting]}"]
 # Attention of all blocks, tokens that merge, a loss on top of another method.
 OTHERS = [*VIT[:2], "mixup={choice: [tl_align, mergemix, {name: decouplemix, method: cutmix}]}"]
@@ -63,11 +66,13 @@ def finish(*args: str) -> None:
 
 
 def digest(run: Path) -> list[tuple[str, str]]:
-    """Every tensor's bytes and every number of the final weights, averaged weights and training state (the pickle itself also tells which
-    Python objects were shared, which a resume changes)."""
+    """Every tensor's bytes and every number of the final weights, averaged weights and training state (the pickle
+    itself also tells which Python objects were shared, which a resume changes)."""
     folder = (run / "last").resolve()
     sums = checkpoint.verify(folder)["sha256"]
-    return [(k, v) for k, v in sums.items() if k.endswith("safetensors")] + list(leaves("", checkpoint.load_state(folder)))
+    return [(k, v) for k, v in sums.items() if k.endswith("safetensors")] + list(
+        leaves("", checkpoint.load_state(folder))
+    )
 
 
 def leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -81,8 +86,11 @@ def leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def kill_at(args: list[str], lines: int, pause: float) -> bool:
-    """Start `args`, wait for that many step lines and `pause` seconds more, SIGKILL the whole process group. False if it ended by itself."""
-    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    """Start `args`, wait for that many step lines and `pause` seconds more, SIGKILL the whole process group. False if
+    it ended by itself."""
+    process = subprocess.Popen(
+        args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     seen = 0
     for line in process.stdout:
         seen += line.startswith("step ")
@@ -122,12 +130,16 @@ def test_random_kills(tmp_path, model, kills):
     run, rng, killed, fresh = tmp_path / "killed", random.Random(5), 0, True
     while killed < kills:  # each life is some ten steps long, the run 126
         processes = rng.choice([1, 1, 2])
-        args = command(run, *(model if fresh else []), f"workers={rng.choice([0, 2])}", resume=not fresh, processes=processes)
+        args = command(
+            run, *(model if fresh else []), f"workers={rng.choice([0, 2])}", resume=not fresh, processes=processes
+        )
         assert kill_at(args, rng.randint(1, 9), rng.random() * 0.3)
         killed, fresh = killed + 1, not (run / "config.yaml").exists()
     finish(*command(run, resume=True))
     assert digest(run) == digest(tmp_path / "whole")
-    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines() if "loss" in json.loads(line)]
+    steps = [
+        json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines() if "loss" in json.loads(line)
+    ]
     assert steps == list(range(1, steps[-1] + 1))  # no step twice, none missing
 
 
@@ -135,7 +147,9 @@ def test_random_kills(tmp_path, model, kills):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 2), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_run_goes_on(tmp_path, number, code):
     finish(*command(tmp_path / "whole", *VIT, "epochs=1"))
-    process = subprocess.Popen(command(tmp_path / "run", *VIT, "epochs=1", "checkpoint_steps=1000"), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(tmp_path / "run", *VIT, "epochs=1", "checkpoint_steps=1000"), stdout=subprocess.PIPE, text=True
+    )
     for line in process.stdout:
         if line.startswith("step 5/"):
             process.send_signal(number)

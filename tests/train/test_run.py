@@ -22,19 +22,37 @@ def test_what_a_run_leaves_behind(finished):
     assert cfg == tiny("ema=0.9")  # the saved config reruns it
     raw, ema = results.read([finished])
     assert (raw["weights"], ema["weights"]) == ("raw", "ema") and raw["method"] == "transmix" and raw["n"] == 450
-    assert 0 <= raw["metrics"]["top1"] <= raw["metrics"]["top1_best"] <= 1 and raw["metrics"]["top5"] >= raw["metrics"]["top1"]
+    assert (
+        0 <= raw["metrics"]["top1"] <= raw["metrics"]["top1_best"] <= 1
+        and raw["metrics"]["top5"] >= raw["metrics"]["top1"]
+    )
     meta = checkpoint.verify((finished / "last").resolve())
-    assert meta["classes"] == [str(d) for d in range(10)] and meta["sha256"]["model.safetensors"] == raw["checkpoint_sha256"]
+    assert (
+        meta["classes"] == [str(d) for d in range(10)]
+        and meta["sha256"]["model.safetensors"] == raw["checkpoint_sha256"]
+    )
     lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
-    assert [v["step"] for v in lines if "loss" in v] == [5, 10, 15, 20, 21] and {"lr", "grad_norm", "images_per_second"} <= lines[0].keys()
+    assert [v["step"] for v in lines if "loss" in v] == [5, 10, 15, 20, 21] and {
+        "lr",
+        "grad_norm",
+        "images_per_second",
+    } <= lines[0].keys()
 
 
 def test_median_of_the_last_evaluations(tmp_path):
     """Stopped and resumed on its way: an evaluation before the stop counts."""
     assert train(tiny("eval_epochs=0.25", "median_evals=3", "checkpoint_steps=1", "keep=30"), tmp_path / "run") == 0
-    seen = [v["val_top1_raw"] for v in map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines()) if "val_top1_raw" in v]
+    seen = [
+        v["val_top1_raw"]
+        for v in map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+        if "val_top1_raw" in v
+    ]
     record = results.read([tmp_path / "run"])[0]
-    assert len(seen) == 5 and record["metrics"]["top1_median"] == sorted(seen[-3:])[1] and "top1_median: of the last 3 evaluations" in record["notes"]
+    assert (
+        len(seen) == 5
+        and record["metrics"]["top1_median"] == sorted(seen[-3:])[1]
+        and "top1_median: of the last 3 evaluations" in record["notes"]
+    )
     for folder in (tmp_path / "run" / "ckpts").glob("step-*"):
         if int(folder.name.removeprefix("step-")) > 18:
             shutil.rmtree(folder)
@@ -44,13 +62,17 @@ def test_median_of_the_last_evaluations(tmp_path):
 
 def test_export_is_a_plain_timm_model(finished):
     """The checkpoint's accuracy, computed by timm and torch alone, is the recorded one."""
-    model = timm.create_model("vit_nano_patch4_32", num_classes=10, depth=1, checkpoint_path=str(finished / "last" / "model.safetensors")).eval()
+    model = timm.create_model(
+        "vit_nano_patch4_32", num_classes=10, depth=1, checkpoint_path=str(finished / "last" / "model.safetensors")
+    ).eval()
     images = session.data.load("digits", "val")
     x = np.stack([np.asarray(images.read(i)) for i in range(len(images))]).transpose(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(model.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
     with torch.no_grad():
         predicted = model((torch.from_numpy(x).float() - mean) / std).argmax(1).numpy()
-    assert (predicted == images.labels).mean() == pytest.approx(results.read([finished])[0]["metrics"]["top1"], abs=1e-12)
+    assert (predicted == images.labels).mean() == pytest.approx(
+        results.read([finished])[0]["metrics"]["top1"], abs=1e-12
+    )
 
 
 def test_mixed_samples_are_mixtures(finished):
@@ -70,7 +92,9 @@ def test_resume_of_a_finished_run_changes_no_weights(finished):
     assert checkpoint.verify((finished / "last").resolve())["sha256"] == before
 
 
-@pytest.mark.parametrize(("override", "message"), [("lr=1", "cannot change on resume"), ("workrs=1", "Did you mean 'workers'")])
+@pytest.mark.parametrize(
+    ("override", "message"), [("lr=1", "cannot change on resume"), ("workrs=1", "Did you mean 'workers'")]
+)
 def test_resume_refuses_what_would_change_the_run(finished, override, message):
     with pytest.raises(EvalkitError, match=message):
         train(None, resume=finished, overrides=[override])
@@ -111,7 +135,10 @@ def test_start_from_a_checkpoint(finished, tmp_path):
     same = session.make_network(tiny(f"init={finished}"), 10).model.state_dict()
     assert all(torch.equal(same[k], v) for k, v in weights.items())
     other = session.make_network(tiny(f"init={finished}"), 7).model.state_dict()
-    assert all(torch.equal(other[k], v) for k, v in weights.items() if not k.startswith("head.")) and other["head.weight"].shape[0] == 7
+    assert (
+        all(torch.equal(other[k], v) for k, v in weights.items() if not k.startswith("head."))
+        and other["head.weight"].shape[0] == 7
+    )
     with pytest.raises(EvalkitError, match="does not fit|more layers|lacks"):
         session.make_network(tiny(f"init={finished}", "model_args={depth: 2}"), 10)
 
@@ -124,7 +151,15 @@ def test_restore_refuses_another_model(finished):
 
 def test_loss_and_schedule_of_the_recipe_are_used(tmp_path):
     """A run of one step over all 1347 images, in 3 micro-batches, plain SGD without mixing: the update by hand."""
-    plain = ["mixup=vanilla", "opt=momentum", "momentum=0.0", "weight_decay=0.0", "label_smoothing=0.1", "batch_size=1347", "micro_batch=449"]
+    plain = [
+        "mixup=vanilla",
+        "opt=momentum",
+        "momentum=0.0",
+        "weight_decay=0.0",
+        "label_smoothing=0.1",
+        "batch_size=1347",
+        "micro_batch=449",
+    ]
     cfg = tiny(*plain, "lr=0.5", "schedule=constant", "warmup_epochs=0")
     s = session.build(cfg, torch.device("cpu"))
     before = {k: v.clone() for k, v in s.network.model.named_parameters()}
@@ -141,13 +176,23 @@ def test_loss_and_schedule_of_the_recipe_are_used(tmp_path):
 
 def test_validation_at_another_size(tmp_path):
     """Images of 24 pixels to train on and 32 to be tested on; who evaluates the checkpoint is told 32."""
-    s = session.build(tiny("model=resnet10_cifar", "model_args={}", "mixup=vanilla", "image_size=24", "eval_size=32"), torch.device("cpu"))
+    s = session.build(
+        tiny("model=resnet10_cifar", "model_args={}", "mixup=vanilla", "image_size=24", "eval_size=32"),
+        torch.device("cpu"),
+    )
     assert s.train_transform(s.train_images.read(0), np.random.default_rng(0)).shape == (3, 24, 24)
     assert s.eval_transform(s.val_images.read(0)).shape == (3, 32, 32) and session.meta(s)["image_size"] == 32
 
 
 def test_the_record_names_a_teacher_and_its_weights(finished, tmp_path):
-    cfg = tiny("mixup=attentive_cutmix", f"mixup.teacher={finished}", "model=resnet10_cifar", "model_args={}", "batch_size=449", "micro_batch=449")
+    cfg = tiny(
+        "mixup=attentive_cutmix",
+        f"mixup.teacher={finished}",
+        "model=resnet10_cifar",
+        "model_args={}",
+        "batch_size=449",
+        "micro_batch=449",
+    )
     assert train(cfg, tmp_path / "run") == 0
     digest = hashlib.sha256((finished / "last" / "model_ema.safetensors").read_bytes()).hexdigest()
     assert results.read([tmp_path / "run"])[0]["notes"] == [f"teacher {finished}: sha256 {digest}"]
@@ -161,7 +206,8 @@ def test_views_from_the_loader_reach_the_method(tmp_path):
         weights = []
         for workers in (0, 2):
             run = tmp_path / f"{mixup[:3]}{workers}"
-            assert train(tiny(f"mixup={mixup}", f"workers={workers}", "batch_size=256", "epochs=1"), run) == 0  # 5 steps
+            # 5 steps
+            assert train(tiny(f"mixup={mixup}", f"workers={workers}", "batch_size=256", "epochs=1"), run) == 0
             weights.append(checkpoint.verify((run / "last").resolve())["sha256"])
         assert weights[0] == weights[1]
         assert np.load(run / "mixed.npz")["x"].shape == (8, 3, 32, 32)
@@ -169,7 +215,11 @@ def test_views_from_the_loader_reach_the_method(tmp_path):
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
-    [(["batch_size=4096", "micro_batch=64"], "more than the 1347"), (["image_size=64"], "does not take images of 64 x 64"), (["eval_size=64"], "64 x 64")],
+    [
+        (["batch_size=4096", "micro_batch=64"], "more than the 1347"),
+        (["image_size=64"], "does not take images of 64 x 64"),
+        (["eval_size=64"], "64 x 64"),
+    ],
 )
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, overrides, message):
     """The command with the mistake mended would be told that the folder holds a run."""
@@ -189,7 +239,11 @@ def test_seconds_are_those_of_all_parts_of_a_run(finished, tmp_path):
 def test_resume_with_other_training_images_is_refused(finished, tmp_path, monkeypatch):
     run = shutil.copytree(finished, tmp_path / "run", symlinks=True)
     load = data.load
-    monkeypatch.setattr(session.data, "load", lambda name, split, **kw: load(name, split, **kw, limit=1300 if split == "train" else None))
+    monkeypatch.setattr(
+        session.data,
+        "load",
+        lambda name, split, **kw: load(name, split, **kw, limit=1300 if split == "train" else None),
+    )
     with pytest.raises(EvalkitError, match="training images are not those"):
         train(None, resume=run)
 
@@ -202,7 +256,15 @@ def test_fewer_than_five_classes(tmp_path, classes):
         for name in "abc"[:classes]:
             (tmp_path / split / name).mkdir(parents=True)
             for i in range(4):
-                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / split / name / f"{i}.png")
-    assert train(tiny("data=folder", f"data_dir={tmp_path}", "batch_size=4", "micro_batch=4", "eval_resize=32"), tmp_path / "run") == 0
+                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(
+                    tmp_path / split / name / f"{i}.png"
+                )
+    assert (
+        train(
+            tiny("data=folder", f"data_dir={tmp_path}", "batch_size=4", "micro_batch=4", "eval_resize=32"),
+            tmp_path / "run",
+        )
+        == 0
+    )
     (record,) = results.read([tmp_path / "run"])
     assert set(record["metrics"]) == {"top1", "top1_best", "loss"}

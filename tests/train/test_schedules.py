@@ -11,7 +11,15 @@ from evalkit.train.schedules import learning_rate
 
 
 def cfg(**kw):
-    return TrainConfig(model="m", data="digits", epochs=kw.pop("epochs", 30), batch_size=10, micro_batch=10, lr=kw.pop("lr", 1e-3), **kw)
+    return TrainConfig(
+        model="m",
+        data="digits",
+        epochs=kw.pop("epochs", 30),
+        batch_size=10,
+        micro_batch=10,
+        lr=kw.pop("lr", 1e-3),
+        **kw,
+    )
 
 
 @pytest.mark.parametrize("by", ["step", "epoch"])
@@ -20,7 +28,9 @@ def test_cosine_equals_timm(by):
     per_epoch, c = 7, cfg(min_lr=1e-5, warmup_lr=1e-6, warmup_epochs=5, schedule_by=by)
     scale = per_epoch if by == "step" else 1
     optimizer = SGD(nn.Linear(1, 1).parameters(), lr=c.lr)
-    timm = CosineLRScheduler(optimizer, t_initial=30 * scale, lr_min=c.min_lr, warmup_t=5 * scale, warmup_lr_init=c.warmup_lr)
+    timm = CosineLRScheduler(
+        optimizer, t_initial=30 * scale, lr_min=c.min_lr, warmup_t=5 * scale, warmup_lr_init=c.warmup_lr
+    )
     rate = learning_rate(c, per_epoch)
     for step in range(30 * per_epoch):
         timm.step(step if by == "step" else step // per_epoch)

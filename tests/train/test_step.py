@@ -42,7 +42,11 @@ def test_a_switch_runs_the_picked_branch():
     switch = create("choice", methods=["vanilla", Asks()])
     train_step(context(draws={"branch": 1}), net, switch, torch.ones(2, 3, 4, 4), torch.arange(2))
     train_step(context(draws={"branch": 0}), net, switch, torch.ones(2, 3, 4, 4), torch.arange(2))
-    assert net.calls[0][1]["attention"] == 3 and net.calls[1][1] == {"attention": False, "features": False, "inject": None}
+    assert net.calls[0][1]["attention"] == 3 and net.calls[1][1] == {
+        "attention": False,
+        "features": False,
+        "inject": None,
+    }
 
 
 def test_a_mixup_step_is_the_textbook_one():

@@ -88,7 +88,8 @@ METHODS: dict[str, type[MixMethod]] = {
 def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
     """The method `name` (of METHODS, or "module:Class") with the arguments of `preset`, overridden by `kwargs`.
 
-    Raises EvalkitError for a name, preset or argument that does not exist, naming the closest one that does; ValueError for a wrong value.
+    Raises EvalkitError for a name, preset or argument that does not exist, naming the closest one that does; ValueError
+    for a wrong value.
     """
     cls = import_class(name) if ":" in name else METHODS.get(name)
     if cls is None:
@@ -97,7 +98,9 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
         raise unknown(f"{name} preset", preset, cls.PRESETS)
     arguments = {**cls.PRESETS[preset], **kwargs}
     signature = inspect.signature(cls)
-    known = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD and p.kind is not p.VAR_POSITIONAL]
+    known = [
+        p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD and p.kind is not p.VAR_POSITIONAL
+    ]
     for key in arguments:
         if key not in known:
             raise unknown(f"{name} key", key, [*known, "preset"])
@@ -115,7 +118,8 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
 def from_config(spec: str | Mapping[str, Any]) -> MixMethod:
     """The method a recipe describes; everything wrong with it raises EvalkitError.
 
-    "mixup" | "module:Class" | {name: mixup, preset: timm, alpha: 0.8} | {choice: [{name: mixup, prob: 0.5}, {name: cutmix, prob: 0.5}]}
+    "mixup" | "module:Class" | {name: mixup, preset: timm, alpha: 0.8} | {choice: [{name: mixup, prob: 0.5}, {name:
+    cutmix, prob: 0.5}]}
     """
     if isinstance(spec, str):
         spec = {"name": spec}
@@ -132,7 +136,8 @@ def from_config(spec: str | Mapping[str, Any]) -> MixMethod:
 
 
 def in_setting(spec: Any, methods: Mapping[str, Mapping[str, Any]]) -> Any:
-    """`spec` with the arguments that `methods` has for a method that it names without a preset; its own arguments come first.
+    """`spec` with the arguments that `methods` has for a method that it names without a preset; its own arguments come
+    first.
 
     Raises EvalkitError for a name in `methods` that is no method."""
     for name in methods:
@@ -150,7 +155,9 @@ def in_setting(spec: Any, methods: Mapping[str, Mapping[str, Any]]) -> Any:
 def choice_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     """{choice: [{name: ..., prob: ..., ...}, ...]} as the arguments of `create`."""
     if len(spec) > 1:
-        raise EvalkitError(f"a mixup with `choice` takes no other key, but got {', '.join(str(k) for k in spec if k != 'choice')}")
+        raise EvalkitError(
+            f"a mixup with `choice` takes no other key, but got {', '.join(str(k) for k in spec if k != 'choice')}"
+        )
     if isinstance(spec["choice"], str | Mapping) or not isinstance(spec["choice"], Sequence):
         raise EvalkitError(f"`choice` is a list [{{name: ..., prob: ...}}, ...], but got {spec['choice']!r}")
     branches = [dict(b) if isinstance(b, Mapping) else {"name": b} for b in spec["choice"]]

@@ -20,7 +20,8 @@ PLAIN_SHARE = 0.5  # of blends in the loss of clean images, for three images and
 class GeneratorBlock(nn.Module):
     """Logits (B, n, h, w) of n images' shares from their features, n maps (B, C, h, w) (AdAutoMix, section 3.2).
 
-    logits_i = softmax(q_i^T sum_(j != i) k_j / sqrt(C/2)) v_i, with lambda_i as a further channel if `lam_embed`; q, k, v are 1x1 convolutions."""
+    logits_i = softmax(q_i^T sum_(j != i) k_j / sqrt(C/2)) v_i, with lambda_i as a further channel if `lam_embed`; q, k,
+    v are 1x1 convolutions."""
 
     def __init__(self, channels: int, lam_embed: bool = True, norm: str = "none"):
         super().__init__()
@@ -53,21 +54,22 @@ class Pending:
 class AdAutoMix(LearnedMix):
     """AdAutoMix (Qin, Jin et al., ICLR 2024, arXiv:2312.11954, section 3): an adversarial mix block phi for n images.
 
-        z = k's features of x in the middle;   (m_1 .. m_n) = softmax over images of up(phi(z_pi_1 .. z_pi_n, lam_1 .. lam_n));   x~ = sum_j m_j x_pi_j
-        n = 2: pi_1 the identity, lam_1 = lam ~ Beta(alpha, alpha), lam_2 = 1 - lam;   n > 2: n permutations, lam_j ~ Beta, divided by their sum
-        L_one = L(h_q(q(x)), s(y)), n > 2: half of it and half L(H_q(q(sum_j lam_j x_pi_j)), t);   L_q = L(H_q(q(x~)), t), t = sum_j lam_j s(y_pi_j)
-        L_k = L(H_k(k(x~')), t'), with permutations of its own;   S = mean sum_j lam_j cos(H_k(k(x~')), H_k(k(x_pi_j)))
-        q and its heads follow the gradient of L_one + L_q;   phi that of L_k, and every `adv_interval` steps of -beta L_k + cos_sign (1 - beta) S
+        z = k's features of x in the middle;   (m_1 .. m_n) = softmax over images of up(phi(z_pi_1 .. z_pi_n, lam_1 ..
+        lam_n));   x~ = sum_j m_j x_pi_j n = 2: pi_1 the identity, lam_1 = lam ~ Beta(alpha, alpha), lam_2 = 1 - lam;
+        n > 2: n permutations, lam_j ~ Beta, divided by their sum L_one = L(h_q(q(x)), s(y)), n > 2: half of it and half
+        L(H_q(q(sum_j lam_j x_pi_j)), t);   L_q = L(H_q(q(x~)), t), t = sum_j lam_j s(y_pi_j) L_k = L(H_k(k(x~')), t'),
+        with permutations of its own;   S = mean sum_j lam_j cos(H_k(k(x~')), H_k(k(x_pi_j))) q and its heads follow the
+        gradient of L_one + L_q;   phi that of L_k, and every `adv_interval` steps of -beta L_k + cos_sign (1 - beta) S
         k <- m k + (1 - m) q, heads included.   k with h_k is evaluated
 
-    Args: `images` n; `beta`; `adv_interval`; `cos_sign` 1 (the code: similarity to the originals is lowered) or -1 (raised, as the aim of keeping
-    their meaning asks); `released_margin` the code's test for blending n > 2 images, which nearly always holds; `pairing` (for n = 2), `lam_margin`
-    and the others as AutoMix.
+    Args: `images` n; `beta`; `adv_interval`; `cos_sign` 1 (the code: similarity to the originals is lowered) or -1
+    (raised, as the aim of keeping their meaning asks); `released_margin` the code's test for blending n > 2 images,
+    which nearly always holds; `pairing` (for n = 2), `lam_margin` and the others as AutoMix.
     Draws: lam, partner and lam_k, partner_k, n > 2: lam (n,) and partner, partner_k (n, B); train_block (bool).
 
-    Differs from the paper / the official code in blending n > 2 images where the least of the lambdas is within the margin (see `released_margin`), and
-    in taking the originals' k logits from the pass that gives z, not from passes of their own, which also moves k's batch-norm statistics less.
-    The sign of S is the code's.
+    Differs from the paper / the official code in blending n > 2 images where the least of the lambdas is within the
+    margin (see `released_margin`), and in taking the originals' k logits from the pass that gives z, not from passes of
+    their own, which also moves k's batch-norm statistics less. The sign of S is the code's.
     """
 
     extra_passes = "2 forward of a copy, 1 backward through it, 1 forward + backward (3 images: 2)"
@@ -109,7 +111,9 @@ class AdAutoMix(LearnedMix):
         expect(is_whole(images) and images >= 2, "images", "a whole number of at least 2", images)
         expect(alpha > 0, "alpha", "a number larger than 0", alpha)
         expect(is_number(beta) and 0 <= beta <= 1, "beta", "a number from 0 to 1", beta)
-        expect(is_whole(adv_interval) and adv_interval >= 1, "adv_interval", "a whole number of at least 1", adv_interval)
+        expect(
+            is_whole(adv_interval) and adv_interval >= 1, "adv_interval", "a whole number of at least 1", adv_interval
+        )
         expect(is_whole(cos_sign) and cos_sign in (-1, 1), "cos_sign", "1 or -1", cos_sign)
         self.images, self.beta, self.adv_interval, self.cos_sign = images, beta, adv_interval, cos_sign
         self.released_margin = flag("released_margin", released_margin)
@@ -127,12 +131,19 @@ class AdAutoMix(LearnedMix):
     def draw(self, ctx: Context, batch: int) -> tuple[list[float], list[float], np.ndarray, np.ndarray]:
         """The shares of L_q's sources and of L_k's, and the sources themselves, (B, n) each."""
         if self.images == 2:
-            pairs = [(beta(ctx, self.alpha, f"lam{of}"), pair(ctx, batch, self.pairing, f"partner{of}")) for of in ("_k", "")]
-            (lams_k, sources_k), (lams, sources) = (([lam, 1 - lam], np.stack([np.arange(batch), partner], 1)) for lam, partner in pairs)
+            pairs = [
+                (beta(ctx, self.alpha, f"lam{of}"), pair(ctx, batch, self.pairing, f"partner{of}")) for of in ("_k", "")
+            ]
+            (lams_k, sources_k), (lams, sources) = (
+                ([lam, 1 - lam], np.stack([np.arange(batch), partner], 1)) for lam, partner in pairs
+            )
             return lams, lams_k, sources, sources_k
         lam = np.asarray(ctx.draw("lam", lambda rng: rng.beta(self.alpha, self.alpha, self.images)), dtype=np.float64)
         lams = (lam / lam.sum()).tolist()
-        both = (ctx.draw(name, lambda rng: np.stack([rng.permutation(batch) for _ in lams])) for name in ("partner_k", "partner"))
+        both = (
+            ctx.draw(name, lambda rng: np.stack([rng.permutation(batch) for _ in lams]))
+            for name in ("partner_k", "partner")
+        )
         sources_k, sources = (np.asarray(rows, dtype=np.int64).T for rows in both)
         return lams, lams, sources, sources_k
 
@@ -150,7 +161,9 @@ class AdAutoMix(LearnedMix):
         sources, sources_k = (upload(np.ascontiguousarray(s), x) for s in both)
         train_block = self.trains_block(ctx)
         z, logits = self.encoder.look(x, classify=train_block and self.adversarial(ctx))
-        constant = torch.stack([torch.full((1, 1, 1), lam, device=x.device) for lam in lams], 1).expand(1, -1, *x.shape[-2:])
+        constant = torch.stack([torch.full((1, 1, 1), lam, device=x.device) for lam in lams], 1).expand(
+            1, -1, *x.shape[-2:]
+        )
         if self.blends(lams):
             masks = constant
         else:
@@ -159,29 +172,39 @@ class AdAutoMix(LearnedMix):
         plain = laid_out_like(x, combine(x, sources, constant)) if self.images > 2 else None
         own, partner = (masks[:, :1], sources[:, 1]) if self.images == 2 else (None, None)
         state = Pending(z, logits, sources_k, lams_k, train_block, plain)
-        return Mixed(laid_out_like(x, combine(x, sources, masks)), label_weights(sources, lams), own, partner, state=state)
+        return Mixed(
+            laid_out_like(x, combine(x, sources, masks)), label_weights(sources, lams), own, partner, state=state
+        )
 
     def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> dict[str, Tensor]:
         target, state = ctx.target(y), mixed.state
         mixed_labels = mixed_target(mixed.weights, target)
-        terms = {"one": ctx.criterion(net(x).logits, target), "q": ctx.criterion(self.encoder.classify_q(net, out.features), mixed_labels)}
+        terms = {
+            "one": ctx.criterion(net(x).logits, target),
+            "q": ctx.criterion(self.encoder.classify_q(net, out.features), mixed_labels),
+        }
         if state.plain is not None:
             terms["one"] = (1 - PLAIN_SHARE) * terms["one"]
             logits = self.encoder.classify_q(net, net(state.plain, features=True).features)
             terms["plain"] = PLAIN_SHARE * ctx.criterion(logits, mixed_labels)
-        if not state.train_block:  # the block keeps its place in the graph: with several processes, all parameters must take part
+        # the block keeps its place in the graph: with several processes, all parameters must take part
+        if not state.train_block:
             return terms | {"k": 0.0 * sum(p.sum() for p in self.block.parameters())}
         masks = self.shares(state.z, state.sources, state.lams, x.shape[-2:])
         logits = self.encoder.classify(combine(x, state.sources, masks))
         loss_k = ctx.criterion(logits, mixed_target(label_weights(state.sources, state.lams), target))
         if not self.adversarial(ctx):
             return terms | {"k": loss_k}
-        similarity = sum(lam * F.cosine_similarity(logits.float(), state.logits[s].float()) for lam, s in zip(state.lams, state.sources.unbind(1))).mean()
+        similarity = sum(
+            lam * F.cosine_similarity(logits.float(), state.logits[s].float())
+            for lam, s in zip(state.lams, state.sources.unbind(1))
+        ).mean()
         return terms | {"k": -self.beta * loss_k, "similarity": self.cos_sign * (1 - self.beta) * similarity}
 
 
 def combine(x: Tensor, sources: Tensor, masks: Tensor) -> Tensor:
-    """sum_j m_j x_(source j) of images `x` (B, C, H, W) for masks (B or 1, n, H, W) that sum to 1; exact where all sources are the same image."""
+    """sum_j m_j x_(source j) of images `x` (B, C, H, W) for masks (B or 1, n, H, W) that sum to 1; exact where all
+    sources are the same image."""
     first, *others = (x[s] for s in sources.unbind(1))
     masks = masks.to(x.dtype)
     return first + sum(masks[:, j : j + 1] * (other - first) for j, other in enumerate(others, 1))

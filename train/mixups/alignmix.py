@@ -17,18 +17,20 @@ from .masks import blend
 class AlignMix(MixMethod):
     """AlignMix (Venkataramanan et al., CVPR 2022, arXiv:2103.15375).
 
-        lam ~ Beta(alpha, alpha), one per batch;   with probability input_prob   x~_i = lam x_i + (1 - lam) x_pi(i),   else
-        F, F' = feature maps of x_i and x_pi(i) before pooling, r places each;   C_jk = ||F_j - F'_k||^2;   R = r Sinkhorn(C), no gradient
-        h~_j = lam F_j + (1 - lam) sum_k R_jk F'_k   or, by a fair coin,   h~_k = lam sum_j R_jk F_j + (1 - lam) F'_k
-        t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        lam ~ Beta(alpha, alpha), one per batch;   with probability input_prob   x~_i = lam x_i + (1 - lam) x_pi(i),
+        else F, F' = feature maps of x_i and x_pi(i) before pooling, r places each;   C_jk = ||F_j - F'_k||^2;   R = r
+        Sinkhorn(C), no gradient h~_j = lam F_j + (1 - lam) sum_k R_jk F'_k   or, by a fair coin,   h~_k = lam sum_j
+        R_jk F_j + (1 - lam) F'_k t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    For networks whose classifier pools a feature map; one plan for each pair. Args: `alpha` (0: no mixing), `pairing`, `input_prob`; of Sinkhorn
-    `eps`, `iterations` at most and `tol`, below which the mean change of the potentials ends it (0: never); `row_normalize` makes the shares R_jk
-    of each j sum to 1, which an unfinished iteration does not; `feat_l2norm` takes the cost between features of length 1, for which it does finish.
-    Draws: layer (0: image, 1: features), lam, partner, direction (0: the partner is aligned, 1: the image itself).
+    For networks whose classifier pools a feature map; one plan for each pair. Args: `alpha` (0: no mixing), `pairing`,
+    `input_prob`; of Sinkhorn `eps`, `iterations` at most and `tol`, below which the mean change of the potentials ends
+    it (0: never); `row_normalize` makes the shares R_jk of each j sum to 1, which an unfinished iteration does not;
+    `feat_l2norm` takes the cost between features of length 1, for which it does finish. Draws: layer (0: image, 1:
+    features), lam, partner, direction (0: the partner is aligned, 1: the image itself).
 
-    Differs from the paper / the official code in nothing of the code's, which leaves out the autoencoder of the paper's variant. OpenMixup switches
-    with Manifold Mixup instead of the images: a choice of manifold and of this with input_prob 0.
+    Differs from the paper / the official code in nothing of the code's, which leaves out the autoencoder of the paper's
+    variant. OpenMixup switches with Manifold Mixup instead of the images: a choice of manifold and of this with
+    input_prob 0.
     """
 
     family = "feature"
@@ -59,7 +61,10 @@ class AlignMix(MixMethod):
 
     def setup(self, net) -> None:
         if getattr(net.model, "cls_token", None) is not None or getattr(net.model, "num_prefix_tokens", 0):
-            raise EvalkitError(f"alignmix needs a network that pools a feature map, such as resnet* or swin_*, but '{net.name}' has a class token")
+            raise EvalkitError(
+                f"alignmix needs a network that pools a feature map, such as resnet* or swin_*, but '{net.name}' has a"
+                " class token"
+            )
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         layer = int(ctx.draw("layer", lambda rng: rng.random() >= self.input_prob))
@@ -76,7 +81,11 @@ class AlignMix(MixMethod):
         def mix_features(h: Tensor) -> Tensor:
             places = h if h.ndim == 3 else h.movedim(channels, -1).flatten(1, 2)  # (B, r, C)
             mixed = self.interpolate(places, places[partner], lam, align_own)
-            return mixed.to(h.dtype) if h.ndim == 3 else mixed.to(h.dtype).unflatten(1, h.movedim(channels, -1).shape[1:3]).movedim(-1, channels)
+            return (
+                mixed.to(h.dtype)
+                if h.ndim == 3
+                else mixed.to(h.dtype).unflatten(1, h.movedim(channels, -1).shape[1:3]).movedim(-1, channels)
+            )
 
         return Mixed(x, weights, None, partner, inject=(FEATURES, mix_features))
 
@@ -93,7 +102,8 @@ class AlignMix(MixMethod):
 
     @torch.no_grad()
     def plan(self, own: Tensor, other: Tensor) -> Tensor:
-        """(B, r, r) R for feature maps (B, r, C): how much of each place of the other goes to each place of the own one; columns sum to 1."""
+        """(B, r, r) R for feature maps (B, r, C): how much of each place of the other goes to each place of the own
+        one; columns sum to 1."""
         if self.feat_l2norm:
             own, other = F.normalize(own, dim=2), F.normalize(other, dim=2)
         return own.shape[1] * sinkhorn(squared_distances(own, other), self.eps, self.iterations, self.tol)
@@ -106,10 +116,11 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def sinkhorn(cost: Tensor, eps: float, iterations: int, tol: float) -> Tensor:
-    """(B, r, r) transport plans of entropy `eps` with marginals 1 / r for costs (B, r, r) (Cuturi, NeurIPS 2013), in the log domain.
+    """(B, r, r) transport plans of entropy `eps` with marginals 1 / r for costs (B, r, r) (Cuturi, NeurIPS 2013), in
+    the log domain.
 
-    All plans stop together once the batch mean of sum_j |change of u_j| is below `tol`. The device decides that by leaving further updates out, so
-    nothing waits for it.
+    All plans stop together once the batch mean of sum_j |change of u_j| is below `tol`. The device decides that by
+    leaving further updates out, so nothing waits for it.
     """
     places = cost.shape[-1]
     kernel, marginal = cost / -eps, math.log(1 / places + 1e-8)

@@ -16,14 +16,16 @@ from .teacher import Teacher
 class AttentiveCutMix(MixMethod):
     """Attentive CutMix (Walawalkar et al., ICASSP 2020, arXiv:2003.13048).
 
-        A_i = mean over channels of a pretrained network's last feature map (h, w) for x_i;  M_i = 1 in the `top` cells of largest A_i, else 0
-        x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
+        A_i = mean over channels of a pretrained network's last feature map (h, w) for x_i;  M_i = 1 in the `top` cells
+        of largest A_i, else 0 x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 -
+        lam_i) s(y_pi(i))
 
-    Args: `teacher` the pretrained network: a timm name, an evalkit checkpoint or a weights file (then with `teacher_model`, its architecture);
-    images are resized to its input size, so 224 pixels give ResNet-50's 7 x 7 cells; `top` number of cells; `pairing` as CutMix.
-    Draws: partner.
+    Args: `teacher` the pretrained network: a timm name, an evalkit checkpoint or a weights file (then with
+    `teacher_model`, its architecture); images are resized to its input size, so 224 pixels give ResNet-50's 7 x 7
+    cells; `top` number of cells; `pairing` as CutMix. Draws: partner.
 
-    Differs from the paper / the official code in nothing known: there is no official code. A widely used one takes the map's last channel.
+    Differs from the paper / the official code in nothing known: there is no official code. A widely used one takes the
+    map's last channel.
     """
 
     family = "saliency"
@@ -31,7 +33,9 @@ class AttentiveCutMix(MixMethod):
     extra_passes = "1 forward of the teacher"
     PRESETS = {"default": {}}
 
-    def __init__(self, teacher: Any = "resnet50", top: int = 6, pairing: str = "perm", teacher_model: str | None = None):
+    def __init__(
+        self, teacher: Any = "resnet50", top: int = 6, pairing: str = "perm", teacher_model: str | None = None
+    ):
         super().__init__()
         expect(is_whole(top) and top > 0, "top", "a whole number larger than 0", top)
         self.top = top
@@ -49,7 +53,9 @@ class AttentiveCutMix(MixMethod):
         cells = torch.zeros_like(attention).flatten(1).scatter(1, chosen, 1.0).view_as(attention)
         mask = F.interpolate(cells[:, None], size=x.shape[-2:], mode="nearest")
         other = x[partner]
-        return Mixed(torch.where(mask > 0, x, other, out=other), pair_weights(mask.mean((1, 2, 3)), partner), mask, partner)
+        return Mixed(
+            torch.where(mask > 0, x, other, out=other), pair_weights(mask.mean((1, 2, 3)), partner), mask, partner
+        )
 
     def attended(self, ctx: Context, x: Tensor) -> Tensor:
         """(B, h, w) float32 A."""
@@ -58,5 +64,8 @@ class AttentiveCutMix(MixMethod):
     def count(self, ctx: Context, cells: int) -> int:
         """How many of the `cells` are pasted. Raises EvalkitError if there are too few."""
         if self.top > cells:
-            raise EvalkitError(f"attentive_cutmix pastes {self.top} cells, but the teacher's feature map has only {cells}; use a smaller top")
+            raise EvalkitError(
+                f"attentive_cutmix pastes {self.top} cells, but the teacher's feature map has only {cells}; use a"
+                " smaller top"
+            )
         return self.top

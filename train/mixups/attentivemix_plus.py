@@ -11,15 +11,16 @@ from .checks import beta_parameter
 class AttentiveMixPlus(AttentiveCutMix):
     """AttentiveMix+ (Li et al., OpenMixup, arXiv:2209.04851), after Attentive CutMix (arXiv:2003.13048).
 
-        lam0 ~ Beta(alpha, beta), one per batch;  k = floor(lam0 h w), at least 1;  M_i = 1 in the k cells of largest A_i, else 0
-        x~, lam, t as Attentive CutMix
+        lam0 ~ Beta(alpha, beta), one per batch;  k = floor(lam0 h w), at least 1;  M_i = 1 in the k cells of largest
+        A_i, else 0 x~, lam, t as Attentive CutMix
 
-    Args: `teacher`, `teacher_model`, `pairing` as Attentive CutMix (OpenMixup takes torchvision's ResNet-18 for CNNs, ResNet-50 for DeiT);
-    `alpha`; `beta` (None: alpha).
+    Args: `teacher`, `teacher_model`, `pairing` as Attentive CutMix (OpenMixup takes torchvision's ResNet-18 for CNNs,
+    ResNet-50 for DeiT); `alpha`; `beta` (None: alpha).
     Draws: lam, partner.
 
-    Differs from the paper / the official code in each sample's own lam_i (the code takes sample 0's, different where cells are not all of one
-    size); OpenMixup's tables say Beta(alpha, 8), which is the preset "paper", its code ignores the 8.
+    Differs from the paper / the official code in each sample's own lam_i (the code takes sample 0's, different where
+    cells are not all of one size); OpenMixup's tables say Beta(alpha, 8), which is the preset "paper", its code ignores
+    the 8.
     """
 
     PRESETS = {
@@ -29,7 +30,12 @@ class AttentiveMixPlus(AttentiveCutMix):
     }
 
     def __init__(
-        self, teacher: Any = "resnet50", alpha: float = 2.0, beta: float | None = None, pairing: str = "perm", teacher_model: str | None = None
+        self,
+        teacher: Any = "resnet50",
+        alpha: float = 2.0,
+        beta: float | None = None,
+        pairing: str = "perm",
+        teacher_model: str | None = None,
     ):
         super().__init__(teacher, pairing=pairing, teacher_model=teacher_model)
         self.alpha = beta_parameter(alpha)

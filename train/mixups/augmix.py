@@ -1,4 +1,5 @@
-"""AugMix: several random augmentations of one image, blended, and a loss that asks for the same prediction on all of them."""
+"""AugMix: several random augmentations of one image, blended, and a loss that asks for the same prediction on all of
+them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,17 +20,19 @@ VIEWS = "views"
 class AugMix(MixMethod):
     """AugMix (Hendrycks et al., ICLR 2020, arXiv:1912.02781).
 
-        (w_1, .., w_width) ~ Dirichlet(1, .., 1);  m ~ Beta(1, 1);  each chain applies 1 to 3 random operations in sequence
-        view(x) = (1 - m) x + m sum_i w_i chain_i(x);   p, q, r = predictions for x and two views,   a = (p + q + r) / 3
-        L = L(f(x), s(y)) + jsd_weight (KL(p || a) + KL(q || a) + KL(r || a)) / 3
+        (w_1, .., w_width) ~ Dirichlet(1, .., 1);  m ~ Beta(1, 1);  each chain applies 1 to 3 random operations in
+        sequence view(x) = (1 - m) x + m sum_i w_i chain_i(x);   p, q, r = predictions for x and two views,   a = (p + q
+        + r) / 3 L = L(f(x), s(y)) + jsd_weight (KL(p || a) + KL(q || a) + KL(r || a)) / 3
 
-    No image or label is mixed with another's. The views come with the batch: the loader calls `method.loader_extras["views"]` (see Views) and
-    the method finds (B, views, C, H, W) in [0, 1] in `ctx.extras["views"]`; normalising commutes with the blend. Args: `severity` of the
-    operations up to 10, `width` chains, `depth` operations in each (0: 1 to 3), `all_ops` adds the four that overlap with ImageNet-C; `jsd`
-    False trains on one view alone.
-    Draws: none in `mix`; a view is a function of the image and the generator given by the loader.
+    No image or label is mixed with another's. The views come with the batch: the loader calls
+    `method.loader_extras["views"]` (see Views) and the method finds (B, views, C, H, W) in [0, 1] in
+    `ctx.extras["views"]`; normalising commutes with the blend. Args: `severity` of the operations up to 10, `width`
+    chains, `depth` operations in each (0: 1 to 3), `all_ops` adds the four that overlap with ImageNet-C; `jsd` False
+    trains on one view alone. Draws: none in `mix`; a view is a function of the image and the generator given by the
+    loader.
 
-    Differs from the paper / the official code in drawing integer parameters for non-square images from each side's own length.
+    Differs from the paper / the official code in drawing integer parameters for non-square images from each side's own
+    length.
     """
 
     family = "augmentation"
@@ -40,7 +43,15 @@ class AugMix(MixMethod):
         "imagenet": {"severity": 1.0},
     }
 
-    def __init__(self, severity: float = 3.0, width: int = 3, depth: int = 0, all_ops: bool = False, jsd: bool = True, jsd_weight: float = 12.0):
+    def __init__(
+        self,
+        severity: float = 3.0,
+        width: int = 3,
+        depth: int = 0,
+        all_ops: bool = False,
+        jsd: bool = True,
+        jsd_weight: float = 12.0,
+    ):
         super().__init__()
         expect(is_number(severity) and 0.1 <= severity <= 10, "severity", "a number from 0.1 to 10", severity)
         expect(is_whole(width) and width > 0, "width", "a whole number of chains, 1 or more", width)
@@ -52,7 +63,10 @@ class AugMix(MixMethod):
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         if VIEWS not in ctx.extras:
-            raise EvalkitError("augmix needs views from the data loader: put method.loader_extras['views'](image, rng) into Context.extras['views']")
+            raise EvalkitError(
+                "augmix needs views from the data loader: put method.loader_extras['views'](image, rng) into"
+                " Context.extras['views']"
+            )
         views = ctx.extras[VIEWS].to(x.device, non_blocking=True)
         mean, std = (v.to(x.device, non_blocking=True)[:, None, None] for v in (ctx.mean, ctx.std))
         views = ((views - mean) / std).to(x.dtype)
@@ -69,9 +83,11 @@ class AugMix(MixMethod):
 
 
 def jensen_shannon(logits: tuple[Tensor, ...]) -> Tensor:
-    """Mean over the batch of the Jensen-Shannon divergence between the predictions (B, K) of several views, in nats; the mean is clamped at 1e-7."""
+    """Mean over the batch of the Jensen-Shannon divergence between the predictions (B, K) of several views, in nats;
+    the mean is clamped at 1e-7."""
     with torch.autocast(logits[0].device.type, enabled=False):
-        log_p = torch.stack(logits).float().log_softmax(2)  # (V, B, K); of a probability that has become 0, the logarithm keeps a gradient
+        # (V, B, K); of a probability that has become 0, the logarithm keeps a gradient
+        log_p = torch.stack(logits).float().log_softmax(2)
         p = log_p.exp()
         return (p * (log_p - p.mean(0).clamp(1e-7, 1).log())).sum(2).mean()
 
@@ -81,7 +97,8 @@ def jensen_shannon(logits: tuple[Tensor, ...]) -> Tensor:
 
 @dataclass(frozen=True)
 class Views:
-    """(RGB image, generator) -> (count, 3, H, W) float32 in [0, 1]: independent AugMix views of the image, not normalised."""
+    """(RGB image, generator) -> (count, 3, H, W) float32 in [0, 1]: independent AugMix views of the image, not
+    normalised."""
 
     count: int = 2
     severity: float = 3.0
@@ -98,8 +115,16 @@ class Views:
 Operation = Callable[[Image.Image, float, np.random.Generator], Image.Image]
 
 
-def augmix(image: Image.Image, rng: np.random.Generator, severity: float, width: int, depth: int, operations: tuple[Operation, ...]) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1]: one view. Every operation works on uint8 images, so it rounds; the blend does not."""
+def augmix(
+    image: Image.Image,
+    rng: np.random.Generator,
+    severity: float,
+    width: int,
+    depth: int,
+    operations: tuple[Operation, ...],
+) -> np.ndarray:
+    """(H, W, 3) float32 in [0, 1]: one view. Every operation works on uint8 images, so it rounds; the blend does
+    not."""
     weights = rng.dirichlet(np.ones(width))
     share = rng.beta(1.0, 1.0)
     view = (1 - share) * np.asarray(image, dtype=np.float64)
@@ -173,5 +198,15 @@ def affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
 
 
-OPERATIONS: tuple[Operation, ...] = (autocontrast, equalize, posterize, rotate, solarize, shear_x, shear_y, translate_x, translate_y)
+OPERATIONS: tuple[Operation, ...] = (
+    autocontrast,
+    equalize,
+    posterize,
+    rotate,
+    solarize,
+    shear_x,
+    shear_y,
+    translate_x,
+    translate_y,
+)
 EXTRA: tuple[Operation, ...] = (color, contrast, brightness, sharpness)  # overlap with the corruptions of ImageNet-C

@@ -34,22 +34,26 @@ class Pending:
 class AutoMix(LearnedMix):
     """AutoMix (Liu et al., ECCV 2022, arXiv:2103.13027, section 3 and algorithm 1).
 
-        z = k's features of x in the middle;  m = sigmoid(up(phi(z, z_pi, lam))), the partner's share;   x~(lam, pi) = (1 - m) x + m x_pi
-        L_one = L(h_q(q(x)), s(y)),   L_q = L(H_q(q(x~)), t), phi not trained,   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
-        L_k = L(H_k(k(x~')), t') with lambda' and pi' of its own,   L_lam = gamma max(|1 - mean(m') - lam'| - mask_margin, 0)
-        q, its heads and phi follow the gradient of L_one + L_q + L_k + L_lam;   k <- m k + (1 - m) q, heads included.  k with h_k is evaluated
+        z = k's features of x in the middle;  m = sigmoid(up(phi(z, z_pi, lam))), the partner's share;   x~(lam, pi) =
+        (1 - m) x + m x_pi L_one = L(h_q(q(x)), s(y)),   L_q = L(H_q(q(x~)), t), phi not trained,   t_i = lam s(y_i) +
+        (1 - lam) s(y_pi(i)) L_k = L(H_k(k(x~')), t') with lambda' and pi' of its own,   L_lam = gamma max(|1 - mean(m')
+        - lam'| - mask_margin, 0) q, its heads and phi follow the gradient of L_one + L_q + L_k + L_lam;   k <- m k + (1
+        - m) q, heads included.  k with h_k is evaluated
 
-    H is a second head for mixed images. L_one and L_q train q, L_k and L_lam train only the mix block phi. Args: `alpha`, `pairing`;
-    `feature_layer` of z, by default the last stage but one (ResNet, PVT, ConvNeXt), the middle block (ViT) or the last patch merging (Swin);
-    `lam_embed` lambda as a channel of z, `norm` after phi's projection ("none", "bn", "ln"), `upsample` "nearest" or "bilinear";
-    `mask_loss_weight` gamma, which falls to 0 with `mask_loss_schedule` "cosine", `mask_margin`; `lam_margin` below which x~ of L_q is a blend;
-    `mask_adjust` probability of scaling L_q's masks to a mean of lambda (of lambda' with `adjust_to_k`, as the code); `switch_off` probability
-    of computing L_k (0: always); `momentum` up to `momentum_start` of the run, then rising to `momentum_end`; `head_one_mix` trains h_q on
-    Mixup and CutMix images; `k_eval_mode` for k; `block_lr`, `block_min_lr` phi's learning rate and its end, by default the recipe's.
-    Draws: lam, partner; lam_k, partner_k of L_k; adjust, train_block (bools); one (a dict: the draws of `head_one_mix`).
+    H is a second head for mixed images. L_one and L_q train q, L_k and L_lam train only the mix block phi. Args:
+    `alpha`, `pairing`; `feature_layer` of z, by default the last stage but one (ResNet, PVT, ConvNeXt), the middle
+    block (ViT) or the last patch merging (Swin); `lam_embed` lambda as a channel of z, `norm` after phi's projection
+    ("none", "bn", "ln"), `upsample` "nearest" or "bilinear"; `mask_loss_weight` gamma, which falls to 0 with
+    `mask_loss_schedule` "cosine", `mask_margin`; `lam_margin` below which x~ of L_q is a blend; `mask_adjust`
+    probability of scaling L_q's masks to a mean of lambda (of lambda' with `adjust_to_k`, as the code); `switch_off`
+    probability of computing L_k (0: always); `momentum` up to `momentum_start` of the run, then rising to
+    `momentum_end`; `head_one_mix` trains h_q on Mixup and CutMix images; `k_eval_mode` for k; `block_lr`,
+    `block_min_lr` phi's learning rate and its end, by default the recipe's. Draws: lam, partner; lam_k, partner_k of
+    L_k; adjust, train_block (bools); one (a dict: the draws of `head_one_mix`).
 
-    Differs from the paper / the official code in the scaling of masks, there to the wrong lambda, in phi's batch norm, whose statistics are always
-    the batch's, and where features overflow: the code replaces a mask that is not a number, here the loss shows it and the run stops.
+    Differs from the paper / the official code in the scaling of masks, there to the wrong lambda, in phi's batch norm,
+    whose statistics are always the batch's, and where features overflow: the code replaces a mask that is not a number,
+    here the loss shows it and the run stops.
     """
 
     extra_passes = "2 forward of a copy, 1 backward through it, 1 forward + backward"
@@ -148,7 +152,9 @@ class AutoMix(LearnedMix):
             weights = pair_weights(torch.full((len(x),), state.lam, device=x.device), state.partner)
             logits = self.encoder.classify(x[state.partner].lerp(x, own.to(x.dtype)))
             terms["k"] = ctx.criterion(logits, mixed_target(weights, target))
-        terms["lam"] = falling_weight(ctx, self.mask_loss_weight, self.mask_loss_schedule) * self.mask_penalty(own, state.lam)
+        terms["lam"] = falling_weight(ctx, self.mask_loss_weight, self.mask_loss_schedule) * self.mask_penalty(
+            own, state.lam
+        )
         return terms
 
 

@@ -1,4 +1,5 @@
-"""What a mixup method is: mix a batch, say each source's label share, optionally re-weigh the labels after the forward pass."""
+"""What a mixup method is: mix a batch, say each source's label share, optionally re-weigh the labels after the forward
+pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a method may know about the moment it is called in. `Context.simple` makes one for anybody's own training loop."""
+    """What a method may know about the moment it is called in. `Context.simple` makes one for anybody's own training
+    loop."""
 
     step: int
     total_steps: int
@@ -64,7 +66,8 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """A mixed batch. B sources, M mixed samples (M = B for pairwise methods). One mask for all, (1, 1, H, W), may be given; it is seen as M."""
+    """A mixed batch. B sources, M mixed samples (M = B for pairwise methods). One mask for all, (1, 1, H, W), may be
+    given; it is seen as M."""
 
     x: Tensor  # (M, C, H, W) what the network sees
     weights: Tensor  # (M, B) float32 share of each source's label in each mixed sample
@@ -81,13 +84,14 @@ class Mixed:
 class MixMethod(nn.Module):
     """Base of every method. Only `mix` must be written; most methods own no parameters.
 
-    Class attributes say what a method asks of the network: `attention` (class attention of the mixed batch in `out`: True for the
-    last block, an integer d for block d, "rollout" for `out.rollout` through all blocks), `features` (token features of the same forward
-    pass), `inject_layers` (layers whose output `Mixed.inject` may change). `loader_extras` are made of each training image in the data
-    loader (its `info` says which "id" and "view" it is, see evalkit.data.loading) and arrive stacked in `Context.extras`.
-    For readers: `family`, `needs` (of the network or loader) and `extra_passes` of the default preset, besides the training pass; `waits` says
-    why `mix` or `loss` must wait for the device, where it must: all others only upload.
-    `PRESETS` maps preset names to constructor arguments; it always holds "default".
+    Class attributes say what a method asks of the network: `attention` (class attention of the mixed batch in `out`:
+    True for the last block, an integer d for block d, "rollout" for `out.rollout` through all blocks), `features`
+    (token features of the same forward pass), `inject_layers` (layers whose output `Mixed.inject` may change).
+    `loader_extras` are made of each training image in the data loader (its `info` says which "id" and "view" it is, see
+    evalkit.data.loading) and arrive stacked in `Context.extras`. For readers: `family`, `needs` (of the network or
+    loader) and `extra_passes` of the default preset, besides the training pass; `waits` says why `mix` or `loss` must
+    wait for the device, where it must: all others only upload. `PRESETS` maps preset names to constructor arguments; it
+    always holds "default".
     """
 
     family: str = "own"
@@ -97,7 +101,8 @@ class MixMethod(nn.Module):
     attention: bool | int | str = False
     features: bool = False
     inject_layers: Sequence[str] = ()
-    uses_all_parameters = False  # each loss reaches every parameter of the method, so that several processes need not look for unused ones
+    # each loss reaches every parameter of the method, so that several processes need not look for unused ones
+    uses_all_parameters = False
     loader_extras: Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]] = {}
     PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
 
@@ -141,7 +146,8 @@ def beta(ctx: Context, alpha: float, name: str = "lam") -> float:
 
 
 def pair(ctx: Context, batch: int, pairing: str, name: str = "partner") -> np.ndarray:
-    """(B,) int64 partner indices: "perm" uniform permutation, "flip" the reversed batch, "derange" a uniform random B-cycle (never oneself)."""
+    """(B,) int64 partner indices: "perm" uniform permutation, "flip" the reversed batch, "derange" a uniform random
+    B-cycle (never oneself)."""
 
     def sample(rng: np.random.Generator) -> np.ndarray:
         if pairing == "flip":
@@ -172,10 +178,15 @@ def upload(array: np.ndarray | float, like: Tensor, dtype: torch.dtype | None = 
 
 def laid_out_like(x: Tensor, mixed: Tensor) -> Tensor:
     """`mixed` (M, C, H, W), channels last where the batch `x` is."""
-    return mixed.contiguous(memory_format=torch.channels_last) if x.is_contiguous(memory_format=torch.channels_last) else mixed
+    return (
+        mixed.contiguous(memory_format=torch.channels_last)
+        if x.is_contiguous(memory_format=torch.channels_last)
+        else mixed
+    )
 
 
 def pair_weights(lam: Tensor, partner: Tensor) -> Tensor:
-    """(B, B) label weights of pairwise mixing: row i = lam_i e_i + (1 - lam_i) e_partner(i); a sample paired with itself keeps 1."""
+    """(B, B) label weights of pairwise mixing: row i = lam_i e_i + (1 - lam_i) e_partner(i); a sample paired with
+    itself keeps 1."""
     lam = lam.float()
     return torch.diag(lam).scatter_add(1, partner[:, None], (1 - lam)[:, None])

@@ -10,10 +10,14 @@ from .base import laid_out_like
 
 
 def check_grid(method: str, x: Tensor, grid: int) -> int:
-    """Side in pixels of a block of a grid x grid division of the images `x`; raises EvalkitError where there is none."""
+    """Side in pixels of a block of a grid x grid division of the images `x`; raises EvalkitError where there is
+    none."""
     height, width = x.shape[-2:]
     if height != width or height % grid:
-        raise EvalkitError(f"{method} with a {grid} x {grid} grid needs square images whose side is a multiple of {grid}, but got {height}x{width}")
+        raise EvalkitError(
+            f"{method} with a {grid} x {grid} grid needs square images whose side is a multiple of {grid}, but got"
+            f" {height}x{width}"
+        )
     return height // grid
 
 
@@ -25,8 +29,8 @@ def enlarge(cells: Tensor, block: int) -> Tensor:
 def mix_blocks(x: Tensor, image: Tensor, cell: Tensor, weight: Tensor) -> Tensor:
     """Images whose block p of sample i is sum_k weight[i, p, k] times block cell[i, p, k] of image image[i, p, k].
 
-    `x` (B, C, S, S); the others (M, G, G, K), where cell counts row by row and both are int64. Returns (M, C, S, S) in one pass over the sources:
-    every row of pixels of a block is a weighted sum of K such rows."""
+    `x` (B, C, S, S); the others (M, G, G, K), where cell counts row by row and both are int64. Returns (M, C, S, S) in
+    one pass over the sources: every row of pixels of a block is a weighted sum of K such rows."""
     channels, side = x.shape[1:3]
     count, grid = weight.shape[:2]
     block = side // grid

@@ -1,4 +1,5 @@
-"""Boxes of the CutMix family: rows [y0, y1) and columns [x0, x1) in pixels, drawn on the host in float64, pasted on the device."""
+"""Boxes of the CutMix family: rows [y0, y1) and columns [x0, x1) in pixels, drawn on the host in float64, pasted on the
+device."""
 
 import math
 
@@ -15,8 +16,8 @@ Box = tuple[int, int, int, int]  # y0, y1, x0, x1
 def box_around(centre: tuple[int, int], lam: float, height: int, width: int, edge: str = "old") -> Box:
     """The box of area share 1 - `lam` and the image's shape around `centre` (row, column), clipped to the image.
 
-    `edge="old"` (CutMix's code, OpenMixup, older timm) reaches cut // 2 pixels to either side, so an odd side loses one;
-    `edge="new"` (timm 1.0.31) keeps it.
+    `edge="old"` (CutMix's code, OpenMixup, older timm) reaches cut // 2 pixels to either side, so an odd side loses
+    one; `edge="new"` (timm 1.0.31) keeps it.
     """
     ratio = math.sqrt(1 - lam)
 
@@ -29,7 +30,8 @@ def box_around(centre: tuple[int, int], lam: float, height: int, width: int, edg
 
 
 def draw_box(ctx: Context, height: int, width: int, alpha: float, edge: str = "old") -> Box:
-    """One box per batch: lam ~ Beta(alpha, alpha), centre uniform over the pixels. Draws `lam`, `centre`; an injected `box` replaces both."""
+    """One box per batch: lam ~ Beta(alpha, alpha), centre uniform over the pixels. Draws `lam`, `centre`; an injected
+    `box` replaces both."""
 
     def sample(_) -> Box:
         lam = beta(ctx, alpha)
@@ -46,11 +48,13 @@ def align_box(box: Box, patch: int, height: int, width: int) -> Box:
 
 
 def paste_box(x: Tensor, partner: Tensor, box: Box) -> Mixed:
-    """Each image of `x` (B, C, H, W) with the partner's pixels in the box; label shares are the pixel shares, mask (1, 1, H, W)."""
+    """Each image of `x` (B, C, H, W) with the partner's pixels in the box; label shares are the pixel shares, mask (1,
+    1, H, W)."""
     y0, y1, x0, x1 = box
     height, width = x.shape[-2:]
     mixed = x.clone()
-    torch.index_select(x[:, :, y0:y1, x0:x1], 0, partner, out=mixed[:, :, y0:y1, x0:x1])  # straight into place: no copy of the boxes between
+    # straight into place: no copy of the boxes between
+    torch.index_select(x[:, :, y0:y1, x0:x1], 0, partner, out=mixed[:, :, y0:y1, x0:x1])
     mask = torch.ones(1, 1, height, width, device=x.device)
     mask[:, :, y0:y1, x0:x1] = 0
     lam = torch.full((len(x),), 1 - (y1 - y0) * (x1 - x0) / (height * width), device=x.device)

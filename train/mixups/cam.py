@@ -9,25 +9,31 @@ from .saliency import evaluating
 
 
 def check_linear_classifier(net, name: str) -> None:
-    """Raises EvalkitError, for the method `name`, unless `net` classifies the mean of its feature map with one linear layer."""
+    """Raises EvalkitError, for the method `name`, unless `net` classifies the mean of its feature map with one linear
+    layer."""
     parameter = next(net.parameters())
     height, width = net.input_size
-    probe = torch.linspace(-1, 1, 3 * height * width, device=parameter.device, dtype=parameter.dtype).view(1, 3, height, width)
+    probe = torch.linspace(-1, 1, 3 * height * width, device=parameter.device, dtype=parameter.dtype).view(
+        1, 3, height, width
+    )
     rounding = torch.finfo(parameter.dtype).eps
     with torch.no_grad(), evaluating(net):
         pooled = net.model.forward_head(net.model.forward_features(probe), pre_logits=True).float()
         mean = net.feature_map(probe).float().mean((2, 3))
     same = pooled.shape == mean.shape and torch.allclose(pooled, mean, rtol=1e-3 + rounding, atol=1e-4)
     if not isinstance(net.model.get_classifier(), nn.Linear) or not same:
-        raise EvalkitError(f"{name} needs a linear classifier on the mean of a feature map, which '{net.name}' does not have; take resnet*, regnet* or swin_*")
+        raise EvalkitError(
+            f"{name} needs a linear classifier on the mean of a feature map, which '{net.name}' does not have; take"
+            " resnet*, regnet* or swin_*"
+        )
 
 
 @torch.no_grad()
 def class_activation(net, x: Tensor, y: Tensor, positive: bool = False) -> Tensor:
     """(B, h, w) maps CAM_y = W_y F + b_y of the classes `y` (B,), whose means are the logits (Zhou et al., CVPR 2016).
 
-    `positive` leaves out negative features, which not every network has. One pass in evaluation mode and in the precision of the weights, without
-    autocast; the maps are float32, as labels come of them.
+    `positive` leaves out negative features, which not every network has. One pass in evaluation mode and in the
+    precision of the weights, without autocast; the maps are float32, as labels come of them.
     """
     classifier = net.model.get_classifier()
     with evaluating(net), torch.autocast(x.device.type, enabled=False):

@@ -38,16 +38,23 @@ def beta_parameter(value: Any, name: str = "alpha") -> float:
 
 
 def block_depth(value: Any, name: str = "attn_depth") -> bool | int | str:
-    """What a method's `attention` is: True (the last block) for None, the block's number counted from 1, or "rollout" (all blocks)."""
+    """What a method's `attention` is: True (the last block) for None, the block's number counted from 1, or "rollout"
+    (all blocks)."""
     known = value is None or value == "rollout" or (is_whole(value) and value > 0)
     expect(known, name, "the number of a block, 1 or more, 'rollout' for all of them, or none for the last", value)
     return True if value is None else value
 
 
 def interval(name: str, value: Any, least: float, most: float = float("inf")) -> tuple[float, float]:
-    """The range [low, high] that an argument is drawn from, given as two numbers or as one for a constant, all from `least` to `most`."""
+    """The range [low, high] that an argument is drawn from, given as two numbers or as one for a constant, all from
+    `least` to `most`."""
     if is_number(value):
         value = (value, value)
-    ok = isinstance(value, Sequence) and len(value) == 2 and all(map(is_number, value)) and least <= value[0] <= value[1] <= most
+    ok = (
+        isinstance(value, Sequence)
+        and len(value) == 2
+        and all(map(is_number, value))
+        and least <= value[0] <= value[1] <= most
+    )
     expect(ok, name, f"two numbers in order, from {least:g} to {most:g}", value)
     return tuple(value)

@@ -19,23 +19,26 @@ STRIP = 2  # rows or columns of cells that are solved jointly
 class CoMixup(SaliencyMethod):
     """Co-Mixup (Kim, Choo, Jeong & Song, ICLR 2021, arXiv:2102.03065).
 
-        n inputs make n outputs; s_k = saliency of input k on m x m cells, sum 1;  a ~ Dirichlet(alpha, .., alpha);  c_k = -s_k - eta / m^2 log(a_k + 1e-8)
-        o^j_p = an input (one-hot) or half of two, chosen cell by cell to minimise
-          sum_j sum_p c . o^j_p + beta / m^2 sum_(p,q) V(o^j_p, o^j_q) + penalty for showing inputs that other outputs show already
-        x~_j = sum_k up(o^j_k) x_k,   t_j = sum_k mean_p(o^j_p,k) s(y_k)
+        n inputs make n outputs; s_k = saliency of input k on m x m cells, sum 1;  a ~ Dirichlet(alpha, .., alpha);  c_k
+        = -s_k - eta / m^2 log(a_k + 1e-8) o^j_p = an input (one-hot) or half of two, chosen cell by cell to minimise
+          sum_j sum_p c . o^j_p + beta / m^2 sum_(p,q) V(o^j_p, o^j_q) + penalty for showing inputs that other outputs
+        show already x~_j = sum_k up(o^j_k) x_k,   t_j = sum_k mean_p(o^j_p,k) s(y_k)
 
-    Outputs are improved one after the other, `iterations` times: with N_k = cells of input k in the other outputs and v = A N, input k costs
-    2 gamma / m^2 v_k more where v_k > tau m^2 ("hard"), or the excess over it ("soft"). A = (1 - omega) I + omega D brings in how far apart the
-    salient parts are. V is 1 for two different labels, 1/4 for an input and a half of it; halves are of the two or three inputs an output shows.
-    Args: `alpha`; `part` n (the rest of the batch makes a smaller part); `grid` m; `beta`, `gamma`, `eta`, `omega`; `threshold` tau and
-    `threshold_type`; `iterations`; `resolve`: before the last, push outputs of the same inputs apart; `clean_lam` weight of the loss of the clean
-    batch (0: saliency in evaluation mode). Images must be square, their side a multiple of m.
-    Draws: ratio (B,) (each part's sums to 1), labels (B, m, m) first input of each cell, counted within the part. The loop over the outputs of a
-    part is sequential by definition; all parts go through it at once, on the device, without waiting for it.
+    Outputs are improved one after the other, `iterations` times: with N_k = cells of input k in the other outputs and v
+    = A N, input k costs 2 gamma / m^2 v_k more where v_k > tau m^2 ("hard"), or the excess over it ("soft"). A = (1 -
+    omega) I + omega D brings in how far apart the salient parts are. V is 1 for two different labels, 1/4 for an input
+    and a half of it; halves are of the two or three inputs an output shows. Args: `alpha`; `part` n (the rest of the
+    batch makes a smaller part); `grid` m; `beta`, `gamma`, `eta`, `omega`; `threshold` tau and `threshold_type`;
+    `iterations`; `resolve`: before the last, push outputs of the same inputs apart; `clean_lam` weight of the loss of
+    the clean batch (0: saliency in evaluation mode). Images must be square, their side a multiple of m. Draws: ratio
+    (B,) (each part's sums to 1), labels (B, m, m) first input of each cell, counted within the part. The loop over the
+    outputs of a part is sequential by definition; all parts go through it at once, on the device, without waiting for
+    it.
 
-    Differs from the paper / the official code in the solver of one output: strips of two rows or columns of cells, exactly, from five starts,
-    instead of label swaps; in the hard penalty, where the code applies the threshold before A (omega = 0.001); and in one more forward pass for
-    the clean loss, which is the criterion's (the code's is binary cross-entropy scaled by the number of classes).
+    Differs from the paper / the official code in the solver of one output: strips of two rows or columns of cells,
+    exactly, from five starts, instead of label swaps; in the hard penalty, where the code applies the threshold before
+    A (omega = 0.001); and in one more forward pass for the clean loss, which is the criterion's (the code's is binary
+    cross-entropy scaled by the number of classes).
     """
 
     extra_passes = "1 forward + backward, 1 forward of the clean batch"
@@ -88,7 +91,9 @@ class CoMixup(SaliencyMethod):
                 if b > a:
                     p = (b - a) // n
                     near = torch.stack([distance[c : c + n, c : c + n] for c in range(a, b, n)])
-                    outputs.append(self.assign(cost[a:b].view(p, n, m, m), self.compatibility(near), labels[a:b].view(p, n, m, m)))
+                    outputs.append(
+                        self.assign(cost[a:b].view(p, n, m, m), self.compatibility(near), labels[a:b].view(p, n, m, m))
+                    )
 
         weights = torch.block_diag(*(part.mean((1, 2)) for o in outputs for part in o))
         image, share = (torch.cat(t) for t in zip(*(two_largest(o) for o in outputs), strict=True))
@@ -104,7 +109,8 @@ class CoMixup(SaliencyMethod):
         return (1 - self.omega) * torch.eye(n, dtype=distance.dtype, device=distance.device) + self.omega * distance
 
     def assign(self, cost: Tensor, compatibility: Tensor, labels: Tensor) -> Tensor:
-        """o (P, n, m, m, n): what each output shows in each cell, from c (P, n, m, m), A (P, n, n) and first labels (P, n, m, m)."""
+        """o (P, n, m, m, n): what each output shows in each cell, from c (P, n, m, m), A (P, n, n) and first labels (P,
+        n, m, m)."""
         n, m = cost.shape[1:3]
         cost = cost.permute(0, 2, 3, 1)
         gamma, limit = self.gamma / m**2, self.threshold * m**2
@@ -116,8 +122,12 @@ class CoMixup(SaliencyMethod):
             for j in range(n):
                 counts = new.sum((2, 3))  # (P, n, n): cells of each input in each output
                 v = (compatibility @ (counts.sum(1) - counts[:, j])[..., None])[..., 0]
-                penalty = 2 * gamma * (v > limit) * (v if self.threshold_type == "hard" else v - limit) + gamma * extra[:, j]
-                shown = best_output(cost + penalty[:, None, None], self.beta / m**2, counts[:, j] if iteration else None)
+                penalty = (
+                    2 * gamma * (v > limit) * (v if self.threshold_type == "hard" else v - limit) + gamma * extra[:, j]
+                )
+                shown = best_output(
+                    cost + penalty[:, None, None], self.beta / m**2, counts[:, j] if iteration else None
+                )
                 new = torch.cat([new[:, :j], shown[:, None], new[:, j + 1 :]], 1)
             o = torch.where(settled[:, None, None, None, None], o, new)
             if iteration == self.iterations - 2 and self.resolve:
@@ -127,10 +137,13 @@ class CoMixup(SaliencyMethod):
         return o
 
     def objective(self, cost: Tensor, o: Tensor) -> Tensor:
-        """(P,) sum c.o + beta / (2 m^2) sum_(p,q) ||o_p - o_q||^2 + gamma / m^2 sum_j,j' n_j . n_j' over different outputs, without threshold."""
+        """(P,) sum c.o + beta / (2 m^2) sum_(p,q) ||o_p - o_q||^2 + gamma / m^2 sum_j,j' n_j . n_j' over different
+        outputs, without threshold."""
         m = o.shape[2]
         counts = o.sum((2, 3))
-        smooth = (o[:, :, 1:] - o[:, :, :-1]).square().sum((1, 2, 3, 4)) + (o[:, :, :, 1:] - o[:, :, :, :-1]).square().sum((1, 2, 3, 4))
+        smooth = (o[:, :, 1:] - o[:, :, :-1]).square().sum((1, 2, 3, 4)) + (
+            o[:, :, :, 1:] - o[:, :, :, :-1]
+        ).square().sum((1, 2, 3, 4))
         shared = counts.sum(1).square().sum(1) - counts.square().sum((1, 2))
         return (cost[:, None] * o).sum((1, 2, 3, 4)) + self.beta / (2 * m**2) * smooth + self.gamma / m**2 * shared
 
@@ -138,15 +151,20 @@ class CoMixup(SaliencyMethod):
 def best_output(cost: Tensor, beta: float, counts: Tensor | None) -> Tensor:
     """One output (P, m, m, n) of least cost for the costs (P, m, m, n) of the inputs.
 
-    `counts` (P, n) cells of each input in the output so far: its two or three most shown inputs may also be shown half and half. None: whole
-    inputs only."""
+    `counts` (P, n) cells of each input in the output so far: its two or three most shown inputs may also be shown half
+    and half. None: whole inputs only."""
     parts, m, _, n = cost.shape
     meaning = torch.eye(n, dtype=cost.dtype, device=cost.device).expand(parts, n, n)  # (P, L, n) what each label shows
     pairwise = 1 - meaning
     if counts is not None and n > 1:
         top = counts.topk(min(3, n))
         pairs = list(combinations(range(min(3, n)), 2))
-        halves = torch.stack([F.one_hot(top.indices[:, a], n) + F.one_hot(top.indices[:, b], n) for a, b in pairs], 1).to(cost.dtype) / 2
+        halves = (
+            torch.stack([F.one_hot(top.indices[:, a], n) + F.one_hot(top.indices[:, b], n) for a, b in pairs], 1).to(
+                cost.dtype
+            )
+            / 2
+        )
         absent = torch.stack([(top.values[:, a] == 0) | (top.values[:, b] == 0) for a, b in pairs], 1)
         price = (cost @ halves.transpose(1, 2)[:, None]) - 5e-4 + 1e6 * absent[:, None, None]
         beside = 1 - 1.5 * halves  # 1/4 beside an input that is half of it
@@ -161,7 +179,8 @@ def best_output(cost: Tensor, beta: float, counts: Tensor | None) -> Tensor:
 
 
 def same_inputs(shown: Tensor) -> Tensor:
-    """(P, n, n) int64, 1 at the first input of an output and the second of a later one that shows the same two or more inputs; `shown` bool (P, n, n)."""
+    """(P, n, n) int64, 1 at the first input of an output and the second of a later one that shows the same two or more
+    inputs; `shown` bool (P, n, n)."""
     several = shown.sum(2) > 1
     same = (shown[:, :, None] == shown[:, None]).all(3) & several[:, :, None]
     earlier = same.triu(1)  # output i before output j
@@ -180,6 +199,7 @@ def peak_distances(saliency: Tensor) -> Tensor:
 
 
 def two_largest(o: Tensor) -> tuple[Tensor, Tensor]:
-    """Index within the part and share (P n, m, m, 2) of the inputs that outputs (P, n, m, m, n) show in each cell: never more than two."""
+    """Index within the part and share (P n, m, m, 2) of the inputs that outputs (P, n, m, m, n) show in each cell:
+    never more than two."""
     top = F.pad(o, (0, 1)).topk(2)
     return (top.indices % o.shape[-1]).flatten(0, 1), top.values.flatten(0, 1)

@@ -10,14 +10,15 @@ from .checks import beta_parameter, one_of
 class CutMix(MixMethod):
     """CutMix (Yun et al., ICCV 2019, arXiv:1905.04899, equations 1 and 2).
 
-        lam0 ~ Beta(alpha, alpha);  box of size (H, W) sqrt(1 - lam0) around a uniform pixel, clipped;  M = 0 inside it, 1 outside
-        x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        lam0 ~ Beta(alpha, alpha);  box of size (H, W) sqrt(1 - lam0) around a uniform pixel, clipped;  M = 0 inside it,
+        1 outside x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    One box per batch. Args: `alpha` (0: no mixing), `pairing` "perm", "flip" (timm, DeiT) or "derange" (OpenMixup redraws a permutation with
-    fixed points), `edge` "old" (the official code: an odd side loses one pixel) or "new" (timm 1.0.31 keeps it).
-    Draws: lam, centre (row, column), box (replaces both), partner.
+    One box per batch. Args: `alpha` (0: no mixing), `pairing` "perm", "flip" (timm, DeiT) or "derange" (OpenMixup
+    redraws a permutation with fixed points), `edge` "old" (the official code: an odd side loses one pixel) or "new"
+    (timm 1.0.31 keeps it). Draws: lam, centre (row, column), box (replaces both), partner.
 
-    Differs from the paper / the official code in applying to every batch: the probability of 0.5 used on CIFAR is a choice with vanilla.
+    Differs from the paper / the official code in applying to every batch: the probability of 0.5 used on CIFAR is a
+    choice with vanilla.
     """
 
     family = "hand-crafted"

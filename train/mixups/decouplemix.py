@@ -12,14 +12,15 @@ from .checks import expect, is_number
 class DecoupleMix(MixMethod):
     """Decoupled Mixup (Liu et al., NeurIPS 2023, arXiv:2203.10761), the cross-entropy form.
 
-        x~, t and L as those of `method`;   a = y_i,  b = y_pi(i);   phi^(a,b) = exp(z_a) / sum_(c != b) exp(z_c),  z = f(x~_i)
-        L' = L - eta mean_i (log phi^(a,b) + log phi^(b,a)),   where x~_i shows both images and a != b
+        x~, t and L as those of `method`;   a = y_i,  b = y_pi(i);   phi^(a,b) = exp(z_a) / sum_(c != b) exp(z_c),  z =
+        f(x~_i) L' = L - eta mean_i (log phi^(a,b) + log phi^(b,a)),   where x~_i shows both images and a != b
 
-    Args: `method` any method that mixes pairs, as in a recipe: a name or {name: ..., key: value}; `eta` weight of the regulariser.
-    Draws: those of `method`.
+    Args: `method` any method that mixes pairs, as in a recipe: a name or {name: ..., key: value}; `eta` weight of the
+    regulariser. Draws: those of `method`.
 
-    Differs from the paper / the official code in the mean, which runs over the whole batch (the code takes the means of decoupled and other
-    images apart), and in applying both terms to every pair; some of the code's configurations keep that of the larger or smaller share only.
+    Differs from the paper / the official code in the mean, which runs over the whole batch (the code takes the means of
+    decoupled and other images apart), and in applying both terms to every pair; some of the code's configurations keep
+    that of the larger or smaller share only.
     """
 
     family = "loss"
@@ -45,7 +46,10 @@ class DecoupleMix(MixMethod):
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         mixed = self.method.mix(ctx, x, y, net)
         if mixed.partner is None:
-            raise EvalkitError(f"decouplemix needs a method that mixes pairs of images, but got {type(self.method).__name__}; take mixup or cutmix, say")
+            raise EvalkitError(
+                f"decouplemix needs a method that mixes pairs of images, but got {type(self.method).__name__}; take"
+                " mixup or cutmix, say"
+            )
         return mixed
 
     def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
@@ -54,7 +58,9 @@ class DecoupleMix(MixMethod):
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
         own = mixed.weights.diagonal()
         both = (own > 1e-3) & (own < 1 - 1e-3)
-        return self.method.loss(ctx, x, y, mixed, out, net) + self.eta * decoupled_loss(out.logits, y, y[mixed.partner], both)
+        return self.method.loss(ctx, x, y, mixed, out, net) + self.eta * decoupled_loss(
+            out.logits, y, y[mixed.partner], both
+        )
 
     def after_step(self, ctx: Context, net) -> None:
         self.method.after_step(ctx, net)
@@ -64,7 +70,8 @@ class DecoupleMix(MixMethod):
 
 
 def decoupled_loss(logits: Tensor, first: Tensor, second: Tensor, both: Tensor) -> Tensor:
-    """Mean of -log phi^(a,b) - log phi^(b,a) over logits (B, K) and classes (B,), 0 where `both` (B,) is false or the classes are the same."""
+    """Mean of -log phi^(a,b) - log phi^(b,a) over logits (B, K) and classes (B,), 0 where `both` (B,) is false or the
+    classes are the same."""
     with torch.autocast(logits.device.type, enabled=False):
         z = logits.float()
         terms = []

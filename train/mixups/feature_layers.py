@@ -18,9 +18,11 @@ class Reached(Exception):
 
 
 class FeatureTap:
-    """Reads the output of the layer `layer` (a module path; None: `default_layer`) of a timm model as a map (B, C, h, w).
+    """Reads the output of the layer `layer` (a module path; None: `default_layer`) of a timm model as a map (B, C, h,
+    w).
 
-    Raises EvalkitError for a layer that does not exist, and when read, for one whose output is not one tensor laid out like the image."""
+    Raises EvalkitError for a layer that does not exist, and when read, for one whose output is not one tensor laid out
+    like the image."""
 
     def __init__(self, model: nn.Module, layer: str | None = None):
         self.layer, self.normalise = (layer, False) if layer else default_layer(model)
@@ -50,21 +52,28 @@ class FeatureTap:
         z = as_map(out, x, model)
         if z is None:
             found = f"gives {tuple(out.shape)}" if isinstance(out, Tensor) else "gives no tensor"
-            raise EvalkitError(f"layer '{self.layer}' {found} for images of {x.shape[-2]} x {x.shape[-1]} pixels, no feature map; name another feature_layer")
+            raise EvalkitError(
+                f"layer '{self.layer}' {found} for images of {x.shape[-2]} x {x.shape[-1]} pixels, no feature map; name"
+                " another feature_layer"
+            )
         if self.normalise:
             z = F.layer_norm(z.movedim(1, -1), z.shape[1:2]).movedim(-1, 1).contiguous()
         return z, features
 
 
 def default_layer(model: nn.Module) -> tuple[str, bool]:
-    """Name of the last stage but one, or of the middle block where all have one resolution, and whether its output is to be layer-normalised:
-    for Swin it is the last patch merging (AutoMix, arXiv:2103.13027, and its code). Raises EvalkitError for models that timm has no list of stages of."""
+    """Name of the last stage but one, or of the middle block where all have one resolution, and whether its output is
+    to be layer-normalised: for Swin it is the last patch merging (AutoMix, arXiv:2103.13027, and its code). Raises
+    EvalkitError for models that timm has no list of stages of."""
     if isinstance(model, SWIN):
         return f"layers.{len(model.layers) - 1}.downsample", True
     stages = getattr(model, "feature_info", None)
     stages = getattr(stages, "info", stages)
     if not stages:
-        raise EvalkitError(f"the stages of {type(model).__name__} are not known; name the layer whose features are to be mixed by: feature_layer=NAME")
+        raise EvalkitError(
+            f"the stages of {type(model).__name__} are not known; name the layer whose features are to be mixed by:"
+            " feature_layer=NAME"
+        )
     one_resolution = len({stage["reduction"] for stage in stages}) == 1
     name = stages[max(len(stages) // 2 - 1 if one_resolution else len(stages) - 2, 0)]["module"]
     module = dict(model.named_modules()).get(name)
@@ -72,11 +81,13 @@ def default_layer(model: nn.Module) -> tuple[str, bool]:
 
 
 def as_map(out: Any, x: Tensor, model: nn.Module) -> Tensor | None:
-    """(B, C, h, w) of a layer's output: a map as it is, channels first, or patch tokens (B, T, C) on the grid of the images; None for anything else."""
+    """(B, C, h, w) of a layer's output: a map as it is, channels first, or patch tokens (B, T, C) on the grid of the
+    images; None for anything else."""
     if not isinstance(out, Tensor) or len(out) != len(x):
         return None
     if out.ndim == 4:
-        channels_last = isinstance(model, SWIN) or getattr(model, "output_fmt", "NCHW") == "NHWC"  # CA-Swin's head reads tokens, its stages give maps
+        # CA-Swin's head reads tokens, its stages give maps
+        channels_last = isinstance(model, SWIN) or getattr(model, "output_fmt", "NCHW") == "NHWC"
         return out.movedim(-1, 1).contiguous() if channels_last else out
     if out.ndim == 3:
         for prefix in (getattr(model, "num_prefix_tokens", 0), 0):  # some models add their class token later

@@ -17,17 +17,19 @@ LABELS = ("realised", "sampled")
 class FMix(MixMethod):
     """FMix (Harris et al., 2020, arXiv:2002.12047).
 
-        lam ~ Beta(alpha, alpha);  grey = real part of the inverse FFT of Z,   Z_f = (n_0 + i n_1) / max(|f|, 1 / max(H, W))^decay,   n ~ N(0, 1)
-        M = 1 in the floor(lam H W) or ceil(lam H W) brightest pixels of grey (each rounding with probability 1/2), else 0
-        x~_i = M x_i + (1 - M) x_pi(i),   t_i = mean(M) s(y_i) + (1 - mean(M)) s(y_pi(i))
+        lam ~ Beta(alpha, alpha);  grey = real part of the inverse FFT of Z,   Z_f = (n_0 + i n_1) / max(|f|, 1 / max(H,
+        W))^decay,   n ~ N(0, 1) M = 1 in the floor(lam H W) or ceil(lam H W) brightest pixels of grey (each rounding
+        with probability 1/2), else 0 x~_i = M x_i + (1 - M) x_pi(i),   t_i = mean(M) s(y_i) + (1 - mean(M)) s(y_pi(i))
 
-    One mask per batch. Args: `alpha` (0: no mixing), `decay`; `max_soft` turns the up to 2 max_soft H W pixels around the border into a ramp from
-    1 to 0; `reformulate` draws lam from Beta(alpha + 1, alpha) and keeps the own label alone; `spectrum` "isotropic" is the formula,
-    "reference" the official code, which takes the first two rows of frequencies for the real and the imaginary part: along the width, its
-    masks contain the frequencies 0 and 1 only; `lam` "realised" labels by the mean of M, "sampled" by lam, as the code; `pairing`.
-    Draws: lam, noise ((2, F, 2) with F = W // 2 + 1, or W // 2 + 2 for an odd W; isotropic: (H, W, 2)), coin (round up), partner.
+    One mask per batch. Args: `alpha` (0: no mixing), `decay`; `max_soft` turns the up to 2 max_soft H W pixels around
+    the border into a ramp from 1 to 0; `reformulate` draws lam from Beta(alpha + 1, alpha) and keeps the own label
+    alone; `spectrum` "isotropic" is the formula, "reference" the official code, which takes the first two rows of
+    frequencies for the real and the imaginary part: along the width, its masks contain the frequencies 0 and 1 only;
+    `lam` "realised" labels by the mean of M, "sampled" by lam, as the code; `pairing`. Draws: lam, noise ((2, F, 2)
+    with F = W // 2 + 1, or W // 2 + 2 for an odd W; isotropic: (H, W, 2)), coin (round up), partner.
 
-    Differs from the paper / the official code in the label by default: the share of pixels, at most 1 / (H W) from lam. The masks are the code's.
+    Differs from the paper / the official code in the label by default: the share of pixels, at most 1 / (H W) from lam.
+    The masks are the code's.
     """
 
     family = "hand-crafted"
@@ -60,7 +62,9 @@ class FMix(MixMethod):
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         size = x.shape[-2:]
-        lam = float(ctx.draw("lam", lambda rng: rng.beta(self.alpha + self.reformulate, self.alpha) if self.alpha > 0 else 1.0))
+        lam = float(
+            ctx.draw("lam", lambda rng: rng.beta(self.alpha + self.reformulate, self.alpha) if self.alpha > 0 else 1.0)
+        )
         noise = np.asarray(ctx.draw("noise", lambda rng: rng.standard_normal(noise_shape(*size, self.spectrum))))
         up = ctx.draw("coin", lambda rng: rng.random() > 0.5)
         mask = brightest(grey_image(noise, *size, self.decay, self.spectrum), lam, up, self.max_soft)
@@ -76,7 +80,8 @@ class FMix(MixMethod):
 
 
 def noise_shape(height: int, width: int, spectrum: str) -> tuple[int, int, int]:
-    """Shape of the standard normal noise: (rows, columns) of frequencies, real and imaginary part; of the rows the code draws it uses two."""
+    """Shape of the standard normal noise: (rows, columns) of frequencies, real and imaginary part; of the rows the code
+    draws it uses two."""
     return (height, width, 2) if spectrum == "isotropic" else (2, width // 2 + 1 + width % 2, 2)
 
 
@@ -87,12 +92,14 @@ def grey_image(noise: np.ndarray, height: int, width: int, decay: float, spectru
     scaled = noise / np.maximum(frequency, 1 / max(height, width))[:, :, None] ** decay
     if spectrum == "isotropic":
         return np.fft.ifft2(scaled[:, :, 0] + 1j * scaled[:, :, 1]).real
-    z = scaled[0] + 1j * scaled[1]  # (F, 2): the noise's columns become the rows of Z, its two parts the columns 0 and 1 of half a spectrum
+    # (F, 2): the noise's columns become the rows of Z, its two parts the columns 0 and 1 of half a spectrum
+    z = scaled[0] + 1j * scaled[1]
     return np.fft.irfft2(z, (height, width), axes=(0, 1))
 
 
 def brightest(grey: np.ndarray, lam: float, up: bool, max_soft: float) -> np.ndarray:
-    """(H, W) float64 mask: 1 in exactly floor or ceil (`up`) of lam H W pixels, the brightest; a linear ramp around the border if max_soft > 0."""
+    """(H, W) float64 mask: 1 in exactly floor or ceil (`up`) of lam H W pixels, the brightest; a linear ramp around the
+    border if max_soft > 0."""
     count = (math.ceil if up else math.floor)(lam * grey.size)
     soft = int(grey.size * min(max_soft, lam, 1 - lam))
     mask = np.zeros(grey.size)

@@ -1,4 +1,5 @@
-"""Labels of a grid of cells that minimise unary plus pairwise costs, for a whole batch on its device, without waiting for it.
+"""Labels of a grid of cells that minimise unary plus pairwise costs, for a whole batch on its device, without waiting
+for it.
 
     E(l) = sum_p unary_p(l_p) + sum_(p above q) down_p cost(l_p, l_q) + sum_(p left of q) right_p cost(l_p, l_q)
 
@@ -21,11 +22,13 @@ def energy(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor, labels: Ten
 
 
 def solve(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor) -> Tensor:
-    """The labels of least E, exactly: dynamic programming over columns, whose states are the L^R labelings of one column."""
+    """The labels of least E, exactly: dynamic programming over columns, whose states are the L^R labelings of one
+    column."""
     batch, rows, columns, count = unary.shape
     states = _digits(count**rows, rows, count, unary)  # (S, R)
     onehot = F.one_hot(states, count).to(unary.dtype).flatten(1)  # (S, R L)
-    last = (cost if cost.ndim == 3 else cost[None]).permute(1, 2, 0)  # (L, L, B or 1): the batch last, so that every step runs along it
+    # (L, L, B or 1): the batch last, so that every step runs along it
+    last = (cost if cost.ndim == 3 else cost[None]).permute(1, 2, 0)
 
     column = onehot @ unary.permute(1, 3, 2, 0).reshape(rows * count, -1)  # energy of each state in each column
     column = column.view(-1, columns, batch)
@@ -47,12 +50,18 @@ def solve(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor) -> Tensor:
 
 
 def sweep(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor, labels: Tensor, height: int, step: int) -> Tensor:
-    """Labels of no larger E: strips of `height` rows, then of as many columns, each solved exactly with the cells around it fixed.
+    """Labels of no larger E: strips of `height` rows, then of as many columns, each solved exactly with the cells
+    around it fixed.
 
     A strip begins `step` rows or columns after the one before; the last one ends with the grid."""
     for turned in (False, True):
         if turned:
-            unary, labels, down, right = unary.transpose(1, 2), labels.transpose(1, 2), right.transpose(1, 2), down.transpose(1, 2)
+            unary, labels, down, right = (
+                unary.transpose(1, 2),
+                labels.transpose(1, 2),
+                right.transpose(1, 2),
+                down.transpose(1, 2),
+            )
         rows = unary.shape[1]
         for a in [*range(0, rows - height, step), max(rows - height, 0)]:
             b = min(a + height, rows)
@@ -81,8 +90,9 @@ def best_of(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor, starts: Te
 def cut(on: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """(B, R, C) int64 in {0, 1}: minimum of sum_p on_p x_p + sum down |x_p - x_q| + sum right |x_p - x_q|.
 
-    Exact up to 8 rows. Beyond, the better of two sweeps over overlapping 8-row strips, from all 0 and from all 1, which close in on the minimum
-    from both sides: without proof, but the minimum in every one of many hundred trials with the energies of PuzzleMix."""
+    Exact up to 8 rows. Beyond, the better of two sweeps over overlapping 8-row strips, from all 0 and from all 1, which
+    close in on the minimum from both sides: without proof, but the minimum in every one of many hundred trials with the
+    energies of PuzzleMix."""
     unary = torch.stack([torch.zeros_like(on), on], 3)
     cost = 1 - torch.eye(2, dtype=on.dtype, device=on.device)
     if on.shape[1] <= EXACT_ROWS:
@@ -92,25 +102,36 @@ def cut(on: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def three_labels(unary: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Minimum of E for L = 3 labels, cost (l - l')^2 / 4, unary convex in the label and weights >= 0; as exact as `cut`.
+    """Minimum of E for L = 3 labels, cost (l - l')^2 / 4, unary convex in the label and weights >= 0; as exact as
+    `cut`.
 
-    Such an energy is L-natural-convex, so the minimum is one cut up and one cut down from the middle label: first which cells go from 1 to 2,
-    then which cells go one down (Murota, Discrete Convex Analysis, 2003; Kolmogorov & Shioura, Discrete Optimization 6, 2009)."""
+    Such an energy is L-natural-convex, so the minimum is one cut up and one cut down from the middle label: first which
+    cells go from 1 to 2, then which cells go one down (Murota, Discrete Convex Analysis, 2003; Kolmogorov & Shioura,
+    Discrete Optimization 6, 2009)."""
     down, right = down / 4, right / 4
     labels = 1 + cut(unary[..., 2] - unary[..., 1], down, right)
 
     step = unary.gather(3, labels[..., None] - 1)[..., 0] - unary.gather(3, labels[..., None])[..., 0]
-    vertical = 2 * down * (labels[:, :-1] - labels[:, 1:])  # (d - 1)^2 - d^2 = -2 d + 1 for the difference d of a cell and its neighbour
+    # (d - 1)^2 - d^2 = -2 d + 1 for the difference d of a cell and its neighbour
+    vertical = 2 * down * (labels[:, :-1] - labels[:, 1:])
     horizontal = 2 * right * (labels[:, :, :-1] - labels[:, :, 1:])
-    step = step - F.pad(vertical, (0, 0, 0, 1)) + F.pad(vertical, (0, 0, 1, 0)) - F.pad(horizontal, (0, 1)) + F.pad(horizontal, (1, 0))
+    step = (
+        step
+        - F.pad(vertical, (0, 0, 0, 1))
+        + F.pad(vertical, (0, 0, 1, 0))
+        - F.pad(horizontal, (0, 1))
+        + F.pad(horizontal, (1, 0))
+    )
     return labels - cut(step, down, right)
 
 
 def transport(saliency: Tensor, visible: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Where each cell's content comes from (the masked transport of PuzzleMix, arXiv:2009.06962): `source` (B, N) int64 and `filled` (B, N) bool.
+    """Where each cell's content comes from (the masked transport of PuzzleMix, arXiv:2009.06962): `source` (B, N) int64
+    and `filled` (B, N) bool.
 
-    `saliency` (B, G, G) sums to 1, `visible` (B, G, G) bool, N = G^2. Moving cell i to j costs eps |i - j|^2 / (G - 1)^2 - saliency_i visible_j.
-    In each of G rounds every cell claims its cheapest place; a place goes to the cheapest claim if that is below 0, all others pay 1 more."""
+    `saliency` (B, G, G) sums to 1, `visible` (B, G, G) bool, N = G^2. Moving cell i to j costs eps |i - j|^2 / (G -
+    1)^2 - saliency_i visible_j. In each of G rounds every cell claims its cheapest place; a place goes to the cheapest
+    claim if that is below 0, all others pay 1 more."""
     batch, side, _ = saliency.shape
     cells = side * side
     index = torch.arange(cells, device=saliency.device)
@@ -137,7 +158,8 @@ def _digits(count: int, length: int, base: int, like: Tensor) -> Tensor:
 
 
 def _relax(best: Tensor, weight: Tensor, cost: Tensor) -> Tensor:
-    """(S, B): least over previous states s' of best(s') + sum_r weight_r cost(s'_r, s_r); `weight` (R, B), `cost` (L, L, B or 1)."""
+    """(S, B): least over previous states s' of best(s') + sum_r weight_r cost(s'_r, s_r); `weight` (R, B), `cost` (L,
+    L, B or 1)."""
     states, batch = best.shape
     count = len(cost)
     for r in range(len(weight)):

@@ -13,21 +13,22 @@ from .masks import blend, outer_mask
 
 
 class GridMix(MixMethod):
-    """GridMix (Baek, Bang and Shim, Pattern Recognition 109, 2021) with the geometry of its public code (IlyaDobrynin/GridMixup).
+    """GridMix (Baek, Bang and Shim, Pattern Recognition 109, 2021) with the geometry of its public code
+    (IlyaDobrynin/GridMixup).
 
         lam0 ~ Beta(alpha, alpha);  n holes across, hole shape a, crop area A and shape R uniform from their ranges
         crop: w = min(floor(sqrt(floor(H W A) / R)), W),  h = min(floor(w R), H),  at a uniform place (y, x)
-        n = min(n, floor(w / 2)),  p_w = ceil(w / n),  p_h = floor(a p_w);   hole sides = floor(p sqrt(1 - lam0)), from 1 to p - 1
-        M(r, c) = 0 where (r - y) mod p_h < hole height, (c - x) mod p_w < hole width and (r, c) is in the crop, else 1
-        x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        n = min(n, floor(w / 2)),  p_w = ceil(w / n),  p_h = floor(a p_w);   hole sides = floor(p sqrt(1 - lam0)), from
+        1 to p - 1 M(r, c) = 0 where (r - y) mod p_h < hole height, (c - x) mod p_w < hole width and (r, c) is in the
+        crop, else 1 x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    One mask per batch. Args: `alpha`, or [low, high] to draw lam0 uniformly (the code's default [0.1, 0.9]); `holes`, `hole_aspect`, `area`,
-    `aspect` the ranges of n, a, A, R, each two numbers or one; `pairing`.
-    Draws: lam, holes, hole_aspect, crop (A, R), offset (shares of the free width and height, in [0, 1)), partner.
+    One mask per batch. Args: `alpha`, or [low, high] to draw lam0 uniformly (the code's default [0.1, 0.9]); `holes`,
+    `hole_aspect`, `area`, `aspect` the ranges of n, a, A, R, each two numbers or one; `pairing`. Draws: lam, holes,
+    hole_aspect, crop (A, R), offset (shares of the free width and height, in [0, 1)), partner.
 
-    Differs from the paper / the official code in clamping the crop to the image (there it exceeds it in about half of the draws, and slicing
-    then loses or wraps holes) and the number of holes to the crop (an error there), and from the paper in leaving out its patch-wise loss, as
-    the code does.
+    Differs from the paper / the official code in clamping the crop to the image (there it exceeds it in about half of
+    the draws, and slicing then loses or wraps holes) and the number of holes to the crop (an error there), and from the
+    paper in leaving out its patch-wise loss, as the code does.
     """
 
     family = "hand-crafted"
@@ -67,7 +68,14 @@ class GridMix(MixMethod):
 
     def draw_holes(self, ctx: Context, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows (H,) and columns (W,), bool: where both are true is a hole."""
-        lam = float(ctx.draw("lam", lambda rng: rng.uniform(*self.alpha) if isinstance(self.alpha, tuple) else rng.beta(self.alpha, self.alpha)))
+        lam = float(
+            ctx.draw(
+                "lam",
+                lambda rng: (
+                    rng.uniform(*self.alpha) if isinstance(self.alpha, tuple) else rng.beta(self.alpha, self.alpha)
+                ),
+            )
+        )
         holes = int(ctx.draw("holes", lambda rng: rng.integers(self.holes[0], self.holes[1] + 1)))
         hole_aspect = float(ctx.draw("hole_aspect", lambda rng: rng.uniform(*self.hole_aspect)))
         area, aspect = ctx.draw("crop", lambda rng: (rng.uniform(*self.area), rng.uniform(*self.aspect)))
@@ -85,7 +93,8 @@ class GridMix(MixMethod):
 
 
 def stripes(size: int, crop: int, start: int, patch: int, ratio: float) -> np.ndarray:
-    """(size,) bool: the first `ratio` of every `patch` pixels of the crop [start, start + crop); from 1 to patch - 1 of them."""
+    """(size,) bool: the first `ratio` of every `patch` pixels of the crop [start, start + crop); from 1 to patch - 1 of
+    them."""
     hole = min(max(int(patch * ratio), 1), patch - 1)
     inside = np.arange(size) - start
     return (inside >= 0) & (inside < crop) & (inside % max(patch, 1) < hole)

@@ -12,15 +12,17 @@ class GuidedMixup(SaliencyMethod):
     """GuidedMixup (Kang & Kim, AAAI 2023, arXiv:2306.16612).
 
         s_i = blurred saliency (7 x 7, sigma 3) with sum 1;  D_ij = ||s_i - s_j||
-        pi: from the largest D_ij on, i -> j and then from j to the farthest image not yet taken, at last back to the first: one cycle
-        M_i = s_i / (s_i + s_pi(i));   x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
+        pi: from the largest D_ij on, i -> j and then from j to the farthest image not yet taken, at last back to the
+        first: one cycle M_i = s_i / (s_i + s_pi(i));   x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i =
+        lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
-    Args: `saliency` "ap": input gradient, "sr": spectral residual, which needs no pass through the network; `clean_lam` (with "ap") weight of
-    the loss of the clean batch, whose saliency is then taken in training mode.
+    Args: `saliency` "ap": input gradient, "sr": spectral residual, which needs no pass through the network; `clean_lam`
+    (with "ap") weight of the loss of the clean batch, whose saliency is then taken in training mode.
     Draws: none.
 
-    Differs from the paper / the official code in applying to every batch: the probability (0.8 for "ap", 0.5 for "sr") is a choice with vanilla;
-    and in one more forward pass if clean_lam > 0. OpenMixup's version does not use its pairing.
+    Differs from the paper / the official code in applying to every batch: the probability (0.8 for "ap", 0.5 for "sr")
+    is a choice with vanilla; and in one more forward pass if clean_lam > 0. OpenMixup's version does not use its
+    pairing.
     """
 
     PRESETS = {
@@ -38,7 +40,9 @@ class GuidedMixup(SaliencyMethod):
         flat = s.flatten(1).double()
         partner = farthest_cycle(torch.cdist(flat, flat))
         mask = (s / (s + s[partner]))[:, None]
-        return Mixed(torch.lerp(x[partner], x, mask.to(x.dtype)), pair_weights(mask.mean((1, 2, 3)), partner), mask, partner)
+        return Mixed(
+            torch.lerp(x[partner], x, mask.to(x.dtype)), pair_weights(mask.mean((1, 2, 3)), partner), mask, partner
+        )
 
 
 def farthest_cycle(distance: Tensor) -> Tensor:

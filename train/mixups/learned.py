@@ -1,4 +1,5 @@
-"""What the methods with a learned mix block have in common: setup, optimizer groups, the momentum encoder's step, the evaluated network."""
+"""What the methods with a learned mix block have in common: setup, optimizer groups, the momentum encoder's step, the
+evaluated network."""
 
 import math
 
@@ -37,12 +38,28 @@ class LearnedMix(MixMethod):
         block_min_lr: float | None,
     ):
         super().__init__()
-        shares = {"lam_margin": lam_margin, "switch_off": switch_off, "momentum": momentum, "momentum_end": momentum_end, "momentum_start": momentum_start}
+        shares = {
+            "lam_margin": lam_margin,
+            "switch_off": switch_off,
+            "momentum": momentum,
+            "momentum_end": momentum_end,
+            "momentum_start": momentum_start,
+        }
         for name, value in shares.items():
             expect(is_number(value) and 0 <= value <= 1, name, "a number from 0 to 1", value)
         for name, value in (("block_lr", block_lr), ("block_min_lr", block_min_lr)):
-            expect(value is None or (is_number(value) and value >= 0), name, "a learning rate of at least 0, or none for the network's", value)
-        expect(feature_layer is None or (isinstance(feature_layer, str) and feature_layer != ""), "feature_layer", "the name of a layer", feature_layer)
+            expect(
+                value is None or (is_number(value) and value >= 0),
+                name,
+                "a learning rate of at least 0, or none for the network's",
+                value,
+            )
+        expect(
+            feature_layer is None or (isinstance(feature_layer, str) and feature_layer != ""),
+            "feature_layer",
+            "the name of a layer",
+            feature_layer,
+        )
         self.alpha = beta_parameter(alpha)
         self.pairing = check_pairing(pairing)
         self.feature_layer = feature_layer
@@ -51,7 +68,9 @@ class LearnedMix(MixMethod):
         self.lam_margin, self.switch_off = lam_margin, switch_off
         self.momentum, self.momentum_end, self.momentum_start = momentum, momentum_end, momentum_start
         self.k_eval_mode = flag("k_eval_mode", k_eval_mode)
-        self.block_schedule = {key: float(value) for key, value in (("lr", block_lr), ("min_lr", block_min_lr)) if value is not None}
+        self.block_schedule = {
+            key: float(value) for key, value in (("lr", block_lr), ("min_lr", block_min_lr)) if value is not None
+        }
 
     def make_block(self, channels: int) -> nn.Module:
         """The mix block for feature maps of `channels` channels."""
@@ -63,7 +82,10 @@ class LearnedMix(MixMethod):
 
     def param_groups(self) -> list[dict]:
         groups = []
-        for module, extra in ((self.encoder.head, {}), (self.block, {"schedule": self.block_schedule} if self.block_schedule else {})):
+        for module, extra in (
+            (self.encoder.head, {}),
+            (self.block, {"schedule": self.block_schedule} if self.block_schedule else {}),
+        ):
             weights, others = [], []
             for p in module.parameters():
                 (weights if p.ndim > 1 else others).append(p)
@@ -88,7 +110,9 @@ class LearnedMix(MixMethod):
         return sum(self.losses(ctx, x, y, mixed, out, net).values())
 
     def after_step(self, ctx: Context, net) -> None:
-        self.encoder.update(net, rising_momentum(ctx.step, ctx.total_steps, self.momentum, self.momentum_end, self.momentum_start))
+        self.encoder.update(
+            net, rising_momentum(ctx.step, ctx.total_steps, self.momentum, self.momentum_end, self.momentum_start)
+        )
 
     def eval_network(self, net):
         return self.encoder.network

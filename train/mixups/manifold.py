@@ -18,15 +18,18 @@ STAGES = ("layer1", "layer2"), ("stages.0", "stages.1"), ("layers.0", "layers.1"
 class ManifoldMixup(MixMethod):
     """Manifold Mixup (Verma et al., ICML 2019, arXiv:1806.05236).
 
-        lam ~ Beta(alpha, alpha), k ~ U{0, 1, 2}, pi a permutation, one each per batch;   h = g_k(x), the output of layer k, h = x for k = 0
-        h~_i = lam h_i + (1 - lam) h_pi(i),   logits = f_k(h~),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        lam ~ Beta(alpha, alpha), k ~ U{0, 1, 2}, pi a permutation, one each per batch;   h = g_k(x), the output of
+        layer k, h = x for k = 0 h~_i = lam h_i + (1 - lam) h_pi(i),   logits = f_k(h~),   t_i = lam s(y_i) + (1 - lam)
+        s(y_pi(i))
 
-    Gradients flow through both h_i and h_pi(i). Args: `alpha` (0: no mixing), `pairing`, `layers` the names of the layers to choose from,
-    "input" for the image. By default the image and the outputs of the first two stages (ResNet, ConvNeXt, Swin, PVT), or of the first quarter and
-    the first half of the blocks where there are no stages (ViT: a choice of this toolkit, the paper has convolutional networks only).
-    Draws: layer (index into the layers), lam, partner.
+    Gradients flow through both h_i and h_pi(i). Args: `alpha` (0: no mixing), `pairing`, `layers` the names of the
+    layers to choose from, "input" for the image. By default the image and the outputs of the first two stages (ResNet,
+    ConvNeXt, Swin, PVT), or of the first quarter and the first half of the blocks where there are no stages (ViT: a
+    choice of this toolkit, the paper has convolutional networks only). Draws: layer (index into the layers), lam,
+    partner.
 
-    Differs from the paper / the official code in the loss, which is the recipe's: the code has binary cross-entropy on softmax outputs.
+    Differs from the paper / the official code in the loss, which is the recipe's: the code has binary cross-entropy on
+    softmax outputs.
     """
 
     family = "feature"
@@ -34,7 +37,12 @@ class ManifoldMixup(MixMethod):
 
     def __init__(self, alpha: float = 2.0, layers: Sequence[str] | None = None, pairing: str = "perm"):
         super().__init__()
-        named = isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) > 0 and all(isinstance(name, str) for name in layers)
+        named = (
+            isinstance(layers, Sequence)
+            and not isinstance(layers, str)
+            and len(layers) > 0
+            and all(isinstance(name, str) for name in layers)
+        )
         expect(layers is None or named, "layers", "a list of names of layers", layers)
         self.alpha = beta_parameter(alpha)
         self.pairing = check_pairing(pairing)
@@ -56,14 +64,17 @@ class ManifoldMixup(MixMethod):
 
         def mix_features(h: Tensor) -> Tensor:
             if not isinstance(h, Tensor):
-                raise EvalkitError(f"layer '{layer}' gives more than one tensor and cannot be mixed; give manifold other `layers`")
+                raise EvalkitError(
+                    f"layer '{layer}' gives more than one tensor and cannot be mixed; give manifold other `layers`"
+                )
             return blend(h, partner, lam)
 
         return Mixed(x, weights, None, partner, inject=(layer, mix_features))
 
 
 def early_layers(model: nn.Module) -> list[str]:
-    """Names of the two layers that end the first two stages, or the first quarter and half of the blocks. Raises EvalkitError if there are none."""
+    """Names of the two layers that end the first two stages, or the first quarter and half of the blocks. Raises
+    EvalkitError if there are none."""
     names = {name for name, _ in model.named_modules()}
     for stages in STAGES:
         if names.issuperset(stages):
@@ -73,4 +84,7 @@ def early_layers(model: nn.Module) -> list[str]:
     if "blocks.0" in names:
         depth = len(model.blocks)
         return list(dict.fromkeys(f"blocks.{max(1, depth // part) - 1}" for part in (4, 2)))
-    raise EvalkitError(f"{type(model).__name__} has no stages or blocks that manifold knows; name its `layers`, for example layers=[input,features.3]")
+    raise EvalkitError(
+        f"{type(model).__name__} has no stages or blocks that manifold knows; name its `layers`, for example"
+        " layers=[input,features.3]"
+    )

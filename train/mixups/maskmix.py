@@ -25,16 +25,18 @@ class MaskMix(MixMethod):
         M_i = 1 in n cells chosen anew for each sample, 0 in the others, cropped to the image
         x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
-    Needs no class attention. Args: `scale` cell side in patches of the network, or `cell` in pixels; `alpha`, `pairing`; `mask` "random", or
-    "block": M = 0 in TokenMix's blocks of 4/7 of the cells, one mask per batch, without tau; `count_rounding` "ceil" or "floor" of S tau;
-    `lam_from_count` lam = n / S even where the image's border cuts cells; `misaligned` shifts the grid by 1 to patch - 1 pixels; `shuffle`
-    "crop", "canvas" or "both" permutes the patches shown of the partner, of the own image, or each among themselves, in units of patches or
-    (`shuffle_cells`) cells. Presets of the paper's ablations: "block", "random", "random4x" (table 7, whose "region" is CutMix),
-    "shuffle_crop", "shuffle_canvas", "shuffle_both" (table 9).
-    Draws: lam (tau), cells ((B, S) or (B, rows, columns), 1 = own image), partner, offset (row, column), noise ((B, patches) in [0, 1)).
+    Needs no class attention. Args: `scale` cell side in patches of the network, or `cell` in pixels; `alpha`,
+    `pairing`; `mask` "random", or "block": M = 0 in TokenMix's blocks of 4/7 of the cells, one mask per batch, without
+    tau; `count_rounding` "ceil" or "floor" of S tau; `lam_from_count` lam = n / S even where the image's border cuts
+    cells; `misaligned` shifts the grid by 1 to patch - 1 pixels; `shuffle` "crop", "canvas" or "both" permutes the
+    patches shown of the partner, of the own image, or each among themselves, in units of patches or (`shuffle_cells`)
+    cells. Presets of the paper's ablations: "block", "random", "random4x" (table 7, whose "region" is CutMix),
+    "shuffle_crop", "shuffle_canvas", "shuffle_both" (table 9). Draws: lam (tau), cells ((B, S) or (B, rows, columns), 1
+    = own image), partner, offset (row, column), noise ((B, patches) in [0, 1)).
 
-    Differs from the paper / the official code in combining them: n is rounded up as in the code (the paper rounds down), lam is the true
-    share of pixels as in the paper (the code's n / S is wrong where c does not divide the image).
+    Differs from the paper / the official code in combining them: n is rounded up as in the code (the paper rounds
+    down), lam is the true share of pixels as in the paper (the code's n / S is wrong where c does not divide the
+    image).
     """
 
     family = "hand-crafted"
@@ -66,7 +68,12 @@ class MaskMix(MixMethod):
         super().__init__()
         expect(is_number(scale) and scale > 0, "scale", "a number of patches larger than 0", scale)
         expect(cell is None or (is_whole(cell) and cell > 0), "cell", "a whole number of pixels larger than 0", cell)
-        expect(shuffle is None or not flag("misaligned", misaligned), "misaligned", "false where patches are shuffled", misaligned)
+        expect(
+            shuffle is None or not flag("misaligned", misaligned),
+            "misaligned",
+            "false where patches are shuffled",
+            misaligned,
+        )
         self.scale, self.cell = scale, cell
         self.alpha = beta_parameter(alpha)
         self.pairing = check_pairing(pairing)
@@ -82,7 +89,11 @@ class MaskMix(MixMethod):
         patch, cell = self.sizes(net, height, width)
         offset = ctx.draw("offset", lambda rng: rng.integers(1, patch, size=2)) if self.misaligned else (0, 0)
         grid = tuple(math.ceil(side / cell) + self.misaligned for side in (height, width))
-        cells = draw_blocks(ctx, len(x), grid) if self.mask == "block" else draw_cells(ctx, len(x), grid, self.alpha, self.count_rounding)
+        cells = (
+            draw_blocks(ctx, len(x), grid)
+            if self.mask == "block"
+            else draw_cells(ctx, len(x), grid, self.alpha, self.count_rounding)
+        )
         share = cells.mean((1, 2)) if self.lam_from_count else pixel_share(cells, cell, offset, height, width)
         mask = pixel_mask(upload(cells, x), cell, offset, height, width)
         partner = upload(pair(ctx, len(x), self.pairing), x)
@@ -100,29 +111,40 @@ class MaskMix(MixMethod):
         """Sides (patch, cell) in pixels. Raises EvalkitError where they do not suit the network or the image."""
         patch = net.patch_size or self.cell
         if patch is None:
-            raise EvalkitError("this model has no patches to take the mask's cells from; give maskmix a cell size in pixels, e.g. cell=16")
+            raise EvalkitError(
+                "this model has no patches to take the mask's cells from; give maskmix a cell size in pixels, e.g."
+                " cell=16"
+            )
         cell = self.cell or self.scale * patch
         shorter = min(height, width)
         image = f"{height}" if height == width else f"{height}x{width}"
-        advice = f"use a multiple of patch size {patch} up to {shorter // patch * patch}" if net.patch_size else f"use at most {shorter}"
+        advice = (
+            f"use a multiple of patch size {patch} up to {shorter // patch * patch}"
+            if net.patch_size
+            else f"use at most {shorter}"
+        )
         if cell != int(cell):
             raise EvalkitError(f"cell {cell:g} is not a whole number of pixels; {advice}")
         if cell > shorter:
             raise EvalkitError(f"cell {cell:g} is larger than image {image}; {advice}")
         if self.shuffle and (cell % patch or height % patch or width % patch):
-            raise EvalkitError(f"shuffle={self.shuffle} needs cell {cell:g} and image {image} to be multiples of patch size {patch}")
+            raise EvalkitError(
+                f"shuffle={self.shuffle} needs cell {cell:g} and image {image} to be multiples of patch size {patch}"
+            )
         if self.shuffle and self.shuffle_cells and (height % cell or width % cell):
             raise EvalkitError(f"shuffle_cells needs image {image} to be a multiple of cell {cell:g}")
         return patch, int(cell)
 
 
 def draw_cells(ctx: Context, batch: int, grid: tuple[int, int], alpha: float, rounding: str) -> np.ndarray:
-    """(B, rows, columns) bool on the host: one share tau ~ Beta(alpha, alpha) per batch, that share of the cells chosen anew for each sample."""
+    """(B, rows, columns) bool on the host: one share tau ~ Beta(alpha, alpha) per batch, that share of the cells chosen
+    anew for each sample."""
 
     def sample(rng: np.random.Generator) -> np.ndarray:
         size = math.prod(grid)
         count = getattr(math, rounding)(size * beta(ctx, alpha))
-        return rng.random((batch, size)).argsort(1) < count  # a row of argsort is a uniform permutation: exactly `count` entries are below it
+        # a row of argsort is a uniform permutation: exactly `count` entries are below it
+        return rng.random((batch, size)).argsort(1) < count
 
     return np.asarray(ctx.draw("cells", sample), dtype=bool).reshape(batch, *grid)
 
@@ -147,11 +169,14 @@ def pixel_share(cells: np.ndarray, cell: int, offset: tuple[int, int], height: i
         return np.diff(np.clip(np.arange(count + 1) * cell - start, 0, size))
 
     _, rows, columns = cells.shape
-    return np.einsum("brc,r,c->b", cells, sides(rows, offset[0], height), sides(columns, offset[1], width)) / (height * width)
+    return np.einsum("brc,r,c->b", cells, sides(rows, offset[0], height), sides(columns, offset[1], width)) / (
+        height * width
+    )
 
 
 def shuffle_order(ctx: Context, cells: np.ndarray, cell: int, patch: int, height: int, width: int) -> np.ndarray:
-    """(B, N): position j of the patch grid shows patch order[j]. Own positions are permuted among themselves, and so are the partner's."""
+    """(B, N): position j of the patch grid shows patch order[j]. Own positions are permuted among themselves, and so
+    are the partner's."""
     rows, columns = height // patch, width // patch
     own = cells.repeat(cell // patch, 1).repeat(cell // patch, 2)[:, :rows, :columns].reshape(len(cells), -1)
     noise = np.asarray(ctx.draw("noise", lambda rng: rng.random(own.shape)))
@@ -164,4 +189,8 @@ def permute_patches(x: Tensor, order: Tensor, patch: int) -> Tensor:
     """Images (B, C, H, W) whose patch j is patch order[:, j] of `x`."""
     patches = F.unfold(x, patch, stride=patch)  # (B, C patch^2, N)
     moved = F.fold(patches.gather(2, order[:, None].expand_as(patches)), x.shape[-2:], patch, stride=patch)
-    return moved.contiguous(memory_format=torch.channels_last) if x.is_contiguous(memory_format=torch.channels_last) else moved
+    return (
+        moved.contiguous(memory_format=torch.channels_last)
+        if x.is_contiguous(memory_format=torch.channels_last)
+        else moved
+    )

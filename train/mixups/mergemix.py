@@ -1,4 +1,5 @@
-"""MergeMix: the patches that most attend to the class token, in a pass with merged tokens, stay; the partner shows in the others."""
+"""MergeMix: the patches that most attend to the class token, in a pass with merged tokens, stay; the partner shows in
+the others."""
 
 import numpy as np
 import torch
@@ -16,19 +17,22 @@ from .token_merging import merged_attention, plain_blocks
 class MergeMix(MixMethod):
     """MergeMix (Jin et al., 2025, arXiv:2510.23479, its code in OpenMixup). Experimental.
 
-        a_i = attention of each of the N patches of x_i to the class token, summed over heads, in a pass that merges similar tokens (see
-        token_merging);  lam0 ~ Beta(alpha, alpha),  n = floor(lam0 N);   M_i = 1 in the n patches of largest a_i, else 0
-        x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam = n / N,   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
-        L = L(f(x~), t) + L(f(x'), t'),   x', t' the Mixup of the batch with lam' ~ Beta(mixup_alpha, mixup_alpha) and partners of its own
+        a_i = attention of each of the N patches of x_i to the class token, summed over heads, in a pass that merges
+        similar tokens (see token_merging);  lam0 ~ Beta(alpha, alpha),  n = floor(lam0 N);   M_i = 1 in the n patches
+        of largest a_i, else 0 x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam = n / N,   t_i = lam s(y_i) + (1 - lam)
+        s(y_pi(i)) L = L(f(x~), t) + L(f(x'), t'),   x', t' the Mixup of the batch with lam' ~ Beta(mixup_alpha,
+        mixup_alpha) and partners of its own
 
-    For plain vit_* and deit_* models. Args: `merged` share of the patches that are merged away (49 of 196); `attn_depth` block of the attention
-    (None: the last); `resample` draws each label's lam_i ~ N(merged, lam) and stretches the batch's to 0 ... 1, as the released CIFAR configurations;
-    `pairing` "derange" keeps any image from being its own partner.
-    Draws: lam, partner, mixup_lam, mixup_partner, noise ((B,) standard normal numbers, with resample).
+    For plain vit_* and deit_* models. Args: `merged` share of the patches that are merged away (49 of 196);
+    `attn_depth` block of the attention (None: the last); `resample` draws each label's lam_i ~ N(merged, lam) and
+    stretches the batch's to 0 ... 1, as the released CIFAR configurations; `pairing` "derange" keeps any image from
+    being its own partner. Draws: lam, partner, mixup_lam, mixup_partner, noise ((B,) standard normal numbers, with
+    resample).
 
-    Differs from the paper / the official code in ties, which merged patches always are (the first ones win here), in taking the attention and the map
-    of merged tokens at the same block, and in partners, there a permutation drawn up to eleven times for one without fixed points. The pass for the
-    attention keeps no gradient, which the code builds and never uses.
+    Differs from the paper / the official code in ties, which merged patches always are (the first ones win here), in
+    taking the attention and the map of merged tokens at the same block, and in partners, there a permutation drawn up
+    to eleven times for one without fixed points. The pass for the attention keeps no gradient, which the code builds
+    and never uses.
     """
 
     family = "attention"
@@ -50,7 +54,12 @@ class MergeMix(MixMethod):
     ):
         super().__init__()
         expect(is_number(merged) and 0 <= merged < 1, "merged", "a number from 0 to below 1", merged)
-        expect(attn_depth is None or (is_whole(attn_depth) and attn_depth > 0), "attn_depth", "the number of a block, 1 or more, or none", attn_depth)
+        expect(
+            attn_depth is None or (is_whole(attn_depth) and attn_depth > 0),
+            "attn_depth",
+            "the number of a block, 1 or more, or none",
+            attn_depth,
+        )
         self.alpha = beta_parameter(alpha)
         self.mixup_alpha = beta_parameter(mixup_alpha, "mixup_alpha")
         self.merged = merged
@@ -67,7 +76,9 @@ class MergeMix(MixMethod):
         own = int(beta(ctx, self.alpha) * total)
         partner = upload(pair(ctx, len(x), self.pairing), x)
         best = attention.argsort(dim=1, descending=True, stable=True)[:, :own]
-        cells = torch.zeros_like(attention).scatter_(1, best, 1.0).view(-1, 1, *token_grid(net.model, x.shape[-2:], total))
+        cells = (
+            torch.zeros_like(attention).scatter_(1, best, 1.0).view(-1, 1, *token_grid(net.model, x.shape[-2:], total))
+        )
         mask = F.interpolate(cells, size=x.shape[-2:], mode="nearest")
         mixed = x[partner]
         mixed = torch.where(mask > 0, x, mixed, out=mixed)

@@ -1,4 +1,5 @@
-"""The small cross-attention networks that turn two images' features and lambda into a mask: AutoMix's and SAMix's mix block."""
+"""The small cross-attention networks that turn two images' features and lambda into a mask: AutoMix's and SAMix's mix
+block."""
 
 import math
 
@@ -11,7 +12,8 @@ LIMIT = 1e25  # scores of infinite features
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """(B, 1, h, w) value seen from each position: softmax over positions of query^T key / sqrt(c), times value (B, 1, h, w); query, key (B, c, h, w)."""
+    """(B, 1, h, w) value seen from each position: softmax over positions of query^T key / sqrt(c), times value (B, 1,
+    h, w); query, key (B, c, h, w)."""
     scores = query.flatten(2).transpose(1, 2) @ key.flatten(2)
     weights = (scores.clamp(-LIMIT, LIMIT) / math.sqrt(query.shape[1])).softmax(-1)
     return (weights @ value.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, value.shape[-2:])
@@ -23,7 +25,8 @@ def with_lambda(z: Tensor, lam: float) -> Tensor:
 
 
 def projection(inputs: int, outputs: int, norm: str = "none") -> nn.Sequential:
-    """1x1 convolution, with a bias if no norm follows. Batch norm always normalises by the batch: a mix block is only used in training."""
+    """1x1 convolution, with a bias if no norm follows. Batch norm always normalises by the batch: a mix block is only
+    used in training."""
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 1, bias=norm == "none")]
     if norm == "bn":
         layers.append(batch_norm(outputs))
@@ -46,15 +49,18 @@ def start_small(block: nn.Module) -> None:
 
 
 def lam_curve(lam: float, k: float) -> float:
-    """f_k(lambda) = (4/3 lambda^3 - 2 lambda^2 + (k + 1) lambda) / (k + 1/3), or lambda itself for k < 0 (SAMix, arXiv:2111.15454)."""
+    """f_k(lambda) = (4/3 lambda^3 - 2 lambda^2 + (k + 1) lambda) / (k + 1/3), or lambda itself for k < 0 (SAMix,
+    arXiv:2111.15454)."""
     return lam if k < 0 else (4 / 3 * lam**3 - 2 * lam**2 + (k + 1) * lam) / (k + 1 / 3)
 
 
 class MixBlock(nn.Module):
-    """Logits (B, 1, h, w) of the partner's share from features of the own image and of the partner (B, C, h, w) (AutoMix, section 3.2).
+    """Logits (B, 1, h, w) of the partner's share from features of the own image and of the partner (B, C, h, w)
+    (AutoMix, section 3.2).
 
-    P = softmax(theta(z_a)^T theta(z_b) / sqrt(C/2)), logits = P value(z_b), with lambda and 1 - lambda as a further channel of z_a and z_b
-    if `lam_embed`; theta and value are 1x1 convolutions, theta with `norm` ("none", "bn", "ln") after it."""
+    P = softmax(theta(z_a)^T theta(z_b) / sqrt(C/2)), logits = P value(z_b), with lambda and 1 - lambda as a further
+    channel of z_a and z_b if `lam_embed`; theta and value are 1x1 convolutions, theta with `norm` ("none", "bn", "ln")
+    after it."""
 
     def __init__(self, channels: int, lam_embed: bool = True, norm: str = "none"):
         super().__init__()
@@ -73,8 +79,9 @@ class MixBlock(nn.Module):
 class SAMixBlock(nn.Module):
     """As MixBlock, with lambda as a factor and a non-linear value (SAMix, section 4).
 
-    lam' = f_k(lam), z_a' = (1 + lam') z_a, z_b' = (2 - lam') z_b;   P = softmax(theta_q([z_a', z_b'])^T theta_k([z_a', z_b']) / sqrt(C/2))
-    logits = P value(z_b'), value = 1x1 convolution to C/2 channels, BN, ELU, 1x1 convolution to one, times `keep`, a dropout mask (B, 1, h, w)."""
+    lam' = f_k(lam), z_a' = (1 + lam') z_a, z_b' = (2 - lam') z_b;   P = softmax(theta_q([z_a', z_b'])^T theta_k([z_a',
+    z_b']) / sqrt(C/2)) logits = P value(z_b'), value = 1x1 convolution to C/2 channels, BN, ELU, 1x1 convolution to
+    one, times `keep`, a dropout mask (B, 1, h, w)."""
 
     def __init__(self, channels: int, lam_shape: float = -1, norm: str = "none"):
         super().__init__()
@@ -82,7 +89,12 @@ class SAMixBlock(nn.Module):
         hidden = max(channels // 2, 1)
         self.query = projection(2 * channels, hidden, norm)
         self.key = projection(2 * channels, hidden, norm)
-        self.value = nn.Sequential(nn.Conv2d(channels, hidden, 1, bias=False), batch_norm(hidden), nn.ELU(), nn.Conv2d(hidden, 1, 1, bias=False))
+        self.value = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1, bias=False),
+            batch_norm(hidden),
+            nn.ELU(),
+            nn.Conv2d(hidden, 1, 1, bias=False),
+        )
         start_small(self)
 
     def forward(self, own: Tensor, other: Tensor, lam: float, keep: Tensor | None = None) -> Tensor:

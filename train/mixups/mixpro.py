@@ -19,21 +19,23 @@ class MixPro(MixMethod):
         a_i = cos(softmax(z_i), lam_area,i s(y_i) + (1 - lam_area,i) s(y_pi(i)))
         lam_i = a_i lam_attn,i + (1 - a_i) lam_area,i,   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
-    The bare method; its published training switches between it, Mixup and CutMix (see Choice). Three parts, each with its arguments:
-    the mask: `mask` "random" or "block" with `scale`, `alpha`, `pairing`, `count_rounding`, `lam_from_count`, `misaligned` as MaskMix, or
-    "region", CutMix's box with `alpha` and `pairing`; the attention label: `normalize_attn`, `mask_down`, `attn_depth`, `rollout_residual` as
-    TransMix; the progress factor a: `pal` "cosine", "equal" (1/2, which gives TransMix's label), "linear" (step / total steps), "parabolic"
-    (its square), "learnable" (sigmoid of a scalar that starts at 0, trained by the loss through lam) or "none" (area labels), with
-    `pal_detach` no gradient through the cosine and `pal_epochs` the number of epochs, for "linear" and "parabolic" to count whole ones.
-    `pal_hard_ce`: one-hot labels in the loss, smoothed ones only inside the cosine. Presets of the paper's ablations: "pal_cutmix" (table 6),
-    "misaligned" and "reduced" (table 8, B and C), "equal" (also MaskMix with TransMix's label in table 6), "linear", "parabolic", "learnable"
-    (table 10); scales 1, 2, 4 and 7 are figure 5. "swin" has the cells of 56 pixels of the code's Swin for networks with an attention grid of stride 32
-    (ca_swin_*, pvt_*), where a scale of 4 would be 128 pixels.
-    Draws: those of MaskMix; with mask="region" those of CutMix.
+    The bare method; its published training switches between it, Mixup and CutMix (see Choice). Three parts, each with
+    its arguments: the mask: `mask` "random" or "block" with `scale`, `alpha`, `pairing`, `count_rounding`,
+    `lam_from_count`, `misaligned` as MaskMix, or "region", CutMix's box with `alpha` and `pairing`; the attention
+    label: `normalize_attn`, `mask_down`, `attn_depth`, `rollout_residual` as TransMix; the progress factor a: `pal`
+    "cosine", "equal" (1/2, which gives TransMix's label), "linear" (step / total steps), "parabolic" (its square),
+    "learnable" (sigmoid of a scalar that starts at 0, trained by the loss through lam) or "none" (area labels), with
+    `pal_detach` no gradient through the cosine and `pal_epochs` the number of epochs, for "linear" and "parabolic" to
+    count whole ones. `pal_hard_ce`: one-hot labels in the loss, smoothed ones only inside the cosine. Presets of the
+    paper's ablations: "pal_cutmix" (table 6), "misaligned" and "reduced" (table 8, B and C), "equal" (also MaskMix with
+    TransMix's label in table 6), "linear", "parabolic", "learnable" (table 10); scales 1, 2, 4 and 7 are figure 5.
+    "swin" has the cells of 56 pixels of the code's Swin for networks with an attention grid of stride 32 (ca_swin_*,
+    pvt_*), where a scale of 4 would be 128 pixels. Draws: those of MaskMix; with mask="region" those of CutMix.
 
-    Differs from the paper / the official code in combining them: as the code, cells are rounded up and A is normalised; as the paper, lam_area
-    is the true share of pixels and the loss uses smoothed labels; the cosine, about whose gradient the paper is silent, is detached. Of the
-    ablations, which the code lacks and the paper describes in a line, B's offset, C's half a patch and the sigmoid are our reading.
+    Differs from the paper / the official code in combining them: as the code, cells are rounded up and A is normalised;
+    as the paper, lam_area is the true share of pixels and the loss uses smoothed labels; the cosine, about whose
+    gradient the paper is silent, is detached. Of the ablations, which the code lacks and the paper describes in a line,
+    B's offset, C's half a patch and the sigmoid are our reading.
     """
 
     family = "attention"
@@ -75,7 +77,12 @@ class MixPro(MixMethod):
             self.images = CutMix(alpha, pairing)
         else:
             self.images = MaskMix(scale, None, alpha, pairing, mask, count_rounding, lam_from_count, misaligned)
-        expect(pal_epochs is None or (is_whole(pal_epochs) and pal_epochs > 0), "pal_epochs", "a whole number of epochs larger than 0", pal_epochs)
+        expect(
+            pal_epochs is None or (is_whole(pal_epochs) and pal_epochs > 0),
+            "pal_epochs",
+            "a whole number of epochs larger than 0",
+            pal_epochs,
+        )
         self.pal = one_of("pal", pal, PROGRESS)
         self.pal_detach = flag("pal_detach", pal_detach)
         self.progress = make_progress(pal, pal_detach, pal_epochs)
@@ -95,7 +102,10 @@ class MixPro(MixMethod):
         if self.progress is None:
             return mixed.weights
         a = self.progress(ctx, mixed, y, out)
-        return a * attention_weights(mixed, out, self.mask_down, self.normalize_attn, self.rollout_residual) + (1 - a) * mixed.weights
+        return (
+            a * attention_weights(mixed, out, self.mask_down, self.normalize_attn, self.rollout_residual)
+            + (1 - a) * mixed.weights
+        )
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
         target = soft_target(y, out.logits.shape[1]) if self.pal_hard_ce else ctx.target(y)

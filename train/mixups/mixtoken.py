@@ -16,17 +16,19 @@ LAYER = "patch_embed"
 class MixToken(MixMethod):
     """MixToken (Jiang et al., NeurIPS 2021, arXiv:2104.10858, "All Tokens Matter").
 
-        T = patch embeddings of x, an h x w grid;   box of CutMix on that grid, lam0 ~ Beta(alpha, alpha), one per batch;   M = 0 in it, else 1
-        T~_i = M T_i + (1 - M) T_(B-1-i), then position embeddings, class token and blocks;   lam = mean(M)
-        t_i = lam s(y_i) + (1 - lam) s(y_(B-1-i)),   L = L(class logits, t) + dense_weight mean_j L(Z_ij, s(y_i)),   Z = M Z~ + (1 - M) Z~_(B-1-i)
+        T = patch embeddings of x, an h x w grid;   box of CutMix on that grid, lam0 ~ Beta(alpha, alpha), one per
+        batch;   M = 0 in it, else 1 T~_i = M T_i + (1 - M) T_(B-1-i), then position embeddings, class token and blocks;
+        lam = mean(M) t_i = lam s(y_i) + (1 - lam) s(y_(B-1-i)),   L = L(class logits, t) + dense_weight mean_j L(Z_ij,
+        s(y_i)),   Z = M Z~ + (1 - M) Z~_(B-1-i)
 
-    Z~ are the logits of each patch token by an auxiliary head; undoing the mix brings each back to its own image. Only for networks whose
-    `patch_embed` gives a token per patch (vit, deit, cait, swin); the dense loss, for those that keep one token per patch to the end.
-    Args: `alpha` (0: no mixing), `dense_weight` (0: no auxiliary head).
-    Draws: lam, centre (row, column of the token grid), box (replaces both).
+    Z~ are the logits of each patch token by an auxiliary head; undoing the mix brings each back to its own image. Only
+    for networks whose `patch_embed` gives a token per patch (vit, deit, cait, swin); the dense loss, for those that
+    keep one token per patch to the end. Args: `alpha` (0: no mixing), `dense_weight` (0: no auxiliary head). Draws:
+    lam, centre (row, column of the token grid), box (replaces both).
 
-    Differs from the paper / the official code in the dense targets, the image's label in every patch (the paper has a machine annotator's
-    score maps; this is its code without them), and at test time, where the auxiliary head is left out (there half its maximum is added).
+    Differs from the paper / the official code in the dense targets, the image's label in every patch (the paper has a
+    machine annotator's score maps; this is its code without them), and at test time, where the auxiliary head is left
+    out (there half its maximum is added).
     """
 
     family = "feature"
@@ -68,8 +70,12 @@ class MixToken(MixMethod):
         partner = torch.arange(len(x), device=x.device).flip(0)
         share = torch.full((len(x),), 1 - (y1 - y0) * (x1 - x0) / (rows * columns), device=x.device)
         pixels = (~inside[None, None, :, :, 0]).float()
-        mask = pixels.repeat_interleave(-(-height // rows), 2).repeat_interleave(-(-width // columns), 3)[:, :, :height, :width]
-        return Mixed(x, pair_weights(share, partner), mask, partner, (LAYER, lambda tokens: swap(tokens, inside)), inside)
+        mask = pixels.repeat_interleave(-(-height // rows), 2).repeat_interleave(-(-width // columns), 3)[
+            :, :, :height, :width
+        ]
+        return Mixed(
+            x, pair_weights(share, partner), mask, partner, (LAYER, lambda tokens: swap(tokens, inside)), inside
+        )
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
         loss = super().loss(ctx, x, y, mixed, out, net)
@@ -78,7 +84,10 @@ class MixToken(MixMethod):
         tokens = out.features
         prefix = getattr(net.model, "num_prefix_tokens", 0)
         if tokens.ndim != 3 or tokens.shape[1] - prefix != mixed.state.numel():
-            raise EvalkitError("mixtoken's dense loss needs a network that keeps one token per patch to the end, such as vit_* or deit_*; set dense_weight=0")
+            raise EvalkitError(
+                "mixtoken's dense loss needs a network that keeps one token per patch to the end, such as vit_* or"
+                " deit_*; set dense_weight=0"
+            )
         logits = swap(self.head(tokens[:, prefix:]), mixed.state)  # (B, N, K), each in its own image again
         target = ctx.target(y)[:, None].expand(-1, logits.shape[1], -1)
         return loss + self.dense_weight * ctx.criterion(logits.flatten(0, 1), target.flatten(0, 1))
@@ -88,7 +97,9 @@ def patch_embedding(net) -> nn.Module:
     """The layer that makes patches tokens. Raises EvalkitError for a network without one."""
     embed = getattr(net.model, LAYER, None)
     if not hasattr(embed, "dynamic_feat_size"):
-        raise EvalkitError("mixtoken needs a network that starts with patch embeddings, such as vit_*, deit_*, cait_* or swin_*")
+        raise EvalkitError(
+            "mixtoken needs a network that starts with patch embeddings, such as vit_*, deit_*, cait_* or swin_*"
+        )
     return embed
 
 

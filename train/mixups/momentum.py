@@ -1,4 +1,5 @@
-"""A slowly moving copy of the trained network, and a second head for mixed images: what AutoMix, SAMix and AdAutoMix share."""
+"""A slowly moving copy of the trained network, and a second head for mixed images: what AutoMix, SAMix and AdAutoMix
+share."""
 
 import copy
 import math
@@ -16,19 +17,22 @@ CLEAN, MIXED = 0, 1  # the kinds of pass through the copy
 
 
 def rising_momentum(step: int, total_steps: int, first: float, last: float, start: float) -> float:
-    """m(t) = first for t < start T, then last - (last - first) (1 + cos(pi t / T)) / 2: the phase counts from the beginning of the training."""
+    """m(t) = first for t < start T, then last - (last - first) (1 + cos(pi t / T)) / 2: the phase counts from the
+    beginning of the training."""
     if step < start * total_steps:
         return first
     return last - (last - first) * (1 + math.cos(math.pi * step / total_steps)) / 2
 
 
 class MomentumEncoder(nn.Module):
-    """The network k: theta_k <- m theta_k + (1 - m) theta_q for the parameters of the network and of both its heads, after each step.
+    """The network k: theta_k <- m theta_k + (1 - m) theta_q for the parameters of the network and of both its heads,
+    after each step.
 
-    `network` is a Network with k's backbone and its head for clean images, the classifier that is evaluated; `head` (trained) and `head_k`
-    read mixed images from the features of q and of k. k runs in training mode: it normalises by the batch and keeps batch-norm statistics
-    of its own, updated once per step by its passes of clean images and then of mixed ones, whatever the number of processes. With
-    `eval_mode` it normalises by running statistics that follow q's as the parameters do."""
+    `network` is a Network with k's backbone and its head for clean images, the classifier that is evaluated; `head`
+    (trained) and `head_k` read mixed images from the features of q and of k. k runs in training mode: it normalises by
+    the batch and keeps batch-norm statistics of its own, updated once per step by its passes of clean images and then
+    of mixed ones, whatever the number of processes. With `eval_mode` it normalises by running statistics that follow
+    q's as the parameters do."""
 
     def __init__(self, net, layer: str | None = None, eval_mode: bool = False):
         super().__init__()
@@ -39,7 +43,8 @@ class MomentumEncoder(nn.Module):
         parameter = next(net.parameters())
         z, pooled = self._sizes(torch.zeros(1, 3, *net.input_size, device=parameter.device, dtype=parameter.dtype))
         self.channels = z.shape[1]
-        self.precision = torch.promote_types(parameter.dtype, torch.float32)  # of masks: float32 or, for networks of float64, that
+        # of masks: float32 or, for networks of float64, that
+        self.precision = torch.promote_types(parameter.dtype, torch.float32)
         self.head = nn.Linear(pooled.shape[1], net.num_classes)
         trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -57,7 +62,9 @@ class MomentumEncoder(nn.Module):
             z, features = self.tap.read(model, x, whole=True)
             pooled = model.forward_head(features, pre_logits=True)
         except (AttributeError, TypeError) as e:
-            raise EvalkitError(f"model '{self.network.name}' cannot be given a second head ({e}); take another model") from e
+            raise EvalkitError(
+                f"model '{self.network.name}' cannot be given a second head ({e}); take another model"
+            ) from e
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -71,7 +78,8 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def look(self, x: Tensor, classify: bool = False) -> tuple[Tensor, Tensor | None]:
-        """The feature map (B, C, h, w) of clean images in `precision` and, if asked for, the mixup head's logits (B, K) for them."""
+        """The feature map (B, C, h, w) of clean images in `precision` and, if asked for, the mixup head's logits (B, K)
+        for them."""
         model = self.network.model
         whole = classify or bool(self.statistics.layers)  # all batch-norm layers are to see the clean images
         with self.statistics.micro_batch(CLEAN):

@@ -15,16 +15,18 @@ from .masks import blend
 class PatchMix(MixMethod):
     """PatchMix (Cascante-Bonilla et al., BMVC 2021, arXiv:2106.09011): random grids and pairs.
 
-        lam0_i ~ Beta(alpha, alpha) for each sample;  K_i = round((1 - lam0_i) N^2) of the N x N cells, chosen uniformly, show the partner
-        M_i = 0 in them, else 1;   x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
-        L = L(f(x~_i), t_i) + patch_loss mean_cells L(head(features of the cell), s(label of the cell's source))
+        lam0_i ~ Beta(alpha, alpha) for each sample;  K_i = round((1 - lam0_i) N^2) of the N x N cells, chosen
+        uniformly, show the partner M_i = 0 in them, else 1;   x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),
+        t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i)) L = L(f(x~_i), t_i) + patch_loss mean_cells L(head(features of the
+        cell), s(label of the cell's source))
 
-    Args: `grid` N (absent: 4 for sides up to 32 pixels, 8 up to 64, else 7), `alpha` (0: no mixing), `patch_loss` weight of the loss over cells
-    (0: none; 1 with it), whose features are averaged over each cell and go through the network's own head; `pairing`.
-    Draws: lam ((B,)), cells ((B, N, N), 1 = own image), partner.
+    Args: `grid` N (absent: 4 for sides up to 32 pixels, 8 up to 64, else 7), `alpha` (0: no mixing), `patch_loss`
+    weight of the loss over cells (0: none; 1 with it), whose features are averaged over each cell and go through the
+    network's own head; `pairing`. Draws: lam ((B,)), cells ((B, N, N), 1 = own image), partner.
 
-    Differs from the paper / the official code where those are not public in detail: this is a reconstruction from the paper's abstract
-    (cells of a grid, label by number of cells, losses per patch), without its evolutionary search for patterns and pairs.
+    Differs from the paper / the official code where those are not public in detail: this is a reconstruction from the
+    paper's abstract (cells of a grid, label by number of cells, losses per patch), without its evolutionary search for
+    patterns and pairs.
     """
 
     family = "hand-crafted"
@@ -35,7 +37,9 @@ class PatchMix(MixMethod):
 
     def __init__(self, grid: int | None = None, alpha: float = 1.0, patch_loss: float = 0.0, pairing: str = "perm"):
         super().__init__()
-        expect(grid is None or (is_whole(grid) and grid > 0), "grid", "a whole number of cells per side, 1 or more", grid)
+        expect(
+            grid is None or (is_whole(grid) and grid > 0), "grid", "a whole number of cells per side, 1 or more", grid
+        )
         expect(is_number(patch_loss) and patch_loss >= 0, "patch_loss", "a number of at least 0", patch_loss)
         self.grid = grid
         self.alpha = beta_parameter(alpha)
@@ -46,10 +50,15 @@ class PatchMix(MixMethod):
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         height, width = x.shape[-2:]
         cells = self.draw_cells(ctx, len(x), self.grid or cells_per_side(max(height, width)))
-        rows, columns = (np.arange(side) * cells.shape[1] // side for side in (height, width))  # the cell of each pixel row and column
+        # the cell of each pixel row and column
+        rows, columns = (np.arange(side) * cells.shape[1] // side for side in (height, width))
         share = cells[:, rows].mean(1)[:, columns].mean(1)
 
-        own = upload(cells, x, torch.float32).index_select(2, upload(columns, x)).index_select(1, upload(rows, x))[:, None]
+        own = (
+            upload(cells, x, torch.float32)
+            .index_select(2, upload(columns, x))
+            .index_select(1, upload(rows, x))[:, None]
+        )
         partner = upload(pair(ctx, len(x), self.pairing), x)
         weights = pair_weights(upload(share, x, torch.float32), partner)
         return Mixed(blend(x, partner, own), weights, own, partner, state=upload(cells, x) if self.patch_loss else None)
@@ -58,9 +67,14 @@ class PatchMix(MixMethod):
         """(B, N, N) bool, true where the own image shows."""
 
         def sample(rng: np.random.Generator) -> np.ndarray:
-            lam = np.asarray(ctx.draw("lam", lambda rng: rng.beta(self.alpha, self.alpha, batch) if self.alpha > 0 else np.ones(batch)))
+            lam = np.asarray(
+                ctx.draw(
+                    "lam", lambda rng: rng.beta(self.alpha, self.alpha, batch) if self.alpha > 0 else np.ones(batch)
+                )
+            )
             partners = np.round((1 - lam) * side**2)
-            return rng.random((batch, side**2)).argsort(1) >= partners[:, None]  # a row of argsort is a uniform permutation
+            # a row of argsort is a uniform permutation
+            return rng.random((batch, side**2)).argsort(1) >= partners[:, None]
 
         return np.asarray(ctx.draw("cells", sample), dtype=bool).reshape(batch, side, side)
 
@@ -70,7 +84,8 @@ class PatchMix(MixMethod):
             return loss
         own = mixed.state  # (B, N, N)
         target = ctx.target(y)
-        sources = torch.where(own.flatten(1)[:, :, None], target[:, None], target[mixed.partner][:, None])  # (B, N^2, K)
+        # (B, N^2, K)
+        sources = torch.where(own.flatten(1)[:, :, None], target[:, None], target[mixed.partner][:, None])
         logits = cell_logits(net.model, out.features, x.shape[-2:], own.shape[1])
         return loss + self.patch_loss * ctx.criterion(logits, sources.flatten(0, 1))
 
@@ -81,7 +96,8 @@ def cells_per_side(pixels: int) -> int:
 
 
 def cell_logits(model: nn.Module, features: Tensor, size: tuple[int, int], side: int) -> Tensor:
-    """(B N^2, K) logits of every cell: the features before the head, averaged over the cell, through the head as if they were an image."""
+    """(B N^2, K) logits of every cell: the features before the head, averaged over the cell, through the head as if
+    they were an image."""
     prefix = getattr(model, "num_prefix_tokens", 0)
     channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
     if features.ndim == 3:
@@ -92,5 +108,6 @@ def cell_logits(model: nn.Module, features: Tensor, size: tuple[int, int], side:
     cells = F.adaptive_avg_pool2d(features_map, side).permute(0, 2, 3, 1).flatten(0, 2)  # (B N^2, D)
     if features.ndim == 3:  # in the places of the class token and of one patch: the head reads the one or the other
         logits = model.forward_head(cells[:, None].expand(-1, prefix + 1, -1))
-        return logits[0] if isinstance(logits, tuple) else logits  # the class head's, where a distillation head trains beside it
+        # the class head's, where a distillation head trains beside it
+        return logits[0] if isinstance(logits, tuple) else logits
     return model.forward_head(cells[:, None, None] if channels_last else cells[:, :, None, None])

@@ -1,6 +1,8 @@
-"""The progress factor of progressive attention labelling: how far a label trusts the class attention, 0 not at all, 1 alone.
+"""The progress factor of progressive attention labelling: how far a label trusts the class attention, 0 not at all, 1
+alone.
 
-Each is called as factor(ctx, mixed, y, out) after the forward pass and gives (B, 1) or one number for the batch (MixPro, arXiv:2304.12043, table 10).
+Each is called as factor(ctx, mixed, y, out) after the forward pass and gives (B, 1) or one number for the batch
+(MixPro, arXiv:2304.12043, table 10).
 """
 
 import torch
@@ -14,7 +16,8 @@ PROGRESS = ("cosine", "equal", "linear", "parabolic", "learnable", "none")
 
 
 class Cosine(nn.Module):
-    """Cosine of the prediction softmax(z) and the area label (equation 8); `detach`: no gradient through the prediction."""
+    """Cosine of the prediction softmax(z) and the area label (equation 8); `detach`: no gradient through the
+    prediction."""
 
     def __init__(self, detach: bool):
         super().__init__()
@@ -34,7 +37,8 @@ class Equal(nn.Module):
 
 
 class Elapsed(nn.Module):
-    """(T / T_max)^power: the share of the training that is over, in whole epochs where their number is given, else in steps."""
+    """(T / T_max)^power: the share of the training that is over, in whole epochs where their number is given, else in
+    steps."""
 
     def __init__(self, power: int, epochs: int | None):
         super().__init__()
@@ -46,7 +50,8 @@ class Elapsed(nn.Module):
 
 
 class Learnable(nn.Module):
-    """sigmoid(a), a scalar that starts at 0 and is trained by the loss: dL / d factor = (lam_attn - lam_area) (CE_own - CE_partner)."""
+    """sigmoid(a), a scalar that starts at 0 and is trained by the loss: dL / d factor = (lam_attn - lam_area) (CE_own -
+    CE_partner)."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,5 @@
-"""PuzzleMix: a mask that shows the salient parts of both images, and salient parts moved to where the mask shows them."""
+"""PuzzleMix: a mask that shows the salient parts of both images, and salient parts moved to where the mask shows
+them."""
 
 import math
 from collections.abc import Sequence
@@ -22,21 +23,25 @@ LARGEST_GRID = 16
 class PuzzleMix(SaliencyMethod):
     """Puzzle Mix (Kim, Choo & Song, ICML 2020, arXiv:2009.06962).
 
-        s_i = |d loss / d x_i| averaged over the m x m blocks, sum 1;  lam0 ~ Beta(alpha, alpha);  z in {1, 1/2, 0}^(m x m) minimises
-          sum_p z_p s_pi(i),p + (1 - z_p) s_i,p - eta / m^2 log(binom(2, 2 - 2 z_p) lam0^(2 z_p) (1 - lam0)^(2 - 2 z_p) + 1e-8)
-          + sum_(p,q) beta / (16 m) [(z_p - z_q)^2 + gamma d_pq(z_p, z_q)],  d_pq = difference of the pixels along the border of p and q
-        T, T' move the blocks of x_i, x_pi(i) to where z > 0, 1 - z > 0, at a cost of t_eps per distance minus the saliency shown there
-        x~_i = z T x_i + (1 - z) T' x_pi(i),   lam_i = mean(z_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
+        s_i = |d loss / d x_i| averaged over the m x m blocks, sum 1;  lam0 ~ Beta(alpha, alpha);  z in {1, 1/2, 0}^(m x
+          m) minimises sum_p z_p s_pi(i),p + (1 - z_p) s_i,p - eta / m^2 log(binom(2, 2 - 2 z_p) lam0^(2 z_p) (1 -
+          lam0)^(2 - 2 z_p) + 1e-8) + sum_(p,q) beta / (16 m) [(z_p - z_q)^2 + gamma d_pq(z_p, z_q)],  d_pq = difference
+          of the pixels along the border of p and q
+        T, T' move the blocks of x_i, x_pi(i) to where z > 0, 1 - z > 0, at a cost of t_eps per distance minus the
+        saliency shown there x~_i = z T x_i + (1 - z) T' x_pi(i),   lam_i = mean(z_i),   t_i = lam_i s(y_i) + (1 -
+        lam_i) s(y_pi(i))
 
-    Args: `alpha`; `grids` the m, one drawn per batch; `beta`, `gamma`, `eta` as above; `neighbourhood` n: pixels along a border are averages
-    of n x n; `transport` and `t_eps`; `t_size` side in pixels of the blocks that move (None: those of the mask); `clean_lam` weight of the loss
-    of the clean batch (saliency is then taken in training mode); `pairing` as CutMix. Images must be square, their side a multiple of m.
-    Presets: "paper" and "released_tiny" are the official code's for 32- and 64-pixel images, "released" the one for ImageNet (300 epochs).
-    Draws: grid (m), lam, partner.
+    Args: `alpha`; `grids` the m, one drawn per batch; `beta`, `gamma`, `eta` as above; `neighbourhood` n: pixels along
+    a border are averages of n x n; `transport` and `t_eps`; `t_size` side in pixels of the blocks that move (None:
+    those of the mask); `clean_lam` weight of the loss of the clean batch (saliency is then taken in training mode);
+    `pairing` as CutMix. Images must be square, their side a multiple of m. Presets: "paper" and "released_tiny" are the
+    official code's for 32- and 64-pixel images, "released" the one for ImageNet (300 epochs). Draws: grid (m), lam,
+    partner.
 
-    Differs from the paper / the official code in minimising exactly where the code swaps labels with rounded and sometimes overflowing costs
-    (grid 16: without proof), in keeping lam0 of the prior within [1e-4, 1 - 1e-4], where two cuts are exact, in taking the largest n that divides
-    a block, in one more forward pass if clean_lam > 0, and in leaving out the adversarial variant.
+    Differs from the paper / the official code in minimising exactly where the code swaps labels with rounded and
+    sometimes overflowing costs (grid 16: without proof), in keeping lam0 of the prior within [1e-4, 1 - 1e-4], where
+    two cuts are exact, in taking the largest n that divides a block, in one more forward pass if clean_lam > 0, and in
+    leaving out the adversarial variant.
     """
 
     PRESETS = {
@@ -64,7 +69,11 @@ class PuzzleMix(SaliencyMethod):
     ):
         super().__init__(clean_lam)
         self.alpha = beta_parameter(alpha)
-        sides = isinstance(grids, Sequence) and len(grids) > 0 and all(is_whole(m) and 2 <= m <= LARGEST_GRID for m in grids)
+        sides = (
+            isinstance(grids, Sequence)
+            and len(grids) > 0
+            and all(is_whole(m) and 2 <= m <= LARGEST_GRID for m in grids)
+        )
         expect(sides, "grids", f"a list of whole numbers from 2 to {LARGEST_GRID}", grids)
         self.grids = tuple(grids)
         for name, value in (("beta", beta), ("eta", eta), ("t_eps", t_eps)):
@@ -94,7 +103,8 @@ class PuzzleMix(SaliencyMethod):
         return Mixed(mixed, pair_weights(lam, partner), enlarge(mask, block), partner)
 
     def costs(self, ctx: Context, x: Tensor, s: Tensor, partner: Tensor, lam: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Float64 unary (B, m, m, 3), down (B, m - 1, m) and right (B, m, m - 1) costs of the labels 2 - 2z, up to a constant."""
+        """Float64 unary (B, m, m, 3), down (B, m - 1, m) and right (B, m, m - 1) costs of the labels 2 - 2z, up to a
+        constant."""
         grid = s.shape[1]
         lam = min(max(lam, 1e-4), 1 - 1e-4)  # so that the prior is convex in the label despite the 1e-8
         prior = -self.eta / grid**2 * np.log(np.array([lam**2, 2 * lam * (1 - lam), (1 - lam) ** 2]) + 1e-8)
@@ -102,8 +112,11 @@ class PuzzleMix(SaliencyMethod):
         own, other = s[partner], s  # what is lost where the own or the other image is shown
         folded = []
         for columns in (False, True):  # borders between rows of blocks, then between columns
-            own_own, own_other, other_own, other_other = border_differences(x, ctx.std, partner, grid, self.neighbourhood, columns)
-            first, last = ((0, 1), (1, 0)) if columns else ((0, 0, 0, 1), (0, 0, 1, 0))  # a border adds to the block before and the one after
+            own_own, own_other, other_own, other_other = border_differences(
+                x, ctx.std, partner, grid, self.neighbourhood, columns
+            )
+            # a border adds to the block before and the one after
+            first, last = ((0, 1), (1, 0)) if columns else ((0, 0, 0, 1), (0, 0, 1, 0))
             scale = weight * self.gamma / 2
             own = own + scale * (F.pad(own_own + own_other, first) + F.pad(own_own + other_own, last))
             other = other + scale * (F.pad(other_other + other_own, first) + F.pad(other_other + own_other, last))
@@ -116,11 +129,15 @@ class PuzzleMix(SaliencyMethod):
         side = mask.shape[1] * block
         grid = side // self.t_size
         if block % self.t_size or grid > LARGEST_GRID:
-            raise EvalkitError(f"puzzlemix cannot move {self.t_size}-pixel blocks of {side}-pixel images (at most a 16 x 16 grid); use t_size=null")
+            raise EvalkitError(
+                f"puzzlemix cannot move {self.t_size}-pixel blocks of {side}-pixel images (at most a 16 x 16 grid); use"
+                " t_size=null"
+            )
         return mask.repeat_interleave(block // self.t_size, 1).repeat_interleave(block // self.t_size, 2)
 
     def sources(self, mask: Tensor, s: Tensor | None, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, block and weight (B, G, G, 2) of the own and the other content of each block; `s` None: nothing moves."""
+        """Image, block and weight (B, G, G, 2) of the own and the other content of each block; `s` None: nothing
+        moves."""
         shape = (*mask.shape, 2)
         weight = torch.stack([mask, 1 - mask], 3)
         sample = torch.arange(len(mask), device=mask.device)
@@ -134,16 +151,21 @@ class PuzzleMix(SaliencyMethod):
         return image, cell, weight
 
 
-def border_differences(x: Tensor, std: Tensor, partner: Tensor, grid: int, neighbourhood: int, columns: bool) -> list[Tensor]:
-    """Difference across the borders of blocks for the images (own, own), (own, other), (other, own), (other, other) before and after it.
+def border_differences(
+    x: Tensor, std: Tensor, partner: Tensor, grid: int, neighbourhood: int, columns: bool
+) -> list[Tensor]:
+    """Difference across the borders of blocks for the images (own, own), (own, other), (other, own), (other, other)
+    before and after it.
 
-    Mean over channels and the length of a border of |pixel before - pixel after| in units of the range [0, 1], each pixel averaged over n x n.
-    Float64 (B, m - 1, m) for the borders between rows of blocks, (B, m, m - 1) for those between `columns`."""
+    Mean over channels and the length of a border of |pixel before - pixel after| in units of the range [0, 1], each
+    pixel averaged over n x n. Float64 (B, m - 1, m) for the borders between rows of blocks, (B, m, m - 1) for those
+    between `columns`."""
     block = x.shape[2] // grid
     n = math.gcd(min(neighbourhood, block), block)
     std = std.to(x.device, torch.float64, non_blocking=True)[:, None, None]
 
-    def averaged(first: int) -> Tensor:  # (B, C, m, side / n): pixels first to first + n of every block, averaged across and along the border
+    # (B, C, m, side / n): pixels first to first + n of every block, averaged across and along the border
+    def averaged(first: int) -> Tensor:
         if columns:
             strips = x.unflatten(3, (grid, block))[..., first : first + n].mean(4, dtype=torch.float32).transpose(2, 3)
         else:

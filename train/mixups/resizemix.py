@@ -21,11 +21,13 @@ class ResizeMix(MixMethod):
         box_i of h x w around a uniform pixel of each sample, shifted to lie inside the image;  M_i = 0 in it, else 1
         x~_i = T(x_pi(i)) in box_i, x_i elsewhere;   lam = 1 - h w / (H W),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    Args: `scope` the range of tau; `alpha` draws tau from Beta(alpha, alpha), and from U(scope) where that is outside the scope; `box` "inside",
-    or "clipped": one box per batch, cut off at the image's border, the partner squeezed into what is left (OpenMixup); `pairing`.
-    Draws: tau, centre ((B, 2) rows and columns; one (row, column) if clipped), partner.
+    Args: `scope` the range of tau; `alpha` draws tau from Beta(alpha, alpha), and from U(scope) where that is outside
+    the scope; `box` "inside", or "clipped": one box per batch, cut off at the image's border, the partner squeezed into
+    what is left (OpenMixup); `pairing`. Draws: tau, centre ((B, 2) rows and columns; one (row, column) if clipped),
+    partner.
 
-    Does not differ from the paper / the official code; a batch of one image, and a tau for which no pixel is left, stay unmixed.
+    Does not differ from the paper / the official code; a batch of one image, and a tau for which no pixel is left, stay
+    unmixed.
     """
 
     family = "hand-crafted"
@@ -34,10 +36,21 @@ class ResizeMix(MixMethod):
         "openmixup": {"alpha": 1.0, "box": "clipped"},
     }
 
-    def __init__(self, scope: Sequence[float] = (0.1, 0.8), alpha: float | None = None, box: str = "inside", pairing: str = "perm"):
+    def __init__(
+        self,
+        scope: Sequence[float] = (0.1, 0.8),
+        alpha: float | None = None,
+        box: str = "inside",
+        pairing: str = "perm",
+    ):
         super().__init__()
         self.scope = interval("scope", scope, 0, 1)
-        expect(alpha is None or (is_number(alpha) and alpha > 0), "alpha", "a number larger than 0, or none for a uniform tau", alpha)
+        expect(
+            alpha is None or (is_number(alpha) and alpha > 0),
+            "alpha",
+            "a number larger than 0, or none for a uniform tau",
+            alpha,
+        )
         self.alpha = alpha
         self.box = one_of("box", box, BOXES)
         self.pairing = check_pairing(pairing)
@@ -58,13 +71,23 @@ class ResizeMix(MixMethod):
             sides = (stop - start)[0]
         share = 1 - sides.prod() / size.prod()
         if batch == 1 or share == 1:
-            return Mixed(x, torch.eye(batch, device=x.device), torch.ones(1, 1, *x.shape[-2:], device=x.device), upload(partner, x))
+            return Mixed(
+                x,
+                torch.eye(batch, device=x.device),
+                torch.ones(1, 1, *x.shape[-2:], device=x.device),
+                upload(partner, x),
+            )
 
         target = {"scale_factor": tau} if self.box == "inside" else {"size": tuple(sides.tolist())}
         mixed = paste(x, F.interpolate(x, **target, mode="nearest"), partner, start)
-        inside = [(np.arange(n) >= first[:, None]) & (np.arange(n) < first[:, None] + side) for n, first, side in zip(size, start.T, sides)]
+        inside = [
+            (np.arange(n) >= first[:, None]) & (np.arange(n) < first[:, None] + side)
+            for n, first, side in zip(size, start.T, sides)
+        ]
         partner = upload(partner, x)
-        return Mixed(mixed, pair_weights(torch.full((batch,), share, device=x.device), partner), outer_mask(*inside, x), partner)
+        return Mixed(
+            mixed, pair_weights(torch.full((batch,), share, device=x.device), partner), outer_mask(*inside, x), partner
+        )
 
     def draw_tau(self, rng: np.random.Generator) -> float:
         if self.alpha is not None:
@@ -75,7 +98,8 @@ class ResizeMix(MixMethod):
 
 
 def paste(x: Tensor, small: Tensor, partner: np.ndarray, start: np.ndarray) -> Tensor:
-    """A copy of `x` (B, C, H, W) with small[partner] (B, C, h, w) at the rows and columns `start`, (B, 2) or (1, 2) for one place in all images."""
+    """A copy of `x` (B, C, H, W) with small[partner] (B, C, h, w) at the rows and columns `start`, (B, 2) or (1, 2) for
+    one place in all images."""
     height, width = small.shape[-2:]
     mixed = x.clone()
     if len(start) == 1:

@@ -1,4 +1,5 @@
-"""Saliency maps that methods share, for a whole batch on its device: input gradient, fine-grained saliency, spectral residual."""
+"""Saliency maps that methods share, for a whole batch on its device: input gradient, fine-grained saliency, spectral
+residual."""
 
 import math
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 class SaliencyMethod(MixMethod):
-    """Base of methods that mix by input gradients and may train on the clean batch besides: loss = loss(mixed) + clean_lam loss(clean)."""
+    """Base of methods that mix by input gradients and may train on the clean batch besides: loss = loss(mixed) +
+    clean_lam loss(clean)."""
 
     family = "saliency"
     needs = "input gradients"
@@ -43,7 +45,8 @@ class SaliencyMethod(MixMethod):
         self.clean_lam = clean_lam
 
     def input_saliency(self, net, x: Tensor, y: Tensor) -> Tensor:
-        """(B, H, W) float32 sqrt(mean_c (d cross-entropy / d x)^2), taken in evaluation mode, or as the network is if it trains on the clean batch."""
+        """(B, H, W) float32 sqrt(mean_c (d cross-entropy / d x)^2), taken in evaluation mode, or as the network is if
+        it trains on the clean batch."""
         with nullcontext() if self.clean_lam else evaluating(net):
             return net.saliency(x, y)
 
@@ -68,10 +71,12 @@ def to_bytes(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def fine_grained(pixels: Tensor) -> Tensor:
-    """(B, H, W) uint8 saliency of uint8 RGB or grey images (B, 3 or 1, H, W), at least 2 x 2: OpenCV's map, bit for bit.
+    """(B, H, W) uint8 saliency of uint8 RGB or grey images (B, 3 or 1, H, W), at least 2 x 2: OpenCV's map, bit for
+    bit.
 
-    grey level g smoothed twice by [1 2 1] x [1 2 1] / 16; per surround d = g - mean of the surround without the centre; on = sum floor(max(d, 0)),
-    off = sum floor(max(-d, 0)); both and then their sum stretched to 255 (the sum may wrap around 256).
+    grey level g smoothed twice by [1 2 1] x [1 2 1] / 16; per surround d = g - mean of the surround without the centre;
+    on = sum floor(max(d, 0)), off = sum floor(max(-d, 0)); both and then their sum stretched to 255 (the sum may wrap
+    around 256).
     """
     if pixels.shape[1] == 3:
         red, green, blue = pixels.int().unbind(1)
@@ -87,8 +92,9 @@ def fine_grained(pixels: Tensor) -> Tensor:
 def fine_grained_of_floats(x: Tensor) -> Tensor:
     """(B, H, W) uint8: what OpenCV makes of float32 images, whose bytes it takes for grey levels.
 
-    The centre of pixel (y, x) is byte x of row y of the smoothed float32 grey image; the surround is right. First channel taken for blue. The same
-    noise but not the same bits: the lowest bytes show how sums were rounded, which in OpenCV depends on the processor.
+    The centre of pixel (y, x) is byte x of row y of the smoothed float32 grey image; the surround is right. First
+    channel taken for blue. The same noise but not the same bits: the lowest bytes show how sums were rounded, which in
+    OpenCV depends on the processor.
     """
     x = x.float()
     grey = 0.114 * x[:, 0] + 0.587 * x[:, 1] + 0.299 * x[:, 2] if x.shape[1] == 3 else x[:, 0]
@@ -110,14 +116,20 @@ def _centre_surround(centre: Tensor, field: Tensor) -> Tensor:
     height, width = field.shape[1:]
     margin = max(SURROUNDS)
     sums = F.pad(field.cumsum(1, dtype=field.dtype).cumsum(2, dtype=field.dtype), (1, 0, 1, 0))
-    rows, columns = (torch.arange(-margin, side + margin + 1, device=field.device).clamp(0, side) for side in (height, width))
-    sums = sums[:, rows[:, None], columns]  # (B, H + 2 margin + 1, W + 2 margin + 1): sums above and left of any place, also outside
+    rows, columns = (
+        torch.arange(-margin, side + margin + 1, device=field.device).clamp(0, side) for side in (height, width)
+    )
+    # (B, H + 2 margin + 1, W + 2 margin + 1): sums above and left of any place, also outside
+    sums = sums[:, rows[:, None], columns]
     on, off = torch.zeros_like(centre), torch.zeros_like(centre)
     for n in SURROUNDS:
         low, high = margin - n + 1, margin + n + 1
         total = sums[:, high : high + height] - sums[:, low : low + height]
         total = total[:, :, high : high + width] - total[:, :, low : low + width]
-        sides = rows[high : high + height] - rows[low : low + height], columns[high : high + width] - columns[low : low + width]
+        sides = (
+            rows[high : high + height] - rows[low : low + height],
+            columns[high : high + width] - columns[low : low + width],
+        )
         difference = (centre - (total - centre).float() / (sides[0][:, None] * sides[1] - 1)).trunc().int()
         on += difference.clamp(min=0) & 255
         off += (-difference).clamp(min=0) & 255
@@ -133,9 +145,11 @@ def _maximum(m: Tensor) -> Tensor:
 
 
 def spectral_residual(x: Tensor, size: int = 128) -> Tensor:
-    """(B, H, W) float32 magnitude of the image whose log amplitude spectrum is freed of its local mean (Hou & Zhang, CVPR 2007).
+    """(B, H, W) float32 magnitude of the image whose log amplitude spectrum is freed of its local mean (Hou & Zhang,
+    CVPR 2007).
 
-    Grey image of `x` (B, 3 or 1, H, W), brought to `size` x `size` if larger; 3 x 3 mean with a repeated border; blurred (7 pixels, sigma 3).
+    Grey image of `x` (B, 3 or 1, H, W), brought to `size` x `size` if larger; 3 x 3 mean with a repeated border;
+    blurred (7 pixels, sigma 3).
     """
     x = x.float()
     grey = 0.2989 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2] if x.shape[1] == 3 else x[:, 0]
@@ -157,7 +171,8 @@ def gaussian(size: int, sigma: float) -> list[float]:
 
 
 def correlate(padded: Tensor, weights: list[float]) -> Tensor:
-    """(.., H, W) sums over `weights` along both axes of (.., H + n - 1, W + n - 1), n weights; cheaper than a convolution of one channel."""
+    """(.., H, W) sums over `weights` along both axes of (.., H + n - 1, W + n - 1), n weights; cheaper than a
+    convolution of one channel."""
     for axis in (-2, -1):
         length = padded.shape[axis] - len(weights) + 1
         padded = sum(w * padded.narrow(axis, i, length) for i, w in enumerate(weights))

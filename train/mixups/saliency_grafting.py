@@ -1,4 +1,5 @@
-"""Saliency Grafting: a random part of the partner's salient cells replaces the same cells of the own image; labels by salience shown."""
+"""Saliency Grafting: a random part of the partner's salient cells replaces the same cells of the own image; labels by
+salience shown."""
 
 import torch
 from torch import Tensor
@@ -9,17 +10,21 @@ from .checks import beta_parameter, expect, is_number, is_whole
 
 
 class SaliencyGrafting(MixMethod):
-    """Saliency Grafting (Park et al., AAAI 2022, arXiv:2112.08796). Experimental: a reconstruction from the paper's abstract.
+    """Saliency Grafting (Park et al., AAAI 2022, arXiv:2112.08796). Experimental: a reconstruction from the paper's
+    abstract.
 
-        Phi_i = mean over channels of |last feature map| for x_i, averaged on g x g cells;   S_i = softmax(Phi_i / temperature) over the cells
-        lam0 ~ Beta(alpha, alpha);   M_i = 0 in the cells c with S_pi(i),c > mean(S_pi(i)), each with probability lam0, else 1
-        x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = sum M_i S_i / (sum M_i S_i + sum (1 - M_i) S_pi(i)),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
+        Phi_i = mean over channels of |last feature map| for x_i, averaged on g x g cells;   S_i = softmax(Phi_i /
+        temperature) over the cells lam0 ~ Beta(alpha, alpha);   M_i = 0 in the cells c with S_pi(i),c > mean(S_pi(i)),
+        each with probability lam0, else 1 x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = sum M_i S_i / (sum M_i S_i +
+        sum (1 - M_i) S_pi(i)),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
     The map is that of the trained network for the images before mixing, in float32 and without gradient.
-    Args: `alpha` (0: every salient cell is grafted), `grid` g, or the side of the feature map where that is smaller, `temperature`, `pairing`.
-    Draws: lam, partner, keep ((B, g, g) uniform numbers: a salient cell is grafted where it is below lam).
+    Args: `alpha` (0: every salient cell is grafted), `grid` g, or the side of the feature map where that is smaller,
+    `temperature`, `pairing`. Draws: lam, partner, keep ((B, g, g) uniform numbers: a salient cell is grafted where it
+    is below lam).
 
-    Differs from the paper / the official code in what its abstract leaves open; the details above are guesses and there is no public code.
+    Differs from the paper / the official code in what its abstract leaves open; the details above are guesses and there
+    is no public code.
     """
 
     family = "saliency"
@@ -41,7 +46,8 @@ class SaliencyGrafting(MixMethod):
         own = self.salience(net, x)
         other = own[partner]
         keep = upload(ctx.draw("keep", lambda rng: rng.random(own.shape)), x)
-        grafted = (other > 1 / own[0].numel()) & (keep < lam)  # the mean of a softmax is 1 / cells; a computed one is only nearly so
+        # the mean of a softmax is 1 / cells; a computed one is only nearly so
+        grafted = (other > 1 / own[0].numel()) & (keep < lam)
 
         shown = torch.where(grafted, 0.0, own).sum((1, 2))
         share = shown / (shown + torch.where(grafted, other, 0.0).sum((1, 2)))

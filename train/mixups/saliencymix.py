@@ -13,17 +13,18 @@ from .saliency import fine_grained, fine_grained_of_floats, to_bytes
 class SaliencyMix(MixMethod):
     """SaliencyMix (Uddin et al., ICLR 2021, arXiv:2006.01791).
 
-        lam0 ~ Beta(alpha, alpha);  S = fine-grained saliency of the image the box is cut from;  (r, c) = argmax S, the first one
-        box of size (H, W) sqrt(1 - lam0) around (r, c), clipped;  M = 0 inside it, 1 outside
-        x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        lam0 ~ Beta(alpha, alpha);  S = fine-grained saliency of the image the box is cut from;  (r, c) = argmax S, the
+        first one box of size (H, W) sqrt(1 - lam0) around (r, c), clipped;  M = 0 inside it, 1 outside x~_i = M x_i +
+        (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    Args: `alpha` (0: no mixing); `pairing` as CutMix; `per_sample` False: one box for the batch, from the image x_pi(0), as the official code;
-    True: each sample's own, as the paper; `saliency` "uint8": of the pixels; "float_compat": of the normalised floats, as the official code,
-    whose OpenCV reads them bytewise so that the map is mostly noise (noise alike, but not bit for bit).
-    Draws: lam, partner.
+    Args: `alpha` (0: no mixing); `pairing` as CutMix; `per_sample` False: one box for the batch, from the image
+    x_pi(0), as the official code; True: each sample's own, as the paper; `saliency` "uint8": of the pixels;
+    "float_compat": of the normalised floats, as the official code, whose OpenCV reads them bytewise so that the map is
+    mostly noise (noise alike, but not bit for bit). Draws: lam, partner.
 
-    Differs from the paper / the official code in taking the saliency of the pixels where the code takes noise (preset "released" does as the
-    code), and in applying to every batch: the probability of 0.5 used on CIFAR is a choice with vanilla.
+    Differs from the paper / the official code in taking the saliency of the pixels where the code takes noise (preset
+    "released" does as the code), and in applying to every batch: the probability of 0.5 used on CIFAR is a choice with
+    vanilla.
     """
 
     family = "saliency"
@@ -48,7 +49,11 @@ class SaliencyMix(MixMethod):
         partner = upload(order, x)
         mixed = x[partner]
         source = mixed if self.per_sample else x[order[0]][None]
-        maps = fine_grained(to_bytes(source, ctx.mean, ctx.std)) if self.saliency == "uint8" else fine_grained_of_floats(source)
+        maps = (
+            fine_grained(to_bytes(source, ctx.mean, ctx.std))
+            if self.saliency == "uint8"
+            else fine_grained_of_floats(source)
+        )
         peak = maps.flatten(1).argmax(1)
         row, column = peak // width, peak % width
 

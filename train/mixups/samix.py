@@ -1,4 +1,5 @@
-"""SAMix: AutoMix with a mix block that sees both images at once, a non-linear value and a reward for masks that decide."""
+"""SAMix: AutoMix with a mix block that sees both images at once, a non-linear value and a reward for masks that
+decide."""
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,16 +15,17 @@ VARIANCE = 2.0  # weight of the variance in the mask loss
 class SAMix(AutoMix):
     """SAMix (Li et al., arXiv:2111.15454, section 4): AutoMix with another mix block phi and mask loss.
 
-        lam' = f_k(lam), z_a = (1 + lam') z, z_b = (2 - lam') z_pi;   P = softmax(theta_q([z_a, z_b])^T theta_k([z_a, z_b]) / sqrt(C/2))
-        m = sigmoid(up(P value(z_b))), the partner's share, value with a hidden layer and dropout;   x~ = (1 - m) x + m x_pi
-        f_k(lam) = (4/3 lam^3 - 2 lam^2 + (k + 1) lam) / (k + 1/3), the identity for k < 0;   the losses L_one, L_q, L_k as AutoMix
-        L_lam = gamma (max(|1 - mean(m) - lam| - mask_margin, 0) - 2 var(m)), the mean and variance over all masks and pixels
+        lam' = f_k(lam), z_a = (1 + lam') z, z_b = (2 - lam') z_pi;   P = softmax(theta_q([z_a, z_b])^T theta_k([z_a,
+        z_b]) / sqrt(C/2)) m = sigmoid(up(P value(z_b))), the partner's share, value with a hidden layer and dropout;
+        x~ = (1 - m) x + m x_pi f_k(lam) = (4/3 lam^3 - 2 lam^2 + (k + 1) lam) / (k + 1/3), the identity for k < 0;
+        the losses L_one, L_q, L_k as AutoMix L_lam = gamma (max(|1 - mean(m) - lam| - mask_margin, 0) - 2 var(m)), the
+        mean and variance over all masks and pixels
 
-    Args: those of AutoMix but `lam_embed`; `lam_shape` k; `dropout` of the value. The preset "vit" is DeiT's (Swin of 200 epochs too).
-    Draws: those of AutoMix; keep, keep_k (B, 1, h, w): 0 or 1 / (1 - dropout).
+    Args: those of AutoMix but `lam_embed`; `lam_shape` k; `dropout` of the value. The preset "vit" is DeiT's (Swin of
+    200 epochs too). Draws: those of AutoMix; keep, keep_k (B, 1, h, w): 0 or 1 / (1 - dropout).
 
-    Differs from the paper / the official code as AutoMix does; the preset "released_cifar" scales masks to the wrong lambda, as the code. The class
-    weight of its soft cross-entropy has no effect there and is left out.
+    Differs from the paper / the official code as AutoMix does; the preset "released_cifar" scales masks to the wrong
+    lambda, as the code. The class weight of its soft cross-entropy has no effect there and is left out.
     """
 
     PRESETS = {

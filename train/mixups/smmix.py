@@ -14,17 +14,18 @@ from .saliency import evaluating
 class SMMix(MixMethod):
     """SMMix (Chen et al., ICCV 2023, arXiv:2212.12977).
 
-        a = attention that each patch gets from all patches in the last block for the clean image, h x w;   s ~ U{floor(g/4), .., floor(3g/4)},
-        g = min(h, w), one per batch;   M_i = 0 in the s x s window of least a_i, else 1
-        x~_i = M_i x_i outside that window, in it the window of most a_pi(i) of x_pi(i);   lam = 1 - s^2 / (h w)
-        t_i = lam s(y_i) + (1 - lam) s(y_pi(i)),   L = L(z, t) + [L(z_A, s(y_i)) + L(z_B, s(y_pi(i)))] / 2 + KL(softmax z' || softmax z)
+        a = attention that each patch gets from all patches in the last block for the clean image, h x w;   s ~
+        U{floor(g/4), .., floor(3g/4)}, g = min(h, w), one per batch;   M_i = 0 in the s x s window of least a_i, else 1
+        x~_i = M_i x_i outside that window, in it the window of most a_pi(i) of x_pi(i);   lam = 1 - s^2 / (h w) t_i =
+        lam s(y_i) + (1 - lam) s(y_pi(i)),   L = L(z, t) + [L(z_A, s(y_i)) + L(z_B, s(y_pi(i)))] / 2 + KL(softmax z' ||
+        softmax z)
 
-    z_A, z_B are logits of an extra head for the mean own and the mean pasted token, z' = lam z0_i + (1 - lam) z0_pi(i) mixes the logits of the
-    clean images. a and z0 come from a pass in evaluation mode without gradient. The published training is a choice of half and half with Mixup,
-    alpha 0.8. Args: `pairing`.
-    Draws: side (s), partner.
+    z_A, z_B are logits of an extra head for the mean own and the mean pasted token, z' = lam z0_i + (1 - lam) z0_pi(i)
+    mixes the logits of the clean images. a and z0 come from a pass in evaluation mode without gradient. The published
+    training is a choice of half and half with Mixup, alpha 0.8. Args: `pairing`. Draws: side (s), partner.
 
-    Differs from the paper / the official code in an image paired with itself, which stays as it is; there such a batch is refused.
+    Differs from the paper / the official code in an image paired with itself, which stays as it is; there such a batch
+    is refused.
     """
 
     family = "attention"
@@ -53,7 +54,10 @@ class SMMix(MixMethod):
             logits, attention, grid = net.patch_attention(x)
         (height, width), patch, shorter = x.shape[-2:], net.patch_size, min(grid)
         if grid[0] * patch > height or grid[1] * patch > width:
-            raise EvalkitError(f"smmix needs images of whole patches, but {height} x {width} pixels are no multiples of {patch}; choose another image size")
+            raise EvalkitError(
+                f"smmix needs images of whole patches, but {height} x {width} pixels are no multiples of {patch};"
+                " choose another image size"
+            )
         side = int(ctx.draw("side", lambda rng: rng.integers(max(1, shorter // 4), max(1, 3 * shorter // 4) + 1)))
         partner = upload(pair(ctx, len(x), self.pairing), x)
         least, most = windows(attention.unflatten(1, grid), side)
@@ -67,20 +71,27 @@ class SMMix(MixMethod):
         own = ~window_tokens(least, side, grid).flatten(1)
         lam = 1 - side**2 / (grid[0] * grid[1])
         weights = pair_weights(torch.full((len(x),), lam, device=x.device), partner)
-        return Mixed(mixed, weights, mask, partner, state=(own, torch.lerp(logits[partner].float(), logits.float(), lam)))
+        return Mixed(
+            mixed, weights, mask, partner, state=(own, torch.lerp(logits[partner].float(), logits.float(), lam))
+        )
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
         own, clean = mixed.state
         target = ctx.target(y)
         tokens = out.features[:, -own.shape[1] :]
-        fine = ctx.criterion(self.head(mean_token(tokens, own)), target) + ctx.criterion(self.head(mean_token(tokens, ~own)), target[mixed.partner])
+        fine = ctx.criterion(self.head(mean_token(tokens, own)), target) + ctx.criterion(
+            self.head(mean_token(tokens, ~own)), target[mixed.partner]
+        )
         with torch.autocast(x.device.type, enabled=False):
-            consistency = F.kl_div(out.logits.float().log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True)
+            consistency = F.kl_div(
+                out.logits.float().log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True
+            )
         return super().loss(ctx, x, y, mixed, out, net) + fine / 2 + consistency
 
 
 def windows(attention: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """(B, 2) row and column where the `side` x `side` window of least, and of most, attention (B, h, w) starts; the first of equal ones."""
+    """(B, 2) row and column where the `side` x `side` window of least, and of most, attention (B, h, w) starts; the
+    first of equal ones."""
     sums = F.avg_pool2d(attention[:, None], side, stride=1)[:, 0]
     found = (sums.flatten(1).argmin(1), sums.flatten(1).argmax(1))
     least, most = (torch.stack([i // sums.shape[2], i % sums.shape[2]], 1) for i in found)

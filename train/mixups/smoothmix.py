@@ -19,12 +19,13 @@ class SmoothMix(MixMethod):
         G(r, c) = exp(-((r - c_y)^2 + (c - c_x)^2) / (2 sigma^2))
         x~_i = (1 - G) x_i + G x_pi(i),   lam = 1 - mean(G),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    One mask per batch. Args: `sigma` the range of sigma in shorter sides of the image; `swap_labels` gives the own label the weight mean(G),
-    as OpenMixup does; `pairing`. There is no lambda to draw, so `alpha` is accepted with a warning and has no effect, as in OpenMixup.
-    Draws: centre (the pixel: row, column), sigma (in shorter sides), partner.
+    One mask per batch. Args: `sigma` the range of sigma in shorter sides of the image; `swap_labels` gives the own
+    label the weight mean(G), as OpenMixup does; `pairing`. There is no lambda to draw, so `alpha` is accepted with a
+    warning and has no effect, as in OpenMixup. Draws: centre (the pixel: row, column), sigma (in shorter sides),
+    partner.
 
-    Differs from the paper / the official code in nothing known by default (no official code is public); OpenMixup swaps the labels (preset
-    "openmixup"; "released" is the same).
+    Differs from the paper / the official code in nothing known by default (no official code is public); OpenMixup swaps
+    the labels (preset "openmixup"; "released" is the same).
     """
 
     family = "hand-crafted"
@@ -34,10 +35,18 @@ class SmoothMix(MixMethod):
         "released": {"swap_labels": True},
     }
 
-    def __init__(self, sigma: Sequence[float] = (0.25, 0.5), swap_labels: bool = False, pairing: str = "perm", alpha: float | None = None):
+    def __init__(
+        self,
+        sigma: Sequence[float] = (0.25, 0.5),
+        swap_labels: bool = False,
+        pairing: str = "perm",
+        alpha: float | None = None,
+    ):
         super().__init__()
         if alpha is not None:
-            warnings.warn("smoothmix draws no lambda, so `alpha` has no effect; `sigma` sets how much is mixed", stacklevel=2)
+            warnings.warn(
+                "smoothmix draws no lambda, so `alpha` has no effect; `sigma` sets how much is mixed", stacklevel=2
+            )
         self.sigma = interval("sigma", sigma, 0.01)
         self.swap_labels = flag("swap_labels", swap_labels)
         self.pairing = check_pairing(pairing)
@@ -46,7 +55,9 @@ class SmoothMix(MixMethod):
         height, width = x.shape[-2:]
         centre = ctx.draw("centre", lambda rng: (rng.integers(height), rng.integers(width)))
         sigma = float(ctx.draw("sigma", lambda rng: rng.uniform(*self.sigma))) * min(height, width)
-        rows, columns = (np.exp(-((np.arange(n) - c + 0.5) ** 2) / (2 * sigma**2)) for n, c in zip((height, width), centre))
+        rows, columns = (
+            np.exp(-((np.arange(n) - c + 0.5) ** 2) / (2 * sigma**2)) for n, c in zip((height, width), centre)
+        )
 
         own = outer_mask(rows[None], columns[None], x)
         partner = upload(pair(ctx, len(x), self.pairing), x)

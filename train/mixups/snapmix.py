@@ -17,16 +17,18 @@ class SnapMix(MixMethod):
 
         lam_a, lam_b ~ Beta(alpha, alpha);  boxes b_a, b_b as CutMix, one of each per batch;  M = 0 in b_a, else 1
         x~_i = M x_i + (1 - M) T(x_pi(i) in b_b),  T resizes to b_a;   S_i = up(CAM_y(i)) - min, divided by its sum
-        rho_a = 1 - sum of S_i in b_a,   rho_b = sum of S_pi(i) in b_b,   t_i = rho_a s(y_i) + rho_b s(y_pi(i)),  of any mass from 0 to 2
+        rho_a = 1 - sum of S_i in b_a,   rho_b = sum of S_pi(i) in b_b,   t_i = rho_a s(y_i) + rho_b s(y_pi(i)),  of any
+        mass from 0 to 2
 
-    CAM is that of the trained network's positive features for the clean batch, in evaluation mode and without gradient; where it is constant, rho
-    is CutMix's share of pixels. For networks with a linear classifier on the mean of a feature map. Args: `alpha` (0: no mixing), `pairing`;
-    `same_label`, where both images have one label, "official" gives each of the two the weight rho_a + rho_b, "sum_once" leaves it at rho_a + rho_b
-    in all.
-    Draws: lam (2), centre (2 rows and columns), box (the two boxes, replaces both), partner.
+    CAM is that of the trained network's positive features for the clean batch, in evaluation mode and without gradient;
+    where it is constant, rho is CutMix's share of pixels. For networks with a linear classifier on the mean of a
+    feature map. Args: `alpha` (0: no mixing), `pairing`; `same_label`, where both images have one label, "official"
+    gives each of the two the weight rho_a + rho_b, "sum_once" leaves it at rho_a + rho_b in all. Draws: lam (2), centre
+    (2 rows and columns), box (the two boxes, replaces both), partner.
 
-    Differs from the paper / the official code in `same_label`, which the preset "released" sets, in the evaluation mode of the CAM's pass (the code
-    moves batch-norm statistics) and in applying to every batch: the code's probability of 0.5 from random weights is a choice with vanilla.
+    Differs from the paper / the official code in `same_label`, which the preset "released" sets, in the evaluation mode
+    of the CAM's pass (the code moves batch-norm statistics) and in applying to every batch: the code's probability of
+    0.5 from random weights is a choice with vanilla.
     """
 
     family = "saliency"
@@ -56,7 +58,9 @@ class SnapMix(MixMethod):
 
         y0, y1, x0, x1 = target
         mixed = x.clone()
-        mixed[:, :, y0:y1, x0:x1] = F.interpolate(inside(x, source)[partner], size=(y1 - y0, x1 - x0), mode="bilinear", align_corners=True)
+        mixed[:, :, y0:y1, x0:x1] = F.interpolate(
+            inside(x, source)[partner], size=(y1 - y0, x1 - x0), mode="bilinear", align_corners=True
+        )
         mask[:, :, y0:y1, x0:x1] = 0
 
         attention = semantic_map(class_activation(net, x, y, positive=True), (height, width))
@@ -73,7 +77,9 @@ class SnapMix(MixMethod):
         """The box to fill and the box to take."""
 
         def sample(_) -> list[Box]:
-            lam = ctx.draw("lam", lambda rng: rng.beta(self.alpha, self.alpha, size=2) if self.alpha > 0 else (1.0, 1.0))
+            lam = ctx.draw(
+                "lam", lambda rng: rng.beta(self.alpha, self.alpha, size=2) if self.alpha > 0 else (1.0, 1.0)
+            )
             centre = ctx.draw("centre", lambda rng: rng.integers((height, width), size=(2, 2)))
             return [box_around(c, share, height, width) for c, share in zip(centre, lam)]
 
@@ -91,7 +97,8 @@ def inside(x: Tensor, box: Box) -> Tensor:
 
 
 def semantic_map(cam: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) each pixel's share of a class activation map (B, h, w), its smallest value taken off; NaN where it is constant."""
+    """(B, H, W) each pixel's share of a class activation map (B, h, w), its smallest value taken off; NaN where it is
+    constant."""
     cam = cam - cam.amin((1, 2), keepdim=True)  # before as well: what is constant becomes exactly 0
     pixels = F.interpolate(cam[:, None], size=size, mode="bilinear")[:, 0]
     pixels = pixels - pixels.amin((1, 2), keepdim=True)

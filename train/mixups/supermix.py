@@ -19,19 +19,21 @@ CHECK_EVERY = 5  # iterations between two waits for the device
 class SuperMix(MixMethod):
     """SuperMix (Dabouei et al., CVPR 2021, arXiv:2003.05034).
 
-        X_i = {x_i, x_i+1, .., x_i+K-1} (modulo B);  r_i ~ Dirichlet(alpha, .., alpha);  yhat = the teacher f's classes;  q_i = sum_k r_ik onehot(yhat_ik)
-        M_ik = sigmoid(up(theta_ik)) / sum_k sigmoid(up(theta_ik)),  theta (w x w) from 0;   x~_i = sum_k M_ik x_i+k-1
-        L_i = KL(q_i || softmax f(x~_i)) + sparsity mean |M (M - 1)|;   g = smoothed dL/dtheta;   theta <- theta - clamp(L / <dL/dtheta, g>) g
-        until the distinct classes of q_i are f's top classes of x~_i;   t_i = sum_k r_ik s(yhat_ik), or softmax f(x~_i)
+        X_i = {x_i, x_i+1, .., x_i+K-1} (modulo B);  r_i ~ Dirichlet(alpha, .., alpha);  yhat = the teacher f's classes;
+        q_i = sum_k r_ik onehot(yhat_ik) M_ik = sigmoid(up(theta_ik)) / sum_k sigmoid(up(theta_ik)),  theta (w x w) from
+        0;   x~_i = sum_k M_ik x_i+k-1 L_i = KL(q_i || softmax f(x~_i)) + sparsity mean |M (M - 1)|;   g = smoothed
+        dL/dtheta;   theta <- theta - clamp(L / <dL/dtheta, g>) g until the distinct classes of q_i are f's top classes
+        of x~_i;   t_i = sum_k r_ik s(yhat_ik), or softmax f(x~_i)
 
-    Only mixtures that succeed are returned, so M <= B; the batch as it is if none does. Args: `teacher` as Attentive CutMix, a classifier of the
-    same classes; `images` K; `alpha`; `width` w; `sparsity`; `sigma` of the smoothing, in cells of theta; `tolerance` share of the batch that may
-    fail; `iterations` at most; `label` "target": t from r, "teacher": the teacher's prediction. Every iteration is a forward and a backward pass
-    of the teacher, every fifth waits for the device.
-    Draws: ratio (B, K).
+    Only mixtures that succeed are returned, so M <= B; the batch as it is if none does. Args: `teacher` as Attentive
+    CutMix, a classifier of the same classes; `images` K; `alpha`; `width` w; `sparsity`; `sigma` of the smoothing, in
+    cells of theta; `tolerance` share of the batch that may fail; `iterations` at most; `label` "target": t from r,
+    "teacher": the teacher's prediction. Every iteration is a forward and a backward pass of the teacher, every fifth
+    waits for the device. Draws: ratio (B, K).
 
-    Differs from the paper / the official code in mixing while training (the code makes a data set beforehand), in asking only every fifth
-    iteration whether to stop, and in comparing distinct classes: the code never succeeds where some of K > 2 images share a class.
+    Differs from the paper / the official code in mixing while training (the code makes a data set beforehand), in
+    asking only every fifth iteration whether to stop, and in comparing distinct classes: the code never succeeds where
+    some of K > 2 images share a class.
     """
 
     family = "saliency"
@@ -72,11 +74,16 @@ class SuperMix(MixMethod):
     def setup(self, net) -> None:
         classes = self.teacher.load().num_classes
         if classes != net.num_classes:
-            raise EvalkitError(f"supermix needs a teacher of the same {net.num_classes} classes, but this one has {classes}; give another teacher=")
+            raise EvalkitError(
+                f"supermix needs a teacher of the same {net.num_classes} classes, but this one has {classes}; give"
+                " another teacher="
+            )
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         batch = len(x)
-        ratio = upload(ctx.draw("ratio", lambda rng: rng.dirichlet([self.alpha] * self.images, batch)), x, torch.float32)
+        ratio = upload(
+            ctx.draw("ratio", lambda rng: rng.dirichlet([self.alpha] * self.images, batch)), x, torch.float32
+        )
         if batch == 1:
             return Mixed(x, torch.ones(1, 1, device=x.device), state=ctx.target(y))
         with torch.autocast(x.device.type, enabled=False):
@@ -93,7 +100,8 @@ class SuperMix(MixMethod):
         return ctx.criterion(out.logits, mixed.state)
 
     def optimise(self, ctx: Context, x: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x~ (B, C, H, W) float32, the teacher's classes of the sources (B,) and its logits for x~ (B, K), and which x~ succeed (B,) bool."""
+        """x~ (B, C, H, W) float32, the teacher's classes of the sources (B,) and its logits for x~ (B, K), and which x~
+        succeed (B,) bool."""
         network, batch = self.teacher.on(x), len(x)
         images = torch.stack([x.float().roll(-k, 0) for k in range(self.images)], 1)
         with torch.no_grad():
@@ -115,7 +123,9 @@ class SuperMix(MixMethod):
                 (gradient,) = torch.autograd.grad(loss.sum(), theta)
             if iteration > 0:
                 done = done | shows(logits, classes)
-            if iteration == self.iterations or (iteration % CHECK_EVERY == 0 and int((~done).sum()) <= self.tolerance * batch):
+            if iteration == self.iterations or (
+                iteration % CHECK_EVERY == 0 and int((~done).sum()) <= self.tolerance * batch
+            ):
                 return mixed.detach(), labels, logits.detach(), done
             smooth = smoothed(gradient, self.sigma)
             step = (loss.detach().abs() / ((gradient * smooth).sum((1, 2, 3)) + 1e-10)).clamp(1e-4, 2000) * ~done

@@ -15,19 +15,22 @@ MODES = ("batch", "pair", "elem")
 
 
 class Switch(MixMethod):
-    """The Mixup / CutMix switch of DeiT (Touvron et al., ICML 2021, arXiv:2012.12877) and of ResNet strikes back (arXiv:2110.00476), as timm's Mixup.
+    """The Mixup / CutMix switch of DeiT (Touvron et al., ICML 2021, arXiv:2012.12877) and of ResNet strikes back
+    (arXiv:2110.00476), as timm's Mixup.
 
-        u < prob:  mix, else x~ = x.   v < switch_prob:  CutMix with lam0 ~ Beta(cutmix_alpha, cutmix_alpha), else Mixup with
-        lam ~ Beta(mixup_alpha, mixup_alpha);   the partner of image i is B - 1 - i
-        Mixup: M_i = lam_i.   CutMix: M_i = 0 in the box, 1 outside, lam_i = mean(M_i)
-        x~_i = M_i x_i + (1 - M_i) x_(B-1-i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_(B-1-i))
+        u < prob:  mix, else x~ = x.   v < switch_prob:  CutMix with lam0 ~ Beta(cutmix_alpha, cutmix_alpha), else Mixup
+        with lam ~ Beta(mixup_alpha, mixup_alpha);   the partner of image i is B - 1 - i Mixup: M_i = lam_i.   CutMix:
+        M_i = 0 in the box, 1 outside, lam_i = mean(M_i) x~_i = M_i x_i + (1 - M_i) x_(B-1-i),   t_i = lam_i s(y_i) + (1
+        - lam_i) s(y_(B-1-i))
 
-    Args: `mode` "batch" one decision, lambda and box for all images; "elem" one for each image; "pair" one for i and B - 1 - i, which swap
-    their content; `mixup_alpha`, `cutmix_alpha` (0: not that one); `prob`, `switch_prob`; `edge` of the box as CutMix ("new" is timm 1.0.31).
-    Draws, in pair and elem mode arrays over n = B / 2 or B decisions: apply (bool), cutmix (bool), lam, centre ((n, 2): row, column).
+    Args: `mode` "batch" one decision, lambda and box for all images; "elem" one for each image; "pair" one for i and B
+    - 1 - i, which swap their content; `mixup_alpha`, `cutmix_alpha` (0: not that one); `prob`, `switch_prob`; `edge` of
+    the box as CutMix ("new" is timm 1.0.31). Draws, in pair and elem mode arrays over n = B / 2 or B decisions: apply
+    (bool), cutmix (bool), lam, centre ((n, 2): row, column).
 
-    Differs from the paper / the official code in odd batches, refused there; the image in the middle stays unmixed. By default the box is the
-    one of CutMix and of older timm, which loses a pixel of odd sides; the preset "timm" keeps it. timm's cutmix_minmax is left out.
+    Differs from the paper / the official code in odd batches, refused there; the image in the middle stays unmixed. By
+    default the box is the one of CutMix and of older timm, which loses a pixel of odd sides; the preset "timm" keeps
+    it. timm's cutmix_minmax is left out.
     """
 
     family = "hand-crafted"
@@ -62,7 +65,9 @@ class Switch(MixMethod):
         if self.mode == "batch":
             if not ctx.draw("apply", lambda rng: rng.random() < self.prob):
                 partner = torch.arange(len(x), device=x.device).flip(0)
-                return Mixed(x, torch.eye(len(x), device=x.device), torch.ones(1, 1, *x.shape[-2:], device=x.device), partner)
+                return Mixed(
+                    x, torch.eye(len(x), device=x.device), torch.ones(1, 1, *x.shape[-2:], device=x.device), partner
+                )
             method = self.cutmix if ctx.draw("cutmix", lambda rng: rng.random() < self.switch_prob) else self.mixup
             return method.mix(ctx, x, y, net)
 
@@ -103,5 +108,6 @@ class Switch(MixMethod):
 
 
 def mirror(half: np.ndarray, batch: int, middle: float) -> np.ndarray:
-    """(batch, ...): the decisions (batch // 2, ...) of the first half, `middle` for the one in the middle of an odd batch, the first half backwards."""
+    """(batch, ...): the decisions (batch // 2, ...) of the first half, `middle` for the one in the middle of an odd
+    batch, the first half backwards."""
     return np.concatenate([half, np.full((batch % 2, *half.shape[1:]), middle), half[::-1]])

@@ -1,4 +1,5 @@
-"""A frozen network that tells a method where to look. It lives outside the module tree: in no checkpoint, no optimizer, no DDP."""
+"""A frozen network that tells a method where to look. It lives outside the module tree: in no checkpoint, no optimizer,
+no DDP."""
 
 from typing import Any
 
@@ -13,9 +14,11 @@ from .base import Context, upload
 
 
 class Teacher:
-    """A network given as a timm name, a checkpoint or a weights file (see `evalkit.models.load`), or as anything that behaves like a `Network`.
+    """A network given as a timm name, a checkpoint or a weights file (see `evalkit.models.load`), or as anything that
+    behaves like a `Network`.
 
-    `network` is None until `load`; `sha256` is that of its weights file, `classes` its outputs' names, where they are known."""
+    `network` is None until `load`; `sha256` is that of its weights file, `classes` its outputs' names, where they are
+    known."""
 
     def __init__(self, spec: Any, model: str | None = None):
         self.spec, self.model = spec, model

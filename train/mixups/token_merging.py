@@ -1,4 +1,5 @@
-"""Token merging in a plain ViT (Bolya et al., ICLR 2023, arXiv 2210.09461): similar tokens become one as they go through the blocks."""
+"""Token merging in a plain ViT (Bolya et al., ICLR 2023, arXiv 2210.09461): similar tokens become one as they go
+through the blocks."""
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -11,9 +12,11 @@ from evalkit.models.network import frozen_statistics
 
 
 def merge_schedule(total: int, depth: int) -> list[int]:
-    """How many tokens each of `depth` blocks merges away, `total` in all: three times as many in the first as in the last, evenly in between.
+    """How many tokens each of `depth` blocks merges away, `total` in all: three times as many in the first as in the
+    last, evenly in between.
 
-    The rounded schedule whose sum is closest to `total`; what it misses falls to the first block, which never merges less than none."""
+    The rounded schedule whose sum is closest to `total`; what it misses falls to the first block, which never merges
+    less than none."""
     if depth == 1:
         return [total]
     schedules = []
@@ -25,10 +28,12 @@ def merge_schedule(total: int, depth: int) -> list[int]:
 
 
 def match(keys: Tensor, count: int) -> Tensor:
-    """(B, T) index of each token's place among the T - `count` tokens that are left, from keys (B, T, d), the class token first.
+    """(B, T) index of each token's place among the T - `count` tokens that are left, from keys (B, T, d), the class
+    token first.
 
-    Tokens 0, 2, 4 ... each look for the most similar (cosine) of tokens 1, 3, 5 ...; the `count` most similar pairs merge, the class token never.
-    Left are, in this order, those of 0, 2, 4 ... that did not merge, and all of 1, 3, 5 ..."""
+    Tokens 0, 2, 4 ... each look for the most similar (cosine) of tokens 1, 3, 5 ...; the `count` most similar pairs
+    merge, the class token never. Left are, in this order, those of 0, 2, 4 ... that did not merge, and all of 1, 3, 5
+    ..."""
     keys = F.normalize(keys, dim=-1)
     similarity = keys[:, ::2] @ keys[:, 1::2].mT
     similarity[:, 0] = -torch.inf
@@ -45,17 +50,22 @@ def match(keys: Tensor, count: int) -> Tensor:
 
 
 def merge(tokens: Tensor, size: Tensor, place: Tensor, left: int) -> tuple[Tensor, Tensor]:
-    """Tokens (B, T, D) of `size` (B, T, 1) patches each, to their averages over `place`, weighted by size, and the new sizes."""
+    """Tokens (B, T, D) of `size` (B, T, 1) patches each, to their averages over `place`, weighted by size, and the new
+    sizes."""
     members = (place[:, None] == torch.arange(left, device=place.device)[:, None]).to(tokens.dtype)  # (B, left, T)
     total = members @ size
     return members @ (tokens * size) / total, total
 
 
 def plain_blocks(model: VisionTransformer, block: int | None = None) -> list[Block]:
-    """The blocks of a ViT up to `block` (1-based, None = the last). Raises EvalkitError for anything but a ViT with a class token only."""
+    """The blocks of a ViT up to `block` (1-based, None = the last). Raises EvalkitError for anything but a ViT with a
+    class token only."""
     blocks = list(model.blocks) if isinstance(model, VisionTransformer) and any(class_attention_modules(model)) else []
     if not blocks or model.num_prefix_tokens != 1 or not all(type(b) is Block for b in blocks):
-        raise EvalkitError("tokens are merged in plain vit_* and deit_* models only, with a class token and neither registers nor a distillation token")
+        raise EvalkitError(
+            "tokens are merged in plain vit_* and deit_* models only, with a class token and neither registers nor a"
+            " distillation token"
+        )
     if block is not None and block > len(blocks):
         raise EvalkitError(f"block {block} asked for, but the model has blocks 1 to {len(blocks)}")
     return blocks[:block]
@@ -63,8 +73,9 @@ def plain_blocks(model: VisionTransformer, block: int | None = None) -> list[Blo
 
 @torch.no_grad()
 def merged_attention(model: VisionTransformer, x: Tensor, share: float, block: int | None = None) -> Tensor:
-    """(B, N) float32 attention of each patch to the class token, summed over heads, in block `block` (1-based, None = last) of a pass in which all
-    blocks together merge the `share` of the N patches away; merged patches have the same value. A token of size s weighs s times in attention.
+    """(B, N) float32 attention of each patch to the class token, summed over heads, in block `block` (1-based, None =
+    last) of a pass in which all blocks together merge the `share` of the N patches away; merged patches have the same
+    value. A token of size s weighs s times in attention.
 
     Dropout and stochastic depth as the model's mode says, batch-norm statistics untouched."""
     blocks = plain_blocks(model, block)

@@ -27,20 +27,23 @@ MAPS = "maps"
 class TokenMix(MixMethod):
     """TokenMix (Liu et al., ECCV 2022, arXiv:2207.08409).
 
-        M = 0 in blocks of int((1 - lam) N) + m tokens of the grid of N, else 1, one mask per batch;   x~_i = M x_i + (1 - M) x_pi(i)
-        a_i = a teacher's score map of the clean image x_i and its label, normalised to sum 1;   s_A = sum M a_i,   s_B = sum (1 - M) a_pi(i)
-        t_i = [s_A - e/2] onehot(y_i) + [s_B - e/2] onehot(y_pi(i)) + e/K for label smoothing e, of mass s_A + s_B, which need not be 1
+        M = 0 in blocks of int((1 - lam) N) + m tokens of the grid of N, else 1, one mask per batch;   x~_i = M x_i + (1
+        - M) x_pi(i) a_i = a teacher's score map of the clean image x_i and its label, normalised to sum 1;   s_A = sum
+        M a_i,   s_B = sum (1 - M) a_pi(i) t_i = [s_A - e/2] onehot(y_i) + [s_B - e/2] onehot(y_pi(i)) + e/K for label
+        smoothing e, of mass s_A + s_B, which need not be 1
 
-    The published training has binary cross-entropy and is a choice of half and half with Mixup, alpha 0.8. Args: `teacher`
-    "cam": class activation map, above 0, of the frozen `network` (a timm name, checkpoint or, with its architecture `network_model`, weights
-    file); "attn": its class attention; "self": the trained network's own class attention, or class activation map where it has none; "area": shares of
-    the tokens; "offline": maps from the folder `maps` (see OfflineMaps). An image without any score gets the share of its tokens. `mask` "block" or
-    "random"; `lam_const` lam (None: from Beta(1, 1)); `min_tokens` m (None: 14 for each 196); `cell` side of a token in pixels (None: a patch);
-    `clamp` no target below 0, which s < e/2 gives; `pairing`.
-    Draws: lam (if it is drawn), tokens ((rows, columns), 1 = own image), partner.
+    The published training has binary cross-entropy and is a choice of half and half with Mixup, alpha 0.8. Args:
+    `teacher` "cam": class activation map, above 0, of the frozen `network` (a timm name, checkpoint or, with its
+    architecture `network_model`, weights file); "attn": its class attention; "self": the trained network's own class
+    attention, or class activation map where it has none; "area": shares of the tokens; "offline": maps from the folder
+    `maps` (see OfflineMaps). An image without any score gets the share of its tokens. `mask` "block" or "random";
+    `lam_const` lam (None: from Beta(1, 1)); `min_tokens` m (None: 14 for each 196); `cell` side of a token in pixels
+    (None: a patch); `clamp` no target below 0, which s < e/2 gives; `pairing`. Draws: lam (if it is drawn), tokens
+    ((rows, columns), 1 = own image), partner.
 
-    Differs from the paper / the official code in the default teacher, a class activation map instead of maps made beforehand, and in `clamp`; the
-    preset "released" sets both as there. OpenMixup's has the two images' attention the wrong way round and is not offered.
+    Differs from the paper / the official code in the default teacher, a class activation map instead of maps made
+    beforehand, and in `clamp`; the preset "released" sets both as there. OpenMixup's has the two images' attention the
+    wrong way round and is not offered.
     """
 
     family = "attention"
@@ -65,9 +68,24 @@ class TokenMix(MixMethod):
         pairing: str = "flip",
     ):
         super().__init__()
-        expect(lam_const is None or (is_number(lam_const) and 0 <= lam_const <= 1), "lam_const", "a number from 0 to 1, or none", lam_const)
-        expect(min_tokens is None or (is_whole(min_tokens) and min_tokens >= 0), "min_tokens", "a whole number of at least 0, or none", min_tokens)
-        expect(cell is None or (is_whole(cell) and cell > 0), "cell", "a whole number of pixels larger than 0, or none", cell)
+        expect(
+            lam_const is None or (is_number(lam_const) and 0 <= lam_const <= 1),
+            "lam_const",
+            "a number from 0 to 1, or none",
+            lam_const,
+        )
+        expect(
+            min_tokens is None or (is_whole(min_tokens) and min_tokens >= 0),
+            "min_tokens",
+            "a whole number of at least 0, or none",
+            min_tokens,
+        )
+        expect(
+            cell is None or (is_whole(cell) and cell > 0),
+            "cell",
+            "a whole number of pixels larger than 0, or none",
+            cell,
+        )
         self.kind = one_of("teacher", teacher, TEACHERS)
         self.teacher = Teacher(network, network_model) if teacher in ("cam", "attn") else None
         self.maps = maps
@@ -79,12 +97,15 @@ class TokenMix(MixMethod):
     def setup(self, net) -> None:
         self.cell = self.cell or net.patch_size
         if self.cell is None:
-            raise EvalkitError("this model has no patches for the mask's tokens; give tokenmix their side in pixels, e.g. cell=16")
+            raise EvalkitError(
+                "this model has no patches for the mask's tokens; give tokenmix their side in pixels, e.g. cell=16"
+            )
         if self.kind == "cam":
             network = self.teacher.load()
             if network.num_classes != net.num_classes:
                 raise EvalkitError(
-                    f"tokenmix needs a teacher of the same {net.num_classes} classes, but this one has {network.num_classes}; give another network="
+                    f"tokenmix needs a teacher of the same {net.num_classes} classes, but this one has"
+                    f" {network.num_classes}; give another network="
                 )
             check_linear_classifier(network, "tokenmix")
         elif self.kind == "attn":
@@ -95,14 +116,20 @@ class TokenMix(MixMethod):
             check_linear_classifier(net, "tokenmix")
         elif self.kind == "offline":
             if self.maps is None or not Path(self.maps).is_dir():
-                raise EvalkitError(f"tokenmix teacher=offline reads maps from a folder, and {self.maps or 'none'} is not one; give maps=DIR")
+                raise EvalkitError(
+                    f"tokenmix teacher=offline reads maps from a folder, and {self.maps or 'none'} is not one; give"
+                    " maps=DIR"
+                )
             self.loader_extras = {MAPS: OfflineMaps(Path(self.maps), self.cell)}
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
         height, width = x.shape[-2:]
         grid = height // self.cell, width // self.cell
         if 0 in grid:
-            raise EvalkitError(f"tokens of {self.cell} pixels are larger than the image, {height} x {width}; give tokenmix a smaller cell")
+            raise EvalkitError(
+                f"tokens of {self.cell} pixels are larger than the image, {height} x {width}; give tokenmix a smaller"
+                " cell"
+            )
         tokens = upload(self.tokens(ctx, grid), x, torch.float32)
         partner = upload(pair(ctx, len(x), self.pairing), x)
         mask = F.interpolate(tokens[None, None], size=(height, width), mode="nearest")
@@ -140,14 +167,20 @@ class TokenMix(MixMethod):
                 maps = torch.ones(len(x), *grid, device=x.device)
             case "offline":
                 if MAPS not in ctx.extras:
-                    raise EvalkitError("tokenmix needs maps from the data loader: put method.loader_extras['maps'](image, rng) into Context.extras['maps']")
+                    raise EvalkitError(
+                        "tokenmix needs maps from the data loader: put method.loader_extras['maps'](image, rng) into"
+                        " Context.extras['maps']"
+                    )
                 maps = ctx.extras[MAPS].to(x.device)
         return maps if tuple(maps.shape[1:]) == grid else F.interpolate(maps[:, None], size=grid, mode="bilinear")[:, 0]
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
         label = soft_target(y, out.logits.shape[1])
         smoothing = (ctx.target(y) - label) / 2  # -e/2 at the label, e/2K in every class
-        rows = [share[:, None] * label[i] + smoothing[i] for share, i in zip(mixed.state, (slice(None), mixed.partner), strict=True)]
+        rows = [
+            share[:, None] * label[i] + smoothing[i]
+            for share, i in zip(mixed.state, (slice(None), mixed.partner), strict=True)
+        ]
         return ctx.criterion(out.logits, sum(row.clamp(min=0) if self.clamp else row for row in rows))
 
 
@@ -158,7 +191,8 @@ def attention_map(network, x: Tensor) -> Tensor:
 
 
 def shares(scores: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) shares of each image's scores (B, rows, columns) in the tokens `own` (rows, columns), and in the others; those of the tokens without scores."""
+    """(B,) shares of each image's scores (B, rows, columns) in the tokens `own` (rows, columns), and in the others;
+    those of the tokens without scores."""
     total = scores.sum((1, 2))
     scores, found = scores / (total[:, None, None] + 1e-8), total >= 1e-6
     return tuple(torch.where(found, (scores * part).sum((1, 2)), part.mean()) for part in (own, 1 - own))

@@ -41,7 +41,12 @@ def test_nms_is_exact_suppression(threshold, offset):
     for _ in range(40):
         corner, side = rng.integers(0, 12, (25, 2)), rng.integers(1, 11, (25, 2))
         boxes, scores = np.concatenate([corner, corner + side], axis=1), rng.permutation(25) / 25 + 0.01
-        kept = ops.nms(torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores, dtype=torch.float32), float(threshold), offset)[1]
+        kept = ops.nms(
+            torch.tensor(boxes, dtype=torch.float32),
+            torch.tensor(scores, dtype=torch.float32),
+            float(threshold),
+            offset,
+        )[1]
         assert kept.tolist() == reference_nms(boxes.tolist(), scores, threshold, offset)
 
 
@@ -54,18 +59,23 @@ def test_an_overlap_of_exactly_the_threshold_is_kept(threshold, other):
 def test_nms_offset_counts_the_last_pixel():
     boxes = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 1]], dtype=torch.float32)  # as 2 x 2 pixels they share a third
     scores = torch.tensor([0.9, 0.8])
-    assert ops.nms(boxes, scores, 0.3, offset=0)[1].tolist() == [0, 1] and ops.nms(boxes, scores, 0.3, offset=1)[1].tolist() == [0]
+    assert ops.nms(boxes, scores, 0.3, offset=0)[1].tolist() == [0, 1] and ops.nms(boxes, scores, 0.3, offset=1)[
+        1
+    ].tolist() == [0]
 
 
 def test_nms_of_no_boxes_and_batched():
     assert ops.nms(torch.zeros(0, 4), torch.zeros(0), 0.5)[1].tolist() == []
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]], dtype=torch.float32)
-    kept = ops.batched_nms(boxes, torch.tensor([0.5, 0.9, 0.7]), torch.tensor([0, 1, 0]), {"type": "nms", "iou_threshold": 0.5})[1]
+    kept = ops.batched_nms(
+        boxes, torch.tensor([0.5, 0.9, 0.7]), torch.tensor([0, 1, 0]), {"type": "nms", "iou_threshold": 0.5}
+    )[1]
     assert sorted(kept.tolist()) == [1, 2]  # boxes of different classes do not suppress one another
 
 
 def reference_roi_align(x, roi, size, scale, ratio, aligned):
-    """Average of bilinear samples in each bin (Mask R-CNN, arXiv 1703.06870, section 3); `ratio` 0: one sample per pixel."""
+    """Average of bilinear samples in each bin (Mask R-CNN, arXiv 1703.06870, section 3); `ratio` 0: one sample per
+    pixel."""
     image, *corners = roi
     left, top, right, bottom = (c * scale - (0.5 if aligned else 0.0) for c in corners)
     width, height = (right - left, bottom - top) if aligned else (max(right - left, 1.0), max(bottom - top, 1.0))
@@ -100,7 +110,9 @@ ROIS = [[0, 1.0, 2.0, 21.0, 14.0], [1, 3.3, 4.7, 30.0, 23.0], [1, -6.0, -3.0, 8.
 @pytest.mark.parametrize(("size", "scale"), [(7, 0.5), (3, 0.25)])
 def test_roi_align_is_the_average_of_bilinear_samples(size, scale, ratio, aligned):
     x = np.random.default_rng(1).normal(size=(2, 3, 12, 16))
-    ours = ops.roi_align(torch.tensor(x), torch.tensor(ROIS, dtype=torch.float64), (size, size), scale, ratio, "avg", aligned)
+    ours = ops.roi_align(
+        torch.tensor(x), torch.tensor(ROIS, dtype=torch.float64), (size, size), scale, ratio, "avg", aligned
+    )
     expected = [reference_roi_align(x, roi, size, scale, ratio, aligned) for roi in ROIS]
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-9)
 
@@ -110,7 +122,10 @@ def test_roi_align_and_its_gradient_are_torchvisions(aligned):
     x = torch.randn(2, 4, 12, 16, requires_grad=True)
     rois, weight = torch.tensor(ROIS), torch.randn(4, 4, 7, 7)
     grads = []
-    for pooled in (ops.roi_align(x, rois, (7, 7), 0.5, 0, "avg", aligned), torchvision.ops.roi_align(x, rois, (7, 7), 0.5, 0, aligned)):
+    for pooled in (
+        ops.roi_align(x, rois, (7, 7), 0.5, 0, "avg", aligned),
+        torchvision.ops.roi_align(x, rois, (7, 7), 0.5, 0, aligned),
+    ):
         grads.append((pooled, *torch.autograd.grad((pooled * weight).sum(), x)))
     assert torch.equal(grads[0][0], grads[1][0]) and torch.equal(grads[0][1], grads[1][1])
 
@@ -130,7 +145,9 @@ def test_roi_align_of_half_precision_keeps_the_coordinates_exact():
 
 def test_mask_targets_are_cut_and_resized():
     """mmdet cuts the masks of its training targets with RoIAlign."""
-    masks = importlib.import_module("mmdet.structures.mask").BitmapMasks(np.kron(np.eye(2, dtype=np.uint8), np.ones((8, 8), np.uint8))[None], 16, 16)
+    masks = importlib.import_module("mmdet.structures.mask").BitmapMasks(
+        np.kron(np.eye(2, dtype=np.uint8), np.ones((8, 8), np.uint8))[None], 16, 16
+    )
     cut = masks.crop_and_resize(np.array([[0, 0, 16, 16]], np.float32), (4, 4), np.array([0]))
     assert cut.masks[0].tolist() == np.kron(np.eye(2, dtype=np.uint8), np.ones((2, 2), np.uint8)).tolist()
 

@@ -51,18 +51,42 @@ def test_without_the_override_they_would_not(weights):
 
 def test_weights_survive_a_run(weights, shapes, tmp_path):
     """One step at a learning rate too small to move anything: what is saved is what was loaded."""
-    tiny = [f"data={shapes}", "crop=32", "stride=32", "steps=1", "warmup_steps=0", "batch_size=4", "opt=sgd", "lr=1e-30", "min_lr=0", "weight_decay=0"]
-    assert transfer(seg.TASK, str(weights), config.load(SegConfig, "digits-scenes", [*tiny, "device=cpu"], folder="seg"), tmp_path / "run") == 0
+    tiny = [
+        f"data={shapes}",
+        "crop=32",
+        "stride=32",
+        "steps=1",
+        "warmup_steps=0",
+        "batch_size=4",
+        "opt=sgd",
+        "lr=1e-30",
+        "min_lr=0",
+        "weight_decay=0",
+    ]
+    assert (
+        transfer(
+            seg.TASK,
+            str(weights),
+            config.load(SegConfig, "digits-scenes", [*tiny, "device=cpu"], folder="seg"),
+            tmp_path / "run",
+        )
+        == 0
+    )
     saved = torch.load(tmp_path / "run/checkpoints/step-000000001.pth", weights_only=True)["state_dict"]
     tensors = checkpoint.read_weights(weights)[0]
     compared = [k for k in tensors if k not in ("head.weight", "head.bias")]
-    assert len(compared) > 10 and all(torch.allclose(saved[f"backbone.model.{k}"], tensors[k], rtol=0, atol=1e-20) for k in compared)
+    assert len(compared) > 10 and all(
+        torch.allclose(saved[f"backbone.model.{k}"], tensors[k], rtol=0, atol=1e-20) for k in compared
+    )
 
 
 def test_the_backbone_is_registered_once_for_both():
     for package in ("mmseg", "mmdet"):
         if importlib.util.find_spec(package):
-            assert importlib.import_module(f"{package}.registry").MODELS.get("EvalkitTimmBackbone") is backbones.EvalkitTimmBackbone
+            assert (
+                importlib.import_module(f"{package}.registry").MODELS.get("EvalkitTimmBackbone")
+                is backbones.EvalkitTimmBackbone
+            )
 
 
 # ---- files
@@ -82,5 +106,7 @@ def test_newest_passes_over_what_was_not_written_whole(tmp_path):
 def test_missing_packages_are_named(monkeypatch):
     from evalkit.errors import EvalkitError
 
-    with pytest.raises(EvalkitError, match=r"not installed \(No module named 'mmnothing'\).*pip install 'evalkit\[downstream\]'"):
+    with pytest.raises(
+        EvalkitError, match=r"not installed \(No module named 'mmnothing'\).*pip install 'evalkit\[downstream\]'"
+    ):
         require("mmnothing")

@@ -17,7 +17,12 @@ CASES = {
     "vit registers": ("vit_nano_patch4_32", {"reg_tokens": 3, **SMALL}, (32, 32), 4),
     "vit non-square": ("vit_nano_patch4_32", {"img_size": (16, 24), **SMALL}, (16, 24), 1),
     "vit dynamic size": ("vit_nano_patch4_32", {"dynamic_img_size": True, **SMALL}, (20, 12), 1),
-    "vit padded size": ("vit_nano_patch4_32", {"dynamic_img_size": True, "dynamic_img_pad": True, **SMALL}, (18, 11), 1),
+    "vit padded size": (
+        "vit_nano_patch4_32",
+        {"dynamic_img_size": True, "dynamic_img_pad": True, **SMALL},
+        (18, 11),
+        1,
+    ),
     "deit distilled": ("deit_tiny_distilled_patch16_224", {"img_size": 48, **SMALL}, (48, 48), 2),
     "deit3": ("deit3_small_patch16_224", {"img_size": (48, 32), "embed_dim": 96, **SMALL}, (48, 32), 1),
     "cait": ("cait_xxs24_224", {"img_size": (32, 48), **SMALL}, (32, 48), 1),
@@ -39,7 +44,8 @@ def _case(request):
 
 
 def explicit(net, x, index=-1):
-    """(B, heads, T) class-token row of the whole softmax matrix, from the un-fused module (PVT, which has none: from its weights)."""
+    """(B, heads, T) class-token row of the whole softmax matrix, from the un-fused module (PVT, which has none: from
+    its weights)."""
     attn, seen = list(class_attention_modules(net.model))[index], {}
     if hasattr(attn, "fused_attn"):
         attn.fused_attn = False
@@ -55,7 +61,9 @@ def explicit(net, x, index=-1):
     width, d = attn.q.in_features, attn.q.in_features // attn.num_heads
     q = seen["x"] @ attn.q.weight.T + attn.q.bias
     k = seen["x"] @ attn.kv.weight[:width].T + attn.kv.bias[:width]
-    rows = [torch.softmax(q[:, 0, None, h : h + d] @ k[..., h : h + d].mT / d**0.5, -1)[:, 0] for h in range(0, width, d)]
+    rows = [
+        torch.softmax(q[:, 0, None, h : h + d] @ k[..., h : h + d].mT / d**0.5, -1)[:, 0] for h in range(0, width, d)
+    ]
     return torch.stack(rows, 1)
 
 
@@ -86,7 +94,9 @@ def test_every_block_can_be_asked_for(case):
     net, x, prefix = case
     count = len(list(class_attention_modules(net.model)))
     for index in range(count):
-        torch.testing.assert_close(net(x, attention=index + 1).attention, explicit(net, x, index).mean(1)[:, prefix:], atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            net(x, attention=index + 1).attention, explicit(net, x, index).mean(1)[:, prefix:], atol=1e-6, rtol=0
+        )
     with pytest.raises(EvalkitError, match=rf"block 9 asked for, but .* in blocks 1 to {count}"):
         net(x, attention=9)
     with pytest.raises(EvalkitError, match="block 0"):
@@ -134,7 +144,10 @@ def test_permuted_patches_permute_the_row():
     x = torch.randn(1, 3, 32, 32)
     mirrored = torch.cat([x[..., c : c + 4] for c in range(28, -1, -4)], -1)  # columns of patches in reverse order
     torch.testing.assert_close(
-        net(mirrored, attention=True).attention.unflatten(1, (8, 8)), net(x, attention=True).attention.unflatten(1, (8, 8)).flip(2), atol=1e-7, rtol=1e-5
+        net(mirrored, attention=True).attention.unflatten(1, (8, 8)),
+        net(x, attention=True).attention.unflatten(1, (8, 8)).flip(2),
+        atol=1e-7,
+        rtol=1e-5,
     )
 
 
@@ -174,7 +187,10 @@ def test_compiled_before_and_after(case):
         out = net(v, attention=True)
         torch.testing.assert_close(out.attention, w.attention, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(out.logits, w.logits)
-    with pytest.raises(EvalkitError, match=r"class attention of block 1 was not prepared before compile\(\); call prepare\(attention=1\) first"):
+    with pytest.raises(
+        EvalkitError,
+        match=r"class attention of block 1 was not prepared before compile\(\); call prepare\(attention=1\) first",
+    ):
         net(x, attention=1)
 
 
@@ -204,12 +220,20 @@ def test_nothing_survives_a_failed_pass():
     ("name", "args", "why"),
     [
         ("resnet10_cifar", {}, "CifarResNet has no class token"),
-        ("swin_tiny_patch4_window7_224", {"img_size": 56, "depths": (1, 1), "num_heads": (1, 2), "embed_dim": 24}, "SwinTransformer has no class token"),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": 56, "depths": (1, 1), "num_heads": (1, 2), "embed_dim": 24},
+            "SwinTransformer has no class token",
+        ),
         ("vit_nano_patch4_32", {"class_token": False, "global_pool": "avg"}, "it has no class token"),
         ("vit_nano_patch4_32", {"global_pool": "avg"}, "pools with 'avg'"),
         ("vit_nano_patch4_32", {"patch_drop_rate": 0.5}, "patch_drop_rate"),
         ("vit_nano_patch4_32", {"block_fn": ParallelScalingBlock}, "type ParallelScalingBlock"),
-        ("beit_base_patch16_224", {"depth": 1, "embed_dim": 48, "num_heads": 3}, "Beit has no class token that attends"),
+        (
+            "beit_base_patch16_224",
+            {"depth": 1, "embed_dim": 48, "num_heads": 3},
+            "Beit has no class token that attends",
+        ),
         ("eva02_tiny_patch14_224", {"depth": 1}, "Eva has no"),
         ("pvt_v2_b0", {"depths": (1, 1, 1, 1)}, "PyramidVisionTransformerV2 has no"),
         ("resnet18", {}, "ResNet has no class token"),
@@ -225,7 +249,12 @@ def test_models_without_class_attention_are_refused(name, args, why):
     for ask in (lambda: net.prepare(attention=True), lambda: net(torch.zeros(1, 3, *net.input_size), attention=True)):
         with pytest.raises(EvalkitError, match=why) as e:
             ask()
-        assert name in str(e.value) and "deit*" in str(e.value) and "pvt_small" in str(e.value) and "\n" not in str(e.value)
+        assert (
+            name in str(e.value)
+            and "deit*" in str(e.value)
+            and "pvt_small" in str(e.value)
+            and "\n" not in str(e.value)
+        )
 
 
 def test_an_unknown_kind_of_attention_is_refused():

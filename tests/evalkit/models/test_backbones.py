@@ -38,7 +38,9 @@ def test_every_listed_model_equals_the_explicit_matrix(name):
     out, want = net(x, attention=True), explicit(net, x).mean(1)
     assert want.std() > 1e-3
     torch.testing.assert_close(out.attention, want[:, -out.attention.shape[1] :], atol=1e-6, rtol=0)
-    assert want.shape[1] - out.attention.shape[1] == {"deit_small_d": 2, "deit_base_di": 2, "vit_small_pa": 5}.get(name[:12], 1)
+    assert want.shape[1] - out.attention.shape[1] == {"deit_small_d": 2, "deit_base_di": 2, "vit_small_pa": 5}.get(
+        name[:12], 1
+    )
 
 
 REAL = {  # name: (blocks that the class token runs through, patches of an image of 224 pixels)
@@ -63,4 +65,9 @@ def test_every_listed_model_at_its_real_size(name, monkeypatch):
         out = net(torch.zeros(2, 3, 224, 224), attention=True)
     assert len(list(class_attention_modules(net.model))) == blocks
     side = int(patches**0.5)
-    assert out.attention.shape == (2, patches) and out.grid == (side, side) and net.patch_size == 224 // side and out.logits.shape == (2, 10)
+    assert (
+        out.attention.shape == (2, patches)
+        and out.grid == (side, side)
+        and net.patch_size == 224 // side
+        and out.logits.shape == (2, 10)
+    )

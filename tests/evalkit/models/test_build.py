@@ -12,7 +12,11 @@ from evalkit.models.build import build
         ("deit_smal_patch16_224", {}, "unknown model 'deit_smal_patch16_224'. Did you mean 'deit_small_patch16_224'?"),
         ("vit_small_patch16_224.dinno", {}, "Did you mean 'dino'?"),
         ("vit_nano_patch4_32.x", {}, "has no pretrained weights"),
-        ("vit_nano_patch4_32", {"drop_path": 0.1}, "unknown argument 'drop_path' of model 'vit_nano_patch4_32'. Did you mean 'drop_path_rate'?"),
+        (
+            "vit_nano_patch4_32",
+            {"drop_path": 0.1},
+            "unknown argument 'drop_path' of model 'vit_nano_patch4_32'. Did you mean 'drop_path_rate'?",
+        ),
         ("pvt_tiny", {"imgsize": 64}, "Did you mean 'img_size'?"),
         ("vit_nano_patch4_32", {"embed_dim": 63}, "cannot be built with {'embed_dim': 63}: "),
         ("vit_nano_patch4_32", {"depth": "two"}, "cannot be built"),

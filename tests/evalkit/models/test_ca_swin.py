@@ -1,4 +1,5 @@
-"""CA-Swin: the published sizes, the class-attention block written out again from its equations, and plain Swin weights."""
+"""CA-Swin: the published sizes, the class-attention block written out again from its equations, and plain Swin
+weights."""
 
 import pytest
 import timm
@@ -19,7 +20,8 @@ def parameters(name):
 
 @pytest.mark.parametrize(("size", "count"), [("tiny", 28_285_066), ("small", 49_602_970)])
 def test_parameter_counts(size, count):
-    """28.3 M and 49.6 M; the block has a plain Swin block's parameters without 13 x 13 x 24 biases by position, plus a token of 768."""
+    """28.3 M and 49.6 M; the block has a plain Swin block's parameters without 13 x 13 x 24 biases by position, plus a
+    token of 768."""
     name = f"swin_{size}_patch4_window7_224"
     assert parameters(f"ca_{name}") == count == parameters(name) - 13 * 13 * 24 + 768
 
@@ -45,7 +47,8 @@ def _model():
 
 
 def reference(s, patches):
-    """Class token after the block and the final norm of a state dict `s`, for patches (B, N, D), one matrix product per head."""
+    """Class token after the block and the final norm of a state dict `s`, for patches (B, N, D), one matrix product per
+    head."""
 
     def linear(name, v):
         return v @ s[f"{name}.weight"].T + s[f"{name}.bias"]
@@ -70,7 +73,9 @@ def test_equals_the_equations(model):
         want = reference(model.state_dict(), stages.flatten(1, 2))
         torch.testing.assert_close(model.forward_features(x)[:, 0], want)
         torch.testing.assert_close(model(x), want @ model.head.fc.weight.T + model.head.fc.bias)
-        assert torch.equal(model.forward_head(model.forward_features(x), pre_logits=True), model.forward_features(x)[:, 0])
+        assert torch.equal(
+            model.forward_head(model.forward_features(x), pre_logits=True), model.forward_features(x)[:, 0]
+        )
 
 
 def test_the_stages_are_those_of_swin_without_the_replaced_block(model):
@@ -112,8 +117,14 @@ def plain_swin(old_names=False):
     swin = timm.models.swin_transformer.SwinTransformer(**TINY)
     state = swin.state_dict()
     if old_names:  # the authors' files: downsampling at the end of the stage before, a bare head, fixed buffers
-        state = {k.replace("layers.1.downsample", "layers.0.downsample").replace("head.fc.", "head."): v for k, v in state.items()}
-        state |= {"layers.1.blocks.1.attn_mask": torch.zeros(1), "layers.1.blocks.1.attn.relative_position_index": torch.zeros(1)}
+        state = {
+            k.replace("layers.1.downsample", "layers.0.downsample").replace("head.fc.", "head."): v
+            for k, v in state.items()
+        }
+        state |= {
+            "layers.1.blocks.1.attn_mask": torch.zeros(1),
+            "layers.1.blocks.1.attn.relative_position_index": torch.zeros(1),
+        }
     return swin.state_dict(), {"model": state} if old_names else state
 
 
@@ -130,7 +141,13 @@ def test_plain_swin_weights(model, old_names):
         assert torch.equal(got[f"class_block.attn.{name}.bias"], bias[32 * i : 32 * i + 32])
     for name in ("norm1.weight", "attn.proj.weight", "norm2.bias", "mlp.fc1.weight", "mlp.fc2.bias"):
         assert torch.equal(got[f"class_block.{name}"], swin[f"layers.1.blocks.1.{name}"])
-    kept = ("layers.0.blocks.0.attn.qkv.weight", "layers.1.downsample.reduction.weight", "layers.1.blocks.0.mlp.fc1.bias", "norm.weight", "head.fc.weight")
+    kept = (
+        "layers.0.blocks.0.attn.qkv.weight",
+        "layers.1.downsample.reduction.weight",
+        "layers.1.blocks.0.mlp.fc1.bias",
+        "norm.weight",
+        "head.fc.weight",
+    )
     for name in kept:
         assert torch.equal(got[name], swin[name])
 
@@ -149,7 +166,9 @@ def test_drop_path_classifier_and_decay():
     model = ClassAttentionSwin(**TINY | {"depths": (1, 3), "drop_path_rate": 0.3})
     assert model.class_block.drop_path.drop_prob == pytest.approx(0.3)
     assert model.layers[-1].blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
-    assert "cls_token" in model.no_weight_decay() and any("relative_position_bias_table" in n for n in model.no_weight_decay())
+    assert "cls_token" in model.no_weight_decay() and any(
+        "relative_position_bias_table" in n for n in model.no_weight_decay()
+    )
     x = torch.randn(2, 3, 56, 56)
     model.reset_classifier(0)
     assert model(x).shape == (2, 32)

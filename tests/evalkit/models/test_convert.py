@@ -12,7 +12,8 @@ VIT = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 32, "num_classes
 
 
 def mm_transformer(name: str) -> str:
-    """The name in mmcls's VisionTransformer with VisionTransformerClsHead of a parameter of timm's, written out from its modules."""
+    """The name in mmcls's VisionTransformer with VisionTransformerClsHead of a parameter of timm's, written out from
+    its modules."""
     table = {
         "cls_token": "backbone.cls_token",
         "pos_embed": "backbone.pos_embed",
@@ -23,7 +24,14 @@ def mm_transformer(name: str) -> str:
         "head.weight": "head.layers.head.weight",
         "head.bias": "head.layers.head.bias",
     }
-    inside = {"norm1": "ln1", "norm2": "ln2", "attn.qkv": "attn.qkv", "attn.proj": "attn.proj", "mlp.fc1": "ffn.layers.0.0", "mlp.fc2": "ffn.layers.1"}
+    inside = {
+        "norm1": "ln1",
+        "norm2": "ln2",
+        "attn.qkv": "attn.qkv",
+        "attn.proj": "attn.proj",
+        "mlp.fc1": "ffn.layers.0.0",
+        "mlp.fc2": "ffn.layers.1",
+    }
     if found := re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name):
         return f"backbone.layers.{found[1]}.{inside[found[2]]}.{found[3]}"
     return table[name]
@@ -32,18 +40,32 @@ def mm_transformer(name: str) -> str:
 def weights(name, **args):
     """A state dict without two tensors alike: an untrained network's norms all are."""
     torch.manual_seed(0)
-    return {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in create(name, **args).model.state_dict().items()}
+    return {
+        k: torch.randn_like(v) if v.is_floating_point() else v
+        for k, v in create(name, **args).model.state_dict().items()
+    }
 
 
 def equal(a, b):
     return set(a) == set(b) and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
-@pytest.mark.parametrize("wrap", [lambda s: {"meta": {"epoch": 9}, "state_dict": s}, lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}}, dict])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"meta": {"epoch": 9}, "state_dict": s},
+        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+        dict,
+    ],
+)
 def test_a_vision_transformer_of_openmixup(tmp_path, wrap):
     state = weights("deit_small_patch16_224", **VIT)
     torch.save(wrap({mm_transformer(k): v for k, v in state.items()}), tmp_path / "w.pth")
-    loaded = load(tmp_path / "w.pth", model="deit_small_patch16_224", model_args={k: v for k, v in VIT.items() if k != "num_classes"})
+    loaded = load(
+        tmp_path / "w.pth",
+        model="deit_small_patch16_224",
+        model_args={k: v for k, v in VIT.items() if k != "num_classes"},
+    )
     assert equal(state, loaded.network.model.state_dict()) and loaded.network.num_classes == 3
     assert len(loaded.report["renamed"]) == len(state) and loaded.report["unexpected"] == []
     assert "backbone.layers.1.ffn.layers.0.0.bias -> blocks.1.mlp.fc1.bias" in loaded.report["renamed"]
@@ -51,7 +73,10 @@ def test_a_vision_transformer_of_openmixup(tmp_path, wrap):
 
 def test_a_residual_network_of_openmixup(tmp_path):
     state = weights("resnet18", num_classes=4)
-    torch.save({"state_dict": {f"head.{k}" if k.startswith("fc.") else f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")
+    torch.save(
+        {"state_dict": {f"head.{k}" if k.startswith("fc.") else f"backbone.{k}": v for k, v in state.items()}},
+        tmp_path / "w.pth",
+    )
     loaded = load(tmp_path / "w.pth", model="resnet18")
     assert equal(state, loaded.network.model.state_dict()) and "head.fc.weight -> fc.weight" in loaded.report["renamed"]
 
@@ -70,6 +95,7 @@ def test_other_files_are_left_as_they_are(tmp_path):
     state = weights("resnet18", num_classes=4)
     torch.save({"model": state}, tmp_path / "w.pth")
     assert "renamed" not in load(tmp_path / "w.pth", model="resnet18").report
-    torch.save({"state_dict": state | {f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")  # two for one place
+    # two for one place
+    torch.save({"state_dict": state | {f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")
     loaded = load(tmp_path / "w.pth", model="resnet18")
     assert "renamed" not in loaded.report and equal(state, loaded.network.model.state_dict())

@@ -22,7 +22,14 @@ def _net():
 @pytest.fixture(name="run")
 def _run(tmp_path, net):
     state = net.model.state_dict()
-    meta = {"model": NAME, "model_args": ARGS, "num_classes": 10, "classes": [f"c{i}" for i in range(10)], "method": "mixpro", "label": "MixPro s0"}
+    meta = {
+        "model": NAME,
+        "model_args": ARGS,
+        "num_classes": 10,
+        "classes": [f"c{i}" for i in range(10)],
+        "method": "mixpro",
+        "label": "MixPro s0",
+    }
     checkpoint.save(tmp_path, 3, state, None, {}, meta)
     checkpoint.save(tmp_path, 7, state, {k: v + 1 for k, v in state.items()}, {}, meta)
     return tmp_path
@@ -61,21 +68,38 @@ def test_head_can_be_dropped(run, net):
     loaded = load(run, num_classes=0, weights="raw")
     assert loaded.report["dropped"] == ["head.bias", "head.weight"] and loaded.classes is None
     x = torch.randn(1, 3, 32, 32)
-    assert torch.equal(loaded.network(x).logits, net.eval().model.forward_head(net.model.forward_features(x), pre_logits=True))
+    assert torch.equal(
+        loaded.network(x).logits, net.eval().model.forward_head(net.model.forward_features(x), pre_logits=True)
+    )
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "epoch": 3}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"model": s},
+        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "epoch": 3},
+    ],
+)
 def test_torch_files(tmp_path, net, wrap):
     torch.save(wrap(net.model.state_dict()), tmp_path / "w.pth")
     loaded = load(tmp_path / "w.pth", model=NAME, model_args=ARGS)  # the class count is the file's
     assert same(net.model.state_dict(), loaded.network.model.state_dict())
-    assert (loaded.network.num_classes, loaded.classes, loaded.label, loaded.method, len(loaded.sha256)) == (10, None, "w", None, 64)
+    assert (loaded.network.num_classes, loaded.classes, loaded.label, loaded.method, len(loaded.sha256)) == (
+        10,
+        None,
+        "w",
+        None,
+        64,
+    )
 
 
 def test_safetensors_file_needs_its_architecture(tmp_path, net):
     save_file(net.model.state_dict(), tmp_path / "w.safetensors")
     assert "add model=NAME" in refusal(spec=tmp_path / "w.safetensors")
-    assert same(net.model.state_dict(), load(tmp_path / "w.safetensors", model=NAME, model_args=ARGS).network.model.state_dict())
+    assert same(
+        net.model.state_dict(), load(tmp_path / "w.safetensors", model=NAME, model_args=ARGS).network.model.state_dict()
+    )
 
 
 def test_imagenet_classes_are_the_sorted_wordnet_ids(tmp_path):
@@ -93,7 +117,9 @@ def test_files_that_do_not_fit(tmp_path, net):
         return refusal(spec=path, **({"model": NAME, "model_args": ARGS} | kwargs))
 
     assert "lacks 1 tensors (norm.bias)" in message({k: v for k, v in state.items() if k != "norm.bias"})
-    assert "lacks 2 tensors (head.bias, head.weight); load it with num_classes=0" in message({k: v for k, v in state.items() if "head" not in k})
+    assert "lacks 2 tensors (head.bias, head.weight); load it with num_classes=0" in message(
+        {k: v for k, v in state.items() if "head" not in k}
+    )
     assert "has 10 classes, but the model has 3" in message(state, num_classes=3)
     assert "has layers that the model has not, 12 tensors (blocks.1." in message(state, model_args=ARGS | {"depth": 1})
     assert "other shapes" in message(state, model_args=ARGS | {"embed_dim": 16})
@@ -126,7 +152,10 @@ def test_official_xcit_and_deit3_keys_are_converted(tmp_path):
 
     name, args = "deit3_small_patch16_224", {"depth": 1, "embed_dim": 96, "img_size": 32}
     state = create(name, num_classes=3, **args).model.state_dict()
-    torch.save({"model": {k.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): v for k, v in state.items()}}, tmp_path / "d.pth")
+    torch.save(
+        {"model": {k.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): v for k, v in state.items()}},
+        tmp_path / "d.pth",
+    )
     assert same(state, load(tmp_path / "d.pth", model=name, model_args=args).network.model.state_dict())
 
 
@@ -137,7 +166,8 @@ def test_timm_names(monkeypatch):
     assert "asked for model 'resnet50'" in refusal(spec="resnet18", model="resnet50")
 
     real = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **kwargs: real("resnet10_cifar", **kwargs))  # instead of a download
+    # instead of a download
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **kwargs: real("resnet10_cifar", **kwargs))
     loaded = load("resnet18.a1_in1k")
     assert len(loaded.classes) == 1000 and loaded.sha256 is None and loaded.label == loaded.source == "resnet18.a1_in1k"
     assert "have 1000 classes, not 10" in refusal(spec="resnet18", num_classes=10)

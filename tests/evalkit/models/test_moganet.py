@@ -14,7 +14,8 @@ DIMS, RATIOS = (8, 16, 24, 32), (2, 2, 1, 1)
 
 
 def test_size():
-    """5.20 M parameters and 1.10 G multiply-adds at 224 pixels are published; convolutions and the head alone are 1.083 G."""
+    """5.20 M parameters and 1.10 G multiply-adds at 224 pixels are published; convolutions and the head alone are 1.083
+    G."""
     model = timm.create_model("moganet_tiny").eval().requires_grad_(False)
     assert sum(p.numel() for p in model.parameters()) == 5_197_332
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -66,9 +67,15 @@ def reference(s, x):
             y = conv(f"{b}.attn.proj_1", u)
             z = F.silu(y + s[f"{b}.attn.sigma.scale"] * (y - y.mean((2, 3), keepdim=True)))
             c = depthwise(f"{b}.attn.value.DW_conv0", z)
-            c = [c[:, :one], depthwise(f"{b}.attn.value.DW_conv1", c[:, one:-four], 2), depthwise(f"{b}.attn.value.DW_conv2", c[:, -four:], 3)]
+            c = [
+                c[:, :one],
+                depthwise(f"{b}.attn.value.DW_conv1", c[:, one:-four], 2),
+                depthwise(f"{b}.attn.value.DW_conv2", c[:, -four:], 3),
+            ]
             c = conv(f"{b}.attn.value.PW_conv", torch.cat(c, 1))
-            x = x + s[f"{b}.layer_scale_1"] * (u + conv(f"{b}.attn.proj_2", F.silu(conv(f"{b}.attn.gate", z)) * F.silu(c)))
+            x = x + s[f"{b}.layer_scale_1"] * (
+                u + conv(f"{b}.attn.proj_2", F.silu(conv(f"{b}.attn.gate", z)) * F.silu(c))
+            )
             y = F.gelu(depthwise(f"{b}.mlp.dwconv", conv(f"{b}.mlp.fc1", norm(f"{b}.norm2", x))))
             y = y + s[f"{b}.mlp.sigma.scale"] * (y - F.gelu(conv(f"{b}.mlp.decompose", y)))
             x = x + s[f"{b}.layer_scale_2"] * conv(f"{b}.mlp.fc2", y)
@@ -93,10 +100,31 @@ def test_equals_the_equations(model, size):
 def test_official_key_names_and_stages():
     model = timm.create_model("moganet_tiny")
     keys = set(model.state_dict())
-    official = {"patch_embed1.projection.0.weight", "patch_embed1.projection.4.running_var", "patch_embed2.projection.bias", "patch_embed4.norm.weight"}
-    official |= {f"blocks3.11.{k}" for k in ("norm1.weight", "attn.proj_1.weight", "attn.gate.bias", "attn.value.DW_conv0.weight", "layer_scale_1")}
-    official |= {f"blocks4.1.{k}" for k in ("attn.value.DW_conv2.bias", "attn.value.PW_conv.weight", "attn.sigma.scale", "attn.proj_2.weight")}
-    official |= {f"blocks1.2.{k}" for k in ("mlp.fc1.weight", "mlp.dwconv.weight", "mlp.decompose.bias", "mlp.sigma.scale", "mlp.fc2.bias", "layer_scale_2")}
+    official = {
+        "patch_embed1.projection.0.weight",
+        "patch_embed1.projection.4.running_var",
+        "patch_embed2.projection.bias",
+        "patch_embed4.norm.weight",
+    }
+    official |= {
+        f"blocks3.11.{k}"
+        for k in ("norm1.weight", "attn.proj_1.weight", "attn.gate.bias", "attn.value.DW_conv0.weight", "layer_scale_1")
+    }
+    official |= {
+        f"blocks4.1.{k}"
+        for k in ("attn.value.DW_conv2.bias", "attn.value.PW_conv.weight", "attn.sigma.scale", "attn.proj_2.weight")
+    }
+    official |= {
+        f"blocks1.2.{k}"
+        for k in (
+            "mlp.fc1.weight",
+            "mlp.dwconv.weight",
+            "mlp.decompose.bias",
+            "mlp.sigma.scale",
+            "mlp.fc2.bias",
+            "layer_scale_2",
+        )
+    }
     assert official | {"norm1.weight", "norm4.num_batches_tracked", "head.weight"} <= keys
     assert len(keys) == 2 + 4 * 5 + 4 * 7 + 7 + 20 * 36  # head, norms, embeddings, the stem's second pair, blocks
     assert [(i["num_chs"], i["reduction"]) for i in model.feature_info] == [(32, 4), (64, 8), (128, 16), (256, 32)]
@@ -122,7 +150,8 @@ def test_initialisation():
     for scale in (block.layer_scale_1, block.layer_scale_2, block.attn.sigma.scale, block.mlp.sigma.scale):
         assert scale.flatten().tolist() == pytest.approx([1e-5] * scale.numel())
     assert block.mlp.fc1.weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.05)
-    assert block.attn.value.DW_conv2.weight.std().item() == pytest.approx((2 / 49) ** 0.5, rel=0.05)  # fan-out of one of its 64 groups
+    # fan-out of one of its 64 groups
+    assert block.attn.value.DW_conv2.weight.std().item() == pytest.approx((2 / 49) ** 0.5, rel=0.05)
     assert model.head.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert all((m.bias == 0).all() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
 
@@ -138,7 +167,9 @@ def test_gradients_reach_all_parameters_with_and_without_checkpointing():
         torch.manual_seed(0)
         model(x).square().sum().backward()
         grads.append([p.grad for p in model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True)) and all(g is not None and g.isfinite().all() for g in grads[0])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True)) and all(
+        g is not None and g.isfinite().all() for g in grads[0]
+    )
 
 
 def test_classifier():

@@ -78,7 +78,11 @@ def test_features_are_of_the_same_pass_and_differentiable(name):
         ("resnet10_cifar", {}, (2, 128, 4, 4)),
         ("vit_nano_patch4_32", {"reg_tokens": 2, "img_size": (32, 24)}, (2, 64, 8, 6)),
         ("pvt_tiny", {}, (2, 512, 2, 3)),
-        ("swin_tiny_patch4_window7_224", {"img_size": 56, "depths": (1, 1), "num_heads": (1, 2), "embed_dim": 24}, (2, 48, 7, 7)),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": 56, "depths": (1, 1), "num_heads": (1, 2), "embed_dim": 24},
+            (2, 48, 7, 7),
+        ),
     ],
 )
 def test_feature_map_lays_out_the_last_features(name, args, shape):
@@ -88,7 +92,10 @@ def test_feature_map_lays_out_the_last_features(name, args, shape):
     assert got.shape == shape and not got.requires_grad
     f = net.model.forward_features(x)
     r, c = 1, 2
-    want = {4: lambda: f[:, :, r, c] if name.startswith("resnet") else f[:, r, c], 3: lambda: f[:, net.model.num_prefix_tokens + r * shape[3] + c]}[f.ndim]()
+    want = {
+        4: lambda: f[:, :, r, c] if name.startswith("resnet") else f[:, r, c],
+        3: lambda: f[:, net.model.num_prefix_tokens + r * shape[3] + c],
+    }[f.ndim]()
     assert torch.equal(got[:, :, r, c], want)
 
 
@@ -172,7 +179,8 @@ def test_questions_leave_no_trace(ask):
         net = create("vit_nano_patch4_32", num_classes=5, depth=1, drop_rate=0.5).train()
         net.model.patch_embed.norm = nn.BatchNorm1d(64)
     else:
-        net = create("xcit_nano_12_p16_224", num_classes=5, depth=1, drop_rate=0.5).train()  # batch norm inside, class attention, dropout
+        # batch norm inside, class attention, dropout
+        net = create("xcit_nano_12_p16_224", num_classes=5, depth=1, drop_rate=0.5).train()
     net.model.head_drop.eval()  # a mode of its own
     net(X).logits.sum().backward()
     before = [t.clone() for t in [*net.buffers(), *(p.grad for p in net.parameters())]]
@@ -220,7 +228,9 @@ def test_injection_before_the_head(name, arguments):
     net.prepare(inject_layers=["forward_features"])
     features = net.model.forward_features(X)
     out = net(X, inject=("forward_features", lambda h: 2 * h.flip(0)), features=True)
-    assert torch.equal(out.features, 2 * features.flip(0)) and torch.equal(out.logits, net.model.forward_head(2 * features.flip(0)))
+    assert torch.equal(out.features, 2 * features.flip(0)) and torch.equal(
+        out.logits, net.model.forward_head(2 * features.flip(0))
+    )
     assert net(X, inject=("forward_features", torch.neg)).features is None
     frames = CompileCounter()
     net.compile(backend=frames, fullgraph=True)
@@ -247,7 +257,10 @@ def test_patch_attention_is_the_column_mean_of_the_matrix(name, arguments):
     attn = (net.model.block4 if name == "pvt_tiny" else net.model.blocks)[-1].attn
     seen = []
     if name == "pvt_tiny":
-        hooks = [attn.q.register_forward_hook(lambda m, a, o: seen.append(o)), attn.kv.register_forward_hook(lambda m, a, o: seen.append(o))]
+        hooks = [
+            attn.q.register_forward_hook(lambda m, a, o: seen.append(o)),
+            attn.kv.register_forward_hook(lambda m, a, o: seen.append(o)),
+        ]
         logits = net.model(x)
         heads = 8
         q, k = (t[..., :512].reshape(2, -1, heads, 512 // heads).transpose(1, 2) for t in seen)
@@ -261,14 +274,18 @@ def test_patch_attention_is_the_column_mean_of_the_matrix(name, arguments):
         hook.remove()
     prefix = net.model.num_prefix_tokens
     got, received, grid = net.patch_attention(x)
-    assert torch.allclose(received, matrix.mean(1)[:, prefix:, prefix:].mean(1), atol=1e-6) and not received.requires_grad
+    assert (
+        torch.allclose(received, matrix.mean(1)[:, prefix:, prefix:].mean(1), atol=1e-6) and not received.requires_grad
+    )
     assert grid == tuple(s // net.patch_size for s in size) and torch.allclose(got, logits, atol=1e-5)
     row = net(x, attention=True).attention  # the tap is as before
     assert torch.allclose(row, matrix.mean(1)[:, 0, prefix:], atol=1e-6)
 
 
 def test_patch_attention_of_a_class_attention_block():
-    with pytest.raises(EvalkitError, match="in the last block of model 'xcit_nano_12_p16_224' patches do not attend to one another"):
+    with pytest.raises(
+        EvalkitError, match="in the last block of model 'xcit_nano_12_p16_224' patches do not attend to one another"
+    ):
         create("xcit_nano_12_p16_224", num_classes=5, depth=1).patch_attention(X)
 
 
@@ -296,7 +313,8 @@ def test_compiled_tap_has_no_graph_break_and_is_fresh(vit):
         for a, b in zip(*pair):
             torch.testing.assert_close(a, b)
     assert frames.frame_count == 1
-    assert vit(X).attention is None and frames.frame_count == 2  # without attention: another graph, with nothing of the tap in it
+    # without attention: another graph, with nothing of the tap in it
+    assert vit(X).attention is None and frames.frame_count == 2
     torch.testing.assert_close(vit(2 * X, attention=True).attention, want[1][1])
     assert frames.frame_count == 2
 

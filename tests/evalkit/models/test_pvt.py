@@ -1,4 +1,5 @@
-"""PVT v1: the published sizes, key names and epsilons, and a forward pass written out again from the paper's equations."""
+"""PVT v1: the published sizes, key names and epsilons, and a forward pass written out again from the paper's
+equations."""
 
 import pytest
 import timm
@@ -10,7 +11,9 @@ from evalkit.models import create
 from evalkit.models.pvt import PyramidVisionTransformer, checkpoint_filter_fn
 
 
-@pytest.mark.parametrize(("name", "millions"), [("pvt_tiny", 13.23), ("pvt_small", 24.49), ("pvt_medium", 44.21), ("pvt_large", 61.37)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("pvt_tiny", 13.23), ("pvt_small", 24.49), ("pvt_medium", 44.21), ("pvt_large", 61.37)]
+)
 def test_parameter_counts(name, millions):
     with torch.device("meta"):
         model = timm.create_model(name)
@@ -39,7 +42,8 @@ def _model():
 
 
 def reference(s, x, class_token=True):
-    """Tokens and maps of a state dict `s`, from the equations: one matrix product per head, no fused kernel, no module of ours."""
+    """Tokens and maps of a state dict `s`, from the equations: one matrix product per head, no fused kernel, no module
+    of ours."""
     maps, heads, reductions, depths = [], (1, 2, 5, 8), (8, 4, 2, 1), (1, 1, 1, 2)
 
     def linear(name, v):
@@ -63,7 +67,12 @@ def reference(s, x, class_token=True):
             u = norm(f"{b}.norm1", x, 1e-6)
             z = u
             if reductions[i] > 1:
-                z = F.conv2d(u.mT.reshape(len(u), -1, h, w), s[f"{b}.attn.sr.weight"], s[f"{b}.attn.sr.bias"], stride=reductions[i])
+                z = F.conv2d(
+                    u.mT.reshape(len(u), -1, h, w),
+                    s[f"{b}.attn.sr.weight"],
+                    s[f"{b}.attn.sr.bias"],
+                    stride=reductions[i],
+                )
                 z = norm(f"{b}.attn.norm", z.flatten(2).mT, 1e-5)
             q, kv = linear(f"{b}.attn.q", u), linear(f"{b}.attn.kv", z)
             dim = q.shape[-1]
@@ -109,11 +118,30 @@ def test_intermediates_as_timm_asks_for_them(model):
 
 def test_official_key_names():
     keys = set(timm.create_model("pvt_tiny", num_classes=2).state_dict())
-    official = {"cls_token", "pos_embed1", "pos_embed4", "patch_embed2.proj.weight", "patch_embed3.norm.bias", "norm.weight", "head.bias"}
-    official |= {f"block1.1.{k}" for k in ("norm1.weight", "attn.q.bias", "attn.kv.weight", "attn.proj.weight", "attn.sr.weight", "attn.norm.bias")}
+    official = {
+        "cls_token",
+        "pos_embed1",
+        "pos_embed4",
+        "patch_embed2.proj.weight",
+        "patch_embed3.norm.bias",
+        "norm.weight",
+        "head.bias",
+    }
+    official |= {
+        f"block1.1.{k}"
+        for k in (
+            "norm1.weight",
+            "attn.q.bias",
+            "attn.kv.weight",
+            "attn.proj.weight",
+            "attn.sr.weight",
+            "attn.norm.bias",
+        )
+    }
     official |= {"block4.0.mlp.fc1.weight", "block4.1.mlp.fc2.bias", "block4.0.norm2.bias"}
     assert official <= keys and "block4.0.attn.sr.weight" not in keys
-    assert len(keys) == 1 + 4 + 2 + 2 + 4 * 4 + 8 * 14 + 6 * 4  # token, positions, norm, head, embeddings, blocks, reductions
+    # token, positions, norm, head, embeddings, blocks, reductions
+    assert len(keys) == 1 + 4 + 2 + 2 + 4 * 4 + 8 * 14 + 6 * 4
 
 
 def test_positions_of_a_checkpoint_follow_the_image_size(model):

@@ -43,7 +43,9 @@ def matrices(net, x):
     seen, handles = [], []
     for block in net.model.blocks:
         block.attn.fused_attn = False
-        handles.append(block.attn.attn_drop.register_forward_pre_hook(lambda m, args: seen.append(args[0].double().mean(1))))
+        handles.append(
+            block.attn.attn_drop.register_forward_pre_hook(lambda m, args: seen.append(args[0].double().mean(1)))
+        )
     with torch.no_grad():
         net.model(x)
     for block, handle in zip(net.model.blocks, handles, strict=True):
@@ -78,14 +80,17 @@ def test_equals_the_explicit_product(case, residual):
     torch.testing.assert_close(got.double(), want, atol=1e-6, rtol=0)
     shared = out.rollout(patches[:1], first[:1], residual)  # one mask for the batch
     torch.testing.assert_close(shared[0], got[0])
-    torch.testing.assert_close(out.rollout(torch.ones(1, tokens, 1), torch.ones(1, 1)), torch.ones(3, 1))  # rows sum to 1
+    # rows sum to 1
+    torch.testing.assert_close(out.rollout(torch.ones(1, tokens, 1), torch.ones(1, 1)), torch.ones(3, 1))
 
 
 def test_the_row_of_one_patch(vit):
     """A column with a single one reads a single entry of R."""
     row = product(matrices(vit, X), True)[:, 0, 1:]
     one = F.one_hot(torch.tensor([5, 40]), 64).T[None].float()  # two columns
-    torch.testing.assert_close(vit(X, attention="rollout").rollout(one, torch.zeros(1, 2)).double(), row[:, [5, 40]], atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        vit(X, attention="rollout").rollout(one, torch.zeros(1, 2)).double(), row[:, [5, 40]], atol=1e-7, rtol=0
+    )
 
 
 def test_logits_and_gradients_are_the_same_bits(case):
@@ -114,7 +119,9 @@ def test_queries_and_keys_are_not_copied():
     whole = []
     net.model.blocks[0].attn.qkv.register_forward_hook(lambda m, args, out: whole.append(out))
     ((query, key),) = net(X, attention="rollout").rollout.pairs
-    assert query.untyped_storage().data_ptr() == key.untyped_storage().data_ptr() == whole[0].untyped_storage().data_ptr()
+    assert (
+        query.untyped_storage().data_ptr() == key.untyped_storage().data_ptr() == whole[0].untyped_storage().data_ptr()
+    )
 
 
 def test_columns_wider_than_a_head():
@@ -133,7 +140,9 @@ def test_under_autocast_the_kernel_takes_what_the_network_has(vit, dtype, tolera
         ones = out.rollout(torch.ones(1, 64, 1), torch.ones(1, 1))
     rollout = out.rollout
     assert rollout.pairs[0][0].dtype == dtype and got.dtype == torch.float32
-    exact = Rollout([(q.double(), k.double()) for q, k in rollout.pairs], rollout.scale, rollout.prefix)(mask, torch.zeros(1, 1))
+    exact = Rollout([(q.double(), k.double()) for q, k in rollout.pairs], rollout.scale, rollout.prefix)(
+        mask, torch.zeros(1, 1)
+    )
     torch.testing.assert_close(got, exact, atol=tolerance, rtol=0)
     torch.testing.assert_close(ones, torch.ones(2, 1), atol=1e-6, rtol=0)
 
@@ -148,7 +157,12 @@ def test_gradient_checkpointing_reads_the_first_run():
         torch.manual_seed(1)
         out = net(X, attention="rollout")
         out.logits.square().sum().backward()
-        results.append([out.rollout(torch.linspace(0, 1, 64).view(1, 64, 1), torch.zeros(1, 1)), *(p.grad for p in net.parameters())])
+        results.append(
+            [
+                out.rollout(torch.linspace(0, 1, 64).view(1, 64, 1), torch.zeros(1, 1)),
+                *(p.grad for p in net.parameters()),
+            ]
+        )
         assert all(tap.query is None and not tap.on for tap in net._taps["rollout"].taps)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -184,14 +198,21 @@ def test_compiled_training_step(vit):
 def test_rollout_must_be_prepared_before_compile(vit):
     vit.prepare(attention=True)
     vit.compile(backend="eager")
-    with pytest.raises(EvalkitError, match=r"attention rollout was not prepared before compile\(\); call prepare\(attention='rollout'\) first"):
+    with pytest.raises(
+        EvalkitError,
+        match=r"attention rollout was not prepared before compile\(\); call prepare\(attention='rollout'\) first",
+    ):
         vit(X, attention="rollout")
 
 
 @pytest.mark.parametrize(
     ("name", "args", "why"),
     [
-        ("resnet10_cifar", {}, "CifarResNet has no attention rollout: only in a plain ViT .* Models that have it: vit_"),
+        (
+            "resnet10_cifar",
+            {},
+            "CifarResNet has no attention rollout: only in a plain ViT .* Models that have it: vit_",
+        ),
         ("cait_xxs24_224", {"img_size": 32, "depth": 1}, "Cait has no attention rollout"),
         ("xcit_nano_12_p16_224", {"depth": 1}, "Xcit has no attention rollout"),
         ("pvt_tiny", {}, "PyramidVisionTransformer has no attention rollout"),
@@ -201,7 +222,10 @@ def test_rollout_must_be_prepared_before_compile(vit):
 )
 def test_models_without_rollout_are_refused(name, args, why):
     net = create(name, num_classes=3, **args)
-    for ask in (lambda: net.prepare(attention="rollout"), lambda: net(torch.zeros(1, 3, *net.input_size), attention="rollout")):
+    for ask in (
+        lambda: net.prepare(attention="rollout"),
+        lambda: net(torch.zeros(1, 3, *net.input_size), attention="rollout"),
+    ):
         with pytest.raises(EvalkitError, match=why) as e:
             ask()
         assert "\n" not in str(e.value)

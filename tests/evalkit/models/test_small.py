@@ -6,12 +6,19 @@ from torch import nn
 from evalkit.models import create
 
 
-@pytest.mark.parametrize(("name", "thousands"), [("vit_nano_patch4_32", 208), ("pvt_nano", 537), ("resnet10_cifar", 318), ("resnet18_cifar", 11174)])
+@pytest.mark.parametrize(
+    ("name", "thousands"),
+    [("vit_nano_patch4_32", 208), ("pvt_nano", 537), ("resnet10_cifar", 318), ("resnet18_cifar", 11174)],
+)
 def test_presets_are_timm_models_for_32_pixels(name, thousands):
     model = timm.create_model(name, num_classes=10).eval()
     assert round(sum(p.numel() for p in model.parameters()) / 1e3) == thousands
     cfg = timm.data.resolve_data_config(model=model)
-    assert cfg["input_size"] == (3, 32, 32) and cfg["mean"] == (0.485, 0.456, 0.406) and cfg["std"] == (0.229, 0.224, 0.225)
+    assert (
+        cfg["input_size"] == (3, 32, 32)
+        and cfg["mean"] == (0.485, 0.456, 0.406)
+        and cfg["std"] == (0.229, 0.224, 0.225)
+    )
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 

@@ -14,10 +14,26 @@ def test_a_function():
     model = wrap(fn, name="mine", classes=["a", "b", "c"], input_size=8, version="1")
     x = torch.rand(2, 3, 8, 8)
     assert torch.equal(model.network(x), x.mean(dim=(2, 3)))
-    assert (model.classes, model.name, model.label, model.network.input_size, model.network.mean, model.network.std) == (
-        ["a", "b", "c"], "mine", "mine", (8, 8), (0, 0, 0), (1, 1, 1),
-    )  # fmt: skip
-    assert model.sha256 == wrap(fn, name="mine", classes=["x"], version="1").sha256 != wrap(fn, name="mine", classes=["x"], version="2").sha256
+    assert (
+        model.classes,
+        model.name,
+        model.label,
+        model.network.input_size,
+        model.network.mean,
+        model.network.std,
+    ) == (
+        ["a", "b", "c"],
+        "mine",
+        "mine",
+        (8, 8),
+        (0, 0, 0),
+        (1, 1, 1),
+    )
+    assert (
+        model.sha256
+        == wrap(fn, name="mine", classes=["x"], version="1").sha256
+        != wrap(fn, name="mine", classes=["x"], version="2").sha256
+    )
 
 
 def test_a_module_is_known_by_its_weights_and_put_into_eval_mode():
@@ -32,10 +48,15 @@ def test_what_is_wrong_is_said():
     with pytest.raises(ValueError, match="Expected argument `classes` to be unique"):
         wrap(lambda x: x, name="mine", classes=["a", "a"], version="1")
     for fn, got in ((lambda x: x.sum(dim=(2, 3)), r"shape \(4, 3\)"), (lambda x: [x], "list")):
-        with pytest.raises(EvalkitError, match=rf"model mine must return logits of shape \(4, 2\), one column per class, but gave {got}"):
+        with pytest.raises(
+            EvalkitError,
+            match=rf"model mine must return logits of shape \(4, 2\), one column per class, but gave {got}",
+        ):
             wrap(fn, name="mine", classes=["a", "b"], version="1").network(torch.zeros(4, 3, 2, 2))
     with pytest.raises(EvalkitError, match="plain callable without class attention; choose another saliency="):
-        wrap(lambda x: x, name="mine", classes=["a"], version="1").network.class_attention(torch.zeros(1, 3, 2, 2), head=None)
+        wrap(lambda x: x, name="mine", classes=["a"], version="1").network.class_attention(
+            torch.zeros(1, 3, 2, 2), head=None
+        )
 
 
 def test_imagenets_classes():

@@ -27,7 +27,8 @@ class FakeOutput:
 
 
 class TinyAttention(nn.Module):
-    """Patch embedding, one class-attention read-out, linear head: everything a method asks of a Network, with its signature."""
+    """Patch embedding, one class-attention read-out, linear head: everything a method asks of a Network, with its
+    signature."""
 
     def __init__(self, patch_size: int = 4, channels: int = 3, width: int = 6, num_classes: int = 5):
         super().__init__()
@@ -52,7 +53,14 @@ class TinyCNN(nn.Module):
     def __init__(self, num_classes: int = 5):
         super().__init__()
         self.num_classes = num_classes
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 4, 3, 2),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, num_classes),
+        )
 
     def forward(self, x: Tensor, *, attention=False, features=False, inject=None) -> FakeOutput:
         assert not attention

@@ -13,7 +13,8 @@ CLASSES, SIZE = 5, 8
 
 
 class Toy(nn.Module):
-    """Two convolutions, batch norm after the first, mean pooling, a linear head: 8 x 8 images, 4 channels of 4 x 4 in the middle."""
+    """Two convolutions, batch norm after the first, mean pooling, a linear head: 8 x 8 images, 4 channels of 4 x 4 in
+    the middle."""
 
     num_classes = CLASSES
 
@@ -58,9 +59,13 @@ def doubles(module: nn.Module) -> dict[str, Tensor]:
 
 
 def body(p: dict[str, Tensor], x: Tensor, statistics: list | None = None) -> tuple[Tensor, Tensor]:
-    """Middle features (B, 4, 4, 4) and pooled features (B, 6) of the toy with parameters `p`, normalised by the batch."""
+    """Middle features (B, 4, 4, 4) and pooled features (B, 6) of the toy with parameters `p`, normalised by the
+    batch."""
     h = F.conv2d(x, p["conv1.weight"], p["conv1.bias"], 2, 1)
-    mean, var = h.mean((0, 2, 3), keepdim=True), ((h - h.mean((0, 2, 3), keepdim=True)) ** 2).mean((0, 2, 3), keepdim=True)
+    mean, var = (
+        h.mean((0, 2, 3), keepdim=True),
+        ((h - h.mean((0, 2, 3), keepdim=True)) ** 2).mean((0, 2, 3), keepdim=True),
+    )
     if statistics is not None:
         n = h.numel() / h.shape[1]
         statistics.append((mean.detach().flatten(), var.detach().flatten() * n / (n - 1)))
@@ -119,7 +124,8 @@ def point(weight: Tensor, bias: Tensor | None, z: Tensor) -> Tensor:
 
 
 class Reference:
-    """Algorithm 1 of AutoMix on the toy, in float64: four sets of parameters and phi, their losses, plain SGD and the moving average.
+    """Algorithm 1 of AutoMix on the toy, in float64: four sets of parameters and phi, their losses, plain SGD and the
+    moving average.
 
     `mask(phi, z_a, z_b, lam)` is the partner's share (B, 1, 8, 8), `penalty(m, lam)` the mask loss."""
 
@@ -139,7 +145,9 @@ class Reference:
         return {
             "one": F.cross_entropy(body(self.q, x)[1] @ self.q["fc.weight"].T + self.q["fc.bias"], y),
             "q": pair_loss(body(self.q, x_q)[1] @ self.hm["weight"].T + self.hm["bias"], y, pq, lam),
-            "k": pair_loss(body(self.k, x_k, self.statistics)[1] @ self.hm_k["weight"].T + self.hm_k["bias"], y, pk, lam_k),
+            "k": pair_loss(
+                body(self.k, x_k, self.statistics)[1] @ self.hm_k["weight"].T + self.hm_k["bias"], y, pk, lam_k
+            ),
             "lam": gamma * self.penalty(m_k, lam_k),
         }
 

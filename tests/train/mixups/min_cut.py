@@ -11,7 +11,8 @@ SQUARES = torch.tensor([[0, 1, 4], [1, 0, 1], [4, 1, 0]], dtype=torch.float64) /
 def minimum(unary, down, right, scale=2e7):
     """Least energy of one sample; `unary` (R, C, 3), `down` (R - 1, C), `right` (R, C - 1).
 
-    Binary variables a_p = [l_p > 0] >= b_p = [l_p > 1] turn (l - l')^2 / 4 into unary terms and -1/2 x_p x_q for all four pairs of them."""
+    Binary variables a_p = [l_p > 0] >= b_p = [l_p > 1] turn (l - l')^2 / 4 into unary terms and -1/2 x_p x_q for all
+    four pairs of them."""
     unary, down, right = (t.numpy() for t in (unary, down, right))
     rows, columns, _ = unary.shape
     node = np.arange(rows * columns * 2).reshape(rows, columns, 2)

@@ -34,7 +34,13 @@ class TeacherNet(nn.Module):
 
     mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
-    def __init__(self, map: Callable | None = None, classify: Callable | None = None, num_classes: int = 3, input_size: tuple[int, int] = (28, 28)):
+    def __init__(
+        self,
+        map: Callable | None = None,
+        classify: Callable | None = None,
+        num_classes: int = 3,
+        input_size: tuple[int, int] = (28, 28),
+    ):
         super().__init__()
         self.map, self.classify, self.num_classes, self.input_size = map, classify, num_classes, input_size
         self.weight = nn.Parameter(torch.zeros(1))
@@ -53,11 +59,15 @@ def smooth_images(batch: int, size: int, seed: int, channels: int = 3) -> Tensor
     """Normalised-looking images with large and small structures."""
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.randn(batch, channels, max(size // 4, 1), max(size // 4, 1), generator=rng)
-    return F.interpolate(coarse, size=(size, size), mode="bilinear") + 0.3 * torch.randn(batch, channels, size, size, generator=rng)
+    return F.interpolate(coarse, size=(size, size), mode="bilinear") + 0.3 * torch.randn(
+        batch, channels, size, size, generator=rng
+    )
 
 
 def smooth_saliency(batch: int, size: int, seed: int) -> Tensor:
     """(B, S, S) with a few strong places."""
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.rand(batch, 1, 6, 6, generator=rng) ** 4
-    return F.interpolate(coarse, size=(size, size), mode="bilinear")[:, 0] * torch.rand(batch, size, size, generator=rng)
+    return F.interpolate(coarse, size=(size, size), mode="bilinear")[:, 0] * torch.rand(
+        batch, size, size, generator=rng
+    )

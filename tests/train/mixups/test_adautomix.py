@@ -41,7 +41,10 @@ def sources_of(draws, n):
     """(sources and shares of the network's mix, those of the generator's): lists of n index arrays, of n numbers."""
     if n == 2:
         own = np.arange(5)
-        return ([own, draws["partner"]], [draws["lam"], 1 - draws["lam"]]), ([own, draws["partner_k"]], [draws["lam_k"], 1 - draws["lam_k"]])
+        return ([own, draws["partner"]], [draws["lam"], 1 - draws["lam"]]), (
+            [own, draws["partner_k"]],
+            [draws["lam_k"], 1 - draws["lam_k"]],
+        )
     lams = list(draws["lam"] / draws["lam"].sum())
     return (list(draws["partner"]), lams), (list(draws["partner_k"]), lams)
 
@@ -54,11 +57,18 @@ class Rival(Reference):
         self.lam_embed, self.beta, self.sign = lam_embed, method.beta, method.cos_sign
 
     def shares(self, z, sources, lams):
-        maps = [torch.cat([z[s], torch.full_like(z[:, :1], lam)], 1) if self.lam_embed else z[s] for s, lam in zip(sources, lams)]
-        query, key = ([point(self.phi[f"{of}.0.weight"], self.phi[f"{of}.0.bias"], m) for m in maps] for of in ("query", "key"))
+        maps = [
+            torch.cat([z[s], torch.full_like(z[:, :1], lam)], 1) if self.lam_embed else z[s]
+            for s, lam in zip(sources, lams)
+        ]
+        query, key = (
+            [point(self.phi[f"{of}.0.weight"], self.phi[f"{of}.0.bias"], m) for m in maps] for of in ("query", "key")
+        )
         value = [point(self.phi["value.weight"], self.phi["value.bias"], m) for m in maps]
         n = len(maps)
-        logits = [up_bilinear(attention64(query[i], sum(key[j] for j in range(n) if j != i), value[i])) for i in range(n)]
+        logits = [
+            up_bilinear(attention64(query[i], sum(key[j] for j in range(n) if j != i), value[i])) for i in range(n)
+        ]
         e = torch.exp(torch.cat(logits, 1))
         return e / e.sum(1, keepdim=True)
 
@@ -78,7 +88,9 @@ class Rival(Reference):
             return sum(lam * F.cross_entropy(logits, y[s]) for s, lam in zip(sources, lams))
 
         out = {
-            "one": F.cross_entropy(self.head({"weight": self.q["fc.weight"], "bias": self.q["fc.bias"]}, body(self.q, x)[1]), y),
+            "one": F.cross_entropy(
+                self.head({"weight": self.q["fc.weight"], "bias": self.q["fc.bias"]}, body(self.q, x)[1]), y
+            ),
             "q": several(self.head(self.hm, body(self.q, self.x_q)[1]), sources, lams),
         }
         if n > 2:
@@ -97,13 +109,22 @@ class Rival(Reference):
 
 @pytest.mark.parametrize(
     ("n", "kwargs"),
-    [(2, {}), (2, {"cos_sign": -1, "lam_embed": False, "beta": 0.3}), (3, {"lam_embed": False}), (3, {"cos_sign": -1}), (3, {"adv_interval": 1})],
+    [
+        (2, {}),
+        (2, {"cos_sign": -1, "lam_embed": False, "beta": 0.3}),
+        (3, {"lam_embed": False}),
+        (3, {"cos_sign": -1}),
+        (3, {"adv_interval": 1}),
+    ],
 )
 def test_two_training_steps(n, kwargs):
-    """An adversarial step and one that is not: losses, gradients, all parameters after SGD and moving average, k's batch-norm statistics."""
+    """An adversarial step and one that is not: losses, gradients, all parameters after SGD and moving average, k's
+    batch-norm statistics."""
     net, method = made(images=n, momentum=0.9, momentum_end=0.99, momentum_start=0.0, **kwargs)
     reference = Rival(net, method, kwargs.get("lam_embed", True))
-    optimizer = torch.optim.SGD([*net.parameters(), *(p for group in method.param_groups() for p in group["params"])], lr=0.2)
+    optimizer = torch.optim.SGD(
+        [*net.parameters(), *(p for group in method.param_groups() for p in group["params"])], lr=0.2
+    )
     mean, var = torch.zeros(4).double(), torch.ones(4).double()
     for step in (0, 1):
         x, ctx = images(5, step), moment(step, n == 3)
@@ -111,11 +132,15 @@ def test_two_training_steps(n, kwargs):
         expected = reference.losses(x, Y, ctx.draws, n, adversarial)
         mixed, got = terms(net, method, ctx, x)
         assert ("similarity" in got) == adversarial and torch.allclose(mixed.x.double(), reference.x_q, atol=2e-6)
-        assert {k: v.item() for k, v in got.items()} == pytest.approx({k: v.item() for k, v in expected.items()}, abs=5e-6)
+        assert {k: v.item() for k, v in got.items()} == pytest.approx(
+            {k: v.item() for k, v in expected.items()}, abs=5e-6
+        )
         optimizer.zero_grad()
         sum(got.values()).backward()
         trained = [*net.parameters(), *method.encoder.head.parameters(), *method.block.parameters()]
-        for p, g in zip(trained, reference.step(expected, 0.2, 0.99 - 0.09 * (1 + math.cos(math.pi * step / 4)) / 2), strict=True):
+        for p, g in zip(
+            trained, reference.step(expected, 0.2, 0.99 - 0.09 * (1 + math.cos(math.pi * step / 4)) / 2), strict=True
+        ):
             assert torch.allclose(p.grad.double(), g, atol=5e-6)
         optimizer.step()
         method.after_step(ctx, net)
@@ -123,7 +148,9 @@ def test_two_training_steps(n, kwargs):
         for m, v in reference.statistics[-2:]:
             mean, var = 0.9 * mean + 0.1 * m, 0.9 * var + 0.1 * v
         norm = method.encoder.network.model.norm
-        assert torch.allclose(norm.running_mean.double(), mean, atol=2e-6) and torch.allclose(norm.running_var.double(), var, atol=2e-6)
+        assert torch.allclose(norm.running_mean.double(), mean, atol=2e-6) and torch.allclose(
+            norm.running_var.double(), var, atol=2e-6
+        )
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -138,7 +165,11 @@ def test_which_loss_updates_which_parameters(term, updated, n):
         assert term not in got
         return
     got[term].backward()
-    for name, parameters in {"net": net.parameters(), "head": method.encoder.head.parameters(), "block": method.block.parameters()}.items():
+    for name, parameters in {
+        "net": net.parameters(),
+        "head": method.encoder.head.parameters(),
+        "block": method.block.parameters(),
+    }.items():
         assert any(p.grad is not None and bool((p.grad != 0).any()) for p in parameters) == (name in updated)
     assert all(p.grad is None for p in (*method.encoder.network.parameters(), *method.encoder.head_k.parameters()))
 
@@ -149,7 +180,11 @@ def test_shares_are_a_softmax_over_images(n):
     mixed = method.mix(context(CLASSES, 4), images(5), Y, net)
     sources = torch.stack([torch.randperm(5) for _ in range(n)], 1)
     shares = method.shares(mixed.state.z, sources, [1 / n] * n, (8, 8))
-    assert shares.shape == (5, n, 8, 8) and (shares > 0).all() and torch.allclose(shares.sum(1), torch.ones(5, 8, 8), atol=1e-6)
+    assert (
+        shares.shape == (5, n, 8, 8)
+        and (shares > 0).all()
+        and torch.allclose(shares.sum(1), torch.ones(5, 8, 8), atol=1e-6)
+    )
     assert shares.std() > 0.05 and torch.allclose(mixed.weights.sum(1), torch.ones(5), atol=1e-6)
     x = images(5)
     expected = sum(shares[:, j : j + 1] * x[sources[:, j]] for j in range(n))
@@ -198,7 +233,9 @@ def test_when_two_images_are_blended():
 @pytest.mark.parametrize("interval", [1, 2, 3])
 def test_every_so_many_steps_are_adversarial(interval):
     net, method = made(adv_interval=interval)
-    assert [step for step in range(7) if "similarity" in terms(net, method, moment(step))[1]] == list(range(0, 7, interval))
+    assert [step for step in range(7) if "similarity" in terms(net, method, moment(step))[1]] == list(
+        range(0, 7, interval)
+    )
 
 
 def test_a_skipped_block_keeps_its_place():

@@ -17,7 +17,8 @@ def images(*shape, seed=0):
 
 
 def reference(cost, eps, iterations, tol):
-    """The published iteration in float64, plan by plan; all stop when the batch mean of the change of u is below tol. Also how many it took."""
+    """The published iteration in float64, plan by plan; all stop when the batch mean of the change of u is below tol.
+    Also how many it took."""
     cost = cost.double().numpy()
     batch, places = cost.shape[:2]
     u, v, marginal = np.zeros((batch, places)), np.zeros((batch, places)), np.log(1 / places + 1e-8)
@@ -75,8 +76,15 @@ def test_two_places_in_closed_form(cost, same, other):
 
 def test_distances():
     a, b = images(2, 3, 4), images(2, 5, 4, seed=1)
-    brute = torch.tensor([[[sum((a[i, j, c] - b[i, k, c]).item() ** 2 for c in range(4)) for k in range(5)] for j in range(3)] for i in range(2)])
-    assert torch.allclose(squared_distances(a, b), brute, atol=1e-5) and (squared_distances(100 + a, 100 + a) >= 0).all()
+    brute = torch.tensor(
+        [
+            [[sum((a[i, j, c] - b[i, k, c]).item() ** 2 for c in range(4)) for k in range(5)] for j in range(3)]
+            for i in range(2)
+        ]
+    )
+    assert (
+        torch.allclose(squared_distances(a, b), brute, atol=1e-5) and (squared_distances(100 + a, 100 + a) >= 0).all()
+    )
 
 
 def test_columns_of_the_plan_sum_to_one_and_rows_if_asked():
@@ -85,7 +93,9 @@ def test_columns_of_the_plan_sum_to_one_and_rows_if_asked():
     assert torch.allclose(plan.sum(1), torch.ones(3, 9), atol=1e-4)
     assert not torch.allclose(plan.sum(2), torch.ones(3, 9), atol=0.1)  # 100 iterations are too few for such features
     finished = AlignMix(feat_l2norm=True, tol=1e-4).plan(own, other)
-    assert torch.allclose(finished.sum(2), torch.ones(3, 9), atol=1e-2) and torch.allclose(finished.sum(1), torch.ones(3, 9), atol=1e-4)
+    assert torch.allclose(finished.sum(2), torch.ones(3, 9), atol=1e-2) and torch.allclose(
+        finished.sum(1), torch.ones(3, 9), atol=1e-4
+    )
     unit = [f / f.norm(dim=2, keepdim=True) for f in (own, other)]
     assert torch.allclose(finished, 9 * sinkhorn(squared_distances(*unit), 0.1, 100, 1e-4), atol=1e-5)
 
@@ -103,16 +113,21 @@ def test_interpolation_place_by_place(align_own, row_normalize):
                 aligned = sum(plan[b, j, p] * own[b, j] for j in range(4))
                 expected[b, p] = lam * aligned + (1 - lam) * other[b, p]
             else:
-                aligned = sum(plan[b, p, k] * other[b, k] for k in range(4)) / (plan[b, p].sum() if row_normalize else 1)
+                aligned = sum(plan[b, p, k] * other[b, k] for k in range(4)) / (
+                    plan[b, p].sum() if row_normalize else 1
+                )
                 expected[b, p] = lam * own[b, p] + (1 - lam) * aligned
     assert torch.allclose(method.interpolate(own, other, lam, align_own), expected, atol=1e-5)
 
 
 def test_the_ends_and_an_image_with_itself():
     method, own, other = AlignMix(), images(2, 6, 8), images(2, 6, 8, seed=1)
-    assert torch.equal(method.interpolate(own, other, 1.0, False), own) and torch.equal(method.interpolate(own, other, 0.0, True), other)
+    assert torch.equal(method.interpolate(own, other, 1.0, False), own) and torch.equal(
+        method.interpolate(own, other, 0.0, True), other
+    )
     for direction in (False, True):
-        assert torch.allclose(method.interpolate(own, own, 0.4, direction), own, atol=1e-3)  # its places are far apart: each stays where it is
+        # its places are far apart: each stays where it is
+        assert torch.allclose(method.interpolate(own, own, 0.4, direction), own, atol=1e-3)
     moved = own[:, [3, 1, 5, 0, 2, 4]]
     assert torch.allclose(method.interpolate(own, moved, 0.4, False), own, atol=1e-3)  # and is found again
 
@@ -123,26 +138,43 @@ def test_the_plan_carries_no_gradient_but_both_images_do():
     assert not plan.requires_grad
     loss = (method.interpolate(own, other, 0.3, False) * images(2, 5, 3, seed=2)).sum()
     got = torch.autograd.grad(loss, (own, other))
-    assert torch.allclose(got[0], 0.3 * images(2, 5, 3, seed=2)) and torch.allclose(got[1], 0.7 * plan.transpose(1, 2) @ images(2, 5, 3, seed=2), atol=1e-6)
+    assert torch.allclose(got[0], 0.3 * images(2, 5, 3, seed=2)) and torch.allclose(
+        got[1], 0.7 * plan.transpose(1, 2) @ images(2, 5, 3, seed=2), atol=1e-6
+    )
 
 
-SWIN = ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "img_size": (64, 96), "window_size": 2, "embed_dim": 12})
+SWIN = (
+    "swin_tiny_patch4_window7_224",
+    {"depths": (1, 1, 1, 1), "img_size": (64, 96), "window_size": 2, "embed_dim": 12},
+)
 GAP = ("vit_nano_patch4_32", {"depth": 1, "class_token": False, "global_pool": "avg", "img_size": (16, 24)})
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("resnet10_cifar", {"channels": (4, 4, 8, 8)}), SWIN, GAP], ids=["resnet", "swin", "gap"])
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("resnet10_cifar", {"channels": (4, 4, 8, 8)}), SWIN, GAP], ids=["resnet", "swin", "gap"]
+)
 @pytest.mark.parametrize("direction", [0, 1])
 def test_the_last_feature_map_is_mixed(name, arguments, direction):
     """Against the network cut in two by hand, its map written as a list of places."""
     torch.manual_seed(0)
     net = models.create(name, num_classes=5, **arguments).eval()
-    method, x, y = AlignMix(), images(3, 3, *(net.input_size if arguments.get("img_size") else (32, 24))), torch.tensor([0, 3, 3])
+    method, x, y = (
+        AlignMix(),
+        images(3, 3, *(net.input_size if arguments.get("img_size") else (32, 24))),
+        torch.tensor([0, 3, 3]),
+    )
     method.setup(net)
     ctx = context(draws={"layer": 1, "direction": direction, "lam": 0.3, "partner": [1, 2, 0]})
     features = net.model.forward_features(x)
-    places = features.flatten(2).transpose(1, 2) if name.startswith("resnet") else features.reshape(3, -1, features.shape[-1])
+    places = (
+        features.flatten(2).transpose(1, 2)
+        if name.startswith("resnet")
+        else features.reshape(3, -1, features.shape[-1])
+    )
     mixed = method.interpolate(places, places[[1, 2, 0]], 0.3, bool(direction))
-    shaped = mixed.transpose(1, 2).reshape(features.shape) if name.startswith("resnet") else mixed.reshape(features.shape)
+    shaped = (
+        mixed.transpose(1, 2).reshape(features.shape) if name.startswith("resnet") else mixed.reshape(features.shape)
+    )
     logits = net.model.forward_head(shaped)
     log_p = logits.log_softmax(1)
     expected = -sum(0.3 * log_p[i, y[i]] + 0.7 * log_p[i, y[j]] for i, j in enumerate([1, 2, 0])) / 3
@@ -155,7 +187,12 @@ def test_layer_zero_is_mixup_bit_for_bit():
     x, y, net = images(5, 3, 16, 16), torch.arange(5), models.create("resnet10_cifar", num_classes=5)
     draws = {"layer": 0, "lam": 0.37, "partner": [3, 1, 0, 4, 2]}
     ours, theirs = AlignMix().mix(context(draws=draws), x, y, net), create("mixup").mix(context(draws=draws), x, y, net)
-    assert torch.equal(ours.x, theirs.x) and torch.equal(ours.weights, theirs.weights) and torch.equal(ours.mask, theirs.mask) and ours.inject is None
+    assert (
+        torch.equal(ours.x, theirs.x)
+        and torch.equal(ours.weights, theirs.weights)
+        and torch.equal(ours.mask, theirs.mask)
+        and ours.inject is None
+    )
 
 
 def test_statistics_of_the_draws():
@@ -202,8 +239,17 @@ def test_half_precision_features_and_a_compiled_network():
 
 def test_errors():
     for name in ("vit_nano_patch4_32", "pvt_tiny"):
-        with pytest.raises(EvalkitError, match=f"alignmix needs a network that pools a feature map.*but '{name}' has a class token"):
+        with pytest.raises(
+            EvalkitError, match=f"alignmix needs a network that pools a feature map.*but '{name}' has a class token"
+        ):
             AlignMix().setup(models.create(name, num_classes=2))
-    for key, value in (("input_prob", 2), ("eps", 0), ("iterations", 0), ("tol", -1), ("row_normalize", 1), ("feat_l2norm", 0)):
+    for key, value in (
+        ("input_prob", 2),
+        ("eps", 0),
+        ("iterations", 0),
+        ("tol", -1),
+        ("row_normalize", 1),
+        ("feat_l2norm", 0),
+    ):
         with pytest.raises(ValueError, match=f"Expected argument `{key}` to be .*, but got {value}"):
             AlignMix(**{key: value})

@@ -66,4 +66,6 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="Expected argument `top` to be a whole number larger than 0, but got 0"):
         AttentiveCutMix(top=0)
     with pytest.raises(EvalkitError, match="pastes 50 cells, but the teacher's feature map has only 49"):
-        AttentiveCutMix(TeacherNet(planted), top=50).mix(context(), torch.rand(2, 3, 28, 28), torch.arange(2), FakeNet())
+        AttentiveCutMix(TeacherNet(planted), top=50).mix(
+            context(), torch.rand(2, 3, 28, 28), torch.arange(2), FakeNet()
+        )

@@ -43,7 +43,9 @@ def test_the_equation():
     """Three chains of 1, 2 and 3 operations; weights 0.2, 0.3, 0.5; 0.4 of the augmented image."""
     image = photo()
     add = [lambda i, level, rng, k=k: Image.fromarray(np.asarray(i) // 4 + k) for k in range(4)]
-    script = Scripted(dirichlet=[np.array([0.2, 0.3, 0.5])], beta=[0.4], integers=[1, 3, 2, 0, 1, 3, 2, 2, 0], uniform=[1.0] * 6)
+    script = Scripted(
+        dirichlet=[np.array([0.2, 0.3, 0.5])], beta=[0.4], integers=[1, 3, 2, 0, 1, 3, 2, 2, 0], uniform=[1.0] * 6
+    )
     view = augmix(image, script, 3.0, 3, 0, tuple(add))
     x = np.asarray(image).astype(int)
     chains = [x // 4 + 3, (x // 4) // 4 + 1, ((x // 4 + 2) // 4 + 2) // 4]
@@ -53,7 +55,13 @@ def test_the_equation():
 
 def test_no_augmented_share_and_identity_chains_give_the_clean_image():
     image, clean = photo(40, 24), (np.asarray(photo(40, 24)) / 255).astype(np.float32)
-    script = Scripted(dirichlet=[np.array([1.0, 0.0, 0.0])], beta=[0.0], integers=[1, 5, 1, 5, 1, 5], uniform=[3.0] * 3, random=[0.0] * 3)
+    script = Scripted(
+        dirichlet=[np.array([1.0, 0.0, 0.0])],
+        beta=[0.0],
+        integers=[1, 5, 1, 5, 1, 5],
+        uniform=[3.0] * 3,
+        random=[0.0] * 3,
+    )
     assert np.array_equal(augmix(image, script, 3.0, 3, 0, OPERATIONS), clean)
     identity = augmix(image, np.random.default_rng(0), 3.0, 3, 0, (lambda i, level, rng: i,))
     assert np.allclose(identity, clean, atol=1e-6)
@@ -76,13 +84,20 @@ def test_draws_have_the_published_laws():
     for _ in range(400):
         depth(None)
         augmix(Image.new("RGB", (2, 2)), rng, 3.0, 1, 0, (record,))
-    assert min(levels) >= 0.1 and max(levels) <= 3.0 and np.mean(levels) == pytest.approx(1.55, abs=4 * 2.9 / np.sqrt(12 * len(levels)))
+    assert (
+        min(levels) >= 0.1
+        and max(levels) <= 3.0
+        and np.mean(levels) == pytest.approx(1.55, abs=4 * 2.9 / np.sqrt(12 * len(levels)))
+    )
     assert set(counts) == {1, 2, 3} and np.mean(counts) == pytest.approx(2, abs=4 * 0.82 / 20)
     fixed = [len(levels)]
     counts.append(0)
     augmix(Image.new("RGB", (2, 2)), rng, 3.0, 3, 4, (record,))
     assert len(levels) - fixed[0] == 12
-    black, white = (lambda i, level, rng: Image.new("RGB", i.size), lambda i, level, rng: Image.new("RGB", i.size, "white"))
+    black, white = (
+        lambda i, level, rng: Image.new("RGB", i.size),
+        lambda i, level, rng: Image.new("RGB", i.size, "white"),
+    )
     share = [augmix(Image.new("RGB", (1, 1)), rng, 3.0, 3, 1, (white,))[0, 0, 0] for _ in range(1500)]
     assert np.mean(share) == pytest.approx(0.5, abs=4 * 0.2887 / np.sqrt(1500))  # m alone: the weights sum to 1
     share = [augmix(Image.new("RGB", (1, 1)), rng, 3.0, 3, 1, (white, black, black))[0, 0, 0] for _ in range(1500)]
@@ -131,8 +146,13 @@ def test_shears_against_opencv(name, sign, matrix):
     image = photo(40, 40)
     matrix = np.array(matrix, dtype=np.float64)
     matrix[:, 2] = matrix[:, :2] @ [0.5, 0.5] - 0.5  # pixel centres
-    expected = cv2.warpAffine(np.asarray(image), matrix, (40, 40), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=0)
-    inside = cv2.warpAffine(np.ones((40, 40), np.float32), matrix, (40, 40), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP) == 1
+    expected = cv2.warpAffine(
+        np.asarray(image), matrix, (40, 40), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=0
+    )
+    inside = (
+        cv2.warpAffine(np.ones((40, 40), np.float32), matrix, (40, 40), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        == 1
+    )
     got = apply(name, 8.0, image, sign)
     assert np.abs(got - expected)[inside].max() <= 3 and (got[~inside] == 0).any() and inside.mean() > 0.7
 
@@ -181,7 +201,17 @@ def test_operations_that_overlap_with_imagenet_c():
 
 def test_the_nine_operations_of_the_paper_and_no_other():
     names = [operation.__name__ for operation in OPERATIONS]
-    assert names == ["autocontrast", "equalize", "posterize", "rotate", "solarize", "shear_x", "shear_y", "translate_x", "translate_y"]
+    assert names == [
+        "autocontrast",
+        "equalize",
+        "posterize",
+        "rotate",
+        "solarize",
+        "shear_x",
+        "shear_y",
+        "translate_x",
+        "translate_y",
+    ]
     image = photo(24, 40)
     for operation in OPERATIONS + module.EXTRA:
         for level in (0.1, 3.0, 9.99):
@@ -205,7 +235,9 @@ def test_the_divergence_is_zero_for_equal_views_and_log_3_for_disjoint_ones():
     assert jensen_shannon((z, z, z)).item() == pytest.approx(0, abs=1e-6)
     far = tuple(50 * torch.eye(3)[k].expand(2, 3) for k in range(3))
     assert jensen_shannon(far).item() == pytest.approx(np.log(3), abs=1e-5)
-    extreme = tuple(z.bfloat16().requires_grad_() for z in (1e4 * torch.randn(4, 6), 1e4 * torch.randn(4, 6), torch.zeros(4, 6)))
+    extreme = tuple(
+        z.bfloat16().requires_grad_() for z in (1e4 * torch.randn(4, 6), 1e4 * torch.randn(4, 6), torch.zeros(4, 6))
+    )
     loss = jensen_shannon(extreme)
     loss.backward()
     assert 0 <= loss.item() <= np.log(3) + 1e-5 and all(z.grad.isfinite().all() for z in extreme)
@@ -241,17 +273,25 @@ def test_without_the_divergence_one_view_is_trained_on():
     method, net = AugMix(jsd=False), TinyCNN().eval()
     mixed = method.mix(ctx, x, y, None)
     assert mixed.x.shape == x.shape and not torch.equal(mixed.x, x) and torch.equal(mixed.weights, torch.eye(4))
-    assert train_step(ctx, net, method, x, y).item() == pytest.approx(ctx.criterion(net(mixed.x).logits, ctx.target(y)).item())
+    assert train_step(ctx, net, method, x, y).item() == pytest.approx(
+        ctx.criterion(net(mixed.x).logits, ctx.target(y)).item()
+    )
 
 
 def test_half_precision_and_a_batch_of_one():
     x, y, views, _ = batch()
     mixed = AugMix().mix(context(extras={"views": views[:1]}), x[:1].bfloat16(), y[:1], None)
-    assert mixed.x.dtype == torch.bfloat16 and torch.equal(mixed.x[:1], x[:1].bfloat16()) and mixed.weights.tolist() == [[1.0]] * 3
+    assert (
+        mixed.x.dtype == torch.bfloat16
+        and torch.equal(mixed.x[:1], x[:1].bfloat16())
+        and mixed.weights.tolist() == [[1.0]] * 3
+    )
 
 
 def test_errors():
-    with pytest.raises(EvalkitError, match=r"augmix needs views from the data loader: put method.loader_extras\['views'\]"):
+    with pytest.raises(
+        EvalkitError, match=r"augmix needs views from the data loader: put method.loader_extras\['views'\]"
+    ):
         AugMix().mix(context(), torch.zeros(1, 3, 4, 4), torch.zeros(1), None)
     for arguments, said in (
         ({"severity": 11}, "`severity` to be a number from 0.1 to 10"),

@@ -40,7 +40,10 @@ def terms(net, method, ctx, x=None):
 
 def mask(phi, z_a, z_b, lam):
     """The partner's share by AutoMix's block, without its code."""
-    a, b = torch.cat([z_a, torch.full_like(z_a[:, :1], lam)], 1), torch.cat([z_b, torch.full_like(z_b[:, :1], 1 - lam)], 1)
+    a, b = (
+        torch.cat([z_a, torch.full_like(z_a[:, :1], lam)], 1),
+        torch.cat([z_b, torch.full_like(z_b[:, :1], 1 - lam)], 1),
+    )
     query, key = (point(phi["theta.0.weight"], phi["theta.0.bias"], z) for z in (a, b))
     logits = attention64(query, key, point(phi["value.weight"], phi["value.bias"], b))
     return 1 / (1 + torch.exp(-up_nearest(logits, 2)))
@@ -54,14 +57,18 @@ def test_two_training_steps_are_those_of_algorithm_1():
     """Losses, gradients, all parameters after SGD and moving average, and k's batch-norm statistics."""
     net, method = made(momentum=0.9, momentum_end=0.99, momentum_start=0.0)
     reference = Reference(net, method, mask, penalty)
-    optimizer = torch.optim.SGD([*net.parameters(), *(p for group in method.param_groups() for p in group["params"])], lr=0.5)
+    optimizer = torch.optim.SGD(
+        [*net.parameters(), *(p for group in method.param_groups() for p in group["params"])], lr=0.5
+    )
     mean, var = torch.zeros(4).double(), torch.ones(4).double()
     for step, lam, lam_k in ((0, 0.3, 0.6), (1, 0.45, 0.85)):
         x, ctx = images(5, step), moment(step, lam=lam, lam_k=lam_k)
         expected = reference.losses(x, Y, ctx.draws, 0.1 * (1 + math.cos(math.pi * step / 4)) / 2)
         mixed, got = terms(net, method, ctx, x)
         assert torch.allclose(mixed.x.double(), reference.x_q, atol=1e-6)
-        assert {k: v.item() for k, v in got.items()} == pytest.approx({k: v.item() for k, v in expected.items()}, abs=2e-6)
+        assert {k: v.item() for k, v in got.items()} == pytest.approx(
+            {k: v.item() for k, v in expected.items()}, abs=2e-6
+        )
         optimizer.zero_grad()
         sum(got.values()).backward()
         momentum = 0.99 - 0.09 * (1 + math.cos(math.pi * step / 4)) / 2
@@ -74,7 +81,9 @@ def test_two_training_steps_are_those_of_algorithm_1():
         for m, v in reference.statistics[-2:]:
             mean, var = 0.9 * mean + 0.1 * m, 0.9 * var + 0.1 * v
         norm = method.encoder.network.model.norm
-        assert torch.allclose(norm.running_mean.double(), mean, atol=1e-6) and torch.allclose(norm.running_var.double(), var, atol=1e-6)
+        assert torch.allclose(norm.running_mean.double(), mean, atol=1e-6) and torch.allclose(
+            norm.running_var.double(), var, atol=1e-6
+        )
 
 
 def test_train_step_is_the_sum():
@@ -111,7 +120,9 @@ def test_the_mixed_images_of_the_network_have_no_graph():
     mixed = method.mix(moment(), images(5), Y, net)
     assert mixed.x.grad_fn is None and not mixed.mask.requires_grad and not mixed.state.z.requires_grad
     assert ((mixed.mask > 0) & (mixed.mask < 1)).all() and mixed.mask.std() > 0.05
-    assert torch.allclose(mixed.weights @ torch.ones(5), torch.ones(5)) and mixed.weights[0, 2].item() == pytest.approx(0.3)
+    assert torch.allclose(mixed.weights @ torch.ones(5), torch.ones(5)) and mixed.weights[0, 2].item() == pytest.approx(
+        0.3
+    )
 
 
 def test_partners_that_are_oneself_change_nothing():
@@ -125,7 +136,10 @@ def test_the_mask_loss_by_hand():
     half = torch.full((2, 1, 4, 4), 0.5)
     assert 0.1 * method.mask_penalty(half, 0.8).item() == pytest.approx(0.02)
     own = 1 - torch.tensor([0.613516, 0.5]).view(1, 1, 1, 2)
-    assert 0.1 * method.mask_penalty(own, 0.8).item() == pytest.approx(0.0256758, abs=1e-7) and method.mask_penalty(own, 0.5) == 0
+    assert (
+        0.1 * method.mask_penalty(own, 0.8).item() == pytest.approx(0.0256758, abs=1e-7)
+        and method.mask_penalty(own, 0.5) == 0
+    )
     both = torch.cat([torch.full((1, 1, 2, 2), 0.1), torch.full((1, 1, 2, 2), 0.9)])
     assert method.mask_penalty(both, 0.5) == 0  # of all masks together, not of each
 
@@ -176,7 +190,11 @@ def test_how_often_masks_are_scaled_and_the_block_trained():
     x, count = images(2), 600
     mixes = [method.mix(ctx, x, Y[:2], net) for _ in range(count)]
     assert np.mean([m.state.train_block for m in mixes]) == pytest.approx(0.8, abs=4 * math.sqrt(0.16 / count))
-    masked = [(m.mask.mean((1, 2, 3)) - m.weights[0, 0]).abs().max() < 1e-6 for m in mixes if m.mask.std() > 0 and m.partner[0] == 1]
+    masked = [
+        (m.mask.mean((1, 2, 3)) - m.weights[0, 0]).abs().max() < 1e-6
+        for m in mixes
+        if m.mask.std() > 0 and m.partner[0] == 1
+    ]
     assert np.mean(masked) == pytest.approx(0.25, abs=4 * math.sqrt(0.19 / len(masked)))
     assert all(AutoMix(switch_off=s).trains_block(context(seed=i)) for s in (0.0, 1.0) for i in range(20))
 
@@ -207,11 +225,15 @@ def test_clean_images_may_be_mixed_by_hand():
     partner = np.array([4, 2, 0, 1, 3])
     _, got = terms(net, method, moment(one={"branch": 0, "lam": 0.6, "partner": partner}))
     logits = net.model(0.6 * x + 0.4 * x[partner])
-    assert got["one"].item() == pytest.approx((0.6 * F.cross_entropy(logits, Y) + 0.4 * F.cross_entropy(logits, Y[partner])).item(), rel=1e-5)
+    assert got["one"].item() == pytest.approx(
+        (0.6 * F.cross_entropy(logits, Y) + 0.4 * F.cross_entropy(logits, Y[partner])).item(), rel=1e-5
+    )
     _, got = terms(net, method, moment(one={"branch": 1, "box": (0, 4, 0, 8), "partner": partner}))
     pasted = torch.cat([x[partner][:, :, :4], x[:, :, 4:]], 2)
     logits = net.model(pasted)
-    assert got["one"].item() == pytest.approx((F.cross_entropy(logits, Y) + F.cross_entropy(logits, Y[partner])).item() / 2, rel=1e-5)
+    assert got["one"].item() == pytest.approx(
+        (F.cross_entropy(logits, Y) + F.cross_entropy(logits, Y[partner])).item() / 2, rel=1e-5
+    )
     branches = [method.mix(context(CLASSES, i), x, Y, net).state.one.mask.unique().numel() > 1 for i in range(40)]
     assert 8 < sum(branches) < 32
 
@@ -220,7 +242,13 @@ def test_smoothing_and_the_recipes_loss_reach_every_term():
     net, method = made()
     ctx = moment()
     seen = []
-    smooth = dataclasses.replace(context(CLASSES, smoothing=0.1), step=1, total_steps=4, draws=ctx.draws, criterion=lambda z, t: seen.append(t) or z.sum())
+    smooth = dataclasses.replace(
+        context(CLASSES, smoothing=0.1),
+        step=1,
+        total_steps=4,
+        draws=ctx.draws,
+        criterion=lambda z, t: seen.append(t) or z.sum(),
+    )
     terms(net, method, smooth)
     one_hot = torch.full((5, CLASSES), 0.02).scatter(1, Y[:, None], 0.92)
     assert torch.allclose(seen[0], one_hot, atol=1e-6)

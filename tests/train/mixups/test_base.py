@@ -42,7 +42,8 @@ def test_partners():
         assert pair(context(), 4, pairing).dtype == np.int64
     ctx = context(seed=1)
     fixed = [(pair(ctx, 8, "perm") == np.arange(8)).sum() for _ in range(4000)]
-    assert np.mean(fixed) == pytest.approx(1.0, abs=4 / np.sqrt(4000))  # mean and variance of the number of fixed points are both 1
+    # mean and variance of the number of fixed points are both 1
+    assert np.mean(fixed) == pytest.approx(1.0, abs=4 / np.sqrt(4000))
 
 
 def test_a_derangement_is_a_uniform_cycle():
@@ -60,7 +61,9 @@ def test_a_derangement_is_a_uniform_cycle():
 
 
 def test_wrong_pairing():
-    with pytest.raises(ValueError, match="Expected argument `pairing` to be 'perm', 'flip' or 'derange', but got 'roll'"):
+    with pytest.raises(
+        ValueError, match="Expected argument `pairing` to be 'perm', 'flip' or 'derange', but got 'roll'"
+    ):
         check_pairing("roll")
 
 
@@ -103,7 +106,9 @@ def test_autocast_does_not_round_the_label_shares():
     ctx = Context(0, 1, None, lambda y: torch.eye(2)[y], lambda logits, target: seen.append(target), None, None)
     method, y = Third(), torch.tensor([0, 1])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        method.loss(ctx, None, y, method.mix(ctx, torch.zeros(2, 3, 4, 4), y, None), FakeOutput(torch.zeros(2, 2)), None)
+        method.loss(
+            ctx, None, y, method.mix(ctx, torch.zeros(2, 3, 4, 4), y, None), FakeOutput(torch.zeros(2, 2)), None
+        )
     assert seen[0].dtype == torch.float32 and seen[0][0, 0].item() == pytest.approx(1 / 3, abs=1e-7)
 
 

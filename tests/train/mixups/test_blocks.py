@@ -41,5 +41,11 @@ def test_enlarge():
 def test_a_grid_that_does_not_fit():
     assert check_grid("puzzlemix", torch.zeros(1, 3, 32, 32), 8) == 4
     for shape in ((30, 30), (32, 64)):
-        with pytest.raises(EvalkitError, match=f"puzzlemix with a 8 x 8 grid needs square images whose side is a multiple of 8, but got {shape[0]}x{shape[1]}"):
+        with pytest.raises(
+            EvalkitError,
+            match=(
+                "puzzlemix with a 8 x 8 grid needs square images whose side is a multiple of 8, but got"
+                f" {shape[0]}x{shape[1]}"
+            ),
+        ):
             check_grid("puzzlemix", torch.zeros(1, 3, *shape), 8)

@@ -12,7 +12,12 @@ from evalkit.train.mixups.choice import Choice
 
 from .fakes import context
 
-SWITCH = {"choice": [{"name": "mixup", "preset": "timm", "alpha": 0.8, "prob": 0.4}, {"name": "cutmix", "preset": "timm", "prob": 0.6}]}
+SWITCH = {
+    "choice": [
+        {"name": "mixup", "preset": "timm", "alpha": 0.8, "prob": 0.4},
+        {"name": "cutmix", "preset": "timm", "prob": 0.6},
+    ]
+}
 
 
 class Recorder(MixMethod):
@@ -53,7 +58,9 @@ def test_whole_batches_equal_timms_switch():
             draws["centre"] = (np.random.randint(0, 12), np.random.randint(0, 20))
         ctx = context(5, smoothing=0.1, draws=draws)
         mixed = switch.pick(ctx).mix(ctx, x, y, None)
-        assert torch.allclose(mixed.x, timm_x, atol=5e-7) and torch.allclose(mixed.weights @ ctx.target(y), timm_target, atol=1e-6)
+        assert torch.allclose(mixed.x, timm_x, atol=5e-7) and torch.allclose(
+            mixed.weights @ ctx.target(y), timm_target, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +104,12 @@ def test_every_branch_is_prepared_whichever_is_picked():
     assert {id(p) for p in choice.parameters()} == {id(first.weight), id(second.weight)}
     assert choice.eval_network("net") == "momentum copy"
     plain = create("choice")
-    assert plain.attention is False and plain.features is False and plain.inject_layers == [] and plain.eval_network("net") == "net"
+    assert (
+        plain.attention is False
+        and plain.features is False
+        and plain.inject_layers == []
+        and plain.eval_network("net") == "net"
+    )
 
 
 def test_a_choice_does_not_mix_by_itself():
@@ -112,7 +124,10 @@ def test_a_choice_does_not_mix_by_itself():
         ({"methods": ["mixup"], "probs": [0.5, 0.5]}, "`probs` to be one probability for each of 1 methods"),
         ({"methods": ["mixup", "cutmix"], "probs": [1.5, -0.5]}, "`probs` to be numbers of at least 0"),
         ({"methods": ["mixup", "cutmix"], "probs": [0.5, 0.50001]}, "`probs` to be numbers that sum to 1"),
-        ({"methods": ["transmix", {"name": "mixpro", "attn_depth": 2}]}, "the class attention from one and the same block"),
+        (
+            {"methods": ["transmix", {"name": "mixpro", "attn_depth": 2}]},
+            "the class attention from one and the same block",
+        ),
     ],
 )
 def test_wrong_values(arguments, said):
@@ -142,11 +157,20 @@ def test_names_and_arguments_of_a_recipe():
         ({"name": "transmix", "preset": "papper"}, "unknown transmix preset 'papper'. Did you mean 'paper'?"),
         ({"name": "mixup", "prob": 0.5}, "unknown mixup key 'prob'."),
         ({"name": "vanilla", "alpha": 1}, "unknown vanilla key 'alpha'."),
-        ({"name": "mixup", "alpha": "a"}, "mixup 'mixup': Expected argument `alpha` to be a number of at least 0, but got 'a'"),
+        (
+            {"name": "mixup", "alpha": "a"},
+            "mixup 'mixup': Expected argument `alpha` to be a number of at least 0, but got 'a'",
+        ),
         ({"nmae": "mixup"}, "a mixup needs a `name` or a `choice`, but got {'nmae': 'mixup'}"),
         (3, "a mixup is a name or {name: ..., key: value}, but got 3"),
-        ({"choice": [{"name": "mixup", "prob": 0.5}, "cutmix"]}, "give every branch of a mixup choice a `prob`, or none of them"),
-        ({"choice": [{"name": "mixup", "prob": 0.5}, {"name": "cutmix", "prob": 0.6}]}, "`probs` to be numbers that sum to 1"),
+        (
+            {"choice": [{"name": "mixup", "prob": 0.5}, "cutmix"]},
+            "give every branch of a mixup choice a `prob`, or none of them",
+        ),
+        (
+            {"choice": [{"name": "mixup", "prob": 0.5}, {"name": "cutmix", "prob": 0.6}]},
+            "`probs` to be numbers that sum to 1",
+        ),
         ({"choice": ["mixup", "cutmx"]}, "unknown mixup 'cutmx'. Did you mean 'cutmix'?"),
         ({"choice": ["mixup"], "alpha": 1}, "a mixup with `choice` takes no other key, but got alpha"),
         ({"choice": "mixup"}, "`choice` is a list"),
@@ -188,7 +212,9 @@ def test_arguments_that_a_setting_gives_its_methods():
     assert (own.alpha, own.pairing) == (0.7, "flip")
     preset = from_config(in_setting({"name": "cutmix", "preset": "openmixup"}, methods))
     assert (preset.alpha, preset.pairing) == (1.0, "derange")
-    choice = from_config(in_setting({"choice": [{"name": "mixup", "prob": 0.4}, {"name": "cutmix", "alpha": 1.0, "prob": 0.6}]}, methods))
+    choice = from_config(
+        in_setting({"choice": [{"name": "mixup", "prob": 0.4}, {"name": "cutmix", "alpha": 1.0, "prob": 0.6}]}, methods)
+    )
     assert [m.alpha for m in choice.methods] == [0.2, 1.0]
     with pytest.raises(EvalkitError, match="unknown mixup in `methods` 'cutmx'. Did you mean 'cutmix'"):
         in_setting("mixup", {"cutmx": {}})

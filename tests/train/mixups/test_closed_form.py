@@ -70,7 +70,9 @@ def test_half_precision_and_memory_format(method):
         mixed = method.mix(context(seed=3), like, torch.arange(4), None)
         plain = method.mix(context(seed=3), like.float().contiguous(), torch.arange(4), None)
         assert mixed.x.dtype == like.dtype and mixed.weights.dtype == torch.float32
-        assert torch.allclose(mixed.x.float(), plain.x, rtol=2**-7, atol=2**-6 if like.dtype == torch.bfloat16 else 1e-6)
+        assert torch.allclose(
+            mixed.x.float(), plain.x, rtol=2**-7, atol=2**-6 if like.dtype == torch.bfloat16 else 1e-6
+        )
         assert torch.equal(mixed.weights, plain.weights)
         if like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous():
             assert mixed.x.is_contiguous(memory_format=torch.channels_last)
@@ -84,15 +86,26 @@ def test_autocast_changes_nothing(method, dtype):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = method.mix(context(seed=3), x, torch.arange(4), None)
     for name in ("x", "weights", "mask"):
-        assert getattr(cast, name).dtype == getattr(plain, name).dtype and torch.equal(getattr(cast, name), getattr(plain, name))
+        assert getattr(cast, name).dtype == getattr(plain, name).dtype and torch.equal(
+            getattr(cast, name), getattr(plain, name)
+        )
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_nothing_is_read_back_from_the_device(method):
     """On the meta device there is nothing to read: .item(), bool(tensor), nonzero and copies to the host raise."""
     for seed in range(4):
-        mixed = method.mix(context(seed=seed), torch.empty(5, 3, 32, 24, device="meta"), torch.empty(5, dtype=torch.int64, device="meta"), None)
-        assert mixed.x.shape == (5, 3, 32, 24) and {mixed.x.device.type, mixed.weights.device.type, mixed.mask.device.type} == {"meta"}
+        mixed = method.mix(
+            context(seed=seed),
+            torch.empty(5, 3, 32, 24, device="meta"),
+            torch.empty(5, dtype=torch.int64, device="meta"),
+            None,
+        )
+        assert mixed.x.shape == (5, 3, 32, 24) and {
+            mixed.x.device.type,
+            mixed.weights.device.type,
+            mixed.mask.device.type,
+        } == {"meta"}
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -102,7 +115,11 @@ def test_draws_follow_the_generator_alone(method):
     first = method.mix(context(seed=1), x, y, None)
     torch.manual_seed(1)
     again, other = method.mix(context(seed=1), x, y, None), method.mix(context(seed=2), x, y, None)
-    assert torch.equal(first.x, again.x) and torch.equal(first.weights, again.weights) and not torch.equal(first.x, other.x)
+    assert (
+        torch.equal(first.x, again.x)
+        and torch.equal(first.weights, again.weights)
+        and not torch.equal(first.x, other.x)
+    )
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -14,7 +14,8 @@ from .saliency_fakes import SaliencyNet, smooth_images, smooth_saliency
 
 
 def choices(counts, n):
-    """What one output may show in a cell, as vectors over the inputs: inputs, and halves of two of its most shown ones."""
+    """What one output may show in a cell, as vectors over the inputs: inputs, and halves of two of its most shown
+    ones."""
     vectors = list(np.eye(n))
     if counts is not None:
         shown = [k for k in np.argsort(-counts, kind="stable")[:3] if counts[k] > 0]
@@ -69,7 +70,11 @@ def test_outputs_on_the_published_grid_are_near_the_minimum():
     weight = cost.new_full((40, 4, 4), 0.02)
     args = cost, weight[:, 1:], weight[:, :, 1:], 1 - torch.eye(5, dtype=torch.float64)
     found, exact = (energy(*args, labels) for labels in (shown.argmax(3), solve(*args)))
-    assert (found >= exact - 1e-12).all() and (found <= exact * 1.005).all() and (found <= exact + 1e-12).float().mean() > 0.9
+    assert (
+        (found >= exact - 1e-12).all()
+        and (found <= exact * 1.005).all()
+        and (found <= exact + 1e-12).float().mean() > 0.9
+    )
 
 
 def reference_assign(cost, compatibility, labels, beta, gamma, limit, iterations, soft):
@@ -82,14 +87,21 @@ def reference_assign(cost, compatibility, labels, beta, gamma, limit, iterations
     def objective():
         counts = o.sum((1, 2))
         smooth = ((o[:, 1:] - o[:, :-1]) ** 2).sum() + ((o[:, :, 1:] - o[:, :, :-1]) ** 2).sum()
-        return (cells * o).sum() + beta / 2 * smooth + gamma * sum(counts[i] @ counts[j] for i in range(n) for j in range(n) if i != j)
+        return (
+            (cells * o).sum()
+            + beta / 2 * smooth
+            + gamma * sum(counts[i] @ counts[j] for i in range(n) for j in range(n) if i != j)
+        )
 
     value = objective()
     for iteration in range(iterations):
         for j in range(n):
             counts = o.sum((1, 2))
             v = compatibility @ (counts.sum(0) - counts[j])
-            penalty = [2 * gamma * ((v[k] - limit if soft else v[k]) if v[k] > limit else 0) + gamma * extra[j, k] for k in range(n)]
+            penalty = [
+                2 * gamma * ((v[k] - limit if soft else v[k]) if v[k] > limit else 0) + gamma * extra[j, k]
+                for k in range(n)
+            ]
             o[j] = least_output(cells + penalty, beta, counts[j] if iteration else None)
         if iteration == iterations - 2:
             sets = [tuple(np.flatnonzero(o[j].sum((0, 1)))) for j in range(n)]
@@ -107,7 +119,10 @@ def test_the_assignment_follows_the_published_loop(soft, iterations):
     method = CoMixup(grid=2, threshold_type="soft" if soft else "hard", iterations=iterations)
     rng = np.random.default_rng(0)
     n, parts = 3, 6
-    cost = -rng.dirichlet(np.ones(4), (parts, n)).reshape(parts, n, 2, 2) - 0.02 * np.log(rng.dirichlet(np.full(n, 2), parts))[..., None, None]
+    cost = (
+        -rng.dirichlet(np.ones(4), (parts, n)).reshape(parts, n, 2, 2)
+        - 0.02 * np.log(rng.dirichlet(np.full(n, 2), parts))[..., None, None]
+    )
     distance = rng.random((parts, n, n)) * 10
     compatibility = method.compatibility(torch.from_numpy(distance))
     labels = rng.integers(n, size=(parts, n, 2, 2))
@@ -147,7 +162,11 @@ def test_distances_of_salient_places():
 def test_two_inputs_per_cell():
     o = torch.tensor([1.0, 0, 0, 0, 0.5, 0.5]).view(1, 2, 1, 1, 3)
     image, share = two_largest(o)
-    assert share.flatten().tolist() == [1, 0, 0.5, 0.5] and image.flatten()[0] == 0 and sorted(image.flatten()[2:].tolist()) == [1, 2]
+    assert (
+        share.flatten().tolist() == [1, 0, 0.5, 0.5]
+        and image.flatten()[0] == 0
+        and sorted(image.flatten()[2:].tolist()) == [1, 2]
+    )
 
 
 @pytest.mark.parametrize("batch", [5, 7, 13])
@@ -167,7 +186,10 @@ def test_the_images_show_what_was_assigned():
     draws = {"ratio": [0.2, 0.3, 0.5], "labels": np.random.default_rng(0).integers(3, size=(3, 4, 4))}
     method = CoMixup(beta=0.05, part=3)
     mixed = method.mix(context(draws=draws), x, torch.arange(3), SaliencyNet(saliency))
-    cost = -shares(saliency, 4) - 0.05 / 16 * torch.tensor(draws["ratio"], dtype=torch.float64).add(1e-8).log()[:, None, None]
+    cost = (
+        -shares(saliency, 4)
+        - 0.05 / 16 * torch.tensor(draws["ratio"], dtype=torch.float64).add(1e-8).log()[:, None, None]
+    )
     compatibility = method.compatibility(peak_distances(saliency)[None])
     o = method.assign(cost.float()[None], compatibility, torch.from_numpy(draws["labels"])[None])[0]
     for j in range(n):
@@ -177,7 +199,9 @@ def test_the_images_show_what_was_assigned():
 
 
 def test_outputs_are_diverse():
-    mixed = CoMixup().mix(context(seed=0), torch.rand(40, 3, 32, 32), torch.arange(40), SaliencyNet(smooth_saliency(40, 32, 1)))
+    mixed = CoMixup().mix(
+        context(seed=0), torch.rand(40, 3, 32, 32), torch.arange(40), SaliencyNet(smooth_saliency(40, 32, 1))
+    )
     assert 2 < (mixed.weights > 0).float().sum(1).mean() < 4
     assert mixed.weights.sum(0).min() > 0.3 and mixed.weights.sum(0).max() < 2
 
@@ -185,7 +209,12 @@ def test_outputs_are_diverse():
 def test_a_strong_prior_shows_one_input():
     ratio = np.array([0.98, 0.01, 0.01])
     method = CoMixup(eta=1000.0)
-    mixed = method.mix(context(draws={"ratio": ratio}), torch.rand(3, 3, 16, 16), torch.arange(3), SaliencyNet(smooth_saliency(3, 16, 0)))
+    mixed = method.mix(
+        context(draws={"ratio": ratio}),
+        torch.rand(3, 3, 16, 16),
+        torch.arange(3),
+        SaliencyNet(smooth_saliency(3, 16, 0)),
+    )
     assert mixed.weights.tolist() == [[1, 0, 0]] * 3
 
 

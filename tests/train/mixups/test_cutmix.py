@@ -13,7 +13,9 @@ def test_whole_batches_equal_timms():
     for seed in range(100):
         x, y = torch.randn(6, 3, 24, 40, generator=torch.Generator().manual_seed(seed)), torch.arange(6) % 5
         np.random.seed(seed)
-        timm_x, timm_target = TimmMixup(mixup_alpha=0, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=5)(x.clone(), y)
+        timm_x, timm_target = TimmMixup(mixup_alpha=0, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=5)(
+            x.clone(), y
+        )
         np.random.seed(seed)
         np.random.rand()
         draws = {"lam": np.random.beta(1.0, 1.0), "centre": (np.random.randint(0, 24), np.random.randint(0, 40))}
@@ -38,7 +40,10 @@ def test_the_label_is_the_share_of_pixels(size):
 def test_the_edges_differ_by_the_odd_pixel():
     draws = {"lam": 0.75, "centre": (5, 5), "partner": [1, 0]}
     x = index_images(2, 10, 10)
-    count = {edge: 100 - (create("cutmix", edge=edge).mix(context(draws=draws), x, torch.arange(2), None).x[0] == 0).sum() for edge in ("old", "new")}
+    count = {
+        edge: 100 - (create("cutmix", edge=edge).mix(context(draws=draws), x, torch.arange(2), None).x[0] == 0).sum()
+        for edge in ("old", "new")
+    }
     assert count == {"old": 16, "new": 25}
 
 

@@ -17,13 +17,17 @@ def test_by_hand():
     """exp(z) = (1, 2, 3), classes 0 and 2: phi = 1 / (1 + 2) and 3 / (3 + 2), so ln 3 + ln 5 - ln 3 = ln 5."""
     z, a, b = torch.tensor([[1.0, 2.0, 3.0]]).log(), torch.tensor([0]), torch.tensor([2])
     assert decoupled_loss(z, a, b, YES).item() == pytest.approx(math.log(5))
-    assert decoupled_loss(z + 7, b, a, YES).item() == pytest.approx(math.log(5))  # symmetric, and blind to a shift of all logits
-    twice = decoupled_loss(z.repeat(4, 1), torch.tensor([0, 0, 1, 2]), torch.tensor([2, 2, 1, 0]), torch.tensor([True, False, True, False]))
+    # symmetric, and blind to a shift of all logits
+    assert decoupled_loss(z + 7, b, a, YES).item() == pytest.approx(math.log(5))
+    twice = decoupled_loss(
+        z.repeat(4, 1), torch.tensor([0, 0, 1, 2]), torch.tensor([2, 2, 1, 0]), torch.tensor([True, False, True, False])
+    )
     assert twice.item() == pytest.approx(math.log(5) / 4)  # one of four: the others show one image or one class
 
 
 def test_the_two_classes_do_not_compete():
-    """phi^(a,b) does not depend on z_b: raising both logits together lowers the loss without limit, which no softmax over all classes allows."""
+    """phi^(a,b) does not depend on z_b: raising both logits together lowers the loss without limit, which no softmax
+    over all classes allows."""
     a, b = torch.tensor([0]), torch.tensor([1])
     losses = [decoupled_loss(torch.tensor([[s, s, 0.0, 0.0]]), a, b, YES).item() for s in (0.0, 5.0, 20.0)]
     assert losses == pytest.approx([2 * math.log(3), 2 * math.log1p(2 * math.exp(-5)), 0], abs=1e-6)
@@ -39,7 +43,11 @@ def test_it_adds_to_the_methods_own_loss(method):
     net, x, y = TinyAttention(), torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 2, 1, 0])
     spec = method if isinstance(method, str) else method["name"]
     partner = [3, 2, 1, 0, 5, 4]
-    plain, decoupled, none = create(spec), create("decouplemix", method=method, eta=0.3), create("decouplemix", method=method, eta=0)
+    plain, decoupled, none = (
+        create(spec),
+        create("decouplemix", method=method, eta=0.3),
+        create("decouplemix", method=method, eta=0),
+    )
     losses = [train_step(context(seed=1, draws={"partner": partner}), net, m, x, y) for m in (plain, decoupled, none)]
     mixed = plain.mix(context(seed=1, draws={"partner": partner}), x, y, FakeNet(4))
     p = net(mixed.x).logits.exp()
@@ -57,7 +65,12 @@ def test_what_the_method_asks_for_is_asked_for():
     assert create("decouplemix", method="transmix").attention is True and create("decouplemix").attention is False
     token = create("decouplemix", method={"name": "mixtoken", "dense_weight": 0.5})
     token.setup(net)
-    assert token.features and token.inject_layers and len(token.param_groups()) == 2 and set(token.state_dict()) == {"method.head.weight", "method.head.bias"}
+    assert (
+        token.features
+        and token.inject_layers
+        and len(token.param_groups()) == 2
+        and set(token.state_dict()) == {"method.head.weight", "method.head.bias"}
+    )
     assert token.eval_network(net) is net
     loss = train_step(context(3), net, token, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
     loss.backward()
@@ -68,7 +81,9 @@ def test_single_images_hardly_shown_are_left_out():
     net, x, y = TinyAttention(), torch.randn(2, 3, 16, 16), torch.tensor([0, 1])
     for lam in (0.0, 0.0005, 0.9995, 1.0):
         draws = {"lam": lam, "partner": [1, 0]}
-        first, second = (train_step(context(draws=draws), net, create(*m), x, y) for m in (("mixup",), ("decouplemix",)))
+        first, second = (
+            train_step(context(draws=draws), net, create(*m), x, y) for m in (("mixup",), ("decouplemix",))
+        )
         assert torch.equal(first, second)
 
 

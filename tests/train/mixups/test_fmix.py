@@ -23,7 +23,8 @@ def sines(z, height, width):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_reference_spectrum_is_the_published_slip(size):
-    """Rows 0 and 1 of the scaled noise are the real and imaginary parts; frequencies of the width become rows, the pair's two entries columns."""
+    """Rows 0 and 1 of the scaled noise are the real and imaginary parts; frequencies of the width become rows, the
+    pair's two entries columns."""
     height, width = size
     columns = width // 2 + (2 if width % 2 else 1)
     noise = np.random.default_rng(0).standard_normal((height, columns, 2))
@@ -35,7 +36,9 @@ def test_the_reference_spectrum_is_the_published_slip(size):
     expected = sines(z[:height], height, width)
     assert noise_shape(*size, "reference") == (2, columns, 2)
     for rows in (noise, noise[:2]):  # of the rows the published code draws it uses two
-        assert np.allclose(grey_image(rows, *size, 3.0, "reference"), expected, rtol=0, atol=1e-9 * np.abs(expected).max())
+        assert np.allclose(
+            grey_image(rows, *size, 3.0, "reference"), expected, rtol=0, atol=1e-9 * np.abs(expected).max()
+        )
 
 
 @pytest.mark.parametrize("size", [(16, 16), (12, 21)])
@@ -98,7 +101,10 @@ def test_a_soft_mask_is_a_ramp_around_the_border():
     assert (narrow > 0).sum() == 7 and narrow.mean() == pytest.approx(0.04)
 
 
-@pytest.mark.parametrize(("lam", "up", "ones", "zeros"), [(0.055, True, 1, 89), (0.945, False, 89, 1), (0.055, False, 0, 90), (0.945, True, 90, 0)])
+@pytest.mark.parametrize(
+    ("lam", "up", "ones", "zeros"),
+    [(0.055, True, 1, 89), (0.945, False, 89, 1), (0.055, False, 0, 90), (0.945, True, 90, 0)],
+)
 def test_a_ramp_takes_whole_pixels_of_the_smaller_share(lam, up, ones, zeros):
     """As the published code: floor(100 x 0.055) = 5 pixels on either side of the border, which may be at 5 or at 6."""
     mask = brightest(np.random.default_rng(4).permutation(100).reshape(10, 10), lam, up, 0.5)
@@ -114,7 +120,9 @@ def test_injected_draws_make_the_batch():
         rank = (-grey_image(noise, 12, 16, 3.0, "reference")).ravel().argsort().argsort().reshape(12, 16)
         assert np.array_equal(mixed.mask[0, 0].numpy() == 1, rank < count)
         assert torch.equal(mixed.x[0] == 0, mixed.mask[0] == 1) and torch.equal(mixed.x[0] == 1, mixed.mask[0] == 0)
-        assert torch.allclose(own_share(mixed.x).float(), own_weight(mixed.weights)) and own_weight(mixed.weights)[0] == pytest.approx(count / 192)
+        assert torch.allclose(own_share(mixed.x).float(), own_weight(mixed.weights)) and own_weight(mixed.weights)[
+            0
+        ] == pytest.approx(count / 192)
         sampled = FMix(lam="sampled").mix(context(draws=draws), x, torch.arange(3), None)
         assert torch.equal(sampled.x, mixed.x) and own_weight(sampled.weights)[0] == pytest.approx(0.3)
 
@@ -144,7 +152,9 @@ def test_alpha_zero_and_presets():
     assert torch.equal(FMix(alpha=0).mix(context(), x, torch.arange(4), None).x, x)
     for preset, arguments in FMix.PRESETS.items():
         method = FMix(**arguments)
-        assert (method.spectrum == "isotropic") == (preset == "paper") and (method.lam == "sampled") == (preset in ("released", "openmixup"))
+        assert (method.spectrum == "isotropic") == (preset == "paper") and (method.lam == "sampled") == (
+            preset in ("released", "openmixup")
+        )
 
 
 @pytest.mark.parametrize(

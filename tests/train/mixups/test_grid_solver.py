@@ -25,11 +25,15 @@ def by_hand(unary, down, right, cost, labels):
     rows, columns, _ = unary.shape
     total = sum(unary[r, c, labels[r][c]] for r in range(rows) for c in range(columns))
     total += sum(down[r, c] * cost[labels[r][c], labels[r + 1][c]] for r in range(rows - 1) for c in range(columns))
-    return total + sum(right[r, c] * cost[labels[r][c], labels[r][c + 1]] for r in range(rows) for c in range(columns - 1))
+    return total + sum(
+        right[r, c] * cost[labels[r][c], labels[r][c + 1]] for r in range(rows) for c in range(columns - 1)
+    )
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
-@pytest.mark.parametrize(("rows", "columns", "labels"), [(2, 2, 2), (2, 3, 2), (3, 2, 2), (1, 4, 3), (2, 2, 4), (3, 1, 3)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "labels"), [(2, 2, 2), (2, 3, 2), (3, 2, 2), (1, 4, 3), (2, 2, 4), (3, 1, 3)]
+)
 def test_the_solution_is_the_minimum_over_all_labelings(rows, columns, labels, per_sample):
     unary, down, right, cost = problem(3, rows, columns, labels, 10 * rows + columns, per_sample)
     solved = solve(unary, down, right, cost)
@@ -37,7 +41,10 @@ def test_the_solution_is_the_minimum_over_all_labelings(rows, columns, labels, p
     for i in range(3):
         arrays = [t[i].numpy() for t in (unary, down, right)] + [cost[i].numpy() if per_sample else cost.numpy()]
         assert found[i].item() == pytest.approx(by_hand(*arrays, solved[i].tolist()))
-        least = min(by_hand(*arrays, np.reshape(every, (rows, columns))) for every in product(range(labels), repeat=rows * columns))
+        least = min(
+            by_hand(*arrays, np.reshape(every, (rows, columns)))
+            for every in product(range(labels), repeat=rows * columns)
+        )
         assert found[i].item() == pytest.approx(least, abs=1e-12)
 
 
@@ -68,7 +75,8 @@ def test_large_grids_are_solved_as_well_as_exactly():
 
 def test_a_cut_of_a_hand_made_grid():
     weights = torch.full((1, 1, 2), 0.5, dtype=torch.float64), torch.full((1, 2, 1), 0.5, dtype=torch.float64)
-    for beside, expected in ((0.4, [[1, 0], [0, 0]]), (-0.6, [[1, 1], [1, 0]])):  # alone: -1.2 + 1; with both neighbours: -1.2 + 2 beside + 1
+    # alone: -1.2 + 1; with both neighbours: -1.2 + 2 beside + 1
+    for beside, expected in ((0.4, [[1, 0], [0, 0]]), (-0.6, [[1, 1], [1, 0]])):
         on = torch.tensor([[[-1.2, beside], [beside, 3.0]]], dtype=torch.float64)
         assert cut(on, *weights).tolist() == [expected]
 
@@ -88,7 +96,8 @@ def test_sweeps_never_get_worse_and_the_best_start_wins():
     best = energy(unary, down, right, cost, best_of(unary, down, right, cost, starts, 2, 2))
     single = torch.stack([energy(unary, down, right, cost, sweep(unary, down, right, cost, s, 2, 2)) for s in starts])
     assert torch.allclose(best, single.amin(0))
-    assert torch.allclose(energy(unary, down, right, cost, sweep(unary, down, right, cost, labels, 6, 6)), exact)  # one strip is the grid
+    # one strip is the grid
+    assert torch.allclose(energy(unary, down, right, cost, sweep(unary, down, right, cost, labels, 6, 6)), exact)
 
 
 # ---- transport
@@ -98,7 +107,9 @@ def reference_transport(saliency, visible, eps):
     """Plan (N, N) of one image: rows are sources. The rule with whole matrices, as published."""
     side = len(saliency)
     r, c = np.divmod(np.arange(side**2), side)
-    cost = eps * ((r[:, None] - r) ** 2 + (c[:, None] - c) ** 2) / (side - 1) ** 2 - np.outer(saliency.ravel(), visible.ravel())
+    cost = eps * ((r[:, None] - r) ** 2 + (c[:, None] - c) ** 2) / (side - 1) ** 2 - np.outer(
+        saliency.ravel(), visible.ravel()
+    )
     for _ in range(side):
         plan = np.zeros_like(cost)
         plan[np.arange(side**2), cost.argmin(1)] = 1
@@ -122,7 +133,8 @@ def test_transport_follows_the_published_rule(side):
         assert (plan.sum(0) <= 1).all() and (plan.sum(1) <= 1).all()
         shown = visible.ravel()
         assert filled[0].numpy()[shown].all()  # what the mask shows is always there
-        assert np.array_equal(filled[0].numpy()[1:], plan.sum(0)[1:] == 1)  # (at cell 0 the matrix form breaks a tie that nobody sees)
+        # (at cell 0 the matrix form breaks a tie that nobody sees)
+        assert np.array_equal(filled[0].numpy()[1:], plan.sum(0)[1:] == 1)
         assert np.array_equal(plan.sum(0)[shown] == 1, np.ones(shown.sum(), bool))
         assert np.array_equal(source[0].numpy()[shown], plan.argmax(0)[shown])
         moved = source[0].numpy()[shown]

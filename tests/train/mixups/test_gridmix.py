@@ -10,7 +10,8 @@ from .fakes import context, index_images, own_share, own_weight
 
 
 def holes_one_by_one(height, width, lam, holes, hole_aspect, area, aspect, offset):
-    """The published loop over holes, in a crop that is clamped to the image. (H, W) bool, true in holes, and the crop."""
+    """The published loop over holes, in a crop that is clamped to the image. (H, W) bool, true in holes, and the
+    crop."""
     crop_w = min(int(math.sqrt(int(height * width * area) / aspect)), width)
     crop_h = min(int(crop_w * aspect), height)
     x0, y0 = int((width - crop_w) * offset[0]), int((height - crop_h) * offset[1])
@@ -38,11 +39,15 @@ def test_the_closed_form_is_the_loop_over_holes(size):
             "offset": tuple(rng.random(2)),
             "partner": [1, 0],
         }
-        mask, (top, bottom, left, right) = holes_one_by_one(*size, draws["lam"], draws["holes"], draws["hole_aspect"], *draws["crop"], draws["offset"])
+        mask, (top, bottom, left, right) = holes_one_by_one(
+            *size, draws["lam"], draws["holes"], draws["hole_aspect"], *draws["crop"], draws["offset"]
+        )
         mixed = method.mix(context(draws=draws), x, torch.arange(2), None)
         assert np.array_equal(mixed.x[0, 0].numpy() == 1, mask) and np.array_equal(mixed.x[1, 0].numpy() == 0, mask)
         assert own_weight(mixed.weights).tolist() == pytest.approx([1 - mask.mean()] * 2, abs=1e-7)
-        assert not mask[:top].any() and not mask[bottom:].any() and not mask[:, :left].any() and not mask[:, right:].any()
+        assert (
+            not mask[:top].any() and not mask[bottom:].any() and not mask[:, :left].any() and not mask[:, right:].any()
+        )
 
 
 def test_by_hand():

@@ -54,13 +54,17 @@ def test_pixels_are_mixed_by_their_saliency(kind):
         assert np.allclose(mixed.mask[:, 0], mask, atol=1e-4)
     assert torch.equal(x, before)
     assert torch.allclose(mixed.x, mixed.mask * x + (1 - mixed.mask) * x[mixed.partner], atol=1e-5)
-    assert torch.allclose(own_weight(mixed.weights), mixed.mask.mean((1, 2, 3))) and torch.allclose(mixed.weights.sum(1), torch.ones(5))
+    assert torch.allclose(own_weight(mixed.weights), mixed.mask.mean((1, 2, 3))) and torch.allclose(
+        mixed.weights.sum(1), torch.ones(5)
+    )
 
 
 def test_two_images_share_every_pixel():
     x = smooth_images(2, 24, 0)
     mixed = GuidedMixup().mix(context(), x, torch.arange(2), SaliencyNet(smooth_saliency(2, 24, 1)))
-    assert torch.allclose(mixed.mask.sum(0), torch.ones(1, 24, 24)) and torch.allclose(mixed.x[0], mixed.x[1], atol=1e-5)
+    assert torch.allclose(mixed.mask.sum(0), torch.ones(1, 24, 24)) and torch.allclose(
+        mixed.x[0], mixed.x[1], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("saliency", [torch.ones(4, 16, 16), torch.zeros(4, 16, 16)])

@@ -34,7 +34,11 @@ def test_layer_zero_is_mixup_bit_for_bit():
         draws = {"layer": 0, "lam": np.random.default_rng(seed).random(), "partner": [3, 1, 0, 4, 2]}
         ours = ManifoldMixup(layers=["input", "0"]).mix(context(draws=draws), x, y, net)
         theirs = create("mixup").mix(context(draws=draws), x, y, net)
-        assert torch.equal(ours.x, theirs.x) and torch.equal(ours.weights, theirs.weights) and torch.equal(ours.mask, theirs.mask)
+        assert (
+            torch.equal(ours.x, theirs.x)
+            and torch.equal(ours.weights, theirs.weights)
+            and torch.equal(ours.mask, theirs.mask)
+        )
         assert ours.inject is None
 
 
@@ -149,7 +153,9 @@ def test_a_compiled_network_mixes_the_same():
 
 def test_errors():
     for layers in ("layer1", 1, []):
-        with pytest.raises(ValueError, match=f"`layers` to be a list of names of layers, but got {re.escape(repr(layers))}"):
+        with pytest.raises(
+            ValueError, match=f"`layers` to be a list of names of layers, but got {re.escape(repr(layers))}"
+        ):
             ManifoldMixup(layers=layers)
     with pytest.raises(EvalkitError, match="Sequential has no stages or blocks that manifold knows; name its `layers`"):
         ManifoldMixup().setup(linear_network())

@@ -21,10 +21,14 @@ def patches(x, size):
 def test_injected_cells_become_the_mask():
     cells = np.random.default_rng(0).random((3, 2, 3)) < 0.5
     x = index_images(3, 8, 12)
-    mixed = create("maskmix", scale=1).mix(context(draws={"cells": cells.reshape(3, 6), "partner": [1, 2, 0]}), x, torch.arange(3), NET)
+    mixed = create("maskmix", scale=1).mix(
+        context(draws={"cells": cells.reshape(3, 6), "partner": [1, 2, 0]}), x, torch.arange(3), NET
+    )
     expected = np.stack([np.kron(c, np.ones((4, 4))) for c in cells])
     assert np.array_equal(mixed.mask[:, 0].numpy(), expected)
-    assert np.array_equal(mixed.x[:, 0].numpy(), np.where(expected == 1, np.arange(3)[:, None, None], np.array([1, 2, 0])[:, None, None]))
+    assert np.array_equal(
+        mixed.x[:, 0].numpy(), np.where(expected == 1, np.arange(3)[:, None, None], np.array([1, 2, 0])[:, None, None])
+    )
     assert own_weight(mixed.weights).tolist() == pytest.approx(cells.mean((1, 2)).tolist())
 
 
@@ -56,7 +60,9 @@ def test_mean_share_of_own_cells(rounding, expected):
     assert np.mean(share) == pytest.approx(expected, abs=4 * np.std(share) / np.sqrt(3000))
 
 
-@pytest.mark.parametrize(("scale", "size"), [(1, (32, 48)), (2, (24, 32)), (4, (32, 40)), (1.5, (24, 24)), (7, (28, 28))])
+@pytest.mark.parametrize(
+    ("scale", "size"), [(1, (32, 48)), (2, (24, 32)), (4, (32, 40)), (1.5, (24, 24)), (7, (28, 28))]
+)
 def test_a_cell_of_whole_patches_never_splits_a_patch(scale, size):
     ctx, x = context(seed=3), index_images(4, *size)
     unit = 4 if scale == int(scale) else 2
@@ -68,14 +74,17 @@ def test_a_cell_of_whole_patches_never_splits_a_patch(scale, size):
 
 def test_half_a_patch_and_a_shifted_grid_do_split_patches():
     for arguments in ({"scale": 0.5}, {"scale": 1, "misaligned": True}):
-        mixed = create("maskmix", pairing="flip", **arguments).mix(context(draws={"lam": 0.5}), index_images(4, 16, 16), torch.arange(4), NET)
+        mixed = create("maskmix", pairing="flip", **arguments).mix(
+            context(draws={"lam": 0.5}), index_images(4, 16, 16), torch.arange(4), NET
+        )
         whole = patches(mixed.x, 4)
         assert not (whole == whole[:, :, :1]).all()
         assert torch.allclose(own_share(mixed.x).float(), own_weight(mixed.weights), atol=1e-6)
 
 
 def test_cells_cut_by_the_border_weigh_what_is_left_of_them():
-    """224 = 3.5 cells of 64: inner cells weigh 0.0816, those at an edge 0.0408, the corner 0.0204; 6 of 16 cells weigh 0.224 to 0.490."""
+    """224 = 3.5 cells of 64: inner cells weigh 0.0816, those at an edge 0.0408, the corner 0.0204; 6 of 16 cells weigh
+    0.224 to 0.490."""
     one = np.eye(16, dtype=bool).reshape(16, 4, 4)
     share = pixel_share(one, 64, (0, 0), 224, 224).reshape(4, 4)
     assert np.allclose(share[:3, :3], 0.081633, atol=1e-6) and np.allclose(share[3, :3], 0.040816, atol=1e-6)
@@ -92,13 +101,19 @@ def test_the_share_is_the_mean_of_the_mask_exactly():
         cells = rng.random((2, -(-height // cell) + 1, -(-width // cell) + 1)) < 0.5
         mask = pixel_mask(torch.from_numpy(cells), cell, offset, height, width)
         assert mask.shape == (2, 1, height, width)
-        brute = np.array([[c[(r + offset[0]) // cell, (k + offset[1]) // cell] for r in range(height) for k in range(width)] for c in cells])
+        brute = np.array(
+            [
+                [c[(r + offset[0]) // cell, (k + offset[1]) // cell] for r in range(height) for k in range(width)]
+                for c in cells
+            ]
+        )
         assert np.array_equal(mask.flatten(1).numpy(), brute)
         assert np.array_equal(pixel_share(cells, cell, offset, height, width), brute.mean(1))
 
 
 def test_lam_from_count_ignores_the_border():
-    draws = {"cells": np.eye(4, dtype=bool)[[3, 0]].reshape(2, 2, 2), "partner": [1, 0]}  # own: the corner cell, cut to 2 x 2 of 6 x 6 pixels
+    # own: the corner cell, cut to 2 x 2 of 6 x 6 pixels
+    draws = {"cells": np.eye(4, dtype=bool)[[3, 0]].reshape(2, 2, 2), "partner": [1, 0]}
     for lam_from_count, expected in ((False, [1 / 9, 4 / 9]), (True, [0.25, 0.25])):
         method = create("maskmix", scale=1, lam_from_count=lam_from_count)
         weights = method.mix(context(draws=draws), index_images(2, 6, 6), torch.arange(2), NET).weights
@@ -107,7 +122,9 @@ def test_lam_from_count_ignores_the_border():
 
 def test_the_offset_of_the_shifted_grid():
     draws = {"cells": np.array([[1, 0, 0, 0, 0, 0, 0, 0, 0]] * 2), "partner": [1, 0], "offset": (1, 3)}
-    mixed = create("maskmix", scale=1, misaligned=True).mix(context(draws=draws), index_images(2, 8, 8), torch.arange(2), NET)
+    mixed = create("maskmix", scale=1, misaligned=True).mix(
+        context(draws=draws), index_images(2, 8, 8), torch.arange(2), NET
+    )
     expected = torch.zeros(8, 8)
     expected[:3, :1] = 1  # cell 0 spans 4 pixels from (-1, -3)
     assert torch.equal(mixed.mask[0, 0], expected)
@@ -142,7 +159,8 @@ def test_shuffling_moves_whole_patches_among_their_own_places(shuffle):
 
 
 def test_injected_noise_says_which_patch_goes_where():
-    # One row of five patches of one pixel, own cells 0, 2 and 4. Places are filled in the order of the noise: own 2, 4, 0; the partner's 3, 1.
+    # One row of five patches of one pixel, own cells 0, 2 and 4. Places are filled in the order of the noise: own 2, 4,
+    # 0; the partner's 3, 1.
     draws = {"cells": [[1, 0, 1, 0, 1]] * 2, "partner": [1, 0], "noise": np.array([[0.9, 0.5, 0.2, 0.3, 0.4]] * 2)}
     x = torch.tensor([[10.0, 11, 12, 13, 14], [20, 21, 22, 23, 24]]).view(2, 1, 1, 5)
     mixed = create("maskmix", scale=1, shuffle="both").mix(context(draws=draws), x, torch.arange(2), FakeNet(1))
@@ -161,7 +179,9 @@ def test_shuffling_keeps_the_memory_format_and_the_batch(shuffle):
 def test_whole_cells_are_shuffled_too(shuffle):
     x, draws = unique_images(4, 16, 24), {"lam": 0.5, "partner": [1, 2, 3, 0]}
     clean = create("maskmix", scale=2).mix(context(seed=6, draws=draws), x, torch.arange(4), NET)
-    noisy = create("maskmix", scale=2, shuffle=shuffle, shuffle_cells=True).mix(context(seed=6, draws=draws), x, torch.arange(4), NET)
+    noisy = create("maskmix", scale=2, shuffle=shuffle, shuffle_cells=True).mix(
+        context(seed=6, draws=draws), x, torch.arange(4), NET
+    )
     assert torch.equal(clean.mask, noisy.mask) and torch.equal(clean.weights, noisy.weights)
     before, after = patches(clean.x, 8), patches(noisy.x, 8)
     own, moved = patches(clean.mask, 8)[:, :, 0].bool(), 0
@@ -191,7 +211,9 @@ def test_blocks_are_tokenmix_s():
         mixed = method.mix(context(seed=seed), x, torch.arange(6), NET)
         assert (mixed.mask == mixed.mask[:1]).all() and mixed.partner.tolist() == [5, 4, 3, 2, 1, 0]
         whole = patches(mixed.mask, 4)
-        assert (whole == whole[:, :, :1]).all() and torch.allclose(own_share(mixed.x).float(), own_weight(mixed.weights))
+        assert (whole == whole[:, :, :1]).all() and torch.allclose(
+            own_share(mixed.x).float(), own_weight(mixed.weights)
+        )
         shares.append(round((1 - own_weight(mixed.weights)[0].item()) * 196))
     assert max(shares) == 112 and min(shares) >= 100 and shares.count(112) > 15
     expected = token_block_mask(np.random.default_rng(3), (14, 14), 112)
@@ -204,12 +226,16 @@ def test_presets_differ_only_by_the_documented_flags():
 
     default = flags("default")
     for preset, arguments in create("maskmix").PRESETS.items():
-        assert {k: v for k, v in flags(preset).items() if v != default[k]} == {k: v for k, v in arguments.items() if v != default[k]}
+        assert {k: v for k, v in flags(preset).items() if v != default[k]} == {
+            k: v for k, v in arguments.items() if v != default[k]
+        }
     assert flags("random4x") == default and flags("random")["scale"] == 1 and flags("block")["mask"] == "block"
 
 
 def test_cells_in_pixels_need_no_patches():
-    mixed = create("maskmix", cell=8).mix(context(draws={"lam": 0.5}), index_images(2, 16, 16), torch.arange(2), FakeNet(None))
+    mixed = create("maskmix", cell=8).mix(
+        context(draws={"lam": 0.5}), index_images(2, 16, 16), torch.arange(2), FakeNet(None)
+    )
     assert mixed.mask.mean((1, 2, 3)).tolist() == [0.5, 0.5]
 
 
@@ -218,11 +244,31 @@ def test_cells_in_pixels_need_no_patches():
     [
         ({"scale": 16}, 4, (32, 32), "cell 64 is larger than image 32; use a multiple of patch size 4 up to 32"),
         ({"scale": 6}, 4, (20, 32), "cell 24 is larger than image 20x32; use a multiple of patch size 4 up to 20"),
-        ({"scale": 0.3}, 4, (32, 32), "cell 1.2 is not a whole number of pixels; use a multiple of patch size 4 up to 32"),
+        (
+            {"scale": 0.3},
+            4,
+            (32, 32),
+            "cell 1.2 is not a whole number of pixels; use a multiple of patch size 4 up to 32",
+        ),
         ({"cell": 64}, None, (32, 32), "cell 64 is larger than image 32; use at most 32"),
-        ({}, None, (32, 32), "this model has no patches to take the mask's cells from; give maskmix a cell size in pixels, e.g. cell=16"),
-        ({"scale": 2, "shuffle": "crop", "shuffle_cells": True}, 4, (28, 32), "shuffle_cells needs image 28x32 to be a multiple of cell 8"),
-        ({"scale": 0.5, "shuffle": "crop"}, 4, (32, 32), "shuffle=crop needs cell 2 and image 32 to be multiples of patch size 4"),
+        (
+            {},
+            None,
+            (32, 32),
+            "this model has no patches to take the mask's cells from; give maskmix a cell size in pixels, e.g. cell=16",
+        ),
+        (
+            {"scale": 2, "shuffle": "crop", "shuffle_cells": True},
+            4,
+            (28, 32),
+            "shuffle_cells needs image 28x32 to be a multiple of cell 8",
+        ),
+        (
+            {"scale": 0.5, "shuffle": "crop"},
+            4,
+            (32, 32),
+            "shuffle=crop needs cell 2 and image 32 to be multiples of patch size 4",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit(arguments, patch, size, said):

@@ -79,7 +79,8 @@ class Script:
 
 
 def test_blocks_by_hand():
-    """4 x 5 tokens, 7 to fill: a block of 2 x 3; one of 2 x 2 with 2 new tokens does not fit into the last 1; one that adds nothing; one of 1 x 1."""
+    """4 x 5 tokens, 7 to fill: a block of 2 x 3; one of 2 x 2 with 2 new tokens does not fit into the last 1; one that
+    adds nothing; one of 1 x 1."""
     wide = math.log(2 / 3)
     rng = Script(6, wide, 1, 0, 4, 0.0, 2, 2, 1, 0.0, 1, 1, 1, 0.0, 3, 4)
     own = token_block_mask(rng, (4, 5), 7)
@@ -91,7 +92,8 @@ def test_blocks_by_hand():
 
 
 def test_ten_blocks_in_a_row_that_do_not_fit_are_enough():
-    # 2 x 2 on 5 x 5 tokens, then nine times 5 x 5, which is not smaller than the grid, and one token that is filled already
+    # 2 x 2 on 5 x 5 tokens, then nine times 5 x 5, which is not smaller than the grid, and one token that is filled
+    # already
     rng = Script(4, 0.0, 0, 0, *[25, 0.0] * 9, 1, 0.0, 0, 0)
     own = token_block_mask(rng, (5, 5), 20)
     assert (~own).sum() == 4 and not rng.values

@@ -11,7 +11,8 @@ from evalkit.train.mixups.token_merging import merged_attention
 
 from .fakes import context, own_share, own_weight
 
-ORDER = torch.stack([torch.randperm(64, generator=torch.Generator().manual_seed(i)) for i in range(3)])  # the rank of each patch's attention
+# the rank of each patch's attention
+ORDER = torch.stack([torch.randperm(64, generator=torch.Generator().manual_seed(i)) for i in range(3)])
 
 
 @pytest.fixture(name="net", scope="module")
@@ -35,7 +36,9 @@ def test_the_most_attending_patches_stay(net, monkeypatch, lam, count):
 
 def test_of_equal_patches_the_first_stay(net, monkeypatch):
     monkeypatch.setattr(mergemix, "merged_attention", lambda *_: torch.ones(3, 64))
-    mixed = MergeMix().mix(context(draws={"lam": 0.5, "partner": [1, 2, 0]}), torch.randn(3, 3, 32, 32), torch.arange(3), net)
+    mixed = MergeMix().mix(
+        context(draws={"lam": 0.5, "partner": [1, 2, 0]}), torch.randn(3, 3, 32, 32), torch.arange(3), net
+    )
     assert (mixed.mask[:, :, :16] == 1).all() and (mixed.mask[:, :, 16:] == 0).all()
 
 
@@ -51,7 +54,8 @@ def test_it_asks_for_what_it_says(net):
 
 
 def test_resampled_labels_by_hand(net):
-    """lam = 1/2 and a quarter merged: N(1/4, 1/2) at -1, 0, 1 is -1/4, 1/4, 3/4, stretched to 0, 1/2, 1. The image stays the same."""
+    """lam = 1/2 and a quarter merged: N(1/4, 1/2) at -1, 0, 1 is -1/4, 1/4, 3/4, stretched to 0, 1/2, 1. The image
+    stays the same."""
     draws = {"lam": 0.5, "partner": [1, 2, 0], "noise": torch.tensor([-1.0, 0.0, 1.0]).double().numpy()}
     x = torch.randn(3, 3, 32, 32)
     plain, noisy = (MergeMix(resample=r).mix(context(draws=draws), x, torch.arange(3), net) for r in (False, True))
@@ -68,7 +72,11 @@ def test_loss_is_that_of_both_mixes(net):
 
     target = F.one_hot(y, 3) * 0.9 + 0.1 / 3
     first = -((0.5 * target + 0.5 * target[[1, 2, 0]]) * net(mixed.x).logits.log_softmax(1)).sum(1).mean()
-    second = -((0.7 * target + 0.3 * target[[2, 0, 1]]) * net(0.7 * x + 0.3 * x[[2, 0, 1]]).logits.log_softmax(1)).sum(1).mean()
+    second = (
+        -((0.7 * target + 0.3 * target[[2, 0, 1]]) * net(0.7 * x + 0.3 * x[[2, 0, 1]]).logits.log_softmax(1))
+        .sum(1)
+        .mean()
+    )
     torch.testing.assert_close(loss, first + second)
     loss.backward()
     assert all(p.grad is not None for p in net.parameters())

@@ -49,8 +49,13 @@ def test_automix_block_against_numpy(lam_embed, norm):
     if norm == "bn":
         query, key = batch_norm64(block.theta[1], query), batch_norm64(block.theta[1], key)
     if norm == "ln":
-        weight, bias = (p.detach().double().numpy()[None, :, None] for p in (block.theta[1].weight, block.theta[1].bias))
-        query, key = ((q - q.mean(1, keepdims=True)) / np.sqrt(q.var(1, keepdims=True) + 1e-6) * weight + bias for q in (query, key))
+        weight, bias = (
+            p.detach().double().numpy()[None, :, None] for p in (block.theta[1].weight, block.theta[1].bias)
+        )
+        query, key = (
+            (q - q.mean(1, keepdims=True)) / np.sqrt(q.var(1, keepdims=True) + 1e-6) * weight + bias
+            for q in (query, key)
+        )
     expected = [attend64(query[i], key[i], conv64(block.value, b[i])) for i in range(3)]
     assert np.allclose(block(own, other, 0.3).detach().numpy().reshape(3, -1), expected, atol=1e-5)
 
@@ -68,7 +73,14 @@ def test_samix_block_against_numpy(shape):
     hidden = np.where(hidden > 0, hidden, np.exp(np.minimum(hidden, 0)) - 1)
     assert block.value[0].bias is None and block.value[3].bias is None
     for dropped, factors in ((None, [1, 1, 1]), (keep, [0, 1.25, 1.25])):
-        expected = [attend64(conv64(block.query[0], both[i]), conv64(block.key[0], both[i]), conv64(block.value[3], hidden[i]) * factors[i]) for i in range(3)]
+        expected = [
+            attend64(
+                conv64(block.query[0], both[i]),
+                conv64(block.key[0], both[i]),
+                conv64(block.value[3], hidden[i]) * factors[i],
+            )
+            for i in range(3)
+        ]
         assert np.allclose(block(own, other, lam, dropped).detach().numpy().reshape(3, -1), expected, atol=1e-5)
 
 
@@ -84,7 +96,9 @@ def test_generator_against_numpy(n, lam_embed):
         of = [channel(flat(z)[i], lam) if lam_embed else flat(z)[i] for z, lam in zip(zs, lams)]
         for j in range(n):
             others = sum(conv64(block.key[0], of[k]) for k in range(n) if k != j)
-            assert np.allclose(logits[i, j], attend64(conv64(block.query[0], of[j]), others, conv64(block.value, of[j])), atol=1e-5)
+            assert np.allclose(
+                logits[i, j], attend64(conv64(block.query[0], of[j]), others, conv64(block.value, of[j])), atol=1e-5
+            )
 
 
 def test_the_lambda_curve():

@@ -10,8 +10,8 @@ from evalkit.train.losses import soft_cross_entropy
 
 from .fakes import FakeNet, FakeOutput, TinyAttention, context, index_images, own_weight
 
-# The worked example: 2 x 2 patches of 2 x 2 pixels, own image in three of them, class attention, prediction. Two identical mixed samples
-# (label 0 with partner 1); the criterion looks at the first one only.
+# The worked example: 2 x 2 patches of 2 x 2 pixels, own image in three of them, class attention, prediction. Two
+# identical mixed samples (label 0 with partner 1); the criterion looks at the first one only.
 CELLS = [[1, 1, 1, 0]] * 2
 A = torch.tensor([[0.1, 0.4, 0.2, 0.1]] * 2)
 P = torch.tensor([[0.6, 0.3, 0.1]] * 2)
@@ -46,7 +46,9 @@ def test_worked_example_with_smoothing():
     assert loss.item() == pytest.approx(0.598490, abs=1e-6)
 
 
-@pytest.mark.parametrize(("detach", "expected"), [(True, (-0.2724, 0.1724, 0.1000)), (False, (-0.2787, 0.1769, 0.1018))])
+@pytest.mark.parametrize(
+    ("detach", "expected"), [(True, (-0.2724, 0.1724, 0.1000)), (False, (-0.2787, 0.1769, 0.1018))]
+)
 def test_the_gradient_that_leaks_through_the_cosine(detach, expected):
     _, loss, logits = example(create("mixpro", scale=1, pal_detach=detach))
     loss.backward()
@@ -68,7 +70,8 @@ def test_a_perfect_prediction_trusts_the_attention_and_a_wrong_one_the_area():
 
 
 def test_a_cosine_rounded_above_one_gives_no_negative_share():
-    method, attention = create("mixpro", scale=1), torch.tensor([[0.0, 0, 0, 1]] * 2)  # nothing of the own image is looked at
+    # nothing of the own image is looked at
+    method, attention = create("mixpro", scale=1), torch.tensor([[0.0, 0, 0, 1]] * 2)
     for seed in range(50):
         p = torch.rand(2, 3, generator=torch.Generator().manual_seed(seed)) + 0.01
         target = p / p.sum(1, keepdim=True)
@@ -102,7 +105,8 @@ def test_progress_factors(pal, step, expected):
 
 
 def test_the_learnable_factor_is_trained_through_lambda():
-    """dL / d factor = (lam_attn - lam_area) (CE_own - CE_partner), then through the sigmoid; and as finite differences say."""
+    """dL / d factor = (lam_attn - lam_area) (CE_own - CE_partner), then through the sigmoid; and as finite differences
+    say."""
     method = create("mixpro", "learnable", scale=1)
     a = method.progress.a
     a.data.fill_(0.3)
@@ -122,13 +126,17 @@ def test_the_learnable_factor_is_trained_through_lambda():
 
 def test_the_learnable_factor_has_a_group_of_its_own_without_weight_decay():
     method = create("mixpro", "learnable")
-    assert method.param_groups() == [{"params": [method.progress.a], "weight_decay": 0.0}] and method.progress.a.item() == 0
+    assert (
+        method.param_groups() == [{"params": [method.progress.a], "weight_decay": 0.0}]
+        and method.progress.a.item() == 0
+    )
     assert list(method.state_dict()) == ["progress.a"]
     assert create("mixpro").param_groups() == [] and not list(create("mixpro").parameters())
 
 
 def test_progress_in_whole_epochs():
-    """100 steps in 4 epochs: T / T_max is 0, 1/4, 1/2, 3/4; more epochs than the steps divide by begin with the next step."""
+    """100 steps in 4 epochs: T / T_max is 0, 1/4, 1/2, 3/4; more epochs than the steps divide by begin with the next
+    step."""
     for kind, power in (("linear", 1), ("parabolic", 2)):
         method = create("mixpro", pal=kind, pal_epochs=4)
         got = [method.progress(context(step=t, total_steps=100), None, None, None) for t in (0, 24, 25, 49, 50, 99)]
@@ -149,7 +157,9 @@ def test_lambda_lies_between_area_and_attention():
         alone = mixed.partner == torch.arange(6)
         low, high = torch.minimum(attn, own.mean(1)), torch.maximum(attn, own.mean(1))
         got = own_weight(lam)
-        assert ((got >= low - 1e-6) & (got <= high + 1e-6))[~alone].all() and torch.allclose(got[alone], torch.tensor(1.0))
+        assert ((got >= low - 1e-6) & (got <= high + 1e-6))[~alone].all() and torch.allclose(
+            got[alone], torch.tensor(1.0)
+        )
         assert torch.allclose(lam.sum(1), torch.ones(6), atol=1e-6) and (lam >= 0).all()
 
 
@@ -198,7 +208,9 @@ def test_attention_by_rollout(residual):
     lam = own_weight(method.relabel(ctx, mixed, Y, FakeOutput(P.log(), None, (2, 2), rollout=rollout)))
     assert lam[0].item() == pytest.approx(0.872391, abs=1e-6)
     ((patches, prefix, flag),) = asked
-    assert patches[..., 0].tolist() == CELLS and (patches[..., 1] == 1).all() and (prefix == 0).all() and flag is residual
+    assert (
+        patches[..., 0].tolist() == CELLS and (patches[..., 1] == 1).all() and (prefix == 0).all() and flag is residual
+    )
 
 
 def test_literal_attention_is_not_normalised():
@@ -265,10 +277,13 @@ def test_presets_differ_only_by_the_documented_flags():
     assert changed("misaligned") == {"misaligned": True} and changed("reduced") == {"scale": 0.5}
     assert changed("swin") == {"scale": 1.75}
     region, grid = create("mixpro", "pal_cutmix"), create("mixpro")
-    assert type(region.images).__name__ == "CutMix" and (region.images.pairing, region.pal) == (grid.images.pairing, grid.pal)
-    assert [type(create("mixpro", p).progress).__name__ for p in ("default", "equal", "linear", "parabolic", "learnable")] == [
-        *("Cosine", "Equal", "Elapsed", "Elapsed", "Learnable")
-    ]
+    assert type(region.images).__name__ == "CutMix" and (region.images.pairing, region.pal) == (
+        grid.images.pairing,
+        grid.pal,
+    )
+    assert [
+        type(create("mixpro", p).progress).__name__ for p in ("default", "equal", "linear", "parabolic", "learnable")
+    ] == [*("Cosine", "Equal", "Elapsed", "Elapsed", "Learnable")]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,11 @@ def test_is_cutmix_of_whole_patches(vit, batch):
         pasted = paste_box(x, flip, tuple(4 * e for e in box))
         with torch.no_grad():
             assert torch.allclose(vit(mixed.x, inject=mixed.inject).logits, vit(pasted.x).logits, atol=1e-5)
-        assert torch.equal(mixed.weights, pasted.weights) and torch.equal(mixed.mask, pasted.mask) and torch.equal(mixed.x, x)
+        assert (
+            torch.equal(mixed.weights, pasted.weights)
+            and torch.equal(mixed.mask, pasted.mask)
+            and torch.equal(mixed.x, x)
+        )
         assert torch.equal(mixed.partner, flip)
 
 
@@ -48,7 +52,9 @@ def test_an_image_that_is_not_square():
 
 def test_swin_keeps_its_tokens_on_a_grid():
     torch.manual_seed(2)
-    net = models.create("swin_tiny_patch4_window7_224", num_classes=3, img_size=64, window_size=2, depths=(1, 1, 1, 1)).eval()
+    net = models.create(
+        "swin_tiny_patch4_window7_224", num_classes=3, img_size=64, window_size=2, depths=(1, 1, 1, 1)
+    ).eval()
     x = images(2, 3, 64, 64)
     mixed = MixToken().mix(context(draws={"box": (2, 9, 5, 16)}), x, torch.arange(2), net)
     with torch.no_grad():
@@ -67,7 +73,9 @@ def test_the_label_counts_tokens(vit):
     for _ in range(300):
         mixed = MixToken().mix(ctx, images(2, 3, 32, 32), torch.arange(2), vit)
         lam.append(own_weight(mixed.weights)[0].item())
-        assert lam[-1] * 64 == pytest.approx(round(lam[-1] * 64), abs=1e-4) and lam[-1] == pytest.approx(mixed.mask.mean().item(), abs=1e-6)
+        assert lam[-1] * 64 == pytest.approx(round(lam[-1] * 64), abs=1e-4) and lam[-1] == pytest.approx(
+            mixed.mask.mean().item(), abs=1e-6
+        )
     assert len(set(lam)) > 10 and min(lam) >= 0 and max(lam) == 1
 
 
@@ -75,13 +83,19 @@ def test_a_batch_of_one_and_half_precision(vit):
     x = images(1, 3, 32, 32)
     mixed = MixToken().mix(context(draws={"box": (0, 4, 0, 4)}), x, torch.arange(1), vit)
     with torch.no_grad():
-        assert torch.equal(vit(mixed.x, inject=mixed.inject).logits, vit(x).logits) and mixed.weights.tolist() == [[1.0]]
+        assert torch.equal(vit(mixed.x, inject=mixed.inject).logits, vit(x).logits) and mixed.weights.tolist() == [
+            [1.0]
+        ]
     assert mixed.inject[1](images(1, 64, 8).bfloat16()).dtype == torch.bfloat16
 
 
 def test_nothing_is_read_back_from_the_device(vit):
     mixed = MixToken().mix(context(), torch.empty(4, 3, 32, 32, device="meta"), torch.empty(4, device="meta"), vit)
-    assert {mixed.weights.device.type, mixed.mask.device.type, mixed.inject[1](torch.empty(4, 64, 8, device="meta")).device.type} == {"meta"}
+    assert {
+        mixed.weights.device.type,
+        mixed.mask.device.type,
+        mixed.inject[1](torch.empty(4, 64, 8, device="meta")).device.type,
+    } == {"meta"}
 
 
 def test_the_dense_loss_by_hand():
@@ -94,7 +108,8 @@ def test_the_dense_loss_by_hand():
     target, dense = ctx.target(y), 0.0
     for i in range(3):
         for token in range(64):
-            source = 2 - i if 16 <= token < 48 else i  # rows 2 to 5: what was pasted into the other image is the token of this one
+            # rows 2 to 5: what was pasted into the other image is the token of this one
+            source = 2 - i if 16 <= token < 48 else i
             logits = F.linear(out.features[source, 1 + token], method.head.weight, method.head.bias)
             dense -= (target[i] * logits.log_softmax(0)).sum() / (3 * 64)
     expected = ctx.criterion(out.logits, mixed.weights @ target) + 0.5 * dense

@@ -38,7 +38,9 @@ def test_whole_batches_equal_timms():
     for seed in range(60):
         x, y = torch.randn(6, 3, 8, 12, generator=torch.Generator().manual_seed(seed)), torch.arange(6) % 5
         np.random.seed(seed)
-        timm_x, timm_target = TimmMixup(mixup_alpha=0.8, cutmix_alpha=0, label_smoothing=0.1, num_classes=5)(x.clone(), y)
+        timm_x, timm_target = TimmMixup(mixup_alpha=0.8, cutmix_alpha=0, label_smoothing=0.1, num_classes=5)(
+            x.clone(), y
+        )
         np.random.seed(seed)
         np.random.rand()  # timm asks whether to mix at all
         ctx = context(5, smoothing=0.1, draws={"lam": np.random.beta(0.8, 0.8)})

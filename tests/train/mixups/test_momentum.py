@@ -17,7 +17,8 @@ def test_the_momentum_schedule():
     values = {0: 0.999, 9: 0.999, 10: 0.99999 - 0.00099 * (1 + np.cos(0.1 * np.pi)) / 2, 50: 0.999495, 100: 0.99999}
     for step, value in values.items():
         assert rising_momentum(step, 100, 0.999, 0.99999, 0.1) == pytest.approx(value, abs=1e-9)
-    assert rising_momentum(25, 100, 0.999, 0.99999, 0.25) == pytest.approx(0.999145, abs=5e-7)  # a jump: the phase began at 0
+    # a jump: the phase began at 0
+    assert rising_momentum(25, 100, 0.999, 0.99999, 0.25) == pytest.approx(0.999145, abs=5e-7)
     assert rising_momentum(24, 100, 0.999, 0.99999, 0.25) == 0.999
 
 
@@ -25,13 +26,17 @@ def test_parameters_move_and_buffers_do_not():
     net = toy()
     encoder = MomentumEncoder(net, "act")
     before = {k: v.clone() for k, v in encoder.named_parameters() if not v.requires_grad}
-    assert all(torch.equal(before[f"network.{k}"], v) for k, v in net.named_parameters()) and torch.equal(before["head_k.weight"], encoder.head.weight)
+    assert all(torch.equal(before[f"network.{k}"], v) for k, v in net.named_parameters()) and torch.equal(
+        before["head_k.weight"], encoder.head.weight
+    )
     with torch.no_grad():
         for p in (*net.parameters(), *encoder.head.parameters()):
             p.copy_(torch.randn(p.shape))
         net.model.norm.running_mean.fill_(7)
     encoder.update(net, 0.75)
-    theirs = {f"network.{k}": v for k, v in net.named_parameters()} | {f"head_k.{k}": v for k, v in encoder.head.named_parameters()}
+    theirs = {f"network.{k}": v for k, v in net.named_parameters()} | {
+        f"head_k.{k}": v for k, v in encoder.head.named_parameters()
+    }
     assert theirs.keys() == before.keys()
     for k, v in theirs.items():
         assert torch.allclose(encoder.get_parameter(k), 0.75 * before[k] + 0.25 * v, atol=1e-6)
@@ -39,7 +44,8 @@ def test_parameters_move_and_buffers_do_not():
 
 
 def test_batch_norm_statistics_of_its_own():
-    """Two micro-batches, clean and mixed passes: one update by the clean ones and then one by the mixed ones; means over micro-batches."""
+    """Two micro-batches, clean and mixed passes: one update by the clean ones and then one by the mixed ones; means
+    over micro-batches."""
     net = toy()
     encoder = MomentumEncoder(net, "act")
     p = {k: v.detach() for k, v in doubles(net.model).items()}
@@ -58,7 +64,9 @@ def test_batch_norm_statistics_of_its_own():
         mean = 0.9 * mean + 0.1 * sum(m for m, _ in seen[kind]) / 2
         var = 0.9 * var + 0.1 * sum(v for _, v in seen[kind]) / 2
     norm = encoder.network.model.norm
-    assert torch.allclose(norm.running_mean.double(), mean, atol=1e-6) and torch.allclose(norm.running_var.double(), var, atol=1e-6)
+    assert torch.allclose(norm.running_mean.double(), mean, atol=1e-6) and torch.allclose(
+        norm.running_var.double(), var, atol=1e-6
+    )
     assert norm.num_batches_tracked == 2 and (net.model.norm.running_mean == 0).all()
     encoder.eval()
     encoder.look(images(4))
@@ -104,7 +112,14 @@ def stages_of(name, model, x):
             x = stage(x)
         x = model.layers[3].downsample(x)
         return F.layer_norm(x, x.shape[-1:]).permute(0, 3, 1, 2)
-    index = {"resnet18": 3, "resnet50": 3, "resnet18_cifar": 3, "deit_small_patch16_224": 5, "pvt_tiny": 2, "convnext_tiny": 2}[name]
+    index = {
+        "resnet18": 3,
+        "resnet50": 3,
+        "resnet18_cifar": 3,
+        "deit_small_patch16_224": 5,
+        "pvt_tiny": 2,
+        "convnext_tiny": 2,
+    }[name]
     return model.forward_intermediates(x, indices=[index], intermediates_only=True)[0]
 
 
@@ -134,8 +149,17 @@ def test_the_published_layers(name, size, shape):
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
-        *(("cait_xxs24_224", "blocks.11"), ("xcit_tiny_12_p16_224", "blocks.5"), ("deit_small_distilled_patch16_224", "blocks.5")),
-        *(("efficientnet_b0", "blocks.4"), ("mobilenetv2_100", "blocks.4"), ("resnext101_32x4d", "layer3"), ("pvt_v2_b0", "stages.2")),
+        *(
+            ("cait_xxs24_224", "blocks.11"),
+            ("xcit_tiny_12_p16_224", "blocks.5"),
+            ("deit_small_distilled_patch16_224", "blocks.5"),
+        ),
+        *(
+            ("efficientnet_b0", "blocks.4"),
+            ("mobilenetv2_100", "blocks.4"),
+            ("resnext101_32x4d", "layer3"),
+            ("pvt_v2_b0", "stages.2"),
+        ),
     ],
 )
 def test_other_families(name, layer):
@@ -167,7 +191,9 @@ def test_what_cannot_be_looked_at():
     with pytest.raises(EvalkitError, match=r"layer 'fc' gives no tensor .* name another feature_layer"):
         MomentumEncoder(net, "fc")  # never reached: the features end before
     vit = models.create("vit_nano_patch4_32", num_classes=5)
-    with pytest.raises(EvalkitError, match=r"layer 'pos_drop' gives \(1, 66, 64\) for images of 32 x 32 pixels, no feature map"):
+    with pytest.raises(
+        EvalkitError, match=r"layer 'pos_drop' gives \(1, 66, 64\) for images of 32 x 32 pixels, no feature map"
+    ):
         vit.model.pos_drop = Wider()
         MomentumEncoder(vit, "pos_drop")
     net.model.forward_head = lambda features: features

@@ -25,9 +25,12 @@ def test_the_number_of_cells_of_each_sample():
 
 
 def test_injected_cells_that_do_not_divide_the_image():
-    """7 x 10 pixels in 3 x 3 cells: rows of 3, 2, 2 and columns of 4, 3, 3 pixels (pixel p is in cell floor(3 p / size))."""
+    """7 x 10 pixels in 3 x 3 cells: rows of 3, 2, 2 and columns of 4, 3, 3 pixels (pixel p is in cell floor(3 p /
+    size))."""
     cells = np.random.default_rng(0).random((2, 3, 3)) < 0.5
-    mixed = PatchMix(grid=3).mix(context(draws={"cells": cells.reshape(2, 9), "partner": [1, 0]}), index_images(2, 7, 10), torch.arange(2), None)
+    mixed = PatchMix(grid=3).mix(
+        context(draws={"cells": cells.reshape(2, 9), "partner": [1, 0]}), index_images(2, 7, 10), torch.arange(2), None
+    )
     mask = np.stack([c.repeat([3, 2, 2], 0).repeat([4, 3, 3], 1) for c in cells])
     assert np.array_equal(mixed.mask[:, 0].numpy(), mask) and np.array_equal(mixed.x[0, 0].numpy() == 0, mask[0])
     assert own_weight(mixed.weights).tolist() == pytest.approx(mask.mean((1, 2)).tolist())
@@ -71,11 +74,17 @@ def test_the_patch_loss_by_hand(name):
                 own = mixed.mask[i, 0, 8 * r, 8 * c] == 1
                 log_p = classify(cells[i, :, r, c]).log_softmax(0)
                 expected = expected - 0.7 / 48 * (target[i if own else ctx.draws["partner"][i]] * log_p).sum()
-    assert method.features is True and method.loss(ctx, x, y, mixed, out, net).item() == pytest.approx(expected.item(), rel=1e-5)
-    assert train_step(context(seed=5, smoothing=0.1, draws=ctx.draws), net, method, x, y).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert method.features is True and method.loss(ctx, x, y, mixed, out, net).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
+    assert train_step(context(seed=5, smoothing=0.1, draws=ctx.draws), net, method, x, y).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("convnext_atto", {}), ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2})])
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("convnext_atto", {}), ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2})]
+)
 def test_the_patch_loss_of_one_cell_is_the_loss_of_the_image(name, arguments):
     """With one cell per image and average pooling the cell's logits are the image's."""
     torch.manual_seed(1)

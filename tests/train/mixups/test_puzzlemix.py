@@ -17,7 +17,8 @@ from .test_grid_solver import reference_transport
 
 
 def published_energy(x, std, s, i, j, lam, labels, n, beta=1.2, gamma=0.5, eta=0.2):
-    """Energy of the labels (m, m) of sample i with partner j from the definition, up to a constant: true differences on every border."""
+    """Energy of the labels (m, m) of sample i with partner j from the definition, up to a constant: true differences on
+    every border."""
     m, size = len(labels), x.shape[-1]
     block = size // m
     pixels = (x * std[:, None, None]).double().numpy()  # the mean drops out of differences
@@ -36,7 +37,9 @@ def published_energy(x, std, s, i, j, lam, labels, n, beta=1.2, gamma=0.5, eta=0
     prior = -eta / m**2 * np.log(np.array([lam**2, 2 * lam * (1 - lam), (1 - lam) ** 2]) + 1e-8)
     own, other = s[j].numpy().copy(), s[i].numpy().copy()
     total = 0.0
-    for r, c, down in [(r, c, True) for r in range(m - 1) for c in range(m)] + [(r, c, False) for r in range(m) for c in range(m - 1)]:
+    for r, c, down in [(r, c, True) for r in range(m - 1) for c in range(m)] + [
+        (r, c, False) for r in range(m) for c in range(m - 1)
+    ]:
         q = (r + 1, c) if down else (r, c + 1)
         d = {(a, b): weight * gamma * difference(a, b, r, c, down) for a in (0, 2) for b in (0, 2)}
         own[r, c] += (d[0, 0] + d[0, 2]) / 2
@@ -50,7 +53,11 @@ def published_energy(x, std, s, i, j, lam, labels, n, beta=1.2, gamma=0.5, eta=0
 
 @pytest.mark.parametrize(("grid", "n"), [(2, 4), (4, 4), (8, 4), (8, 3)])
 def test_the_costs_are_the_published_energy(grid, n):
-    x, saliency, partner = smooth_images(3, 48 if n == 3 else 32, 0), smooth_saliency(3, 48 if n == 3 else 32, 1), torch.tensor([2, 0, 1])
+    x, saliency, partner = (
+        smooth_images(3, 48 if n == 3 else 32, 0),
+        smooth_saliency(3, 48 if n == 3 else 32, 1),
+        torch.tensor([2, 0, 1]),
+    )
     method, ctx = PuzzleMix(neighbourhood=n), context()
     s = shares(saliency, x.shape[-1] // grid)
     unary, down, right = method.costs(ctx, x, s, partner, 0.3)
@@ -90,7 +97,13 @@ def mixed_by_hand(x, saliency, mask, partner, eps):
     size, grid = x.shape[-1], mask.shape[-1]
     b = size // grid
     s = shares(saliency, b).float().numpy()
-    blocks = x.double().numpy().reshape(len(x), 3, grid, b, grid, b).transpose(0, 1, 3, 5, 2, 4).reshape(len(x), 3, b, b, grid * grid)
+    blocks = (
+        x.double()
+        .numpy()
+        .reshape(len(x), 3, grid, b, grid, b)
+        .transpose(0, 1, 3, 5, 2, 4)
+        .reshape(len(x), 3, b, b, grid * grid)
+    )
     out = np.zeros_like(blocks)
     for i, j in enumerate(partner):
         for k, z in ((i, mask[i]), (j, 1 - mask[i])):
@@ -98,7 +111,10 @@ def mixed_by_hand(x, saliency, mask, partner, eps):
     return out.reshape(len(x), 3, b, b, grid, grid).transpose(0, 1, 4, 2, 5, 3).reshape(x.shape)
 
 
-@pytest.mark.parametrize(("options", "grid"), [({}, 4), ({}, 8), ({"t_size": 4}, 2), ({"t_size": 4}, 4), ({"t_size": 4}, 8), ({"transport": False}, 4)])
+@pytest.mark.parametrize(
+    ("options", "grid"),
+    [({}, 4), ({}, 8), ({"t_size": 4}, 2), ({"t_size": 4}, 4), ({"t_size": 4}, 8), ({"transport": False}, 4)],
+)
 def test_images_are_transported_and_mixed_as_published(options, grid):
     x, saliency, partner = smooth_images(5, 32, grid), smooth_saliency(5, 32, 3), [3, 4, 1, 0, 2]
     method, ctx = PuzzleMix(**options), context(draws={"grid": grid, "lam": 0.45, "partner": partner})
@@ -127,7 +143,12 @@ def test_the_prior_decides_at_the_ends():
 def test_the_costs_stay_convex_and_finite(lam):
     x, saliency = smooth_images(2, 32, 0), smooth_saliency(2, 32, 0)
     unary, down, right = PuzzleMix().costs(context(), x, shares(saliency, 8), torch.tensor([1, 0]), lam)
-    assert unary.isfinite().all() and (unary[..., 0] + unary[..., 2] >= 2 * unary[..., 1]).all() and (down > 0).all() and (right > 0).all()
+    assert (
+        unary.isfinite().all()
+        and (unary[..., 0] + unary[..., 2] >= 2 * unary[..., 1]).all()
+        and (down > 0).all()
+        and (right > 0).all()
+    )
 
 
 def test_without_smoothness_and_prior_the_more_salient_image_is_shown():
@@ -141,7 +162,9 @@ def test_without_smoothness_and_prior_the_more_salient_image_is_shown():
 def test_identical_images_stay_and_samples_do_not_see_one_another():
     x, saliency = smooth_images(4, 32, 0), smooth_saliency(4, 32, 0)
     draws = {"grid": 4, "lam": 0.4, "partner": [1, 2, 3, 0]}
-    same = PuzzleMix(transport=False).mix(context(draws=draws), x[:1].expand(4, -1, -1, -1), torch.arange(4), SaliencyNet(saliency))
+    same = PuzzleMix(transport=False).mix(
+        context(draws=draws), x[:1].expand(4, -1, -1, -1), torch.arange(4), SaliencyNet(saliency)
+    )
     assert torch.allclose(same.x, x[:1].expand(4, -1, -1, -1), atol=1e-6)
     mixed = PuzzleMix().mix(context(draws=draws), x, torch.arange(4), SaliencyNet(saliency))
     turn = torch.tensor([2, 3, 0, 1])  # commutes with the partners
@@ -156,7 +179,9 @@ def test_places_that_nothing_comes_to_are_empty():
 
 
 def test_no_saliency_at_all():
-    mixed = PuzzleMix().mix(context(seed=1), smooth_images(3, 32, 0), torch.arange(3), SaliencyNet(torch.zeros(3, 32, 32)))
+    mixed = PuzzleMix().mix(
+        context(seed=1), smooth_images(3, 32, 0), torch.arange(3), SaliencyNet(torch.zeros(3, 32, 32))
+    )
     assert mixed.x.isfinite().all() and torch.allclose(mixed.weights.sum(1), torch.ones(3))
 
 
@@ -172,7 +197,10 @@ def test_batches_of_any_size_and_half_precision(batch):
 def test_draws():
     method, net = PuzzleMix(grids=[2, 4]), SaliencyNet(smooth_saliency(4, 32, 0))
     ctx = context(seed=0)
-    cells = {len(method.mix(ctx, index_images(4, 32, 32, 3), torch.arange(4), net).mask[0, 0, 0].unique_consecutive()) for _ in range(12)}
+    cells = {
+        len(method.mix(ctx, index_images(4, 32, 32, 3), torch.arange(4), net).mask[0, 0, 0].unique_consecutive())
+        for _ in range(12)
+    }
     assert max(cells) <= 4
     first, again = (method.mix(context(seed=3), smooth_images(4, 32, 0), torch.arange(4), net) for _ in range(2))
     assert torch.equal(first.x, again.x)
@@ -197,7 +225,9 @@ def test_presets_are_arguments():
 
 def test_images_that_do_not_fit():
     net = SaliencyNet(torch.rand(2, 36, 36))
-    with pytest.raises(EvalkitError, match="8 x 8 grid needs square images whose side is a multiple of 8, but got 36x36"):
+    with pytest.raises(
+        EvalkitError, match="8 x 8 grid needs square images whose side is a multiple of 8, but got 36x36"
+    ):
         PuzzleMix(grids=[8]).mix(context(), torch.rand(2, 3, 36, 36), torch.arange(2), net)
     net = SaliencyNet(torch.rand(2, 96, 96))
     with pytest.raises(EvalkitError, match="cannot move 4-pixel blocks of 96-pixel images"):

@@ -15,7 +15,9 @@ def images(*shape, seed=0):
 
 def shrink(image, tau):
     """Nearest neighbour: target pixel k shows source pixel floor(k / tau)."""
-    rows, columns = (np.minimum((np.arange(int(n * tau)) * np.float32(1 / tau)).astype(int), n - 1) for n in image.shape[1:])
+    rows, columns = (
+        np.minimum((np.arange(int(n * tau)) * np.float32(1 / tau)).astype(int), n - 1) for n in image.shape[1:]
+    )
     return image[:, rows][:, :, columns]
 
 
@@ -38,7 +40,11 @@ def test_equals_one_sample_after_the_other(size):
             mask[top:bottom, left:right] = 0
             assert np.array_equal(mixed.mask[i, 0].numpy(), mask)
             if partner[i] != i:
-                assert mixed.weights[i, i].item() == pytest.approx(1 - h * w / (height * width), abs=1e-6) == pytest.approx(mask.mean(), abs=1e-6)
+                assert (
+                    mixed.weights[i, i].item()
+                    == pytest.approx(1 - h * w / (height * width), abs=1e-6)
+                    == pytest.approx(mask.mean(), abs=1e-6)
+                )
                 assert mixed.weights[i, partner[i]].item() == pytest.approx(h * w / (height * width), abs=1e-6)
 
 
@@ -66,12 +72,17 @@ def test_openmixup_clips_one_box_and_squeezes_the_partner_into_it():
 
 @pytest.mark.parametrize(("preset", "side", "expected"), [("default", 64, None), ("openmixup", 32, 0.841)])
 def test_mean_label_share(preset, side, expected):
-    """Without rounding 1 - (0.8^3 - 0.1^3) / 2.1 = 0.7567; with it the mean over tau of 1 - floor(tau S)^2 / S^2. OpenMixup: simulated draws."""
+    """Without rounding 1 - (0.8^3 - 0.1^3) / 2.1 = 0.7567; with it the mean over tau of 1 - floor(tau S)^2 / S^2.
+    OpenMixup: simulated draws."""
     if expected is None:
         tau = np.linspace(0.1, 0.8, 70001)
         expected = (1 - (np.floor(tau * side) / side) ** 2).mean()
         assert expected == pytest.approx(0.7567, abs=0.01)
-    ctx, method, x = context(seed=1), ResizeMix(**ResizeMix.PRESETS[preset], pairing="flip"), index_images(2, side, side)
+    ctx, method, x = (
+        context(seed=1),
+        ResizeMix(**ResizeMix.PRESETS[preset], pairing="flip"),
+        index_images(2, side, side),
+    )
     lam = [own_weight(method.mix(ctx, x, torch.arange(2), None).weights)[0].item() for _ in range(3000)]
     assert np.mean(lam) == pytest.approx(expected, abs=4 * np.std(lam) / np.sqrt(3000))
 

@@ -5,7 +5,17 @@ from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 
 from evalkit.train.mixups.base import Mixed
-from evalkit.train.mixups.saliency import SaliencyMethod, blur, evaluating, fine_grained, fine_grained_of_floats, gaussian, shares, spectral_residual, to_bytes
+from evalkit.train.mixups.saliency import (
+    SaliencyMethod,
+    blur,
+    evaluating,
+    fine_grained,
+    fine_grained_of_floats,
+    gaussian,
+    shares,
+    spectral_residual,
+    to_bytes,
+)
 
 from .fakes import FakeOutput, context
 from .saliency_fakes import SaliencyNet, smooth_images
@@ -37,7 +47,9 @@ def reference_smooth(grey, whole):
     for _ in range(2):
         p = np.pad(grey, 1, mode="reflect")
         height, width = grey.shape
-        weighted = sum(a * b * p[i : i + height, j : j + width] for i, a in enumerate((1, 2, 1)) for j, b in enumerate((1, 2, 1)))
+        weighted = sum(
+            a * b * p[i : i + height, j : j + width] for i, a in enumerate((1, 2, 1)) for j, b in enumerate((1, 2, 1))
+        )
         grey = (weighted + 8) >> 4 if whole else weighted / np.float32(16)
     return grey
 
@@ -54,7 +66,9 @@ def test_the_fine_grained_map_is_the_integer_definition_bit_for_bit(height, widt
     shapes = noise // 8
     shapes[:, :, height // 3 : height // 2, width // 4 : width // 2] = 220
     pixels = np.concatenate([noise, shapes])
-    assert np.array_equal(fine_grained(torch.from_numpy(pixels)).numpy(), np.stack([reference_fine_grained(p) for p in pixels]))
+    assert np.array_equal(
+        fine_grained(torch.from_numpy(pixels)).numpy(), np.stack([reference_fine_grained(p) for p in pixels])
+    )
 
 
 @pytest.mark.slow
@@ -76,7 +90,8 @@ def test_grey_images_are_their_own_grey_level():
 
 
 def test_floats_are_read_bytewise():
-    x = torch.round(64 * smooth_images(3, 40, 0, channels=1)) / 64  # few bits, so that any order of additions gives the same bytes
+    # few bits, so that any order of additions gives the same bytes
+    x = torch.round(64 * smooth_images(3, 40, 0, channels=1)) / 64
     for image, found in zip(x.numpy(), fine_grained_of_floats(x).numpy(), strict=True):
         grey = reference_smooth(image[0], whole=False)
         assert grey.dtype == np.float32
@@ -84,14 +99,18 @@ def test_floats_are_read_bytewise():
         assert np.array_equal(reference_map(centre, grey), found)
     blue = torch.zeros(1, 3, 40, 40)
     blue[:, 0] = x[0]
-    assert torch.equal(fine_grained_of_floats(blue), fine_grained_of_floats(torch.tensor(0.114) * x[:1]))  # the first channel is taken for blue
+    # the first channel is taken for blue
+    assert torch.equal(fine_grained_of_floats(blue), fine_grained_of_floats(torch.tensor(0.114) * x[:1]))
 
 
 def test_bytewise_maps_are_noise_that_leans_to_the_top():
     disc = ((np.indices((64, 64)) - np.array([40, 30])[:, None, None]) ** 2).sum(0) < 64
     x = 0.4 * smooth_images(24, 64, 1) + 2.0 * torch.from_numpy(disc).float()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    hits = [torch.from_numpy(disc).flatten()[m.flatten(1).argmax(1)].float().mean() for m in (fine_grained(to_bytes(x, mean, std)), fine_grained_of_floats(x))]
+    hits = [
+        torch.from_numpy(disc).flatten()[m.flatten(1).argmax(1)].float().mean()
+        for m in (fine_grained(to_bytes(x, mean, std)), fine_grained_of_floats(x))
+    ]
     assert hits[0] > 0.4 and hits[1] < 0.3
     rows = fine_grained_of_floats(smooth_images(12, 224, 2)).flatten(1).argmax(1) // 224
     assert rows.float().mean() < 0.2 * 224

@@ -41,12 +41,21 @@ def test_precision_and_layout_of_the_caller_change_nothing(name):
     before, mixed = x.clone(), mixed_by(METHODS[name], x)
     with torch.autocast("cpu", torch.bfloat16):
         automatic = mixed_by(METHODS[name], x)
-    for other in (automatic, mixed_by(METHODS[name], x.to(memory_format=torch.channels_last)), mixed_by(METHODS[name], x.repeat(1, 1, 1, 2)[..., :32])):
+    for other in (
+        automatic,
+        mixed_by(METHODS[name], x.to(memory_format=torch.channels_last)),
+        mixed_by(METHODS[name], x.repeat(1, 1, 1, 2)[..., :32]),
+    ):
         assert torch.equal(other.x, mixed.x) and torch.equal(other.weights, mixed.weights)
-    assert torch.equal(x, before) and (mixed.weights >= 0).all() and torch.allclose(mixed.weights.sum(1), torch.ones(len(mixed.x)))
+    assert (
+        torch.equal(x, before)
+        and (mixed.weights >= 0).all()
+        and torch.allclose(mixed.weights.sum(1), torch.ones(len(mixed.x)))
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "supermix"])  # which waits for the device, as it says
+# which waits for the device, as it says
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "supermix"])
 def test_nothing_is_read_back_from_the_device(name):
     net = SaliencyNet()
     with FakeTensorMode(allow_non_fake_inputs=True):  # tensors without values: reading one raises

@@ -23,14 +23,18 @@ def maps(batch, height, width, seed=0):
     return torch.randn(batch, 5, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(("side", "size"), [((14, 14), (28, 28)), ((7, 7), (49, 56)), ((4, 6), (32, 48)), ((4, 4), (30, 18))])
+@pytest.mark.parametrize(
+    ("side", "size"), [((14, 14), (28, 28)), ((7, 7), (49, 56)), ((4, 6), (32, 48)), ((4, 4), (30, 18))]
+)
 def test_equals_the_definition_cell_by_cell(side, size):
     features, partner, lam = maps(4, *side), [2, 0, 3, 1], 0.6
     rows, columns = (min(7, s) for s in side)
     keep = np.random.default_rng(1).random((4, rows, columns))
     x = torch.randn(4, 3, *size)
     net = Planted(features)
-    mixed = SaliencyGrafting().mix(context(draws={"lam": lam, "partner": partner, "keep": keep}), x, torch.arange(4), net)
+    mixed = SaliencyGrafting().mix(
+        context(draws={"lam": lam, "partner": partner, "keep": keep}), x, torch.arange(4), net
+    )
     assert torch.equal(net.seen[0], x)
 
     step = side[0] // rows, side[1] // columns
@@ -52,13 +56,22 @@ def test_equals_the_definition_cell_by_cell(side, size):
 def test_nearly_uniform_salience_gives_the_share_of_cells():
     """The candidates are then half of the cells, told apart by a hair."""
     ripple = 1e-6 * (-1.0) ** torch.arange(49).view(1, 1, 7, 7)
-    mixed = SaliencyGrafting().mix(context(draws={"lam": 0.5}), torch.randn(6, 3, 28, 28), torch.arange(6), Planted((1 + ripple).expand(6, 1, 7, 7)))
+    mixed = SaliencyGrafting().mix(
+        context(draws={"lam": 0.5}),
+        torch.randn(6, 3, 28, 28),
+        torch.arange(6),
+        Planted((1 + ripple).expand(6, 1, 7, 7)),
+    )
     shown = mixed.mask.mean((1, 2, 3))
     lam = torch.where(mixed.partner == torch.arange(6), 1.0, shown)
     assert torch.allclose(mixed.weights.diagonal(), lam, atol=1e-4) and shown.min() > 0.5 - 1e-6 and shown.max() < 1
 
 
-NOTHING = [(torch.ones(3, 2, 7, 7), {"lam": 1.0}), (maps(3, 7, 7), {"lam": 0.0}), (maps(3, 7, 7), {"keep": np.ones((3, 7, 7))})]
+NOTHING = [
+    (torch.ones(3, 2, 7, 7), {"lam": 1.0}),
+    (maps(3, 7, 7), {"lam": 0.0}),
+    (maps(3, 7, 7), {"keep": np.ones((3, 7, 7))}),
+]
 
 
 @pytest.mark.parametrize(("features", "draws"), NOTHING)
@@ -85,11 +98,18 @@ def test_a_real_network(name):
     mixed = SaliencyGrafting().mix(context(seed=1), x, torch.arange(4) % 3, net)
     with torch.autocast("cpu", torch.bfloat16):
         again = SaliencyGrafting().mix(context(seed=1), x, torch.arange(4) % 3, net)
-    assert torch.equal(mixed.x, again.x) and torch.equal(mixed.weights, again.weights) and net.training and not mixed.weights.requires_grad
+    assert (
+        torch.equal(mixed.x, again.x)
+        and torch.equal(mixed.weights, again.weights)
+        and net.training
+        and not mixed.weights.requires_grad
+    )
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="Expected argument `grid` to be a whole number of cells per side, 1 or more, but got 0"):
+    with pytest.raises(
+        ValueError, match="Expected argument `grid` to be a whole number of cells per side, 1 or more, but got 0"
+    ):
         SaliencyGrafting(grid=0)
     with pytest.raises(ValueError, match="Expected argument `temperature` to be a number larger than 0, but got 0"):
         SaliencyGrafting(temperature=0)

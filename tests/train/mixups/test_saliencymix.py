@@ -75,7 +75,9 @@ def test_no_mixing():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="Expected argument `saliency` to be 'uint8' or 'float_compat', but got 'float'"):
+    with pytest.raises(
+        ValueError, match="Expected argument `saliency` to be 'uint8' or 'float_compat', but got 'float'"
+    ):
         SaliencyMix(saliency="float")
     with pytest.raises(ValueError, match="Expected argument `per_sample` to be true or false, but got 1"):
         SaliencyMix(per_sample=1)

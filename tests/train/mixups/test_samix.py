@@ -62,13 +62,17 @@ def test_two_training_steps(shape):
     """Losses, gradients and all parameters, as for AutoMix."""
     net, method = made(lam_shape=shape, dropout=0.3, momentum=0.9, momentum_end=0.99, momentum_start=0.0)
     reference = Reference(net, method, reference_mask(shape, iter([KEEP_K, KEEP] * 2)), penalty)
-    optimizer = torch.optim.SGD([*net.parameters(), *(p for group in method.param_groups() for p in group["params"])], lr=0.5)
+    optimizer = torch.optim.SGD(
+        [*net.parameters(), *(p for group in method.param_groups() for p in group["params"])], lr=0.5
+    )
     for step, lam, lam_k in ((0, 0.3, 0.6), (1, 0.45, 0.85)):
         x, ctx = images(5, step), moment(step, lam=lam, lam_k=lam_k, keep=KEEP, keep_k=KEEP_K)
         expected = reference.losses(x, Y, ctx.draws, 0.1 * (1 + math.cos(math.pi * step / 4)) / 2)
         mixed, got = terms(net, method, ctx, x)
         assert torch.allclose(mixed.x.double(), reference.x_q, atol=1e-6)
-        assert {k: v.item() for k, v in got.items()} == pytest.approx({k: v.item() for k, v in expected.items()}, abs=2e-6)
+        assert {k: v.item() for k, v in got.items()} == pytest.approx(
+            {k: v.item() for k, v in expected.items()}, abs=2e-6
+        )
         optimizer.zero_grad()
         sum(got.values()).backward()
         trained = [*net.parameters(), *method.encoder.head.parameters(), *method.block.parameters()]
@@ -80,11 +84,17 @@ def test_two_training_steps(shape):
         reference.check(net, method, atol=5e-6)
 
 
-@pytest.mark.parametrize(("term", "updated"), [("one", {"net"}), ("q", {"net", "head"}), ("k", {"block"}), ("lam", {"block"})])
+@pytest.mark.parametrize(
+    ("term", "updated"), [("one", {"net"}), ("q", {"net", "head"}), ("k", {"block"}), ("lam", {"block"})]
+)
 def test_which_loss_updates_which_parameters(term, updated):
     net, method = made()
     terms(net, method, moment())[1][term].backward()
-    for name, parameters in {"net": net.parameters(), "head": method.encoder.head.parameters(), "block": method.block.parameters()}.items():
+    for name, parameters in {
+        "net": net.parameters(),
+        "head": method.encoder.head.parameters(),
+        "block": method.block.parameters(),
+    }.items():
         assert any(p.grad is not None and bool((p.grad != 0).any()) for p in parameters) == (name in updated)
 
 
@@ -134,7 +144,10 @@ def test_presets_differ_by_what_is_published():
         assert {k for k, v in own.items() if not k.startswith("_") and v != default[k]} == changed
 
 
-@pytest.mark.parametrize(("kwargs", "message"), [({"dropout": 1.0}, "`dropout`"), ({"lam_shape": "no"}, "`lam_shape`"), ({"alpha": -1}, "`alpha`")])
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"dropout": 1.0}, "`dropout`"), ({"lam_shape": "no"}, "`lam_shape`"), ({"alpha": -1}, "`alpha`")],
+)
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=f"Expected argument {message}"):
         SAMix(**kwargs)

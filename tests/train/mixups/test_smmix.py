@@ -49,8 +49,15 @@ def test_windows_by_brute_force(side):
     attention = torch.randint(0, 4, (40, 4, 6), generator=torch.Generator().manual_seed(0)).float()  # many ties
     least, most = windows(attention, side)
     for i in range(40):
-        sums = {(r, c): attention[i, r : r + side, c : c + side].sum().item() for r in range(5 - side) for c in range(7 - side)}  # in reading order
-        assert tuple(least[i].tolist()) == min(sums, key=sums.get) and tuple(most[i].tolist()) == max(sums, key=sums.get)
+        # in reading order
+        sums = {
+            (r, c): attention[i, r : r + side, c : c + side].sum().item()
+            for r in range(5 - side)
+            for c in range(7 - side)
+        }
+        assert tuple(least[i].tolist()) == min(sums, key=sums.get) and tuple(most[i].tolist()) == max(
+            sums, key=sums.get
+        )
 
 
 def test_a_peak_lies_in_the_window_of_most_attention_and_not_in_that_of_least():
@@ -71,16 +78,27 @@ def test_the_window_is_pasted_bit_for_bit(side):
     mixed = SMMix().mix(context(draws={"side": side, "partner": partner}), x, torch.arange(5), Planted(attention))
     expected, mask = x.clone(), torch.ones(5, 1, 8, 12)
     for i, j in enumerate(partner):
-        sums = [{(r, c): attention[k, r : r + side, c : c + side].sum().item() for r in range(5 - side) for c in range(7 - side)} for k in (i, j)]
+        sums = [
+            {
+                (r, c): attention[k, r : r + side, c : c + side].sum().item()
+                for r in range(5 - side)
+                for c in range(7 - side)
+            }
+            for k in (i, j)
+        ]
         (r, c), (r1, c1) = min(sums[0], key=sums[0].get), max(sums[1], key=sums[1].get)
         if i != j:
-            expected[i, :, 2 * r : 2 * (r + side), 2 * c : 2 * (c + side)] = x[j, :, 2 * r1 : 2 * (r1 + side), 2 * c1 : 2 * (c1 + side)]
+            expected[i, :, 2 * r : 2 * (r + side), 2 * c : 2 * (c + side)] = x[
+                j, :, 2 * r1 : 2 * (r1 + side), 2 * c1 : 2 * (c1 + side)
+            ]
         mask[i, 0, 2 * r : 2 * (r + side), 2 * c : 2 * (c + side)] = 0
     assert torch.equal(mixed.x, expected) and torch.equal(mixed.mask, mask) and torch.equal(mixed.x[[2, 4]], x[[2, 4]])
     own, _ = mixed.state
     assert torch.equal(own, mask[:, 0, ::2, ::2].flatten(1) > 0) and (own.sum(1) == 24 - side**2).all()
     lam = own_weight(mixed.weights)
-    assert torch.allclose(lam, torch.tensor([1 - side**2 / 24] * 5).masked_fill(torch.tensor([0, 0, 1, 0, 1]).bool(), 1.0))
+    assert torch.allclose(
+        lam, torch.tensor([1 - side**2 / 24] * 5).masked_fill(torch.tensor([0, 0, 1, 0, 1]).bool(), 1.0)
+    )
 
 
 def test_the_loss_term_by_term():
@@ -112,7 +130,9 @@ def test_gradients_reach_the_head_and_not_the_clean_pass():
     mixed = method.mix(ctx, images(2, 3, 32, 32), torch.arange(2), net)
     assert not mixed.state[1].requires_grad
     train_step(ctx, net, method, images(2, 3, 32, 32), torch.arange(2)).backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters()) and all(p.grad is not None for p in net.parameters())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters()) and all(
+        p.grad is not None for p in net.parameters()
+    )
     weight, bias = method.param_groups()
     assert weight["params"] == [method.head.weight] and bias == {"params": [method.head.bias], "weight_decay": 0.0}
     assert set(method.state_dict()) == {"head.weight", "head.bias"}
@@ -123,12 +143,18 @@ def test_the_clean_pass_is_in_evaluation_mode():
     method, x = ready(net), images(3, 3, 32, 32)
     ctx = context(draws={"side": 2})
     first, second = method.mix(ctx, x, torch.arange(3), net), method.mix(ctx, x, torch.arange(3), net)
-    assert torch.equal(first.state[1], second.state[1]) and torch.equal(first.x, second.x) and all(m.training for m in net.modules())
+    assert (
+        torch.equal(first.state[1], second.state[1])
+        and torch.equal(first.x, second.x)
+        and all(m.training for m in net.modules())
+    )
     expected = net.eval()(x).logits
     assert torch.allclose(first.state[1], 0.9375 * expected + 0.0625 * expected.flip(0), atol=1e-5)
 
 
-@pytest.mark.parametrize(("grid", "sides"), [(14, range(3, 11)), (7, range(1, 6)), (4, range(1, 4)), (3, range(1, 3)), (1, range(1, 2))])
+@pytest.mark.parametrize(
+    ("grid", "sides"), [(14, range(3, 11)), (7, range(1, 6)), (4, range(1, 4)), (3, range(1, 3)), (1, range(1, 2))]
+)
 def test_sides_of_the_window(grid, sides):
     net, x, drawn = Planted(torch.rand(2, grid, grid + 1)), images(2, 3, 2 * grid, 2 * grid + 2), set()
     for seed in range(200):
@@ -149,9 +175,14 @@ def test_pvt_has_a_coarse_grid():
 
 
 def test_the_published_switch():
-    choice = from_config({"choice": [{"name": "smmix", "prob": 0.5}, {"name": "mixup", "alpha": 0.8, "pairing": "flip", "prob": 0.5}]})
+    choice = from_config(
+        {"choice": [{"name": "smmix", "prob": 0.5}, {"name": "mixup", "alpha": 0.8, "pairing": "flip", "prob": 0.5}]}
+    )
     choice.setup(make())
-    assert len(choice.param_groups()) == 2 and set(choice.state_dict()) == {"methods.0.head.weight", "methods.0.head.bias"}
+    assert len(choice.param_groups()) == 2 and set(choice.state_dict()) == {
+        "methods.0.head.weight",
+        "methods.0.head.bias",
+    }
     assert not choice.attention and choice.features
 
 
@@ -164,7 +195,9 @@ def test_networks_without_attention_among_patches_are_refused(name):
 def test_images_that_are_no_whole_patches_are_refused():
     net = make(dynamic_img_size=True, dynamic_img_pad=True)
     method = ready(net)
-    with pytest.raises(EvalkitError, match="smmix needs images of whole patches, but 30 x 32 pixels are no multiples of 4"):
+    with pytest.raises(
+        EvalkitError, match="smmix needs images of whole patches, but 30 x 32 pixels are no multiples of 4"
+    ):
         method.mix(context(), images(2, 3, 30, 32), torch.arange(2), net)
 
 

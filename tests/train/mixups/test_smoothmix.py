@@ -21,7 +21,9 @@ def test_the_closed_form_is_the_rolled_grid(side):
     for _ in range(100):
         pixel, share = rng.integers(side, size=2), rng.uniform(0.25, 0.5)
         g = rolled_grid(side, *(pixel - side // 2), share * side)
-        mixed = SmoothMix().mix(context(draws={"centre": pixel, "sigma": share, "partner": [1, 0]}), x, torch.arange(2), None)
+        mixed = SmoothMix().mix(
+            context(draws={"centre": pixel, "sigma": share, "partner": [1, 0]}), x, torch.arange(2), None
+        )
         assert np.allclose(mixed.x[0, 0].numpy(), 1 - g, atol=1e-6) and np.allclose(mixed.x[1, 0].numpy(), g, atol=1e-6)
         assert np.allclose(mixed.mask[0, 0].numpy(), 1 - g, atol=1e-6)
         assert own_weight(mixed.weights).tolist() == pytest.approx([1 - g.mean()] * 2, abs=1e-6)
@@ -32,7 +34,10 @@ def test_a_gaussian_on_an_image_that_is_not_square():
     mixed = SmoothMix().mix(context(draws=draws), torch.zeros(2, 1, 10, 30), torch.arange(2), None)
     r, c = np.mgrid[:10, :30]
     g = np.exp(-((r - 2.5) ** 2 + (c - 19.5) ** 2) / (2 * 3.0**2))
-    assert np.allclose(1 - mixed.mask[0, 0].numpy(), g, atol=1e-6) and np.linalg.matrix_rank(1 - mixed.mask[0, 0].numpy(), tol=1e-4) == 1
+    assert (
+        np.allclose(1 - mixed.mask[0, 0].numpy(), g, atol=1e-6)
+        and np.linalg.matrix_rank(1 - mixed.mask[0, 0].numpy(), tol=1e-4) == 1
+    )
 
 
 def test_mean_label_share():

@@ -25,7 +25,8 @@ def resnet(**arguments):
 
 
 def bilinear(image, size, corners):
-    """(h, w) to size, written from the definition: `corners` keeps the corner pixels' centres in place, else the borders."""
+    """(h, w) to size, written from the definition: `corners` keeps the corner pixels' centres in place, else the
+    borders."""
     image = np.asarray(image, dtype=np.float64)
 
     def at(i, n, m):
@@ -75,14 +76,20 @@ def test_the_mean_of_a_class_activation_map_is_the_logit(name, size):
     ],
 )
 def test_other_heads_are_refused(name, arguments):
-    with pytest.raises(EvalkitError, match=f"snapmix needs a linear classifier on the mean of a feature map, which '{name}' does not have"):
+    with pytest.raises(
+        EvalkitError,
+        match=f"snapmix needs a linear classifier on the mean of a feature map, which '{name}' does not have",
+    ):
         SnapMix().setup(models.create(name, num_classes=3, **arguments))
 
 
 # ---- shares
 
 
-@pytest.mark.parametrize(("preset", "labels"), [("default", [0, 1, 2]), ("released", [0, 1, 2]), ("default", [1, 1, 2]), ("released", [1, 1, 2])])
+@pytest.mark.parametrize(
+    ("preset", "labels"),
+    [("default", [0, 1, 2]), ("released", [0, 1, 2]), ("default", [1, 1, 2]), ("released", [1, 1, 2])],
+)
 def test_shares_pixel_by_pixel(preset, labels, monkeypatch):
     cam = images(3, 3, 3, seed=1)
     planted(monkeypatch, cam)
@@ -109,7 +116,11 @@ def test_shares_pixel_by_pixel(preset, labels, monkeypatch):
             pasted = bilinear(x[j, channel, 3:8, 0:4], (5, 5), corners=True)
             assert np.allclose(mixed.x[i, channel, 1:6, 2:7], pasted, atol=1e-5)
     outside = mixed.mask.expand(-1, 3, -1, -1) > 0
-    assert torch.equal(mixed.x[outside], x[outside]) and (mixed.mask == 0).sum() == 3 * 25 and not mixed.mask[:, 0, 1:6, 2:7].any()
+    assert (
+        torch.equal(mixed.x[outside], x[outside])
+        and (mixed.mask == 0).sum() == 3 * 25
+        and not mixed.mask[:, 0, 1:6, 2:7].any()
+    )
 
 
 def test_negative_features_are_left_out():
@@ -166,13 +177,22 @@ def test_an_even_map_gives_the_shares_of_both_boxes(monkeypatch):
     cam = torch.ones(2, 64, 64)
     cam[:, 63, 63] = 1 - 1e-3  # a single dark pixel, so that there is a smallest one
     planted(monkeypatch, cam)
-    mixed = SnapMix().mix(context(draws={"box": [(0, 16, 0, 32), (8, 40, 16, 48)], "partner": [1, 0]}), images(2, 3, 64, 64), torch.arange(2), FakeNet())
+    mixed = SnapMix().mix(
+        context(draws={"box": [(0, 16, 0, 32), (8, 40, 16, 48)], "partner": [1, 0]}),
+        images(2, 3, 64, 64),
+        torch.arange(2),
+        FakeNet(),
+    )
     assert torch.allclose(mixed.weights, torch.tensor([[0.875, 0.25], [0.25, 0.875]]), atol=1e-3)
 
 
 def test_a_semantic_map_is_a_distribution():
     maps = semantic_map(images(5, 4, 6), (20, 30))
-    assert torch.allclose(maps.sum((1, 2)), torch.ones(5), atol=1e-5) and (maps >= 0).all() and torch.equal(maps.amin((1, 2)), torch.zeros(5))
+    assert (
+        torch.allclose(maps.sum((1, 2)), torch.ones(5), atol=1e-5)
+        and (maps >= 0).all()
+        and torch.equal(maps.amin((1, 2)), torch.zeros(5))
+    )
     assert semantic_map(torch.full((1, 3, 3), 0.1), (224, 224)).isnan().all()
 
 

@@ -33,7 +33,9 @@ def test_masks_are_shares():
     theta = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     masks = normalised_masks(theta, (10, 12))
     raw = 1 / (1 + np.exp(-F.interpolate(theta, size=(10, 12), mode="bilinear").numpy()))
-    assert np.allclose(masks, raw / raw.sum(1, keepdims=True), atol=1e-6) and torch.allclose(masks.sum(1), torch.ones(2, 10, 12))
+    assert np.allclose(masks, raw / raw.sum(1, keepdims=True), atol=1e-6) and torch.allclose(
+        masks.sum(1), torch.ones(2, 10, 12)
+    )
 
 
 @pytest.mark.parametrize(("sigma", "size"), [(1.0, 5), (1.3, 6), (2.0, 10), (0.1, 1)])
@@ -64,12 +66,15 @@ def test_mixtures_that_are_returned_show_all_their_classes_to_the_teacher():
     for row, weights in zip(top, mixed.weights, strict=True):
         sources = weights.nonzero()[:, 0]
         i = next(i for i in range(6) if {i, (i + 1) % 6} == set(sources.tolist()))
-        assert weights[i].item() == pytest.approx(ratio[i, 0]) and weights[(i + 1) % 6].item() == pytest.approx(ratio[i, 1])
+        assert weights[i].item() == pytest.approx(ratio[i, 0]) and weights[(i + 1) % 6].item() == pytest.approx(
+            ratio[i, 1]
+        )
         assert row.tolist() == sorted({i % 3, (i + 1) % 3})
 
 
 def test_the_teachers_prediction_approaches_the_wanted_one(monkeypatch):
-    monkeypatch.setattr(supermix, "shows", lambda logits, classes: torch.zeros(len(logits), dtype=torch.bool))  # never stop
+    # never stop
+    monkeypatch.setattr(supermix, "shows", lambda logits, classes: torch.zeros(len(logits), dtype=torch.bool))
     x, ratio = colours(4, 8), torch.tensor([[0.8, 0.2], [0.3, 0.7], [0.5, 0.5], [0.65, 0.35]])
     wanted = torch.zeros(4, 3)
     for i in range(4):
@@ -83,22 +88,39 @@ def test_the_teachers_prediction_approaches_the_wanted_one(monkeypatch):
     assert divergences[0] > divergences[1] > divergences[2] and divergences[2] < 0.05
 
 
-@pytest.mark.parametrize(("logits", "classes", "expected"), [
-    ([3.0, 2, 1, 0], [0, 1], True), ([3.0, 2, 1, 0], [1, 0], True), ([3.0, 2, 1, 0], [0, 2], False),
-    ([3.0, 2, 1, 0], [0, 0], True), ([3.0, 2, 1, 0], [1, 1], False), ([3.0, 2, 1, 0], [0, 1, 0], True), ([3.0, 2, 1, 0], [0, 2, 0], False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("logits", "classes", "expected"),
+    [
+        ([3.0, 2, 1, 0], [0, 1], True),
+        ([3.0, 2, 1, 0], [1, 0], True),
+        ([3.0, 2, 1, 0], [0, 2], False),
+        ([3.0, 2, 1, 0], [0, 0], True),
+        ([3.0, 2, 1, 0], [1, 1], False),
+        ([3.0, 2, 1, 0], [0, 1, 0], True),
+        ([3.0, 2, 1, 0], [0, 2, 0], False),
+    ],
+)
 def test_success(logits, classes, expected):
     assert supermix.shows(torch.tensor([logits]), torch.tensor([classes])).tolist() == [expected]
 
 
 def test_what_has_succeeded_is_left_alone():
-    x, ratio = colours(6, 8) + 0.5 * torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((6, 2), 0.5)
-    few, many = (SuperMix(teacher(), width=4, sigma=0.5, iterations=n, tolerance=0.0).optimise(context(3), x, ratio) for n in (1, 4))
+    x, ratio = (
+        colours(6, 8) + 0.5 * torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.full((6, 2), 0.5),
+    )
+    few, many = (
+        SuperMix(teacher(), width=4, sigma=0.5, iterations=n, tolerance=0.0).optimise(context(3), x, ratio)
+        for n in (1, 4)
+    )
     assert few[3].any() and torch.equal(many[0][few[3]], few[0][few[3]]) and (many[3] | ~few[3]).all()
 
 
 def test_the_steps_are_the_published_ones():
-    x, ratio = colours(3, 8) + 0.1 * torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    x, ratio = (
+        colours(3, 8) + 0.1 * torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]),
+    )
     ctx = context(3, mean=(0.5,) * 3, std=(0.25,) * 3)  # the teacher's own
     mixed = SuperMix(teacher(1.0), width=3, sigma=0.5, sparsity=2.0, iterations=1).optimise(ctx, x, ratio)[0]
     theta = torch.zeros(3, 2, 3, 3, requires_grad=True)
@@ -108,7 +130,9 @@ def test_the_steps_are_the_published_ones():
         j = (i + 1) % 3
         wanted = torch.zeros(3).index_add(0, torch.tensor([i, j]), ratio[i])
         p = (shares[i, 0] * x[i] + shares[i, 1] * x[j]).mean((1, 2)).softmax(0)
-        loss = (wanted[wanted > 0] * (wanted[wanted > 0] / p[wanted > 0]).log()).sum() + 2 * (shares[i] * (1 - shares[i])).mean()
+        loss = (wanted[wanted > 0] * (wanted[wanted > 0] / p[wanted > 0]).log()).sum() + 2 * (
+            shares[i] * (1 - shares[i])
+        ).mean()
         (gradient,) = torch.autograd.grad(loss, theta, retain_graph=True)
         v, smooth = gradient[i], smoothed(gradient[i][None], 0.5)[0]
         new = -(loss / ((v * smooth).sum() + 1e-10)).clamp(1e-4, 2000) * smooth
@@ -127,15 +151,25 @@ def test_the_loss_is_taken_with_the_teachers_classes(label):
     if label == "target":
         target = mixed.weights @ ctx.target(torch.arange(6) % 3)
     else:
-        target = (4 * ((mixed.x * ctx.std[:, None, None] + ctx.mean[:, None, None] - 0.5) / 0.25).mean((2, 3))).softmax(1)
+        target = (4 * ((mixed.x * ctx.std[:, None, None] + ctx.mean[:, None, None] - 0.5) / 0.25).mean((2, 3))).softmax(
+            1
+        )
     expected = -(target * logits.log_softmax(1)).sum(1).mean()
-    assert method.loss(ctx, x, wrong, mixed, FakeOutput(logits), None).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert method.loss(ctx, x, wrong, mixed, FakeOutput(logits), None).item() == pytest.approx(
+        expected.item(), rel=1e-4
+    )
 
 
 def test_images_of_one_class_succeed_at_once():
     x = colours(3)[:1].expand(4, -1, -1, -1)
-    mixed = SuperMix(teacher(), images=3, width=4, iterations=1).mix(context(3), x, torch.zeros(4, dtype=torch.int64), FakeNetOf(3))
-    assert len(mixed.x) == 4 and torch.allclose(mixed.x, x, atol=1e-5) and torch.allclose(mixed.weights.sum(1), torch.ones(4))
+    mixed = SuperMix(teacher(), images=3, width=4, iterations=1).mix(
+        context(3), x, torch.zeros(4, dtype=torch.int64), FakeNetOf(3)
+    )
+    assert (
+        len(mixed.x) == 4
+        and torch.allclose(mixed.x, x, atol=1e-5)
+        and torch.allclose(mixed.weights.sum(1), torch.ones(4))
+    )
 
 
 @pytest.mark.parametrize(("tolerance", "passes"), [(0.7, 6), (0.6, 13)])
@@ -143,7 +177,9 @@ def test_it_stops_once_few_enough_fail(monkeypatch, tolerance, passes):
     """4 of 6 fail: at most 4.2 may by default, and only every fifth iteration is asked."""
     monkeypatch.setattr(supermix, "shows", lambda logits, classes: torch.arange(len(logits)) < 2)
     network = teacher()
-    SuperMix(network, width=4, tolerance=tolerance, iterations=12).mix(context(3), colours(6), torch.arange(6) % 3, FakeNetOf(3))
+    SuperMix(network, width=4, tolerance=tolerance, iterations=12).mix(
+        context(3), colours(6), torch.arange(6) % 3, FakeNetOf(3)
+    )
     assert len(network.seen) == 1 + passes  # the sources; then iterations 0, 1, ..
 
 
@@ -151,7 +187,9 @@ def test_nothing_succeeds(monkeypatch):
     monkeypatch.setattr(supermix, "shows", lambda logits, classes: torch.zeros(len(logits), dtype=torch.bool))
     x = colours(3)
     mixed = SuperMix(teacher(), width=4, iterations=2).mix(context(3), x, torch.arange(3), FakeNetOf(3))
-    assert torch.equal(mixed.x, x) and torch.equal(mixed.weights, torch.eye(3)) and torch.equal(mixed.state, torch.eye(3))
+    assert (
+        torch.equal(mixed.x, x) and torch.equal(mixed.weights, torch.eye(3)) and torch.equal(mixed.state, torch.eye(3))
+    )
 
 
 def test_repeatable_half_precision_and_one_image():
@@ -167,7 +205,9 @@ def test_repeatable_half_precision_and_one_image():
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="Expected argument `images` to be a whole number of at least 2, but got 1"):
         SuperMix(images=1)
-    with pytest.raises(ValueError, match="Expected argument `tolerance` to be a number from 0 to less than 1, but got 70"):
+    with pytest.raises(
+        ValueError, match="Expected argument `tolerance` to be a number from 0 to less than 1, but got 70"
+    ):
         SuperMix(tolerance=70)
     with pytest.raises(EvalkitError, match="supermix needs a teacher of the same 10 classes, but this one has 3"):
         SuperMix(teacher()).setup(FakeNetOf(10))

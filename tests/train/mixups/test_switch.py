@@ -84,7 +84,8 @@ def test_one_decision_per_batch_pair_or_image(mode):
 
 
 def test_the_share_of_cutmix_and_the_mean_label():
-    """E[lam] = (1 - q) / 2 + q 0.7008, the mean label share of CutMix with alpha = 1 at 32 pixels; Var of Beta(0.8, 0.8) = 1 / 10.4."""
+    """E[lam] = (1 - q) / 2 + q 0.7008, the mean label share of CutMix with alpha = 1 at 32 pixels; Var of Beta(0.8,
+    0.8) = 1 / 10.4."""
     ctx, x, q = context(seed=2), index_images(64, 32, 32), 0.3
     lam, binary = [], []
     for _ in range(60):

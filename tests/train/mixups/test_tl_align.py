@@ -59,7 +59,12 @@ def make_net(name="vit_nano_patch4_32", **kwargs):
 
 @pytest.mark.parametrize(
     ("kwargs", "prefix"),
-    [({}, 1), ({"qk_norm": True, "img_size": (16, 24)}, 1), ({"name": "deit_tiny_distilled_patch16_224", "img_size": 64}, 2), ({"reg_tokens": 3}, 4)],
+    [
+        ({}, 1),
+        ({"qk_norm": True, "img_size": (16, 24)}, 1),
+        ({"name": "deit_tiny_distilled_patch16_224", "img_size": 64}, 2),
+        ({"reg_tokens": 3}, 4),
+    ],
     ids=["vit", "qk-norm", "distilled", "registers"],
 )
 def test_equals_the_propagation_of_whole_labels(kwargs, prefix):
@@ -96,12 +101,16 @@ def test_equals_the_propagation_of_whole_labels(kwargs, prefix):
 
 
 def test_the_box_is_one_of_whole_patches():
-    """The rule of CutMix on the grid: lam0 = 0.75 gives a box of half the side, around the drawn patch, cut at the border."""
-    mixed = create("tl_align").mix(context(draws={"lam": 0.75, "centre": (0, 5)}), index_images(3, 32, 48), torch.arange(3), FakeNet(4))
+    """The rule of CutMix on the grid: lam0 = 0.75 gives a box of half the side, around the drawn patch, cut at the
+    border."""
+    mixed = create("tl_align").mix(
+        context(draws={"lam": 0.75, "centre": (0, 5)}), index_images(3, 32, 48), torch.arange(3), FakeNet(4)
+    )
     expected = torch.ones(8, 12)
     expected[:2, 2:8] = 0
     assert torch.equal(mixed.mask[0, 0, ::4, ::4], expected) and torch.equal(mixed.mask[0, 0, 3::4, 3::4], expected)
-    assert own_weight(mixed.weights).tolist() == pytest.approx([1 - 12 / 96, 1, 1 - 12 / 96])  # flipped: the middle one is its own partner
+    # flipped: the middle one is its own partner
+    assert own_weight(mixed.weights).tolist() == pytest.approx([1 - 12 / 96, 1, 1 - 12 / 96])
     ctx, share = context(seed=1), []
     for _ in range(300):
         mixed = create("tl_align").mix(ctx, index_images(2, 32, 32), torch.arange(2), FakeNet(4))
@@ -140,7 +149,10 @@ def test_other_networks_are_refused(name, arguments, said):
         net.prepare(attention=method.attention)
 
 
-@pytest.mark.parametrize(("patch", "said"), [(None, "this model has no patches"), (5, "patches of 5 pixels, which do not divide images of 32x32")])
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [(None, "this model has no patches"), (5, "patches of 5 pixels, which do not divide images of 32x32")],
+)
 def test_images_that_are_not_whole_patches(patch, said):
     with pytest.raises(EvalkitError, match=f"tl_align pastes whole patches, but this model .*{said[11:]}"):
         create("tl_align").mix(context(), index_images(2, 32, 32), torch.arange(2), FakeNet(patch))

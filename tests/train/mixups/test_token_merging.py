@@ -40,7 +40,11 @@ def brute_match(keys, count):
 @pytest.mark.parametrize(("tokens", "count"), [(17, 5), (17, 8), (10, 3), (3, 1), (9, 0)])
 def test_match_and_merge_equal_brute_force(tokens, count):
     g = torch.Generator().manual_seed(tokens + count)
-    keys, x, size = torch.randn(4, tokens, 6, generator=g), torch.randn(4, tokens, 3, generator=g), torch.randint(1, 5, (4, tokens, 1), generator=g).float()
+    keys, x, size = (
+        torch.randn(4, tokens, 6, generator=g),
+        torch.randn(4, tokens, 3, generator=g),
+        torch.randint(1, 5, (4, tokens, 1), generator=g).float(),
+    )
     place = match(keys, count)
     merged, sizes = merge(x, size, place, tokens - count)
     assert merged.shape == (4, tokens - count, 3)
@@ -56,7 +60,15 @@ def test_match_and_merge_equal_brute_force(tokens, count):
 
 def make_vit(**kwargs):
     torch.manual_seed(0)
-    args = {"img_size": 20, "patch_size": 4, "embed_dim": 12, "depth": 3, "num_heads": 2, "init_values": 0.5, "qk_norm": True}
+    args = {
+        "img_size": 20,
+        "patch_size": 4,
+        "embed_dim": 12,
+        "depth": 3,
+        "num_heads": 2,
+        "init_values": 0.5,
+        "qk_norm": True,
+    }
     model = models.create("vit_tiny_patch16_224", num_classes=3, **args | kwargs).model.eval()
     with torch.no_grad():
         for p in model.parameters():
@@ -65,7 +77,8 @@ def make_vit(**kwargs):
 
 
 def column(block, tokens, size):
-    """(heads, T, T) attention and (T, d) mean keys of one image, and what the attention module returns, head by head."""
+    """(heads, T, T) attention and (T, d) mean keys of one image, and what the attention module returns, head by
+    head."""
     attn, u = block.attn, block.norm1(tokens)
     width = u.shape[1]
     q, k, v = attn.qkv(u).split(width, dim=1)

@@ -80,25 +80,32 @@ def test_equal_labels_add_up():
 @pytest.mark.parametrize("clamp", [True, False])
 def test_shares_smaller_than_the_smoothing(clamp):
     maps = [[[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]]
-    ctx, mixed, method = given(maps, [[1, 0], [1, 1]], labels=(0, 3), smoothing=0.2, classes=4, clamp=clamp)  # all of A, nothing of B
+    # all of A, nothing of B
+    ctx, mixed, method = given(maps, [[1, 0], [1, 1]], labels=(0, 3), smoothing=0.2, classes=4, clamp=clamp)
     own, off = 1 - 0.1 + 0.025, 0.025
     other = 0.0 if clamp else -0.1 + 0.025
-    assert torch.allclose(target_of(ctx, mixed, method, [0, 3], 4)[0], torch.tensor([own + off, 2 * off, 2 * off, other + off]), atol=1e-6)
+    assert torch.allclose(
+        target_of(ctx, mixed, method, [0, 3], 4)[0], torch.tensor([own + off, 2 * off, 2 * off, other + off]), atol=1e-6
+    )
 
 
 def test_even_maps_give_the_shares_of_the_tokens():
     tokens = [[1, 0, 0], [1, 1, 0]]
-    for maps in ([[[2.0] * 3] * 2] * 2, [[[0.0] * 3] * 2] * 2, [[[3e-7, 0, 0], [0, 0, 0]]] * 2):  # even, and nothing to go by
+    # even, and nothing to go by
+    for maps in ([[[2.0] * 3] * 2] * 2, [[[0.0] * 3] * 2] * 2, [[[3e-7, 0, 0], [0, 0, 0]]] * 2):
         _, mixed, _ = given(maps, tokens)
         assert torch.allclose(mixed.weights, torch.full((2, 2), 0.5), atol=1e-6)
     method = TokenMix("area", cell=2)
-    mixed = method.mix(context(draws={"tokens": [[1, 0, 0], [0, 0, 0]]}), index_images(2, 4, 6, 3), torch.arange(2), FakeNet(2))
+    mixed = method.mix(
+        context(draws={"tokens": [[1, 0, 0], [0, 0, 0]]}), index_images(2, 4, 6, 3), torch.arange(2), FakeNet(2)
+    )
     assert torch.allclose(mixed.weights, torch.tensor([[1 / 6, 5 / 6], [5 / 6, 1 / 6]]), atol=1e-6)
 
 
 def test_each_image_falls_back_for_itself():
     _, mixed, _ = given([A, [[0.0, 0.0], [0.0, 0.0]]], [[1, 0], [1, 1]])
-    assert torch.allclose(mixed.weights, torch.tensor([[0.6, 0.25], [0.4, 0.75]]), atol=1e-6)  # B has no scores: 1 of 4 tokens is pasted, 3 of 4 are own
+    # B has no scores: 1 of 4 tokens is pasted, 3 of 4 are own
+    assert torch.allclose(mixed.weights, torch.tensor([[0.6, 0.25], [0.4, 0.75]]), atol=1e-6)
 
 
 def test_complementary_masks_swap_what_counts():
@@ -117,10 +124,17 @@ def test_counts_on_the_published_grid(mask):
         own = method.tokens(context(seed=seed), (14, 14))
         counts.append((~own).sum())
         grids.append(~own)
-    assert max(counts) == 112 and np.mean(np.array(counts) == 112) >= (1 if mask == "random" else 0.95) and min(counts) >= 98
+    assert (
+        max(counts) == 112
+        and np.mean(np.array(counts) == 112) >= (1 if mask == "random" else 0.95)
+        and min(counts) >= 98
+    )
     if mask == "random":
         assert np.abs(np.mean(grids, 0) - 112 / 196).max() < 4.5 * (0.25 / 400) ** 0.5
-    drawn = {int((~TokenMix("area", mask="random", lam_const=None).tokens(context(seed=s), (14, 14))).sum()) for s in range(50)}
+    drawn = {
+        int((~TokenMix("area", mask="random", lam_const=None).tokens(context(seed=s), (14, 14))).sum())
+        for s in range(50)
+    }
     assert len(drawn) > 30 and min(drawn) >= 14 and max(drawn) <= 196
     assert (~TokenMix("area", mask="random", min_tokens=3, lam_const=0.25).tokens(context(), (4, 5))).sum() == 15 + 3
 
@@ -131,7 +145,9 @@ def test_tokens_come_whole_from_one_image():
     mixed = method.mix(context(), x, torch.arange(4), FakeNet(16))
     tokens = mixed.x.unfold(2, 16, 16).unfold(3, 16, 16).flatten(4)
     assert torch.equal(tokens.amin(4), tokens.amax(4))
-    assert torch.equal(mixed.partner, torch.arange(4).flip(0)) and mixed.mask.mean().item() * 196 == pytest.approx(196 - 112, abs=4)
+    assert torch.equal(mixed.partner, torch.arange(4).flip(0)) and mixed.mask.mean().item() * 196 == pytest.approx(
+        196 - 112, abs=4
+    )
 
 
 # ---- teachers
@@ -146,7 +162,12 @@ def test_the_class_activation_map_of_a_teacher():
     x, y = images(3, 3, 32, 32), torch.tensor([4, 0, 2])
     ctx = context()
     features = teacher.feature_map(x)
-    maps = torch.stack([F.conv2d(f[None], teacher.model.fc.weight[k][None, :, None, None], teacher.model.fc.bias[k][None])[0, 0] for f, k in zip(features, y)])
+    maps = torch.stack(
+        [
+            F.conv2d(f[None], teacher.model.fc.weight[k][None, :, None, None], teacher.model.fc.bias[k][None])[0, 0]
+            for f, k in zip(features, y)
+        ]
+    )
     expected = F.interpolate(maps.relu()[:, None], (8, 8), mode="bilinear", align_corners=False)[:, 0]
     assert torch.allclose(method.scores(ctx, x, y, net, (8, 8)), expected, atol=1e-5)
     mixed = method.mix(ctx, x, y, net)
@@ -174,7 +195,9 @@ def test_the_class_attention_of_a_teacher_or_of_the_network_itself():
     method.setup(student)
     teacher = TokenMix("cam", network=resnet(), cell=4)
     teacher.setup(student)
-    assert torch.allclose(method.scores(context(), x, y, student, (8, 8)), teacher.scores(context(), x, y, student, (8, 8)), atol=1e-6)
+    assert torch.allclose(
+        method.scores(context(), x, y, student, (8, 8)), teacher.scores(context(), x, y, student, (8, 8)), atol=1e-6
+    )
     assert all(m.training for m in student.modules())
 
 
@@ -205,7 +228,10 @@ def test_presets():
 def test_errors(tmp_path):
     net = vit()
     for method, message in [
-        (TokenMix(network=resnet(7)), "tokenmix needs a teacher of the same 5 classes, but this one has 7; give another network="),
+        (
+            TokenMix(network=resnet(7)),
+            "tokenmix needs a teacher of the same 5 classes, but this one has 7; give another network=",
+        ),
         (TokenMix(network=vit()), "tokenmix needs a linear classifier on the mean of a feature map"),
         (TokenMix("attn", network=resnet()), "no class attention"),
         (TokenMix("offline"), "reads maps from a folder, and none is not one; give maps=DIR"),
@@ -213,7 +239,10 @@ def test_errors(tmp_path):
     ]:
         with pytest.raises(EvalkitError, match=message):
             method.setup(net)
-    with pytest.raises(EvalkitError, match="this model has no patches for the mask's tokens; give tokenmix their side in pixels, e.g. cell=16"):
+    with pytest.raises(
+        EvalkitError,
+        match="this model has no patches for the mask's tokens; give tokenmix their side in pixels, e.g. cell=16",
+    ):
         TokenMix("area").setup(resnet())
     with pytest.raises(EvalkitError, match="put method.loader_extras"):
         TokenMix("offline", cell=2).mix(context(), images(2, 3, 4, 4), torch.arange(2), net)

@@ -33,7 +33,9 @@ def relabel(method, box, attention=A, grid=(2, 2), size=(4, 4), smoothing=0.0):
 def test_worked_examples(box, area, attention, expected):
     _, mixed, weights = relabel(create("transmix"), box)
     assert own_weight(mixed.weights)[0].item() == pytest.approx(area, abs=1e-7)
-    assert own_weight(attention_weights(mixed, FakeOutput(None, A, (2, 2))))[0].item() == pytest.approx(attention, abs=1e-7)
+    assert own_weight(attention_weights(mixed, FakeOutput(None, A, (2, 2))))[0].item() == pytest.approx(
+        attention, abs=1e-7
+    )
     assert torch.allclose(weights, torch.tensor([[expected, 1 - expected], [1 - expected, expected]]), atol=1e-7)
 
 
@@ -112,7 +114,9 @@ def rolled(net, x, residual):
     return row[:, 0, net.model.num_prefix_tokens :]
 
 
-@pytest.mark.parametrize("arguments", [{}, {"normalize_attn": False}, {"rollout_residual": False}, {"mask_down": "area"}])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"normalize_attn": False}, {"rollout_residual": False}, {"mask_down": "area"}]
+)
 def test_rollout_weighs_by_the_product_of_all_blocks(arguments):
     torch.manual_seed(0)
     net = models.create("vit_nano_patch4_32", num_classes=5, depth=3).eval()
