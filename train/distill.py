@@ -12,7 +12,7 @@ from evalkit.models import Network, Output
 from .config import TrainConfig
 from .losses import distillation_loss
 from .mixups.base import Context, MixMethod
-from .mixups.teacher import Teacher
+from .mixups.parts.teacher import Teacher
 
 
 class Distillation:

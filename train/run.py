@@ -12,7 +12,7 @@ from evalkit import checkpoint, results, runs
 from evalkit.errors import EvalkitError
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
 
-from . import loop, preview, session
+from . import loop, mixed_samples, session
 from .config import TrainConfig
 
 # Keys that change how a run executes but not one bit of what it computes: the only ones a resume may override.
@@ -75,7 +75,7 @@ def train(
             )
         return 130 if number == signal.SIGINT else 2
     if is_main():
-        preview.save(s, run / "mixed.npz")
+        mixed_samples.save(s, run / "mixed.npz")
         record(s, run)
         print(
             f"top-1 {100 * s.scores['raw']['top1']:.2f} % on {s.val_images.name} ({len(s.val_images)} images);"

@@ -23,7 +23,7 @@ from .config import TrainConfig
 from .ema import WeightAverage
 from .mixups import from_config, in_setting
 from .mixups.base import Context, MixMethod
-from .mixups.teacher import Teacher
+from .mixups.parts.teacher import Teacher
 from .optim import make_optimizer
 from .step import train_step
 

@@ -148,7 +148,7 @@ def eval(
     Top-1 and top-5, with every prediction as CSV.
     """
     check_overrides(overrides)
-    from ..train.evaluate import evaluate
+    from ..accuracy import evaluate
 
     return evaluate(checkpoint, data, out, overrides or [])
 

@@ -14,7 +14,7 @@ Methods = Annotated[str | None, typer.Option(metavar="A,B,..", help="names with 
 @app.command("list")
 def mixup_list() -> int:
     """Every method: family, what it needs, extra passes through a network, paper."""
-    from ..train import overview
+    from ..train.showcase import overview
 
     print(overview.table())
     return 0
@@ -39,9 +39,9 @@ def mixup_preview(
 
     Methods that ask a network get a small one with random weights, so their choices are arbitrary.
     """
-    from ..train import preview_sheet
+    from ..train.showcase import preview
 
-    for note in preview_sheet.save(images or [], methods, out):
+    for note in preview.save(images or [], methods, out):
         print(note)
     print(out)
     return 0
@@ -69,7 +69,7 @@ def mixup_bench(
     Without passes through networks, of which `evalkit mixup list` says how many there are.
     """
     from ..runtime import environment, pick_device, write_atomic
-    from ..train import mixups_bench, stand_in
+    from ..train.showcase import bench, stand_in
 
     where = pick_device(device)
     names = stand_in.chosen(methods)
@@ -82,8 +82,8 @@ def mixup_bench(
         f"{batch} x 3 x {size} x {size} float32, {facts['device']}, {facts['threads']} threads, torch {facts['torch']},"
         f" {repeats} repeats"
     )
-    rows = mixups_bench.bench(names, batch=batch, size=size, device=where, repeats=repeats)
-    print(mixups_bench.table(rows))
+    rows = bench.bench(names, batch=batch, size=size, device=where, repeats=repeats)
+    print(bench.table(rows))
     if record is not None:
         methods = {name: {"ms_per_batch": round(ms, 3), "ratio_to_clone": round(ratio, 3)} for name, ms, ratio in rows}
         made = {

@@ -120,7 +120,8 @@ def test_channels_last_stays_channels_last(name, preset, branch):
     case, plain = Case(name, preset, branch, layout=torch.channels_last), Case(name, preset, branch)
     mixed, _, _ = case.mix()
     assert mixed.x.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(mixed.x, plain.mix()[0].x)
+    # a convolution's last bits depend on the layout on some processors, and masks are computed by convolutions
+    torch.testing.assert_close(mixed.x, plain.mix()[0].x, rtol=0, atol=1e-4)
 
 
 @every_method

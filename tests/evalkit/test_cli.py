@@ -46,7 +46,7 @@ def calls(monkeypatch):
         return function
 
     monkeypatch.setitem(sys.modules, "evalkit.train.run", SimpleNamespace(train=note("train")))
-    monkeypatch.setitem(sys.modules, "evalkit.train.evaluate", SimpleNamespace(evaluate=note("evaluate")))
+    monkeypatch.setitem(sys.modules, "evalkit.accuracy", SimpleNamespace(evaluate=note("evaluate")))
     monkeypatch.setitem(sys.modules, "evalkit.report", SimpleNamespace(build=note("report", Path("page.html"))))
     monkeypatch.setitem(
         sys.modules, "evalkit.launch", SimpleNamespace(spawn=note("spawn", 2), without_option=lambda argv, option: argv)
@@ -157,7 +157,7 @@ def test_report(calls, capsys):
 
 def test_mixup(monkeypatch, capsys, tmp_path):
     seen = []
-    monkeypatch.setattr("evalkit.train.preview_sheet.save", lambda *args: seen.append(args) or ["left out: x"])
+    monkeypatch.setattr("evalkit.train.showcase.preview.save", lambda *args: seen.append(args) or ["left out: x"])
     assert cli.invoke(["mixup", "preview", "a.png", "b.png", "--methods", "mixup,cutmix", "--out", "s.html"]) == (0, "")
     assert cli.invoke(["mixup", "preview"]) == (0, "")
     assert seen == [([Path("a.png"), Path("b.png")], "mixup,cutmix", Path("s.html")), ([], None, Path("mixups.png"))]
@@ -290,7 +290,7 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
 
 
 def test_the_exit_code_of_a_command_is_the_exit_code(calls, monkeypatch):
-    monkeypatch.setitem(sys.modules, "evalkit.train.evaluate", SimpleNamespace(evaluate=lambda *_: 2))
+    monkeypatch.setitem(sys.modules, "evalkit.accuracy", SimpleNamespace(evaluate=lambda *_: 2))
     assert cli.invoke(["eval", "x"]) == (2, "")
 
 

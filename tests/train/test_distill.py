@@ -16,7 +16,7 @@ from evalkit.train import create, loop, session, train_step
 from evalkit.train.config import TrainConfig
 from evalkit.train.distill import Distillation
 from evalkit.train.losses import distillation_loss
-from evalkit.train.mixups.teacher import Teacher
+from evalkit.train.mixups.parts.teacher import Teacher
 
 from .mixups.fakes import context
 from .mixups.saliency_fakes import TeacherNet

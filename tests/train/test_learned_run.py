@@ -11,8 +11,7 @@ from evalkit import checkpoint, config
 from evalkit.train import loop, session
 from evalkit.train.config import TrainConfig
 from evalkit.train.run import train
-
-from .conftest import tiny
+from tests.conftest import tiny
 
 AUTOMIX = "mixup={name: automix, block_lr: 2e-3, block_min_lr: 1e-3, momentum: 0.5}"
 

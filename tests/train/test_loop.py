@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from evalkit.train import loop, session
-
-from .conftest import tiny
+from tests.conftest import tiny
 
 
 def draws(*overrides: str) -> list[float]:

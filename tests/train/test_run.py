@@ -13,8 +13,7 @@ from evalkit.errors import EvalkitError
 from evalkit.train import loop, session
 from evalkit.train.config import TrainConfig
 from evalkit.train.run import train
-
-from .conftest import tiny
+from tests.conftest import tiny
 
 
 def test_what_a_run_leaves_behind(finished):

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from ..losses import mixed_target
 from .base import Context, Mixed, beta, laid_out_like, pair, upload
-from .checks import expect, flag, is_number, is_whole
-from .learned import LearnedMix
-from .mixblock import attend, projection, start_small, with_lambda
+from .parts.checks import expect, flag, is_number, is_whole
+from .parts.learned import LearnedMix
+from .parts.mixblock import attend, projection, start_small, with_lambda
 
 PLAIN_SHARE = 0.5  # of blends in the loss of clean images, for three images and more
 

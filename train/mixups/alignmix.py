@@ -10,8 +10,8 @@ from evalkit.errors import EvalkitError
 from evalkit.models.network import FEATURES
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
-from .checks import beta_parameter, expect, flag, is_number, is_whole
-from .masks import blend
+from .parts.checks import beta_parameter, expect, flag, is_number, is_whole
+from .parts.masks import blend
 
 
 class AlignMix(MixMethod):

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
-from .checks import expect, is_whole
-from .teacher import Teacher
+from .parts.checks import expect, is_whole
+from .parts.teacher import Teacher
 
 
 class AttentiveCutMix(MixMethod):

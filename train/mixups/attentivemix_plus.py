@@ -5,7 +5,7 @@ from typing import Any
 
 from .attentive_cutmix import AttentiveCutMix
 from .base import Context
-from .checks import beta_parameter
+from .parts.checks import beta_parameter
 
 
 class AttentiveMixPlus(AttentiveCutMix):

@@ -12,7 +12,7 @@ from torch import Tensor
 from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, MixMethod, laid_out_like
-from .checks import expect, flag, is_number, is_whole
+from .parts.checks import expect, flag, is_number, is_whole
 
 VIEWS = "views"
 

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 from ..losses import mixed_target
 from .base import Context, Mixed, beta, laid_out_like, pair, pair_weights, upload
-from .checks import expect, flag, is_number, one_of
 from .choice import Choice
 from .cutmix import CutMix
-from .learned import LearnedMix, falling_weight
-from .masks import blend
-from .mixblock import MixBlock
 from .mixup import Mixup
+from .parts.checks import expect, flag, is_number, one_of
+from .parts.learned import LearnedMix, falling_weight
+from .parts.masks import blend
+from .parts.mixblock import MixBlock
 
 SCHEDULES = ("cosine", "constant")
 

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .base import Context, Mixed, MixMethod
-from .checks import expect, is_number
+from .parts.checks import expect, is_number
 
 MIXUP, CUTMIX = {"name": "mixup", "alpha": 0.8, "pairing": "flip"}, {"name": "cutmix", "alpha": 1.0, "pairing": "flip"}
 

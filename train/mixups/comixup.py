@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base import Context, Mixed, upload
-from .blocks import check_grid, mix_blocks
-from .checks import expect, flag, is_number, is_whole, one_of
-from .grid_solver import best_of
-from .saliency import SaliencyMethod, shares
+from .parts.blocks import check_grid, mix_blocks
+from .parts.checks import expect, flag, is_number, is_whole, one_of
+from .parts.grid_solver import best_of
+from .parts.saliency import SaliencyMethod, shares
 
 STRIP = 2  # rows or columns of cells that are solved jointly
 

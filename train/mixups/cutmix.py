@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, upload
-from .boxes import EDGES, draw_box, paste_box
-from .checks import beta_parameter, one_of
+from .parts.boxes import EDGES, draw_box, paste_box
+from .parts.checks import beta_parameter, one_of
 
 
 class CutMix(MixMethod):

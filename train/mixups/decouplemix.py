@@ -6,7 +6,7 @@ from torch import Tensor
 from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, MixMethod
-from .checks import expect, is_number
+from .parts.checks import expect, is_number
 
 
 class DecoupleMix(MixMethod):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
-from .checks import beta_parameter, expect, flag, is_number, one_of
-from .masks import blend
+from .parts.checks import beta_parameter, expect, flag, is_number, one_of
+from .parts.masks import blend
 
 SPECTRA = ("reference", "isotropic")
 LABELS = ("realised", "sampled")

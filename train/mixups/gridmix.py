@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
-from .checks import expect, interval, is_number, is_whole
-from .masks import blend, outer_mask
+from .parts.checks import expect, interval, is_number, is_whole
+from .parts.masks import blend, outer_mask
 
 
 class GridMix(MixMethod):

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from .base import Context, Mixed, pair_weights
-from .checks import one_of
-from .saliency import SaliencyMethod, blur, spectral_residual
+from .parts.checks import one_of
+from .parts.saliency import SaliencyMethod, blur, spectral_residual
 
 
 class GuidedMixup(SaliencyMethod):

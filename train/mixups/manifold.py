@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
-from .checks import beta_parameter, expect
-from .masks import blend
+from .parts.checks import beta_parameter, expect
+from .parts.masks import blend
 
 INPUT = "input"
 STAGES = ("layer1", "layer2"), ("stages.0", "stages.1"), ("layers.0", "layers.1")  # ResNet; ConvNeXt and others; Swin

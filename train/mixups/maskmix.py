@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
-from .checks import beta_parameter, expect, flag, is_number, is_whole, one_of
-from .masks import token_block_mask, token_count
+from .parts.checks import beta_parameter, expect, flag, is_number, is_whole, one_of
+from .parts.masks import token_block_mask, token_count
 
 MASKS = ("random", "block")
 ROUNDINGS = ("ceil", "floor")

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from evalkit.models.attention import token_grid
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
-from .checks import beta_parameter, expect, flag, is_number, is_whole
-from .masks import blend
-from .token_merging import merged_attention, plain_blocks
+from .parts.checks import beta_parameter, expect, flag, is_number, is_whole
+from .parts.masks import blend
+from .parts.token_merging import merged_attention, plain_blocks
 
 
 class MergeMix(MixMethod):

@@ -4,11 +4,11 @@ from torch import Tensor
 
 from ..losses import mixed_target, soft_target
 from .base import Context, Mixed, MixMethod
-from .checks import block_depth, expect, flag, is_whole, one_of
 from .cutmix import CutMix
-from .labels import MASK_DOWN, attention_weights
 from .maskmix import MASKS, MaskMix
-from .progress import PROGRESS, make_progress
+from .parts.checks import block_depth, expect, flag, is_whole, one_of
+from .parts.labels import MASK_DOWN, attention_weights
+from .parts.progress import PROGRESS, make_progress
 
 
 class MixPro(MixMethod):

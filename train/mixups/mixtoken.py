@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, MixMethod, pair_weights
-from .boxes import draw_box
-from .checks import beta_parameter, expect, is_number
+from .parts.boxes import draw_box
+from .parts.checks import beta_parameter, expect, is_number
 
 LAYER = "patch_embed"
 

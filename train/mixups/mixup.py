@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
-from .checks import beta_parameter
+from .parts.checks import beta_parameter
 
 
 class Mixup(MixMethod):

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from evalkit.models.attention import token_grid
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
-from .checks import beta_parameter, expect, is_number, is_whole
-from .masks import blend
+from .parts.checks import beta_parameter, expect, is_number, is_whole
+from .parts.masks import blend
 
 
 class PatchMix(MixMethod):

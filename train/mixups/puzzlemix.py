@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, beta, check_pairing, pair, pair_weights, upload
-from .blocks import check_grid, enlarge, mix_blocks
-from .checks import beta_parameter, expect, flag, is_number, is_whole
-from .grid_solver import three_labels, transport
-from .saliency import SaliencyMethod, shares
+from .parts.blocks import check_grid, enlarge, mix_blocks
+from .parts.checks import beta_parameter, expect, flag, is_number, is_whole
+from .parts.grid_solver import three_labels, transport
+from .parts.saliency import SaliencyMethod, shares
 
 LARGEST_GRID = 16
 

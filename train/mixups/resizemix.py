@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
-from .checks import expect, interval, is_number, one_of
-from .masks import outer_mask
+from .parts.checks import expect, interval, is_number, one_of
+from .parts.masks import outer_mask
 
 BOXES = ("inside", "clipped")
 

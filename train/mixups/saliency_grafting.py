@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
-from .checks import beta_parameter, expect, is_number, is_whole
+from .parts.checks import beta_parameter, expect, is_number, is_whole
 
 
 class SaliencyGrafting(MixMethod):

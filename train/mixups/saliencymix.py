@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
-from .checks import beta_parameter, flag, one_of
-from .saliency import fine_grained, fine_grained_of_floats, to_bytes
+from .parts.checks import beta_parameter, flag, one_of
+from .parts.saliency import fine_grained, fine_grained_of_floats, to_bytes
 
 
 class SaliencyMix(MixMethod):

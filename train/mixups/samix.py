@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from .automix import AutoMix
 from .base import Context, upload
-from .checks import expect, is_number
-from .mixblock import SAMixBlock
+from .parts.checks import expect, is_number
+from .parts.mixblock import SAMixBlock
 
 VARIANCE = 2.0  # weight of the variance in the mask loss
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
-from .saliency import evaluating
+from .parts.saliency import evaluating
 
 
 class SMMix(MixMethod):

@@ -5,9 +5,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, upload
-from .boxes import Box, box_around
-from .cam import check_linear_classifier, class_activation
-from .checks import beta_parameter, one_of
+from .parts.boxes import Box, box_around
+from .parts.cam import check_linear_classifier, class_activation
+from .parts.checks import beta_parameter, one_of
 
 SAME_LABEL = ("sum_once", "official")
 

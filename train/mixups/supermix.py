@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, MixMethod, laid_out_like, upload
-from .checks import expect, is_number, is_whole, one_of
-from .saliency import correlate, gaussian
-from .teacher import Teacher
+from .parts.checks import expect, is_number, is_whole, one_of
+from .parts.saliency import correlate, gaussian
+from .parts.teacher import Teacher
 
 CHECK_EVERY = 5  # iterations between two waits for the device
 

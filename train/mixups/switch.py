@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from .base import Context, Mixed, MixMethod, pair_weights, upload
-from .boxes import EDGES
-from .checks import beta_parameter, expect, is_number, one_of
 from .cutmix import CutMix
-from .masks import blend, outer_mask
 from .mixup import Mixup
+from .parts.boxes import EDGES
+from .parts.checks import beta_parameter, expect, is_number, one_of
+from .parts.masks import blend, outer_mask
 
 MODES = ("batch", "pair", "elem")
 

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from evalkit.errors import EvalkitError
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
-from .boxes import draw_box, paste_box
-from .checks import beta_parameter
+from .parts.boxes import draw_box, paste_box
+from .parts.checks import beta_parameter
 
 
 class TLAlign(MixMethod):

@@ -12,12 +12,12 @@ from evalkit.errors import EvalkitError
 
 from ..losses import soft_target
 from .base import Context, Mixed, MixMethod, check_pairing, pair, upload
-from .cam import check_linear_classifier, class_activation
-from .checks import expect, flag, is_number, is_whole, one_of
-from .masks import token_block_mask, token_count
-from .offline_maps import OfflineMaps
-from .saliency import evaluating
-from .teacher import Teacher
+from .parts.cam import check_linear_classifier, class_activation
+from .parts.checks import expect, flag, is_number, is_whole, one_of
+from .parts.masks import token_block_mask, token_count
+from .parts.offline_maps import OfflineMaps
+from .parts.saliency import evaluating
+from .parts.teacher import Teacher
 
 TEACHERS = ("cam", "attn", "self", "area", "offline")
 MASKS = ("block", "random")

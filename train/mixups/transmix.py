@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, upload
-from .boxes import EDGES, align_box, draw_box, paste_box
-from .checks import beta_parameter, block_depth, expect, flag, is_number, one_of
-from .labels import MASK_DOWN, attention_weights
+from .parts.boxes import EDGES, align_box, draw_box, paste_box
+from .parts.checks import beta_parameter, block_depth, expect, flag, is_number, one_of
+from .parts.labels import MASK_DOWN, attention_weights
 
 
 class TransMix(MixMethod):

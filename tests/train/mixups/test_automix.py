@@ -10,7 +10,7 @@ from evalkit import models
 from evalkit.errors import EvalkitError
 from evalkit.train import create, train_step
 from evalkit.train.mixups.automix import AutoMix, scaled_to
-from evalkit.train.mixups.momentum import rising_momentum
+from evalkit.train.mixups.parts.momentum import rising_momentum
 
 from .fakes import context
 from .learned_fakes import CLASSES, Reference, attention64, enlarge, images, point, toy, up_nearest

@@ -6,8 +6,8 @@ import torch
 
 from evalkit.errors import EvalkitError
 from evalkit.train.mixups.comixup import CoMixup, best_output, peak_distances, same_inputs, two_largest
-from evalkit.train.mixups.grid_solver import energy, solve
-from evalkit.train.mixups.saliency import shares
+from evalkit.train.mixups.parts.grid_solver import energy, solve
+from evalkit.train.mixups.parts.saliency import shares
 
 from .fakes import context, index_images
 from .saliency_fakes import SaliencyNet, smooth_images, smooth_saliency

@@ -6,7 +6,7 @@ from scipy import stats
 from evalkit.errors import EvalkitError
 from evalkit.train import create
 from evalkit.train.mixups.maskmix import pixel_mask, pixel_share
-from evalkit.train.mixups.masks import token_block_mask
+from evalkit.train.mixups.parts.masks import token_block_mask
 
 from .fakes import FakeNet, context, index_images, own_share, own_weight
 

@@ -7,7 +7,7 @@ from evalkit.errors import EvalkitError
 from evalkit.train import train_step
 from evalkit.train.mixups import mergemix
 from evalkit.train.mixups.mergemix import MergeMix
-from evalkit.train.mixups.token_merging import merged_attention
+from evalkit.train.mixups.parts.token_merging import merged_attention
 
 from .fakes import context, own_share, own_weight
 

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from evalkit import models
 from evalkit.errors import EvalkitError
 from evalkit.train import train_step
-from evalkit.train.mixups.boxes import paste_box
 from evalkit.train.mixups.mixtoken import MixToken, swap
+from evalkit.train.mixups.parts.boxes import paste_box
 
 from .fakes import context, own_weight
 

@@ -6,14 +6,14 @@ import torch
 
 from evalkit import models
 from evalkit.errors import EvalkitError
-from evalkit.train.mixups.grid_solver import energy, three_labels
+from evalkit.train.mixups.parts.grid_solver import energy, three_labels
+from evalkit.train.mixups.parts.saliency import shares
 from evalkit.train.mixups.puzzlemix import PuzzleMix
-from evalkit.train.mixups.saliency import shares
 
 from .fakes import context, index_images, own_weight
 from .min_cut import SQUARES, minimum
+from .parts.test_grid_solver import reference_transport
 from .saliency_fakes import SaliencyNet, smooth_images, smooth_saliency
-from .test_grid_solver import reference_transport
 
 
 def published_energy(x, std, s, i, j, lam, labels, n, beta=1.2, gamma=0.5, eta=0.2):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalkit.train.mixups.saliency import fine_grained, to_bytes
+from evalkit.train.mixups.parts.saliency import fine_grained, to_bytes
 from evalkit.train.mixups.saliencymix import SaliencyMix
 
 from .fakes import context, index_images, own_share, own_weight

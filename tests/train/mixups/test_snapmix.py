@@ -7,7 +7,7 @@ from evalkit import models
 from evalkit.errors import EvalkitError
 from evalkit.train import train_step
 from evalkit.train.mixups import snapmix
-from evalkit.train.mixups.cam import check_linear_classifier, class_activation
+from evalkit.train.mixups.parts.cam import check_linear_classifier, class_activation
 from evalkit.train.mixups.snapmix import SnapMix, semantic_map
 
 from .fakes import FakeNet, context

@@ -4,8 +4,8 @@ import torch
 from evalkit import models
 from evalkit.train import create, train_step
 from evalkit.train.losses import soft_cross_entropy
-from evalkit.train.mixups.boxes import align_box
-from evalkit.train.mixups.labels import attention_weights
+from evalkit.train.mixups.parts.boxes import align_box
+from evalkit.train.mixups.parts.labels import attention_weights
 
 from .fakes import FakeNet, FakeOutput, TinyAttention, context, index_images, own_weight
 

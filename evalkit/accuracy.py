@@ -1,0 +1,172 @@
+"""`evalkit eval`: accuracy of a checkpoint on labelled images, with every prediction written down."""
+
+import csv
+import io
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import config, data, inference, metrics, models, results, runs
+from .data.transforms import eval_transform
+from .errors import EvalkitError, unknown
+from .runtime import environment, init_processes, is_main, pick_device, write_atomic
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What `evalkit eval CKPT --data DIR key=value` may set."""
+
+    split: str = "val"  # of embedded sets
+    model: str | None = None  # architecture of a bare weights file
+    weights: str | None = None  # raw | ema; the averaged ones where the checkpoint holds them
+    # published (shorter side size * 256 / 224, bilinear, centre crop) | model (timm's for this model)
+    preprocess: str = "published"
+    allow_partial: bool = False  # a folder without all classes of the checkpoint: the result is marked incomplete
+    batch_size: int = 64
+    forward_batch: int = 64
+    workers: int = 2
+    device: str | None = None
+
+    def check(self) -> None:
+        """Raises EvalkitError for a value that no evaluation could use."""
+        for key, options in (("weights", ("raw", "ema", None)), ("preprocess", ("published", "model"))):
+            if getattr(self, key) not in options:
+                raise unknown(key, getattr(self, key), filter(None, options))
+        for key, least in (("batch_size", 1), ("forward_batch", 1), ("workers", 0)):
+            if getattr(self, key) < least:
+                raise EvalkitError(f"key '{key}' must be at least {least}, but got {getattr(self, key)}")
+
+
+def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
+    """Print top-1 and top-5 of `checkpoint` on `data_spec` (a folder of class folders, or an embedded set; by default
+    what it was trained on), write predictions.csv and a results record into `out`. Returns 0, or 2 if images or classes
+    are missing."""
+    began = time.monotonic()
+    cfg = config.load(EvalConfig, None, overrides)
+    device = pick_device(cfg.device)
+    init_processes(device)
+    loaded = models.load(checkpoint, model=cfg.model, weights=cfg.weights)
+    network = loaded.network.to(device)
+    images = open_images(loaded, data_spec, cfg)
+    out = Path(out) if out else results_folder(Path(checkpoint), loaded.label)
+    if is_main():
+        runs.make(out)  # before the work whose results it is for
+    mode = "native" if images.native_size == network.input_size[0] else cfg.preprocess
+    transform = eval_transform(mode, network.input_size[0], network.model.pretrained_cfg)
+    records = inference.predict(
+        network,
+        images,
+        transform,
+        device=device,
+        forward_batch=cfg.forward_batch,
+        batch_size=cfg.batch_size,
+        workers=cfg.workers,
+        what="eval",
+    )
+    k = min(5, network.num_classes)
+    correct = {
+        1: metrics.top_k_correct(records.logits, records.labels, 1),
+        k: metrics.top_k_correct(records.logits, records.labels, k),
+    }
+    complete = records.complete and not images.problems
+    if not is_main():
+        return 0 if complete else 2
+    write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
+    record = results.make_record(
+        task="eval",
+        protocol="accuracy",
+        version=VERSION,
+        model=loaded.name,
+        method=loaded.method,
+        label=loaded.label,
+        checkpoint_sha256=loaded.sha256,
+        weights=loaded.weights,
+        data={"name": images.name, "fingerprint": images.fingerprint, "split": cfg.split if images.native_size else ""},
+        n=len(records.ids),
+        metrics={f"top{n}": float(c.mean()) for n, c in correct.items()},
+        standard_errors={f"top{n}": metrics.standard_error(c) for n, c in correct.items()},
+        config=asdict(cfg) | {"preprocess": mode},
+        environment=environment(device),
+        seconds=time.monotonic() - began,
+        complete=complete,
+        published_protocol=False,
+        notes=[*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
+    )
+    results.append(out, record)
+    for id, reason in records.bad:
+        print(f"cannot read {id}: {reason}")
+    share = "  ".join(
+        f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()
+    )
+    print(
+        f"{share}  on {len(records.ids)} images of {images.name} ({mode} preprocessing); predictions:"
+        f" {out / 'predictions.csv'}"
+    )
+    return 0 if complete else 2
+
+
+def results_folder(source: Path, label: str) -> Path:
+    """Where results go unless --out says: the run folder that `source` is or lies in (its checkpoints come and go),
+    else a folder beside runs."""
+    if not source.is_dir():
+        return Path("runs") / label
+    folder = source.resolve()
+    return Path(os.path.relpath(folder.parent.parent)) if folder.parent.name == "checkpoints" else source
+
+
+def open_images(loaded: models.Loaded, spec: str | None, cfg: EvalConfig) -> data.Images:
+    """The images of `spec`, labelled by the class names of the checkpoint."""
+    spec = spec or loaded.meta.get("data", {}).get("name")
+    if spec is None:
+        raise EvalkitError("which images? Give --data DIR, a folder of class folders, or the name of an embedded set")
+    if Path(spec).is_dir():
+        if loaded.classes is None:
+            raise EvalkitError(
+                f"{loaded.source} does not name its classes, so folders cannot be matched to them; evaluate an evalkit"
+                " checkpoint"
+            )
+        return data.folder(spec, classes=loaded.classes, allow_partial=cfg.allow_partial)
+    if spec not in data.NAMES:
+        raise EvalkitError(
+            f"no such folder or data set: {spec}; give --data DIR or one of"
+            f" {', '.join(n for n in data.NAMES if n != 'folder')}"
+        )
+    images = data.load(spec, cfg.split)
+    if (images.labels < 0).any():
+        raise EvalkitError(
+            f"{spec} holds images of no class, which have no accuracy; it is for `evalkit robustness imagenet-o`"
+        )
+    if loaded.network.num_classes != len(images.classes) or (
+        loaded.classes is not None and loaded.classes != images.classes
+    ):
+        raise EvalkitError(
+            f"{loaded.source} has {loaded.network.num_classes} classes, {spec} has {len(images.classes)} others; give"
+            " images of its classes"
+        )
+    return images
+
+
+def write_predictions(path: Path, records: inference.Records, classes: list[str], correct: np.ndarray) -> None:
+    """One row per image: id, label, prediction, its probability, whether it is right."""
+    probability = torch.from_numpy(records.logits).double().softmax(1).numpy()
+    predicted = probability.argmax(1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file_name", "label", "predicted_class", "predicted_probability", "correct"])
+    for i, id in enumerate(records.ids):
+        writer.writerow(
+            [
+                id,
+                classes[records.labels[i]],
+                classes[predicted[i]],
+                f"{probability[i, predicted[i]]:.6f}",
+                int(correct[i]),
+            ]
+        )
+    write_atomic(path, lambda f: f.write(text.getvalue().encode()))

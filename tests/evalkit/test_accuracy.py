@@ -1,0 +1,119 @@
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evalkit import data, inference, models, results
+from evalkit.accuracy import evaluate
+from evalkit.cli import invoke
+from evalkit.errors import EvalkitError
+from evalkit.train.run import train
+from tests.conftest import tiny
+
+
+def test_default_data_and_predictions(finished, tmp_path, capsys):
+    assert evaluate(str(finished), None, tmp_path, ["weights=raw", "workers=0", "device=cpu"]) == 0
+    record, trained = results.read([tmp_path])[0], results.read([finished])[0]
+    assert (
+        record["metrics"]["top1"] == trained["metrics"]["top1"]
+        and record["checkpoint_sha256"] == trained["checkpoint_sha256"]
+    )
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert len(rows) == 450 and np.mean([int(r["correct"]) for r in rows]) == pytest.approx(record["metrics"]["top1"])
+    assert all(
+        0 < float(r["predicted_probability"]) <= 1 and (r["label"] == r["predicted_class"]) == (r["correct"] == "1")
+        for r in rows
+    )
+    assert "top-1" in capsys.readouterr().out
+
+
+def test_folder_is_matched_by_class_name(finished, tmp_path):
+    """Folders 3 and 7 only, upscaled files: every label must be the folder's digit, though it is the first or second
+    folder."""
+    images = data.load("digits", "val")
+    for digit in (3, 7):
+        (tmp_path / "d" / str(digit)).mkdir(parents=True)
+        for i in np.flatnonzero(images.labels == digit)[:4]:
+            images.read(int(i)).resize((40, 40)).save(tmp_path / "d" / str(digit) / f"{i}.png")
+    arguments = [
+        "eval",
+        str(finished),
+        "--data",
+        str(tmp_path / "d"),
+        "--out",
+        str(tmp_path / "out"),
+        "workers=0",
+        "device=cpu",
+    ]
+    code, message = invoke(arguments)
+    assert code == 1 and "the class folder '0' is missing" in message and "allow_partial=true" in message
+    assert invoke([*arguments, "allow_partial=true"])[0] == 2  # finished, but incomplete
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    assert {r["label"] for r in rows} == {"3", "7"} and all(r["file_name"].startswith(r["label"] + "/") for r in rows)
+
+
+def test_unreadable_image_is_named_and_the_exit_code_is_2(finished, tmp_path, capsys):
+    for digit in range(10):
+        (tmp_path / "d" / str(digit)).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "d" / str(digit) / "a.png")
+    (tmp_path / "d" / "4" / "b.png").write_bytes(b"")
+    assert evaluate(str(finished), str(tmp_path / "d"), tmp_path / "out", ["workers=0", "device=cpu"]) == 2
+    assert "4/b.png" in capsys.readouterr().out and results.read([tmp_path / "out"])[0]["complete"] is False
+
+
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [("nowhere", "no such folder or data set"), ("fashion-mnist", "fashion-mnist"), ("digits-o", "images of no class")],
+)
+def test_wrong_data(finished, tmp_path, spec, match):
+    with pytest.raises(EvalkitError, match=match):
+        evaluate(str(finished), spec, tmp_path, ["workers=0", "device=cpu"])
+
+
+@pytest.mark.parametrize(
+    "override", ["weights=best", "preprocess=native", "batch_size=0", "forward_batch=-1", "workers=-1", "device=gpu"]
+)
+def test_values_that_cannot_be(finished, tmp_path, override):
+    """Each was a Python error, no effect, or (forward_batch) an endless loop."""
+    code, message = invoke(["eval", str(finished), "--out", str(tmp_path / "out"), override])
+    assert code == 1 and override.split("=")[1] in message and "Error" not in message
+
+
+def test_results_of_a_checkpoint_lie_in_its_run(finished, tmp_path):
+    """Checkpoints are deleted as training goes on."""
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    (tmp_path / "run" / "results.jsonl").unlink()
+    assert evaluate(str(tmp_path / "run" / "best"), None, None, ["workers=0", "device=cpu"]) == 0
+    assert (tmp_path / "run" / "predictions.csv").is_file() and len(results.read([tmp_path / "run"])) == 1
+    assert not (tmp_path / "run" / "best" / "predictions.csv").exists()
+
+
+def test_an_output_that_cannot_be_made_is_found_before_the_work(finished, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(inference, "predict", None)
+    with pytest.raises(EvalkitError, match="choose another --out"):
+        evaluate(str(finished), None, tmp_path / "file", ["workers=0", "device=cpu"])
+
+
+def test_images_are_shown_at_the_size_of_training(tmp_path):
+    """A network that takes any size: the 48 pixels are in the checkpoint only, its architecture says 32."""
+    size = [
+        "model=resnet10_cifar",
+        "model_args={}",
+        "mixup=vanilla",
+        "image_size=48",
+        "eval_resize=54",
+        "interpolation=bilinear",
+    ]
+    assert train(tiny(*size), tmp_path / "run") == 0
+    assert models.load(str(tmp_path / "run")).network.input_size == (48, 48)
+    assert evaluate(str(tmp_path / "run"), None, tmp_path, ["workers=0", "device=cpu"]) == 0
+    trained, evaluated = (
+        results.read([tmp_path / "run" / "results.jsonl"])[0],
+        results.read([tmp_path / "results.jsonl"])[0],
+    )
+    assert (
+        evaluated["config"]["preprocess"] == "published" and evaluated["metrics"]["top1"] == trained["metrics"]["top1"]
+    )

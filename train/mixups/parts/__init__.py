@@ -1,0 +1,1 @@
+"""What the methods share: boxes, masks, saliency, teachers, mix blocks."""

@@ -1,0 +1,44 @@
+"""Images as grids of square blocks: mix blocks of a batch, enlarge a grid to pixels."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from evalkit.errors import EvalkitError
+
+from ..base import laid_out_like
+
+
+def check_grid(method: str, x: Tensor, grid: int) -> int:
+    """Side in pixels of a block of a grid x grid division of the images `x`; raises EvalkitError where there is
+    none."""
+    height, width = x.shape[-2:]
+    if height != width or height % grid:
+        raise EvalkitError(
+            f"{method} with a {grid} x {grid} grid needs square images whose side is a multiple of {grid}, but got"
+            f" {height}x{width}"
+        )
+    return height // grid
+
+
+def enlarge(cells: Tensor, block: int) -> Tensor:
+    """(B, G, G) -> (B, 1, G block, G block), each cell a block of pixels."""
+    return cells.repeat_interleave(block, 1).repeat_interleave(block, 2)[:, None]
+
+
+def mix_blocks(x: Tensor, image: Tensor, cell: Tensor, weight: Tensor) -> Tensor:
+    """Images whose block p of sample i is sum_k weight[i, p, k] times block cell[i, p, k] of image image[i, p, k].
+
+    `x` (B, C, S, S); the others (M, G, G, K), where cell counts row by row and both are int64. Returns (M, C, S, S) in
+    one pass over the sources: every row of pixels of a block is a weighted sum of K such rows."""
+    channels, side = x.shape[1:3]
+    count, grid = weight.shape[:2]
+    block = side // grid
+    rows = x.reshape(-1, block)  # row ((image * channels + channel) * side + y) * grid + column of the block
+    first = (image * channels * side + cell // grid * block) * grid + cell % grid
+    channel = torch.arange(channels, device=x.device).view(-1, 1, 1, 1, 1) * side
+    y = torch.arange(block, device=x.device).view(-1, 1, 1)
+    index = first[:, None, :, None] + (channel + y) * grid  # (M, C, G, block, G, K)
+    weight = weight.to(x.dtype)[:, None, :, None].expand(index.shape)
+    mixed = F.embedding_bag(index.flatten(0, 4), rows, per_sample_weights=weight.flatten(0, 4), mode="sum")
+    return laid_out_like(x, mixed.view(count, channels, side, side))

@@ -1,0 +1,123 @@
+"""What the methods with a learned mix block have in common: setup, optimizer groups, the momentum encoder's step, the
+evaluated network."""
+
+import math
+
+from torch import Tensor, nn
+
+from ..base import Context, MixMethod, check_pairing
+from .checks import beta_parameter, expect, flag, is_number, one_of
+from .mixblock import NORMS
+from .momentum import MomentumEncoder, rising_momentum
+
+UPSAMPLE = ("nearest", "bilinear")
+
+
+class LearnedMix(MixMethod):
+    """A mix block is trained by the losses of a momentum encoder, which is also the classifier that is evaluated."""
+
+    family = "learned"
+    needs = "features in the middle of the network"
+    features = True
+    uses_all_parameters = True
+
+    def __init__(
+        self,
+        alpha: float,
+        pairing: str,
+        feature_layer: str | None,
+        norm: str,
+        upsample: str,
+        lam_margin: float,
+        switch_off: float,
+        momentum: float,
+        momentum_end: float,
+        momentum_start: float,
+        k_eval_mode: bool,
+        block_lr: float | None,
+        block_min_lr: float | None,
+    ):
+        super().__init__()
+        shares = {
+            "lam_margin": lam_margin,
+            "switch_off": switch_off,
+            "momentum": momentum,
+            "momentum_end": momentum_end,
+            "momentum_start": momentum_start,
+        }
+        for name, value in shares.items():
+            expect(is_number(value) and 0 <= value <= 1, name, "a number from 0 to 1", value)
+        for name, value in (("block_lr", block_lr), ("block_min_lr", block_min_lr)):
+            expect(
+                value is None or (is_number(value) and value >= 0),
+                name,
+                "a learning rate of at least 0, or none for the network's",
+                value,
+            )
+        expect(
+            feature_layer is None or (isinstance(feature_layer, str) and feature_layer != ""),
+            "feature_layer",
+            "the name of a layer",
+            feature_layer,
+        )
+        self.alpha = beta_parameter(alpha)
+        self.pairing = check_pairing(pairing)
+        self.feature_layer = feature_layer
+        self.norm = one_of("norm", norm, NORMS)
+        self.upsample = one_of("upsample", upsample, UPSAMPLE)
+        self.lam_margin, self.switch_off = lam_margin, switch_off
+        self.momentum, self.momentum_end, self.momentum_start = momentum, momentum_end, momentum_start
+        self.k_eval_mode = flag("k_eval_mode", k_eval_mode)
+        self.block_schedule = {
+            key: float(value) for key, value in (("lr", block_lr), ("min_lr", block_min_lr)) if value is not None
+        }
+
+    def make_block(self, channels: int) -> nn.Module:
+        """The mix block for feature maps of `channels` channels."""
+        raise NotImplementedError
+
+    def setup(self, net) -> None:
+        self.encoder = MomentumEncoder(net, self.feature_layer, self.k_eval_mode)
+        self.block = self.make_block(self.encoder.channels).to(next(net.parameters()).device, self.encoder.precision)
+
+    def param_groups(self) -> list[dict]:
+        groups = []
+        for module, extra in (
+            (self.encoder.head, {}),
+            (self.block, {"schedule": self.block_schedule} if self.block_schedule else {}),
+        ):
+            weights, others = [], []
+            for p in module.parameters():
+                (weights if p.ndim > 1 else others).append(p)
+            groups.append({"params": weights, **extra})
+            if others:
+                groups.append({"params": others, "weight_decay": 0.0, **extra})
+        return groups
+
+    def trains_block(self, ctx: Context) -> bool:
+        """Whether the momentum encoder's loss is computed in this step: with probability `switch_off`, always for 0."""
+        return bool(ctx.draw("train_block", lambda rng: self.switch_off == 0 or rng.random() < self.switch_off))
+
+    def plain(self, lam: float) -> bool:
+        """Whether a share is so close to 0 or 1 that the network is trained on a blend without a mask."""
+        return min(lam, 1 - lam) <= self.lam_margin
+
+    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed, out, net) -> dict[str, Tensor]:
+        """The terms of the loss by name."""
+        raise NotImplementedError
+
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed, out, net) -> Tensor:
+        return sum(self.losses(ctx, x, y, mixed, out, net).values())
+
+    def after_step(self, ctx: Context, net) -> None:
+        self.encoder.update(
+            net, rising_momentum(ctx.step, ctx.total_steps, self.momentum, self.momentum_end, self.momentum_start)
+        )
+
+    def eval_network(self, net):
+        return self.encoder.network
+
+
+def falling_weight(ctx: Context, weight: float, schedule: str) -> float:
+    """`weight`, or for the schedule "cosine" weight (1 + cos(pi t / T)) / 2 at step t of T."""
+    return weight if schedule == "constant" else weight * (1 + math.cos(math.pi * ctx.step / ctx.total_steps)) / 2
