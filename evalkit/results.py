@@ -168,6 +168,19 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
         raise EvalkitError(f"cannot write {path}: no space left for the whole record; free some space and run again")
 
 
+def holds(out_dir: str | Path, record: Mapping[str, Any]) -> bool:
+    """Whether `out_dir`/results.jsonl has this record already, but for how long it took and on what it was
+    computed."""
+    if not (Path(out_dir) / FILE).exists():
+        return False
+
+    def measured(r: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in r.items() if k not in ("_dir", "seconds", "environment")}
+
+    wanted = json.loads(json.dumps(measured(_plain(record))))
+    return any(measured(r) == wanted for r in scan([Path(out_dir) / FILE])[0])
+
+
 def scan(dirs: Iterable[str | Path]) -> tuple[list[dict[str, Any]], list[str]]:
     """Every readable record below `dirs`, in order of folder and line, each with its folder as "_dir"; and one sentence
     per line that could not be read. Raises EvalkitError for a folder that is missing or holds no results."""

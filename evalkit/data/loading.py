@@ -5,6 +5,7 @@ changes no byte.
 """
 
 import functools
+import multiprocessing
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import EvalkitError
+from ..guard import end_with_parent
 from ..runtime import derive_rng
 from .images import BadImage, Images
 from .transforms import TrainTransform, to_image
@@ -273,3 +275,4 @@ def shield(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    end_with_parent(multiprocessing.parent_process().pid)
