@@ -12,7 +12,8 @@ HEAD = """# Bad inputs
 
 What evalkit does when it is given something wrong. Each input below is a test: *refused* means an error of one line
 that says what is wrong and what to do, and exit code 1; *said* means that evalkit goes on and names what it did on the
-screen or in the record; *mended* means that the numbers are right in spite of it. Written by `python -m tests.bad_inputs.table`.
+screen or in the record; *mended* means that the numbers are right in spite of it. Written by `python -m
+tests.bad_inputs.table`.
 """
 
 
