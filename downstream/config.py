@@ -98,9 +98,9 @@ def optimizer(cfg: TransferConfig) -> dict[str, Any]:
 
 
 def warmup(cfg: TransferConfig) -> list[dict[str, Any]]:
-    """The schedulers of an mm config that come before the decay."""
-    return (
-        [{"type": "LinearLR", "start_factor": 0.001, "by_epoch": False, "begin": 0, "end": cfg.warmup_steps}]
-        if cfg.warmup_steps
-        else []
-    )
+    """The schedulers of an mm config that come before the decay, as in mmdetection's base settings: the last of the
+    steps has all of lr. One step alone has its thousandth, and the next all of it."""
+    if not cfg.warmup_steps:
+        return []
+    end = max(2, cfg.warmup_steps)  # over one step mmengine would stay at the thousandth for good
+    return [{"type": "LinearLR", "start_factor": 0.001, "by_epoch": False, "begin": 0, "end": end}]
