@@ -8,14 +8,13 @@ import platform
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from . import config
+from . import config, keys
 from .errors import EvalkitError
 
-T = TypeVar("T")
+T = TypeVar("T", bound=keys.Keys)
 LOCK = "run.lock"
 SAVED = ("checkpoints", "crash", "results.jsonl")  # what a run folder is kept for
 
@@ -97,6 +96,7 @@ def _lock(run: Path, job: str) -> IO[str]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as e:
+            file.close()
             raise EvalkitError(
                 f"{run} is in use by {_holder(path)}; wait until that has ended, or stop it, then try again"
             ) from e
@@ -132,14 +132,14 @@ def _holder(path: Path) -> str:
     return f"`evalkit {job}`, process {process} on {host}"
 
 
-def resumed(schema: type[T], run: Path, overrides: Iterable[str], execution: Iterable[str]) -> T:
-    """The run's own config with keys overridden that are among `execution`: those that change not one bit of what is
-    computed."""
+def resumed(schema: type[T], run: Path, overrides: Iterable[str]) -> T:
+    """The run's own config with keys overridden that change not one bit of what is computed."""
     if not (run / "config.yaml").is_file():
         raise EvalkitError(f"{run} is not a run folder (no config.yaml); give the folder that the command wrote")
+    execution = keys.named(schema, "execution")
     for override in overrides:
         key = override.partition("=")[0].partition(".")[0]
-        if key not in execution and key in {f.name for f in fields(schema)}:
+        if key not in execution and key in keys.of(schema):
             raise EvalkitError(
                 f"key '{key}' cannot change on resume, it would change the run; only {', '.join(sorted(execution))} can"
             )

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network, Output
 
 from ..losses import mixed_target, soft_cross_entropy, soft_target
 
@@ -126,10 +127,10 @@ class MixMethod(nn.Module):
     loader_extras: Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]] = {}
     PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         """Called once with the `Network`, before optimizer, DDP and compile."""
 
-    def param_groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups of the method's own parameters."""
         return []
 
@@ -137,15 +138,15 @@ class MixMethod(nn.Module):
         """The method that handles this batch: self, or one child of a `Choice`."""
         return self
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         """Mix normalised images `x` (B, C, H, W) with labels `y` (B,); must not modify them."""
         raise NotImplementedError
 
-    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
         """Label weights (M, B) once the network's output for the mixed batch is known."""
         return mixed.weights
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         """Scalar loss of the mixed batch."""
         weights = self.relabel(ctx, mixed, y, out)
         self.check_weights(weights, y, "relabel")
@@ -174,10 +175,10 @@ class MixMethod(nn.Module):
                 " or say in the class what they add up to: `row_sum = None` for anything at all"
             )
 
-    def after_step(self, ctx: Context, net) -> None:
+    def after_step(self, ctx: Context, net: Network) -> None:
         """Called after each optimizer step."""
 
-    def eval_network(self, net):
+    def eval_network(self, net: Network) -> Network:
         """The classifier that is evaluated and exported."""
         return net
 
