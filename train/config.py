@@ -9,6 +9,8 @@ from omegaconf import MISSING
 from evalkit.errors import EvalkitError, unknown
 
 CHOICES = {
+    "decode": ("exact", "fast"),
+    "augment_device": ("auto", "cpu", "device"),
     "augment": ("none", "pad-crop", "pad-crop-flip", "rrc"),
     "interpolation": ("bilinear", "bicubic", "lanczos"),
     "loss": ("ce", "bce"),
@@ -69,6 +71,10 @@ class TrainConfig:
     erasing: float = 0.0  # probability of random erasing (pixel noise, once per image)
     interpolation: str = "bicubic"
     repeats: int = 1  # repeated augmentation: copies of each image per epoch order
+    # exact: Pillow's pixels; fast: the same decoded pixels, resized within 2 grey levels of Pillow's
+    decode: str = "exact"
+    # where auto_augment and color_jitter are done: cpu (by Pillow) | device (in batch, within 2 grey levels) | auto
+    augment_device: str = "auto"
     eval_size: int | None = None  # side of the validation images; None = image_size
     eval_resize: int | None = None  # their shorter side before the centre crop; None = floor(eval_size * 256 / 224)
 

@@ -14,6 +14,7 @@ from evalkit.runtime import environment, init_processes, is_main, pick_device, w
 
 from . import loop, mixed_samples, session
 from .config import TrainConfig
+from .resolve import resolve
 
 # Keys that change how a run executes but not one bit of what it computes: the only ones a resume may override.
 EXECUTION_KEYS = {"workers", "device", "keep", "checkpoint_minutes", "checkpoint_steps", "log_steps"}
@@ -36,6 +37,8 @@ def train(
         cfg = replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
     torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
+    if resume is None:
+        cfg = resolve(cfg, device)
     init_processes(device)
     s = session.build(cfg, device)
     if resume is not None:
