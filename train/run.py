@@ -16,6 +16,7 @@ from evalkit.runtime import environment, init_processes, is_main, pick_device, w
 
 from . import loop, mixed_samples, session
 from .config import TrainConfig
+from .resolve import resolve
 
 ACCURACY_VERSION = 1
 
@@ -36,6 +37,8 @@ def train(
         cfg = replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
     torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
+    if resume is None:
+        cfg = resolve(cfg, device)
     init_processes(device)
     with runs.claimed(run, "train", new=resume is None) if is_main() else nullcontext():
         s = session.build(cfg, device)
