@@ -18,6 +18,7 @@ from ..errors import EvalkitError, suggest, unknown
 # classifier. A checkpoint's meta.json and a run's config.yaml are other people's files: none of it is ever passed on.
 NOT_ARCHITECTURE = {*signature(timm.create_model).parameters, *signature(build_model_with_cfg).parameters}
 NOT_ARCHITECTURE |= {"features_only", "feature_cls", "out_indices", "name"}
+PREPROCESSING = {"mean", "std", "input_size", "crop_pct", "interpolation"}  # all that may be set of timm's own config
 HIDDEN = ("bn_eps", "bn_momentum", "bn_tf", "pad_type")  # that timm's families read without naming them
 
 
@@ -47,7 +48,9 @@ def check_arguments(model: str, model_args: dict[str, Any]) -> None:
     """Raises EvalkitError for an argument that is not one of the architecture; an unknown model is for `build` to
     name."""
     architecture = model.partition(".")[0]
-    for name in map(str, model_args):
+    for name, value in ((str(name), value) for name, value in model_args.items()):
+        if name == "pretrained_cfg_overlay" and isinstance(value, dict) and set(value) <= PREPROCESSING:
+            continue
         if name in NOT_ARCHITECTURE:
             raise EvalkitError(
                 f"model_args.{name} is no argument of an architecture and is never passed on, since it could open or"

@@ -105,6 +105,7 @@ def test_no_code_runs_from_a_checkpoint_folder(tmp_path, monkeypatch, hidden):
         ("convnext_atto", {"drop_path_rate": 0.1, "ls_init_value": 0.1}),
         ("regnetx_002", {"drop_path_rate": 0.1}),
         ("vit_nano_patch4_32", {"depth": 1, "qkv_bias": False}),
+        ("resnet10_cifar", {"pretrained_cfg_overlay": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}}),
         ("pvt_nano", {"drop_path_rate": 0.1}),
     ],
 )
