@@ -6,7 +6,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 from timm.data import ImageNetInfo
@@ -17,6 +17,9 @@ from ..errors import EvalkitError, unknown
 from .convert import to_timm
 from .network import Network, create
 
+if TYPE_CHECKING:
+    from .wrap import Wrapped
+
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 
@@ -24,7 +27,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 class Loaded:
     """A network in eval mode and its provenance."""
 
-    network: Network
+    network: "Network | Wrapped"
     name: str  # architecture
     classes: list[str] | None  # name of each output, if known
     sha256: str | None  # of the weights file; None for timm's weights

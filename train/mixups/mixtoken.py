@@ -40,7 +40,7 @@ class MixToken(MixMethod):
     PRESETS = {
         "default": {},
         "paper": {"dense_weight": 0.5},
-        "released": {"dense_weight": 0.5},
+        "released": {"dense_weight": 1.0},
     }
 
     def __init__(self, alpha: float = 1.0, dense_weight: float = 0.0):

@@ -49,7 +49,7 @@ class PuzzleMix(SaliencyMethod):
         "default": {},
         "paper": {"grids": (2, 4, 8, 16), "t_size": 4},
         "released": {"grids": (2, 4, 8, 16), "neighbourhood": 2},
-        "released_tiny": {"grids": (2, 4, 8, 16), "t_size": 4, "clean_lam": 1.0},
+        "released_tiny": {"grids": (2, 4, 8, 16), "clean_lam": 1.0},
         "openmixup": {},
         "openmixup_cifar": {"grids": (2, 4, 8, 16), "t_size": 4},
     }

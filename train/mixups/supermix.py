@@ -33,8 +33,8 @@ class SuperMix(MixMethod):
     waits for the device. Draws: ratio (B, K).
 
     Differs from the paper / the official code in mixing while training (the code makes a data set beforehand), in
-    asking only every fifth iteration whether to stop, and in comparing distinct classes: the code never succeeds where
-    some of K > 2 images share a class.
+    asking only every fifth iteration whether to stop, and in comparing distinct classes: where images of a mixture
+    share a class, the code asks for an arbitrary other class besides, of two images as of more.
     """
 
     family = "saliency"

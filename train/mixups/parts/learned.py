@@ -2,8 +2,10 @@
 evaluated network."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from evalkit.models.network import Network, Output
@@ -14,6 +16,7 @@ from .mixblock import NORMS
 from .momentum import MomentumEncoder, rising_momentum
 
 UPSAMPLE = ("nearest", "bilinear")
+SCHEDULES = ("cosine", "constant", "compounding")
 
 
 class LearnedMix(MixMethod):
@@ -39,6 +42,7 @@ class LearnedMix(MixMethod):
         k_eval_mode: bool,
         block_lr: float | None,
         block_min_lr: float | None,
+        block_momentum: float | None,
     ):
         super().__init__()
         shares = {
@@ -47,6 +51,7 @@ class LearnedMix(MixMethod):
             "momentum": momentum,
             "momentum_end": momentum_end,
             "momentum_start": momentum_start,
+            "block_momentum": 0 if block_momentum is None else block_momentum,
         }
         for name, value in shares.items():
             expect(is_number(value) and 0 <= value <= 1, name, "a number from 0 to 1", value)
@@ -74,6 +79,9 @@ class LearnedMix(MixMethod):
         self.block_schedule = {
             key: float(value) for key, value in (("lr", block_lr), ("min_lr", block_min_lr)) if value is not None
         }
+        self.block_options: dict[str, Any] = {"schedule": self.block_schedule} if self.block_schedule else {}
+        if block_momentum is not None:
+            self.block_options["momentum"] = float(block_momentum)
 
     def make_block(self, channels: int) -> nn.Module:
         """The mix block for feature maps of `channels` channels."""
@@ -87,7 +95,7 @@ class LearnedMix(MixMethod):
         groups = []
         for module, extra in (
             (self.encoder.head, {}),
-            (self.block, {"schedule": self.block_schedule} if self.block_schedule else {}),
+            (self.block, self.block_options),
         ):
             weights, others = [], []
             for p in module.parameters():
@@ -122,5 +130,16 @@ class LearnedMix(MixMethod):
 
 
 def falling_weight(ctx: Context, weight: float, schedule: str) -> float:
-    """`weight`, or for the schedule "cosine" weight (1 + cos(pi t / T)) / 2 at step t of T."""
-    return weight if schedule == "constant" else weight * (1 + math.cos(math.pi * ctx.step / ctx.total_steps)) / 2
+    """`weight` times the factor that `schedule` has at step t of T: 1 for "constant", (1 + cos(pi t / T)) / 2 for
+    "cosine", for "compounding" the product of that over all steps up to t."""
+    if schedule == "constant":
+        return weight
+    if schedule == "compounding":
+        return weight * float(compounded(ctx.total_steps)[ctx.step])
+    return weight * (1 + math.cos(math.pi * ctx.step / ctx.total_steps)) / 2
+
+
+@lru_cache(maxsize=1)
+def compounded(total_steps: int) -> np.ndarray:
+    """(T,) products of (1 + cos(pi s / T)) / 2 over s = 0 .. t."""
+    return ((1 + np.cos(np.pi * np.arange(total_steps) / total_steps)) / 2).cumprod()
