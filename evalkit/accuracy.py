@@ -4,18 +4,16 @@ import csv
 import io
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from . import config, data, inference, metrics, models, results, runs
-from .data.transforms import EvalTransform, TimmTransform, eval_transform, validation_transform
 from .errors import EvalkitError
 from .keys import Keys, key
+from .preparation import preparation, recipe_of
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 
 VERSION = 2
@@ -140,40 +138,6 @@ def results_folder(source: Path, label: str) -> Path:
         return Path("runs") / label
     folder = source.resolve()
     return Path(os.path.relpath(folder.parent.parent)) if folder.parent.name == "checkpoints" else source
-
-
-def recipe_of(loaded: models.Loaded) -> Mapping[str, Any]:
-    """The recipe of the training run that the checkpoint is of; empty for other weights."""
-    recipe = loaded.meta.get("config")
-    return recipe if isinstance(recipe, dict) else {}
-
-
-def preparation(
-    loaded: models.Loaded, images: data.Images, mode: str | None, own: bool = True
-) -> tuple[str, EvalTransform | TimmTransform]:
-    """(mode, transform): how images are prepared, by the key `preprocess`.
-
-    Args:
-        loaded: The network.
-        images: What it is evaluated on.
-        mode: The key's value; None chooses "run" for a checkpoint of a run that validates at the network's size, else
-            "native" for images of that size, else "published".
-        own: Whether None may choose "run".
-
-    Raises EvalkitError for "run" with weights that are of no run.
-    """
-    size, recipe = loaded.network.input_size[0], recipe_of(loaded)
-    if mode is None and own and recipe:
-        theirs = validation_transform(recipe, images.native_size)
-        mode = "run" if theirs.size == size else None
-    mode = mode or ("native" if images.native_size == size else "published")
-    if mode != "run":
-        return mode, eval_transform(mode, size, getattr(loaded.network.model, "pretrained_cfg", None))
-    if not recipe:
-        raise EvalkitError(
-            f"{loaded.source} is no checkpoint of a run of evalkit, which preprocess=run needs; use published or model"
-        )
-    return mode, validation_transform(recipe, images.native_size)
 
 
 def open_images(loaded: models.Loaded, spec: str | None, split: str, allow_partial: bool) -> data.Images:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from evalkit import data
-from evalkit.accuracy import preparation
 from evalkit.data.folders import FolderImages, flat_files, flat_folder
 from evalkit.data.images import Images, Subset
 from evalkit.data.transforms import EvalTransform, TimmTransform
 from evalkit.data.val_labels import WNID, read_val_labels
 from evalkit.errors import EvalkitError
 from evalkit.models import Loaded
+from evalkit.preparation import preparation
 
 PUBLISHED_SIDE = 224
 STAND_INS = {

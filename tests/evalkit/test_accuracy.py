@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evalkit import data, inference, models, results
+from evalkit import data, inference, results
 from evalkit.accuracy import evaluate
 from evalkit.cli import invoke
 from evalkit.errors import EvalkitError
@@ -135,10 +135,3 @@ def test_the_key_preprocess_is_what_it_says(finished, tmp_path, capsys):
         record = results.read([out])[0]
         assert (record["config"]["preprocess"], record["data"]["prepared"]) == (mode, words)
         assert words in capsys.readouterr().out
-
-
-def test_weights_of_no_run_have_no_preprocessing_of_their_own(tmp_path):
-    torch.save(models.create("resnet10_cifar", num_classes=10).model.state_dict(), tmp_path / "w.pth")
-    words = ["eval", str(tmp_path / "w.pth"), "--data", "digits", "--out", str(tmp_path), "model=resnet10_cifar"]
-    code, message = invoke([*words, "preprocess=run"])
-    assert code == 1 and "is no checkpoint of a run of evalkit, which preprocess=run needs" in message
