@@ -12,10 +12,6 @@ from evalkit.preparation import preparation
 RECIPE = {"image_size": 32, "eval_size": None, "eval_resize": 34, "interpolation": "bicubic"}
 OWN, NATIVE = "shorter side 34 (bicubic), centre 32", "as they are, 32"
 PUBLISHED = "shorter side 36 (bilinear), centre 32"
-    "shorter side 34 (bicubic), centre 32",
-    "shorter side 36 (bilinear), centre 32",
-    "as they are, 32",
-)
 
 
 def network(recipe=None, size=32):
