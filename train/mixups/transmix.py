@@ -64,10 +64,11 @@ class TransMix(MixMethod):
         self.aligned = flag("aligned", aligned)
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
-        size = x.shape[-2:]
-        box = draw_box(ctx, *size, self.alpha, self.edge)
+        height, width = x.shape[-2:]
+        box = draw_box(ctx, height, width, self.alpha, self.edge)
         if self.aligned:
-            box = align_box(box, net.patch_size, *size)
+            assert net.patch_size is not None  # it has class attention
+            box = align_box(box, net.patch_size, height, width)
         return paste_box(x, upload(pair(ctx, len(x), self.pairing), x), box)
 
     def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
