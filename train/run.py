@@ -10,15 +10,13 @@ from typing import Any
 
 import torch
 
-from evalkit import checkpoint, results, runs
+from evalkit import accuracy, checkpoint, results, runs
 from evalkit.errors import EvalkitError
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
 
 from . import loop, mixed_samples, session
 from .config import TrainConfig
 from .resolve import resolve
-
-ACCURACY_VERSION = 1
 
 
 def train(
@@ -143,13 +141,18 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
             results.make_record(
                 task="train",
                 protocol="accuracy",
-                version=ACCURACY_VERSION,
+                version=accuracy.VERSION,
                 model=s.cfg.model,
                 method=meta["method"],
                 label=meta["label"],
                 checkpoint_sha256=sums["model.safetensors" if name == "raw" else "model_ema.safetensors"],
                 weights=name,
-                data={"name": s.val_images.name, "fingerprint": s.val_images.fingerprint, "split": s.cfg.val_split},
+                data={
+                    "name": s.val_images.name,
+                    "fingerprint": s.val_images.fingerprint,
+                    "split": s.cfg.val_split,
+                    "prepared": str(s.eval_transform),
+                },
                 n=n,
                 metrics=values,
                 undefined={},

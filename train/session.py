@@ -1,7 +1,6 @@
 """Everything a training run is made of, built from its config, and its exact state on disk."""
 
 import copy
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from evalkit import checkpoint, config, data, models
-from evalkit.data.transforms import EvalTransform, TrainTransform
+from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.runtime import seed_torch
@@ -111,15 +110,13 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
             f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} hold the same images; put them into"
             " folders of their own"
         )
-    eval_size = cfg.eval_size or cfg.image_size
-    resize = cfg.eval_resize or math.floor(eval_size * 256 / 224)
     return Session(
         cfg=cfg,
         device=device,
         train_images=train_images,
         val_images=val_images,
         train_transform=TrainTransform(cfg, network.mean),
-        eval_transform=EvalTransform(eval_size, resize, cfg.interpolation, native=val_images.native_size == eval_size),
+        eval_transform=validation_transform(config.to_dict(cfg), val_images.native_size),
         trainee=trainee,
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
