@@ -16,6 +16,7 @@ from .keys import Keys, key
 from .preparation import preparation, recipe_of
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 
+FAULTS, SHOWN = "faults.txt", 20  # where all missing classes and unreadable images stand, and how many are printed
 VERSION = 2
 
 
@@ -93,6 +94,11 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     complete = records.complete and not images.problems
     if not is_main():
         return 0 if complete else 2
+    faults = [*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)]
+    shown = faults[:SHOWN]
+    if len(faults) > SHOWN:
+        write_atomic(out / FAULTS, lambda f: f.write("\n".join([*faults, ""]).encode("utf-8", "backslashreplace")))
+        shown.append(f"and {len(faults) - SHOWN} more, listed in {FAULTS}")
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
     record = results.make_record(
         task="eval",
@@ -117,17 +123,17 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
         seconds=time.monotonic() - began,
         complete=complete,
         published_protocol=False,
-        notes=[*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
+        notes=shown,
     )
     results.append(out, record)
-    for id, reason in records.bad:
-        print(f"cannot read {id}: {reason}")
+    for line in shown:
+        print(line)
     share = "  ".join(
         f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()
     )
-    print(
-        f"{share}  on {len(records.ids)} images of {images.name} ({transform}); predictions: {out / 'predictions.csv'}"
-    )
+    averaged = " (averaged weights, ema)" if loaded.weights == "ema" else ""
+    where = f"{len(records.ids)} images of {images.name} ({transform})"
+    print(f"{share}{averaged}  on {where}; predictions: {out / 'predictions.csv'}")
     return 0 if complete else 2
 
 

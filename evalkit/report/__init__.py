@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import results
 from ..errors import EvalkitError
-from ..runtime import write_atomic
+from ..runtime import write_together
 from . import figures, page, render
 from .collect import rows_of, runs_of
 from .provenance import provenance
@@ -37,17 +37,15 @@ def build(dirs: Iterable[str | Path], out: str | Path | None = None) -> Path:
     tables, published = [*summary(rows), *transfers(rows)], [*beside_published(rows), *transfers_beside_published(rows)]
     drawings, made = figures.draw(rows), provenance(rows, problems)
     lead = page.lead(rows)
-    for drawing in drawings:
-        if drawing.png is not None:
-            _write(out / "figures" / f"{drawing.name}.png", drawing.png)
-    _write(out / "report.csv", render.csv_text(rows))
-    _write(out / "report.md", render.markdown(TITLE, lead, tables, published, drawings, made))
-    _write(out / "report.tex", render.latex([*tables, *published]))
-    _write(out / "report.html", page.html(TITLE, lead, rows, tables, published, drawings, made))
-    return out / "report.html"
-
-
-def _write(path: Path, content: str | bytes) -> None:
+    files: dict[Path, str | bytes] = {
+        out / "figures" / f"{drawing.name}.png": drawing.png for drawing in drawings if drawing.png is not None
+    }
+    files |= {
+        out / "report.csv": render.csv_text(rows),
+        out / "report.md": render.markdown(TITLE, lead, tables, published, drawings, made),
+        out / "report.tex": render.latex([*tables, *published]),
+        out / "report.html": page.html(TITLE, lead, rows, tables, published, drawings, made),
+    }
     # file names may hold bytes that are no text
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    write_atomic(path, lambda f: f.write(data))
+    write_together({p: c.encode("utf-8", "backslashreplace") if isinstance(c, str) else c for p, c in files.items()})
+    return out / "report.html"
