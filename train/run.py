@@ -60,6 +60,8 @@ def train(
         loop.batch_iterator(s, 0)
         if is_main():
             runs.start(run, cfg)
+            for line in cfg.applied:
+                print(f"this setting: {line}", flush=True)
 
     try:
         loop.fit(s, run)

@@ -3,7 +3,7 @@
 import copy
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.runtime import seed_torch
 
-from . import distill
+from . import distill, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
 from .config import TrainConfig
 from .ema import WeightAverage
-from .mixups import from_config, in_setting
+from .mixups import from_config
 from .mixups.base import Context, MixMethod
 from .mixups.parts.teacher import Teacher
 from .optim import make_optimizer
@@ -92,7 +92,8 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes)).to(device)
     check_sizes(network, cfg)
-    method = from_config(in_setting(cfg.mixup, cfg.methods))
+    settings.check(cfg.methods, {f.name for f in fields(TrainConfig)})
+    method = from_config(cfg.mixup)
     method.setup(network)
     method.to(device)
     share_batch_norm(network, method.eval_network(network), cfg, device)
