@@ -94,10 +94,13 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     check_sizes(network, cfg)
     settings.check(cfg.methods, {f.name for f in fields(TrainConfig)})
     method = from_config(cfg.mixup)
+    share_batch_norm(network, method, cfg, device)
     method.setup(network)
     method.to(device)
-    share_batch_norm(network, method.eval_network(network), cfg, device)
     network.prepare(attention=method.attention, inject_layers=method.inject_layers)
+    for part in method.modules():
+        if isinstance(part, MixMethod):
+            part.check_size(network, cfg.image_size, cfg.image_size)
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None

@@ -72,6 +72,10 @@ class Choice(MixMethod):
         return any(m.features for m in self.methods)
 
     @property
+    def skips_passes(self) -> bool:
+        return len({m.extra_passes for m in self.methods}) > 1 or any(m.skips_passes for m in self.methods)
+
+    @property
     def inject_layers(self) -> list[str]:
         return list(dict.fromkeys(layer for m in self.methods for layer in m.inject_layers))
 

@@ -87,9 +87,16 @@ class PuzzleMix(SaliencyMethod):
         self.transport = flag("transport", transport)
         self.pairing = check_pairing(pairing)
 
+    def check_size(self, net: Network, height: int, width: int) -> None:
+        for grid in self.grids:
+            block = check_grid("puzzlemix", height, width, grid)
+            if self.transport and self.t_size and self.t_size < block:
+                self.fine_grid(grid * block, block)
+
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         grid = int(ctx.draw("grid", lambda rng: rng.choice(self.grids)))
-        block = check_grid("puzzlemix", x, grid)
+        self.check_size(net, *x.shape[-2:])
+        block = check_grid("puzzlemix", *x.shape[-2:], grid)
         if len(x) == 1:
             return Mixed(x, torch.ones(1, 1, device=x.device))
         lam = beta(ctx, self.alpha)
@@ -125,15 +132,17 @@ class PuzzleMix(SaliencyMethod):
         unary = torch.stack([own, (own + other) / 2, other], 3) + upload(prior, x)
         return unary, *folded
 
-    def finer(self, mask: Tensor, block: int) -> Tensor:
-        """The mask on the grid of blocks of `t_size` pixels."""
-        side = mask.shape[1] * block
+    def fine_grid(self, side: int, block: int) -> None:
+        """Raises EvalkitError where blocks of `t_size` pixels do not divide those of the mask, or are too many."""
         grid = side // self.t_size
         if block % self.t_size or grid > LARGEST_GRID:
             raise EvalkitError(
                 f"puzzlemix cannot move {self.t_size}-pixel blocks of {side}-pixel images (at most a 16 x 16 grid); use"
                 " t_size=null"
             )
+
+    def finer(self, mask: Tensor, block: int) -> Tensor:
+        """The mask on the grid of blocks of `t_size` pixels."""
         return mask.repeat_interleave(block // self.t_size, 1).repeat_interleave(block // self.t_size, 2)
 
     def sources(self, mask: Tensor, s: Tensor | None, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:

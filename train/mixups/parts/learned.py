@@ -74,6 +74,7 @@ class LearnedMix(MixMethod):
         self.norm = one_of("norm", norm, NORMS)
         self.upsample = one_of("upsample", upsample, UPSAMPLE)
         self.lam_margin, self.switch_off = lam_margin, switch_off
+        self.skips_passes = 0 < switch_off < 1
         self.momentum, self.momentum_end, self.momentum_start = momentum, momentum_end, momentum_start
         self.k_eval_mode = flag("k_eval_mode", k_eval_mode)
         self.block_schedule = {
