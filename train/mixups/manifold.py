@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evalkit.errors import EvalkitError
 from evalkit.models.network import Network
@@ -90,7 +90,7 @@ def one_tensor(layer: str, h: Any) -> Tensor:
     return h
 
 
-def early_layers(model: nn.Module) -> list[str]:
+def early_layers(model: Any) -> list[str]:
     """Names of the two layers that end the first two stages, or the first quarter and half of the blocks. Raises
     EvalkitError if there are none."""
     names = {name for name, _ in model.named_modules()}
