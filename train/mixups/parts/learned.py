@@ -71,7 +71,6 @@ class LearnedMix(MixMethod):
         self.norm = one_of("norm", norm, NORMS)
         self.upsample = one_of("upsample", upsample, UPSAMPLE)
         self.lam_margin, self.switch_off = lam_margin, switch_off
-        self.skips_passes = 0 < switch_off < 1
         self.momentum, self.momentum_end, self.momentum_start = momentum, momentum_end, momentum_start
         self.k_eval_mode = flag("k_eval_mode", k_eval_mode)
         self.block_schedule = {
@@ -80,6 +79,10 @@ class LearnedMix(MixMethod):
         self.block_options: dict[str, Any] = {"schedule": self.block_schedule} if self.block_schedule else {}
         if block_momentum is not None:
             self.block_options["momentum"] = float(block_momentum)
+
+    @property
+    def skips_passes(self) -> bool:  # type: ignore[override]  # computed
+        return 0 < self.switch_off < 1
 
     def make_block(self, channels: int) -> nn.Module:
         """The mix block for feature maps of `channels` channels."""
