@@ -92,7 +92,8 @@ def record(s: session.Session, run: Path) -> None:
     meta, sums = session.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
     for name, scores in s.scores.items():
         values = dict(scores)
-        notes = [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
+        notes = [remark for images in (s.train_images, s.val_images) for remark in images.remarks]
+        notes += [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}
             if s.cfg.median_evals:
