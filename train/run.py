@@ -14,6 +14,7 @@ from evalkit.runtime import environment, init_processes, is_main, pick_device, w
 
 from . import loop, mixed_samples, session
 from .config import TrainConfig
+from .resolve import resolve
 
 ACCURACY_VERSION = 1
 
@@ -34,6 +35,8 @@ def train(
         cfg = replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
     torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
+    if resume is None:
+        cfg = resolve(cfg, device)
     init_processes(device)
     s = session.build(cfg, device)
     if resume is not None:

@@ -75,6 +75,10 @@ class Images:
         """Image i as RGB; its `info["notes"]`, if any, names its peculiarities. Raises BadImage."""
         raise NotImplementedError
 
+    def encoded(self, i: int) -> bytes | None:
+        """The bytes of the file of image i, None where the set holds no files. Raises OSError or BadImage."""
+        return None
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of the ids with their class names, in sorted order, and of the pixels of an embedded set."""
@@ -127,6 +131,9 @@ class Subset(Images):
 
     def read(self, i: int) -> Image.Image:
         return self.images.read(int(self.indices[i]))
+
+    def encoded(self, i: int) -> bytes | None:
+        return self.images.encoded(int(self.indices[i]))
 
     def _content(self) -> str:
         return self.images._content()
