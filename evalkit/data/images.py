@@ -201,7 +201,8 @@ def peculiarities(image: Image.Image) -> list[str]:
         "cmyk_converted": image.mode == "CMYK",
         "grey16_saturated": image.mode in _GREY16,
         "float_clipped": image.mode == "F",
-        "rgb16_cut_to_8_bits": image.mode.startswith("RGB") and any(";16" in str(tile) for tile in getattr(image, "tile", ())),
+        "rgb16_cut_to_8_bits": image.mode.startswith("RGB")
+        and any(";16" in str(tile) for tile in getattr(image, "tile", ())),
         "first_of_several_frames": getattr(image, "n_frames", 1) > 1,
     }
     return [name for name, is_so in found.items() if is_so]
