@@ -128,7 +128,8 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
     meta, sums = session.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
     for name in s.networks():
         values = dict(s.scores[name])
-        notes = [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
+        notes = [remark for images in (s.train_images, s.val_images) for remark in images.remarks]
+        notes += [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
         notes += early(s)
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}
