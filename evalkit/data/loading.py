@@ -5,6 +5,7 @@ changes no byte.
 """
 
 import functools
+import multiprocessing
 import signal
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import EvalkitError
+from ..guard import end_with_parent
 from ..runtime import derive_rng
 from .decode import encoded, to_image
 from .erasing import erase_noise
@@ -151,7 +153,7 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
     return derive_rng(seed, "order", epoch).permutation(n)
 
 
-class _TrainSet(Dataset):
+class _TrainSet(Dataset[Any]):
     """Micro-batch by (step, group). An error for people is returned: raised in a worker, it would arrive as a page of
     traceback."""
 
@@ -205,7 +207,7 @@ def eval_batches(
     *,
     batch_size: int = 64,
     workers: int = 0,
-    indices: Sequence[int] | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, list[BadImage]]]:
     """(x (m, 3, S, S) uint8, positions (m,) int64, images of this stretch that cannot be read), in the order of
     `indices`, by default all.
@@ -222,7 +224,7 @@ def eval_batches(
     images.notes = dict(sorted(Counter(note for notes in images.noted.values() for note in notes).items()))
 
 
-class _EvalSet(Dataset):
+class _EvalSet(Dataset[Any]):
     def __init__(self, images: Images, transform: Callable[[Image.Image], Tensor]):
         self.images, self.transform = images, transform
 
@@ -253,7 +255,7 @@ class _EvalSet(Dataset):
 # ---- both
 
 
-def _items(dataset: Dataset, keys: Iterator[Any], workers: int, pin: bool = False) -> Iterator[Any]:
+def _items(dataset: Dataset[Any], keys: Iterator[Any], workers: int, pin: bool = False) -> Iterator[Any]:
     """dataset[key] for each key, in order; raises what comes back as an EvalkitError."""
     loader = DataLoader(
         dataset,
@@ -268,7 +270,7 @@ def _items(dataset: Dataset, keys: Iterator[Any], workers: int, pin: bool = Fals
     yield from checked(loader)
 
 
-def checked(loader: DataLoader) -> Iterator[Any]:
+def checked(loader: DataLoader[Any]) -> Iterator[Any]:
     """What a loader gives; raises what comes back as an EvalkitError, and one for a worker that died."""
     try:
         for item in loader:
@@ -296,3 +298,4 @@ def shield(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    end_with_parent(multiprocessing.parent_process().pid)
