@@ -160,4 +160,4 @@ class Case:
 
     @property
     def rows_sum_to_one(self) -> bool:
-        return "mass" not in self.method.exempt
+        return self.method.row_sum is not None

@@ -94,7 +94,7 @@ def test_the_matrix_takes_it_and_catches_its_faults(toy, monkeypatch):
     monkeypatch.setattr(cls, "relabel", lambda self, ctx, mixed, y, out: mixed.weights / 2)
     with pytest.raises(AssertionError):
         test_mixups.test_shapes_shares_and_masks("halves", "default", None, 5, (16, 24))
-    monkeypatch.setattr(cls, "exempt", {"mass": "keeps half"})
+    monkeypatch.setattr(cls, "row_sum", None)
     assert not Case("halves", "default", None).rows_sum_to_one
 
 

@@ -154,23 +154,6 @@ def from_config(spec: str | Mapping[str, Any]) -> MixMethod:
         raise EvalkitError(f"mixup '{spec['name']}': {error}") from error
 
 
-def in_setting(spec: Any, methods: Mapping[str, Mapping[str, Any]]) -> Any:
-    """`spec` with the arguments that `methods` has for a method that it names without a preset; its own arguments come
-    first.
-
-    Raises EvalkitError for a name in `methods` that is no method."""
-    for name in methods:
-        if name not in METHODS:
-            raise unknown("mixup in `methods`", name, METHODS)
-    if isinstance(spec, str):
-        spec = {"name": spec}
-    if not isinstance(spec, Mapping) or "preset" in spec:
-        return spec
-    if isinstance(spec.get("choice"), Sequence):
-        return {**spec, "choice": [in_setting(branch, methods) for branch in spec["choice"]]}
-    return {**methods.get(spec.get("name"), {}), **spec}
-
-
 def choice_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     """{choice: [{name: ..., prob: ..., ...}, ...]} as the arguments of `create`."""
     if len(spec) > 1:

@@ -97,11 +97,14 @@ class MaskMix(MixMethod):
         self.shuffle = shuffle and one_of("shuffle", shuffle, SHUFFLES)
         self.shuffle_cells = flag("shuffle_cells", shuffle_cells)
 
+    def check_size(self, net: Network, height: int, width: int) -> None:
+        self.sizes(net, height, width)
+
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]
         patch, cell = self.sizes(net, height, width)
         offset = ctx.draw("offset", lambda rng: rng.integers(1, patch, size=2)) if self.misaligned else (0, 0)
-        grid = tuple(math.ceil(side / cell) + self.misaligned for side in (height, width))
+        grid = math.ceil(height / cell) + self.misaligned, math.ceil(width / cell) + self.misaligned
         cells = (
             draw_blocks(ctx, len(x), grid)
             if self.mask == "block"

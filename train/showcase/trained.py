@@ -9,7 +9,8 @@ from evalkit import checkpoint, models
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
 
-from ..mixups import MixMethod, from_config, in_setting
+from ..mixups import MixMethod, from_config
+from ..settings import settle
 from . import stand_in
 
 
@@ -40,7 +41,8 @@ def load(spec: str, device: torch.device) -> Trained:
         raise EvalkitError(f"{spec} is no run or checkpoint folder of `evalkit train`, so it holds no method")
     loaded = models.load(str(folder), weights="raw")
     recipe, state = loaded.meta["config"], checkpoint.load_state(folder)
-    chosen = in_setting(recipe["mixup"], recipe.get("methods") or {})
+    settled = settle({"applied": [], "methods": {}} | recipe, (), recipe)  # runs of before this was done by the recipe
+    chosen = settled.get("mixup", recipe["mixup"])
     net, method = loaded.network, from_config(chosen)
     method.setup(net)
     try:
