@@ -1,5 +1,6 @@
 """`evalkit study list | show | run | status | report`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,7 +83,7 @@ def study_run(
     if dry_run:
         from ..study import cost
 
-        print(cost.table(found, made, folder))
+        print(cost.table(made, folder, _training))
         return 0
     plan.start(folder, made)
     engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
@@ -122,3 +123,37 @@ def _obstacle(recipe: str, overrides: list[str]) -> str | None:
     except EvalkitError as e:
         return str(e)
     return None
+
+
+IMAGENET = (1_281_167, 1000)
+SIZES = {"cifar10": (50_000, 10), "cifar100": (50_000, 100), "fashion-mnist": (60_000, 10)}
+
+
+def _training(recipe: str, overrides: Sequence[str]) -> Any:
+    """What a training of the study comes to. Data that are not there are taken to be as large as ImageNet, and said."""
+    from .. import config, data
+    from ..study.cost import Training
+    from ..train.config import TrainConfig
+
+    cfg = config.load(TrainConfig, recipe, list(overrides))
+    where = f"{cfg.data} in {cfg.data_dir}" if cfg.data_dir else cfg.data
+    remark, present = "", True
+    try:
+        images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
+        count, classes = len(images), len(images.classes)
+    except EvalkitError:
+        present = False
+        count, classes = SIZES.get(cfg.data.rpartition("/")[2], IMAGENET)
+        remark = f"{where}: {count:,} training images of {classes} classes"
+    return Training(
+        cfg.model,
+        dict(cfg.model_args),
+        cfg.image_size,
+        classes,
+        count,
+        cfg.epochs,
+        cfg.ema is not None,
+        where,
+        present,
+        remark,
+    )
