@@ -127,11 +127,11 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> dict[str
     extra = sorted(k for k in tensors if k not in own)
     dropped = [k for k in extra if network.num_classes == 0 and k.rpartition(".")[0] in heads]
     unexpected = [k for k in extra if k not in dropped]
-    patterns = {_pattern(k) for k in own if _pattern(k) != k}
+    patterns = {pattern(k) for k in own if pattern(k) != k}
     problems = {
         "lacks": sorted(k for k in own if k not in tensors),
         "has other shapes for": sorted(k for k in own if k in tensors and tensors[k].shape != own[k].shape),
-        "has layers that the model has not,": [k for k in unexpected if _pattern(k) in patterns],
+        "has layers that the model has not,": [k for k in unexpected if pattern(k) in patterns],
     }
     for what, keys in problems.items():
         if keys:
@@ -161,7 +161,7 @@ def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return tensors
 
 
-def _pattern(key: str) -> str:
+def pattern(key: str) -> str:
     """'blocks.11.attn' -> 'blocks.#.attn'."""
     return re.sub(r"\d+", "#", key)
 

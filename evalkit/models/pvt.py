@@ -57,15 +57,22 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches of `patch` pixels to tokens; `grid` is the one at the size the model was made for."""
+    """Non-overlapping patches of `patch` pixels to tokens; `grid` is the one at the size the model was made for.
+
+    What is left over at the right and at the bottom is cut off, as in the official code; with `dynamic_img_pad` (timm's
+    name for it) it is padded to a patch with zeros."""
+
+    dynamic_img_pad = False
 
     def __init__(self, in_chans: int, dim: int, patch: int, grid: Grid):
         super().__init__()
-        self.grid = grid
+        self.grid, self.patch = grid, patch
         self.proj = nn.Conv2d(in_chans, dim, kernel_size=patch, stride=patch)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        if self.dynamic_img_pad:
+            x = F.pad(x, (0, -x.shape[3] % self.patch, 0, -x.shape[2] % self.patch))
         x = self.proj(x)
         return self.norm(to_tokens(x)), (x.shape[2], x.shape[3])
 

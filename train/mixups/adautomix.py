@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evalkit.models.network import Network, Output
+
 from ..losses import mixed_target
 from .base import Context, Mixed, beta, laid_out_like, pair, upload
 from .parts.checks import expect, flag, is_number, is_whole
@@ -156,7 +158,7 @@ class AdAutoMix(LearnedMix):
     def adversarial(self, ctx: Context) -> bool:
         return ctx.step % self.adv_interval == 0
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         lams, lams_k, *both = self.draw(ctx, len(x))
         sources, sources_k = (upload(np.ascontiguousarray(s), x) for s in both)
         train_block = self.trains_block(ctx)
@@ -176,7 +178,7 @@ class AdAutoMix(LearnedMix):
             laid_out_like(x, combine(x, sources, masks)), label_weights(sources, lams), own, partner, state=state
         )
 
-    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> dict[str, Tensor]:
+    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> dict[str, Tensor]:
         target, state = ctx.target(y), mixed.state
         mixed_labels = mixed_target(mixed.weights, target)
         terms = {

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evalkit.models.network import Network, Output
+
 from ..losses import mixed_target
 from .base import Context, Mixed, beta, laid_out_like, pair, pair_weights, upload
 from .choice import Choice
@@ -116,7 +118,7 @@ class AutoMix(LearnedMix):
         """L_lam / gamma of masks (B, 1, H, W): how far the mean over all of them is from lambda, beyond the margin."""
         return F.relu((own.mean() - lam).abs() - self.mask_margin)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         lam_k, lam = beta(ctx, self.alpha, "lam_k"), beta(ctx, self.alpha)
         partner_k = upload(pair(ctx, len(x), self.pairing, "partner_k"), x)
         partner = upload(pair(ctx, len(x), self.pairing), x)
@@ -140,7 +142,7 @@ class AutoMix(LearnedMix):
         state = Pending(z, lam_k, partner_k, keep_k, train_block, one)
         return Mixed(laid_out_like(x, blend(x, partner, own)), pair_weights(share, partner), own, partner, state=state)
 
-    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> dict[str, Tensor]:
+    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> dict[str, Tensor]:
         target, state = ctx.target(y), mixed.state
         seen, seen_target = (x, target) if state.one is None else (state.one.x, mixed_target(state.one.weights, target))
         terms = {

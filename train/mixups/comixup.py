@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, upload
 from .parts.blocks import check_grid, mix_blocks
 from .parts.checks import expect, flag, is_number, is_whole, one_of
@@ -71,7 +73,7 @@ class CoMixup(SaliencyMethod):
         self.threshold_type = one_of("threshold_type", threshold_type, ("hard", "soft"))
         self.resolve = flag("resolve", resolve)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         batch, m = len(x), self.grid
         block = check_grid("comixup", x, m)
         whole = batch // self.part * self.part

@@ -1,9 +1,12 @@
 """DecoupleMix: any pairwise method, with a regulariser under which the two classes of a mixed image do not compete."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network, Output
 
 from .base import Context, Mixed, MixMethod
 from .parts.checks import expect, is_number
@@ -37,13 +40,13 @@ class DecoupleMix(MixMethod):
         self.attention, self.features, self.inject_layers = method.attention, method.features, method.inject_layers
         self.loader_extras = method.loader_extras
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         self.method.setup(net)
 
-    def param_groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict[str, Any]]:
         return self.method.param_groups()
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         mixed = self.method.mix(ctx, x, y, net)
         if mixed.partner is None:
             raise EvalkitError(
@@ -52,20 +55,20 @@ class DecoupleMix(MixMethod):
             )
         return mixed
 
-    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
         return self.method.relabel(ctx, mixed, y, out)
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         own = mixed.weights.diagonal()
         both = (own > 1e-3) & (own < 1 - 1e-3)
         return self.method.loss(ctx, x, y, mixed, out, net) + self.eta * decoupled_loss(
             out.logits, y, y[mixed.partner], both
         )
 
-    def after_step(self, ctx: Context, net) -> None:
+    def after_step(self, ctx: Context, net: Network) -> None:
         self.method.after_step(ctx, net)
 
-    def eval_network(self, net):
+    def eval_network(self, net: Network) -> Network:
         return self.method.eval_network(net)
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, pair_weights
 from .parts.checks import one_of
 from .parts.saliency import SaliencyMethod, blur, spectral_residual
@@ -34,7 +36,7 @@ class GuidedMixup(SaliencyMethod):
         super().__init__(clean_lam)
         self.saliency = one_of("saliency", saliency, ("ap", "sr"))
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         s = blur(self.input_saliency(net, x, y).float() if self.saliency == "ap" else spectral_residual(x)) + 1e-20
         s = s / s.sum((1, 2), keepdim=True)
         flat = s.flatten(1).double()

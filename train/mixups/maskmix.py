@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter, expect, flag, is_number, is_whole, one_of
@@ -84,7 +85,7 @@ class MaskMix(MixMethod):
         self.shuffle = shuffle and one_of("shuffle", shuffle, SHUFFLES)
         self.shuffle_cells = flag("shuffle_cells", shuffle_cells)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]
         patch, cell = self.sizes(net, height, width)
         offset = ctx.draw("offset", lambda rng: rng.integers(1, patch, size=2)) if self.misaligned else (0, 0)
@@ -107,7 +108,7 @@ class MaskMix(MixMethod):
         weights = pair_weights(upload(share, x, torch.float32), partner)
         return Mixed(torch.where(mask, own, other, out=other), weights, mask.float(), partner)
 
-    def sizes(self, net, height: int, width: int) -> tuple[int, int]:
+    def sizes(self, net: Network, height: int, width: int) -> tuple[int, int]:
         """Sides (patch, cell) in pixels. Raises EvalkitError where they do not suit the network or the image."""
         patch = net.patch_size or self.cell
         if patch is None:

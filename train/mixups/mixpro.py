@@ -1,6 +1,10 @@
 """MixPro: MaskMix images, labels that trust the class attention as far as the prediction is right."""
 
+from typing import Any
+
 from torch import Tensor
+
+from evalkit.models.network import Network, Output
 
 from ..losses import mixed_target, soft_target
 from .base import Context, Mixed, MixMethod
@@ -92,13 +96,13 @@ class MixPro(MixMethod):
         self.attention = pal != "none" and block_depth(attn_depth)
         self.rollout_residual = flag("rollout_residual", rollout_residual)
 
-    def param_groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.parameters()), "weight_decay": 0.0}] if self.pal == "learnable" else []
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         return self.images.mix(ctx, x, y, net)
 
-    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
         if self.progress is None:
             return mixed.weights
         a = self.progress(ctx, mixed, y, out)
@@ -107,6 +111,6 @@ class MixPro(MixMethod):
             + (1 - a) * mixed.weights
         )
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         target = soft_target(y, out.logits.shape[1]) if self.pal_hard_ce else ctx.target(y)
         return ctx.criterion(out.logits, mixed_target(self.relabel(ctx, mixed, y, out), target))

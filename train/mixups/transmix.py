@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from evalkit.models.network import Network, Output
+
 from .base import Context, Mixed, MixMethod, check_pairing, pair, upload
 from .parts.boxes import EDGES, align_box, draw_box, paste_box
 from .parts.checks import beta_parameter, block_depth, expect, flag, is_number, one_of
@@ -60,13 +62,13 @@ class TransMix(MixMethod):
         self.rollout_residual = flag("rollout_residual", rollout_residual)
         self.aligned = flag("aligned", aligned)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         size = x.shape[-2:]
         box = draw_box(ctx, *size, self.alpha, self.edge)
         if self.aligned:
             box = align_box(box, net.patch_size, *size)
         return paste_box(x, upload(pair(ctx, len(x), self.pairing), x), box)
 
-    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
         shares = attention_weights(mixed, out, self.mask_down, self.normalize_attn, self.rollout_residual)
         return torch.lerp(mixed.weights, shares, self.attn_ratio)

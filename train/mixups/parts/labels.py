@@ -4,13 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evalkit.models.network import Output
+
 from ..base import Mixed
 
 MASK_DOWN = ("nearest", "area")
 
 
 def attention_weights(
-    mixed: Mixed, out, mask_down: str = "nearest", normalize: bool = True, residual: bool = True
+    mixed: Mixed, out: Output, mask_down: str = "nearest", normalize: bool = True, residual: bool = True
 ) -> Tensor:
     """(B, B) label weights: each image's share of the class attention A of the mixed batch (TransMix, equation 4;
     MixPro, equation 5).

@@ -2,8 +2,11 @@
 evaluated network."""
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
+
+from evalkit.models.network import Network, Output
 
 from ..base import Context, MixMethod, check_pairing
 from .checks import beta_parameter, expect, flag, is_number, one_of
@@ -76,11 +79,11 @@ class LearnedMix(MixMethod):
         """The mix block for feature maps of `channels` channels."""
         raise NotImplementedError
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         self.encoder = MomentumEncoder(net, self.feature_layer, self.k_eval_mode)
         self.block = self.make_block(self.encoder.channels).to(next(net.parameters()).device, self.encoder.precision)
 
-    def param_groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict[str, Any]]:
         groups = []
         for module, extra in (
             (self.encoder.head, {}),
@@ -102,19 +105,19 @@ class LearnedMix(MixMethod):
         """Whether a share is so close to 0 or 1 that the network is trained on a blend without a mask."""
         return min(lam, 1 - lam) <= self.lam_margin
 
-    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed, out, net) -> dict[str, Tensor]:
+    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed, out: Output, net: Network) -> dict[str, Tensor]:
         """The terms of the loss by name."""
         raise NotImplementedError
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed, out: Output, net: Network) -> Tensor:
         return sum(self.losses(ctx, x, y, mixed, out, net).values())
 
-    def after_step(self, ctx: Context, net) -> None:
+    def after_step(self, ctx: Context, net: Network) -> None:
         self.encoder.update(
             net, rising_momentum(ctx.step, ctx.total_steps, self.momentum, self.momentum_end, self.momentum_start)
         )
 
-    def eval_network(self, net):
+    def eval_network(self, net: Network) -> Network:
         return self.encoder.network
 
 
