@@ -14,13 +14,15 @@ from evalkit.models import Network
 from evalkit.runtime import world_size
 
 from .config import TrainConfig
+from .mixups.base import MixMethod
 
 
-def share_batch_norm(network: Network, evaluated: Network, cfg: TrainConfig, device: torch.device) -> None:
-    """Make batch norm see `cfg.bn_batch` images as one, those of a micro-batch in each process (SyncBN).
+def share_batch_norm(network: Network, method: MixMethod, cfg: TrainConfig, device: torch.device) -> None:
+    """Make batch norm see `cfg.bn_batch` images as one, those of a micro-batch in each process (SyncBN). Called before
+    the method's `setup`, so that copies it takes of the network, a momentum encoder, have the same layers.
 
-    Raises EvalkitError where the processes do not add up to that many, or where `evaluated`, the method's classifier,
-    is another network, which is not converted, so that a run never silently normalises otherwise than its recipe."""
+    Raises EvalkitError where the processes do not add up to that many, or where the method's draws could keep some of
+    them out of a pass that the others wait in, so that a run never silently normalises otherwise than its recipe."""
     if cfg.bn_batch is None or not any(isinstance(m, _BatchNorm) for m in network.modules()):
         return
     together = cfg.micro_batch * world_size()
@@ -38,10 +40,10 @@ def share_batch_norm(network: Network, evaluated: Network, cfg: TrainConfig, dev
                 "bn_batch over several processes needs GPUs (PyTorch's SyncBatchNorm has no CPU version); set"
                 " bn_batch=null or use one process"
             )
-        if evaluated is not network:
+        if cfg.mix_draws == "group" and method.skips_passes:
             raise EvalkitError(
-                "bn_batch over several processes leaves out the momentum encoder of this mixup; set bn_batch=null or"
-                " use one process"
+                "bn_batch over several processes needs the same forward passes in all of them, but this mixup draws"
+                " which ones it makes; set mix_draws=step, or bn_batch=null"
             )
         network.model = convert_sync_batchnorm(network.model)
 
@@ -57,10 +59,12 @@ class BatchNormStatistics:
     """
 
     def __init__(self, model: nn.Module, passes: int = 1):
-        self.layers = [
-            m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum is not None
-        ]
-        self.momenta = [m.momentum for m in self.layers]
+        self.layers: list[_BatchNorm] = []
+        self.momenta: list[float] = []
+        for m in model.modules():
+            if isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum is not None:
+                self.layers.append(m)
+                self.momenta.append(m.momentum)
         self.passes = passes
         self.forget()
 
@@ -69,7 +73,11 @@ class BatchNormStatistics:
         self.counts = [0] * self.passes  # micro-batches of this process in this step
 
     def buffers(self) -> list[Tensor]:
-        return [b for m in self.layers for b in (m.running_mean, m.running_var)]
+        both = (b for m in self.layers for b in (m.running_mean, m.running_var))
+        return [b for b in both if b is not None]
+
+    def counters(self) -> list[Tensor]:
+        return [m.num_batches_tracked for m in self.layers if m.num_batches_tracked is not None]
 
     @contextmanager
     def micro_batch(self, which: int = 0) -> Iterator[None]:
@@ -78,7 +86,7 @@ class BatchNormStatistics:
             yield
             return
         buffers = self.buffers()
-        state = [*buffers, *(m.num_batches_tracked for m in self.layers)]
+        state = [*buffers, *self.counters()]
         before = [b.clone() for b in state]
         for layer in self.layers:
             layer.momentum = 1.0
@@ -113,6 +121,6 @@ class BatchNormStatistics:
             ran = count > 0  # in some process; nobody waits for the device to know
             for i, (buffer, total) in enumerate(zip(self.buffers(), totals)):
                 buffer.lerp_(total / count.clamp(min=1), ran.to(buffer.dtype) * self.momenta[i // 2])
-            for layer in self.layers:  # counts steps, not the micro-batches that happened to run here
-                layer.num_batches_tracked += ran
+            for counter in self.counters():  # counts steps, not the micro-batches that happened to run here
+                counter += ran
         self.forget()
