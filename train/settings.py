@@ -1,5 +1,5 @@
-"""What the setting of a recipe brings for the network and the mixup that are chosen: `models` holds, for a network, keys
-of the recipe; `methods`, for a method, arguments and, under `recipe`, keys of the recipe."""
+"""What the setting of a recipe brings for the network and the mixup that are chosen: `models` holds, for a network,
+keys of the recipe; `methods`, for a method, arguments and, under `recipe`, keys of the recipe."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -51,8 +51,8 @@ def settle(values: Mapping[str, Any], given: Collection[str], known: Collection[
 def of_model(
     values: Mapping[str, Any], given: Collection[str], known: Collection[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The keys that `models` holds for the configuration's network, with a line for each; what is `given` on the command
-    line comes first. A network of which the setting says nothing gets a line that says so."""
+    """The keys that `models` holds for the configuration's network, with a line for each; what is `given` on the
+    command line comes first. A network of which the setting says nothing gets a line that says so."""
     models, model = values["models"], values["model"]
     if not models:
         return {}, []

@@ -1,4 +1,4 @@
-"""Run one job of a study: `python -m evalkit.study.job FOLDER ID`. What Snakemake calls, here or on a cluster's node."""
+"""Run one job of a study: `python -m evalkit.study.job FOLDER ID`, which Snakemake calls here or on a cluster's node."""
 
 import json
 import os

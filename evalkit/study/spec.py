@@ -149,7 +149,7 @@ def select(study: Study, only: str | None) -> list[Cell]:
 
 
 def _axes(path: Path, given: Any) -> dict[str, dict[str, Keys]]:
-    """Axis -> value's name -> the keys that it sets. A plain list is one of values of the key that the axis is called."""
+    """Axis -> value's name -> the keys that it sets. A plain list holds values of the key that the axis is called."""
     if not isinstance(given, dict) or not given:
         raise EvalkitError(f"{path.name}: `axes` must be a mapping such as {{method: [mixup, cutmix], seed: [0, 1]}}")
     axes: dict[str, dict[str, Keys]] = {}
@@ -265,7 +265,7 @@ def _name(option: Any) -> str:
 
 def slug(text: str, axis: str = "") -> str:
     """`text` as part of a file name that no other text has; a number keeps the name of its axis."""
-    clean = "".join(c if c.isascii() and c.isalnum() or c in "._+" else "_" for c in text).strip("._")
+    clean = "".join(c if (c.isascii() and c.isalnum()) or c in "._+" else "_" for c in text).strip("._")
     if clean != text:
         clean = f"{clean[:40]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return f"{axis}{clean}" if clean.replace(".", "").isdigit() else clean

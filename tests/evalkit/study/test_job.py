@@ -16,7 +16,7 @@ from .test_spec import load
 
 @pytest.fixture
 def started(tmp_path, record):
-    """A study's folder with a plan whose commands are run by a fake interpreter: two cells, each with two evaluations."""
+    """A study's folder with a plan whose commands a fake interpreter runs: two cells, each with two evaluations."""
     study, folder = load(tmp_path), tmp_path / "out"
     made = plan.make(study, [c for c in study.cells if c.values["seed"] == "0" and not c.excluded][:2])
     plan.start(folder, replace(made, python=interpreter(tmp_path, json.dumps(record))))
