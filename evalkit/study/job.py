@@ -1,4 +1,4 @@
-"""Run one job of a study: `python -m evalkit.study.job FOLDER ID`, which Snakemake calls here or on a cluster's node."""
+"""Run one job of a study: `python -m evalkit.study.job FOLDER ID`, as Snakemake calls it, here or on a node."""
 
 import json
 import os

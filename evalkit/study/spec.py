@@ -265,7 +265,7 @@ def _name(option: Any) -> str:
 
 def slug(text: str, axis: str = "") -> str:
     """`text` as part of a file name that no other text has; a number keeps the name of its axis."""
-    clean = "".join(c if (c.isascii() and c.isalnum()) or c in "._+" else "_" for c in text).strip("._")
+    clean = "".join(c if (c.isascii() and c.isalnum()) or c in "._+" else "_" for c in text).strip("._")[:40]
     if clean != text:
-        clean = f"{clean[:40]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        clean = f"{clean}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return f"{axis}{clean}" if clean.replace(".", "").isdigit() else clean
