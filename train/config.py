@@ -32,7 +32,7 @@ class TrainConfig(Keys):
     # on what
     data: str = key(
         MISSING,
-        "the images: digits, digits-photo, fashion-mnist, folder, or a timm reader prefix such as hfds/NAME",
+        "the images: digits, digits-photo, fashion-mnist, folder, packed, or a timm reader prefix such as hfds/NAME",
         role="place",
     )
     data_dir: str | None = key(
@@ -203,6 +203,8 @@ class TrainConfig(Keys):
             )
         if self.distill_type == "soft" and self.distill_teacher is None:
             raise EvalkitError("distill_type=soft needs distill_teacher=NAME, a timm name or a checkpoint")
+        if self.data == "packed" and not self.data_dir:
+            raise EvalkitError("data=packed needs data_dir=DIR, the folder that evalkit pack has written")
         if self.data == "folder" and not self.data_dir:
             raise EvalkitError(
                 "data=folder needs data_dir=DIR, a folder with a sub-folder per split that holds a sub-folder per class"

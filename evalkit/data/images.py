@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import EvalkitError
+from .texts import Texts
 
 
 class BadImage(EvalkitError):
@@ -39,6 +40,7 @@ class Images:
     """
 
     foreground: np.ndarray | None = None
+    remarks: Sequence[str] = ()  # what is no fault, but a reader of numbers must know
 
     def __init__(
         self,
@@ -50,7 +52,8 @@ class Images:
         native_size: int | None = None,
         problems: Sequence[str] = (),
     ):
-        self.name, self.ids, self.classes = name, list(ids), list(classes)
+        self.name, self.classes = name, list(classes)
+        self.ids = ids if isinstance(ids, Texts) else Texts(ids)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.native_size, self.problems = native_size, list(problems)
         self.notes: dict[str, int] = {}

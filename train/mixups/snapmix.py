@@ -35,6 +35,7 @@ class SnapMix(MixMethod):
     """
 
     family = "saliency"
+    row_sum = None  # each label by the share of its own saliency that is seen
     needs = "class activation maps"
     extra_passes = "1 forward"
     PRESETS = {
