@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from .. import fingerprint
 from ..errors import EvalkitError
 
 
@@ -32,7 +34,7 @@ class Images:
 
     `ids`: N unique names, POSIX paths where the images are files. `labels`: (N,) int64 index into `classes`, -1 for
     none of them. `native_size`: side in pixels of an embedded set, whose images are used as they are; None otherwise.
-    `problems`: what is wrong with the set. `foreground`: (N, H, W) bool, True where the object is, or None. `notes`:
+    `problems`: what is wrong with the set; `remarks`: what is no fault, but a reader must know. `foreground`: (N, H, W) bool, True where the object is, or None. `notes`:
     how many images the last whole pass saw with a peculiarity (see `decode`); `noted`: the peculiarities by position
     that the last pass has seen so far. Raises ValueError for ids that are not unique and labels that are not indices of
     classes.
@@ -49,7 +51,9 @@ class Images:
         *,
         native_size: int | None = None,
         problems: Sequence[str] = (),
+        remarks: Sequence[str] = (),
     ):
+        self.remarks = list(remarks)
         self.name, self.ids, self.classes = name, list(ids), list(classes)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.native_size, self.problems = native_size, list(problems)
@@ -77,13 +81,35 @@ class Images:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of the ids with their class names, in sorted order, and of the pixels of an embedded set."""
+        """SCHEME:DIGEST of the ids with their class names, in sorted order, and of their contents (see
+        `evalkit.fingerprint`)."""
         lines = sorted(f"{id}\t{self.classes[label] if label >= 0 else ''}" for id, label in zip(self.ids, self.labels))
-        return hashlib.sha256("\n".join([self._content(), *lines]).encode()).hexdigest()
+        scheme, content = self._content()
+        return f"{scheme}:{hashlib.sha256(chr(10).join([content, *lines]).encode()).hexdigest()}"
 
-    def _content(self) -> str:
-        """What identifies the pixels beyond the ids."""
-        return ""
+    def _content(self) -> tuple[str, str]:
+        """(scheme, digest) of the contents: here of the pixels of a sample."""
+        digest = hashlib.sha256()
+        for i in fingerprint.sample(len(self), PIXELS_SAMPLED):
+            try:
+                digest.update(self.read(i).tobytes())
+            except BadImage as e:
+                digest.update(e.reason.encode())
+        return fingerprint.SAMPLE, digest.hexdigest()
+
+    def peculiar(self, i: int) -> list[str]:
+        """The names of what decoding image i does silently (see `decode`), without decoding it where that is possible."""
+        try:
+            return self.read(i).info.get("notes", [])
+        except BadImage:
+            return []
+
+    def survey(self) -> list[str]:
+        """What decoding does silently, counted over all images or a fixed sample of a large set, one clause each."""
+        rows = fingerprint.sample(len(self), SURVEYED)
+        count = Counter(note for i in rows for note in self.peculiar(i))
+        of = f"{len(rows):,} images" if len(rows) == len(self) else f"{len(rows):,} images looked at"
+        return [f"{note} in {n:,} of the {of}" for note, n in sorted(count.items())]
 
 
 class ArrayImages(Images):
@@ -104,8 +130,11 @@ class ArrayImages(Images):
     def read(self, i: int) -> Image.Image:
         return Image.fromarray(self.pixels[i])
 
-    def _content(self) -> str:
-        return hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
+    def _content(self) -> tuple[str, str]:
+        return fingerprint.FULL, hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
+
+    def peculiar(self, i: int) -> list[str]:
+        return []
 
 
 class Subset(Images):
@@ -121,6 +150,7 @@ class Subset(Images):
             images.classes,
             native_size=images.native_size,
             problems=images.problems,
+            remarks=images.remarks,
         )
         self.images, self.indices = images, indices
         self.foreground = None if images.foreground is None else images.foreground[indices]
@@ -128,12 +158,17 @@ class Subset(Images):
     def read(self, i: int) -> Image.Image:
         return self.images.read(int(self.indices[i]))
 
-    def _content(self) -> str:
+    def _content(self) -> tuple[str, str]:
         return self.images._content()
+
+    def peculiar(self, i: int) -> list[str]:
+        return self.images.peculiar(int(self.indices[i]))
 
 
 _GREY16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112  # EXIF tag
+SURVEYED = 4096  # images of a set whose peculiarities are counted before a pass over all
+PIXELS_SAMPLED = 64  # images that are decoded for the fingerprint of a set without files
 MAX_PIXELS = 178_956_970  # of an image: Pillow's own bound, twice that of its warning
 MAX_RATIO = 1000  # of an image's sides: resized to 256 pixels on the shorter one, the other would have 256,000
 
