@@ -16,7 +16,7 @@ from evalkit.errors import EvalkitError
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
 
 from .backbone import Source, resolve
-from .config import EXECUTION_KEYS, TransferConfig, merge
+from .config import TransferConfig, merge
 from .mm import require
 from .task import Data, Outcome, Task
 
@@ -36,7 +36,7 @@ def transfer(
     resumable."""
     require(task.scope)
     if resume is not None:
-        run, cfg = Path(resume), runs.resumed(task.schema, Path(resume), overrides or [], EXECUTION_KEYS)
+        run, cfg = Path(resume), runs.resumed(task.schema, Path(resume), overrides or [])
         source = _read_source(run)
     else:
         source = resolve(

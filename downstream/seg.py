@@ -5,9 +5,8 @@ The recipe is Segmenter's for Pascal Context (Strudel et al., ICCV 2021, arXiv 2
 name no schedule.
 """
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ import numpy as np
 from omegaconf import MISSING
 
 from evalkit import config as recipes
-from evalkit.errors import EvalkitError, unknown
+from evalkit import keys
+from evalkit.errors import EvalkitError
+from evalkit.keys import key
 from evalkit.runtime import world_size
 
 from . import config, layout, scenes, sheets
@@ -24,41 +25,41 @@ from .config import TransferConfig
 from .layout_seg import IGNORE, SegData
 from .task import Data, Outcome, Task, mean_of_defined
 
-HEADS = ("linear", "segmenter")
-# Keys that choose what is run or where, not how: a run may differ in them from a published recipe.
-FREE = {*config.EXECUTION_KEYS, "model", "model_args", "weights", "label", "data_dir", "threads", "seed", "ms", "mm"}
+HEADS = {"linear": "one 1x1 convolution", "segmenter": "Segmenter's mask transformer"}
 
 
 @dataclass(frozen=True)
 class SegConfig(TransferConfig):
     """Every key that a segmentation recipe may hold."""
 
-    head: str = "linear"  # linear | segmenter
-    head_dropout: float = 0.0  # in the mask transformer
-    classes: int | None = None  # pascal-context: 60 (background is a class) or 59; absent: 60
-    steps: int = MISSING
-    min_lr: float = MISSING
-    power: float = 0.9  # of the polynomial decay from lr to min_lr
-    short_side: int | None = None  # images are resized to this shorter side; absent: used as they are
-    scale: list[float] = field(default_factory=lambda: [1.0, 1.0])  # range of the random factor on the size in training
-    crop: int = MISSING  # side of training crops and test windows
-    stride: int = MISSING  # of the test windows
-    max_share: float = 0.75  # of one class in a training crop, if ten draws allow it
-    photometric: bool = True  # random brightness, contrast, saturation and hue
-    ms: bool = False  # also test at several scales, and mirrored unless flip is 0
-    ratios: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0, 1.25, 1.5, 1.75])  # of short_side, for ms
+    head: str = key("linear", "the decoder", choices=HEADS)
+    head_dropout: float = key(0.0, "dropout in the mask transformer", least=0, most=1)
+    classes: int | None = key(
+        None,
+        "classes of pascal-context; null: 60",
+        choices={60: "background is a class", 59: "background is no class"},
+    )
+    steps: int = key(MISSING, "optimizer steps", above=0)
+    min_lr: float = key(MISSING, "learning rate at the end", least=0)
+    power: float = key(0.9, "power of the polynomial decay from lr to min_lr", least=0)
+    short_side: int | None = key(
+        None, "images are resized to this shorter side; null: used as they are", unit="pixels", above=0
+    )
+    scale: list[float] = key([1.0, 1.0], "range of the random factor on the size in training", above=0)
+    crop: int = key(MISSING, "side of training crops and test windows", unit="pixels", above=0)
+    stride: int = key(MISSING, "distance of the test windows", unit="pixels", above=0)
+    max_share: float = key(0.75, "largest share of one class in a training crop, if ten draws allow it", above=0)
+    photometric: bool = key(True, "random brightness, contrast, saturation and hue in training")
+    ms: bool = key(False, "also test at several scales, and mirrored unless flip is 0")
+    ratios: list[float] = key([0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "the scales of ms, as factors on short_side", above=0)
 
     def check(self) -> None:
         super().check()
-        if self.head not in HEADS:
-            raise unknown("head", self.head, HEADS)
-        if self.classes not in (None, 59, 60):
-            raise EvalkitError(f"key 'classes' must be 60 (background is a class) or 59, but got {self.classes}")
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+        if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
             raise EvalkitError(f"key 'scale' must be two numbers above 0, the smaller first, but got {self.scale}")
         if self.scale != [1.0, 1.0] and self.short_side is None:
             raise EvalkitError("key 'scale' needs short_side, the size that it multiplies")
-        if not self.ratios or min(self.ratios) <= 0:
+        if not self.ratios:
             raise EvalkitError(f"key 'ratios' must be numbers above 0, but got {self.ratios}")
         if self.warmup_steps >= self.steps:
             raise EvalkitError(f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; use fewer")
@@ -66,9 +67,6 @@ class SegConfig(TransferConfig):
             raise EvalkitError(
                 f"stride={self.stride} leaves gaps between windows of crop={self.crop}; use a stride of at most that"
             )
-
-    def positive(self) -> tuple[str, ...]:
-        return (*super().positive(), "steps", "short_side", "crop", "stride", "max_share")
 
 
 def find_data(cfg: SegConfig, run: Path) -> Data:
@@ -249,9 +247,8 @@ def published(cfg: SegConfig, data: Data) -> bool:
     if not data.published or cfg.mm:
         return False
     reference = recipes.load(SegConfig, f"pascal-context-{cfg.head}", [], folder="seg")
-    return all(
-        getattr(cfg, f.name) == getattr(reference, f.name) for f in dataclasses.fields(cfg) if f.name not in FREE
-    )
+    compared = keys.named(SegConfig, "setting") - {"ms"}  # a further test, which moves no other number
+    return all(getattr(cfg, name) == getattr(reference, name) for name in compared)
 
 
 def summary(outcome: Outcome) -> str:
@@ -266,9 +263,9 @@ def recipe(overrides: list[str]) -> str:
     given = dict(text.split("=", 1) for text in overrides)
     if given.get("data", scenes.NAME) == scenes.NAME:
         return scenes.NAME
-    head = given.get("head", HEADS[0])
+    head = given.get("head", "linear")
     # the config refuses another head by name
-    return f"pascal-context-{head}" if head in HEADS else f"pascal-context-{HEADS[0]}"
+    return f"pascal-context-{head if head in HEADS else 'linear'}"
 
 
 TASK = Task(

@@ -12,35 +12,46 @@ import torch
 
 from . import config, data, inference, metrics, models, results, runs
 from .data.transforms import eval_transform
-from .errors import EvalkitError, unknown
+from .errors import EvalkitError
+from .keys import Keys, key
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Keys):
     """What `evalkit eval CKPT --data DIR key=value` may set."""
 
-    split: str = "val"  # of embedded sets
-    model: str | None = None  # architecture of a bare weights file
-    weights: str | None = None  # raw | ema; the averaged ones where the checkpoint holds them
-    # published (shorter side size * 256 / 224, bilinear, centre crop) | model (timm's for this model)
-    preprocess: str = "published"
-    allow_partial: bool = False  # a folder without all classes of the checkpoint: the result is marked incomplete
-    batch_size: int = 64
-    forward_batch: int = 64
-    workers: int = 2
-    device: str | None = None
-
-    def check(self) -> None:
-        """Raises EvalkitError for a value that no evaluation could use."""
-        for key, options in (("weights", ("raw", "ema", None)), ("preprocess", ("published", "model"))):
-            if getattr(self, key) not in options:
-                raise unknown(key, getattr(self, key), filter(None, options))
-        for key, least in (("batch_size", 1), ("forward_batch", 1), ("workers", 0)):
-            if getattr(self, key) < least:
-                raise EvalkitError(f"key '{key}' must be at least {least}, but got {getattr(self, key)}")
+    split: str = key("val", "the part of an embedded set")
+    model: str | None = key(None, "architecture of a bare weights file", role="place")
+    weights: str | None = key(
+        None,
+        "which weights of a checkpoint; null: the averaged ones where it holds them",
+        choices={"raw": "as the optimizer left them", "ema": "their moving average"},
+        role="place",
+    )
+    preprocess: str = key(
+        "published",
+        "what happens to an image before the network",
+        choices={
+            "published": "shorter side to size * 256 / 224, bilinear, centre crop",
+            "model": "as timm says for this model",
+        },
+    )
+    allow_partial: bool = key(
+        False, "accept a folder without all classes of the checkpoint: the result is marked incomplete"
+    )
+    batch_size: int = key(64, "what a loader process reads at a time", unit="images", least=1, role="execution")
+    forward_batch: int = key(
+        64,
+        "rows of a forward pass, always filled up; the only size that can show in the last bits",
+        unit="images",
+        least=1,
+        role="bits",
+    )
+    workers: int = key(2, "processes that load images", least=0, role="execution")
+    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
 
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:

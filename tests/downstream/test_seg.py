@@ -92,8 +92,8 @@ def test_pascal_context_recipe_is_segmenters(head):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["head=linaer"], "unknown head 'linaer'. Did you mean 'linear'?"),
-        (["classes=58"], "key 'classes' must be 60"),
+        (["head=linaer"], "unknown value of head 'linaer'. Did you mean 'linear'?"),
+        (["classes=58"], "unknown value of classes '58'. Choose one of: 59, 60"),
         (["stride=128"], "stride=128 leaves gaps between windows of crop=32"),
         (["warmup_steps=600"], "warmup_steps=600 leaves nothing of steps=600"),
         (["scale=[2.0,0.5]"], "key 'scale' must be two numbers above 0"),
