@@ -31,6 +31,13 @@ def of_files(paths: Sequence[str]) -> tuple[str, str]:
     return scheme, digest.hexdigest()
 
 
+def of_split(names: Sequence[str], *files: Sequence[str]) -> str:
+    """SCHEME:DIGEST of a split: what is named in it (classes, ids) and groups of files, each in its order."""
+    parts = [of_files(group) for group in files]
+    scheme = SAMPLE if any(part[0] == SAMPLE for part in parts) else FULL
+    return f"{scheme}:{hashlib.sha256(json.dumps([list(names), [part[1] for part in parts]]).encode()).hexdigest()}"
+
+
 def sample(count: int, most: int = SAMPLED) -> list[int]:
     """`most` of 0..count-1, evenly spaced, or all of them: the same for the same count."""
     return list(range(count)) if count <= most else [i * count // most for i in range(most)]

@@ -168,6 +168,15 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
         raise EvalkitError(f"cannot write {path}: no space left for the whole record; free some space and run again")
 
 
+def holds(out_dir: str | Path, record: Mapping[str, Any]) -> bool:
+    """Whether `out_dir`/results.jsonl has this very record, byte for byte."""
+    try:
+        lines = (Path(out_dir) / FILE).read_bytes().split(b"\n")
+    except OSError:
+        return False
+    return json.dumps(_plain(record), sort_keys=True, allow_nan=False).encode() in lines
+
+
 def scan(dirs: Iterable[str | Path]) -> tuple[list[dict[str, Any]], list[str]]:
     """Every readable record below `dirs`, in order of folder and line, each with its folder as "_dir"; and one sentence
     per line that could not be read. Raises EvalkitError for a folder that is missing or holds no results."""

@@ -5,12 +5,14 @@ import signal
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from evalkit import checkpoint, results, runs
+from evalkit import checkpoint, fingerprint, results, runs
 from evalkit.errors import EvalkitError
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
+from evalkit.text import say
 
 from . import loop, mixed_samples, session
 from .config import TrainConfig
@@ -36,14 +38,11 @@ def train(
     device = pick_device(cfg.device)
     init_processes(device)
     s = session.build(cfg, device)
+    compared: list[str] = []
     if resume is not None:
         found = checkpoint.newest(run)
         if found is not None:
-            if found[1]["data"]["fingerprint"] != s.train_images.fingerprint:
-                raise EvalkitError(
-                    f"the training images are not those that {run} began with; put those back, or begin a new run with"
-                    f" init={run}"
-                )
+            compared = same_images(s, found[1]["data"], run)
             session.restore(s, found[0])
             s.seconds = found[1]["seconds"]
         if is_main():
@@ -55,11 +54,13 @@ def train(
                 ),
                 flush=True,
             )
+            say(*compared)
     else:
         # raises where sizes do not go together, before there is a folder that a better command would find in use
         loop.batch_iterator(s, 0)
         if is_main():
             runs.start(run, cfg)
+            say(*s.remarks)
 
     try:
         loop.fit(s, run)
@@ -83,13 +84,35 @@ def train(
     return 0
 
 
+def same_images(s: session.Session, known: dict[str, Any], run: Path) -> list[str]:
+    """Raise EvalkitError unless training and validation images are those a checkpoint was written with, as its meta
+    `known` says; a sentence where that is not certain."""
+    said = []
+    for what, key, images in (
+        ("training", "fingerprint", s.train_images),
+        ("validation", "val_fingerprint", s.val_images),
+    ):
+        before = known.get(key)
+        same = fingerprint.same(before, images.fingerprint) if isinstance(before, str) else None
+        if same is False:
+            raise EvalkitError(
+                f"the {what} images are not those that {run} began with; put those back, or begin a new run with"
+                f" init={run}"
+            )
+        if same is None:
+            said.append(f"whether the {what} images are those of before is not known: an earlier evalkit wrote the run")
+        elif remark := fingerprint.remark(images.fingerprint):
+            said.append(f"the {what} images are those of before, {remark}")
+    return said
+
+
 def record(s: session.Session, run: Path) -> None:
     """One results record per evaluated set of weights."""
     n = len(s.val_images)
     meta, sums = session.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
     for name, scores in s.scores.items():
         values = dict(scores)
-        notes = [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
+        notes = [*s.remarks, *(f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items())]
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}
             if s.cfg.median_evals:

@@ -9,7 +9,7 @@ from PIL import Image
 from .. import fingerprint
 from ..errors import EvalkitError, suggest
 from ..runtime import sha256_file
-from .images import Images, Subset, decode, peculiarities
+from .images import Images, Subset, check_kind, decode, peculiarities
 from .scan import Scan, is_image
 
 USUAL_SPLITS = ("train", "val", "valid", "validation", "test")
@@ -48,6 +48,7 @@ class FolderImages(Images):
 
     def peculiar(self, i: int) -> list[str]:
         try:
+            check_kind(self.path(i), self.ids[i])
             with Image.open(self.path(i)) as image:
                 return peculiarities(image)
         except Exception:  # reading it in earnest will say what is wrong

@@ -34,10 +34,10 @@ class Images:
 
     `ids`: N unique names, POSIX paths where the images are files. `labels`: (N,) int64 index into `classes`, -1 for
     none of them. `native_size`: side in pixels of an embedded set, whose images are used as they are; None otherwise.
-    `problems`: what is wrong with the set; `remarks`: what is no fault, but a reader must know. `foreground`: (N, H, W) bool, True where the object is, or None. `notes`:
-    how many images the last whole pass saw with a peculiarity (see `decode`); `noted`: the peculiarities by position
-    that the last pass has seen so far. Raises ValueError for ids that are not unique and labels that are not indices of
-    classes.
+    `problems`: what is wrong with the set; `remarks`: what is no fault, but a reader must know. `foreground`:
+    (N, H, W) bool, True where the object is, or None. `notes`: how many images the last whole pass saw with a
+    peculiarity (see `decode`); `noted`: the peculiarities by position that the last pass has seen so far. Raises
+    ValueError for ids that are not unique and labels that are not indices of classes.
     """
 
     foreground: np.ndarray | None = None
@@ -98,7 +98,7 @@ class Images:
         return fingerprint.SAMPLE, digest.hexdigest()
 
     def peculiar(self, i: int) -> list[str]:
-        """The names of what decoding image i does silently (see `decode`), without decoding it where that is possible."""
+        """The names of what decoding image i does silently (see `decode`); files are not decoded for it."""
         try:
             return self.read(i).info.get("notes", [])
         except BadImage:
@@ -184,7 +184,7 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is in the notes
-            _check_kind(source, id)
+            check_kind(source, id)
             with Image.open(source) as image:
                 if problem := size_problem(image):
                     raise BadImage(id, problem)
@@ -202,7 +202,7 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
     return rgb
 
 
-def _check_kind(source: str | Path | BinaryIO, id: str) -> None:
+def check_kind(source: str | Path | BinaryIO, id: str) -> None:
     """Raise BadImage for a path that is no regular file: opening a FIFO would wait for ever."""
     if isinstance(source, str | Path) and not stat.S_ISREG(os.stat(source).st_mode):
         raise BadImage(id, "not a regular file")
