@@ -68,6 +68,7 @@ def merge(base: Any, changes: dict[str, Any], where: str = "mm") -> None:
     """Put `changes` into the mm config `base`, level by level; a number as key is a place in a list.
 
     Raises EvalkitError for an unknown key at the top and for a place that a list has not."""
+    check_names(where, changes)
     for place, value in changes.items():
         name = f"{where}.{place}"
         if isinstance(base, list):
@@ -86,6 +87,26 @@ def merge(base: Any, changes: dict[str, Any], where: str = "mm") -> None:
             base[place] = value
 
 
+SCOPES = ("mmengine", "mmcv", "mmseg", "mmdet")  # that may stand before the name of a part
+
+
+def check_names(where: str, value: Any) -> None:
+    """Raises EvalkitError for a part named by the path of its code, which mmengine would import and call: a run folder
+    is other people's file as well."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            scope, dot, name = inner.partition(".") if key == "type" and isinstance(inner, str) else ("", "", "")
+            if key == "custom_imports" or (dot and (scope not in SCOPES or "." in name)):
+                raise EvalkitError(
+                    f"{where}.{key}={inner} names code by its path, which is not run; use the registered name of an mm"
+                    " part, such as OptimWrapper"
+                )
+            check_names(f"{where}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            check_names(f"{where}.{place}", inner)
+
+
 def optimizer(cfg: TransferConfig) -> dict[str, Any]:
     """`optim_wrapper` of an mm config."""
     kinds = {"sgd": {"type": "SGD", "momentum": 0.9}, "adamw": {"type": "AdamW", "betas": (0.9, 0.999)}}
@@ -98,9 +119,9 @@ def optimizer(cfg: TransferConfig) -> dict[str, Any]:
 
 
 def warmup(cfg: TransferConfig) -> list[dict[str, Any]]:
-    """The schedulers of an mm config that come before the decay."""
-    return (
-        [{"type": "LinearLR", "start_factor": 0.001, "by_epoch": False, "begin": 0, "end": cfg.warmup_steps}]
-        if cfg.warmup_steps
-        else []
-    )
+    """The schedulers of an mm config that come before the decay, as in mmdetection's base settings: the last of the
+    steps has all of lr. One step alone has its thousandth, and the next all of it."""
+    if not cfg.warmup_steps:
+        return []
+    end = max(2, cfg.warmup_steps)  # over one step mmengine would stay at the thousandth for good
+    return [{"type": "LinearLR", "start_factor": 0.001, "by_epoch": False, "begin": 0, "end": end}]

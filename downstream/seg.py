@@ -124,8 +124,9 @@ def mm_config(cfg: SegConfig, source: Source, data: Data, run: Path) -> dict[str
                 "bgr_to_rgb": True,
                 "pad_val": 0,
                 "seg_pad_val": IGNORE,
+                # of training crops alone: an image is tested as it is, and the backbone pads what its patches do not
+                # divide
                 "size": crop,
-                "test_cfg": {"size_divisor": source.strides[-1]},
             },
             "backbone": {
                 "type": "EvalkitTimmBackbone",
@@ -271,7 +272,7 @@ def recipe(overrides: list[str]) -> str:
 
 TASK = Task(
     name="seg",
-    version=1,
+    version=2,
     scope="mmseg",
     schema=SegConfig,
     recipe=recipe,

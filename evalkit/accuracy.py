@@ -12,20 +12,22 @@ import torch
 
 from . import config, data, inference, metrics, models, results, runs
 from .data.splits import absent_classes
-from .data.transforms import eval_transform
 from .errors import EvalkitError
 from .keys import Keys, key
+from .preparation import preparation, recipe_of
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 from .text import cell, say
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class EvalConfig(Keys):
     """What `evalkit eval CKPT --data DIR key=value` may set."""
 
-    split: str = key("val", "the part of an embedded set")
+    split: str | None = key(
+        None, "the part of an embedded set; null: the one that the checkpoint's run validated on, else val"
+    )
     model: str | None = key(None, "architecture of a bare weights file", role="place")
     weights: str | None = key(
         None,
@@ -33,12 +35,15 @@ class EvalConfig(Keys):
         choices={"raw": "as the optimizer left them", "ema": "their moving average"},
         role="place",
     )
-    preprocess: str = key(
-        "published",
-        "what happens to an image before the network",
+    preprocess: str | None = key(
+        None,
+        "what happens to an image before the network; null: run for a checkpoint of a run, else native for embedded"
+        " sets, else published",
         choices={
+            "run": "as the checkpoint's run prepared its validation images",
             "published": "shorter side to size * 256 / 224, bilinear, centre crop",
             "model": "as timm says for this model",
+            "native": "nothing, the images have the network's size",
         },
     )
     allow_partial: bool = key(
@@ -66,12 +71,12 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     init_processes(device)
     loaded = models.load(checkpoint, model=cfg.model, weights=cfg.weights)
     network = loaded.network.to(device)
-    images = open_images(loaded, data_spec, cfg)
+    split = cfg.split or recipe_of(loaded).get("val_split", "val")
+    images = open_images(loaded, data_spec, split, cfg.allow_partial)
     out = Path(out) if out else results_folder(Path(checkpoint), loaded.label)
     if is_main():
         runs.make(out)  # before the work whose results it is for
-    mode = "native" if images.native_size == network.input_size[0] else cfg.preprocess
-    transform = eval_transform(mode, network.input_size[0], network.model.pretrained_cfg)
+    mode, transform = preparation(loaded, images, cfg.preprocess)
     records = inference.predict(
         network,
         images,
@@ -102,11 +107,16 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
         label=loaded.label,
         checkpoint_sha256=loaded.sha256,
         weights=loaded.weights,
-        data={"name": images.name, "fingerprint": images.fingerprint, "split": cfg.split if images.native_size else ""},
+        data={
+            "name": images.name,
+            "fingerprint": images.fingerprint,
+            "split": split if images.native_size else "",
+            "prepared": str(transform),
+        },
         n=len(records.ids),
         metrics={f"top{n}": float(c.mean()) for n, c in correct.items()},
         standard_errors={f"top{n}": metrics.standard_error(c) for n, c in correct.items()},
-        config=asdict(cfg) | {"preprocess": mode},
+        config=asdict(cfg) | {"preprocess": mode, "split": split},
         environment=environment(device),
         seconds=time.monotonic() - began,
         complete=complete,
@@ -118,10 +128,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     share = "  ".join(
         f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()
     )
-    say(
-        f"{share}  on {len(records.ids)} images of {images.name} ({mode} preprocessing); predictions:"
-        f" {out / 'predictions.csv'}"
-    )
+    say(f"{share}  on {len(records.ids)} images of {images.name} ({transform}); predictions: {out / 'predictions.csv'}")
     return 0 if complete else 2
 
 
@@ -134,7 +141,7 @@ def results_folder(source: Path, label: str) -> Path:
     return Path(os.path.relpath(folder.parent.parent)) if folder.parent.name == "checkpoints" else source
 
 
-def open_images(loaded: models.Loaded, spec: str | None, cfg: EvalConfig) -> data.Images:
+def open_images(loaded: models.Loaded, spec: str | None, split: str, allow_partial: bool) -> data.Images:
     """The images of `spec`, labelled by the class names of the checkpoint."""
     spec = spec or loaded.meta.get("data", {}).get("name")
     if spec is None:
@@ -145,13 +152,13 @@ def open_images(loaded: models.Loaded, spec: str | None, cfg: EvalConfig) -> dat
                 f"{loaded.source} does not name its classes, so folders cannot be matched to them; evaluate an evalkit"
                 " checkpoint"
             )
-        return data.folder(spec, classes=loaded.classes, allow_partial=cfg.allow_partial)
+        return data.folder(spec, classes=loaded.classes, allow_partial=allow_partial)
     if spec not in data.NAMES:
         raise EvalkitError(
             f"no such folder or data set: {spec}; give --data DIR or one of"
             f" {', '.join(n for n in data.NAMES if n != 'folder')}"
         )
-    images = data.load(spec, cfg.split)
+    images = data.load(spec, split)
     if (images.labels < 0).any():
         raise EvalkitError(
             f"{spec} holds images of no class, which have no accuracy; it is for `evalkit robustness imagenet-o`"

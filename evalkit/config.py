@@ -223,7 +223,9 @@ def _set(conf: DictConfig, fields: dict[str, Any], name: Any, value: Any, where:
             raise ValueError("YAML reads this as something else than text")
         OmegaConf.update(conf, name, value, merge=False)
     except (OmegaConfBaseException, ValueError) as e:
-        raise EvalkitError(f"{where}key '{name}' must be {keys.kind(fields[name])}, but got {value!r}") from e
+        raise EvalkitError(
+            f"{where}key '{name}' must be {keys.kind(fields[name], examples=True)}, but got {value!r}"
+        ) from e
 
 
 def _is_text(hint: Any) -> bool:

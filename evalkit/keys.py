@@ -114,7 +114,7 @@ def key(
     Raises TypeError for an empty meaning or an unknown role.
     """
     described = choices if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
-    metadata = {"key": Key(meaning, unit, types.MappingProxyType(dict(described)), least, above, most, role)}
+    metadata = {"key": Key(meaning, unit, dict(described), least, above, most, role)}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -171,18 +171,17 @@ def default(schema: type, name: str) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def kind(hint: Any) -> str:
-    """A type in words."""
-    words = {int: "an integer", float: "a number", bool: "true or false", Any: "anything"}
-    words[str] = "text (in quotes if it looks like a number)"
+def kind(hint: Any, examples: bool = False) -> str:
+    """A type in words; with `examples` also how a value of it is written, where that is not evident."""
+    words = {int: "an integer", float: "a number", bool: "true or false", Any: "anything", str: "text"}
     if isinstance(hint, types.UnionType):
-        return " or ".join("null" if part is type(None) else kind(part) for part in typing.get_args(hint))
+        return " or ".join("null" if part is type(None) else kind(part, examples) for part in typing.get_args(hint))
     if typing.get_origin(hint) in (list, tuple):
         inner = {int: "integers", float: "numbers", str: "texts"}.get(typing.get_args(hint)[0], "values")
-        return f"a list of {inner} such as [1, 2]"
+        return f"a list of {inner}" + " such as [1, 2]" * examples
     if typing.get_origin(hint) is dict:
-        return "a mapping such as {key: 1}"
-    return words.get(hint, str(hint))
+        return "a mapping" + " such as {key: 1}" * examples
+    return words.get(hint, str(hint)) + " (in quotes if it looks like a number)" * (examples and hint is str)
 
 
 def hints(schema: type) -> dict[str, Any]:

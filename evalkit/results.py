@@ -7,7 +7,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from .errors import EvalkitError, suggest
 from .runtime import sync_folder
 
 SCHEMA = 1
+MAX_DEPTH, LARGEST = 16, 1e300
 FILE = "results.jsonl"
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -120,7 +121,9 @@ def check(record: Mapping[str, Any]) -> None:
             raise ValueError(f"a results record needs the field '{key}'")
         value = record[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"Expected field `{key}` of a results record to be {_kind_name(kind)}, but got {value!r}")
+            raise ValueError(
+                f"Expected field `{key}` of a results record to be {_kind_name(kind)}, but got {_short(value)}"
+            )
     if record["schema"] != SCHEMA:
         raise ValueError(f"results schema {record['schema']} is not {SCHEMA}, the one this version of evalkit reads")
     for key in _DATA_KEYS:
@@ -129,15 +132,62 @@ def check(record: Mapping[str, Any]) -> None:
                 f"Expected field `data` of a results record to hold the strings {', '.join(_DATA_KEYS)}, but {key} is"
                 f" {record['data'].get(key)!r}"
             )
+    _check_content(record)
     for key, value in record["metrics"].items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ValueError(f"Expected metric `{key}` to be a number or null, but got {value!r}")
         if value is None and key not in record["undefined"]:
             raise ValueError(f"metric `{key}` is null without a reason in `undefined`")
     for field in ("undefined", "standard_errors", "intervals"):
         for key in record.get(field, ()):
             if key not in record["metrics"]:
                 raise ValueError(f"`{field}` names '{key}', which is not a metric.{suggest(key, record['metrics'])}")
+
+
+def _check_content(record: Mapping[str, Any]) -> None:
+    """Raise ValueError for what readers of records could not work with: nested too deep, numbers out of all bounds,
+    values of other types than tables and figures show."""
+    if _depth(record) > MAX_DEPTH:
+        raise ValueError(f"a results record is nested {MAX_DEPTH} deep at most, but this one is deeper")
+    numbers = {f: record.get(f, {}) for f in ("metrics", "standard_errors")}
+    numbers |= {f"series {i}": row for i, row in enumerate(record["series"] or []) if isinstance(row, Mapping)}
+    for field, values in numbers.items():
+        for key, value in values.items():
+            if not (_is_number(value) or value is None or (field not in _FIELDS and isinstance(value, str))):
+                raise ValueError(
+                    f"Expected {field.removesuffix('s')} `{key}` to be a number or null, but got {_short(value)}"
+                )
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "notes": lambda v: all(isinstance(note, str) for note in v),
+        "undefined": lambda v: all(isinstance(why, str) for why in v.values()),
+        "series": lambda v: all(isinstance(row, Mapping) for row in v or []),
+        "intervals": lambda v: all(
+            isinstance(pair, list | tuple) and len(pair) == 2 and all(x is None or _is_number(x) for x in pair)
+            for pair in v.values()
+        ),
+        "n": lambda v: 0 <= v < 2**63,
+        "seconds": lambda v: v is None or _is_number(v),
+    }
+    for field, fits in kinds.items():
+        if field in record and not fits(record[field]):
+            raise ValueError(f"field `{field}` of a results record holds values of another type than such a field does")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def _depth(value: Any, above: int = 0) -> int:
+    """How deep containers are nested; stops just beyond MAX_DEPTH."""
+    if not isinstance(value, Mapping | list | tuple) or above > MAX_DEPTH:
+        return above
+    inner = value.values() if isinstance(value, Mapping) else value
+    return max((_depth(v, above + 1) for v in inner), default=above + 1)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return "a number of more than 300 digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
@@ -169,12 +219,16 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
 
 
 def holds(out_dir: str | Path, record: Mapping[str, Any]) -> bool:
-    """Whether `out_dir`/results.jsonl has this very record, byte for byte."""
-    try:
-        lines = (Path(out_dir) / FILE).read_bytes().split(b"\n")
-    except OSError:
+    """Whether `out_dir`/results.jsonl has this record already, but for how long it took and on what it was
+    computed."""
+    if not (Path(out_dir) / FILE).exists():
         return False
-    return json.dumps(_plain(record), sort_keys=True, allow_nan=False).encode() in lines
+
+    def measured(r: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in r.items() if k not in ("_dir", "seconds", "environment")}
+
+    wanted = json.loads(json.dumps(measured(_plain(record))))
+    return any(measured(r) == wanted for r in scan([Path(out_dir) / FILE])[0])
 
 
 def scan(dirs: Iterable[str | Path]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -205,8 +259,9 @@ def scan(dirs: Iterable[str | Path]) -> tuple[list[dict[str, Any]], list[str]]:
                     if not isinstance(record, dict):
                         raise ValueError("it is not a record")
                     check(record)
-                except ValueError as e:
+                except (ValueError, RecursionError) as e:
                     broken = isinstance(e, json.JSONDecodeError | UnicodeDecodeError)
+                    e = ValueError("it is nested too deep") if isinstance(e, RecursionError) else e
                     problems.append(
                         f"{path}, line {number} was skipped:"
                         f" {'not valid JSON, as a crash while writing leaves it' if broken else e}"

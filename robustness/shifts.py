@@ -70,7 +70,7 @@ def prepare_val(loaded: Loaded, cfg: ImageNetValConfig, device: torch.device) ->
     opened = layouts.open_set(
         "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, only=only, labels=cfg.val_labels
     )
-    plan = imagenet_a.plan_for("imagenet-val", loaded, cfg, opened)
+    plan = imagenet_a.plan_for("imagenet-val", loaded, cfg, opened, own=True)
     if opened.published and only is None:
         plan.extra["real"] = real_labels(loaded, opened.images.ids)
     return plan
@@ -118,4 +118,4 @@ def evaluate_val(arrays: Arrays) -> Outcome:
     return outcome(arrays, statistics, more=known, reasons=reasons, data={"n_real": int(labelled.sum())})
 
 
-IMAGENET_VAL = Protocol("imagenet-val", 1, prepare_val, collect_val, evaluate_val)
+IMAGENET_VAL = Protocol("imagenet-val", 2, prepare_val, collect_val, evaluate_val)

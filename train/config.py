@@ -60,6 +60,20 @@ class TrainConfig(Keys):
     color_jitter: float = key(0.0, "strength of random brightness, contrast and saturation", least=0)
     erasing: float = key(0.0, "probability of random erasing (pixel noise, once per image)", least=0, most=1)
     interpolation: str = key("bicubic", "how images are resized", choices=("bilinear", "bicubic", "lanczos"))
+    decode: str = key(
+        "exact",
+        "how training images are decoded and resized",
+        choices={"exact": "Pillow's pixels", "fast": "decoded the same, resized within 2 grey levels of Pillow's"},
+    )
+    augment_device: str = key(
+        "auto",
+        "where auto_augment and color_jitter are done",
+        choices={
+            "auto": "on a GPU with decode=fast, else on the CPU; settled when the run begins",
+            "cpu": "by Pillow",
+            "device": "in batch on the device, each operation within a grey level of Pillow's",
+        },
+    )
     repeats: int = key(1, "repeated augmentation: copies of each image in the order of an epoch", above=0)
     eval_size: int | None = key(None, "side of the validation images; null: image_size", unit="pixels", above=0)
     eval_resize: int | None = key(

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from evalkit import checkpoint, inference, metrics
+from evalkit.data.erasing import erase_boxes
 from evalkit.data.loading import Batch, steps_per_epoch, train_batches
-from evalkit.data.transforms import erase_boxes
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
 from evalkit.logger import Logger
@@ -40,8 +40,7 @@ def fit(s: Session, run: Path) -> None:
     """Train from `s.step` to the end; checkpoints and logs go to `run`. Raises Stopped after a signal, EvalkitError
     when the loss is lost."""
     cfg, device, world = s.cfg, s.device, world_size()
-    per_epoch = steps_per_epoch(len(s.train_images), cfg.batch_size)
-    total = round(cfg.epochs * per_epoch)
+    per_epoch, total = steps_per_epoch(len(s.train_images), cfg.batch_size), total_steps(s)
     rate = learning_rate(cfg, per_epoch)
     group_rates = [
         learning_rate(replace(cfg, **group.get("schedule", {})), per_epoch) for group in s.optimizer.param_groups
@@ -130,13 +129,22 @@ def fit(s: Session, run: Path) -> None:
                 improved = False
                 if evaluate_now:
                     s.scores = {name: accuracy(s, network) for name, network in s.networks().items()}
+                    if last and s.method.eval_network(s.network) is not s.network:
+                        s.scores["trained"] = accuracy(s, s.network)
                     top1 = s.scores["raw"]["top1"]
                     s.history.append(top1)
                     improved = top1 > s.best.get("top1", -1.0)
                     if improved:
                         s.best = {"top1": top1, "step": s.step}
                     values = {f"val_{k}_{name}": v for name, scores in s.scores.items() for k, v in scores.items()}
-                    log.log(s.step, values, f"validation top-1 {100 * top1:.2f} %")
+                    log.log(
+                        s.step,
+                        values,
+                        f"validation top-1 {100 * top1:.2f} %"
+                        + "".join(
+                            f", {session.WEIGHTS[k]} {100 * v['top1']:.2f} %" for k, v in list(s.scores.items())[1:]
+                        ),
+                    )
                 if improved or save_now or due or stop:
                     s.seconds = time.monotonic() - began
                     if is_main():
@@ -149,6 +157,11 @@ def fit(s: Session, run: Path) -> None:
                     raise Stopped(int(stop))
         finally:
             log.close()
+
+
+def total_steps(s: Session) -> int:
+    """The steps of the whole run."""
+    return round(s.cfg.epochs * steps_per_epoch(len(s.train_images), s.cfg.batch_size))
 
 
 def batch_iterator(s: Session, start: int) -> Iterator[Batch]:
@@ -208,11 +221,13 @@ def forward(s: Session, module: torch.nn.Module, ctx: Context, batch: Batch) -> 
 
 
 def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
-    """Upload a micro-batch, normalise it on the device, erase."""
-    x = batch.x.to(s.device, non_blocking=True).float().div_(255)
+    """Upload a micro-batch, finish its augmentation on the device, normalise it, erase."""
+    x = batch.x.to(s.device, non_blocking=True)
+    x = s.train_transform.finish(x, batch.operations.numpy(), batch.values.numpy()).float().div_(255)
     x = (x - ctx.mean[:, None, None]) / ctx.std[:, None, None]
     if s.cfg.erasing:
-        x = erase_boxes(x, batch.erase, derive_rng(s.cfg.seed, "erase", batch.step, batch.group))
+        boxes, noise = (part.to(s.device, non_blocking=True) for part in (batch.erase, batch.noise))
+        x = erase_boxes(x, boxes, noise)
     if s.cfg.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     return x, batch.y.to(s.device, non_blocking=True)

@@ -1,5 +1,7 @@
 """The optimizer of a recipe."""
 
+from typing import Any
+
 from timm.optim import create_optimizer_v2, get_optimizer_info
 from torch import nn
 from torch.optim import Optimizer
@@ -10,11 +12,12 @@ from .config import TrainConfig
 from .mixups.base import MixMethod
 
 
-def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict]:
+def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters with and without weight decay: norms, biases and what the model itself exempts (position
     embedding, class token) are not decayed unless `decay_norm_and_bias`."""
     exempt = set(getattr(model, "no_weight_decay", set)())
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         if p.requires_grad:
             (free if not cfg.decay_norm_and_bias and (p.ndim <= 1 or name in exempt) else decayed).append(p)
@@ -25,18 +28,23 @@ def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict]:
 def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Optimizer:
     """timm's optimizer `opt` over the model's and the method's parameters; each group's "lr_scale" multiplies the
     schedule, and its "schedule" replaces keys of the recipe in its own one, for example {"lr": 1e-3, "min_lr":
-    1e-4}."""
+    1e-4}. Raises EvalkitError for what the optimizer does not take."""
     try:
         info = get_optimizer_info(cfg.opt)
     except ValueError as e:
         from timm.optim import list_optimizers
 
-        raise unknown("optimizer", cfg.opt, list_optimizers()) from e
-    arguments = {"eps": cfg.eps} if info.has_eps else {}
+        raise unknown("optimizer", cfg.opt, map(str, list_optimizers())) from e
+    arguments: dict[str, Any] = {"eps": cfg.eps} if info.has_eps else {}
     if info.has_betas:
         arguments["betas"] = tuple(cfg.betas)
     try:
         groups = parameter_groups(model, cfg) + method.param_groups()
+        if not info.has_momentum and any("momentum" in group for group in groups):
+            raise EvalkitError(
+                f"optimizer '{cfg.opt}' has no momentum, but the mixup gives its own parameters one (block_momentum);"
+                " leave it out or choose another opt"
+            )
         return create_optimizer_v2(
             groups,
             opt=cfg.opt,

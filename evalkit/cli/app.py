@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError
-from . import mixup, recipes
+from . import mixup, recipes, schemas
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -72,6 +72,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.command(
+    cls=schemas.with_keys(schemas.train),
     epilog="""\b
 Examples:
   evalkit train digits-photo                                   the embedded data, about two minutes on a laptop
@@ -80,7 +81,7 @@ Examples:
   evalkit train mixpro data_dir=imagenet --gpus 8              ImageNet folders train/ and val/
   evalkit train runs/mine/config.yaml seed=1 --out runs/mine-1
   evalkit train --resume runs/mine workers=8
-"""
+""",
 )
 def train(
     words: Annotated[
@@ -126,12 +127,13 @@ def train(
 
 
 @app.command(
+    cls=schemas.with_keys(schemas.eval),
     epilog="""\b
 Examples:
   evalkit eval runs/mine --data imagenet/val
   evalkit eval runs/mine/best --data digits-photo
   evalkit eval deit_small_patch16_224 --data imagenet/val --out runs/deit
-"""
+""",
 )
 def eval(
     checkpoint: Annotated[
@@ -154,6 +156,7 @@ def eval(
 
 
 @app.command(
+    cls=schemas.with_keys(schemas.transfer),
     epilog="""\b
 Examples:
   evalkit transfer seg runs/mixpro                                     the embedded scenes, minutes on a laptop
@@ -164,7 +167,7 @@ Examples:
   evalkit transfer det runs/pvt                                        Mask R-CNN on the embedded scenes
   evalkit transfer det pvt_small.pth model=pvt_small data=coco data_dir=DIR --gpus 8
   evalkit transfer seg --resume runs/mine
-"""
+""",
 )
 def transfer(
     task: Annotated[Transfer, typer.Argument(metavar="TASK", help="seg (segmentation) or det (detection)")],
@@ -222,6 +225,7 @@ def transfer(
 
 
 @app.command(
+    cls=schemas.with_keys(schemas.robustness),
     epilog="""\b
 Examples:
   evalkit robustness occlusion runs/vanilla runs/mixpro --data digits-photo --out runs/occlusion
@@ -230,7 +234,7 @@ Examples:
   evalkit robustness imagenet-val deit.pth model=deit_small_patch16_224 --data ILSVRC2012_img_val val_labels=val.txt
   evalkit robustness pgd runs/mixpro 'eps=[2, 4]' steps=20
   evalkit robustness all runs/mixpro --data-root datasets
-"""
+""",
 )
 def robustness(
     protocol: Annotated[

@@ -1,4 +1,4 @@
-"""`evalkit recipes list | show | diff`."""
+"""`evalkit recipes list | show | diff | keys`."""
 
 from typing import Annotated
 
@@ -51,6 +51,25 @@ def recipes_diff(
     if (schema := _schema(a)) != _schema(b):
         raise EvalkitError(f"'{a}' and '{b}' are recipes for different commands, so they have no keys to compare")
     print(recipes.diff(schema[0], a, b, schema[1]) or "no difference")
+    return 0
+
+
+@app.command(
+    "keys",
+    epilog="""\b
+Examples:
+  evalkit recipes keys
+  evalkit recipes keys mix_draws
+""",
+)
+def recipes_keys(
+    key: Annotated[str | None, typer.Argument(help="only this one, at length", show_default=False)] = None,
+) -> int:
+    """What every key means, its choices, bounds and default, and which commands take it."""
+    from .. import reference
+    from .schemas import schemas
+
+    print(reference.listing(schemas()) if key is None else reference.page(schemas(), key))
     return 0
 
 

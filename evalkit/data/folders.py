@@ -43,6 +43,10 @@ class FolderImages(Images):
     def read(self, i: int) -> Image.Image:
         return decode(self.path(i), self.ids[i])
 
+    def encoded(self, i: int) -> bytes:
+        check_kind(self.path(i), self.ids[i])
+        return Path(self.path(i)).read_bytes()
+
     def _content(self) -> tuple[str, str]:
         return fingerprint.of_files([self.path(i) for i in sorted(range(len(self)), key=self.ids.__getitem__)])
 

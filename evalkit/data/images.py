@@ -46,7 +46,7 @@ class Images:
         self,
         name: str,
         ids: Sequence[str],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         classes: Sequence[str],
         *,
         native_size: int | None = None,
@@ -78,6 +78,10 @@ class Images:
     def read(self, i: int) -> Image.Image:
         """Image i as RGB; its `info["notes"]`, if any, names its peculiarities. Raises BadImage."""
         raise NotImplementedError
+
+    def encoded(self, i: int) -> bytes | None:
+        """The bytes of the file of image i, None where the set holds no files. Raises OSError or BadImage."""
+        return None
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -119,7 +123,7 @@ class ArrayImages(Images):
         self,
         name: str,
         ids: Sequence[str],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         classes: Sequence[str],
         pixels: np.ndarray,
         foreground: np.ndarray | None = None,
@@ -131,7 +135,7 @@ class ArrayImages(Images):
         return Image.fromarray(self.pixels[i])
 
     def _content(self) -> tuple[str, str]:
-        return fingerprint.FULL, hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
+        return fingerprint.FULL, hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
 
     def peculiar(self, i: int) -> list[str]:
         return []
@@ -140,7 +144,7 @@ class ArrayImages(Images):
 class Subset(Images):
     """The images of another set at the positions `indices`; ids stay."""
 
-    def __init__(self, images: Images, indices: Sequence[int]):
+    def __init__(self, images: Images, indices: Sequence[int] | np.ndarray):
         indices = np.asarray(indices, dtype=np.int64)
         ids = [images.ids[i] for i in indices]
         super().__init__(
@@ -157,6 +161,9 @@ class Subset(Images):
 
     def read(self, i: int) -> Image.Image:
         return self.images.read(int(self.indices[i]))
+
+    def encoded(self, i: int) -> bytes | None:
+        return self.images.encoded(int(self.indices[i]))
 
     def _content(self) -> tuple[str, str]:
         return self.images._content()
@@ -186,7 +193,7 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
             warnings.simplefilter("ignore")  # what matters is in the notes
             check_kind(source, id)
             with Image.open(source) as image:
-                if problem := size_problem(image):
+                if problem := size_problem(image.size):
                     raise BadImage(id, problem)
                 notes = peculiarities(image)
                 rgb = image.convert("RGB")
@@ -208,9 +215,9 @@ def check_kind(source: str | Path | BinaryIO, id: str) -> None:
         raise BadImage(id, "not a regular file")
 
 
-def size_problem(image: Image.Image) -> str | None:
-    """What is wrong with the size in an opened image's header, before anything of that size is made."""
-    width, height = image.size
+def size_problem(size: tuple[int, int]) -> str | None:
+    """What is wrong with the (width, height) in an image's header, before anything of that size is made."""
+    width, height = size
     if width * height > MAX_PIXELS or max(width, height) > MAX_RATIO * max(1, min(width, height)):
         return f"{width} x {height} pixels are too many, or too long and thin, to be a picture"
     return None
@@ -229,7 +236,8 @@ def peculiarities(image: Image.Image) -> list[str]:
         "cmyk_converted": image.mode == "CMYK",
         "grey16_saturated": image.mode in _GREY16,
         "float_clipped": image.mode == "F",
-        "rgb16_cut_to_8_bits": image.mode.startswith("RGB") and any(";16" in str(tile) for tile in image.tile),
+        "rgb16_cut_to_8_bits": image.mode.startswith("RGB")
+        and any(";16" in str(tile) for tile in getattr(image, "tile", ())),
         "first_of_several_frames": getattr(image, "n_frames", 1) > 1,
     }
     return [name for name, is_so in found.items() if is_so]

@@ -30,6 +30,13 @@ class ReaderImages(Images):
         except Exception as e:
             raise BadImage(self.ids[i], " ".join(str(e).split())) from e
 
+    def encoded(self, i: int) -> bytes | None:
+        reader = getattr(self.dataset, "reader", None)
+        if reader is None:
+            return None
+        with reader[i][0] as file:
+            return file.read()
+
 
 def timm_images(name: str, split: str, root: str | Path | None = None) -> ReaderImages:
     """A data set that timm reads: torch/NAME (torchvision, already on disk below `root`) or hfds/NAME (Hugging Face

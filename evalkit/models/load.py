@@ -6,7 +6,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 from timm.data import ImageNetInfo
@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from ..checkpoint import read_weights
 from ..errors import EvalkitError, unknown
+from .build import check_arguments
 from .convert import to_timm
 from .network import Network, create
+
+if TYPE_CHECKING:
+    from .wrap import Wrapped
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
@@ -24,7 +28,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 class Loaded:
     """A network in eval mode and its provenance."""
 
-    network: Network
+    network: "Network | Wrapped"
     name: str  # architecture
     classes: list[str] | None  # name of each output, if known
     sha256: str | None  # of the weights file; None for timm's weights
@@ -64,6 +68,7 @@ def _from_timm(name: str, model: str | None, model_args: dict[str, Any], num_cla
         raise unknown("model or checkpoint", name, timm.list_models())
     if model is not None and model.partition(".")[0] != name.partition(".")[0]:
         raise EvalkitError(f"weights of timm model '{name}' asked for model '{model}'; give weights of that model")
+    check_arguments(name, model_args)
     network = create(name, pretrained=True, num_classes=0 if num_classes == 0 else None, **model_args)
     if num_classes not in (None, network.num_classes):
         raise EvalkitError(f"timm's weights of '{name}' have {network.num_classes} classes, not {num_classes}")
@@ -79,6 +84,7 @@ def _from_file(
         raise EvalkitError(f"{path} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224")
     if model is not None and model.partition(".")[0] != name.partition(".")[0]:
         raise EvalkitError(f"{path} holds weights of model '{name}', not '{model}'")
+    check_arguments(name, {**meta.get("model_args", {}), **model_args})
     args = {
         **meta.get("model_args", {}),
         **model_args,
@@ -127,11 +133,11 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> dict[str
     extra = sorted(k for k in tensors if k not in own)
     dropped = [k for k in extra if network.num_classes == 0 and k.rpartition(".")[0] in heads]
     unexpected = [k for k in extra if k not in dropped]
-    patterns = {_pattern(k) for k in own if _pattern(k) != k}
+    patterns = {pattern(k) for k in own if pattern(k) != k}
     problems = {
         "lacks": sorted(k for k in own if k not in tensors),
         "has other shapes for": sorted(k for k in own if k in tensors and tensors[k].shape != own[k].shape),
-        "has layers that the model has not,": [k for k in unexpected if _pattern(k) in patterns],
+        "has layers that the model has not,": [k for k in unexpected if pattern(k) in patterns],
     }
     for what, keys in problems.items():
         if keys:
@@ -161,7 +167,7 @@ def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return tensors
 
 
-def _pattern(key: str) -> str:
+def pattern(key: str) -> str:
     """'blocks.11.attn' -> 'blocks.#.attn'."""
     return re.sub(r"\d+", "#", key)
 

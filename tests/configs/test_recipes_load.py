@@ -12,7 +12,7 @@ from evalkit.train.config import TrainConfig
 
 NAMES = sorted(config.recipes())
 # Keys that say where and how a run executes and what it writes; a recipe need not give them.
-NOT_THE_METHOD = {"compile", "device", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps"}
+NOT_THE_METHOD = {"augment_device", "compile", "device", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps"}
 
 
 def load(name):

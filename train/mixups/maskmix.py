@@ -35,9 +35,9 @@ class MaskMix(MixMethod):
     "shuffle_crop", "shuffle_canvas", "shuffle_both" (table 9). Draws: lam (tau), cells ((B, S) or (B, rows, columns), 1
     = own image), partner, offset (row, column), noise ((B, patches) in [0, 1)).
 
-    Differs from the paper / the official code in combining them: n is rounded up as in the code (the paper rounds
-    down), lam is the true share of pixels as in the paper (the code's n / S is wrong where c does not divide the
-    image).
+    Differs from the paper / the official code in combining them: n is rounded up and each image has a mask of its own
+    as in the code (the paper rounds down, its algorithm 1 has one mask per batch), lam is the true share of pixels as
+    in the paper (the code's n / S is wrong where c does not divide the image).
     """
 
     family = "hand-crafted"
@@ -89,7 +89,7 @@ class MaskMix(MixMethod):
         height, width = x.shape[-2:]
         patch, cell = self.sizes(net, height, width)
         offset = ctx.draw("offset", lambda rng: rng.integers(1, patch, size=2)) if self.misaligned else (0, 0)
-        grid = tuple(math.ceil(side / cell) + self.misaligned for side in (height, width))
+        grid = math.ceil(height / cell) + self.misaligned, math.ceil(width / cell) + self.misaligned
         cells = (
             draw_blocks(ctx, len(x), grid)
             if self.mask == "block"

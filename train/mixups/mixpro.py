@@ -36,10 +36,11 @@ class MixPro(MixMethod):
     "swin" has the cells of 56 pixels of the code's Swin for networks with an attention grid of stride 32 (ca_swin_*,
     pvt_*), where a scale of 4 would be 128 pixels. Draws: those of MaskMix; with mask="region" those of CutMix.
 
-    Differs from the paper / the official code in combining them: as the code, cells are rounded up and A is normalised;
-    as the paper, lam_area is the true share of pixels and the loss uses smoothed labels; the cosine, about whose
-    gradient the paper is silent, is detached. Of the ablations, which the code lacks and the paper describes in a line,
-    B's offset, C's half a patch and the sigmoid are our reading.
+    Differs from the paper / the official code in combining them: as the code, cells are rounded up, each image has a
+    mask of its own (in the paper's algorithm 1, which the preset "paper" follows but for this, a batch has one) and A
+    is normalised; as the paper, lam_area is the true share of pixels and the loss uses smoothed labels; the cosine,
+    about whose gradient the paper is silent, is detached. Of the ablations, which the code lacks and the paper
+    describes in a line, B's offset, C's half a patch and the sigmoid are our reading.
     """
 
     family = "attention"
@@ -77,6 +78,7 @@ class MixPro(MixMethod):
         rollout_residual: bool = True,
     ):
         super().__init__()
+        self.images: CutMix | MaskMix
         if one_of("mask", mask, (*MASKS, "region")) == "region":
             self.images = CutMix(alpha, pairing)
         else:

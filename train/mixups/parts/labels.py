@@ -18,17 +18,19 @@ def attention_weights(
     MixPro, equation 5).
 
     With the mask M brought to the attention's grid (`mask_down="nearest"`: the top-left pixel of each patch, "area":
-    its mean), lam_attn = sum_j M_j A_j / sum_j A_j. `normalize=False` is the literal formula: the shares are sum M A
-    and sum (1 - M) A, which miss the attention on the class token, so rows sum to less than 1. A carries no gradient.
+    its mean), lam_attn = sum_j M_j A_j / sum_j A_j. `normalize=False` is the literal formula lam_attn = sum_j M_j A_j:
+    the other image gets 1 - lam_attn, with it the attention on the class token. A carries no gradient.
     Where `out` has a rollout instead, A is the row of the class token in it; `residual=False` multiplies the blocks'
     matrices without the identity.
     """
+    assert mixed.mask is not None and mixed.partner is not None, "a pairwise method with a mask"
     own = F.interpolate(mixed.mask, out.grid, mode=mask_down).flatten(1)
     if out.attention is None:
+        assert out.rollout is not None, "class attention was asked for, so there is one or the other"
         columns = torch.stack([own, torch.ones_like(own)], 2)
         share, total = out.rollout(columns, columns.new_zeros(1, 2), residual).unbind(1)
     else:
         share, total = (own * out.attention).sum(1), out.attention.sum(1)
     if normalize:
-        share, total = share / total.clamp(min=1e-8), 1.0
-    return torch.diag(share).scatter_add(1, mixed.partner[:, None], (total - share)[:, None])
+        share = share / total.clamp(min=1e-8)
+    return torch.diag(share).scatter_add(1, mixed.partner[:, None], (1 - share)[:, None])
