@@ -24,7 +24,7 @@ def of_files(paths: Sequence[str]) -> tuple[str, str]:
     """(scheme, digest) of files in this order; one that cannot be read counts as such."""
     sizes = [_size(path) for path in paths]
     scheme = FULL if sum(sizes) <= FULL_BYTES else SAMPLE
-    chosen = paths if scheme == FULL else [paths[i] for i in sample(len(paths))]
+    chosen = paths if scheme == FULL else [paths[i] for i in sample(len(paths), SAMPLED)]
     digest = hashlib.sha256(json.dumps(sizes).encode())
     for path in chosen:
         digest.update(_digest(path).encode())
@@ -38,7 +38,7 @@ def of_split(names: Sequence[str], *files: Sequence[str]) -> str:
     return f"{scheme}:{hashlib.sha256(json.dumps([list(names), [part[1] for part in parts]]).encode()).hexdigest()}"
 
 
-def sample(count: int, most: int = SAMPLED) -> list[int]:
+def sample(count: int, most: int) -> list[int]:
     """`most` of 0..count-1, evenly spaced, or all of them: the same for the same count."""
     return list(range(count)) if count <= most else [i * count // most for i in range(most)]
 

@@ -38,7 +38,7 @@ CHANGES = {"overwritten": overwrite, "swapped": swap, "one byte longer": truncat
 
 def bitmaps(root):
     for path in sorted(root.rglob("*.png")):
-        put(path.with_suffix(".bmp"), int(path.stem) + 7 * len(path.parent.name) + ord(path.parent.name[-1]))
+        put(path.with_suffix(".bmp"), int(path.stem) + 10 * ord(path.parent.name) + 9000 * (root.name == "val"))
         path.unlink()
     return root
 
