@@ -11,7 +11,7 @@ the data are the same, unless their digests agree.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .runtime import sha256_file
 
@@ -22,12 +22,15 @@ SAMPLED = 1024  # files of a larger set that are read, evenly spaced
 
 def of_files(paths: Sequence[str]) -> tuple[str, str]:
     """(scheme, digest) of files in this order; one that cannot be read counts as such."""
-    sizes = [_size(path) for path in paths]
+    return of_contents([_size(path) for path in paths], lambda i: _digest(paths[i]))
+
+
+def of_contents(sizes: Sequence[int], digest_of: Callable[[int], str]) -> tuple[str, str]:
+    """(scheme, digest) of contents of these sizes in bytes, each with a digest of its own."""
     scheme = FULL if sum(sizes) <= FULL_BYTES else SAMPLE
-    chosen = paths if scheme == FULL else [paths[i] for i in sample(len(paths), SAMPLED)]
-    digest = hashlib.sha256(json.dumps(sizes).encode())
-    for path in chosen:
-        digest.update(_digest(path).encode())
+    digest = hashlib.sha256(json.dumps(list(sizes)).encode())
+    for i in range(len(sizes)) if scheme == FULL else sample(len(sizes), SAMPLED):
+        digest.update(digest_of(i).encode())
     return scheme, digest.hexdigest()
 
 

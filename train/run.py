@@ -46,7 +46,7 @@ def train(
             go_on(s, run)
         elif is_main():
             runs.start(run, cfg)
-            say(*s.remarks)
+            say(*(f"this setting: {line}" for line in cfg.applied), *s.remarks)
         return _run(s, run)
 
 

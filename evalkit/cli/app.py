@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError
-from . import mixup, recipes, schemas
+from . import mixup, pack, recipes, schemas
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -333,6 +333,9 @@ def report(
 
     print(build(folders, out))
     return 0
+
+
+app.command(epilog=pack.EPILOG)(pack.pack)
 
 
 @app.command()

@@ -48,7 +48,7 @@ class FolderImages(Images):
         return Path(self.path(i)).read_bytes()
 
     def _content(self) -> tuple[str, str]:
-        return fingerprint.of_files([self.path(i) for i in sorted(range(len(self)), key=self.ids.__getitem__)])
+        return fingerprint.of_files([self.path(i) for i in self.by_id()])
 
     def peculiar(self, i: int) -> list[str]:
         try:

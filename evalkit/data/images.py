@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .. import fingerprint
 from ..errors import EvalkitError
+from .texts import Texts
 
 
 class BadImage(EvalkitError):
@@ -53,10 +54,10 @@ class Images:
         problems: Sequence[str] = (),
         remarks: Sequence[str] = (),
     ):
-        self.remarks = list(remarks)
-        self.name, self.ids, self.classes = name, list(ids), list(classes)
+        self.name, self.classes = name, list(classes)
+        self.ids = ids if isinstance(ids, Texts) else Texts(ids)
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.native_size, self.problems = native_size, list(problems)
+        self.native_size, self.problems, self.remarks = native_size, list(problems), list(remarks)
         self.notes: dict[str, int] = {}
         self.noted: dict[int, list[str]] = {}
         if len(set(self.ids)) != len(self.ids):
@@ -90,6 +91,11 @@ class Images:
         lines = sorted(f"{id}\t{self.classes[label] if label >= 0 else ''}" for id, label in zip(self.ids, self.labels))
         scheme, content = self._content()
         return f"{scheme}:{hashlib.sha256(chr(10).join([content, *lines]).encode()).hexdigest()}"
+
+    def by_id(self) -> list[int]:
+        """The positions in the order of the ids."""
+        ids = list(self.ids)
+        return sorted(range(len(ids)), key=ids.__getitem__)
 
     def _content(self) -> tuple[str, str]:
         """(scheme, digest) of the contents: here of the pixels of a sample."""
