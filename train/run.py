@@ -45,6 +45,8 @@ def train(
             go_on(s, run)
         elif is_main():
             runs.start(run, cfg)
+            for line in cfg.applied:
+                print(f"this setting: {line}", flush=True)
         return _run(s, run)
 
 
