@@ -35,7 +35,7 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from evalkit.data.embedded import photos
 from evalkit.data.folders import folder
 from evalkit.data.images import Images
-from evalkit.data.loading import train_batches
+from evalkit.data.loading import Order, train_batches
 from evalkit.data.pack import Encoding, pack
 from evalkit.data.packed import packed
 from evalkit.data.transforms import TrainTransform
@@ -90,7 +90,7 @@ def ours(images: Images, ra: str | None, batch: int, decode: str, where: str = "
     """This package's batches of a recipe."""
     keys = SimpleNamespace(image_size=224, augment="rrc", crop_scale=[0.08, 1.0], auto_augment=ra, color_jitter=0.0)
     keys.erasing, keys.interpolation, keys.decode, keys.augment_device = 0.0, "bicubic", decode, where
-    batches = train_batches(images, TrainTransform(keys), seed=1, batch_size=batch, micro_batch=batch, epochs=10**6)
+    batches = train_batches(images, TrainTransform(keys), Order(1, batch, batch, epochs=10**6))
     return lambda n: next(batches).x
 
 

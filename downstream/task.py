@@ -24,6 +24,7 @@ class Data:
     train: dict[str, Any]
     val: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    train_fingerprint: str = ""  # of the training images and their truth
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from evalkit import checkpoint, config, data, models
+from evalkit.data.splits import check_splits
 from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
@@ -57,6 +58,7 @@ class Session:
     scaler: torch.amp.GradScaler
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
+    remarks: list[str]  # what a reader of the numbers must know of the data
     step: int = 0
     seconds: float = 0.0  # of training up to the newest checkpoint, over all parts of a run that was resumed
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
@@ -85,12 +87,7 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     torch.backends.cudnn.benchmark = not cfg.deterministic
     train_images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
     val_images = data.load(cfg.data, cfg.val_split, root=cfg.data_dir)
-    if val_images.classes != train_images.classes:
-        odd = ", ".join(sorted(set(val_images.classes) ^ set(train_images.classes))[:3])
-        raise EvalkitError(
-            f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} differ in their classes, e.g. {odd}; make"
-            " the folders match"
-        )
+    remarks = check_splits(train_images, val_images, (cfg.train_split, cfg.val_split))
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes)).to(device)
     check_sizes(network, cfg)
@@ -106,14 +103,6 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
-    # of files, the fingerprint is that of their names below the split's folder, and those may well be the same
-    if val_images.fingerprint == train_images.fingerprint and getattr(val_images, "root", None) == getattr(
-        train_images, "root", None
-    ):
-        raise EvalkitError(
-            f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} hold the same images; put them into"
-            " folders of their own"
-        )
     return Session(
         cfg=cfg,
         device=device,
@@ -126,6 +115,7 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
+        remarks=remarks,
     )
 
 
@@ -203,7 +193,11 @@ def meta(s: Session) -> dict[str, Any]:
         "teachers": teachers(s.trainee),
         "best": s.best,  # says what the link of that name must point at
         "seconds": s.seconds,  # here, not in the training state, which is the same in every run of a recipe
-        "data": {"name": s.train_images.name, "fingerprint": s.train_images.fingerprint},
+        "data": {
+            "name": s.train_images.name,
+            "fingerprint": s.train_images.fingerprint,
+            "val_fingerprint": s.val_images.fingerprint,
+        },
         "config": config.to_dict(cfg),
     }
 

@@ -18,7 +18,7 @@ from evalkit.cli import invoke
 from evalkit.data import pack as packing
 from evalkit.data.folders import folder
 from evalkit.data.images import BadImage
-from evalkit.data.loading import train_batches
+from evalkit.data.loading import Order, train_batches
 from evalkit.data.packed import packed
 from evalkit.data.transforms import TrainTransform
 from evalkit.errors import EvalkitError
@@ -168,15 +168,15 @@ def test_the_command(files, tmp_path, capsys):
 def test_batches_are_those_of_the_files(files, tmp_path, decode):
     """Any number of workers, any start: the bytes that single files give."""
     list(packing.pack(files, tmp_path / "out"))
-    settings = {"seed": 3, "batch_size": 6, "micro_batch": 3, "epochs": 3}
+    order = Order(seed=3, batch_size=6, micro_batch=3, epochs=3)
     more = {"augment_device": "device"} if decode == "fast" else {}
     transform = TrainTransform(
         keys(augment="rrc", auto_augment="rand-m9-mstd0.5-inc1", erasing=0.5, decode=decode, **more)
     )
-    expected = [digest(b) for b in train_batches(folder(files / "train"), transform, **settings)]
+    expected = [digest(b) for b in train_batches(folder(files / "train"), transform, order)]
     images = packed(tmp_path / "out", "train")
     for start, workers in ((0, 0), (0, 3), (3, 1)):
-        got = train_batches(images, transform, **settings, start_step=start, workers=workers)
+        got = train_batches(images, transform, order, start_step=start, workers=workers)
         assert [digest(b) for b in got] == expected[2 * start :]
 
 
