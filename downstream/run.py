@@ -212,7 +212,15 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
         for key in ("resized", "unexpected"):
             if report[key]:
                 print(f"  {key}: {', '.join(report[key][:5])}{', ...' if len(report[key]) > 5 else ''}", flush=True)
+    if note := _other_training(source):
+        print(f"  {note}", flush=True)
     write_atomic(run / "weights.json", lambda f: f.write(json.dumps(report, indent=1).encode()))
+
+
+def _other_training(source: Source) -> str:
+    """What regularised the pre-training and does not here; "" for nothing."""
+    args = ", ".join(f"{key}={value}" for key, value in source.of_training.items())
+    return f"{args} of pre-training is not used: the recipe's keys count" if args else ""
 
 
 def _record(
@@ -250,7 +258,7 @@ def _record(
         environment=environment(device, ("mmengine", "mmcv-lite", task.scope.replace("mmseg", "mmsegmentation"))),
         seconds=seconds,
         complete=True,
-        published_protocol=task.published(cfg, data) and source.checkpoint is not None,
+        published_protocol=task.published(cfg, source, data) and source.checkpoint is not None,
         series=outcome.series,
-        notes=[*data.notes, *outcome.notes],
+        notes=[*data.notes, *filter(None, [_other_training(source)]), *outcome.notes],
     )
