@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from . import config, data, inference, metrics, models, results, runs
+from .data.splits import absent_classes
 from .errors import EvalkitError
 from .keys import Keys, key
 from .preparation import preparation, recipe_of
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
+from .text import cell, say
 
 FAULTS, SHOWN = "faults.txt", 20  # where all missing classes and unreadable images stand, and how many are printed
 VERSION = 2
@@ -94,6 +96,8 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     complete = records.complete and not images.problems
     if not is_main():
         return 0 if complete else 2
+    remarks = [*images.remarks, *absent_classes(images)]
+    remarks += [f"{what} in {n:,} of the {len(images):,} images" for what, n in images.notes.items()]
     faults = [*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)]
     shown = faults[:SHOWN]
     if len(faults) > SHOWN:
@@ -123,17 +127,16 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
         seconds=time.monotonic() - began,
         complete=complete,
         published_protocol=False,
-        notes=shown,
+        notes=[*remarks, *shown],
     )
     results.append(out, record)
-    for line in shown:
-        print(line)
+    say(*remarks, *shown)
     share = "  ".join(
         f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()
     )
     averaged = " (averaged weights, ema)" if loaded.weights == "ema" else ""
     where = f"{len(records.ids)} images of {images.name} ({transform})"
-    print(f"{share}{averaged}  on {where}; predictions: {out / 'predictions.csv'}")
+    say(f"{share}{averaged}  on {where}; predictions: {out / 'predictions.csv'}")
     return 0 if complete else 2
 
 
@@ -188,9 +191,9 @@ def write_predictions(path: Path, records: inference.Records, classes: list[str]
     for i, id in enumerate(records.ids):
         writer.writerow(
             [
-                id,
-                classes[records.labels[i]],
-                classes[predicted[i]],
+                cell(id),
+                cell(classes[records.labels[i]]),
+                cell(classes[predicted[i]]),
                 f"{probability[i, predicted[i]]:.6f}",
                 int(correct[i]),
             ]

@@ -151,9 +151,8 @@ def _check_content(record: Mapping[str, Any]) -> None:
     numbers |= {f"series {i}": row for i, row in enumerate(record["series"] or []) if isinstance(row, Mapping)}
     for field, values in numbers.items():
         for key, value in values.items():
-            if not (
-                _is_number(value) or value is None or (field not in _FIELDS and isinstance(value, str | bool | list))
-            ):
+            told = field not in _FIELDS and isinstance(value, str | bool | list)  # a row also says of what it is
+            if not (told or value is None or _is_number(value)):
                 raise ValueError(
                     f"Expected {field.removesuffix('s')} `{key}` to be a number or null, but got {_short(value)}"
                 )

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from evalkit import accuracy, checkpoint, results, runs
+from evalkit import accuracy, checkpoint, fingerprint, results, runs
 from evalkit.errors import EvalkitError
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
+from evalkit.text import say
 
 from . import loop, mixed_samples, session
 from .config import TrainConfig
@@ -41,24 +42,36 @@ def train(
     with runs.claimed(run, "train", new=resume is None) if is_main() else nullcontext():
         s = session.build(cfg, device)
         loop.batch_iterator(s, 0)  # raises where sizes do not go together
+        if is_main():
+            say(headline(s, run))
         if resume is not None:
             go_on(s, run)
         elif is_main():
             runs.start(run, cfg)
+            say(*(f"this setting: {line}" for line in cfg.applied), *s.remarks)
         return _run(s, run)
+
+
+def headline(s: session.Session, run: Path) -> str:
+    """What begins, in one line."""
+    cfg = s.cfg
+    millions = sum(p.numel() for p in s.network.model.parameters()) / 1e6
+    where = f"{torch.cuda.get_device_name(s.device)}" if s.device.type == "cuda" else f"CPU, {cfg.threads} threads"
+    return (
+        f"{cfg.model} ({millions:.1f} M parameters), {session.method_name(cfg.mixup)}, {len(s.train_images):,} +"
+        f" {len(s.val_images):,} images of {s.train_images.name} at {cfg.image_size} pixels (decode={cfg.decode},"
+        f" augment_device={cfg.augment_device}), {loop.total_steps(s):,} steps of {cfg.batch_size}, {world_size()} x"
+        f" {where}, into {run}"
+    )
 
 
 def go_on(s: session.Session, run: Path) -> None:
     """Bring a freshly built session to the run's newest whole checkpoint, and the folder to what that checkpoint
     says."""
-    found = checkpoint.newest(run)
+    found, compared = checkpoint.newest(run), []
     if found is not None:
         folder, meta = found
-        if session.of_meta(folder, meta, "data", dict).get("fingerprint") != s.train_images.fingerprint:
-            raise EvalkitError(
-                f"the training images are not those that {run} began with; put those back, or begin a new run with"
-                f" init={run}"
-            )
+        compared = same_images(s, folder, meta, run)
         session.restore(s, folder)
         s.seconds = float(session.of_meta(folder, meta, "seconds", int | float))
     if is_main():
@@ -67,6 +80,7 @@ def go_on(s: session.Session, run: Path) -> None:
             f"resuming {run} at step {s.step}" if found else f"{run} has no whole checkpoint yet; starting at step 0",
             flush=True,
         )
+        say(*compared)
 
 
 def _run(s: session.Session, run: Path) -> int:
@@ -98,6 +112,26 @@ def _run(s: session.Session, run: Path) -> int:
     return 0
 
 
+def same_images(s: session.Session, folder: Path, meta: dict[str, Any], run: Path) -> list[str]:
+    """Raise EvalkitError unless training and validation images are those that the checkpoint `folder` was written with;
+    a sentence where that is not certain."""
+    known, said = session.of_meta(folder, meta, "data", dict), []
+    of = {"training": ("fingerprint", s.train_images), "validation": ("val_fingerprint", s.val_images)}
+    for what, (key, images) in of.items():
+        before = known.get(key)
+        same = fingerprint.same(before, images.fingerprint) if isinstance(before, str) else None
+        if same is False:
+            raise EvalkitError(
+                f"the {what} images are not those that {run} began with; put those back, or begin a new run with"
+                f" init={run}"
+            )
+        if same is None:
+            said.append(f"whether the {what} images are those of before is not known: an earlier evalkit wrote the run")
+        elif remark := fingerprint.remark(images.fingerprint):
+            said.append(f"the {what} images are those of before, {remark}")
+    return said
+
+
 def summary(s: session.Session) -> str:
     """The accuracy of a finished run in words: of which weights it is, where there are several."""
     (top1, of), *others = [(s.scores[name]["top1"], session.WEIGHTS[name]) for name in s.scores]
@@ -126,7 +160,7 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
     meta, sums = session.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
     for name in s.networks():
         values = dict(s.scores[name])
-        notes = [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
+        notes = [*s.remarks, *(f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items())]
         notes += early(s)
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}

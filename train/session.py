@@ -2,7 +2,7 @@
 
 import copy
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from evalkit import checkpoint, config, data, models
+from evalkit.data.splits import check_splits
 from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.runtime import seed_torch
 
-from . import distill
+from . import distill, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
 from .config import TrainConfig
 from .ema import WeightAverage
-from .mixups import from_config, in_setting
+from .mixups import from_config
 from .mixups.base import Context, MixMethod
 from .mixups.parts.teacher import Teacher
 from .optim import make_optimizer
@@ -57,6 +58,7 @@ class Session:
     scaler: torch.amp.GradScaler
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
+    remarks: list[str]  # what a reader of the numbers must know of the data
     step: int = 0
     seconds: float = 0.0  # of training up to the newest checkpoint, over all parts of a run that was resumed
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
@@ -77,39 +79,33 @@ class Session:
         return out | ({"ema": self.ema.network} if self.ema else {})
 
 
-def build(cfg: TrainConfig, device: torch.device) -> Session:
-    """Data, network, method and optimizer of a recipe, seeded; the same in every process."""
+def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, data.Images] | None = None) -> Session:
+    """Data, network, method and optimizer of a recipe, seeded; the same in every process. `images` for training and
+    validation stand in for the recipe's own."""
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)
     torch.backends.cudnn.benchmark = not cfg.deterministic
-    train_images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
-    val_images = data.load(cfg.data, cfg.val_split, root=cfg.data_dir)
-    if val_images.classes != train_images.classes:
-        odd = ", ".join(sorted(set(val_images.classes) ^ set(train_images.classes))[:3])
-        raise EvalkitError(
-            f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} differ in their classes, e.g. {odd}; make"
-            " the folders match"
-        )
+    train_images, val_images = images or (
+        data.load(cfg.data, cfg.train_split, root=cfg.data_dir),
+        data.load(cfg.data, cfg.val_split, root=cfg.data_dir),
+    )
+    remarks = check_splits(train_images, val_images, (cfg.train_split, cfg.val_split))
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes)).to(device)
     check_sizes(network, cfg)
-    method = from_config(in_setting(cfg.mixup, cfg.methods))
+    settings.check(cfg.methods, {f.name for f in fields(TrainConfig)})
+    method = from_config(cfg.mixup)
+    share_batch_norm(network, method, cfg, device)
     method.setup(network)
     method.to(device)
-    share_batch_norm(network, method.eval_network(network), cfg, device)
     network.prepare(attention=method.attention, inject_layers=method.inject_layers)
+    for part in method.modules():
+        if isinstance(part, MixMethod):
+            part.check_size(network, cfg.image_size, cfg.image_size)
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
-    # of files, the fingerprint is that of their names below the split's folder, and those may well be the same
-    if val_images.fingerprint == train_images.fingerprint and getattr(val_images, "root", None) == getattr(
-        train_images, "root", None
-    ):
-        raise EvalkitError(
-            f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} hold the same images; put them into"
-            " folders of their own"
-        )
     return Session(
         cfg=cfg,
         device=device,
@@ -122,6 +118,7 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
+        remarks=remarks,
     )
 
 
@@ -199,7 +196,11 @@ def meta(s: Session) -> dict[str, Any]:
         "teachers": teachers(s.trainee),
         "best": s.best,  # says what the link of that name must point at
         "seconds": s.seconds,  # here, not in the training state, which is the same in every run of a recipe
-        "data": {"name": s.train_images.name, "fingerprint": s.train_images.fingerprint},
+        "data": {
+            "name": s.train_images.name,
+            "fingerprint": s.train_images.fingerprint,
+            "val_fingerprint": s.val_images.fingerprint,
+        },
         "config": config.to_dict(cfg),
     }
 

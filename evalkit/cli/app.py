@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError
-from . import mixup, recipes, schemas
+from . import mixup, pack, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ Examples:
 )
 app.add_typer(mixup.app, name="mixup")
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(study.app, name="study")
 
 Gpus = Annotated[
     int | None,
@@ -333,6 +334,9 @@ def report(
 
     print(build(folders, out))
     return 0
+
+
+app.command(epilog=pack.EPILOG)(pack.pack)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .. import results
+from .. import fingerprint, results
 
 Record = dict[str, Any]
 
@@ -73,7 +73,7 @@ def runs_of(records: Iterable[Record]) -> list[Run]:
 def rows_of(runs: Iterable[Run]) -> list[Row]:
     """Runs of the same label whose training configs differ in nothing but the seed become one row; a run whose training
     is unknown stays alone."""
-    sets: dict[tuple, list[Run]] = {}
+    sets: dict[tuple[Any, ...], list[Run]] = {}
     for i, run in enumerate(runs):
         training = run.training
         recipe: Any = i
@@ -129,7 +129,7 @@ def describe(group: Group, groups: Iterable[Group]) -> str:
     if len({g.version for g in siblings}) > 1:
         parts.append(f"protocol version {group.version}")
     if len({g.fingerprint for g in siblings}) > 1:
-        parts.append(f"data {group.fingerprint[:8]}")
+        parts.append(f"data {fingerprint.short(group.fingerprint, 8)}")
     if len({g.settings for g in siblings}) > 1:
         settings = [json.loads(g.settings) if g.settings else {} for g in siblings]
         own = json.loads(group.settings) if group.settings else {}

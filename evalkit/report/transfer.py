@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .. import results
+from .. import fingerprint, results
 from .collect import Record, Row, differing, short_value
 from .tables import (
     NOT_MEASURED,
@@ -113,7 +113,7 @@ def _title(key: Set, sets: Sequence[Set]) -> str:
     parts = [key.data]
     alike = [other for other in siblings if other.data == key.data]
     if len({other.fingerprint for other in alike}) > 1:
-        parts.append(f"data {key.fingerprint[:8]}")
+        parts.append(f"data {fingerprint.short(key.fingerprint, 8)}")
     if len({other.version for other in alike}) > 1:
         parts.append(f"protocol version {key.version}")
     different = sorted(differing([json.loads(other.settings) for other in alike]))

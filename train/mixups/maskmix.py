@@ -41,6 +41,18 @@ class MaskMix(MixMethod):
     """
 
     family = "hand-crafted"
+    bibtex = """
+    @inproceedings{zhao2023mixpro,
+      title = {{MixPro}: Data Augmentation with {MaskMix} and Progressive Attention Labeling for Vision
+        Transformer},
+      author = {Zhao, Qihao and Huang, Yangyu and Hu, Wei and Zhang, Fan and Liu, Jun},
+      booktitle = {International Conference on Learning Representations},
+      year = {2023},
+      eprint = {2304.12043},
+      archivePrefix = {arXiv}
+    }
+    """
+    small = {"scale": 2}
     PRESETS = {
         "default": {},
         "block": {"mask": "block", "scale": 1, "pairing": "flip"},
@@ -84,6 +96,9 @@ class MaskMix(MixMethod):
         self.misaligned = misaligned
         self.shuffle = shuffle and one_of("shuffle", shuffle, SHUFFLES)
         self.shuffle_cells = flag("shuffle_cells", shuffle_cells)
+
+    def check_size(self, net: Network, height: int, width: int) -> None:
+        self.sizes(net, height, width)
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]

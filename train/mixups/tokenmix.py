@@ -43,14 +43,27 @@ class TokenMix(MixMethod):
     ((rows, columns), 1 = own image), partner.
 
     Differs from the paper / the official code in the default teacher, a class activation map instead of maps made
-    beforehand, and in `clamp`; the preset "released" sets both as there. OpenMixup's has the two images' attention the
-    wrong way round and is not offered.
+    beforehand, and in `clamp`; the preset "released" sets both as there.
     """
 
     family = "attention"
     row_sum = None  # the share of either image's own attention that is seen
     needs = "a teacher of the same classes"
     extra_passes = "1 forward of the teacher"
+    bibtex = """
+    @inproceedings{liu2022tokenmix,
+      title = {{TokenMix}: Rethinking Image Mixing for Data Augmentation in Vision Transformers},
+      author = {Liu, Jihao and Liu, Boxiao and Zhou, Hang and Li, Hongsheng and Liu, Yu},
+      booktitle = {European Conference on Computer Vision},
+      year = {2022},
+      eprint = {2207.08409},
+      archivePrefix = {arXiv}
+    }
+    """
+    stand_in = {"teacher": "self"}
+    small = {"cell": 4}
+    row_sum = None  # the shares of two maps
+    exempt = {"renaming": "weighed by the teacher"}
     PRESETS = {
         "default": {},
         "released": {"teacher": "offline", "clamp": False},
@@ -124,15 +137,19 @@ class TokenMix(MixMethod):
                 )
             self.loader_extras = {MAPS: OfflineMaps(Path(self.maps), self.cell)}
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
-        height, width = x.shape[-2:]
+    def check_size(self, net: Network, height: int, width: int) -> None:
         assert self.cell is not None, "setup was called"
-        grid = height // self.cell, width // self.cell
-        if 0 in grid:
+        if min(height, width) < self.cell:
             raise EvalkitError(
                 f"tokens of {self.cell} pixels are larger than the image, {height} x {width}; give tokenmix a smaller"
                 " cell"
             )
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
+        height, width = x.shape[-2:]
+        self.check_size(net, height, width)
+        assert self.cell is not None, "setup was called"
+        grid = height // self.cell, width // self.cell
         tokens = upload(self.tokens(ctx, grid), x, torch.float32)
         partner = upload(pair(ctx, len(x), self.pairing), x)
         mask = F.interpolate(tokens[None, None], size=(height, width), mode="nearest")

@@ -26,7 +26,9 @@ class LearnedMix(MixMethod):
     family = "learned"
     needs = "features in the middle of the network"
     features = True
+    training_passes = 2  # of the mixed images and of the clean ones
     uses_all_parameters = True
+    asks = ("encoder.look",)
 
     def __init__(
         self,
@@ -79,6 +81,10 @@ class LearnedMix(MixMethod):
         self.block_options: dict[str, Any] = {"schedule": self.block_schedule} if self.block_schedule else {}
         if block_momentum is not None:
             self.block_options["momentum"] = float(block_momentum)
+
+    @property
+    def skips_passes(self) -> bool:  # type: ignore[override]  # computed
+        return 0 < self.switch_off < 1
 
     def make_block(self, channels: int) -> nn.Module:
         """The mix block for feature maps of `channels` channels."""
