@@ -96,6 +96,7 @@ def find_data(cfg: DetConfig, run: Path) -> Data:
         train=_part(found, "train") | {"filter_cfg": {"filter_empty_gt": True, "min_size": MIN_SIDE}},
         val=_part(found, "val") | {"test_mode": True},
         notes=found.notes,
+        demonstration=cfg.data == scenes.NAME,
     )
 
 
@@ -353,7 +354,6 @@ def recipe(overrides: list[str]) -> str:
 
 TASK = Task(
     name="det",
-    version=1,
     scope="mmdet",
     schema=DetConfig,
     recipe=recipe,

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
-from evalkit import config, plots, results, runs
+from evalkit import plots, results, runs
 from evalkit.errors import EvalkitError
+from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
 
+from .about import PROTOCOLS
 from .backbone import Source, resolve
 from .config import EXECUTION_KEYS, TransferConfig, merge
 from .mm import require
@@ -159,31 +161,27 @@ def _record(
     device: torch.device,
     seconds: float,
 ) -> dict[str, Any]:
-    return results.make_record(
-        task="transfer",
-        protocol=task.name,
-        version=task.version,
-        model=source.model,
-        method=source.method,
-        label=source.label,
-        checkpoint_sha256=source.sha256,
-        weights=source.weights or "raw",
-        data={
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "split": "val",
-            "classes": len(data.classes),
-            "train_images": data.counts["train"],
-        },
-        n=data.counts["val"],
-        metrics=outcome.metrics | {"parameters": parameters},
-        undefined=outcome.undefined,
-        seed=cfg.seed,
-        config=config.to_dict(cfg),
-        environment=environment(device, ("mmengine", "mmcv-lite", task.scope.replace("mmseg", "mmsegmentation"))),
-        seconds=seconds,
-        complete=True,
-        published_protocol=task.published(cfg, data) and source.checkpoint is not None,
-        series=outcome.series,
-        notes=[*data.notes, *outcome.notes],
+    published = task.published(cfg, data) and source.published
+    more = {"classes": len(data.classes), "train_images": data.counts["train"]}
+    packages = ("mmengine", "mmcv-lite", task.scope.replace("mmseg", "mmsegmentation"))
+    return make_record(
+        "transfer",
+        PROTOCOLS[task.name],
+        Subject(source.model, source.method, source.label, source.sha256, source.weights or "raw", source.recipe),
+        DataUsed(data.name, data.fingerprint, "val", data.demonstration, more),
+        Numbers(
+            data.counts["val"],
+            outcome.metrics | {"parameters": parameters},
+            outcome.undefined,
+            series=outcome.series,
+        ),
+        Made(
+            cfg,
+            environment(device, packages),
+            seconds,
+            complete=True,
+            seed=cfg.seed,
+            notes=[*data.notes, *outcome.notes],
+        ),
+        published=published,
     )

@@ -89,6 +89,7 @@ def find_data(cfg: SegConfig, run: Path) -> Data:
         train=_part(found, "train", without),
         val=_part(found, "val", without),
         notes=found.notes,
+        demonstration=cfg.data == scenes.NAME,
     )
 
 
@@ -273,7 +274,6 @@ def recipe(overrides: list[str]) -> str:
 
 TASK = Task(
     name="seg",
-    version=1,
     scope="mmseg",
     schema=SegConfig,
     recipe=recipe,

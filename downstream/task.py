@@ -24,6 +24,7 @@ class Data:
     train: dict[str, Any]
     val: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    demonstration: bool = False  # the embedded scenes
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,6 @@ class Task:
     """A transfer by name. The functions know nothing of how training runs, and import no mm package."""
 
     name: str
-    version: int  # raised whenever a number can move
     scope: str  # "mmseg" or "mmdet"
     schema: type[TransferConfig]
     recipe: Callable[[list[str]], str]  # key=value overrides to the recipe that they call for

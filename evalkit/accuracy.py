@@ -4,18 +4,19 @@ import csv
 import io
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from . import config, data, inference, metrics, models, results, runs
+from .about import ACCURACY
+from .data.published import published_set
 from .data.transforms import eval_transform
 from .errors import EvalkitError, unknown
+from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
-
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -78,25 +79,26 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     if not is_main():
         return 0 if complete else 2
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
-    record = results.make_record(
-        task="eval",
-        protocol="accuracy",
-        version=VERSION,
-        model=loaded.name,
-        method=loaded.method,
-        label=loaded.label,
-        checkpoint_sha256=loaded.sha256,
-        weights=loaded.weights,
-        data={"name": images.name, "fingerprint": images.fingerprint, "split": cfg.split if images.native_size else ""},
-        n=len(records.ids),
-        metrics={f"top{n}": float(c.mean()) for n, c in correct.items()},
-        standard_errors={f"top{n}": metrics.standard_error(c) for n, c in correct.items()},
-        config=asdict(cfg) | {"preprocess": mode},
-        environment=environment(device),
-        seconds=time.monotonic() - began,
-        complete=complete,
-        published_protocol=False,
-        notes=[*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
+    split = cfg.split if images.native_size else ""
+    record = make_record(
+        "eval",
+        ACCURACY,
+        loaded.subject(),
+        DataUsed(images.name, images.fingerprint, split, images.demonstration),
+        Numbers(
+            len(records.ids),
+            {f"top{n}": float(c.mean()) for n, c in correct.items()},
+            standard_errors={f"top{n}": metrics.standard_error(c) for n, c in correct.items()},
+        ),
+        Made(
+            cfg,
+            environment(device),
+            time.monotonic() - began,
+            complete,
+            resolved={"preprocess": mode},
+            notes=[*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
+        ),
+        published=complete and is_published(loaded, images, mode),
     )
     results.append(out, record)
     for id, reason in records.bad:
@@ -109,6 +111,12 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
         f" {out / 'predictions.csv'}"
     )
     return 0 if complete else 2
+
+
+def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
+    """Whether this is the published measurement: all of ImageNet's validation images, prepared in the published way, of
+    weights that published values may stand beside."""
+    return loaded.published and mode == "published" and published_set(images) == "imagenet-val"
 
 
 def results_folder(source: Path, label: str) -> Path:

@@ -243,17 +243,3 @@ class AllConfig(ValConfig):
 
     # the folder that holds the sets; absent: the embedded stand-ins of a checkpoint trained on digits-photo
     data_root: str | None = None
-
-
-CONFIGS: dict[str, type[ProtocolConfig]] = {
-    "fgsm": FGSMConfig,
-    "imagenet-a": ImageNetAConfig,
-    "imagenet-c": ImageNetCConfig,
-    "imagenet-o": ImageNetOConfig,
-    "imagenet-r": ImageNetRConfig,
-    "imagenet-sketch": ImageNetSketchConfig,
-    "imagenet-v2": ImageNetV2Config,
-    "imagenet-val": ImageNetValConfig,
-    "occlusion": OcclusionConfig,
-    "pgd": PGDConfig,
-}

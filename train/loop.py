@@ -41,7 +41,7 @@ def fit(s: Session, run: Path) -> None:
     when the loss is lost."""
     cfg, device, world = s.cfg, s.device, world_size()
     per_epoch = steps_per_epoch(len(s.train_images), cfg.batch_size)
-    total = round(cfg.epochs * per_epoch)
+    total = s.total_steps
     rate = learning_rate(cfg, per_epoch)
     group_rates = [
         learning_rate(replace(cfg, **group.get("schedule", {})), per_epoch) for group in s.optimizer.param_groups

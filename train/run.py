@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 
 from evalkit import checkpoint, results, runs
+from evalkit.about import ACCURACY
+from evalkit.data.published import published_set
 from evalkit.errors import EvalkitError
+from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
 
 from . import loop, mixed_samples, session
@@ -17,7 +20,6 @@ from .config import TrainConfig
 
 # Keys that change how a run executes but not one bit of what it computes: the only ones a resume may override.
 EXECUTION_KEYS = {"workers", "device", "keep", "checkpoint_minutes", "checkpoint_steps", "log_steps"}
-ACCURACY_VERSION = 1
 
 
 def train(
@@ -89,6 +91,8 @@ def record(s: session.Session, run: Path) -> None:
     """One results record per evaluated set of weights."""
     n = len(s.val_images)
     meta, sums = session.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
+    data = DataUsed(s.val_images.name, s.val_images.fingerprint, s.cfg.val_split, s.val_images.demonstration)
+    published = s.published and published_set(s.val_images) == "imagenet-val"
     for name, scores in s.scores.items():
         values = dict(scores)
         notes = [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
@@ -98,30 +102,22 @@ def record(s: session.Session, run: Path) -> None:
                 newest = s.history[-s.cfg.median_evals :]
                 values |= {"top1_median": statistics.median(newest)}
                 notes.append(f"top1_median: of the last {len(newest)} evaluations")
-        results.append(
-            run,
-            results.make_record(
-                task="train",
-                protocol="accuracy",
-                version=ACCURACY_VERSION,
-                model=s.cfg.model,
-                method=meta["method"],
-                label=meta["label"],
-                checkpoint_sha256=sums["model.safetensors" if name == "raw" else "model_ema.safetensors"],
-                weights=name,
-                data={"name": s.val_images.name, "fingerprint": s.val_images.fingerprint, "split": s.cfg.val_split},
-                n=n,
-                metrics=values,
-                undefined={},
-                standard_errors={k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values},
-                seed=s.cfg.seed,
-                config=meta["config"],
-                environment=environment(s.device) | {"processes": world_size()},
-                seconds=s.seconds,
+        errors = {k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values}
+        sha256 = sums["model.safetensors" if name == "raw" else "model_ema.safetensors"]
+        record = make_record(
+            "train",
+            ACCURACY,
+            Subject(s.cfg.model, meta["method"], meta["label"], sha256, name, s.recipe),
+            data,
+            Numbers(n, values, standard_errors=errors),
+            Made(
+                s.cfg,
+                environment(s.device) | {"processes": world_size()},
+                s.seconds,
                 complete=True,
-                published_protocol=False,
-                records=None,
-                series=None,
+                seed=s.cfg.seed,
                 notes=notes,
             ),
+            published=published,
         )
+        results.append(run, record)

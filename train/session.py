@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from evalkit import checkpoint, config, data, models
+from evalkit.data.loading import steps_per_epoch
 from evalkit.data.transforms import EvalTransform, TrainTransform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
@@ -25,6 +26,7 @@ from .mixups import from_config, in_setting
 from .mixups.base import Context, MixMethod
 from .mixups.parts.teacher import Teacher
 from .optim import make_optimizer
+from .published import is_published, recipe_of
 from .step import train_step
 
 
@@ -55,6 +57,8 @@ class Session:
     scaler: torch.amp.GradScaler
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
+    recipe: str | None = None  # whose settings these are, see `published.recipe_of`
+    published: bool = False  # whether the run, once finished, is a published one
     step: int = 0
     seconds: float = 0.0  # of training up to the newest checkpoint, over all parts of a run that was resumed
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
@@ -68,6 +72,10 @@ class Session:
     @property
     def method(self) -> MixMethod:
         return self.trainee.method
+
+    @property
+    def total_steps(self) -> int:
+        return round(self.cfg.epochs * steps_per_epoch(len(self.train_images), self.cfg.batch_size))
 
     def networks(self) -> dict[str, Network]:
         """The classifiers that are evaluated and exported: "raw", and "ema" where the recipe averages weights."""
@@ -122,6 +130,8 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
+        recipe=recipe_of(cfg),
+        published=is_published(cfg, train_images),
     )
 
 
@@ -199,6 +209,8 @@ def meta(s: Session) -> dict[str, Any]:
         "seconds": s.seconds,  # here, not in the training state, which is the same in every run of a recipe
         "data": {"name": s.train_images.name, "fingerprint": s.train_images.fingerprint},
         "config": config.to_dict(cfg),
+        "recipe": s.recipe,
+        "published": s.published and s.step == s.total_steps,
     }
 
 

@@ -1,0 +1,45 @@
+"""Whether a training run is a published one: by the settings of a recipe, on the published data."""
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from evalkit import config
+from evalkit.data import Images
+from evalkit.data.published import published_set
+from evalkit.records import idle_keys
+
+from .config import TrainConfig
+
+# What a run may choose of a recipe without leaving it: the method (see `_same_method`), the seed and the data's folder.
+FREE = {"mixup", "methods", "seed", "data"}
+
+
+def recipe_of(cfg: TrainConfig) -> str | None:
+    """The recipe of evalkit whose settings these are, but for the seed and the keys of execution, with its method or
+    one that it has settings for; None if there is none."""
+    own = config.to_dict(cfg)
+    compared = own.keys() - FREE - set(idle_keys("train", cfg))
+    for name in config.recipes("train"):
+        theirs: Any = OmegaConf.to_container(config.resolve(TrainConfig, name))
+        if all(own[key] == theirs[key] for key in compared) and _same_method(own, theirs):
+            return name
+    return None
+
+
+def _same_method(own: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    if own["mixup"] == theirs["mixup"]:
+        return _settings_of(own) == _settings_of(theirs)
+    named = isinstance(own["mixup"], str) and (own["mixup"] == "vanilla" or own["mixup"] in theirs["methods"])
+    return named and _settings_of(own) == _settings_of(theirs, own["mixup"])
+
+
+def _settings_of(recipe: dict[str, Any], method: Any = None) -> Any:
+    method = recipe["mixup"] if method is None else method
+    return recipe["methods"].get(method) if isinstance(method, str) else None
+
+
+def is_published(cfg: TrainConfig, train_images: Images) -> bool:
+    """Whether a finished run is the published one of its method: a recipe's settings, on all of ImageNet's training
+    images."""
+    return recipe_of(cfg) is not None and published_set(train_images) == "imagenet-train"
