@@ -1,6 +1,7 @@
 # make demo   train four methods on embedded data, transfer to segmentation and detection, test their robustness, write a report
 # make test   the quick tests
-# Both install into EVALKIT_VENV first if that is needed, and need nothing else. SEEDS="0 1 2" makes the demo train each method three times.
+# make types  mypy over the folders laid out as the package that is installed
+# All install into EVALKIT_VENV first if that is needed, and need nothing else. SEEDS="0 1 2" makes the demo train each method three times.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -20,7 +21,7 @@ PROTOCOLS := $(patsubst %,$(DEMO)/%/results.jsonl,occlusion imagenet-a imagenet-
 RUN := OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 $(BIN)/evalkit
 NAMED = 2>&1 | sed -u 's/^/[$(notdir $(@D))] /'
 
-.PHONY: demo results test install
+.PHONY: demo results test types install
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -35,6 +36,13 @@ results: $(patsubst %,%/results.jsonl,$(DETECTION) $(RUNS) $(SEGMENTATIONS)) $(P
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+FOLDERS := train downstream robustness configs
+PARTS := $(foreach folder,$(FOLDERS),-e 's,^evalkit/\($(folder)/\),\1,')
+types: install
+	@rm -rf .types/evalkit && mkdir -p .types/evalkit
+	@ln -s $(CURDIR)/evalkit/* $(addprefix $(CURDIR)/,$(FOLDERS)) .types/evalkit
+	@cd .types && $(abspath $(BIN))/python -m mypy --config-file ../pyproject.toml -p evalkit | sed $(PARTS)
 
 install: $(EVALKIT_VENV)/.evalkit-installed
 

@@ -1,5 +1,5 @@
 """The pre-trained backbone: where it comes from, how it is built for other image sizes, how its weights are filled in,
-what they lacked."""
+what became of them."""
 
 import inspect
 from dataclasses import dataclass
@@ -14,10 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from evalkit import models
 from evalkit.checkpoint import find_folder, read_weights
 from evalkit.errors import EvalkitError, unknown
-from evalkit.models.load import SUFFIXES, convert, head_names
+from evalkit.models.convert import to_timm
+from evalkit.models.load import SUFFIXES, convert, head_names, pattern
+
+from . import positions
 
 TIMM = "timm"  # as a checkpoint: the weights that timm publishes for the model
-MAX_MISSING = 0.2  # share of the model's tensors
 PROBE = (64, 96)  # height and width of the image that shows whether a backbone takes any size
 
 
@@ -95,45 +97,55 @@ def _fixed(path: Path) -> Path:
     return path if folder is None else folder.resolve()
 
 
-def build(name: str, model_args: dict[str, Any], img_size: int | None, pretrained: bool = False) -> nn.Module:
-    """The timm model without its head, for images of any size; positional embeddings are made for `img_size` pixels a
-    side (None: as pre-trained)."""
+def build(name: str, model_args: dict[str, Any], img_size: int | None) -> nn.Module:
+    """The timm model without its head, for images of any size: one that its patches do not divide is padded at the
+    right and at the bottom, position embeddings are resampled to its grid (both as mmsegmentation's transformers do).
+    The embeddings are made for `img_size` pixels a side (None: as pre-trained)."""
     kind = type(models.create(name, num_classes=0, **model_args).model)
     accepted = {
         arg for base in kind.__mro__ if "__init__" in vars(base) for arg in inspect.signature(base.__init__).parameters
     }
     size = ({} if img_size is None else {"img_size": img_size}) | {"dynamic_img_size": True, "strict_img_size": False}
-    return models.create(
-        name, num_classes=0, pretrained=pretrained, **{**model_args, **{k: v for k, v in size.items() if k in accepted}}
-    ).model
+    model = models.create(name, num_classes=0, **model_args | {k: v for k, v in size.items() if k in accepted}).model
+    for module in model.modules():
+        if hasattr(module, "dynamic_img_pad"):
+            module.dynamic_img_pad = True
+    positions.resample_everywhere(model)
+    return model
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[str, list[str]]:
-    """Load `tensors` into a model without head, positional embeddings resampled to its size; which were "loaded",
-    "head_dropped", "resized" (these are among the loaded), "missing" and "unexpected". Raises EvalkitError if shapes
-    differ or more than a fifth is missing."""
+    """Load `tensors` into a model without head, position embeddings resampled to its size; which were "loaded",
+    "head_dropped", "resized" (these are among the loaded), "renamed" and "unexpected". Raises EvalkitError, as
+    `evalkit.models.load` does, for a file that lacks a tensor, has another shape for one or more layers than the
+    model: nothing is ever loaded in part."""
     own, heads = model.state_dict(), head_names(model)
+    tensors, renamed = to_timm(model, tensors)
     dropped = sorted(k for k in tensors if k not in own and k.rpartition(".")[0] in heads)
-    converted = tensors
-    if any(k not in tensors or tensors[k].shape != v.shape for k, v in own.items()):
-        converted = convert(model, tensors)
-    loaded = sorted(k for k in own if k in converted)
-    missing = sorted(k for k in own if k not in converted)
-    wrong = [k for k in loaded if converted[k].shape != own[k].shape]
-    if wrong or len(missing) > MAX_MISSING * len(own):
-        what, keys = ("has other shapes for", wrong) if wrong else ("lacks", missing)
-        shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-        advice = "give the model and model_args it was made with"
-        raise EvalkitError(
-            f"{source} does not fit the backbone: it {what} {len(keys)} of its {len(own)} tensors ({shown}); {advice}"
-        )
-    model.load_state_dict({k: converted[k] for k in loaded}, strict=False)
+    converted = positions.fit(model, tensors)
+    if any(k not in converted or converted[k].shape != v.shape for k, v in own.items()):
+        converted = convert(model, converted)
+    unexpected = sorted(k for k in converted if k not in own and k not in dropped)
+    numbered = {pattern(k) for k in own if pattern(k) != k}
+    problems = {
+        "lacks": sorted(k for k in own if k not in converted),
+        "has other shapes for": sorted(k for k in own if k in converted and converted[k].shape != own[k].shape),
+        "has layers that the model has not,": [k for k in unexpected if pattern(k) in numbered],
+    }
+    for what, keys in problems.items():
+        if keys:
+            shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+            raise EvalkitError(
+                f"{source} does not fit the backbone: it {what} {len(keys)} tensors ({shown}); give the model and"
+                " model_args it was made with"
+            )
+    model.load_state_dict({k: converted[k] for k in own})
     return {
-        "loaded": loaded,
+        "loaded": sorted(own),
         "head_dropped": dropped,
-        "resized": [k for k in loaded if k in tensors and tensors[k].shape != own[k].shape],
-        "missing": missing,
-        "unexpected": sorted(k for k in converted if k not in own and k not in dropped),
+        "resized": sorted(k for k in own if k in tensors and tensors[k].shape != own[k].shape),
+        "renamed": renamed,
+        "unexpected": unexpected,
     }
 
 
@@ -159,9 +171,12 @@ class Backbone(nn.Module):
         super().__init__()
         self.freeze_statistics = freeze_statistics
         self.out_indices, self.norm = list(out_indices), norm
-        self.model = build(model, dict(model_args or {}), img_size, pretrained=checkpoint == TIMM)
+        self.model = build(model, dict(model_args or {}), img_size)
         self.report: dict[str, list[str]] = {}
-        if checkpoint not in (None, TIMM):
+        if checkpoint == TIMM:
+            published = models.create(model, num_classes=0, pretrained=True, **model_args or {}).model
+            self.report = fill(self.model, published.state_dict(), f"timm's file of '{model}'")
+        elif checkpoint is not None:
             self.report = fill(self.model, read_weights(checkpoint, weights)[0], checkpoint)
         self.report["frozen"] = self._freeze_unused(model)
 

@@ -7,24 +7,22 @@ padded to whole epochs. As there, each process puts images of one orientation to
 decides which images share a step.
 """
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING
 
 from evalkit import config as recipes
+from evalkit import keys
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
 from . import config, layout, scenes, sheets
+from .about.det import DET, DetConfig
 from .backbone import Source
-from .config import TransferConfig
 from .layout_det import MIN_SIDE, DetData
 from .task import Data, Outcome, Task, mean_of_defined
 
@@ -32,55 +30,6 @@ from .task import Data, Outcome, Task, mean_of_defined
 FINEST, COARSEST = 4, 8
 LEVELS = 5  # of the feature pyramid; the last are pooled from the one before
 PUBLISHED = ("coco", "coco-large")
-# Keys that choose what is run or where, not how: a run may differ in them from a published recipe.
-FREE = {*config.EXECUTION_KEYS, "model", "model_args", "weights", "label", "data_dir", "threads", "seed", "mm"}
-
-
-@dataclass(frozen=True)
-class DetConfig(TransferConfig):
-    """Every key that a detection recipe may hold."""
-
-    epochs: int = MISSING
-    decay_epochs: list[int] = MISSING  # after these the learning rate is a tenth
-    lr_batch: int | None = None  # the batch size that lr is meant for: it is scaled in proportion; absent: lr as it is
-    # the longer and the shorter side that images are fitted into; absent: used as they are
-    image_size: list[int] | None = None
-    anchor_scale: int = 8  # side of the anchors in places of their feature map
-    channels: int = 256  # of the pyramid and of the heads' convolutions
-    fc_channels: int = 1024  # of the box head
-    mask_convs: int = 4  # convolutions of the mask head
-    rois: int = 512  # regions per image that the heads train on
-    proposals: int = 1000  # regions per image that the heads see
-
-    def check(self) -> None:
-        super().check()
-        if self.image_size is not None and (
-            len(self.image_size) != 2 or self.image_size[0] < self.image_size[1] or self.image_size[1] < 32
-        ):
-            raise EvalkitError(
-                "key 'image_size' must be the longer and the shorter side, such as [1333, 800], but got"
-                f" {self.image_size}"
-            )
-        if sorted(set(self.decay_epochs)) != list(self.decay_epochs) or any(
-            not 0 < e < self.epochs for e in self.decay_epochs
-        ):
-            raise EvalkitError(
-                f"key 'decay_epochs' must be growing numbers between 0 and epochs={self.epochs}, but got"
-                f" {self.decay_epochs}"
-            )
-
-    def positive(self) -> tuple[str, ...]:
-        return (
-            *super().positive(),
-            "epochs",
-            "lr_batch",
-            "anchor_scale",
-            "channels",
-            "fc_channels",
-            "mask_convs",
-            "rois",
-            "proposals",
-        )
 
 
 def find_data(cfg: DetConfig, run: Path) -> Data:
@@ -338,8 +287,8 @@ def published(cfg: DetConfig, data: Data) -> bool:
     if not data.published or cfg.mm:
         return False
     references = [recipes.load(DetConfig, name, [], folder="det") for name in PUBLISHED]
-    keys = [f.name for f in dataclasses.fields(cfg) if f.name not in FREE]
-    return any(all(getattr(cfg, key) == getattr(reference, key) for key in keys) for reference in references)
+    compared = keys.named(DetConfig, "setting")
+    return any(all(getattr(cfg, name) == getattr(reference, name) for name in compared) for reference in references)
 
 
 def summary(outcome: Outcome) -> str:
@@ -353,9 +302,8 @@ def recipe(overrides: list[str]) -> str:
 
 
 TASK = Task(
-    name="det",
+    about=DET,
     scope="mmdet",
-    schema=DetConfig,
     recipe=recipe,
     data=find_data,
     config=mm_config,

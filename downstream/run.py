@@ -16,9 +16,8 @@ from evalkit.errors import EvalkitError
 from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
 
-from .about import PROTOCOLS
-from .backbone import Source, resolve
-from .config import EXECUTION_KEYS, TransferConfig, merge
+from .backbone import TIMM, Source, resolve
+from .config import TransferConfig, merge
 from .mm import require
 from .task import Data, Outcome, Task
 
@@ -38,7 +37,7 @@ def transfer(
     resumable."""
     require(task.scope)
     if resume is not None:
-        run, cfg = Path(resume), runs.resumed(task.schema, Path(resume), overrides or [], EXECUTION_KEYS)
+        run, cfg = Path(resume), runs.resumed(task.about.config, Path(resume), overrides or [])
         source = _read_source(run)
     else:
         source = resolve(
@@ -137,15 +136,14 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
     """What became of every tensor: the counts for the person watching, the names in weights.json."""
     if source.checkpoint is None:
         print("backbone: random weights", flush=True)
-    elif "loaded" not in report:
-        print(f"backbone: timm's weights of {source.model}", flush=True)
     else:
         counts = ", ".join(
             f"{len(report[key])} {key.replace('_', ' ')}"
-            for key in ("loaded", "resized", "head_dropped", "missing", "unexpected")
+            for key in ("loaded", "resized", "renamed", "head_dropped", "unexpected")
         )
-        print(f"backbone: weights of {source.checkpoint}: {counts}", flush=True)
-        for key in ("missing", "unexpected"):
+        origin = f"timm's weights of {source.model}" if source.checkpoint == TIMM else f"weights of {source.checkpoint}"
+        print(f"backbone: {origin}: {counts}", flush=True)
+        for key in ("resized", "unexpected"):
             if report[key]:
                 print(f"  {key}: {', '.join(report[key][:5])}{', ...' if len(report[key]) > 5 else ''}", flush=True)
     write_atomic(run / "weights.json", lambda f: f.write(json.dumps(report, indent=1).encode()))
@@ -166,7 +164,7 @@ def _record(
     packages = ("mmengine", "mmcv-lite", task.scope.replace("mmseg", "mmsegmentation"))
     return make_record(
         "transfer",
-        PROTOCOLS[task.name],
+        task.about,
         Subject(source.model, source.method, source.label, source.sha256, source.weights or "raw", source.recipe),
         DataUsed(data.name, data.fingerprint, "val", data.demonstration, more),
         Numbers(

@@ -5,70 +5,22 @@ The recipe is Segmenter's for Pascal Context (Strudel et al., ICCV 2021, arXiv 2
 name no schedule.
 """
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING
 
 from evalkit import config as recipes
-from evalkit.errors import EvalkitError, unknown
+from evalkit import keys
+from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
 from . import config, layout, scenes, sheets
+from .about.seg import HEADS, SEG, SegConfig
 from .backbone import Source
-from .config import TransferConfig
 from .layout_seg import IGNORE, SegData
 from .task import Data, Outcome, Task, mean_of_defined
-
-HEADS = ("linear", "segmenter")
-# Keys that choose what is run or where, not how: a run may differ in them from a published recipe.
-FREE = {*config.EXECUTION_KEYS, "model", "model_args", "weights", "label", "data_dir", "threads", "seed", "ms", "mm"}
-
-
-@dataclass(frozen=True)
-class SegConfig(TransferConfig):
-    """Every key that a segmentation recipe may hold."""
-
-    head: str = "linear"  # linear | segmenter
-    head_dropout: float = 0.0  # in the mask transformer
-    classes: int | None = None  # pascal-context: 60 (background is a class) or 59; absent: 60
-    steps: int = MISSING
-    min_lr: float = MISSING
-    power: float = 0.9  # of the polynomial decay from lr to min_lr
-    short_side: int | None = None  # images are resized to this shorter side; absent: used as they are
-    scale: list[float] = field(default_factory=lambda: [1.0, 1.0])  # range of the random factor on the size in training
-    crop: int = MISSING  # side of training crops and test windows
-    stride: int = MISSING  # of the test windows
-    max_share: float = 0.75  # of one class in a training crop, if ten draws allow it
-    photometric: bool = True  # random brightness, contrast, saturation and hue
-    ms: bool = False  # also test at several scales, and mirrored unless flip is 0
-    ratios: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0, 1.25, 1.5, 1.75])  # of short_side, for ms
-
-    def check(self) -> None:
-        super().check()
-        if self.head not in HEADS:
-            raise unknown("head", self.head, HEADS)
-        if self.classes not in (None, 59, 60):
-            raise EvalkitError(f"key 'classes' must be 60 (background is a class) or 59, but got {self.classes}")
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise EvalkitError(f"key 'scale' must be two numbers above 0, the smaller first, but got {self.scale}")
-        if self.scale != [1.0, 1.0] and self.short_side is None:
-            raise EvalkitError("key 'scale' needs short_side, the size that it multiplies")
-        if not self.ratios or min(self.ratios) <= 0:
-            raise EvalkitError(f"key 'ratios' must be numbers above 0, but got {self.ratios}")
-        if self.warmup_steps >= self.steps:
-            raise EvalkitError(f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; use fewer")
-        if self.stride > self.crop:
-            raise EvalkitError(
-                f"stride={self.stride} leaves gaps between windows of crop={self.crop}; use a stride of at most that"
-            )
-
-    def positive(self) -> tuple[str, ...]:
-        return (*super().positive(), "steps", "short_side", "crop", "stride", "max_share")
 
 
 def find_data(cfg: SegConfig, run: Path) -> Data:
@@ -126,8 +78,9 @@ def mm_config(cfg: SegConfig, source: Source, data: Data, run: Path) -> dict[str
                 "bgr_to_rgb": True,
                 "pad_val": 0,
                 "seg_pad_val": IGNORE,
+                # of training crops alone: an image is tested as it is, and the backbone pads what its patches do not
+                # divide
                 "size": crop,
-                "test_cfg": {"size_divisor": source.strides[-1]},
             },
             "backbone": {
                 "type": "EvalkitTimmBackbone",
@@ -250,9 +203,8 @@ def published(cfg: SegConfig, data: Data) -> bool:
     if not data.published or cfg.mm:
         return False
     reference = recipes.load(SegConfig, f"pascal-context-{cfg.head}", [], folder="seg")
-    return all(
-        getattr(cfg, f.name) == getattr(reference, f.name) for f in dataclasses.fields(cfg) if f.name not in FREE
-    )
+    compared = keys.named(SegConfig, "setting") - {"ms"}  # a further test, which moves no other number
+    return all(getattr(cfg, name) == getattr(reference, name) for name in compared)
 
 
 def summary(outcome: Outcome) -> str:
@@ -267,15 +219,14 @@ def recipe(overrides: list[str]) -> str:
     given = dict(text.split("=", 1) for text in overrides)
     if given.get("data", scenes.NAME) == scenes.NAME:
         return scenes.NAME
-    head = given.get("head", HEADS[0])
+    head = given.get("head", "linear")
     # the config refuses another head by name
-    return f"pascal-context-{head}" if head in HEADS else f"pascal-context-{HEADS[0]}"
+    return f"pascal-context-{head if head in HEADS else 'linear'}"
 
 
 TASK = Task(
-    name="seg",
+    about=SEG,
     scope="mmseg",
-    schema=SegConfig,
     recipe=recipe,
     data=find_data,
     config=mm_config,

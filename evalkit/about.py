@@ -1,6 +1,45 @@
-"""What accuracy is, quick to import."""
+"""What accuracy is, and its keys, quick to import."""
 
+from dataclasses import dataclass
+
+from .keys import Keys, key
 from .protocols import Metric, Protocol
+
+
+@dataclass(frozen=True)
+class EvalConfig(Keys):
+    """What `evalkit eval CKPT --data DIR key=value` may set."""
+
+    split: str = key("val", "the part of an embedded set")
+    model: str | None = key(None, "architecture of a bare weights file", role="place")
+    weights: str | None = key(
+        None,
+        "which weights of a checkpoint; null: the averaged ones where it holds them",
+        choices={"raw": "as the optimizer left them", "ema": "their moving average"},
+        role="place",
+    )
+    preprocess: str = key(
+        "published",
+        "what happens to an image before the network",
+        choices={
+            "published": "shorter side to size * 256 / 224, bilinear, centre crop",
+            "model": "as timm says for this model",
+        },
+    )
+    allow_partial: bool = key(
+        False, "accept a folder without all classes of the checkpoint: the result is marked incomplete"
+    )
+    batch_size: int = key(64, "what a loader process reads at a time", unit="images", least=1, role="execution")
+    forward_batch: int = key(
+        64,
+        "rows of a forward pass, always filled up; the only size that can show in the last bits",
+        unit="images",
+        least=1,
+        role="bits",
+    )
+    workers: int = key(2, "processes that load images", least=0, role="execution")
+    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
+
 
 ACCURACY = Protocol(
     name="accuracy",
@@ -17,4 +56,6 @@ ACCURACY = Protocol(
         Metric("top1_median", "median top-1", "high", "median top-1 of the last evaluations while training"),
         Metric("loss", "loss", "low", "cross entropy with the labels", "nat", bound=None),
     ),
+    config=EvalConfig,
+    code="evalkit.accuracy:evaluate",
 )

@@ -4,44 +4,18 @@ import csv
 import io
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from . import config, data, inference, metrics, models, results, runs
-from .about import ACCURACY
+from .about import ACCURACY, EvalConfig
 from .data.published import published_set
 from .data.transforms import eval_transform
-from .errors import EvalkitError, unknown
+from .errors import EvalkitError
 from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """What `evalkit eval CKPT --data DIR key=value` may set."""
-
-    split: str = "val"  # of embedded sets
-    model: str | None = None  # architecture of a bare weights file
-    weights: str | None = None  # raw | ema; the averaged ones where the checkpoint holds them
-    # published (shorter side size * 256 / 224, bilinear, centre crop) | model (timm's for this model)
-    preprocess: str = "published"
-    allow_partial: bool = False  # a folder without all classes of the checkpoint: the result is marked incomplete
-    batch_size: int = 64
-    forward_batch: int = 64
-    workers: int = 2
-    device: str | None = None
-
-    def check(self) -> None:
-        """Raises EvalkitError for a value that no evaluation could use."""
-        for key, options in (("weights", ("raw", "ema", None)), ("preprocess", ("published", "model"))):
-            if getattr(self, key) not in options:
-                raise unknown(key, getattr(self, key), filter(None, options))
-        for key, least in (("batch_size", 1), ("forward_batch", 1), ("workers", 0)):
-            if getattr(self, key) < least:
-                raise EvalkitError(f"key '{key}' must be at least {least}, but got {getattr(self, key)}")
 
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:

@@ -11,12 +11,9 @@ or not at all.
 Nothing untrusted is ever unpickled: foreign .pth files are read with weights_only=True.
 """
 
-import argparse
 import io
 import json
 import os
-import pickle
-import re
 import shutil
 import warnings
 from pathlib import Path
@@ -24,9 +21,9 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from . import weights as weights_files
 from .errors import EvalkitError
 from .runtime import sha256_file, sync_folder, write_atomic
 
@@ -40,7 +37,6 @@ META_KINDS = {
     "data": dict,
     "config": dict,
 }
-STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
 def save(
@@ -146,20 +142,21 @@ def find_folder(path: str | Path) -> Path | None:
 
 def load_state(folder: Path) -> dict[str, Any]:
     """The training state of a checkpoint folder."""
-    return _read_pickle(folder / "train_state.pt")
+    return weights_files.read_torch(folder / "train_state.pt")
 
 
 def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Read (state_dict, meta, sha256) from a checkpoint or run folder, a .safetensors file or a torch file; nothing is
-    executed.
+    executed. A folder may also be one that timm wrote for the Hugging Face Hub.
 
     `weights`: "raw", "ema", or None for the averaged weights where a checkpoint holds them; the key "weights" of meta
-    says which were read. Torch files may nest the weights under state_dict_ema, model_ema, state_dict or model, with a
-    `module.` prefix. meta is {} for files that do not name them.
+    says which were read. meta is {} for files that do not name them. Files: see `evalkit.weights`.
     """
     path = Path(path)
     if path.is_dir():
         folder = find_folder(path)
+        if folder is None and (path / weights_files.HUB_CONFIG).is_file():
+            return weights_files.read_hub(path, weights)
         if folder is None:
             raise EvalkitError(
                 f"{path} holds no complete checkpoint; give a checkpoint folder, a run folder or a weights file"
@@ -170,49 +167,5 @@ def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str
         name = {"raw": "model.safetensors", "ema": "model_ema.safetensors"}[weights]
         if name not in meta["sha256"]:
             raise EvalkitError(f"{folder} holds no averaged (ema) weights; use weights=raw")
-        return _read_safetensors(folder / name), meta | {"weights": weights}, meta["sha256"][name]
-    if not path.is_file():
-        raise EvalkitError(f"no such checkpoint: {path}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path), {}, sha256_file(path)
-    content = _read_pickle(path)
-    keys = STATE_DICT_KEYS if weights != "raw" else STATE_DICT_KEYS[2:]
-    meta = {}
-    for key in keys:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            meta = {"weights": "ema" if key in STATE_DICT_KEYS[:2] else "raw"}
-            if weights not in (None, meta["weights"]):
-                raise EvalkitError(f"{path} holds no averaged (ema) weights; use weights=raw")
-            content = content[key]
-            break
-    tensors = (
-        {re.sub(r"^module\.", "", k): v for k, v in content.items() if isinstance(v, Tensor)}
-        if isinstance(content, dict)
-        else {}
-    )
-    if not tensors:
-        raise EvalkitError(
-            f"{path} holds no state dict; expected tensors at the top level or under one of"
-            f" {', '.join(STATE_DICT_KEYS)}"
-        )
-    return tensors, meta, sha256_file(path)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as e:
-        raise EvalkitError(f"{path} is truncated or not a safetensors file; fetch or write it again") from e
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        # DeiT's published files keep their arguments beside the weights
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        raise EvalkitError(
-            f"{path} holds more than tensors and was not opened, since that could run code; ask for a .safetensors file"
-        ) from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
-        raise EvalkitError(f"{path} is truncated or not a torch file; fetch or write it again") from e
+        return weights_files.read_safetensors(folder / name), meta | {"weights": weights}, meta["sha256"][name]
+    return weights_files.read_file(path, weights)

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import types
 import typing
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +13,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from . import keys
 from .errors import EvalkitError, suggest, unknown
 
-T = TypeVar("T")
+T = TypeVar("T", bound=keys.Keys)
 
 
 def load(schema: type[T], recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train") -> T:
@@ -25,30 +27,49 @@ def load(schema: type[T], recipe: str | Path | None, overrides: list[str] | None
     what the schema's `check()` refuses.
     """
     conf = resolve(schema, recipe, overrides, folder)
-    missing = [name for name in _fields(schema) if OmegaConf.is_missing(conf, name)]
+    missing = [name for name in keys.of(schema) if OmegaConf.is_missing(conf, name)]
     if missing:
         raise EvalkitError(
             f"{_called(recipe)} lacks {', '.join(missing)}; add {' '.join(f'{name}=...' for name in missing)}"
         )
     cfg = to_instance(conf)
-    if hasattr(cfg, "check"):
-        cfg.check()
+    cfg.check()
     return cfg
 
 
 def resolve(
-    schema: type, recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train"
+    schema: type[keys.Keys], recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train"
 ) -> DictConfig:
     """Like `load`, but mandatory keys may still be missing: for showing and comparing recipes whose data folder is the
     user's to name."""
-    conf, fields = OmegaConf.structured(schema), _fields(schema)
+    conf, fields = OmegaConf.structured(schema), keys.hints(schema)
     OmegaConf.set_readonly(conf, False)  # a frozen dataclass makes a read-only config
     if recipe is not None:
-        for name, value in read(find(recipe, folder), folder).items():
+        for name, value in _current(schema, read(find(recipe, folder), folder), f"{_called(recipe)}: ").items():
             _set(conf, fields, name, value, f"{_called(recipe)}: ")
     for text in overrides or []:
+        name = text.partition("=")[0].partition(".")[0]
+        if name in schema.RETIRED:
+            raise EvalkitError(f"key '{name}' no longer exists; {schema.RETIRED[name].now}")
         _override(conf, fields, text)
     return conf
+
+
+def _current(schema: type[keys.Keys], values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values of a file without keys of the past: renamed, or dropped with a line where nothing is lost by it."""
+    kept = {}
+    for name, value in values.items():
+        retired = schema.RETIRED.get(name) if isinstance(name, str) else None
+        if retired is None:
+            kept[name] = value
+        elif retired.renamed is not None and retired.renamed not in values:
+            kept[retired.renamed] = value
+            warnings.warn(f"{where}key '{name}' is called '{retired.renamed}' now", stacklevel=3)
+        elif value in retired.harmless:
+            warnings.warn(f"{where}key '{name}' no longer exists; without it nothing changes", stacklevel=3)
+        else:
+            raise EvalkitError(f"{where}key '{name}' no longer exists; {retired.now}")
+    return kept
 
 
 def to_instance(conf: DictConfig) -> Any:
@@ -193,12 +214,6 @@ def _parse(key: str, text: str, is_text: bool) -> Any:
 # ---- the schema
 
 
-def _fields(schema: type) -> dict[str, Any]:
-    """Name -> type of every key."""
-    hints = typing.get_type_hints(schema)
-    return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
-
-
 def _set(conf: DictConfig, fields: dict[str, Any], name: Any, value: Any, where: str = "") -> None:
     """Give a key a value that its type takes."""
     if name not in fields:
@@ -208,29 +223,13 @@ def _set(conf: DictConfig, fields: dict[str, Any], name: Any, value: Any, where:
             raise ValueError("YAML reads this as something else than text")
         OmegaConf.update(conf, name, value, merge=False)
     except (OmegaConfBaseException, ValueError) as e:
-        raise EvalkitError(f"{where}key '{name}' must be {_describe(fields[name])}, but got {value!r}") from e
+        raise EvalkitError(
+            f"{where}key '{name}' must be {keys.kind(fields[name], examples=True)}, but got {value!r}"
+        ) from e
 
 
 def _is_text(hint: Any) -> bool:
     return hint is str or (isinstance(hint, types.UnionType) and set(typing.get_args(hint)) == {str, type(None)})
-
-
-def _describe(hint: Any) -> str:
-    """A type in words."""
-    words = {
-        int: "an integer",
-        float: "a number",
-        bool: "true or false",
-        str: "text (in quotes if it looks like a number)",
-    }
-    if isinstance(hint, types.UnionType):
-        return " or ".join("null" if part is type(None) else _describe(part) for part in typing.get_args(hint))
-    if typing.get_origin(hint) in (list, tuple):
-        inner = {int: "integers", float: "numbers", str: "texts"}.get(typing.get_args(hint)[0], "values")
-        return f"a list of {inner} such as [1, 2]"
-    if typing.get_origin(hint) is dict:
-        return "a mapping such as {key: 1}"
-    return words.get(hint, str(hint))
 
 
 def _called(recipe: str | Path | None) -> str:

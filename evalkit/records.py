@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import keys
 from .errors import suggest
 from .protocols import Protocol
 
@@ -162,7 +163,7 @@ def make_record(
             "intervals": numbers.intervals,
             "seed": made.seed,
             "config": asdict(made.config) | dict(made.resolved),
-            "idle_keys": idle_keys(task, made.config),
+            "idle_keys": idle_keys(made.config),
             "environment": made.environment,
             "seconds": made.seconds,
             "complete": made.complete,
@@ -178,9 +179,9 @@ def make_record(
     return record
 
 
-def idle_keys(task: str, cfg: Any) -> list[str]:
+def idle_keys(cfg: Any) -> list[str]:
     """The keys of a configuration that move no number (but its last bits), or that the record knows by itself."""
-    return _idle_1(task, (f.name for f in fields(cfg)))
+    return sorted(keys.named(type(cfg), "execution", "place", "bits"))
 
 
 def check(record: Mapping[str, Any]) -> None:

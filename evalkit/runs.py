@@ -1,14 +1,13 @@
 """Run folders: a new one starts with its resolved config, a stopped one continues by it."""
 
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import config
+from . import config, keys
 from .errors import EvalkitError
 
-T = TypeVar("T")
+T = TypeVar("T", bound=keys.Keys)
 
 
 def refuse(run: Path) -> None:
@@ -32,14 +31,14 @@ def make(folder: Path) -> None:
         raise EvalkitError(f"cannot create {folder}: {e.strerror}; choose another --out") from e
 
 
-def resumed(schema: type[T], run: Path, overrides: Iterable[str], execution: Iterable[str]) -> T:
-    """The run's own config with keys overridden that are among `execution`: those that change not one bit of what is
-    computed."""
+def resumed(schema: type[T], run: Path, overrides: Iterable[str]) -> T:
+    """The run's own config with keys overridden that change not one bit of what is computed."""
     if not (run / "config.yaml").is_file():
         raise EvalkitError(f"{run} is not a run folder (no config.yaml); give the folder that the command wrote")
+    execution = keys.named(schema, "execution")
     for override in overrides:
         key = override.partition("=")[0].partition(".")[0]
-        if key not in execution and key in {f.name for f in fields(schema)}:
+        if key not in execution and key in keys.of(schema):
             raise EvalkitError(
                 f"key '{key}' cannot change on resume, it would change the run; only {', '.join(sorted(execution))} can"
             )

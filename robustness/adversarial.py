@@ -18,7 +18,7 @@ from evalkit.bootstrap import Means
 from evalkit.models import Loaded
 
 from . import attacks, layouts
-from .config import FGSMConfig, PGDConfig
+from .about.attacks import FGSMConfig, PGDConfig
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 

@@ -19,7 +19,7 @@ from evalkit.inference import predict
 from evalkit.models import Loaded
 
 from . import layouts
-from .config import CORRUPTIONS, SEVERITIES, ImageNetCConfig
+from .about.imagenet_c import CORRUPTIONS, SEVERITIES, ImageNetCConfig
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 ALEXNET = {  # AlexNet's error, mean over the severities

@@ -19,7 +19,7 @@ from evalkit.inference import predict
 from evalkit.models import Loaded
 
 from . import layouts
-from .config import ImageNetOConfig
+from .about.imagenet_o import ImageNetOConfig
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 EXTRA = ("aupr", "auroc", "fpr95_hendrycks")  # of the scores that are not the published one

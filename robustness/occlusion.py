@@ -23,7 +23,7 @@ from evalkit.models import Loaded
 from evalkit.runtime import gather_objects, is_main
 
 from . import layouts, store
-from .config import FILLS, MODES, OcclusionConfig
+from .about.occlusion import FILLS, MODES, OcclusionConfig
 from .masks import settings
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 from .saliency import DINO_HEAD, cached, open_saliency, pooled

@@ -1,7 +1,6 @@
 """Where the saliency of an image's patches comes from: DINO, the evaluated model itself, another model with class
 attention, or a file."""
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from evalkit import models
+from evalkit.arrays import read_npz
 from evalkit.errors import EvalkitError
 from evalkit.inference import normaliser
 from evalkit.runtime import sha256_file
@@ -101,9 +101,9 @@ def file(path: str | Path, head: str = "auto") -> Saliency:
             f"head={head} chooses an attention head of a model, but {path} is a file of saliency; leave it out"
         )
     try:
-        with np.load(path, allow_pickle=False) as content:
-            ids, values = content["ids"], np.asarray(content["saliency"], dtype=np.float64)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+        content = read_npz(path)
+        ids, values = content["ids"], np.asarray(content["saliency"], dtype=np.float64)
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise EvalkitError(
             f"cannot read saliency from {path}; it must be a .npz with `ids` (n,) and `saliency` (n, g*g)"
         ) from e

@@ -20,7 +20,8 @@ from evalkit.bootstrap import Means
 from evalkit.models import Loaded
 
 from . import imagenet_a, layouts
-from .config import ImageNetValConfig, ProtocolConfig
+from .about.shifts import ImageNetValConfig
+from .config import ProtocolConfig
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 VAL_IMAGES = 50_000

@@ -2,18 +2,18 @@
 sha256."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from evalkit.arrays import read_npz
 from evalkit.runtime import sha256_file, write_atomic
 
 from .protocol import Arrays
 
 # what missing, damaged and foreign files raise
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 def write(path: Path, arrays: Arrays, about: dict[str, Any]) -> None:
@@ -31,7 +31,6 @@ def read(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
         about = json.loads(path.with_suffix(".json").read_text())
         if about["sha256"] != sha256_file(path):
             return None
-        with np.load(path, allow_pickle=False) as content:
-            return dict(content), about
+        return read_npz(path), about
     except UNREADABLE:
         return None

@@ -1,152 +1,196 @@
 """The keys of a training recipe."""
 
-import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
 
-from evalkit.errors import EvalkitError, unknown
-
-CHOICES = {
-    "augment": ("none", "pad-crop", "pad-crop-flip", "rrc"),
-    "interpolation": ("bilinear", "bicubic", "lanczos"),
-    "loss": ("ce", "bce"),
-    "bce_reduction": ("sum_classes", "mean"),
-    "mix_draws": ("group", "step"),
-    "schedule": ("cosine", "step", "constant"),
-    "schedule_by": ("step", "epoch"),
-    "warmup_by": ("step", "epoch"),
-    "amp": ("none", "bf16", "fp16"),
-    "distill_type": ("none", "hard", "soft"),
-}
-POSITIVE = (
-    *(
-        "image_size",
-        "eval_size",
-        "eval_resize",
-        "repeats",
-        "epochs",
-        "batch_size",
-        "micro_batch",
-        "bn_batch",
-        "accumulate",
-        "lr",
-        "decay_rate",
-        "eps",
-    ),
-    *("clip_grad", "threads", "eval_epochs", "median_evals", "checkpoint_steps", "keep", "log_steps", "distill_tau"),
-)
-SHARES = ("erasing", "bce_threshold", "label_smoothing", "momentum", "ema", "distill_alpha")  # between 0 and 1
+from evalkit.errors import EvalkitError
+from evalkit.keys import Keys, key
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Keys):
     """Every key a training recipe may hold, flat. A recipe must give the keys without a default."""
 
     # what is trained
-    model: str = MISSING  # a timm or evalkit architecture name
-    model_args: dict[str, Any] = field(default_factory=dict)  # passed to the architecture's constructor
-    init: str | None = None  # start from: a checkpoint folder or file, or "pretrained" (timm's weights)
-    # method name | {name: ..., preset: ..., ...} | {choice: [{name: ..., prob: ...}, ...]} | module:Class
-    mixup: Any = "vanilla"
-    # method -> its arguments in this setting, where `mixup` names it without a preset
-    methods: dict[str, Any] = field(default_factory=dict)
-    label: str | None = None  # how reports name this run; the method's name if absent
+    model: str = key(MISSING, "the architecture, by its timm or evalkit name")
+    model_args: dict[str, Any] = key({}, "arguments passed to the architecture's constructor")
+    init: str | None = key(
+        None, "weights to start from: a checkpoint folder or file, or 'pretrained' (timm's); null: random ones"
+    )
+    mixup: Any = key(
+        "vanilla",
+        "the method: its name, {name: ..., preset: ..., ARGUMENT: ...}, {choice: [{name: ..., prob: ...}, ...]} or"
+        " module:Class",
+    )
+    methods: dict[str, Any] = key(
+        {}, "method -> its arguments in this setting, where `mixup` names it without a preset"
+    )
+    label: str | None = key(None, "how reports name this run; null: by the method", role="place")
 
     # on what
-    data: str = MISSING  # digits | digits-photo | fashion-mnist | folder | a timm reader prefix such as hfds/NAME
-    data_dir: str | None = None
-    train_split: str = "train"
-    val_split: str = "val"
-    image_size: int = 224
+    data: str = key(
+        MISSING,
+        "the images: digits, digits-photo, fashion-mnist, folder, or a timm reader prefix such as hfds/NAME",
+        role="place",
+    )
+    data_dir: str | None = key(
+        None, "the folder that holds the images, of data=folder and of timm's readers", role="place"
+    )
+    train_split: str = key("train", "the part of the data that is trained on")
+    val_split: str = key("val", "the part of the data that is validated on")
+    image_size: int = key(224, "side of the training images", unit="pixels", above=0)
 
     # augmentation
-    augment: str = "rrc"  # none | pad-crop | pad-crop-flip | rrc (random resized crop + flip)
-    crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # area of an rrc crop, as a share of the image
-    auto_augment: str | None = None  # timm RandAugment string, e.g. rand-m9-mstd0.5-inc1
-    color_jitter: float = 0.0
-    erasing: float = 0.0  # probability of random erasing (pixel noise, once per image)
-    interpolation: str = "bicubic"
-    repeats: int = 1  # repeated augmentation: copies of each image per epoch order
-    eval_size: int | None = None  # side of the validation images; None = image_size
-    eval_resize: int | None = None  # their shorter side before the centre crop; None = floor(eval_size * 256 / 224)
+    augment: str = key(
+        "rrc",
+        "how a training image is cropped and mirrored",
+        choices={
+            "none": "resized, centre crop",
+            "pad-crop": "random crop of the padded image",
+            "pad-crop-flip": "the same, mirrored by chance",
+            "rrc": "random resized crop, mirrored by chance",
+        },
+    )
+    crop_scale: list[float] = key(
+        [0.08, 1.0], "smallest and largest area of an rrc crop, as a share of the image's", above=0, most=1
+    )
+    auto_augment: str | None = key(None, "timm's RandAugment string, such as rand-m9-mstd0.5-inc1; null: none")
+    color_jitter: float = key(0.0, "strength of random brightness, contrast and saturation", least=0)
+    erasing: float = key(0.0, "probability of random erasing (pixel noise, once per image)", least=0, most=1)
+    interpolation: str = key("bicubic", "how images are resized", choices=("bilinear", "bicubic", "lanczos"))
+    decode: str = key(
+        "exact",
+        "how training images are decoded and resized",
+        choices={"exact": "Pillow's pixels", "fast": "decoded the same, resized within 2 grey levels of Pillow's"},
+    )
+    augment_device: str = key(
+        "auto",
+        "where auto_augment and color_jitter are done",
+        choices={
+            "auto": "on a GPU with decode=fast, else on the CPU; settled when the run begins",
+            "cpu": "by Pillow",
+            "device": "in batch on the device, each operation within a grey level of Pillow's",
+        },
+    )
+    repeats: int = key(1, "repeated augmentation: copies of each image in the order of an epoch", above=0)
+    eval_size: int | None = key(None, "side of the validation images; null: image_size", unit="pixels", above=0)
+    eval_resize: int | None = key(
+        None,
+        "their shorter side before the centre crop; null: eval_size * 256 / 224, rounded down",
+        unit="pixels",
+        above=0,
+    )
 
     # loss
-    loss: str = "ce"  # ce | bce
-    bce_threshold: float | None = None
-    bce_reduction: str = "sum_classes"  # sum_classes | mean
-    label_smoothing: float = 0.0
+    loss: str = key(
+        "ce", "what is minimised", choices={"ce": "soft-target cross-entropy", "bce": "binary cross-entropy per class"}
+    )
+    bce_threshold: float | None = key(
+        None, "with bce, labels above this count as 1, others as 0; null: labels as they are", least=0, most=1
+    )
+    bce_reduction: str = key(
+        "sum_classes",
+        "how bce adds up",
+        choices={"sum_classes": "sum over classes, mean over images", "mean": "mean over both"},
+    )
+    label_smoothing: float = key(0.0, "share of each label that is spread over all classes", least=0, most=1)
 
     # distillation through a token (DeiT), with a model that has one
-    distill_teacher: str | None = None  # a timm name or a checkpoint; absent: no distillation
-    distill_type: str = "hard"  # none | hard | soft
-    distill_alpha: float = 0.5  # share of the teacher's loss
-    distill_tau: float = 3.0  # temperature of soft
+    distill_teacher: str | None = key(None, "the teacher: a timm name or a checkpoint; null: no distillation")
+    distill_type: str = key(
+        "hard",
+        "what the distillation token learns from the teacher",
+        choices={"none": "nothing", "hard": "its prediction", "soft": "its probabilities"},
+    )
+    distill_alpha: float = key(0.5, "share of the teacher's loss", least=0, most=1)
+    distill_tau: float = key(3.0, "temperature of soft distillation", above=0)
 
     # schedule
-    epochs: int = MISSING
-    batch_size: int = MISSING  # images per optimizer step over all processes
-    micro_batch: int = MISSING  # images per forward pass = mix group = batch-norm group
-    # group: every mix group draws for itself; step: all groups of an accumulation share their draws
-    mix_draws: str = "group"
-    # images that batch norm sees as one, across GPUs (SyncBN); None: those of a micro-batch
-    bn_batch: int | None = None
-    accumulate: int = 1  # published accumulation steps per optimizer step (only the key of the draws)
-    lr: float = MISSING
-    min_lr: float = 0.0
-    warmup_lr: float = 0.0
-    warmup_epochs: float = 0.0
-    schedule: str = "cosine"  # cosine | step | constant
-    schedule_by: str = "step"  # step | epoch
-    warmup_by: str | None = None  # step | epoch; None = schedule_by
-    decay_epochs: list[float] = field(default_factory=list)  # of schedule=step
-    decay_rate: float = 0.1
+    epochs: int = key(MISSING, "passes over the training images", above=0)
+    batch_size: int = key(MISSING, "images per optimizer step over all processes", above=0)
+    micro_batch: int = key(
+        MISSING, "images per forward pass: they are mixed with one another and share batch-norm statistics", above=0
+    )
+    mix_draws: str = key(
+        "group",
+        "who draws lambda, partners and masks",
+        choices={
+            "group": "every mix group for itself",
+            "step": "all groups of an accumulation step share their draws",
+        },
+    )
+    bn_batch: int | None = key(
+        None, "images that batch norm sees as one, across GPUs (SyncBN); null: those of a micro-batch", above=0
+    )
+    accumulate: int = key(
+        1, "published accumulation steps per optimizer step (decides the draws alone, not the memory)", above=0
+    )
+    lr: float = key(MISSING, "learning rate after warm-up", above=0)
+    min_lr: float = key(0.0, "learning rate at the end of a cosine", least=0)
+    warmup_lr: float = key(0.0, "learning rate at the start of warm-up", least=0)
+    warmup_epochs: float = key(0.0, "length of the linear warm-up", unit="epochs", least=0)
+    schedule: str = key(
+        "cosine",
+        "how the learning rate falls",
+        choices={"cosine": "to min_lr", "step": "by decay_rate at decay_epochs", "constant": "not at all"},
+    )
+    schedule_by: str = key("step", "what the learning rate is renewed at", choices=("step", "epoch"))
+    warmup_by: str | None = key(None, "the same during warm-up; null: as schedule_by", choices=("step", "epoch"))
+    decay_epochs: list[float] = key([], "when the learning rate falls, of schedule=step", unit="epochs", least=0)
+    decay_rate: float = key(0.1, "factor on the learning rate at each of decay_epochs", above=0)
 
     # optimizer
-    opt: str = "adamw"  # a timm optimizer name; "momentum" is plain SGD with momentum, timm's "sgd" is Nesterov
-    opt_args: dict[str, Any] = field(default_factory=dict)  # further arguments of that optimizer
-    momentum: float = 0.9
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
-    weight_decay: float = 0.05
-    decay_norm_and_bias: bool = False
-    clip_grad: float | None = None  # global norm
-    ema: float | None = None  # decay of the exponential moving average of the weights
+    opt: str = key("adamw", "a timm optimizer name; momentum is plain SGD with momentum, timm's sgd is Nesterov's")
+    opt_args: dict[str, Any] = key({}, "further arguments of that optimizer")
+    momentum: float = key(0.9, "momentum, of optimizers that have it", least=0, most=1)
+    betas: list[float] = key([0.9, 0.999], "decay rates of Adam's averages, below 1", least=0, most=1)
+    eps: float = key(1e-8, "what Adam adds to its denominator", above=0)
+    weight_decay: float = key(0.05, "weight decay", least=0)
+    decay_norm_and_bias: bool = key(False, "whether normalisation layers and biases decay too")
+    clip_grad: float | None = key(None, "largest norm of the whole gradient; null: not clipped", above=0)
+    ema: float | None = key(
+        None, "decay per step of the exponential moving average of the weights; null: none", least=0, most=1
+    )
 
     # execution
-    amp: str = "none"  # none | bf16 | fp16
-    channels_last: bool = False
-    compile: bool = False
-    deterministic: bool = False
-    device: str | None = None  # a GPU if there is one, else cpu
-    workers: int = 2
-    threads: int | None = None  # CPU threads per process; pinned because the number changes the last bits
-    seed: int = 0
+    amp: str = key(
+        "none",
+        "mixed precision",
+        choices={"none": "float32", "bf16": "bfloat16", "fp16": "float16 with scaled gradients"},
+    )
+    channels_last: bool = key(False, "whether images lie in memory channel by channel last", role="bits")
+    compile: bool = key(False, "whether the network goes through torch.compile", role="bits")
+    deterministic: bool = key(False, "whether only deterministic kernels may be used", role="bits")
+    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
+    workers: int = key(2, "processes that load images, per training process", least=0, role="execution")
+    threads: int | None = key(
+        None,
+        "CPU threads per process, pinned as the number moves the last bits; null: all",
+        above=0,
+        role="bits",
+    )
+    seed: int = key(0, "of the initial weights, the order of images and all draws", least=0, role="seed")
 
     # records
-    eval_epochs: float = 1.0
-    median_evals: int | None = None  # report the median top-1 of the last so many evaluations too, as OpenMixup does
-    checkpoint_minutes: float = 10.0
-    checkpoint_steps: int | None = None  # write every so many steps as well
-    keep: int = 2
-    log_steps: int = 50
+    eval_epochs: float = key(1.0, "how often to validate", unit="epochs", above=0)
+    median_evals: int | None = key(
+        None,
+        "the median top-1 of the last so many evaluations is reported too, as OpenMixup does; null: not",
+        above=0,
+    )
+    checkpoint_minutes: float = key(10.0, "how often to write a checkpoint", unit="minutes", least=0, role="execution")
+    checkpoint_steps: int | None = key(
+        None, "how often to write one as well; null: by the clock alone", unit="steps", above=0, role="execution"
+    )
+    keep: int = key(2, "newest checkpoints that are kept", above=0, role="execution")
+    log_steps: int = key(50, "how often to log", unit="steps", above=0, role="execution")
 
     def check(self) -> None:
         """Raises EvalkitError for a value that no run could use."""
-        for key in (f.name for f in fields(self)):
-            value = getattr(self, key)
-            if key in CHOICES and value is not None and value not in CHOICES[key]:
-                raise unknown(key, value, CHOICES[key])
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            if not math.isfinite(value) or value < 0 or (key in POSITIVE and value == 0):
-                raise EvalkitError(
-                    f"key '{key}' must be {'larger than 0' if key in POSITIVE else 'at least 0'}, but got {value}"
-                )
-            if key in SHARES and value > 1:
-                raise EvalkitError(f"key '{key}' must lie between 0 and 1, but got {value}")
-        if not self.betas or not all(0 <= b < 1 for b in self.betas):
+        super().check()
+        if not self.betas or max(self.betas) >= 1:
             raise EvalkitError(f"key 'betas' must be numbers from 0 to below 1, but got {self.betas}")
         if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise EvalkitError(

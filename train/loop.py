@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from evalkit import checkpoint, inference, metrics
+from evalkit.data.erasing import erase_boxes
 from evalkit.data.loading import Batch, steps_per_epoch, train_batches
-from evalkit.data.transforms import erase_boxes
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
 from evalkit.logger import Logger
@@ -208,11 +208,13 @@ def forward(s: Session, module: torch.nn.Module, ctx: Context, batch: Batch) -> 
 
 
 def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
-    """Upload a micro-batch, normalise it on the device, erase."""
-    x = batch.x.to(s.device, non_blocking=True).float().div_(255)
+    """Upload a micro-batch, finish its augmentation on the device, normalise it, erase."""
+    x = batch.x.to(s.device, non_blocking=True)
+    x = s.train_transform.finish(x, batch.operations.numpy(), batch.values.numpy()).float().div_(255)
     x = (x - ctx.mean[:, None, None]) / ctx.std[:, None, None]
     if s.cfg.erasing:
-        x = erase_boxes(x, batch.erase, derive_rng(s.cfg.seed, "erase", batch.step, batch.group))
+        boxes, noise = (part.to(s.device, non_blocking=True) for part in (batch.erase, batch.noise))
+        x = erase_boxes(x, boxes, noise)
     if s.cfg.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     return x, batch.y.to(s.device, non_blocking=True)

@@ -25,7 +25,7 @@ def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict]:
 def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Optimizer:
     """timm's optimizer `opt` over the model's and the method's parameters; each group's "lr_scale" multiplies the
     schedule, and its "schedule" replaces keys of the recipe in its own one, for example {"lr": 1e-3, "min_lr":
-    1e-4}."""
+    1e-4}. Raises EvalkitError for what the optimizer does not take."""
     try:
         info = get_optimizer_info(cfg.opt)
     except ValueError as e:
@@ -37,6 +37,11 @@ def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Opt
         arguments["betas"] = tuple(cfg.betas)
     try:
         groups = parameter_groups(model, cfg) + method.param_groups()
+        if not info.has_momentum and any("momentum" in group for group in groups):
+            raise EvalkitError(
+                f"optimizer '{cfg.opt}' has no momentum, but the mixup gives its own parameters one (block_momentum);"
+                " leave it out or choose another opt"
+            )
         return create_optimizer_v2(
             groups,
             opt=cfg.opt,

@@ -4,25 +4,24 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from evalkit import config
+from evalkit import config, keys
 from evalkit.data import Images
 from evalkit.data.published import published_set
-from evalkit.records import idle_keys
 
 from .config import TrainConfig
 
-# What a run may choose of a recipe without leaving it: the method (see `_same_method`), the seed and the data's folder.
-FREE = {"mixup", "methods", "seed", "data"}
+SETTLED = ("auto", "cpu")  # of augment_device, whose pixels are then the recipe's
 
 
 def recipe_of(cfg: TrainConfig) -> str | None:
     """The recipe of evalkit whose settings these are, but for the seed and the keys of execution, with its method or
     one that it has settings for; None if there is none."""
     own = config.to_dict(cfg)
-    compared = own.keys() - FREE - set(idle_keys("train", cfg))
+    compared = keys.named(TrainConfig, "setting") - {"mixup", "methods"}
     for name in config.recipes("train"):
         theirs: Any = OmegaConf.to_container(config.resolve(TrainConfig, name))
-        if all(own[key] == theirs[key] for key in compared) and _same_method(own, theirs):
+        different = [key for key in compared if own[key] != theirs[key] and (theirs[key], own[key]) != SETTLED]
+        if not different and _same_method(own, theirs):
             return name
     return None
 

@@ -17,9 +17,7 @@ from evalkit.runtime import environment, init_processes, is_main, pick_device, w
 
 from . import loop, mixed_samples, session
 from .config import TrainConfig
-
-# Keys that change how a run executes but not one bit of what it computes: the only ones a resume may override.
-EXECUTION_KEYS = {"workers", "device", "keep", "checkpoint_minutes", "checkpoint_steps", "log_steps"}
+from .resolve import resolve
 
 
 def train(
@@ -28,7 +26,7 @@ def train(
     """Train by `cfg` into the folder `out`, or continue the run folder `resume`. Returns the exit code: 0 complete, 2
     stopped by a signal and resumable, 130 stopped by Ctrl-C and resumable."""
     if resume is not None:
-        run, cfg = Path(resume), runs.resumed(TrainConfig, Path(resume), overrides or [], EXECUTION_KEYS)
+        run, cfg = Path(resume), runs.resumed(TrainConfig, Path(resume), overrides or [])
     else:
         run = (
             Path(out)
@@ -38,6 +36,8 @@ def train(
         cfg = replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
     torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
+    if resume is None:
+        cfg = resolve(cfg, device)
     init_processes(device)
     s = session.build(cfg, device)
     if resume is not None:

@@ -2,12 +2,14 @@
 
 from torch import Tensor
 
+from evalkit.models.network import Network
+
 from .distill import Distillation
 from .mixups.base import Context, MixMethod
 
 
 def train_step(
-    ctx: Context, net, method: MixMethod, x: Tensor, y: Tensor, distillation: Distillation | None = None
+    ctx: Context, net: Network, method: MixMethod, x: Tensor, y: Tensor, distillation: Distillation | None = None
 ) -> Tensor:
     """Scalar loss of the batch `x` (B, C, H, W), `y` (B,): pick the method, mix, one forward pass, the method's loss,
     the teacher's share of it."""

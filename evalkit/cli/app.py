@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError, unknown
-from . import described, mixup, recipes
+from . import described, mixup, recipes, schemas
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.command(
+    cls=schemas.with_keys(schemas.train),
     epilog="""\b
 Examples:
   evalkit train digits-photo                                   the embedded data, about two minutes on a laptop
@@ -60,7 +61,7 @@ Examples:
   evalkit train mixpro data_dir=imagenet --gpus 8              ImageNet folders train/ and val/
   evalkit train runs/mine/config.yaml seed=1 --out runs/mine-1
   evalkit train --resume runs/mine workers=8
-"""
+""",
 )
 def train(
     words: Annotated[
@@ -106,12 +107,13 @@ def train(
 
 
 @app.command(
+    cls=schemas.with_keys(schemas.eval),
     epilog="""\b
 Examples:
   evalkit eval runs/mine --data imagenet/val
   evalkit eval runs/mine/best --data digits-photo
   evalkit eval deit_small_patch16_224 --data imagenet/val --out runs/deit
-"""
+""",
 )
 def eval(
     checkpoint: Annotated[
@@ -134,7 +136,7 @@ def eval(
 
 
 @app.command(
-    cls=described.listing("Tasks", described.transfers),
+    cls=schemas.with_keys(schemas.transfer, "Tasks", described.transfers),
     epilog="""\b
 Examples:
   evalkit transfer seg runs/mixpro                                     the embedded scenes, minutes on a laptop
@@ -187,14 +189,16 @@ def transfer(
         raise EvalkitError(f"--resume continues the run inside {resume} as it is; leave out --out, --recipe and --ms")
     from .. import config
 
-    found = described.transfers()[task].load()
-    if ms and not hasattr(found.schema, "ms"):
-        raise EvalkitError(f"--ms is no setting of {task}, which is tested at one scale")
+    protocol = described.transfers()[task]
+    found = protocol.load()
+    if ms and not hasattr(protocol.config, "ms"):
+        takers = ", ".join(name for name, p in described.transfers().items() if hasattr(p.config, "ms"))
+        raise EvalkitError(f"--ms belongs to {takers}; {task} is tested at one scale")
     overrides += ["ms=true"] * ms
     cfg = (
         None
         if resume is not None
-        else config.load(found.schema, recipe or found.recipe(overrides), overrides, folder=found.name)
+        else config.load(protocol.config, recipe or found.recipe(overrides), overrides, folder=task)
     )
     if _several(gpus):
         return _spawn(gpus)
@@ -204,7 +208,7 @@ def transfer(
 
 
 @app.command(
-    cls=described.listing("Protocols", described.robustness),
+    cls=schemas.with_keys(schemas.robustness, "Protocols", described.robustness),
     epilog="""\b
 Examples:
   evalkit robustness occlusion runs/vanilla runs/mixpro --data digits-photo --out runs/occlusion

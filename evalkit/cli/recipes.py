@@ -1,4 +1,4 @@
-"""`evalkit recipes list | show | diff`."""
+"""`evalkit recipes list | show | diff | keys`."""
 
 from typing import Annotated
 
@@ -53,6 +53,25 @@ def recipes_diff(
     return 0
 
 
+@app.command(
+    "keys",
+    epilog="""\b
+Examples:
+  evalkit recipes keys
+  evalkit recipes keys mix_draws
+""",
+)
+def recipes_keys(
+    key: Annotated[str | None, typer.Argument(help="only this one, at length", show_default=False)] = None,
+) -> int:
+    """What every key means, its choices, bounds and default, and which commands take it."""
+    from .. import reference
+    from .schemas import schemas
+
+    print(reference.listing(schemas()) if key is None else reference.page(schemas(), key))
+    return 0
+
+
 def _schema(recipe: str) -> tuple[type, str]:
     """The dataclass a recipe fills, and the folder it lies in; a file is a recipe for `evalkit train`."""
     from ..config import recipes
@@ -61,7 +80,7 @@ def _schema(recipe: str) -> tuple[type, str]:
         return described.robustness()[recipe].config, "robustness"
     for folder, transfer in described.transfers().items():
         if recipe in recipes(folder):
-            return transfer.load().schema, folder
+            return transfer.config, folder
     from ..train.config import TrainConfig
 
     return TrainConfig, "train"

@@ -1,7 +1,6 @@
 """Data sets that come with packages: handwritten digits, the same over photographs, and Fashion-MNIST."""
 
 import functools
-import gzip
 import math
 import zlib
 from pathlib import Path
@@ -9,11 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..arrays import unpacked
 from ..errors import EvalkitError, unknown
 from ..runtime import derive_rng
 from .images import ArrayImages
 
 SIZE = 32  # side in pixels unless asked otherwise
+MAX_IDX = 64 << 20  # bytes of an unpacked idx file; the largest of Fashion-MNIST holds 47 million
 SPLITS = ("train", "val")
 DIGITS = [str(d) for d in range(10)]
 PHOTO_IMAGES = {"train": 4800, "val": 1000}
@@ -165,13 +166,13 @@ def _enlarge(strokes: np.ndarray, side: int) -> np.ndarray:
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """The uint8 array in a gzipped idx file."""
     try:
-        data = gzip.decompress(path.read_bytes())
+        data = unpacked(path, MAX_IDX)
     except FileNotFoundError:
         raise EvalkitError(
             f"{path} is not there; run `apt install dataset-fashion-mnist`, or give the folder of its idx.gz files as"
             " data_dir=DIR"
         ) from None
-    except (OSError, EOFError, zlib.error) as e:
+    except (OSError, EOFError, ValueError, zlib.error) as e:
         raise EvalkitError(f"cannot read {path}: {e}; install dataset-fashion-mnist again") from e
     start = 4 + 4 * dimensions
     magic, *shape = np.frombuffer(data[:start].ljust(start, b"\0"), ">i4").tolist()

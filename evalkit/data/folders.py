@@ -44,6 +44,9 @@ class FolderImages(Images):
     def read(self, i: int) -> Image.Image:
         return decode(self.path(i), self.ids[i])
 
+    def encoded(self, i: int) -> bytes:
+        return Path(self.path(i)).read_bytes()
+
 
 class FlatImages(FolderImages):
     """Image files that lie in `root` without class folders; their ids are CLASS/NAME all the same, as in class
@@ -227,6 +230,13 @@ class ReaderImages(Images):
             return self.dataset[i][0].convert("RGB")
         except Exception as e:
             raise BadImage(self.ids[i], " ".join(str(e).split())) from e
+
+    def encoded(self, i: int) -> bytes | None:
+        reader = getattr(self.dataset, "reader", None)
+        if reader is None:
+            return None
+        with reader[i][0] as file:
+            return file.read()
 
 
 def timm_images(name: str, split: str, root: str | Path | None = None) -> ReaderImages:

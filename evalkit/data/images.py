@@ -3,6 +3,8 @@ decoded."""
 
 import functools
 import hashlib
+import os
+import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +76,10 @@ class Images:
         """Image i as RGB; its `info["notes"]`, if any, names its peculiarities. Raises BadImage."""
         raise NotImplementedError
 
+    def encoded(self, i: int) -> bytes | None:
+        """The bytes of the file of image i, None where the set holds no files. Raises OSError or BadImage."""
+        return None
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of the ids with their class names, in sorted order, and of the pixels of an embedded set."""
@@ -129,12 +135,17 @@ class Subset(Images):
     def read(self, i: int) -> Image.Image:
         return self.images.read(int(self.indices[i]))
 
+    def encoded(self, i: int) -> bytes | None:
+        return self.images.encoded(int(self.indices[i]))
+
     def _content(self) -> str:
         return self.images._content()
 
 
 _GREY16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112  # EXIF tag
+MAX_PIXELS = 178_956_970  # of an image: Pillow's own bound, twice that of its warning
+MAX_RATIO = 1000  # of an image's sides: resized to 256 pixels on the shorter one, the other would have 256,000
 
 
 def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
@@ -142,14 +153,20 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
     for decompression bombs.
 
     `info["notes"]` of the result lists what that conversion does silently: "exif_orientation_ignored", "alpha_dropped"
-    (a hidden colour shows), "cmyk_converted", "grey16_saturated" (values above 255 become white).
+    (a hidden colour shows), "cmyk_converted", "grey16_saturated" (values above 255 become white), "float_clipped" (0 to
+    1 becomes black), "rgb16_cut_to_8_bits", "first_of_several_frames".
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is in the notes
+            _check_kind(source, id)
             with Image.open(source) as image:
-                notes = _peculiarities(image)
+                if problem := size_problem(image):
+                    raise BadImage(id, problem)
+                notes = peculiarities(image)
                 rgb = image.convert("RGB")
+    except BadImage:
+        raise
     except UnidentifiedImageError as e:
         raise BadImage(id, "empty file" if _is_empty(source) else "not an image") from e
     except OSError as e:
@@ -160,7 +177,23 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
     return rgb
 
 
-def _peculiarities(image: Image.Image) -> list[str]:
+def _check_kind(source: str | Path | BinaryIO, id: str) -> None:
+    """Raise BadImage for a path that is no regular file: opening a FIFO would wait for ever."""
+    if isinstance(source, str | Path) and not stat.S_ISREG(os.stat(source).st_mode):
+        raise BadImage(id, "not a regular file")
+
+
+def size_problem(image: Image.Image) -> str | None:
+    """What is wrong with the size in an opened image's header, before anything of that size is made."""
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_RATIO * max(1, min(width, height)):
+        return f"{width} x {height} pixels are too many, or too long and thin, to be a picture"
+    return None
+
+
+def peculiarities(image: Image.Image) -> list[str]:
+    """The names of what the conversion of an opened image to RGB does silently (see `decode`); its pixels are not
+    read."""
     try:
         turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
     except Exception:  # a damaged EXIF block does not make the picture unreadable
@@ -170,6 +203,9 @@ def _peculiarities(image: Image.Image) -> list[str]:
         "alpha_dropped": image.has_transparency_data,
         "cmyk_converted": image.mode == "CMYK",
         "grey16_saturated": image.mode in _GREY16,
+        "float_clipped": image.mode == "F",
+        "rgb16_cut_to_8_bits": image.mode.startswith("RGB") and any(";16" in str(tile) for tile in image.tile),
+        "first_of_several_frames": getattr(image, "n_frames", 1) > 1,
     }
     return [name for name, is_so in found.items() if is_so]
 

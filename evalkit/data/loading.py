@@ -6,6 +6,7 @@ changes no byte.
 
 import functools
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import EvalkitError
 from ..runtime import derive_rng
+from .decode import encoded, to_image
+from .erasing import erase_noise
 from .images import BadImage, Images
-from .transforms import TrainTransform, to_image
+from .transforms import Sample, TrainTransform
 
 Extras = Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]]
 
@@ -32,11 +35,16 @@ class Batch:
     x: Tensor  # (m, 3, S, S) uint8
     y: Tensor  # (m,) int64
     index: Tensor  # (m,) int64 position in the data set
-    # (m, 4) int64 top, left, height, width to fill after normalisation (transforms.erase_boxes); all 0 for nothing
+    # (m, 4) int64 top, left, height, width to fill after normalisation (erasing.erase_boxes); all 0 for nothing
     erase: Tensor
+    noise: Tensor  # float32, to fill them with
+    operations: Tensor  # (m, L) int64, still to be done on the device (TrainTransform.finish)
+    values: Tensor  # (m, L) float64, what they take
     step: int
     group: int  # of the step's micro-batches, counted over all processes
     extras: dict[str, Tensor] = field(default_factory=dict)  # by name, (m, ...)
+    reading: float = 0.0  # seconds that it took to read the files
+    preparing: float = 0.0  # and to decode and augment the images
 
     def pin_memory(self) -> "Batch":
         """Page-locked, as DataLoader asks for it when there is a GPU."""
@@ -44,6 +52,8 @@ class Batch:
             self,
             x=self.x.pin_memory(),
             y=self.y.pin_memory(),
+            erase=self.erase.pin_memory(),
+            noise=self.noise.pin_memory(),
             extras={k: v.pin_memory() for k, v in self.extras.items()},
         )
 
@@ -80,9 +90,14 @@ def train_batches(
     `repeats` > 1 puts every image that often in a row into an epoch's order and keeps the epoch's length (repeated
     augmentation, Hoffer et al., CVPR 2020, as in DeiT's sampler). `extras` are made of each image as the batch holds
     it, after its own draws, with the same generator, and stacked into `Batch.extras`; the image's `info` holds its "id"
-    in the data set and its "view" (see `TrainTransform.with_view`). Raises EvalkitError for sizes that do not divide
-    and, from the iterator, for an image that cannot be read.
+    in the data set and its "view" (see `Sample`). Raises EvalkitError for sizes that do not divide, for extras of
+    images that are augmented later, on the device, and, from the iterator, for an image that cannot be read.
     """
+    if extras and transform.on_device:
+        raise EvalkitError(
+            "augment_device=device is not possible: this method takes data from the augmented images; use"
+            " augment_device=cpu"
+        )
     if batch_size % micro_batch:
         raise EvalkitError(
             f"micro_batch={micro_batch} does not divide batch_size={batch_size}; give one of {_divisors(batch_size)}"
@@ -145,31 +160,39 @@ class _TrainSet(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Batch | EvalkitError:
         epoch, positions, rows = self.plan.group(*key)
-        x, erase = [], []
+        samples: list[Sample] = []
         extras: dict[str, list[Tensor]] = {name: [] for name in self.extras}
+        reading, began = 0.0, time.perf_counter()
         try:
-            for position, row in zip(positions, rows):
-                rng = derive_rng(self.plan.seed, "sample", epoch, int(position))
-                image = self.images.read(int(row))
-                pixels, view = (
-                    self.transform.with_view(image, rng) if self.extras else (self.transform(image, rng), None)
-                )
-                x.append(pixels)
-                erase.append(self.transform.erase_box(rng))
+            for position, row in zip(positions.tolist(), rows.tolist()):
+                asked = time.perf_counter()
+                data = encoded(self.images, row)
+                reading += time.perf_counter() - asked
+                rng, id = derive_rng(self.plan.seed, "sample", epoch, position), self.images.ids[row]
+                image = self.images.read(row) if data is None else self.transform.decoded(data, id)
+                sample = self.transform.sample(image, rng)
+                samples.append(sample)
                 for name, make in self.extras.items():
-                    image = to_image(pixels)
-                    image.info = {"id": self.images.ids[row], "view": view}
+                    image = to_image(sample.pixels)
+                    image.info = {"id": id, "view": sample.view}
                     extras[name].append(make(image, rng))
         except EvalkitError as e:
             return e
-        stacked = {name: torch.stack(values) for name, values in extras.items()}
+        erase = torch.tensor([sample.erase for sample in samples])
+        later = np.array([sample.augment for sample in samples], dtype=np.float64).reshape(len(samples), -1, 2)
         return Batch(
-            torch.stack(x),
-            torch.from_numpy(self.images.labels[rows]),
-            torch.from_numpy(rows),
-            torch.tensor(erase),
-            *key,
-            stacked,
+            x=torch.stack([sample.pixels for sample in samples]),
+            y=torch.from_numpy(self.images.labels[rows]),
+            index=torch.from_numpy(rows),
+            erase=erase,
+            noise=erase_noise(erase, derive_rng(self.plan.seed, "erase", *key)),
+            operations=torch.from_numpy(later[..., 0].astype(np.int64)),
+            values=torch.from_numpy(later[..., 1].copy()),
+            step=key[0],
+            group=key[1],
+            extras={name: torch.stack(values) for name, values in extras.items()},
+            reading=reading,
+            preparing=time.perf_counter() - began - reading,
         )
 
 

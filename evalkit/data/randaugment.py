@@ -2,14 +2,18 @@
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from timm.data import auto_augment
+from timm.data.auto_augment import AugmentOp
 
 from ..errors import EvalkitError
+from .batched_augment import OPERATIONS
+
+Drawn = Sequence[tuple[AugmentOp, tuple[Any, ...]]]  # operations and their arguments, in order
 
 
 class RandAugment:
@@ -32,22 +36,81 @@ class RandAugment:
                 f"auto_augment='{config}' is not a RandAugment string such as rand-m9-mstd0.5-inc1"
             ) from e
         self.ops, self.layers, self.weights = timms.ops, timms.num_layers, timms.choice_weights
+        self.fill: tuple[int, ...] = settings["img_mean"]
         for op in self.ops:
             if op.aug_fn is auto_augment.posterize:
                 op.aug_fn = _posterize
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        return self.apply(image, self.draw(rng))
+
+    def draw(self, rng: np.random.Generator) -> Drawn:
+        """What happens to one image."""
         chosen = rng.choice(len(self.ops), self.layers, replace=self.weights is None, p=self.weights)
         with _seeded_random(int(rng.integers(2**63))):
-            for i in chosen:
-                image = self.ops[i](image)
+            drawn = [(self.ops[i], _arguments(self.ops[i])) for i in chosen]
+        return [(op, arguments) for op, arguments in drawn if arguments is not None]
+
+    def apply(self, image: Image.Image, drawn: Drawn) -> Image.Image:
+        """The image after `drawn`, by Pillow."""
+        for op, arguments in drawn:
+            image = op.aug_fn(image, *arguments, **op.kwargs)
         return image
+
+    def coded(self, drawn: Drawn, size: int) -> list[tuple[int, float]]:
+        """`drawn` for images of `size` pixels as (operation, value) of `batched_augment.augment`, one per layer."""
+        codes = [_code(op, *arguments, size=size) for op, arguments in drawn]
+        return codes + [(0, 0.0)] * (self.layers - len(codes))
+
+    def only_on_cpu(self) -> list[str]:
+        """Names of the operations that `batched_augment` does not have."""
+        return [op.name for op in self.ops if op.aug_fn not in _CODES]
+
+
+def _arguments(op: AugmentOp) -> tuple[Any, ...] | None:
+    """The arguments that timm's `AugmentOp.__call__` draws from Python's `random`; None where it leaves the image
+    alone."""
+    if op.prob < 1.0 and random.random() > op.prob:
+        return None
+    magnitude = op.magnitude
+    if op.magnitude_std == float("inf"):
+        magnitude = random.uniform(0, magnitude)
+    elif op.magnitude_std > 0:
+        magnitude = random.gauss(magnitude, op.magnitude_std)
+    magnitude = max(0.0, min(magnitude, op.magnitude_max or 10.0))
+    return op.level_fn(magnitude, op.hparams) if op.level_fn is not None else ()
 
 
 def _posterize(image: Image.Image, bits: int, **kwargs: Any) -> Image.Image:
     """timm's posterize, with 0 bits giving black: what Pillow did when the recipes were published, and refuses since
     version 13."""
     return Image.new(image.mode, image.size) if bits < 1 else auto_augment.posterize(image, bits, **kwargs)
+
+
+_CODES = {
+    auto_augment.auto_contrast: "auto_contrast",
+    auto_augment.equalize: "equalize",
+    auto_augment.invert: "invert",
+    _posterize: "posterize",
+    auto_augment.solarize: "solarize",
+    auto_augment.solarize_add: "solarize_add",
+    auto_augment.brightness: "brightness",
+    auto_augment.contrast: "contrast",
+    auto_augment.color: "color",
+    auto_augment.sharpness: "sharpness",
+    auto_augment.rotate: "rotate",
+    auto_augment.shear_x: "shear_x",
+    auto_augment.shear_y: "shear_y",
+    auto_augment.translate_x_abs: "translate_x",
+    auto_augment.translate_y_abs: "translate_y",
+    auto_augment.translate_x_rel: "translate_x",
+    auto_augment.translate_y_rel: "translate_y",
+}
+_RELATIVE = (auto_augment.translate_x_rel, auto_augment.translate_y_rel)
+
+
+def _code(op: AugmentOp, value: float = 0.0, *, size: int) -> tuple[int, float]:
+    return OPERATIONS.index(_CODES[op.aug_fn]), value * size if op.aug_fn in _RELATIVE else float(value)
 
 
 @contextlib.contextmanager

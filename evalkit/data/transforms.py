@@ -1,16 +1,20 @@
-"""From a PIL image to a uint8 tensor (3, S, S). Normalisation, erasing and mixing happen on the device."""
+"""From an image to a uint8 tensor (3, S, S). Normalisation, erasing and mixing happen on the device, and augmentation
+too where asked."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from ..errors import EvalkitError, unknown
+from . import decode
+from .batched_augment import OPERATIONS, augment
+from .decode import to_image, to_pixels, to_tensor
+from .erasing import random_erase_box
 from .randaugment import RandAugment
 
 INTERPOLATIONS = {
@@ -19,16 +23,6 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """RGB image as uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """The RGB image of uint8 (3, H, W)."""
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 # ---- evaluation
@@ -66,15 +60,15 @@ class EvalTransform:
 
     def crop(self, image: Image.Image) -> Image.Image:
         """The resized and cropped image."""
-        (left, top, _, _), size = self.box(image)
+        (left, top, _, _), size = self.box(*image.size)
         return image.resize(size, INTERPOLATIONS[self.interpolation]).crop(
             (left, top, left + self.size, top + self.size)
         )
 
-    def box(self, image: Image.Image) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    def box(self, width: int, height: int) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
         """(left, top, width, height) of the crop in pixels of the resized image, and that one's (width, height)."""
-        short = min(image.size)
-        width, height = (int(self.resize * side / short) for side in image.size)
+        short = min(width, height)
+        width, height = (int(self.resize * side / short) for side in (width, height))
         return (round((width - self.size) / 2), round((height - self.size) / 2), self.size, self.size), (width, height)
 
 
@@ -124,6 +118,22 @@ class TrainKeys(Protocol):
     color_jitter: float
     erasing: float
     interpolation: str
+    decode: str
+    augment_device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A training image, and what is still to be done with it on the device."""
+
+    pixels: Tensor  # (3, S, S) uint8, contiguous
+    # the part of the image it shows; None where that is no upright box of it ("pad-crop", RandAugment)
+    view: View | None
+    erase: tuple[int, int, int, int]  # (top, left, height, width) to fill after normalisation, all 0 for nothing
+    augment: list[tuple[int, float]] = field(default_factory=list)  # (operation, value) of batched_augment, in order
+
+
+Picture = Image.Image | Tensor  # RGB: Pillow's, or (3, H, W) uint8 where torch resizes it
 
 
 class TrainTransform:
@@ -134,6 +144,8 @@ class TrainTransform:
     of the share `cfg.crop_scale` of the area, then flip). Images that do not have the size are first resized and
     centre-cropped to it, except by "rrc". `cfg.auto_augment` is timm's RandAugment string, `cfg.color_jitter` the
     strength of torchvision's ColorJitter (brightness, contrast, saturation). `mean` colours what RandAugment moves in.
+    `cfg.decode`: with "fast" images are resized by torch, see `decode`. `cfg.augment_device`: with "device" colours and
+    RandAugment are drawn here and left to `batched_augment`, see `Sample.augment`.
     """
 
     AUGMENTS = ("none", "pad-crop", "pad-crop-flip", "rrc")
@@ -151,49 +163,107 @@ class TrainTransform:
         if not 0 <= cfg.erasing <= 1:
             raise EvalkitError(f"erasing={cfg.erasing} is a probability; give a number from 0 to 1")
         self.size, self.augment, self.jitter, self.erasing = cfg.image_size, cfg.augment, cfg.color_jitter, cfg.erasing
-        self.crop_scale = tuple(cfg.crop_scale)
+        self.crop_scale, self.interpolation = tuple(cfg.crop_scale), cfg.interpolation
         self.fit = EvalTransform(self.size, self.size, cfg.interpolation)
         self.resampling = INTERPOLATIONS[cfg.interpolation]
         self.rand_augment = (
             RandAugment(cfg.auto_augment, self.size, mean, self.resampling) if cfg.auto_augment else None
         )
+        self.fast, self.on_device = cfg.decode == "fast", cfg.augment_device == "device"
+        decode.check(cfg.decode, cfg.interpolation)
+        if self.on_device and (reason := self.only_on_cpu()):
+            raise EvalkitError(f"augment_device=device is not possible: {reason}; use augment_device=cpu")
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
-        return self.with_view(image, rng)[0]
+    def only_on_cpu(self) -> str | None:
+        """Why this augmentation cannot be done by `batched_augment`; None if it can."""
+        absent = self.rand_augment.only_on_cpu() if self.rand_augment else []
+        if absent:
+            return f"{absent[0]} of this auto_augment is there for the CPU only"
+        if self.rand_augment and self.interpolation not in decode.RESAMPLINGS:
+            return f"interpolation={self.interpolation} moves pixels on the CPU only"
+        return None
 
-    def with_view(self, image: Image.Image, rng: np.random.Generator) -> tuple[Tensor, View | None]:
-        """The training image, and what it shows of the image; None where that is no upright box of it ("pad-crop",
-        RandAugment)."""
+    def decoded(self, data: bytes, id: str) -> Image.Image | Tensor:
+        """The image in a file's bytes, as this transform likes it best. Raises BadImage."""
+        return decode.as_pixels(data, id) if self.fast else decode.as_image(data, id)
+
+    def __call__(self, image: Image.Image | Tensor, rng: np.random.Generator) -> Tensor:
+        return self.sample(image, rng).pixels
+
+    def finish(self, x: Tensor, operations: np.ndarray, values: np.ndarray) -> Tensor:
+        """The batch `x` (B, 3, S, S) uint8 after what its samples left to the device: see `batched_augment.augment`."""
+        if not operations.shape[1]:
+            return x
+        fill = self.rand_augment.fill if self.rand_augment else (0, 0, 0)
+        return augment(x, operations, values, fill, self.interpolation)
+
+    def sample(self, image: Image.Image | Tensor, rng: np.random.Generator) -> Sample:
+        """The training image made of an RGB image, given as PIL's or as (3, H, W) uint8."""
+        picture: Picture = image
+        if self.fast and isinstance(image, Image.Image):
+            picture = to_pixels(image)
+        picture, view = self._cut(picture, rng)
+        drawn = self.rand_augment.draw(rng) if self.rand_augment else []
+        changes = color_changes(self.jitter, rng) if self.jitter else []
+        later = []
+        if self.on_device:
+            later = self.rand_augment.coded(drawn, self.size) if self.rand_augment else coded(changes)
+        elif drawn or changes:
+            picture = picture if isinstance(picture, Image.Image) else to_image(picture)
+            picture = self.rand_augment.apply(picture, drawn) if self.rand_augment else color_jitter(picture, changes)
+        pixels = to_tensor(picture) if isinstance(picture, Image.Image) else picture.contiguous()
+        return Sample(pixels, view, self.erase_box(rng), later)
+
+    def _cut(self, image: Picture, rng: np.random.Generator) -> tuple[Picture, View | None]:
+        """The S x S pixels of the image that are seen, and which those are."""
+        width, height = size_of(image)
         if self.augment == "rrc":
-            box, size = random_resized_crop(*image.size, rng, self.crop_scale), image.size
-            left, top, width, height = box
-            image = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), self.resampling)
+            left, top, w, h = random_resized_crop(width, height, rng, self.crop_scale)
+            image = self._resized(cut(image, left, top, w, h), self.size, self.size)
         else:
-            box, size = self.fit.box(image)
-            image = image if image.size == (self.size, self.size) else self.fit.crop(image)
+            (left, top, w, h), (width, height) = self.fit.box(width, height)
+            if size_of(image) != (self.size, self.size):
+                image = cut(self._resized(image, width, height), left, top, w, h)
             if self.augment != "none":
                 image = pad_crop(image, rng)
         flip = self.augment in ("rrc", "pad-crop-flip") and rng.random() < 0.5
         if flip:
-            image = ImageOps.mirror(image)
-        upright = self.augment in ("none", "rrc") and not self.rand_augment
-        view = View(box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1], flip) if upright else None
-        if self.rand_augment:
-            image = self.rand_augment(image, rng)
-        if self.jitter:
-            image = color_jitter(image, self.jitter, rng)
-        return to_tensor(image), view
+            image = ImageOps.mirror(image) if isinstance(image, Image.Image) else image.flip(-1)
+        if self.rand_augment or self.augment.startswith("pad-crop"):
+            return image, None
+        return image, View(left / width, top / height, w / width, h / height, flip)
+
+    def _resized(self, image: Picture, width: int, height: int) -> Picture:
+        if isinstance(image, Image.Image):
+            return image.resize((width, height), self.resampling)
+        return decode.resize(image, width, height, self.interpolation)
 
     def erase_box(self, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """(top, left, height, width) to erase in this image, all 0 for nothing. It is filled after normalisation, see
-        `erase_boxes`."""
+        `erasing`."""
         return random_erase_box(self.size, self.size, self.erasing, rng) if self.erasing else (0, 0, 0, 0)
 
 
-def pad_crop(image: Image.Image, rng: np.random.Generator, padding: int = 4) -> Image.Image:
+def size_of(image: Picture) -> tuple[int, int]:
+    """(width, height)."""
+    return image.size if isinstance(image, Image.Image) else (image.shape[2], image.shape[1])
+
+
+def cut(image: Picture, left: int, top: int, width: int, height: int) -> Picture:
+    """A box of the image."""
+    if isinstance(image, Image.Image):
+        return image.crop((left, top, left + width, top + height))
+    return image[:, top : top + height, left : left + width]
+
+
+def pad_crop(image: Picture, rng: np.random.Generator, padding: int = 4) -> Picture:
     """A random crop of the image's own size after reflecting `padding` pixels at each side."""
     top, left = rng.integers(-padding, padding + 1, size=2)
-    return Image.fromarray(np.asarray(image)[_reflected(top, image.height)][:, _reflected(left, image.width)])
+    width, height = size_of(image)
+    rows, columns = _reflected(top, height), _reflected(left, width)
+    if isinstance(image, Image.Image):
+        return Image.fromarray(np.asarray(image)[rows][:, columns])
+    return image[:, rows][:, :, columns]
 
 
 def _reflected(start: int, n: int) -> np.ndarray:
@@ -223,40 +293,23 @@ def random_resized_crop(
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """Brightness, contrast and saturation, in random order, each times a factor uniform within 1 +- `strength`."""
-    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for _ in kinds]
-    for i in rng.permutation(len(kinds)):
-        image = kinds[i](image).enhance(factors[i])
+_JITTER = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "color": ImageEnhance.Color}
+
+
+def color_changes(strength: float, rng: np.random.Generator) -> list[tuple[str, float]]:
+    """Brightness, contrast and saturation ("color"), in random order, each with a factor uniform within 1 +-
+    `strength`."""
+    factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for _ in _JITTER]
+    return [(list(_JITTER)[i], factors[i]) for i in rng.permutation(len(_JITTER))]
+
+
+def color_jitter(image: Image.Image, changes: Sequence[tuple[str, float]]) -> Image.Image:
+    """The image after `color_changes`."""
+    for kind, factor in changes:
+        image = _JITTER[kind](image).enhance(factor)
     return image
 
 
-def random_erase_box(
-    height: int, width: int, probability: float, rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of 2-33 % of the area, aspect ratio 0.3-3.3, all 0 for none (Zhong et al., arXiv
-    1708.04896; law of timm's RandomErasing)."""
-    if rng.random() >= probability:
-        return 0, 0, 0, 0
-    for _ in range(10):
-        target = rng.uniform(0.02, 1 / 3) * height * width
-        ratio = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
-        h, w = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
-        if h < height and w < width:
-            top = int(rng.integers(0, height - h + 1))
-            return top, int(rng.integers(0, width - w + 1)), h, w
-    return 0, 0, 0, 0
-
-
-def erase_boxes(x: Tensor, boxes: Tensor, rng: np.random.Generator) -> Tensor:
-    """Fill, in place, the boxes (B, 4) of `Batch.erase` in the NORMALISED batch `x` (B, C, H, W) with standard normal
-    noise, one draw per value.
-
-    timm erases after normalisation, so the noise has the scale of normalised pixels; in uint8 it could not be the same.
-    """
-    sizes = [x.shape[1] * h * w for _, _, h, w in boxes.tolist()]
-    noise = torch.from_numpy(rng.standard_normal(sum(sizes), dtype=np.float32)).to(x)
-    for image, (top, left, h, w), values in zip(x, boxes.tolist(), noise.split(sizes)):
-        image[:, top : top + h, left : left + w] = values.view(x.shape[1], h, w)
-    return x
+def coded(changes: Sequence[tuple[str, float]]) -> list[tuple[int, float]]:
+    """`color_changes` as (operation, value) of `batched_augment.augment`."""
+    return [(OPERATIONS.index(kind), factor) for kind, factor in changes]

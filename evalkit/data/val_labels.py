@@ -2,12 +2,15 @@
 kit."""
 
 import re
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import EvalkitError
 
 WNID = re.compile(r"n\d{8}")
+COMPRESSED, MAX_MAT = 15, 64 << 20  # type of a packed element; the bytes it may unpack to
 KIT_META = "meta.mat"  # beside the kit's ground truth: which number means which class
 
 
@@ -55,6 +58,19 @@ def _from_names(path: Path, numbered: list[tuple[int, str]], classes: Sequence[s
     return found
 
 
+def _check_mat(data: bytes) -> None:
+    """Raise ValueError for a version 5 .mat file one of whose elements unpacks to more than `MAX_MAT` bytes."""
+    at = 128
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from("<II", data, at)
+        if kind == COMPRESSED:
+            packed = zlib.decompressobj()
+            packed.decompress(data[at + 8 : at + 8 + size], MAX_MAT)
+            if packed.unconsumed_tail:
+                raise ValueError("an element unpacks to more than any development kit holds")
+        at += 8 + size
+
+
 def _from_kit(path: Path, numbers: list[int]) -> dict[str, str]:
     from scipy.io import loadmat
 
@@ -65,6 +81,7 @@ def _from_kit(path: Path, numbers: list[int]) -> dict[str, str]:
             " beside it"
         )
     try:
+        _check_mat(meta.read_bytes())
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         wnid = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
     except Exception as e:  # SciPy raises whatever a malformed file leads it to

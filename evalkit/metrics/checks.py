@@ -49,5 +49,21 @@ def finite_logits(logits: ArrayLike) -> np.ndarray:
     return out
 
 
+def class_labels(labels: ArrayLike, logits: np.ndarray) -> np.ndarray:
+    """`labels` as (N,) class indices of the `logits` (N, K)."""
+    out = np.asarray(labels)
+    if out.size == 0 and out.ndim == 1:
+        out = out.astype(np.int64)  # an empty list has no integers to show
+    if out.shape != logits.shape[:1] or not np.issubdtype(out.dtype, np.integer):
+        raise ValueError(
+            f"Expected argument `labels` to be {len(logits)} integers, but got shape {out.shape} of {out.dtype}"
+        )
+    if out.size and (out.min() < 0 or out.max() >= logits.shape[1]):
+        raise ValueError(
+            f"Expected argument `labels` to lie in 0..{logits.shape[1] - 1}, but got {out.min()}..{out.max()}"
+        )
+    return out.astype(np.int64)
+
+
 def mean(values: np.ndarray) -> float:
     return float(np.mean(values, dtype=np.float64)) if values.size else float("nan")

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checks import finite_logits, mean, positive_integer, vector
+from .checks import class_labels, finite_logits, mean, positive_integer, vector
 
 
 def log_confidence(logits: ArrayLike) -> np.ndarray:
@@ -44,39 +44,33 @@ def top_k_correct(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> np.ndarra
     >>> top_k_correct([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]], [2, 1], k=2).tolist()
     [True, True]
     """
-    z, labels = finite_logits(logits), np.asarray(labels)
+    z = finite_logits(logits)
+    labels = class_labels(labels, z)
     positive_integer("k", k)
     if k > z.shape[1]:
         raise ValueError(f"Expected argument `k` to be at most the number of classes, {z.shape[1]}, but got {k}")
-    if labels.shape != z.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"Expected argument `labels` to be {len(z)} integers, but got shape {labels.shape} of {labels.dtype}"
-        )
-    if labels.size and (labels.min() < 0 or labels.max() >= z.shape[1]):
-        raise ValueError(
-            f"Expected argument `labels` to lie in 0..{z.shape[1] - 1}, but got {labels.min()}..{labels.max()}"
-        )
     own = z[np.arange(len(z)), labels][:, None]
     before = (z > own) | ((z == own) & (np.arange(z.shape[1]) < labels[:, None]))
     return before.sum(axis=1) < k
 
 
 def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
-    """Share of samples whose label is among the `k` largest logits (see `top_k_correct`); NaN without samples."""
+    """Share of samples whose label is among the `k` largest logits (see `top_k_correct`, whose errors it raises); NaN
+    without samples."""
     return mean(top_k_correct(logits, labels, k))
 
 
 def sample_nll(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """-log softmax(logits)[label] of each sample in nats, (N,) float64; `logits` (N, K), `labels` (N,). Raises
-    ValueError for non-finite logits."""
+    as `top_k_correct` does."""
     z = finite_logits(logits)
-    own = z[np.arange(len(z)), np.asarray(labels, dtype=np.int64)]
+    own = z[np.arange(len(z)), class_labels(labels, z)]
     return z.max(axis=1) - log_confidence(z) - own
 
 
 def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Mean of -log softmax(logits)[label] in nats; `logits` (N, K), `labels` (N,). NaN without samples; ValueError for
-    non-finite logits.
+    """Mean of -log softmax(logits)[label] in nats; `logits` (N, K), `labels` (N,). NaN without samples. Raises as
+    `top_k_correct` does.
 
     >>> round(negative_log_likelihood([[2.0, 1.0]], [0]), 4)
     0.3133
@@ -88,7 +82,7 @@ def sample_brier(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """Squared distance of the softmax from the one-hot label, sum_k (p_k - y_k)^2, of each sample, (N,) float64, 0 to
     2; its mean is the Brier score.
 
-    `logits` (N, K), `labels` (N,). Raises ValueError for non-finite logits. Source: Brier, Monthly Weather Review 78,
+    `logits` (N, K), `labels` (N,). Raises as `top_k_correct` does. Source: Brier, Monthly Weather Review 78,
     1950.
 
     >>> sample_brier([[0.0, 0.0]], [1]).tolist()
@@ -97,7 +91,7 @@ def sample_brier(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
     z = finite_logits(logits)
     p = np.exp(z - z.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    p[np.arange(len(z)), np.asarray(labels, dtype=np.int64)] -= 1.0
+    p[np.arange(len(z)), class_labels(labels, z)] -= 1.0
     return (p * p).sum(axis=1)
 
 

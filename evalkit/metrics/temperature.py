@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from .checks import finite_logits
+from .checks import class_labels, finite_logits
 from .classification import sample_nll
 
 LARGEST = 100.0  # temperatures are sought between its inverse and it
@@ -14,10 +14,11 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """The temperature T whose softmax(logits / T) has the least negative log-likelihood of `labels`; 1/100 to 100. NaN
     without samples.
 
-    `logits` (N, K), `labels` (N,). Raises ValueError for non-finite logits. Source: Guo et al., "On Calibration of
+    `logits` (N, K), `labels` (N,). Raises as `top_k_correct` does. Source: Guo et al., "On Calibration of
     Modern Neural Networks", ICML 2017.
     """
     z = finite_logits(logits)
+    labels = class_labels(labels, z)
     if not len(z):
         return float("nan")
     bound = np.log(LARGEST)

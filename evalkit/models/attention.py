@@ -6,11 +6,13 @@ stays on the fused kernel and no tokens x tokens matrix is made. For the query o
 tokens, per head: A = softmax(q k^T * scale) in float32, before attention dropout.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
+from timm.layers import Attention
 from timm.models.cait import Cait, ClassAttn
-from timm.models.vision_transformer import Attention, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from timm.models.xcit import Xcit
 from torch import Tensor, nn
 
@@ -34,13 +36,13 @@ class Tap:
         query.register_forward_hook(self._keep_query)
         key.register_forward_hook(self._keep_key)
 
-    def _keep_query(self, module: nn.Module, args: tuple, out: Tensor) -> None:
+    def _keep_query(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
         if self.on and self.query is None:
             queries = self._split(out.detach(), out.shape[-1])
             self.query = queries if self.whole else queries[:, :, :1]
 
-    def _keep_key(self, module: nn.Module, args: tuple, out: Tensor) -> None:
-        if self.on and self.key is None:
+    def _keep_key(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        if self.on and self.key is None and self.query is not None:
             self.key = self._split(out.detach(), self.query.shape[1] * self.query.shape[-1])
 
     def _split(self, out: Tensor, width: int) -> Tensor:
@@ -100,7 +102,7 @@ def install_tap(model: nn.Module, block: int | None = None) -> Tap:
     return tap_on(modules[-1 if block is None else block - 1])
 
 
-def tap_on(attn: nn.Module, whole: bool = False) -> Tap:
+def tap_on(attn: Any, whole: bool = False) -> Tap:
     """A tap on the attention module `attn`, one of `class_attention_modules`."""
     # q_norm and k_norm run in every forward pass; they are nn.Identity in models without qk-norm
     if isinstance(attn, Attention):
@@ -129,7 +131,7 @@ def has_class_attention(model: nn.Module) -> bool:
     return True
 
 
-def _vision_transformer(model: VisionTransformer) -> list[nn.Module]:
+def _vision_transformer(model: Any) -> list[nn.Module]:
     if model.cls_token is None:
         raise _none(model, "it has no class token")
     if model.global_pool not in ("token", ""):
@@ -140,7 +142,7 @@ def _vision_transformer(model: VisionTransformer) -> list[nn.Module]:
 
 
 # model class -> (the one type of attention module that is understood, where these modules are)
-FAMILIES: dict[type[nn.Module], tuple[type[nn.Module], Callable[[nn.Module], list[nn.Module]]]] = {
+FAMILIES: dict[type[nn.Module], tuple[type[nn.Module], Callable[[Any], list[nn.Module]]]] = {
     VisionTransformer: (Attention, _vision_transformer),
     Cait: (ClassAttn, lambda model: [block.attn for block in model.blocks_token_only]),
     Xcit: (ClassAttn, lambda model: [block.attn for block in model.cls_attn_blocks]),
@@ -149,7 +151,7 @@ FAMILIES: dict[type[nn.Module], tuple[type[nn.Module], Callable[[nn.Module], lis
 }
 
 
-def token_grid(model: nn.Module, size: tuple[int, int], tokens: int) -> tuple[int, int]:
+def token_grid(model: nn.Module, size: Sequence[int], tokens: int) -> tuple[int, int]:
     """(rows, columns) of the `tokens` patch tokens of an input of `size` (H, W): the size over the model's stride,
     rounded down, or up where the patch embedding pads. Raises EvalkitError if neither gives that many tokens."""
     info = getattr(model, "feature_info", None)

@@ -7,17 +7,18 @@ average over patches: the same size and cost. Reconstructed from the published p
 and 4.2 G, 49.6 M and 8.5 G); there is no public code.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, Mlp, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
+from timm.models import generate_default_cfgs, register_model
 from timm.models.cait import ClassAttn
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer import checkpoint_filter_fn as swin_filter_fn
 from torch import Tensor, nn
+
+from .common import Staged, build_staged, config, init_linear
 
 
 class ClassBlock(nn.Module):
@@ -40,11 +41,13 @@ class ClassBlock(nn.Module):
         return token + self.drop_path(self.mlp(self.norm2(token)))
 
 
-class ClassAttentionSwin(SwinTransformer):
+class ClassAttentionSwin(Staged, SwinTransformer):
     """(B, in_chans, H, W) images to logits. Arguments as timm's SwinTransformer; `depths` counts the class-attention
     block as the last one.
 
     The maps for dense tasks (`forward_intermediates`, `features_only`) are those before the class-attention block."""
+
+    layers: Any  # timm's stages
 
     def __init__(
         self,
@@ -55,8 +58,8 @@ class ClassAttentionSwin(SwinTransformer):
         attn_drop_rate: float = 0.0,
         **kwargs: Any,
     ):
-        rates = {"proj_drop_rate": proj_drop_rate, "attn_drop_rate": attn_drop_rate}
-        super().__init__(depths=depths, num_heads=num_heads, mlp_ratio=mlp_ratio, **rates, **kwargs)
+        kwargs |= {"proj_drop_rate": proj_drop_rate, "attn_drop_rate": attn_drop_rate}
+        super().__init__(depths=depths, num_heads=num_heads, mlp_ratio=mlp_ratio, **kwargs)
         self.global_pool, self.num_prefix_tokens, self.output_fmt = "token", 1, "NLC"
         replaced = self.layers[-1].blocks[-1]
         self.layers[-1].blocks = self.layers[-1].blocks[:-1]
@@ -67,9 +70,7 @@ class ClassAttentionSwin(SwinTransformer):
         self.cls_token = nn.Parameter(torch.empty(1, 1, self.num_features))
         trunc_normal_(self.cls_token, std=0.02)
         for module in self.class_block.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+            init_linear(module)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -95,29 +96,18 @@ class ClassAttentionSwin(SwinTransformer):
         x = self.head.drop(x[:, 0])
         return x if pre_logits else self.head.fc(x)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps (B, C, h, w) of the stages `indices` (None: all four; n: the last n), without the class-attention block
-        and without final norm (`norm` applies it to stage 4). With `intermediates_only=False` also the classification
-        features."""
-        if output_fmt != "NCHW":
-            raise ValueError(f"Expected argument `output_fmt` to be 'NCHW', but got {output_fmt!r}")
-        wanted, last = feature_take_indices(len(self.layers), indices)
-        maps, x = [], self.patch_embed(x)
-        for i, stage in enumerate(self.layers[: last + 1] if stop_early and intermediates_only else self.layers):
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """(B, h, w, D) of each stage, the last without the class-attention block."""
+        x = self.patch_embed(x)
+        for stage in self.layers:
             x = stage(x)
-            if i in wanted:
-                maps.append(
-                    (self.norm(x) if norm and i == len(self.layers) - 1 else x).permute(0, 3, 1, 2).contiguous()
-                )
-        return maps if intermediates_only else (self.read(x), maps)
+            yield x
+
+    def stage_map(self, i: int, out: Tensor, norm: bool) -> Tensor:
+        return (self.norm(out) if norm and i == len(self.layers) - 1 else out).permute(0, 3, 1, 2).contiguous()
+
+    def features_of(self, outs: Sequence[Tensor]) -> Tensor:
+        return self.read(outs[-1])
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -148,29 +138,12 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: ClassAttentionSwin) 
     return swin_filter_fn(out, model)
 
 
-def _cfg() -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "fixed_input_size": True,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head.fc",
-    }
-
-
-default_cfgs = generate_default_cfgs({f"ca_swin_{size}_patch4_window7_224": _cfg() for size in ("tiny", "small")})
+CONFIG = config(crop_pct=0.9, fixed_input_size=True, first_conv="patch_embed.proj", classifier="head.fc")
+default_cfgs = generate_default_cfgs({f"ca_swin_{size}_patch4_window7_224": CONFIG for size in ("tiny", "small")})
 
 
 def _ca_swin(name: str, pretrained: bool, **kwargs: Any) -> ClassAttentionSwin:
-    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(
-        ClassAttentionSwin, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, **kwargs
-    )
+    return build_staged(ClassAttentionSwin, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
 
 
 @register_model

@@ -6,7 +6,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 from timm.data import ImageNetInfo
@@ -18,6 +18,9 @@ from ..records import Subject
 from .convert import to_timm
 from .network import Network, create
 
+if TYPE_CHECKING:
+    from .wrap import Wrapped
+
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 
@@ -25,7 +28,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 class Loaded:
     """A network in eval mode and its provenance."""
 
-    network: Network
+    network: "Network | Wrapped"
     name: str  # architecture
     classes: list[str] | None  # name of each output, if known
     sha256: str | None  # of the weights file; None for timm's weights
@@ -140,11 +143,11 @@ def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> dict[str
     extra = sorted(k for k in tensors if k not in own)
     dropped = [k for k in extra if network.num_classes == 0 and k.rpartition(".")[0] in heads]
     unexpected = [k for k in extra if k not in dropped]
-    patterns = {_pattern(k) for k in own if _pattern(k) != k}
+    patterns = {pattern(k) for k in own if pattern(k) != k}
     problems = {
         "lacks": sorted(k for k in own if k not in tensors),
         "has other shapes for": sorted(k for k in own if k in tensors and tensors[k].shape != own[k].shape),
-        "has layers that the model has not,": [k for k in unexpected if _pattern(k) in patterns],
+        "has layers that the model has not,": [k for k in unexpected if pattern(k) in patterns],
     }
     for what, keys in problems.items():
         if keys:
@@ -174,7 +177,7 @@ def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return tensors
 
 
-def _pattern(key: str) -> str:
+def pattern(key: str) -> str:
     """'blocks.11.attn' -> 'blocks.#.attn'."""
     return re.sub(r"\d+", "#", key)
 

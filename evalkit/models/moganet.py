@@ -6,15 +6,16 @@ residual connection. Parameters have the names of the authors' published weights
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.layers import DropPath
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from .common import StagedClassifier, build_staged, config, init_linear
 
 
 class Scale(nn.Module):
@@ -114,8 +115,13 @@ def embedding(chans: int, dim: int, stem: bool) -> nn.Module:
     return nn.Sequential(OrderedDict(projection=nn.Sequential(*first, *second)))
 
 
-class MogaNet(nn.Module):
-    """(B, in_chans, H, W) images of at least 32 pixels to logits; `embed_dims` are multiples of 8."""
+class MogaNet(StagedClassifier):
+    """(B, in_chans, H, W) images of at least 32 pixels to logits; `embed_dims` are multiples of 8.
+
+    The maps for dense tasks (`forward_intermediates`, `features_only`) come each after its stage's norm, as in the
+    official detection code."""
+
+    pooling = "avg"
 
     def __init__(
         self,
@@ -128,9 +134,7 @@ class MogaNet(nn.Module):
         drop_path_rate: float = 0.0,
     ):
         super().__init__()
-        self.num_classes = num_classes
         self.num_features = self.head_hidden_size = embed_dims[-1]
-        self.grad_checkpointing = False
         self.feature_info = [
             {"num_chs": dim, "reduction": 4 * 2**i, "module": f"norm{i + 1}"} for i, dim in enumerate(embed_dims)
         ]
@@ -145,37 +149,19 @@ class MogaNet(nn.Module):
             )
             setattr(self, f"norm{i + 1}", nn.BatchNorm2d(dim))
             chans = dim
-        self.head = nn.Linear(chans, num_classes) if num_classes > 0 else nn.Identity()
+        self.reset_classifier(num_classes)
         self.init_weights()
 
     def init_weights(self) -> None:
         """Truncated normal of deviation 0.02 for the head; convolutions normal with variance 2 / fan-out; biases 0."""
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Conv2d):
+            init_linear(module)
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
                 nn.init.zeros_(module.bias)
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head for `num_classes` classes (0: none). The average over the map is the only pooling there is."""
-        if global_pool not in (None, "avg"):
-            raise ValueError(f"Expected argument `global_pool` to be None or 'avg', but got {global_pool!r}")
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(self.norm4.weight.device).train(self.training)
-
-    def _stages(self, x: Tensor) -> Iterator[Tensor]:
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
         """The normalised maps (B, C, h, w) of the four stages, one after the other."""
         for i in range(4):
             x = getattr(self, f"patch_embed{i + 1}")(x)
@@ -184,64 +170,25 @@ class MogaNet(nn.Module):
             x = getattr(self, f"norm{i + 1}")(x)
             yield x
 
+    def features_of(self, outs: Sequence[Tensor]) -> Tensor:
+        return outs[-1]
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, D, h, w) map of the last stage."""
-        *_, x = self._stages(x)
+        *_, x = self.stages(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = x.mean((2, 3))
         return x if pre_logits else self.head(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps (B, C, h, w) of the stages `indices` (None: all four; n: the last n), each after its stage's norm
-        whatever `norm` says, as in the official detection code. With `intermediates_only=False` also the classification
-        features."""
-        if output_fmt != "NCHW":
-            raise ValueError(f"Expected argument `output_fmt` to be 'NCHW', but got {output_fmt!r}")
-        numbers = range(4)
-        wanted = (
-            list(numbers)
-            if indices is None
-            else list(numbers[-indices:])
-            if isinstance(indices, int)
-            else [numbers[i] for i in indices]
-        )
-        maps = []
-        for i, stage in enumerate(self._stages(x)):
-            if i in wanted:
-                maps.append(stage)
-            if stop_early and intermediates_only and i == max(wanted):
-                break
-        return maps if intermediates_only else (stage, maps)
-
-
+URL = "https://github.com/Westlake-AI/MogaNet/releases/download/moganet-in1k-weights/moganet_tiny_sz224_8xbs128_ep300.pth.tar"
 default_cfgs = generate_default_cfgs(
     {
-        "moganet_tiny.in1k": {
-            "url": "https://github.com/Westlake-AI/MogaNet/releases/download/moganet-in1k-weights/moganet_tiny_sz224_8xbs128_ep300.pth.tar",
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "pool_size": (7, 7),
-            "crop_pct": 0.9,
-            "interpolation": "bicubic",
-            "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD,
-            "first_conv": "patch_embed1.projection.0",
-            "classifier": "head",
-            "license": "apache-2.0",
-        }
+        "moganet_tiny.in1k": config(
+            url=URL, pool_size=(7, 7), crop_pct=0.9, first_conv="patch_embed1.projection.0", license="apache-2.0"
+        )
     }
 )
 
@@ -250,5 +197,4 @@ default_cfgs = generate_default_cfgs(
 def moganet_tiny(pretrained: bool = False, **kwargs: Any) -> MogaNet:
     """5.2 M parameters, 1.1 G multiply-adds at 224 pixels."""
     args = {"depths": (3, 3, 12, 2), "embed_dims": (32, 64, 128, 256)} | kwargs
-    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(MogaNet, "moganet_tiny", pretrained, feature_cfg=features, **args)
+    return build_staged(MogaNet, "moganet_tiny", pretrained, **args)

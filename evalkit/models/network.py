@@ -42,7 +42,7 @@ class Slot:
         self.runs = 0
         layer.register_forward_hook(self._apply)
 
-    def _apply(self, module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
+    def _apply(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
         if self.fn is None:
             return None
         self.runs += 1
@@ -56,20 +56,22 @@ class Network(nn.Module):
     installed when first asked for.
     """
 
-    def __init__(self, model: nn.Module, name: str, input_size: tuple[int, int] | None = None):
+    def __init__(self, model: Any, name: str, input_size: tuple[int, int] | None = None):
         super().__init__()
         cfg = getattr(model, "pretrained_cfg", None) or {}
-        self.model = model
+        self.model = model  # timm's classifiers have no type in common that says what they can do
         self.name = name
-        self.num_classes: int = model.num_classes
-        self.input_size = input_size or tuple((cfg.get("input_size") or (3, 224, 224))[1:])
+        self.num_classes: int = self.model.num_classes
+        _, height, width = cfg.get("input_size") or (3, 224, 224)
+        self.input_size: tuple[int, int] = input_size or (height, width)
         self.mean: tuple[float, ...] = tuple(cfg.get("mean") or timm.data.IMAGENET_DEFAULT_MEAN)
         self.std: tuple[float, ...] = tuple(cfg.get("std") or timm.data.IMAGENET_DEFAULT_STD)
         # side in pixels of a patch of the attention grid; None for models without class attention
-        self.patch_size: int | None = model.feature_info[-1]["reduction"] if has_class_attention(model) else None
-        self._taps: dict[int | str | None, Tap | RolloutTap] = {}  # key: block, None = last, "rollout" = all
+        self.patch_size: int | None = self.model.feature_info[-1]["reduction"] if has_class_attention(model) else None
+        self._taps: dict[int | None, Tap] = {}  # key: block, None = last
+        self._rollout: RolloutTap | None = None
         self._slots: dict[str, Slot] = {}
-        self._compiled: Callable | None = None
+        self._compiled: Callable[..., Any] | None = None
 
     def forward(
         self,
@@ -87,7 +89,7 @@ class Network(nn.Module):
         "forward_features" for what the head reads, which is not compiled) by fn(output). Raises EvalkitError for a
         model without class attention (or rollout), an unknown layer, or what `prepare` did not install before
         `compile`."""
-        tap = None if attention is False else self._tap(None if attention is True else attention)
+        tap = self._wanted(attention)
         slot = None
         before_head = inject is not None and inject[0] == FEATURES
         if inject is not None:
@@ -133,7 +135,7 @@ class Network(nn.Module):
 
     def _pass(
         self, x: Tensor, tap: Tap | RolloutTap | None, features: bool, head: bool = True
-    ) -> tuple[Tensor | None, Any, Tensor | None, Tensor | None]:
+    ) -> tuple[Any, Any, Any, Tensor | None]:
         """Logits (none if not `head`), what the tap took, features, logits of the distillation head: the part that is
         compiled."""
         if tap is not None:
@@ -159,8 +161,7 @@ class Network(nn.Module):
 
     def prepare(self, attention: bool | int | str = False, inject_layers: Sequence[str] = ()) -> None:
         """Install the tap and the injection points that later passes will ask for."""
-        if attention is not False:
-            self._tap(None if attention is True else attention)
+        self._wanted(attention)
         for layer in inject_layers:
             if layer not in (*INPUT, FEATURES):
                 self._slot(layer)
@@ -263,14 +264,26 @@ class Network(nn.Module):
         """Drop the columns of the prefix tokens."""
         return tokens[:, self._prefix :]
 
-    def _tap(self, block: int | str | None) -> Tap | RolloutTap:
+    def _wanted(self, attention: bool | int | str) -> Tap | RolloutTap | None:
+        """What listens for the `attention` that `forward` was asked for."""
+        if isinstance(attention, str):
+            if attention != "rollout":
+                raise ValueError(f"Expected argument `attention` to be a block or 'rollout', but got {attention!r}")
+            return self._rollout_tap()
+        return None if attention is False else self._tap(None if attention is True else attention)
+
+    def _tap(self, block: int | None) -> Tap:
         if block not in self._taps:
-            what = {None: "class attention of the last block", "rollout": "attention rollout"}.get(
-                block, f"class attention of block {block}"
-            )
-            self._must_not_be_compiled(what, f"attention={True if block is None else repr(block)}")
-            self._taps[block] = install_rollout(self.model) if block == "rollout" else install_tap(self.model, block)
+            what = "class attention of " + ("the last block" if block is None else f"block {block}")
+            self._must_not_be_compiled(what, f"attention={True if block is None else block}")
+            self._taps[block] = install_tap(self.model, block)
         return self._taps[block]
+
+    def _rollout_tap(self) -> RolloutTap:
+        if self._rollout is None:
+            self._must_not_be_compiled("attention rollout", "attention='rollout'")
+            self._rollout = install_rollout(self.model)
+        return self._rollout
 
     def _slot(self, layer: str) -> Slot:
         if layer not in self._slots:

@@ -6,17 +6,21 @@ Four stages at strides 4, 8, 16 and 32; keys and values are reduced spatially (8
 own grid differs from the one it was made for; there every stage is compared with stage 1.
 """
 
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, Mlp, resample_abs_pos_embed, to_2tuple, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .common import StagedClassifier, build_staged, config, init_linear
+
 Grid = tuple[int, int]
+STAGES = 4
 
 
 class SpatialReductionAttention(nn.Module):
@@ -57,22 +61,34 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches of `patch` pixels to tokens; `grid` is the one at the size the model was made for."""
+    """Non-overlapping patches of `patch` pixels to tokens; `grid` is the one at the size the model was made for.
+
+    What is left over at the right and at the bottom is cut off, as in the official code; with `dynamic_img_pad` (timm's
+    name for it) it is padded to a patch with zeros."""
+
+    dynamic_img_pad = False
 
     def __init__(self, in_chans: int, dim: int, patch: int, grid: Grid):
         super().__init__()
-        self.grid = grid
+        self.grid, self.patch = grid, patch
         self.proj = nn.Conv2d(in_chans, dim, kernel_size=patch, stride=patch)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        if self.dynamic_img_pad:
+            x = F.pad(x, (0, -x.shape[3] % self.patch, 0, -x.shape[2] % self.patch))
         x = self.proj(x)
         return self.norm(to_tokens(x)), (x.shape[2], x.shape[3])
 
 
-class PyramidVisionTransformer(nn.Module):
+class PyramidVisionTransformer(StagedClassifier):
     """(B, in_chans, H, W) images to logits. `img_size` is the size the positional embeddings are made for; any size of
-    at least 32 runs."""
+    at least 32 runs.
+
+    The maps for dense tasks (`forward_intermediates`, `features_only`) are those of the official detection code:
+    without class token, without final norm."""
+
+    pooling = "token"
 
     def __init__(
         self,
@@ -88,10 +104,8 @@ class PyramidVisionTransformer(nn.Module):
         drop_path_rate: float = 0.0,
     ):
         super().__init__()
-        self.num_classes = num_classes
         self.num_features = self.head_hidden_size = embed_dims[-1]
         self.num_prefix_tokens = 1
-        self.grad_checkpointing = False
         self.feature_info = [
             {"num_chs": dim, "reduction": 4 * 2**i, "module": f"block{i + 1}"} for i, dim in enumerate(embed_dims)
         ]
@@ -109,38 +123,20 @@ class PyramidVisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, chans))
         self.norm = nn.LayerNorm(chans, eps=1e-6)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(chans, num_classes) if num_classes > 0 else nn.Identity()
+        self.reset_classifier(num_classes)
         self.init_weights()
 
     def init_weights(self) -> None:
         """Truncated normal of deviation 0.02 for tokens, positions and linear layers; convolutions keep PyTorch's
         default."""
-        for weight in (self.cls_token, self.pos_embed1, self.pos_embed2, self.pos_embed3, self.pos_embed4):
+        for weight in (self.cls_token, *(getattr(self, f"pos_embed{i + 1}") for i in range(STAGES))):
             trunc_normal_(weight, std=0.02)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+            init_linear(module)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         return {"cls_token"}  # as the official code, which does decay the positional embeddings
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head for `num_classes` classes (0: none). The class token is the only pooling there is."""
-        if global_pool not in (None, "token"):
-            raise ValueError(f"Expected argument `global_pool` to be None or 'token', but got {global_pool!r}")
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(self.cls_token.device).train(self.training)
 
     def _stage(self, i: int, x: Tensor, class_token: bool = False) -> tuple[Tensor, Grid]:
         """Stage `i` (0-3) of a (B, C, H, W) map: (B, T, D) tokens and their grid, with the class token first if asked
@@ -160,49 +156,25 @@ class PyramidVisionTransformer(nn.Module):
             x = checkpoint(block, x, grid, use_reentrant=False) if self.grad_checkpointing else block(x, grid)
         return x, grid
 
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """The maps of the four stages, of which none has a class token."""
+        for i in range(STAGES):
+            x = to_map(*self._stage(i, x))
+            yield x
+
+    def stage_map(self, i: int, out: Tensor, norm: bool) -> Tensor:
+        return self.norm(out.movedim(1, -1)).movedim(-1, 1).contiguous() if norm and i == STAGES - 1 else out
+
+    def features_of(self, outs: Sequence[Tensor]) -> Tensor:
+        return self.norm(self._stage(STAGES - 1, outs[STAGES - 2], class_token=True)[0])
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, 1 + N, D) normalised tokens of stage 4, the class token first."""
-        for i in range(3):
-            x = to_map(*self._stage(i, x))
-        return self.norm(self._stage(3, x, class_token=True)[0])
+        return self.features_of(list(islice(self.stages(x), STAGES - 1)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.head_drop(x[:, 0])
         return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps (B, C, h, w) of the stages `indices` (None: all four; n: the last n) as in the official detection code:
-        without class token, without final norm (`norm` applies it to stage 4). With `intermediates_only=False` also the
-        classification features."""
-        if output_fmt != "NCHW":
-            raise ValueError(f"Expected argument `output_fmt` to be 'NCHW', but got {output_fmt!r}")
-        stages = range(4)
-        wanted = (
-            list(stages)
-            if indices is None
-            else list(stages[-indices:])
-            if isinstance(indices, int)
-            else [stages[i] for i in indices]
-        )
-        maps = []
-        for i in stages[: max(wanted) + 1] if stop_early and intermediates_only else stages:
-            before = x
-            tokens, grid = self._stage(i, x)
-            x = to_map(tokens, grid)
-            if i in wanted:
-                maps.append(to_map(self.norm(tokens), grid) if norm and i == 3 else x)
-        return maps if intermediates_only else (self.norm(self._stage(3, before, class_token=True)[0]), maps)
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -228,19 +200,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: PyramidVisionTransfo
 
 
 def _cfg(file: str) -> dict[str, Any]:
-    return {
-        "url": f"https://github.com/whai362/PVT/releases/download/v2/{file}",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed1.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-    }
+    url = f"https://github.com/whai362/PVT/releases/download/v2/{file}"
+    return config(url=url, crop_pct=0.875, first_conv="patch_embed1.proj", license="apache-2.0")
 
 
 default_cfgs = generate_default_cfgs(
@@ -249,16 +210,8 @@ default_cfgs = generate_default_cfgs(
 
 
 def _pvt(name: str, depths: tuple[int, ...], pretrained: bool, **kwargs: Any) -> PyramidVisionTransformer:
-    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(
-        PyramidVisionTransformer,
-        name,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=features,
-        depths=depths,
-        **kwargs,
-    )
+    weights = {"pretrained_filter_fn": checkpoint_filter_fn}
+    return build_staged(PyramidVisionTransformer, name, pretrained, depths=depths, **weights, **kwargs)
 
 
 @register_model

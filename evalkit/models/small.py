@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
+from .common import build_staged, config
 from .pvt import PyramidVisionTransformer
 from .pvt import checkpoint_filter_fn as pvt_filter_fn
 
@@ -16,34 +16,31 @@ class CifarResNet(ResNet):
     """ResNet whose stem is one 3x3 convolution of stride 1 without pooling (He et al., CVPR 2016, section 4.2): strides
     1, 2, 4, 8."""
 
+    conv1: Any
+    maxpool: Any
+    feature_info: list[dict[str, Any]]
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.conv1 = nn.Conv2d(
+        conv1 = nn.Conv2d(
             self.conv1.in_channels, self.conv1.out_channels, kernel_size=3, stride=1, padding=1, bias=False
         )
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()
+        nn.init.kaiming_normal_(conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.conv1, self.maxpool = conv1, nn.Identity()
         self.feature_info = [info | {"reduction": max(1, info["reduction"] // 4)} for info in self.feature_info]
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    mean_std = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
-    return {
-        "input_size": (3, 32, 32),
-        "num_classes": 1000,
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-        **mean_std,
-        **kwargs,
-    }
+def _cfg(**own: Any) -> dict[str, Any]:
+    return config(input_size=(3, 32, 32), crop_pct=1.0, **own)
 
 
 default_cfgs = generate_default_cfgs(
     {
         "vit_nano_patch4_32": _cfg(
-            first_conv="patch_embed.proj", classifier="head", fixed_input_size=True, pool_size=None
+            first_conv="patch_embed.proj",
+            fixed_input_size=True,
         ),
-        "pvt_nano": _cfg(first_conv="patch_embed1.proj", classifier="head", pool_size=None),
+        "pvt_nano": _cfg(first_conv="patch_embed1.proj"),
         "resnet10_cifar": _cfg(first_conv="conv1", classifier="fc", pool_size=(4, 4)),
         "resnet18_cifar": _cfg(first_conv="conv1", classifier="fc", pool_size=(4, 4)),
     }
@@ -53,7 +50,7 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def vit_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """ViT of width 64, depth 4, 4 heads on 4-px patches: 0.2 M parameters."""
-    args = {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4} | kwargs
+    args: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4} | kwargs
     features = {"out_indices": 3, "feature_cls": "getter"}
     return build_model_with_cfg(
         VisionTransformer,
@@ -69,33 +66,25 @@ def vit_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransfo
 def pvt_nano(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
     """PVT of widths 32 to 128, one block per stage: 0.5 M parameters; keys are reduced 4 and 2 times in its first
     stages, whose maps are small."""
-    args = {
+    args: dict[str, Any] = {
         "depths": (1, 1, 1, 1),
         "embed_dims": (32, 64, 96, 128),
         "num_heads": (1, 2, 3, 4),
         "reductions": (4, 2, 1, 1),
         "img_size": 32,
     } | kwargs
-    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(
-        PyramidVisionTransformer,
-        "pvt_nano",
-        pretrained,
-        pretrained_filter_fn=pvt_filter_fn,
-        feature_cfg=features,
-        **args,
-    )
+    return build_staged(PyramidVisionTransformer, "pvt_nano", pretrained, pretrained_filter_fn=pvt_filter_fn, **args)
 
 
 @register_model
 def resnet10_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """One narrow block per stage (16 to 128 channels): 0.3 M parameters."""
-    args = {"block": BasicBlock, "layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)} | kwargs
+    args: dict[str, Any] = {"block": BasicBlock, "layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)} | kwargs
     return build_model_with_cfg(CifarResNet, "resnet10_cifar", pretrained, **args)
 
 
 @register_model
 def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-18 for 32-px images: 11.2 M parameters."""
-    args = {"block": BasicBlock, "layers": (2, 2, 2, 2)} | kwargs
+    args: dict[str, Any] = {"block": BasicBlock, "layers": (2, 2, 2, 2)} | kwargs
     return build_model_with_cfg(CifarResNet, "resnet18_cifar", pretrained, **args)

@@ -1,8 +1,38 @@
 """What the attacks are."""
 
+from dataclasses import dataclass
+
+from evalkit.errors import EvalkitError
+from evalkit.keys import key
 from evalkit.protocols import Metric, Protocol
 
-from ..config import FGSMConfig, PGDConfig
+from ..config import ValConfig
+
+
+@dataclass(frozen=True)
+class FGSMConfig(ValConfig):
+    """Fast gradient sign attack."""
+
+    eps: list[float] = key(
+        [1.0, 2.0, 4.0, 8.0], "largest changes of a pixel value, ascending", unit="1/255", least=0, most=255
+    )
+
+    def check(self) -> None:
+        super().check()
+        if not self.eps or sorted(set(self.eps)) != self.eps:
+            raise EvalkitError(f"eps must ascend within 0..255 (it counts 1/255), but got {self.eps}")
+
+
+@dataclass(frozen=True)
+class PGDConfig(FGSMConfig):
+    """Projected gradient attack."""
+
+    steps: int = key(10, "steps of the attack", least=1)
+    alpha: float | None = key(
+        None, "change of a pixel value per step; null: a quarter of eps", unit="1/255", above=0, most=255
+    )
+    seed: int = key(0, "of the random starts", least=0, most=2**64 - 1, role="seed")
+
 
 ATTACKED = "accuracy when every pixel may move by eps"
 METRICS = (

@@ -1,8 +1,16 @@
 """What ImageNet-A is, and what the protocols that measure as it does have in common."""
 
+from dataclasses import dataclass
+
 from evalkit.protocols import Figure, Metric, Protocol
 
-from ..config import ImageNetAConfig
+from ..config import ClassificationConfig
+
+
+@dataclass(frozen=True)
+class ImageNetAConfig(ClassificationConfig):
+    """Natural adversarial examples."""
+
 
 TOP1 = Metric("top1", "top-1", "high", "share of the images whose most probable class is the label", column=True)
 RMS = Metric(

@@ -1,8 +1,23 @@
 """What ImageNet-O is."""
 
+from dataclasses import dataclass
+
+from evalkit.keys import key
 from evalkit.protocols import Figure, Metric, Protocol
 
-from ..config import ImageNetOConfig
+from ..config import ValConfig
+
+
+@dataclass(frozen=True)
+class ImageNetOConfig(ValConfig):
+    """Out-of-distribution detection."""
+
+    id_data: str | None = key(
+        None,
+        "the in-distribution images: the folder of ImageNet val, or an embedded set; null: the embedded stand-in",
+        role="place",
+    )
+
 
 AUPR = "area under precision and recall of finding out-of-distribution images, the positive class"
 AUROC = "area under the ROC curve of finding out-of-distribution images"

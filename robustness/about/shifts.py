@@ -1,9 +1,39 @@
 """What the protocols on other photographs and renditions of ImageNet's classes are; they measure as ImageNet-A does."""
 
+from dataclasses import dataclass
+
+from evalkit.keys import key
 from evalkit.protocols import Metric, Protocol
 
-from ..config import ImageNetRConfig, ImageNetSketchConfig, ImageNetV2Config, ImageNetValConfig
+from ..config import ClassificationConfig, ValConfig
 from .imagenet_a import AURRA, OTHERS, RMS, TOP1
+
+
+@dataclass(frozen=True)
+class ImageNetRConfig(ClassificationConfig):
+    """Renditions: art, cartoons, sculptures, toys."""
+
+
+@dataclass(frozen=True)
+class ImageNetSketchConfig(ClassificationConfig):
+    """Black and white sketches."""
+
+
+@dataclass(frozen=True)
+class ImageNetV2Config(ClassificationConfig):
+    """New photographs, collected as ImageNet val was."""
+
+
+@dataclass(frozen=True)
+class ImageNetValConfig(ClassificationConfig, ValConfig):
+    """The clean images, by the labels of ImageNet and by the reassessed ones."""
+
+    classes: str | None = key(
+        None,
+        "only the 200 classes of this set, as its clean counterpart; null: all 1000",
+        choices=("imagenet-a", "imagenet-o", "imagenet-r"),
+    )
+
 
 IMAGENET_R = Protocol(
     name="imagenet-r",

@@ -197,5 +197,4 @@ class Case:
 
     @property
     def rows_sum_to_one(self) -> bool:
-        # the literal attention formula leaves out the class token's share
-        return self.name not in OWN_MASS and getattr(self.method, "normalize_attn", True)
+        return self.name not in OWN_MASS

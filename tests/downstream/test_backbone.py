@@ -6,7 +6,6 @@ import pickle
 import pytest
 import safetensors.torch
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from evalkit import checkpoint, models
@@ -89,12 +88,26 @@ def test_resnet_features_are_those_of_the_classifiers_layers(tmp_path):
 def test_positional_embeddings_are_resampled_once_and_then_fit_any_size(tmp_path):
     model = classifier(**VIT)
     made = wrapped(model, "vit_nano_patch4_32", tmp_path, 48, [1], True, **VIT)
-    assert torch.allclose(
-        made.model.pos_embed, resample_abs_pos_embed(model.pos_embed, (12, 12), num_prefix_tokens=1), atol=1e-6
-    )
+    assert made.model.pos_embed.shape == (1, 1 + 12 * 12, 64)
     assert made.report["resized"] == ["pos_embed"] and "pos_embed" in made.report["loaded"]
-    for height, width in ((48, 48), (64, 32), (40, 84)):
-        assert made(torch.randn(1, 3, height, width))[0].shape == (1, 64, height // 4, width // 4)
+    for height, width in ((48, 48), (64, 32), (40, 84), (41, 83)):
+        assert made(torch.randn(1, 3, height, width))[0].shape == (1, 64, -(-height // 4), -(-width // 4))
+
+
+@pytest.mark.parametrize(
+    "name, stride", [("deit_tiny_patch16_224", 16), ("pvt_tiny", 32), ("swin_tiny_patch4_window7_224", 4)]
+)
+def test_what_patches_do_not_divide_is_padded_in_the_corner(name, stride):
+    """As if the image were that much larger at the right and at the bottom, and nothing of it is lost."""
+    made = Backbone(name, None if name == "pvt_tiny" else 64, [0], model_args={"depth": 1} if "deit" in name else {})
+    x = torch.randn(1, 3, 70, 93)
+    padded = torch.nn.functional.pad(x, (0, -93 % stride, 0, -70 % stride))
+    for a, b in zip(made.eval()(x), made(padded)):
+        height, width = a.shape[2:]
+        assert torch.allclose(a, b[..., :height, :width], atol=1e-6) or name == "pvt_tiny"
+    moved = x.clone()
+    moved[..., -1, -1] += 1  # the last pixel counts
+    assert not torch.equal(made(moved)[0], made(x)[0])
 
 
 @pytest.mark.parametrize(
@@ -149,7 +162,7 @@ def test_evalkit_checkpoint_loads_its_averaged_weights(tmp_path):
             made = Backbone(source.model, 32, [1], True, source.model_args, source.checkpoint, source.weights)
             assert all(torch.equal(v, model.state_dict()[k]) for k, v in made.model.state_dict().items())
             full = {"loaded": sorted(made.model.state_dict()), "head_dropped": ["head.bias", "head.weight"]}
-            assert made.report == full | {key: [] for key in ("resized", "missing", "unexpected", "frozen")}
+            assert made.report == full | {key: [] for key in ("resized", "renamed", "unexpected", "frozen")}
     assert found(tmp_path).sha256 == checkpoint.verify(folder)["sha256"]["model_ema.safetensors"]
     assert found(tmp_path, label="other").label == "other"
 
@@ -209,35 +222,56 @@ def test_another_architecture_than_the_checkpoints_is_refused(tmp_path):
     assert found("resnet18.a1_in1k", model="resnet18").model == "resnet18.a1_in1k"
 
 
-def test_report_names_what_was_missing_and_what_was_too_much():
+def test_report_names_what_was_too_much():
     model, target = classifier(**VIT), models.create("vit_nano_patch4_32", num_classes=0, **VIT).model
-    tensors = dict(model.state_dict())
-    del tensors["norm.bias"]
-    report = fill(target, tensors | {"extra.w": torch.zeros(1)}, "w.pth")
-    assert (
-        report["missing"] == ["norm.bias"]
-        and report["unexpected"] == ["extra.w"]
-        and report["head_dropped"] == ["head.bias", "head.weight"]
-    )
-    assert len(report["loaded"]) == len(target.state_dict()) - 1 and torch.equal(target.cls_token, model.cls_token)
+    report = fill(target, model.state_dict() | {"extra.w": torch.zeros(1)}, "w.pth")
+    assert report["unexpected"] == ["extra.w"] and report["head_dropped"] == ["head.bias", "head.weight"]
+    assert report["loaded"] == sorted(target.state_dict()) and torch.equal(target.cls_token, model.cls_token)
 
 
-def test_more_than_a_fifth_missing_or_other_shapes_is_an_error():
+def without(tensors, *starts):
+    return {k: v for k, v in tensors.items() if not k.startswith(starts)}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: without(t, "norm.bias"), r"lacks 1 tensors \(norm.bias\)"),
+        (lambda t: without(t, "blocks.1."), r"lacks 12 tensors \(blocks.1.attn.proj.bias, blocks.1.attn.proj.weight, "),
+        (lambda t: without(t, "cls_token", "pos_embed"), r"lacks 2 tensors \(cls_token, pos_embed\)"),
+        (lambda t: t | {"norm.weight": torch.zeros(3)}, r"has other shapes for 1 tensors \(norm.weight\)"),
+        (
+            lambda t: t | {k.replace("s.1.", "s.2."): v for k, v in t.items()},
+            r"has layers that the model has not, 12 tensors \(blocks.2.attn.proj.bias, ",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_in_whole_changes_nothing(change, message):
+    """As `models.load` refuses it: whole blocks that keep random weights are no transfer."""
     target = models.create("vit_nano_patch4_32", num_classes=0, **VIT).model
-    own = target.state_dict()
-    before = {k: v.clone() for k, v in own.items()}
-    keys = list(own)
-    fifth = len(keys) // 5
-    fill(target, {k: own[k] for k in keys[fifth:]}, "w.pth")
-    with pytest.raises(
-        EvalkitError, match=f"w.pth does not fit the backbone: it lacks {fifth + 1} of its {len(keys)} tensors"
-    ):
-        fill(target, {k: own[k] + 1 for k in keys[fifth + 1 :]}, "w.pth")
-    with pytest.raises(
-        EvalkitError, match="it has other shapes for 1 of its .*norm.weight.*give the model and model_args"
-    ):
-        fill(target, {**{k: v + 1 for k, v in own.items()}, "norm.weight": torch.zeros(3)}, "w.pth")
-    assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())  # a refused file changes nothing
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    tensors = change({k: v + 1 for k, v in before.items()})
+    with pytest.raises(EvalkitError, match=f"w.pth does not fit the backbone: it {message}.*give the model and"):
+        fill(target, tensors, "w.pth")
+    assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
+
+
+def test_weights_under_the_names_of_openmmlab_arrive():
+    model = classifier("resnet10_cifar")
+    theirs = {f"backbone.{k}": v for k, v in without(model.state_dict(), "fc.").items()}
+    target = models.create("resnet10_cifar", num_classes=0).model
+    report = fill(target, theirs, "w.pth")
+    assert len(report["renamed"]) == len(report["loaded"]) and torch.equal(target.conv1.weight, model.conv1.weight)
+
+
+def test_timm_weights_are_resampled_like_any_other(monkeypatch):
+    published = models.create("vit_nano_patch4_32", num_classes=0, **VIT)
+    create = backbone.models.create
+    monkeypatch.setattr(
+        backbone.models, "create", lambda *a, pretrained=False, **k: published if pretrained else create(*a, **k)
+    )
+    made = Backbone("vit_nano_patch4_32", 48, [1], True, VIT, backbone.TIMM)
+    assert made.report["resized"] == ["pos_embed"] and torch.equal(made.model.cls_token, published.model.cls_token)
 
 
 class Bomb:

@@ -92,8 +92,8 @@ def test_pascal_context_recipe_is_segmenters(head):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["head=linaer"], "unknown head 'linaer'. Did you mean 'linear'?"),
-        (["classes=58"], "key 'classes' must be 60"),
+        (["head=linaer"], "unknown value of head 'linaer'. Did you mean 'linear'?"),
+        (["classes=58"], "unknown value of classes '58'. Choose one of: 59, 60"),
         (["stride=128"], "stride=128 leaves gaps between windows of crop=32"),
         (["warmup_steps=600"], "warmup_steps=600 leaves nothing of steps=600"),
         (["scale=[2.0,0.5]"], "key 'scale' must be two numbers above 0"),
@@ -180,7 +180,8 @@ def test_the_config_is_the_recipe():
     assert prepare["mean"] == pytest.approx([123.675, 116.28, 103.53]) and prepare["std"] == pytest.approx(
         [58.395, 57.12, 57.375]
     )
-    assert prepare["bgr_to_rgb"] and prepare["test_cfg"] == {"size_divisor": 16}
+    assert prepare["bgr_to_rgb"] and prepare["size"] == (480, 480)
+    assert "test_cfg" not in prepare  # an image is tested as it is
 
 
 def test_overrides_reach_the_mm_config():
@@ -292,7 +293,7 @@ def test_nothing_to_count_is_said():
             ["transfer", "seg", "--resume", "b", "--ms"],
             "--resume continues the run inside b as it is; leave out --out, --recipe and --ms",
         ),
-        (["transfer", "det", "a", "--ms"], "--ms belongs to seg; detection is tested at one scale"),
+        (["transfer", "det", "a", "--ms"], "--ms belongs to seg; det is tested at one scale"),
         (["transfer", "seg", "a", "haed=linear"], "unknown key 'haed'. Did you mean 'head'?"),
         (
             ["transfer", "seg", "a", "--recipe", "digit-scenes"],

@@ -94,7 +94,7 @@ def test_weights_arrive_and_are_reported(finished, weights, capsys):
     assert (
         len(report["loaded"]) > 10
         and report["head_dropped"] == ["head.bias", "head.weight"]
-        and report["missing"] == report["unexpected"] == []
+        and report["resized"] == report["unexpected"] == []
     )
 
 

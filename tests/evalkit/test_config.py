@@ -2,28 +2,33 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 from omegaconf import MISSING
 
 from evalkit import config
 from evalkit.errors import EvalkitError
+from evalkit.keys import Keys, Retired, key
 from evalkit.train.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class Small:
-    name: str = MISSING
-    mixup: Any = "vanilla"
-    model_args: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 3
-    lr: float = 0.1
-    clip: float | None = None
-    note: str | None = None
-    fast: bool = False
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+class Small(Keys):
+    RETIRED: ClassVar = {
+        "rate": Retired("its name is lr", renamed="lr"),
+        "turbo": Retired("fast=true does what turbo=2 did", harmless=(0, None)),
+    }
+    name: str = key(MISSING, "name")
+    mixup: Any = key("vanilla", "method")
+    model_args: dict[str, Any] = key({}, "arguments")
+    epochs: int = key(3, "epochs")
+    lr: float = key(0.1, "learning rate")
+    clip: float | None = key(None, "largest norm; null: none")
+    note: str | None = key(None, "note")
+    fast: bool = key(False, "whether to hurry")
+    betas: list[float] = key([0.9, 0.999], "decay rates")
 
 
 def load(*overrides):
@@ -269,6 +274,32 @@ def test_result_holds_plain_containers_that_json_takes():
     assert json.loads(json.dumps(config.to_dict(cfg))) == config.to_dict(cfg)
 
 
+# ---- keys of the past
+
+
+def test_a_file_with_a_renamed_key_is_read(tmp_path):
+    old = recipe(tmp_path, "name: x\nrate: 0.5")
+    with pytest.warns(UserWarning, match=r"key 'rate' is called 'lr' now"):
+        assert config.load(Small, old) == load("lr=0.5")
+
+
+def test_a_dropped_key_that_did_nothing_is_said_and_dropped(tmp_path):
+    for value in ("0", "null"):
+        with pytest.warns(UserWarning, match=r"key 'turbo' no longer exists; without it nothing changes"):
+            assert config.load(Small, recipe(tmp_path, f"name: x\nturbo: {value}")) == load()
+
+
+def test_one_line_says_what_replaced_a_dropped_key(tmp_path):
+    with pytest.raises(EvalkitError, match=r"': key 'turbo' no longer exists; fast=true does what turbo=2 did$"):
+        config.load(Small, recipe(tmp_path, "name: x\nturbo: 2"))
+    for override, now in (("turbo=0", "fast=true does what turbo=2 did"), ("rate=1", "its name is lr")):
+        with pytest.raises(EvalkitError, match=f"^key '{override.split('=')[0]}' no longer exists; {now}$"):
+            load(override)
+    both = recipe(tmp_path, "name: x\nrate: 0.5\nlr: 0.1")
+    with pytest.raises(EvalkitError, match="key 'rate' no longer exists; its name is lr"):
+        config.load(Small, both)
+
+
 # ---- the values a training recipe may hold
 
 
@@ -280,9 +311,9 @@ def check(**values):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"augment": "rc"}, "unknown augment 'rc'. Did you mean 'rrc'?"),
-        ({"schedule": "cosin"}, "unknown schedule 'cosin'. Did you mean 'cosine'?"),
-        ({"amp": "bf-16"}, "unknown amp 'bf-16'. Did you mean 'bf16'?"),
+        ({"augment": "rc"}, "unknown value of augment 'rc'. Did you mean 'rrc'?"),
+        ({"schedule": "cosin"}, "unknown value of schedule 'cosin'. Did you mean 'cosine'?"),
+        ({"amp": "bf-16"}, "unknown value of amp 'bf-16'. Did you mean 'bf16'?"),
         ({"lr": 0.0}, "key 'lr' must be larger than 0, but got 0.0"),
         ({"lr": float("nan")}, "key 'lr' must be larger than 0, but got nan"),
         ({"weight_decay": -1.0}, "key 'weight_decay' must be at least 0, but got -1.0"),

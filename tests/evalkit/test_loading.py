@@ -15,10 +15,11 @@ from timm.data.distributed_sampler import RepeatAugSampler
 from torch.utils.data import TensorDataset
 
 from evalkit.data import loading
+from evalkit.data.decode import as_image
 from evalkit.data.folders import folder
 from evalkit.data.images import ArrayImages, BadImage
 from evalkit.data.loading import eval_batches, steps_per_epoch, train_batches
-from evalkit.data.transforms import EvalTransform
+from evalkit.data.transforms import EvalTransform, Sample
 from evalkit.errors import EvalkitError
 from evalkit.runtime import derive_rng
 
@@ -26,14 +27,14 @@ from evalkit.runtime import derive_rng
 class Marking:
     """In place of TrainTransform: the image's first pixel, then three draws of its generator."""
 
-    def __call__(self, image, rng):
-        return torch.tensor([image.getpixel((0, 0))[0], *rng.integers(0, 256, 2)], dtype=torch.uint8).view(3, 1, 1)
+    on_device = False
 
-    def with_view(self, image, rng):
-        return self(image, rng), "all of it"
+    def sample(self, image, rng):
+        pixels = torch.tensor([image.getpixel((0, 0))[0], *rng.integers(0, 256, 2)], dtype=torch.uint8).view(3, 1, 1)
+        return Sample(pixels, "all of it", (0, 0, 1, int(rng.integers(0, 9))), [(3, rng.random())])
 
-    def erase_box(self, rng):
-        return 0, 0, 1, int(rng.integers(0, 9))
+    def decoded(self, data, id):
+        return as_image(data, id)
 
 
 class Extra:
@@ -56,7 +57,8 @@ def batches(images=None, **changes):
 
 
 def digest(batch):
-    return batch.step, batch.group, *(t.numpy().tobytes() for t in (batch.x, batch.y, batch.index, batch.erase))
+    tensors = (batch.x, batch.y, batch.index, batch.erase, batch.noise, batch.operations, batch.values)
+    return batch.step, batch.group, *(t.numpy().tobytes() for t in tensors)
 
 
 def test_batches_are_what_their_keys_say():
@@ -115,7 +117,8 @@ def test_extras_follow_the_samples_generator_and_change_no_other_byte(workers):
         assert b.extras["views"].shape == (3, 2)
         for j in range(3):
             rng = derive_rng(5, "sample", 0, b.step * 12 + b.group + 4 * j)
-            rng.integers(0, 256, 2), rng.integers(0, 9)  # those of the image and of its erase box come first
+            # those of the image, of its erase box and of what is left to the device come first
+            rng.integers(0, 256, 2), rng.integers(0, 9), rng.random()
             assert b.extras["views"][j].tolist() == [b.x[j, 0, 0, 0], rng.random()]
 
 
@@ -256,7 +259,7 @@ def test_a_killed_worker_is_one_line():
 
 
 class Broken(Marking):
-    def __call__(self, image, rng):
+    def sample(self, image, rng):
         raise RuntimeError("a mistake in the code")
 
 

@@ -1,6 +1,7 @@
 """Metrics against hand examples, scikit-learn, brute force over orders, and slow definitions written out here."""
 
 import doctest
+import inspect
 import itertools
 import math
 import sys
@@ -358,3 +359,50 @@ def test_non_finite_values_are_refused(bad):
 def test_wrong_arguments_say_what_was_expected(call, message):
     with pytest.raises(ValueError, match=r"^Expected argument.*" + message):
         call()
+
+
+LABELLED = {
+    "top_k_correct": metrics.top_k_correct,
+    "top_k_accuracy": metrics.top_k_accuracy,
+    "sample_nll": metrics.sample_nll,
+    "negative_log_likelihood": metrics.negative_log_likelihood,
+    "sample_brier": metrics.sample_brier,
+    "fit_temperature": metrics.fit_temperature,
+}
+WRONG_LABELS = {
+    "below": [0, -1, 1],
+    "beyond": [0, 1, 4],
+    "floats": [0.0, 1.0, 2.0],
+    "booleans": [True, False, True],
+    "text": ["0", "1", "2"],
+    "one for all": 1,
+    "one in a list": [1],
+    "too few": [0, 1],
+    "too many": [0, 1, 2, 3],
+    "a column": [[0], [1], [2]],
+    "one-hot": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]],
+    "missing": [0, None, 1],
+}
+
+
+def test_every_metric_that_takes_labels_is_in_the_list():
+    functions = {name: getattr(metrics, name) for name in metrics.__all__ if inspect.isfunction(getattr(metrics, name))}
+    named = {name for name, function in functions.items() if "labels" in inspect.signature(function).parameters}
+    assert named == set(LABELLED)
+
+
+@pytest.mark.parametrize("labels", WRONG_LABELS.values(), ids=WRONG_LABELS)
+@pytest.mark.parametrize("metric", LABELLED)
+def test_labels_that_are_not_one_class_each_are_refused(metric, labels):
+    logits = np.array([[0.1, 0.7, 0.2, 0.0], [0.5, 0.5, 0.0, 0.1], [1.0, 0.0, 3.0, 0.2]])
+    with pytest.raises(ValueError, match="Expected argument `labels` to "):
+        LABELLED[metric](logits, labels)
+    right = LABELLED[metric](logits, [0, 1, 2])
+    for good in (np.array([0, 1, 2], np.uint8), np.array([0, 1, 2], np.int16), (0, 1, 2)):
+        np.testing.assert_array_equal(LABELLED[metric](logits, good), right)
+
+
+@pytest.mark.parametrize("metric", LABELLED)
+def test_no_samples_need_no_labels(metric):
+    found = np.asarray(LABELLED[metric](np.zeros((0, 3)), []))
+    assert found.shape == (0,) or np.isnan(found)

@@ -3,11 +3,13 @@
 import json
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from evalkit import records, results
+from evalkit.keys import Keys, key
 from evalkit.protocols import Metric, Protocol
 from evalkit.records import DataUsed, Made, Numbers, Subject, check, make_record, settings, upgraded
 
@@ -29,11 +31,11 @@ PROTOCOL = Protocol(
 
 
 @dataclass(frozen=True)
-class Config:
-    levels: tuple = (np.float64(0.1), 2)
-    a: object = None
-    workers: int = 2
-    out: str = "x"
+class Config(Keys):
+    levels: tuple = key((np.float64(0.1), 2), "levels")
+    a: Any = key(None, "anything")
+    workers: int = key(2, "workers", role="execution")
+    out: str = key("x", "a folder", role="place")
 
 
 def build(numbers, **changes):

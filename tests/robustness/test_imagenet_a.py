@@ -10,7 +10,7 @@ from timm.data import ImageNetInfo
 
 from evalkit import metrics
 from evalkit.robustness import imagenet_a, layouts
-from evalkit.robustness.config import ImageNetAConfig
+from evalkit.robustness.about.imagenet_a import ImageNetAConfig
 
 from .fakes import CPU, loaded, shrink, vit, write_tree
 

@@ -11,7 +11,7 @@ from timm.data import ImageNetInfo
 
 from evalkit.errors import EvalkitError
 from evalkit.robustness import imagenet_o, layouts
-from evalkit.robustness.config import ImageNetOConfig
+from evalkit.robustness.about.imagenet_o import ImageNetOConfig
 
 from .fakes import CPU, loaded, shrink, vit, write_tree
 

@@ -15,7 +15,7 @@ from PIL import Image
 from evalkit.errors import EvalkitError
 from evalkit.models import imagenet_classes
 from evalkit.robustness import PROTOCOLS, imagenet_a, layouts, shifts
-from evalkit.robustness.config import ImageNetRConfig, ImageNetSketchConfig, ImageNetV2Config, ImageNetValConfig
+from evalkit.robustness.about.shifts import ImageNetRConfig, ImageNetSketchConfig, ImageNetV2Config, ImageNetValConfig
 
 from .fakes import CPU, loaded, shrink, vit, write_tree
 

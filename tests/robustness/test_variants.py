@@ -278,11 +278,11 @@ def test_saliency_of_other_images_is_not_taken_from_the_cache(setup):
     [
         ({"salient_by": "mas"}, "unknown value of salient_by 'mas'. Did you mean 'mass'"),
         ({"saliency_norm": "x"}, "unknown value of saliency_norm 'x'"),
-        ({"offset": -1}, "offset must be at least 0, but got -1"),
+        ({"offset": -1}, "key 'offset' must be at least 0, but got -1"),
         ({"fill": "grey"}, "fill must be black, mean or three numbers r,g,b in 0..1, but got 'grey'"),
         ({"fill": "0,0,2"}, "fill must be black"),
         ({"shuffle": [4, 2]}, "shuffle must ascend"),
-        ({"shuffle": [0]}, "shuffle must ascend from at least 1"),
+        ({"shuffle": [0]}, "each number of key 'shuffle' must be at least 1"),
     ],
 )
 def test_one_clear_line(override, message):

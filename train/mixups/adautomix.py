@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evalkit.models.network import Network, Output
+
 from ..losses import mixed_target
 from .base import Context, Mixed, beta, laid_out_like, pair, upload
 from .parts.checks import expect, flag, is_number, is_whole
@@ -20,14 +22,14 @@ PLAIN_SHARE = 0.5  # of blends in the loss of clean images, for three images and
 class GeneratorBlock(nn.Module):
     """Logits (B, n, h, w) of n images' shares from their features, n maps (B, C, h, w) (AdAutoMix, section 3.2).
 
-    logits_i = softmax(q_i^T sum_(j != i) k_j / sqrt(C/2)) v_i, with lambda_i as a further channel if `lam_embed`; q, k,
-    v are 1x1 convolutions."""
+    logits_i = softmax(q_i^T sum_(j != i) k_j / sqrt(C/2)) v_i, with lambda_i as a further channel if `lam_embed`; v is
+    a 1x1 convolution, q and k are ones with a ReLU after them, as the code has it."""
 
     def __init__(self, channels: int, lam_embed: bool = True, norm: str = "none"):
         super().__init__()
         self.lam_embed = lam_embed
         inputs, hidden = channels + lam_embed, max(channels // 2, 1)
-        self.query, self.key = projection(inputs, hidden, norm), projection(inputs, hidden, norm)
+        self.query, self.key = (projection(inputs, hidden, norm).append(nn.ReLU()) for _ in range(2))
         self.value = nn.Conv2d(inputs, 1, 1)
         start_small(self)
 
@@ -63,13 +65,15 @@ class AdAutoMix(LearnedMix):
         k <- m k + (1 - m) q, heads included.   k with h_k is evaluated
 
     Args: `images` n; `beta`; `adv_interval`; `cos_sign` 1 (the code: similarity to the originals is lowered) or -1
-    (raised, as the aim of keeping their meaning asks); `released_margin` the code's test for blending n > 2 images,
-    which nearly always holds; `pairing` (for n = 2), `lam_margin` and the others as AutoMix.
+    (raised, as the aim of keeping their meaning asks); x~ of L_q is a blend without masks where lam_1 <= `lam_margin`
+    or 1 - lam_1 < `lam_margin`, or with `port_margin` 1 - lam_1 > `lam_margin`, which nearly always holds (n > 2);
+    `pairing` (for n = 2) and the others as AutoMix. Presets: the code's configurations, "released" for ResNets on
+    CIFAR-100; "openmixup" its port.
     Draws: lam, partner and lam_k, partner_k, n > 2: lam (n,) and partner, partner_k (n, B); train_block (bool).
 
-    Differs from the paper / the official code in blending n > 2 images where the least of the lambdas is within the
-    margin (see `released_margin`), and in taking the originals' k logits from the pass that gives z, not from passes of
-    their own, which also moves k's batch-norm statistics less. The sign of S is the code's.
+    Differs from the paper / the official code in taking the originals' k logits from the pass that gives z, not from
+    passes of their own, which also moves k's batch-norm statistics less, and where features overflow, as AutoMix. The
+    sign of S is the code's.
     """
 
     extra_passes = "2 forward of a copy, 1 backward through it, 1 forward + backward (3 images: 2)"
@@ -81,7 +85,8 @@ class AdAutoMix(LearnedMix):
             **{"momentum_end": 0.99996, "momentum_start": 0.25},
         },
         "imagenet_r50": {"norm": "bn"},
-        "released": {"images": 3, "beta": 0.3, "lam_embed": False, "momentum_end": 0.999999, "released_margin": True},
+        "openmixup": {"images": 3, "beta": 0.3, "lam_embed": False, "momentum_end": 0.999999, "port_margin": True},
+        "released": {"images": 3, "beta": 0.3, "lam_embed": False, "momentum_end": 0.999999},
     }
 
     def __init__(
@@ -91,7 +96,7 @@ class AdAutoMix(LearnedMix):
         beta: float = 0.1,
         adv_interval: int = 2,
         cos_sign: int = 1,
-        released_margin: bool = False,
+        port_margin: bool = False,
         pairing: str = "perm",
         feature_layer: str | None = None,
         lam_embed: bool = True,
@@ -105,8 +110,9 @@ class AdAutoMix(LearnedMix):
         k_eval_mode: bool = False,
         block_lr: float | None = None,
         block_min_lr: float | None = None,
+        block_momentum: float | None = None,
     ):
-        schedule = (momentum, momentum_end, momentum_start, k_eval_mode, block_lr, block_min_lr)
+        schedule = (momentum, momentum_end, momentum_start, k_eval_mode, block_lr, block_min_lr, block_momentum)
         super().__init__(alpha, pairing, feature_layer, norm, upsample, lam_margin, switch_off, *schedule)
         expect(is_whole(images) and images >= 2, "images", "a whole number of at least 2", images)
         expect(alpha > 0, "alpha", "a number larger than 0", alpha)
@@ -116,7 +122,7 @@ class AdAutoMix(LearnedMix):
         )
         expect(is_whole(cos_sign) and cos_sign in (-1, 1), "cos_sign", "1 or -1", cos_sign)
         self.images, self.beta, self.adv_interval, self.cos_sign = images, beta, adv_interval, cos_sign
-        self.released_margin = flag("released_margin", released_margin)
+        self.port_margin = flag("port_margin", port_margin)
         self.lam_embed = flag("lam_embed", lam_embed)
 
     def make_block(self, channels: int) -> nn.Module:
@@ -149,14 +155,15 @@ class AdAutoMix(LearnedMix):
 
     def blends(self, lams: Sequence[float]) -> bool:
         """Whether the network is trained on a blend without masks."""
-        if self.released_margin and self.images > 2:
-            return lams[0] <= self.lam_margin or 1 - lams[0] > self.lam_margin
-        return min(lams) <= self.lam_margin
+        if self.images == 2:
+            return self.plain(lams[0])
+        rest = 1 - lams[0]
+        return lams[0] <= self.lam_margin or (rest > self.lam_margin if self.port_margin else rest < self.lam_margin)
 
     def adversarial(self, ctx: Context) -> bool:
         return ctx.step % self.adv_interval == 0
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         lams, lams_k, *both = self.draw(ctx, len(x))
         sources, sources_k = (upload(np.ascontiguousarray(s), x) for s in both)
         train_block = self.trains_block(ctx)
@@ -176,7 +183,7 @@ class AdAutoMix(LearnedMix):
             laid_out_like(x, combine(x, sources, masks)), label_weights(sources, lams), own, partner, state=state
         )
 
-    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> dict[str, Tensor]:
+    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> dict[str, Tensor]:
         target, state = ctx.target(y), mixed.state
         mixed_labels = mixed_target(mixed.weights, target)
         terms = {

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
-from evalkit.models.network import FEATURES
+from evalkit.models.network import FEATURES, Network
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter, expect, flag, is_number, is_whole
@@ -59,14 +59,14 @@ class AlignMix(MixMethod):
         self.row_normalize = flag("row_normalize", row_normalize)
         self.feat_l2norm = flag("feat_l2norm", feat_l2norm)
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         if getattr(net.model, "cls_token", None) is not None or getattr(net.model, "num_prefix_tokens", 0):
             raise EvalkitError(
                 f"alignmix needs a network that pools a feature map, such as resnet* or swin_*, but '{net.name}' has a"
                 " class token"
             )
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         layer = int(ctx.draw("layer", lambda rng: rng.random() >= self.input_prob))
         lam = beta(ctx, self.alpha)
         partner = upload(pair(ctx, len(x), self.pairing), x)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
 from .parts.checks import expect, is_whole
@@ -42,10 +43,10 @@ class AttentiveCutMix(MixMethod):
         self.pairing = check_pairing(pairing)
         self.teacher = Teacher(teacher, teacher_model)
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         self.teacher.load()
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         attention = self.attended(ctx, x)
         count = self.count(ctx, attention[0].numel())
         partner = upload(pair(ctx, len(x), self.pairing), x)

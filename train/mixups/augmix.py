@@ -10,6 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network, Output
 
 from .base import Context, Mixed, MixMethod, laid_out_like
 from .parts.checks import expect, flag, is_number, is_whole
@@ -61,7 +62,7 @@ class AugMix(MixMethod):
         self.jsd_weight = jsd_weight
         self.loader_extras = {VIEWS: Views(2 if jsd else 1, severity, width, depth, flag("all_ops", all_ops))}
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         if VIEWS not in ctx.extras:
             raise EvalkitError(
                 "augmix needs views from the data loader: put method.loader_extras['views'](image, rng) into"
@@ -75,7 +76,7 @@ class AugMix(MixMethod):
             return Mixed(laid_out_like(x, views[:, 0]), own)
         return Mixed(laid_out_like(x, torch.cat([x, *views.unbind(1)])), own.repeat(3, 1))
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         if not self.jsd:
             return super().loss(ctx, x, y, mixed, out, net)
         logits = out.logits.chunk(3)

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evalkit.models.network import Network, Output
+
 from ..losses import mixed_target
 from .base import Context, Mixed, beta, laid_out_like, pair, pair_weights, upload
 from .choice import Choice
 from .cutmix import CutMix
 from .mixup import Mixup
 from .parts.checks import expect, flag, is_number, one_of
-from .parts.learned import LearnedMix, falling_weight
+from .parts.learned import SCHEDULES, LearnedMix, falling_weight
 from .parts.masks import blend
 from .parts.mixblock import MixBlock
-
-SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,20 @@ class AutoMix(LearnedMix):
     `alpha`, `pairing`; `feature_layer` of z, by default the last stage but one (ResNet, PVT, ConvNeXt), the middle
     block (ViT) or the last patch merging (Swin); `lam_embed` lambda as a channel of z, `norm` after phi's projection
     ("none", "bn", "ln"), `upsample` "nearest" or "bilinear"; `mask_loss_weight` gamma, which falls to 0 with
-    `mask_loss_schedule` "cosine", `mask_margin`; `lam_margin` below which x~ of L_q is a blend; `mask_adjust`
-    probability of scaling L_q's masks to a mean of lambda (of lambda' with `adjust_to_k`, as the code); `switch_off`
-    probability of computing L_k (0: always); `momentum` up to `momentum_start` of the run, then rising to
-    `momentum_end`; `head_one_mix` trains h_q on Mixup and CutMix images; `k_eval_mode` for k; `block_lr`,
-    `block_min_lr` phi's learning rate and its end, by default the recipe's. Draws: lam, partner; lam_k, partner_k of
-    L_k; adjust, train_block (bools); one (a dict: the draws of `head_one_mix`).
+    `mask_loss_schedule` "cosine", or "compounding" (the code: each step multiplies what the last one left by the
+    cosine's factor, and hardly anything is left after a twentieth of the training); `mask_margin`; `lam_margin` below
+    which x~ of L_q is a blend; `mask_adjust` probability of scaling L_q's masks to a mean of lambda (of lambda' with
+    `adjust_to_k`, as the code); `switch_off` probability of computing L_k (0: always); `momentum` up to
+    `momentum_start` of the run, then rising to `momentum_end`; `head_one_mix` trains h_q on Mixup and CutMix images;
+    `k_eval_mode` for k; `block_lr`, `block_min_lr`, `block_momentum`: phi's learning rate, its end and SGD's momentum,
+    by default the recipe's. Draws: lam, partner; lam_k, partner_k of L_k; adjust, train_block (bools); one (a dict: the
+    draws of `head_one_mix`).
 
-    Differs from the paper / the official code in the scaling of masks, there to the wrong lambda, in phi's batch norm,
-    whose statistics are always the batch's, and where features overflow: the code replaces a mask that is not a number,
-    here the loss shows it and the run stops.
+    Differs from the paper / the official code in the schedule of gamma (see above), in the scaling of masks, there to
+    the wrong lambda, in phi's batch norm, whose statistics are always the batch's, and where features overflow: the
+    code replaces a mask that is not a number, here the loss shows it and the run stops. The code shows q the clean
+    images before the mixed ones and updates its batch-norm statistics by both, here the mixed ones come first and the
+    clean ones' statistics count; only `k_eval_mode` reads them.
     """
 
     extra_passes = "2 forward of a copy, 1 backward through it, 1 forward + backward"
@@ -87,8 +91,9 @@ class AutoMix(LearnedMix):
         k_eval_mode: bool = False,
         block_lr: float | None = None,
         block_min_lr: float | None = None,
+        block_momentum: float | None = None,
     ):
-        schedule = (momentum, momentum_end, momentum_start, k_eval_mode, block_lr, block_min_lr)
+        schedule = (momentum, momentum_end, momentum_start, k_eval_mode, block_lr, block_min_lr, block_momentum)
         super().__init__(alpha, pairing, feature_layer, norm, upsample, lam_margin, switch_off, *schedule)
         for name, value in (("mask_loss_weight", mask_loss_weight), ("mask_margin", mask_margin)):
             expect(is_number(value) and value >= 0, name, "a number of at least 0", value)
@@ -116,7 +121,7 @@ class AutoMix(LearnedMix):
         """L_lam / gamma of masks (B, 1, H, W): how far the mean over all of them is from lambda, beyond the margin."""
         return F.relu((own.mean() - lam).abs() - self.mask_margin)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         lam_k, lam = beta(ctx, self.alpha, "lam_k"), beta(ctx, self.alpha)
         partner_k = upload(pair(ctx, len(x), self.pairing, "partner_k"), x)
         partner = upload(pair(ctx, len(x), self.pairing), x)
@@ -140,7 +145,7 @@ class AutoMix(LearnedMix):
         state = Pending(z, lam_k, partner_k, keep_k, train_block, one)
         return Mixed(laid_out_like(x, blend(x, partner, own)), pair_weights(share, partner), own, partner, state=state)
 
-    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> dict[str, Tensor]:
+    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> dict[str, Tensor]:
         target, state = ctx.target(y), mixed.state
         seen, seen_target = (x, target) if state.one is None else (state.one.x, mixed_target(state.one.weights, target))
         terms = {

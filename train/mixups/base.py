@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from evalkit.models.network import Network, Output
+
 from ..losses import mixed_target, soft_cross_entropy, soft_target
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -106,10 +108,10 @@ class MixMethod(nn.Module):
     loader_extras: Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]] = {}
     PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         """Called once with the `Network`, before optimizer, DDP and compile."""
 
-    def param_groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups of the method's own parameters."""
         return []
 
@@ -117,22 +119,22 @@ class MixMethod(nn.Module):
         """The method that handles this batch: self, or one child of a `Choice`."""
         return self
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         """Mix normalised images `x` (B, C, H, W) with labels `y` (B,); must not modify them."""
         raise NotImplementedError
 
-    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
         """Label weights (M, B) once the network's output for the mixed batch is known."""
         return mixed.weights
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         """Scalar loss of the mixed batch."""
         return ctx.criterion(out.logits, mixed_target(self.relabel(ctx, mixed, y, out), ctx.target(y)))
 
-    def after_step(self, ctx: Context, net) -> None:
+    def after_step(self, ctx: Context, net: Network) -> None:
         """Called after each optimizer step."""
 
-    def eval_network(self, net):
+    def eval_network(self, net: Network) -> Network:
         """The classifier that is evaluated and exported."""
         return net
 

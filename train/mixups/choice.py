@@ -1,9 +1,12 @@
 """Choice: one of several methods for each batch."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+
+from evalkit.models.network import Network
 
 from .base import Context, Mixed, MixMethod
 from .parts.checks import expect, is_number
@@ -55,7 +58,7 @@ class Choice(MixMethod):
         branch = ctx.draw("branch", lambda rng: rng.choice(len(self.methods), p=self.probs))
         return self.methods[int(branch)].pick(ctx)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         raise TypeError("a choice does not mix by itself: take `method = choice.pick(ctx)`, as train_step does")
 
     # what the training loop asks for reaches every branch
@@ -76,17 +79,17 @@ class Choice(MixMethod):
     def loader_extras(self) -> dict[str, Callable]:
         return {name: make for m in self.methods for name, make in m.loader_extras.items()}
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         for method in self.methods:
             method.setup(net)
 
-    def param_groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict[str, Any]]:
         return [group for method in self.methods for group in method.param_groups()]
 
-    def after_step(self, ctx: Context, net) -> None:
+    def after_step(self, ctx: Context, net: Network) -> None:
         for method in self.methods:
             method.after_step(ctx, net)
 
-    def eval_network(self, net):
+    def eval_network(self, net: Network) -> Network:
         """That of the first branch which evaluates another network than the trained one."""
         return next((n for n in (m.eval_network(net) for m in self.methods) if n is not net), net)

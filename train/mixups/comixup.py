@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, upload
 from .parts.blocks import check_grid, mix_blocks
 from .parts.checks import expect, flag, is_number, is_whole, one_of
@@ -29,20 +31,26 @@ class CoMixup(SaliencyMethod):
     omega) I + omega D brings in how far apart the salient parts are. V is 1 for two different labels, 1/4 for an input
     and a half of it; halves are of the two or three inputs an output shows. Args: `alpha`; `part` n (the rest of the
     batch makes a smaller part); `grid` m; `beta`, `gamma`, `eta`, `omega`; `threshold` tau and `threshold_type`;
-    `iterations`; `resolve`: before the last, push outputs of the same inputs apart; `clean_lam` weight of the loss of
-    the clean batch (0: saliency in evaluation mode). Images must be square, their side a multiple of m. Draws: ratio
-    (B,) (each part's sums to 1), labels (B, m, m) first input of each cell, counted within the part. The loop over the
-    outputs of a part is sequential by definition; all parts go through it at once, on the device, without waiting for
-    it.
+    `threshold_first`: v = A applied to the counts above the threshold (the code, by a missing pair of brackets);
+    `iterations`; `resolve`: before the last, push outputs of the same inputs apart; `peak_stride` of the windows whose
+    places D compares; `clean_lam` weight of the loss of the clean batch (0: saliency in evaluation mode). Presets:
+    "released" the code for CIFAR and Tiny-ImageNet, "imagenet" the one for ImageNet. Images must be square, their side
+    a multiple of m. Draws: ratio (B,) (each part's sums to 1), labels (B, m, m) first input of each cell, counted
+    within the part. The loop over the outputs of a part is sequential by definition; all parts go through it at once,
+    on the device, without waiting for it.
 
     Differs from the paper / the official code in the solver of one output: strips of two rows or columns of cells,
-    exactly, from five starts, instead of label swaps; in the hard penalty, where the code applies the threshold before
-    A (omega = 0.001); and in one more forward pass for the clean loss, which is the criterion's (the code's is binary
-    cross-entropy scaled by the number of classes).
+    exactly, from five starts, instead of label swaps; in the hard penalty (see `threshold_first`); in one more forward
+    pass for the clean loss, which is the criterion's (the code's for CIFAR is twice the binary cross-entropy of its
+    softmax); and in batches that parts do not divide, which the code for ImageNet cuts off.
     """
 
     extra_passes = "1 forward + backward, 1 forward of the clean batch"
-    PRESETS = {"default": {}}
+    PRESETS = {
+        "default": {},
+        "imagenet": {"alpha": 1.0, "part": 16, "iterations": 3, "peak_stride": 8, "threshold_first": True},
+        "released": {"threshold_first": True},
+    }
 
     def __init__(
         self,
@@ -55,13 +63,16 @@ class CoMixup(SaliencyMethod):
         omega: float = 0.001,
         threshold: float = 0.83,
         threshold_type: str = "hard",
+        threshold_first: bool = False,
         iterations: int = 4,
         resolve: bool = True,
+        peak_stride: int = 1,
         clean_lam: float = 1.0,
     ):
         super().__init__(clean_lam)
         expect(is_number(alpha) and alpha > 0, "alpha", "a number larger than 0", alpha)
-        for name, value, least in (("part", part, 1), ("grid", grid, 2), ("iterations", iterations, 1)):
+        whole = (("part", part, 1), ("grid", grid, 2), ("iterations", iterations, 1), ("peak_stride", peak_stride, 1))
+        for name, value, least in whole:
             expect(is_whole(value) and value >= least, name, f"a whole number of at least {least}", value)
         for name, value in (("beta", beta), ("gamma", gamma), ("eta", eta), ("threshold", threshold)):
             expect(is_number(value) and value >= 0, name, "a number of at least 0", value)
@@ -69,9 +80,16 @@ class CoMixup(SaliencyMethod):
         self.alpha, self.part, self.grid, self.iterations = alpha, part, grid, iterations
         self.beta, self.gamma, self.eta, self.omega, self.threshold = beta, gamma, eta, omega, threshold
         self.threshold_type = one_of("threshold_type", threshold_type, ("hard", "soft"))
+        expect(
+            not flag("threshold_first", threshold_first) or threshold_type == "hard",
+            "threshold_first",
+            "false with a soft threshold, which the code applies to v",
+            threshold_first,
+        )
+        self.threshold_first, self.peak_stride = threshold_first, peak_stride
         self.resolve = flag("resolve", resolve)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         batch, m = len(x), self.grid
         block = check_grid("comixup", x, m)
         whole = batch // self.part * self.part
@@ -83,7 +101,7 @@ class CoMixup(SaliencyMethod):
         ratio, labels = upload(np.asarray(ratio, np.float64), x), upload(np.asarray(labels, np.int64), x)
         saliency = self.input_saliency(net, x, y)
         cost = (-shares(saliency, block) - self.eta / m**2 * (ratio + 1e-8).log()[:, None, None]).float()
-        distance = peak_distances(saliency)
+        distance = peak_distances(saliency, self.peak_stride)
 
         outputs = []  # of the whole parts, all at once, and of the rest
         with torch.autocast(x.device.type, enabled=False):
@@ -121,10 +139,13 @@ class CoMixup(SaliencyMethod):
             new = o
             for j in range(n):
                 counts = new.sum((2, 3))  # (P, n, n): cells of each input in each output
-                v = (compatibility @ (counts.sum(1) - counts[:, j])[..., None])[..., 0]
-                penalty = (
-                    2 * gamma * (v > limit) * (v if self.threshold_type == "hard" else v - limit) + gamma * extra[:, j]
-                )
+                others = counts.sum(1) - counts[:, j]
+                v = weighed(compatibility, others)
+                if self.threshold_first:
+                    excess = weighed(compatibility, (v > limit) * others)
+                else:
+                    excess = (v > limit) * (v if self.threshold_type == "hard" else v - limit)
+                penalty = 2 * gamma * excess + gamma * extra[:, j]
                 shown = best_output(
                     cost + penalty[:, None, None], self.beta / m**2, counts[:, j] if iteration else None
                 )
@@ -189,10 +210,16 @@ def same_inputs(shown: Tensor) -> Tensor:
     return (earlier.any(2)[..., None] * first).maximum(earlier.any(1)[..., None] * second)
 
 
-def peak_distances(saliency: Tensor) -> Tensor:
-    """(B, B) float32 sum of absolute row and column differences of the most salient 8 x 8 pixels of (B, H, W)."""
+def weighed(compatibility: Tensor, counts: Tensor) -> Tensor:
+    """(P, n) A N for A (P, n, n) and counts N (P, n)."""
+    return (compatibility @ counts[..., None])[..., 0]
+
+
+def peak_distances(saliency: Tensor, stride: int = 1) -> Tensor:
+    """(B, B) float32 sum of absolute row and column differences, in strides, of the most salient 8 x 8 pixels of (B, H,
+    W)."""
     window = min(8, *saliency.shape[1:])
-    pooled = F.avg_pool2d(saliency.float()[:, None], window, stride=1)[:, 0]
+    pooled = F.avg_pool2d(saliency.float()[:, None], window, stride)[:, 0]
     peak = pooled.flatten(1).argmax(1)
     place = torch.stack([peak // pooled.shape[2], peak % pooled.shape[2]], 1).float()
     return (place[:, None] - place).abs().sum(2)

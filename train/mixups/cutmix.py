@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, MixMethod, check_pairing, pair, upload
 from .parts.boxes import EDGES, draw_box, paste_box
 from .parts.checks import beta_parameter, one_of
@@ -34,6 +36,6 @@ class CutMix(MixMethod):
         self.pairing = check_pairing(pairing)
         self.edge = one_of("edge", edge, EDGES)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         box = draw_box(ctx, *x.shape[-2:], self.alpha, self.edge)
         return paste_box(x, upload(pair(ctx, len(x), self.pairing), x), box)

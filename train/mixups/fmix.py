@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter, expect, flag, is_number, one_of
 from .parts.masks import blend
@@ -60,7 +62,7 @@ class FMix(MixMethod):
         self.lam = one_of("lam", lam, LABELS)
         self.pairing = check_pairing(pairing)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         size = x.shape[-2:]
         lam = float(
             ctx.draw("lam", lambda rng: rng.beta(self.alpha + self.reformulate, self.alpha) if self.alpha > 0 else 1.0)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
 from .parts.checks import expect, interval, is_number, is_whole
 from .parts.masks import blend, outer_mask
@@ -59,7 +61,7 @@ class GridMix(MixMethod):
         self.aspect = interval("aspect", aspect, 0.01, 100)
         self.pairing = check_pairing(pairing)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         rows, columns = self.draw_holes(ctx, *x.shape[-2:])
         own = outer_mask(rows[None], columns[None], x)
         partner = upload(pair(ctx, len(x), self.pairing), x)

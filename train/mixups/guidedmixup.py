@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, pair_weights
-from .parts.checks import one_of
+from .parts.checks import flag, one_of
 from .parts.saliency import SaliencyMethod, blur, spectral_residual
 
 
@@ -17,24 +19,26 @@ class GuidedMixup(SaliencyMethod):
         lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
     Args: `saliency` "ap": input gradient, "sr": spectral residual, which needs no pass through the network; `clean_lam`
-    (with "ap") weight of the loss of the clean batch, whose saliency is then taken in training mode.
-    Draws: none.
+    (with "ap") weight of the loss of the clean batch; `saliency_training`: the input gradient is taken in training mode
+    even without that loss, as the code does (preset "released"). Draws: none.
 
     Differs from the paper / the official code in applying to every batch: the probability (0.8 for "ap", 0.5 for "sr")
-    is a choice with vanilla; and in one more forward pass if clean_lam > 0. OpenMixup's version does not use its
-    pairing.
+    is a choice with vanilla; in the pairing, which is the paper's: the code for CIFAR and Tiny-ImageNet asks for
+    "greedy_c", a name its pairing does not know, and so pairs at random; in evaluation mode for the saliency (see
+    `saliency_training`); and in one more forward pass if clean_lam > 0.
     """
 
     PRESETS = {
         "default": {},
+        "released": {"saliency_training": True},
         "sr": {"saliency": "sr"},
     }
 
-    def __init__(self, saliency: str = "ap", clean_lam: float = 0.0):
-        super().__init__(clean_lam)
+    def __init__(self, saliency: str = "ap", clean_lam: float = 0.0, saliency_training: bool = False):
+        super().__init__(clean_lam, flag("saliency_training", saliency_training))
         self.saliency = one_of("saliency", saliency, ("ap", "sr"))
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         s = blur(self.input_saliency(net, x, y).float() if self.saliency == "ap" else spectral_residual(x)) + 1e-20
         s = s / s.sum((1, 2), keepdim=True)
         flat = s.flatten(1).double()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter, expect
@@ -48,10 +49,10 @@ class ManifoldMixup(MixMethod):
         self.pairing = check_pairing(pairing)
         self.inject_layers = list(layers or ())
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         self.inject_layers = self.inject_layers or [INPUT, *early_layers(net.model)]
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         self.setup(net)
         layer = self.inject_layers[int(ctx.draw("layer", lambda rng: rng.integers(len(self.inject_layers))))]
         lam = beta(ctx, self.alpha)

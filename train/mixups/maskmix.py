@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter, expect, flag, is_number, is_whole, one_of
@@ -34,9 +35,9 @@ class MaskMix(MixMethod):
     "shuffle_crop", "shuffle_canvas", "shuffle_both" (table 9). Draws: lam (tau), cells ((B, S) or (B, rows, columns), 1
     = own image), partner, offset (row, column), noise ((B, patches) in [0, 1)).
 
-    Differs from the paper / the official code in combining them: n is rounded up as in the code (the paper rounds
-    down), lam is the true share of pixels as in the paper (the code's n / S is wrong where c does not divide the
-    image).
+    Differs from the paper / the official code in combining them: n is rounded up and each image has a mask of its own
+    as in the code (the paper rounds down, its algorithm 1 has one mask per batch), lam is the true share of pixels as
+    in the paper (the code's n / S is wrong where c does not divide the image).
     """
 
     family = "hand-crafted"
@@ -84,7 +85,7 @@ class MaskMix(MixMethod):
         self.shuffle = shuffle and one_of("shuffle", shuffle, SHUFFLES)
         self.shuffle_cells = flag("shuffle_cells", shuffle_cells)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]
         patch, cell = self.sizes(net, height, width)
         offset = ctx.draw("offset", lambda rng: rng.integers(1, patch, size=2)) if self.misaligned else (0, 0)
@@ -107,7 +108,7 @@ class MaskMix(MixMethod):
         weights = pair_weights(upload(share, x, torch.float32), partner)
         return Mixed(torch.where(mask, own, other, out=other), weights, mask.float(), partner)
 
-    def sizes(self, net, height: int, width: int) -> tuple[int, int]:
+    def sizes(self, net: Network, height: int, width: int) -> tuple[int, int]:
         """Sides (patch, cell) in pixels. Raises EvalkitError where they do not suit the network or the image."""
         patch = net.patch_size or self.cell
         if patch is None:

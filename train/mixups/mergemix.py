@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.models.attention import token_grid
+from evalkit.models.network import Network, Output
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter, expect, flag, is_number, is_whole
@@ -67,10 +68,10 @@ class MergeMix(MixMethod):
         self.resample = flag("resample", resample)
         self.pairing = check_pairing(pairing)
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         plain_blocks(net.model, self.attn_depth)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         attention = merged_attention(net.model, x, self.merged, self.attn_depth)
         total = attention.shape[1]
         own = int(beta(ctx, self.alpha) * total)
@@ -91,7 +92,7 @@ class MergeMix(MixMethod):
         others = np.asarray(ctx.draw("mixup_partner", lambda rng: rng.permutation(len(x))))
         return Mixed(mixed, weights, mask, partner, state=(beta(ctx, self.mixup_alpha, "mixup_lam"), upload(others, x)))
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         lam, partner = mixed.state
         target = ctx.target(y)
         plain = ctx.criterion(net(blend(x, partner, lam)).logits, target.lerp(target[partner], 1 - lam))

@@ -1,6 +1,10 @@
 """MixPro: MaskMix images, labels that trust the class attention as far as the prediction is right."""
 
+from typing import Any
+
 from torch import Tensor
+
+from evalkit.models.network import Network, Output
 
 from ..losses import mixed_target, soft_target
 from .base import Context, Mixed, MixMethod
@@ -32,10 +36,11 @@ class MixPro(MixMethod):
     "swin" has the cells of 56 pixels of the code's Swin for networks with an attention grid of stride 32 (ca_swin_*,
     pvt_*), where a scale of 4 would be 128 pixels. Draws: those of MaskMix; with mask="region" those of CutMix.
 
-    Differs from the paper / the official code in combining them: as the code, cells are rounded up and A is normalised;
-    as the paper, lam_area is the true share of pixels and the loss uses smoothed labels; the cosine, about whose
-    gradient the paper is silent, is detached. Of the ablations, which the code lacks and the paper describes in a line,
-    B's offset, C's half a patch and the sigmoid are our reading.
+    Differs from the paper / the official code in combining them: as the code, cells are rounded up, each image has a
+    mask of its own (in the paper's algorithm 1, which the preset "paper" follows but for this, a batch has one) and A
+    is normalised; as the paper, lam_area is the true share of pixels and the loss uses smoothed labels; the cosine,
+    about whose gradient the paper is silent, is detached. Of the ablations, which the code lacks and the paper
+    describes in a line, B's offset, C's half a patch and the sigmoid are our reading.
     """
 
     family = "attention"
@@ -92,13 +97,13 @@ class MixPro(MixMethod):
         self.attention = pal != "none" and block_depth(attn_depth)
         self.rollout_residual = flag("rollout_residual", rollout_residual)
 
-    def param_groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.parameters()), "weight_decay": 0.0}] if self.pal == "learnable" else []
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         return self.images.mix(ctx, x, y, net)
 
-    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
         if self.progress is None:
             return mixed.weights
         a = self.progress(ctx, mixed, y, out)
@@ -107,6 +112,6 @@ class MixPro(MixMethod):
             + (1 - a) * mixed.weights
         )
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         target = soft_target(y, out.logits.shape[1]) if self.pal_hard_ce else ctx.target(y)
         return ctx.criterion(out.logits, mixed_target(self.relabel(ctx, mixed, y, out), target))

@@ -1,10 +1,13 @@
 """MixToken: CutMix on patch embeddings."""
 
+from typing import Any
+
 import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network, Output
 
 from .base import Context, Mixed, MixMethod, pair_weights
 from .parts.boxes import draw_box
@@ -37,7 +40,7 @@ class MixToken(MixMethod):
     PRESETS = {
         "default": {},
         "paper": {"dense_weight": 0.5},
-        "released": {"dense_weight": 0.5},
+        "released": {"dense_weight": 1.0},
     }
 
     def __init__(self, alpha: float = 1.0, dense_weight: float = 0.0):
@@ -47,7 +50,7 @@ class MixToken(MixMethod):
         self.dense_weight = dense_weight
         self.features = dense_weight > 0
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         patch_embedding(net)  # fail at once
         if self.dense_weight:
             self.head = nn.Linear(net.model.num_features, net.num_classes)
@@ -55,12 +58,12 @@ class MixToken(MixMethod):
             nn.init.zeros_(self.head.bias)
             self.head.to(next(net.parameters()))
 
-    def param_groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict[str, Any]]:
         if not self.dense_weight:
             return []
         return [{"params": [self.head.weight]}, {"params": [self.head.bias], "weight_decay": 0.0}]
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]
         rows, columns = patch_embedding(net).dynamic_feat_size((height, width))
         y0, y1, x0, x1 = draw_box(ctx, rows, columns, self.alpha)
@@ -77,7 +80,7 @@ class MixToken(MixMethod):
             x, pair_weights(share, partner), mask, partner, (LAYER, lambda tokens: swap(tokens, inside)), inside
         )
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         loss = super().loss(ctx, x, y, mixed, out, net)
         if not self.dense_weight:
             return loss
@@ -93,7 +96,7 @@ class MixToken(MixMethod):
         return loss + self.dense_weight * ctx.criterion(logits.flatten(0, 1), target.flatten(0, 1))
 
 
-def patch_embedding(net) -> nn.Module:
+def patch_embedding(net: Network) -> nn.Module:
     """The layer that makes patches tokens. Raises EvalkitError for a network without one."""
     embed = getattr(net.model, LAYER, None)
     if not hasattr(embed, "dynamic_feat_size"):

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter
 
@@ -30,7 +32,7 @@ class Mixup(MixMethod):
         self.alpha = beta_parameter(alpha)
         self.pairing = check_pairing(pairing)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         lam = beta(ctx, self.alpha)
         partner = upload(pair(ctx, len(x), self.pairing), x)
         share = torch.full((len(x),), lam, device=x.device)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evalkit.models.attention import token_grid
+from evalkit.models.network import Network, Output
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter, expect, is_number, is_whole
@@ -47,7 +48,7 @@ class PatchMix(MixMethod):
         self.features = patch_loss > 0
         self.pairing = check_pairing(pairing)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]
         cells = self.draw_cells(ctx, len(x), self.grid or cells_per_side(max(height, width)))
         # the cell of each pixel row and column
@@ -78,7 +79,7 @@ class PatchMix(MixMethod):
 
         return np.asarray(ctx.draw("cells", sample), dtype=bool).reshape(batch, side, side)
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         loss = super().loss(ctx, x, y, mixed, out, net)
         if not self.patch_loss:
             return loss

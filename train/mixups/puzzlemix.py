@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network
 
 from .base import Context, Mixed, beta, check_pairing, pair, pair_weights, upload
 from .parts.blocks import check_grid, enlarge, mix_blocks
@@ -48,7 +49,7 @@ class PuzzleMix(SaliencyMethod):
         "default": {},
         "paper": {"grids": (2, 4, 8, 16), "t_size": 4},
         "released": {"grids": (2, 4, 8, 16), "neighbourhood": 2},
-        "released_tiny": {"grids": (2, 4, 8, 16), "t_size": 4, "clean_lam": 1.0},
+        "released_tiny": {"grids": (2, 4, 8, 16), "clean_lam": 1.0},
         "openmixup": {},
         "openmixup_cifar": {"grids": (2, 4, 8, 16), "t_size": 4},
     }
@@ -86,7 +87,7 @@ class PuzzleMix(SaliencyMethod):
         self.transport = flag("transport", transport)
         self.pairing = check_pairing(pairing)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         grid = int(ctx.draw("grid", lambda rng: rng.choice(self.grids)))
         block = check_grid("puzzlemix", x, grid)
         if len(x) == 1:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
 from .parts.checks import expect, interval, is_number, one_of
 from .parts.masks import outer_mask
@@ -55,7 +57,7 @@ class ResizeMix(MixMethod):
         self.box = one_of("box", box, BOXES)
         self.pairing = check_pairing(pairing)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         batch, size = len(x), np.array(x.shape[-2:])
         tau = float(ctx.draw("tau", self.draw_tau))
         shape = (batch, 2) if self.box == "inside" else (1, 2)

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter, expect, is_number, is_whole
 
@@ -40,7 +42,7 @@ class SaliencyGrafting(MixMethod):
         self.temperature = temperature
         self.pairing = check_pairing(pairing)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         lam = beta(ctx, self.alpha)
         partner = upload(pair(ctx, len(x), self.pairing), x)
         own = self.salience(net, x)
@@ -55,7 +57,7 @@ class SaliencyGrafting(MixMethod):
         mixed = x[partner]
         return Mixed(torch.where(mask > 0, x, mixed, out=mixed), pair_weights(share, partner), mask, partner)
 
-    def salience(self, net, x: Tensor) -> Tensor:
+    def salience(self, net: Network, x: Tensor) -> Tensor:
         """(B, g, g) float32 S."""
         with torch.autocast(x.device.type, enabled=False):
             features = net.feature_map(x).float().abs().mean(1)

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter, flag, one_of
 from .parts.saliency import fine_grained, fine_grained_of_floats, to_bytes
@@ -42,7 +44,7 @@ class SaliencyMix(MixMethod):
         self.per_sample = flag("per_sample", per_sample)
         self.saliency = one_of("saliency", saliency, ("uint8", "float_compat"))
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]
         ratio = math.sqrt(1 - beta(ctx, self.alpha))
         order = pair(ctx, len(x), self.pairing)

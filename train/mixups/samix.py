@@ -63,6 +63,7 @@ class SAMix(AutoMix):
         k_eval_mode: bool = False,
         block_lr: float | None = None,
         block_min_lr: float | None = None,
+        block_momentum: float | None = None,
     ):
         super().__init__(
             alpha=alpha,
@@ -84,6 +85,7 @@ class SAMix(AutoMix):
             k_eval_mode=k_eval_mode,
             block_lr=block_lr,
             block_min_lr=block_min_lr,
+            block_momentum=block_momentum,
         )
         expect(is_number(lam_shape), "lam_shape", "a number", lam_shape)
         expect(is_number(dropout) and 0 <= dropout < 1, "dropout", "a number from 0 to less than 1", dropout)

@@ -1,11 +1,14 @@
 """SMMix: the most attended square of one image over the least attended square of another, with losses on its tokens."""
 
+from typing import Any
+
 import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network, Output
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
 from .parts.saliency import evaluating
@@ -37,7 +40,7 @@ class SMMix(MixMethod):
         super().__init__()
         self.pairing = check_pairing(pairing)
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         parameter = next(net.parameters())
         with evaluating(net):  # installs what the passes will need, or says that there is none
             net.patch_attention(torch.zeros(1, 3, *net.input_size, device=parameter.device))
@@ -46,10 +49,10 @@ class SMMix(MixMethod):
         nn.init.zeros_(self.head.bias)
         self.head.to(parameter)
 
-    def param_groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict[str, Any]]:
         return [{"params": [self.head.weight]}, {"params": [self.head.bias], "weight_decay": 0.0}]
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         with evaluating(net):
             logits, attention, grid = net.patch_attention(x)
         (height, width), patch, shorter = x.shape[-2:], net.patch_size, min(grid)
@@ -75,7 +78,7 @@ class SMMix(MixMethod):
             mixed, weights, mask, partner, state=(own, torch.lerp(logits[partner].float(), logits.float(), lam))
         )
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         own, clean = mixed.state
         target = ctx.target(y)
         tokens = out.features[:, -own.shape[1] :]

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
 from .parts.checks import flag, interval
 from .parts.masks import blend, outer_mask
@@ -51,7 +53,7 @@ class SmoothMix(MixMethod):
         self.swap_labels = flag("swap_labels", swap_labels)
         self.pairing = check_pairing(pairing)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]
         centre = ctx.draw("centre", lambda rng: (rng.integers(height), rng.integers(width)))
         sigma = float(ctx.draw("sigma", lambda rng: rng.uniform(*self.sigma))) * min(height, width)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, MixMethod, check_pairing, pair, upload
 from .parts.boxes import Box, box_around
 from .parts.cam import check_linear_classifier, class_activation
@@ -45,10 +47,10 @@ class SnapMix(MixMethod):
         self.pairing = check_pairing(pairing)
         self.same_label = one_of("same_label", same_label, SAME_LABEL)
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         check_linear_classifier(net, "snapmix")
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         batch, (height, width) = len(x), x.shape[-2:]
         target, source = self.boxes(ctx, height, width)
         partner = upload(pair(ctx, batch, self.pairing), x)

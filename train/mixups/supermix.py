@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network, Output
 
 from .base import Context, Mixed, MixMethod, laid_out_like, upload
 from .parts.checks import expect, is_number, is_whole, one_of
@@ -32,8 +33,8 @@ class SuperMix(MixMethod):
     waits for the device. Draws: ratio (B, K).
 
     Differs from the paper / the official code in mixing while training (the code makes a data set beforehand), in
-    asking only every fifth iteration whether to stop, and in comparing distinct classes: the code never succeeds where
-    some of K > 2 images share a class.
+    asking only every fifth iteration whether to stop, and in comparing distinct classes: where images of a mixture
+    share a class, the code asks for an arbitrary other class besides, of two images as of more.
     """
 
     family = "saliency"
@@ -71,7 +72,7 @@ class SuperMix(MixMethod):
         self.label = one_of("label", label, ("target", "teacher"))
         self.teacher = Teacher(teacher, teacher_model)
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         classes = self.teacher.load().num_classes
         if classes != net.num_classes:
             raise EvalkitError(
@@ -79,7 +80,7 @@ class SuperMix(MixMethod):
                 " another teacher="
             )
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         batch = len(x)
         ratio = upload(
             ctx.draw("ratio", lambda rng: rng.dirichlet([self.alpha] * self.images, batch)), x, torch.float32
@@ -96,7 +97,7 @@ class SuperMix(MixMethod):
         target = weights @ ctx.target(labels) if self.label == "target" else logits[chosen].softmax(1)
         return Mixed(laid_out_like(x, mixed[chosen].to(x.dtype)), weights, state=target)
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         return ctx.criterion(out.logits, mixed.state)
 
     def optimise(self, ctx: Context, x: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

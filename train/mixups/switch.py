@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, MixMethod, pair_weights, upload
 from .cutmix import CutMix
 from .mixup import Mixup
@@ -61,7 +63,7 @@ class Switch(MixMethod):
         self.edge = one_of("edge", edge, EDGES)
         self.mixup, self.cutmix = Mixup(mixup_alpha, "flip"), CutMix(cutmix_alpha, "flip", edge)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         if self.mode == "batch":
             if not ctx.draw("apply", lambda rng: rng.random() < self.prob):
                 partner = torch.arange(len(x), device=x.device).flip(0)

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network, Output
 
 from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
 from .parts.boxes import draw_box, paste_box
@@ -37,7 +38,7 @@ class TLAlign(MixMethod):
         self.alpha = beta_parameter(alpha)
         self.pairing = check_pairing(pairing)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]
         patch = net.patch_size
         if patch is None or height % patch or width % patch:
@@ -52,7 +53,7 @@ class TLAlign(MixMethod):
             x, upload(pair(ctx, len(x), self.pairing), x), (y0 * patch, y1 * patch, x0 * patch, x1 * patch)
         )
 
-    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
         own = F.interpolate(mixed.mask, out.grid).flatten(1)  # (1, N)
         share = out.rollout(own[:, :, None], own.mean(1, keepdim=True))
         return pair_weights(share[:, 0], mixed.partner)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network, Output
 
 from ..losses import soft_target
 from .base import Context, Mixed, MixMethod, check_pairing, pair, upload
@@ -94,7 +95,7 @@ class TokenMix(MixMethod):
         self.clamp = flag("clamp", clamp)
         self.pairing = check_pairing(pairing)
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         self.cell = self.cell or net.patch_size
         if self.cell is None:
             raise EvalkitError(
@@ -122,7 +123,7 @@ class TokenMix(MixMethod):
                 )
             self.loader_extras = {MAPS: OfflineMaps(Path(self.maps), self.cell)}
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]
         grid = height // self.cell, width // self.cell
         if 0 in grid:
@@ -153,7 +154,7 @@ class TokenMix(MixMethod):
 
         return np.asarray(ctx.draw("tokens", sample), dtype=bool)
 
-    def scores(self, ctx: Context, x: Tensor, y: Tensor, net, grid: tuple[int, int]) -> Tensor:
+    def scores(self, ctx: Context, x: Tensor, y: Tensor, net: Network, grid: tuple[int, int]) -> Tensor:
         """(B, rows, columns) float32 a, not normalised, from the clean images."""
         match self.kind:
             case "cam":
@@ -174,7 +175,7 @@ class TokenMix(MixMethod):
                 maps = ctx.extras[MAPS].to(x.device)
         return maps if tuple(maps.shape[1:]) == grid else F.interpolate(maps[:, None], size=grid, mode="bilinear")[:, 0]
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         label = soft_target(y, out.logits.shape[1])
         smoothing = (ctx.target(y) - label) / 2  # -e/2 at the label, e/2K in every class
         rows = [

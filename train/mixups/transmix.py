@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from evalkit.models.network import Network, Output
+
 from .base import Context, Mixed, MixMethod, check_pairing, pair, upload
 from .parts.boxes import EDGES, align_box, draw_box, paste_box
 from .parts.checks import beta_parameter, block_depth, expect, flag, is_number, one_of
@@ -18,9 +20,10 @@ class TransMix(MixMethod):
 
     The bare method; its published training switches between it and Mixup (see Choice). Args: `alpha`, `pairing`, `edge`
     as CutMix; `attn_ratio` r (0.5 as the code; 1 the formula; 0 CutMix's labels); `normalize_attn` (False: A as it is,
-    so label shares sum to less than 1); `mask_down` "nearest" or "area"; `attn_depth` block that A is taken from (1 is
-    the first; None: the last) or "rollout", with or without the residual of each block (`rollout_residual`); `aligned`
-    moves the box to patch borders, preset "aligned" (row A of MixPro's table 8). Draws: lam, centre, box, partner.
+    so that the partner's share holds the attention on the class token too); `mask_down` "nearest" or "area";
+    `attn_depth` block that A is taken from (1 is the first; None: the last) or "rollout", with or without the residual
+    of each block (`rollout_residual`); `aligned` moves the box to patch borders, preset "aligned" (row A of MixPro's
+    table 8). Draws: lam, centre, box, partner.
 
     Differs from the paper / the official code in nothing by default: the mean of both labels and the division by sum A
     follow the code and the text, the preset "paper" follows the formula. With "rollout", whose residual the paper does
@@ -60,13 +63,13 @@ class TransMix(MixMethod):
         self.rollout_residual = flag("rollout_residual", rollout_residual)
         self.aligned = flag("aligned", aligned)
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         size = x.shape[-2:]
         box = draw_box(ctx, *size, self.alpha, self.edge)
         if self.aligned:
             box = align_box(box, net.patch_size, *size)
         return paste_box(x, upload(pair(ctx, len(x), self.pairing), x), box)
 
-    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+    def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
         shares = attention_weights(mixed, out, self.mask_down, self.normalize_attn, self.rollout_residual)
         return torch.lerp(mixed.weights, shares, self.attn_ratio)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from evalkit.models.network import Network
+
 from .base import Context, Mixed, MixMethod
 
 
@@ -14,5 +16,5 @@ class Vanilla(MixMethod):
 
     family = "none"
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net) -> Mixed:
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         return Mixed(x, torch.eye(len(x), device=x.device))

@@ -163,7 +163,7 @@ def test_gradient_checkpointing_reads_the_first_run():
                 *(p.grad for p in net.parameters()),
             ]
         )
-        assert all(tap.query is None and not tap.on for tap in net._taps["rollout"].taps)
+        assert all(tap.query is None and not tap.on for tap in net._rollout.taps)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

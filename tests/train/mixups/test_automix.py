@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from evalkit import models
 from evalkit.errors import EvalkitError
 from evalkit.train import create, train_step
+from evalkit.train.batchnorm import BatchNormStatistics
 from evalkit.train.mixups.automix import AutoMix, scaled_to
+from evalkit.train.mixups.parts.learned import falling_weight
 from evalkit.train.mixups.parts.momentum import rising_momentum
 
 from .fakes import context
@@ -264,6 +266,31 @@ def test_what_is_evaluated_is_the_slow_network():
         net.model.fc.bias += 1
     method.after_step(moment(step=3), net)
     assert torch.allclose(slow.model.fc.bias, net.model.fc.bias - rising_momentum(3, 4, 0.999, 0.99999, 0.1), atol=1e-6)
+
+
+def test_the_mask_losss_weight_of_the_code_compounds():
+    """Over 125,000 steps: 0.090 after a hundredth of them, 0.044 after two, 2.6e-7 after five, nothing at half time;
+    the cosine that is meant leaves 0.0999, 0.0995 and 0.05."""
+    total, found = 125_000, {}
+    for schedule in ("compounding", "cosine"):
+        found[schedule] = [
+            falling_weight(context(CLASSES, step=int(share * total), total_steps=total), 0.1, schedule)
+            for share in (0, 0.01, 0.02, 0.05, 0.5)
+        ]
+    assert found["compounding"] == [0.1, *(pytest.approx(w, rel=0.02) for w in (0.090, 0.044, 2.6e-7)), 0]
+    assert found["cosine"] == pytest.approx([0.1, 0.099975, 0.0999, 0.0994, 0.05], abs=1e-4)
+
+
+def test_whose_batch_norm_statistics_q_keeps():
+    """The clean images': they are seen last."""
+    net, method = made()
+    x, ctx, statistics = images(5), moment(), BatchNormStatistics(net)
+    with statistics.micro_batch():
+        train_step(ctx, net, method, x, Y)
+    statistics.step()
+    with torch.no_grad():
+        features = F.conv2d(x, net.model.conv1.weight, net.model.conv1.bias, 2, 1)
+    assert torch.allclose(net.model.norm.running_mean, 0.1 * features.mean((0, 2, 3)), atol=1e-6)
 
 
 def test_presets_differ_by_what_is_published():

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from evalkit.errors import EvalkitError
-from evalkit.train.mixups.comixup import CoMixup, best_output, peak_distances, same_inputs, two_largest
+from evalkit.train import create
+from evalkit.train.mixups.comixup import CoMixup, best_output, peak_distances, same_inputs, two_largest, weighed
 from evalkit.train.mixups.parts.grid_solver import energy, solve
 from evalkit.train.mixups.parts.saliency import shares
 
@@ -157,6 +158,20 @@ def test_distances_of_salient_places():
     saliency = torch.zeros(3, 32, 32)
     saliency[0, 0:8, 0:8] = saliency[1, 10:18, 3:11] = saliency[2, 24:32, 24:32] = 1
     assert peak_distances(saliency).tolist() == [[0, 13, 48], [13, 0, 35], [48, 35, 0]]
+    # of windows that do not overlap: (0, 0), then rows 8 to 15 and columns 0 to 7, then the last
+    assert peak_distances(saliency, 8).tolist() == [[0, 1, 6], [1, 0, 5], [6, 5, 0]]
+
+
+def test_the_released_threshold_comes_before_the_distances():
+    """A N = (10.4, 13.6) for counts N = (10, 14), one of them above the limit of 12: the penalty is (0, 13.6), but as
+    released A (0, 14) = (1.4, 12.6)."""
+    compatibility, counts = torch.tensor([[[0.9, 0.1], [0.1, 0.9]]]), torch.tensor([[10.0, 14.0]])
+    v = weighed(compatibility, counts)
+    assert v.tolist() == [[pytest.approx(10.4), pytest.approx(13.6)]]
+    assert weighed(compatibility, (v > 12) * counts).tolist() == [[pytest.approx(1.4), pytest.approx(12.6)]]
+    with pytest.raises(ValueError, match="Expected argument `threshold_first` to be false with a soft threshold"):
+        CoMixup(threshold_first=True, threshold_type="soft")
+    assert create("comixup", "imagenet").part == 16 and create("comixup", "released").part == 20
 
 
 def test_two_inputs_per_cell():

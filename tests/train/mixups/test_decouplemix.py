@@ -25,6 +25,20 @@ def test_by_hand():
     assert twice.item() == pytest.approx(math.log(5) / 4)  # one of four: the others show one image or one class
 
 
+def test_weights_of_the_two_terms():
+    """The terms by hand are ln 3 and ln 5 - ln 3; lam = 0.36 and lam_idx = 0.5 weigh them by 0.6 and 0.8."""
+    z, a, b = torch.tensor([[1.0, 2.0, 3.0]]).log(), torch.tensor([0]), torch.tensor([2])
+    expected = 0.6 * math.log(3) + 0.8 * math.log(5 / 3)
+    assert decoupled_loss(z, a, b, YES, (0.6, 0.8)).item() == pytest.approx(expected)
+    x, y, net = torch.randn(2, 3, 16, 16), torch.tensor([0, 1]), TinyAttention()
+    draws = {"lam": 0.36, "partner": [1, 0]}
+    none, half = (
+        train_step(context(draws=draws), net, create("decouplemix", eta=eta, lam_idx=0.5), x, y) for eta in (0, 0.3)
+    )
+    logits = net(0.36 * x + 0.64 * x.flip(0)).logits
+    torch.testing.assert_close(half - none, 0.3 * decoupled_loss(logits, y, y.flip(0), YES.repeat(2), (0.6, 0.8)))
+
+
 def test_the_two_classes_do_not_compete():
     """phi^(a,b) does not depend on z_b: raising both logits together lowers the loss without limit, which no softmax
     over all classes allows."""

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torchvision.transforms.functional import gaussian_blur
 
+from evalkit.train import create
 from evalkit.train.mixups.guidedmixup import GuidedMixup, farthest_cycle
 
 from .fakes import context, own_weight
@@ -92,3 +93,13 @@ def test_saliency_is_only_asked_for_where_it_is_needed():
     assert net.modes == []
     with pytest.raises(ValueError, match="Expected argument `saliency` to be 'ap' or 'sr', but got 'grad'"):
         GuidedMixup("grad")
+
+
+def test_the_mode_in_which_saliency_is_taken():
+    """In evaluation mode, but as the network is where it trains on the clean batch too and as the code has it."""
+    x, saliency = smooth_images(2, 16, 0), torch.rand(2, 16, 16)
+    for arguments, training in (({}, False), ({"clean_lam": 1.0}, True), ({"preset": "released"}, True)):
+        net = SaliencyNet(saliency)
+        net.train()
+        create("guidedmixup", **arguments).mix(context(), x, torch.arange(2), net)
+        assert net.modes == [training] and net.training

@@ -218,7 +218,7 @@ def test_literal_attention_is_not_normalised():
     method = create("mixpro", scale=1, pal="equal", normalize_attn=False)
     mixed = method.mix(ctx, index_images(2, 4, 4), Y, FakeNet(2))
     weights = method.relabel(ctx, mixed, Y, FakeOutput(P.log(), A, (2, 2)))
-    assert weights[0].tolist() == pytest.approx([(0.75 + 0.7) / 2, (0.25 + 0.1) / 2])
+    assert weights[0].tolist() == pytest.approx([(0.75 + 0.7) / 2, (0.25 + 0.3) / 2])
 
 
 def test_half_a_patch_takes_the_top_left_pixel_or_the_mean():

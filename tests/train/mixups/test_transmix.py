@@ -44,9 +44,9 @@ def test_the_smoothed_target_of_the_first_example():
     assert torch.allclose((weights @ ctx.target(LABELS))[0], torch.tensor([0.5875, 0.3625, 0.025, 0.025]), atol=1e-7)
 
 
-def test_the_literal_formula_leaves_the_class_tokens_share_out():
+def test_the_literal_formula_gives_the_class_tokens_share_to_the_partner():
     _, _, weights = relabel(create("transmix", "paper"), (0, 2, 2, 4))
-    assert torch.allclose(weights, torch.full((2, 2), 0.4), atol=1e-7)
+    assert torch.allclose(weights, torch.tensor([[0.4, 0.6], [0.6, 0.4]]), atol=1e-7)
 
 
 def test_ratio_one_is_attention_and_zero_is_cutmix():
@@ -132,10 +132,10 @@ def test_rollout_weighs_by_the_product_of_all_blocks(arguments):
     own = mixed.mask[:, 0].unfold(1, 4, 4).unfold(2, 4, 4)
     own = (own.mean((3, 4)) if "mask_down" in arguments else own[..., 0, 0]).flatten(1)
     total = a.sum(1) if arguments.get("normalize_attn", True) else 1
-    share, rest = (own * a).sum(1) / total, ((1 - own) * a).sum(1) / total
+    share = (own * a).sum(1) / total
     area = 1 - 14 * 24 / 1024
     assert torch.allclose(own_weight(weights), (share + area) / 2, atol=1e-6)
-    assert torch.allclose(weights.flip(1).diagonal(), (rest + 1 - area) / 2, atol=1e-6)
+    assert torch.allclose(weights.flip(1).diagonal(), (1 - share + 1 - area) / 2, atol=1e-6)
     assert share.std() > 1e-4
 
 

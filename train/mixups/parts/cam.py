@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network
 
 from .saliency import evaluating
 
 
-def check_linear_classifier(net, name: str) -> None:
+def check_linear_classifier(net: Network, name: str) -> None:
     """Raises EvalkitError, for the method `name`, unless `net` classifies the mean of its feature map with one linear
     layer."""
     parameter = next(net.parameters())
@@ -29,7 +30,7 @@ def check_linear_classifier(net, name: str) -> None:
 
 
 @torch.no_grad()
-def class_activation(net, x: Tensor, y: Tensor, positive: bool = False) -> Tensor:
+def class_activation(net: Network, x: Tensor, y: Tensor, positive: bool = False) -> Tensor:
     """(B, h, w) maps CAM_y = W_y F + b_y of the classes `y` (B,), whose means are the logits (Zhou et al., CVPR 2016).
 
     `positive` leaves out negative features, which not every network has. One pass in evaluation mode and in the

@@ -4,20 +4,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evalkit.models.network import Output
+
 from ..base import Mixed
 
 MASK_DOWN = ("nearest", "area")
 
 
 def attention_weights(
-    mixed: Mixed, out, mask_down: str = "nearest", normalize: bool = True, residual: bool = True
+    mixed: Mixed, out: Output, mask_down: str = "nearest", normalize: bool = True, residual: bool = True
 ) -> Tensor:
     """(B, B) label weights: each image's share of the class attention A of the mixed batch (TransMix, equation 4;
     MixPro, equation 5).
 
     With the mask M brought to the attention's grid (`mask_down="nearest"`: the top-left pixel of each patch, "area":
-    its mean), lam_attn = sum_j M_j A_j / sum_j A_j. `normalize=False` is the literal formula: the shares are sum M A
-    and sum (1 - M) A, which miss the attention on the class token, so rows sum to less than 1. A carries no gradient.
+    its mean), lam_attn = sum_j M_j A_j / sum_j A_j. `normalize=False` is the literal formula lam_attn = sum_j M_j A_j:
+    the other image gets 1 - lam_attn, with it the attention on the class token. A carries no gradient.
     Where `out` has a rollout instead, A is the row of the class token in it; `residual=False` multiplies the blocks'
     matrices without the identity.
     """
@@ -28,5 +30,5 @@ def attention_weights(
     else:
         share, total = (own * out.attention).sum(1), out.attention.sum(1)
     if normalize:
-        share, total = share / total.clamp(min=1e-8), 1.0
-    return torch.diag(share).scatter_add(1, mixed.partner[:, None], (total - share)[:, None])
+        share = share / total.clamp(min=1e-8)
+    return torch.diag(share).scatter_add(1, mixed.partner[:, None], (1 - share)[:, None])

@@ -2,8 +2,13 @@
 evaluated network."""
 
 import math
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
+
+from evalkit.models.network import Network, Output
 
 from ..base import Context, MixMethod, check_pairing
 from .checks import beta_parameter, expect, flag, is_number, one_of
@@ -11,6 +16,7 @@ from .mixblock import NORMS
 from .momentum import MomentumEncoder, rising_momentum
 
 UPSAMPLE = ("nearest", "bilinear")
+SCHEDULES = ("cosine", "constant", "compounding")
 
 
 class LearnedMix(MixMethod):
@@ -36,6 +42,7 @@ class LearnedMix(MixMethod):
         k_eval_mode: bool,
         block_lr: float | None,
         block_min_lr: float | None,
+        block_momentum: float | None,
     ):
         super().__init__()
         shares = {
@@ -44,6 +51,7 @@ class LearnedMix(MixMethod):
             "momentum": momentum,
             "momentum_end": momentum_end,
             "momentum_start": momentum_start,
+            "block_momentum": 0 if block_momentum is None else block_momentum,
         }
         for name, value in shares.items():
             expect(is_number(value) and 0 <= value <= 1, name, "a number from 0 to 1", value)
@@ -71,20 +79,23 @@ class LearnedMix(MixMethod):
         self.block_schedule = {
             key: float(value) for key, value in (("lr", block_lr), ("min_lr", block_min_lr)) if value is not None
         }
+        self.block_options: dict[str, Any] = {"schedule": self.block_schedule} if self.block_schedule else {}
+        if block_momentum is not None:
+            self.block_options["momentum"] = float(block_momentum)
 
     def make_block(self, channels: int) -> nn.Module:
         """The mix block for feature maps of `channels` channels."""
         raise NotImplementedError
 
-    def setup(self, net) -> None:
+    def setup(self, net: Network) -> None:
         self.encoder = MomentumEncoder(net, self.feature_layer, self.k_eval_mode)
         self.block = self.make_block(self.encoder.channels).to(next(net.parameters()).device, self.encoder.precision)
 
-    def param_groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict[str, Any]]:
         groups = []
         for module, extra in (
             (self.encoder.head, {}),
-            (self.block, {"schedule": self.block_schedule} if self.block_schedule else {}),
+            (self.block, self.block_options),
         ):
             weights, others = [], []
             for p in module.parameters():
@@ -102,22 +113,33 @@ class LearnedMix(MixMethod):
         """Whether a share is so close to 0 or 1 that the network is trained on a blend without a mask."""
         return min(lam, 1 - lam) <= self.lam_margin
 
-    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed, out, net) -> dict[str, Tensor]:
+    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed, out: Output, net: Network) -> dict[str, Tensor]:
         """The terms of the loss by name."""
         raise NotImplementedError
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed, out: Output, net: Network) -> Tensor:
         return sum(self.losses(ctx, x, y, mixed, out, net).values())
 
-    def after_step(self, ctx: Context, net) -> None:
+    def after_step(self, ctx: Context, net: Network) -> None:
         self.encoder.update(
             net, rising_momentum(ctx.step, ctx.total_steps, self.momentum, self.momentum_end, self.momentum_start)
         )
 
-    def eval_network(self, net):
+    def eval_network(self, net: Network) -> Network:
         return self.encoder.network
 
 
 def falling_weight(ctx: Context, weight: float, schedule: str) -> float:
-    """`weight`, or for the schedule "cosine" weight (1 + cos(pi t / T)) / 2 at step t of T."""
-    return weight if schedule == "constant" else weight * (1 + math.cos(math.pi * ctx.step / ctx.total_steps)) / 2
+    """`weight` times the factor that `schedule` has at step t of T: 1 for "constant", (1 + cos(pi t / T)) / 2 for
+    "cosine", for "compounding" the product of that over all steps up to t."""
+    if schedule == "constant":
+        return weight
+    if schedule == "compounding":
+        return weight * float(compounded(ctx.total_steps)[ctx.step])
+    return weight * (1 + math.cos(math.pi * ctx.step / ctx.total_steps)) / 2
+
+
+@lru_cache(maxsize=1)
+def compounded(total_steps: int) -> np.ndarray:
+    """(T,) products of (1 + cos(pi s / T)) / 2 over s = 0 .. t."""
+    return ((1 + np.cos(np.pi * np.arange(total_steps) / total_steps)) / 2).cumprod()

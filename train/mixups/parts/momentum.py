@@ -9,6 +9,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from evalkit.errors import EvalkitError
+from evalkit.models.network import Network
 
 from ...batchnorm import BatchNormStatistics
 from .feature_layers import FeatureTap
@@ -34,7 +35,7 @@ class MomentumEncoder(nn.Module):
     of mixed ones, whatever the number of processes. With `eval_mode` it normalises by running statistics that follow
     q's as the parameters do."""
 
-    def __init__(self, net, layer: str | None = None, eval_mode: bool = False):
+    def __init__(self, net: Network, layer: str | None = None, eval_mode: bool = False):
         super().__init__()
         self.network = copy.deepcopy(net).requires_grad_(False)
         self.eval_mode = eval_mode
@@ -93,12 +94,12 @@ class MomentumEncoder(nn.Module):
             features = model.forward_features(x)
         return self.head_k(model.forward_head(features, pre_logits=True))
 
-    def classify_q(self, net, features: Tensor) -> Tensor:
+    def classify_q(self, net: Network, features: Tensor) -> Tensor:
         """Logits (B, K) of the trained network's mixup head from its features of mixed images."""
         return self.head(net.model.forward_head(features, pre_logits=True))
 
     @torch.no_grad()
-    def update(self, net, momentum: float) -> None:
+    def update(self, net: Network, momentum: float) -> None:
         """Once after each optimizer step."""
         mine = [*self.network.parameters(), *self.head_k.parameters()]
         theirs = [*net.parameters(), *self.head.parameters()]

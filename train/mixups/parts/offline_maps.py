@@ -1,6 +1,5 @@
 """Score maps made beforehand, one file per training image, cut to what the augmented image shows."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from evalkit.arrays import read_npz
 from evalkit.errors import EvalkitError
 
 KEY = "map"
@@ -51,14 +51,13 @@ class OfflineMaps:
         """(rows, columns) float32."""
         path = Path(self.folder) / f"{id}.npz"
         try:
-            with np.load(path, allow_pickle=False) as file:
-                scores = np.asarray(file[KEY], dtype=np.float32)
+            scores = np.asarray(read_npz(path)[KEY], dtype=np.float32)
         except FileNotFoundError:
             raise EvalkitError(
                 f"there is no map {path} for the training image {id}; make one for every image, or choose another"
                 " teacher"
             ) from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+        except (OSError, ValueError, KeyError, TypeError) as e:
             raise EvalkitError(f"{path} is not an .npz file with an array '{KEY}' of numbers; replace it") from e
         if scores.ndim != 2 or scores.size == 0 or not np.isfinite(scores).all() or scores.min() < 0:
             raise EvalkitError(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evalkit.models.network import Output
+
 from ...losses import mixed_target
 from ..base import Context, Mixed
 
@@ -23,7 +25,7 @@ class Cosine(nn.Module):
         super().__init__()
         self.detach = detach
 
-    def forward(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+    def forward(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
         p = out.logits.float().softmax(1)
         p = p.detach() if self.detach else p
         return F.cosine_similarity(p, mixed_target(mixed.weights, ctx.target(y)))[:, None].clamp(max=1)
@@ -32,7 +34,7 @@ class Cosine(nn.Module):
 class Equal(nn.Module):
     """One half, always."""
 
-    def forward(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> float:
+    def forward(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> float:
         return 0.5
 
 
@@ -44,7 +46,7 @@ class Elapsed(nn.Module):
         super().__init__()
         self.power, self.epochs = power, epochs
 
-    def forward(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> float:
+    def forward(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> float:
         unit = ctx.total_steps if self.epochs is None else self.epochs
         return (ctx.step * unit // ctx.total_steps / unit) ** self.power
 
@@ -57,7 +59,7 @@ class Learnable(nn.Module):
         super().__init__()
         self.a = nn.Parameter(torch.zeros(()))
 
-    def forward(self, ctx: Context, mixed: Mixed, y: Tensor, out) -> Tensor:
+    def forward(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
         return self.a.sigmoid()
 
 

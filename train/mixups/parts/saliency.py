@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evalkit.models.network import Network, Output
+
 from ..base import Context, Mixed, MixMethod
 from .checks import expect, is_number
 
@@ -39,18 +41,19 @@ class SaliencyMethod(MixMethod):
     needs = "input gradients"
     extra_passes = "1 forward + backward"
 
-    def __init__(self, clean_lam: float = 0.0):
+    def __init__(self, clean_lam: float = 0.0, saliency_training: bool = False):
         super().__init__()
         expect(is_number(clean_lam) and clean_lam >= 0, "clean_lam", "a number of at least 0", clean_lam)
         self.clean_lam = clean_lam
+        self.as_it_is = saliency_training or clean_lam > 0  # the network while its input gradient is taken
 
-    def input_saliency(self, net, x: Tensor, y: Tensor) -> Tensor:
+    def input_saliency(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
         """(B, H, W) float32 sqrt(mean_c (d cross-entropy / d x)^2), taken in evaluation mode, or as the network is if
-        it trains on the clean batch."""
-        with nullcontext() if self.clean_lam else evaluating(net):
+        it trains on the clean batch or the method asks for it."""
+        with nullcontext() if self.as_it_is else evaluating(net):
             return net.saliency(x, y)
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out, net) -> Tensor:
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         loss = super().loss(ctx, x, y, mixed, out, net)
         return loss + self.clean_lam * ctx.criterion(net(x).logits, ctx.target(y)) if self.clean_lam else loss
 

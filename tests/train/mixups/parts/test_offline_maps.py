@@ -68,6 +68,8 @@ def test_through_the_loader(tmp_path, augment):
         color_jitter=0.0,
         erasing=0.0,
         interpolation="bilinear",
+        decode="exact",
+        augment_device="cpu",
     )
     method = TokenMix("offline", maps=str(tmp_path))
     method.setup(FakeNet(4))

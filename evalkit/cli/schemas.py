@@ -1,0 +1,63 @@
+"""The classes of keys behind the commands, and their keys in `--help`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from typer.core import TyperCommand
+
+from ..keys import Keys
+from ..protocols import Protocols
+from . import described
+
+
+def train() -> dict[str, type[Keys]]:
+    from ..train.config import TrainConfig
+
+    return {"train": TrainConfig}
+
+
+def eval() -> dict[str, type[Keys]]:
+    from ..about import EvalConfig
+
+    return {"eval": EvalConfig}
+
+
+def transfer() -> dict[str, type[Keys]]:
+    return {f"transfer {name}": protocol.config for name, protocol in described.transfers().items()}
+
+
+def robustness() -> dict[str, type[Keys]]:
+    from ..robustness import AllConfig
+
+    own = {name: protocol.config for name, protocol in described.robustness().items()}
+    return {f"robustness {name}": schema for name, schema in {**own, "all": AllConfig}.items()}
+
+
+def schemas() -> dict[str, type[Keys]]:
+    """Command -> the class of its keys, for every command that takes key=value."""
+    return train() | eval() | transfer() | robustness()
+
+
+def with_keys(
+    of: Callable[[], dict[str, type[Keys]]], title: str = "", listed: Callable[[], Protocols] = dict
+) -> type[TyperCommand]:
+    """A command whose `--help` ends with its keys: meaning, choices, bounds, default. Under `title` it lists the
+    protocols that `listed` gives, each with its sentence."""
+
+    class Command(TyperCommand):
+        def format_options(self, ctx: Any, formatter: Any) -> None:
+            super().format_options(ctx, formatter)
+            if title:
+                with formatter.section(title):
+                    formatter.write_dl([(protocol.name, protocol.sentence) for protocol in listed().values()])
+
+        def format_epilog(self, ctx: Any, formatter: Any) -> None:
+            from .. import reference
+
+            super().format_epilog(ctx, formatter)
+            for commands, entries in reference.groups(of()):
+                whose = "" if len(commands) == len(of()) else f" of {reference.takers(commands)}"
+                with formatter.section(f"Keys{whose}"):
+                    formatter.write_dl([(entry.name, entry.line()) for entry in entries])
+
+    return Command

@@ -1,0 +1,78 @@
+"""Images for training sooner than by Pillow (decode=fast): the same decoded pixels, resized within 2 grey levels of
+Pillow's."""
+
+from io import BytesIO
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import EvalkitError
+from .images import BadImage, Images, decode
+
+DECODERS = ("exact", "fast")
+RESAMPLINGS = ("bilinear", "bicubic")  # that `resize` knows
+
+
+def check(decoder: str, interpolation: str) -> None:
+    """Raises EvalkitError for settings that do not go together."""
+    if decoder == "fast" and interpolation not in RESAMPLINGS:
+        raise EvalkitError(f"decode=fast has no interpolation={interpolation}; use {RESAMPLINGS[1]}, or decode=exact")
+
+
+def encoded(images: Images, i: int) -> bytes | None:
+    """The bytes of the file of image i, None where the set holds no files. Raises BadImage."""
+    try:
+        return images.encoded(i)
+    except OSError as e:
+        raise BadImage(images.ids[i], e.strerror or str(e)) from e
+
+
+def as_image(data: bytes, id: str) -> Image.Image:
+    """The image in `data` as RGB, by Pillow (decode=exact). Raises BadImage."""
+    return decode(BytesIO(data), id)
+
+
+def as_pixels(data: bytes, id: str) -> Tensor:
+    """The image in `data` as RGB, (3, H, W) uint8 (decode=fast): as Pillow decodes it, bit for bit. Raises BadImage.
+
+    What is no plain JPEG (PNG, CMYK, damaged, larger than Pillow takes) is left to Pillow, and so are its complaints.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        plain = colours in ("YCbCr", "Gray", "RGB") and height * width <= (Image.MAX_IMAGE_PIXELS or height * width)
+    except ValueError:
+        plain = False
+    if plain:
+        try:
+            return torch.from_numpy(simplejpeg.decode_jpeg(data)).permute(2, 0, 1)
+        except ValueError:
+            pass  # a damaged file; some of them Pillow can read
+    return to_pixels(as_image(data, id))
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """RGB image as uint8 (3, H, W), a view of (H, W, 3)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB image as uint8 (3, H, W), contiguous."""
+    return torch.from_numpy(np.stack(cv2.split(np.asarray(image))))
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """The RGB image of uint8 (3, H, W)."""
+    planes = pixels.numpy()
+    return Image.fromarray(cv2.merge(list(planes)) if pixels.is_contiguous() else planes.transpose(1, 2, 0))
+
+
+def resize(pixels: Tensor, width: int, height: int, interpolation: str) -> Tensor:
+    """uint8 (3, H, W) resized to (3, height, width), antialiased as Pillow does it."""
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    whole = pixels[None].contiguous(memory_format=torch.channels_last)  # for which torch has a kernel of its own
+    return torch.nn.functional.interpolate(whole, (height, width), mode=interpolation, antialias=True)[0]
