@@ -65,6 +65,7 @@ def resolve(
     if model is not None and model.partition(".")[0] != known.partition(".")[0]:
         raise EvalkitError(f"{spec} holds weights of model '{known}', not '{model}'; leave out model=")
     args = {**meta.get("model_args", {}), **model_args}
+    models.check_arguments(known, args)
     network = models.create(known, num_classes=0, **args)
     if not hasattr(network.model, "forward_intermediates"):
         raise EvalkitError(

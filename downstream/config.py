@@ -68,6 +68,7 @@ def merge(base: Any, changes: dict[str, Any], where: str = "mm") -> None:
     """Put `changes` into the mm config `base`, level by level; a number as key is a place in a list.
 
     Raises EvalkitError for an unknown key at the top and for a place that a list has not."""
+    check_names(where, changes)
     for place, value in changes.items():
         name = f"{where}.{place}"
         if isinstance(base, list):
@@ -84,6 +85,26 @@ def merge(base: Any, changes: dict[str, Any], where: str = "mm") -> None:
             merge(inner, value, name)
         else:
             base[place] = value
+
+
+SCOPES = ("mmengine", "mmcv", "mmseg", "mmdet")  # that may stand before the name of a part
+
+
+def check_names(where: str, value: Any) -> None:
+    """Raises EvalkitError for a part named by the path of its code, which mmengine would import and call: a run folder
+    is other people's file as well."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            scope, dot, name = inner.partition(".") if key == "type" and isinstance(inner, str) else ("", "", "")
+            if key == "custom_imports" or (dot and (scope not in SCOPES or "." in name)):
+                raise EvalkitError(
+                    f"{where}.{key}={inner} names code by its path, which is not run; use the registered name of an mm"
+                    " part, such as OptimWrapper"
+                )
+            check_names(f"{where}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            check_names(f"{where}.{place}", inner)
 
 
 def optimizer(cfg: TransferConfig) -> dict[str, Any]:

@@ -6,13 +6,16 @@ import os
 import re
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
 
 import torch
 
 from evalkit import plots, results, runs
 from evalkit.errors import EvalkitError
+from evalkit.models import check_arguments
 from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
 
@@ -57,19 +60,33 @@ def transfer(
     init_processes(device)
     if cfg.batch_size % world_size():
         raise EvalkitError(f"batch_size={cfg.batch_size} cannot be shared by {world_size()} processes; use a multiple")
-    if is_main() and resume is None:
-        runs.refuse(run)
+    with runs.claimed(run, f"transfer {task.name}", new=resume is None) if is_main() else nullcontext():
+        return _run(task, cfg, source, run, device, resume is not None)
+
+
+def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: torch.device, resume: bool) -> int:
+    """Train and measure in a folder that is this command's own."""
     data: Data = gather_objects(task.data(cfg, run) if is_main() else None)[0]
     mm_config, steps = task.config(cfg, source, data, run), task.steps(cfg, data)
     merge(mm_config, cfg.mm)
 
     from .mm import run as engine
+    from .mm.checkpoints import newest
 
+    found = gather_objects(newest(run) if resume and is_main() else None)[0]
+    if (
+        found
+        and found[1] == steps
+        and (known := gather_objects(is_main() and _measured(task, cfg, source, data, run))[0])
+    ):
+        if is_main():
+            print(f"{known}; the run was finished, and nothing was added to it", flush=True)
+        return 0
     mm_config["train_cfg"] = engine.loop_config(
         run, seed=cfg.seed, steps=steps, log_steps=cfg.log_steps, checkpoint_steps=cfg.checkpoint_steps, keep=cfg.keep
     )
     if is_main():
-        if resume is None:
+        if not resume:
             write_atomic(
                 run / "source.json", lambda f: f.write(json.dumps(dataclasses.asdict(source), indent=1).encode())
             )
@@ -81,10 +98,9 @@ def transfer(
             flush=True,
         )
     began = time.monotonic()
-    runner = engine.build(mm_config, run, scope=task.scope, seed=cfg.seed, device=device, resume=resume is not None)
-    found = engine.newest(run) if resume is not None else None
+    runner = engine.build(mm_config, run, scope=task.scope, seed=cfg.seed, device=device, checkpoint=found and found[0])
     if is_main():
-        if resume is not None:
+        if resume:
             print(
                 f"resuming {run} at step {found[1]}" if found else f"{run} has no checkpoint yet; starting at step 0",
                 flush=True,
@@ -96,10 +112,9 @@ def transfer(
     except engine.Stopped as e:
         number = e.args[0]
         if is_main():
-            step = engine.newest(run)[1]
             print(
-                f"stopped by {signal.Signals(number).name} at step {step}, saved; continue with: evalkit transfer"
-                f" {task.name} --resume {run}",
+                f"stopped by {signal.Signals(number).name} at step {runner.iter}, saved; continue with:"
+                f" evalkit transfer {task.name} --resume {run}",
                 flush=True,
             )
         return 130 if number == signal.SIGINT else 2
@@ -109,13 +124,29 @@ def transfer(
         write_atomic(run / SHEET, lambda f: f.write(sheet))
         parameters = sum(p.numel() for p in engine.plain_model(runner).parameters())
         record = _record(task, cfg, source, data, outcome, parameters, device, time.monotonic() - began)
-        results.append(run, record)
+        if not results.holds(run, record):
+            results.append(run, record)
         print(
             f"{task.summary(outcome)} on {data.name} ({data.counts['val']} images); {run / results.FILE},"
             f" {run / SHEET}",
             flush=True,
         )
     return 0
+
+
+def _measured(task: Task, cfg: TransferConfig, source: Source, data: Data, run: Path) -> str | None:
+    """What a finished run measured, in words; None if it has not yet."""
+    if not (run / results.FILE).exists() or not (run / SHEET).exists():
+        return None
+    for r in results.scan([run / results.FILE])[0]:
+        if (
+            (r["task"], r["protocol"], r["version"], r["complete"]) == ("transfer", task.name, task.about.version, True)
+            and (r["checkpoint_sha256"], r["data"]["fingerprint"]) == (source.sha256, data.fingerprint)
+            and results.settings(r) == results.settings(r | {"config": json.loads(json.dumps(dataclasses.asdict(cfg)))})
+        ):
+            metrics = {k: float("nan") if v is None else v for k, v in r["metrics"].items()}
+            return f"{task.summary(Outcome(metrics, r['series'] or [], r['undefined']))} on {data.name}"
+    return None
 
 
 def _folder_name(task: Task, cfg: Any, source: Source) -> str:
@@ -125,8 +156,13 @@ def _folder_name(task: Task, cfg: Any, source: Source) -> str:
 
 def _read_source(run: Path) -> Source:
     try:
-        return Source(**json.loads((run / "source.json").read_text()))
-    except (OSError, ValueError, TypeError) as e:
+        source = Source(**json.loads((run / "source.json").read_text()))
+        for name, kind in get_type_hints(Source).items():
+            if not isinstance(getattr(source, name), kind if isinstance(kind, UnionType) else get_origin(kind) or kind):
+                raise TypeError(name)
+        check_arguments(source.model, source.model_args)
+        return source
+    except (OSError, ValueError, TypeError, RecursionError) as e:
         raise EvalkitError(
             f"{run} is not the folder of a transfer (source.json is missing or damaged); start again in another folder"
         ) from e

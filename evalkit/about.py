@@ -10,7 +10,9 @@ from .protocols import Metric, Protocol
 class EvalConfig(Keys):
     """What `evalkit eval CKPT --data DIR key=value` may set."""
 
-    split: str = key("val", "the part of an embedded set")
+    split: str | None = key(
+        None, "the part of an embedded set; null: the one that the checkpoint's run validated on, else val"
+    )
     model: str | None = key(None, "architecture of a bare weights file", role="place")
     weights: str | None = key(
         None,
@@ -18,12 +20,15 @@ class EvalConfig(Keys):
         choices={"raw": "as the optimizer left them", "ema": "their moving average"},
         role="place",
     )
-    preprocess: str = key(
-        "published",
-        "what happens to an image before the network",
+    preprocess: str | None = key(
+        None,
+        "what happens to an image before the network; null: run for a checkpoint of a run, else native for embedded"
+        " sets, else published",
         choices={
+            "run": "as the checkpoint's run prepared its validation images",
             "published": "shorter side to size * 256 / 224, bilinear, centre crop",
             "model": "as timm says for this model",
+            "native": "nothing, the images have the network's size",
         },
     )
     allow_partial: bool = key(
@@ -44,7 +49,7 @@ class EvalConfig(Keys):
 ACCURACY = Protocol(
     name="accuracy",
     kind="accuracy",
-    version=1,
+    version=2,
     title="Clean accuracy",
     short="clean",
     sentence="Accuracy on the validation images.",

@@ -12,8 +12,8 @@ import torch
 from . import config, data, inference, metrics, models, results, runs
 from .about import ACCURACY, EvalConfig
 from .data.published import published_set
-from .data.transforms import eval_transform
 from .errors import EvalkitError
+from .preparation import preparation, recipe_of
 from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 
@@ -28,12 +28,12 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     init_processes(device)
     loaded = models.load(checkpoint, model=cfg.model, weights=cfg.weights)
     network = loaded.network.to(device)
-    images = open_images(loaded, data_spec, cfg)
+    split = cfg.split or recipe_of(loaded).get("val_split", "val")
+    images = open_images(loaded, data_spec, split, cfg.allow_partial)
     out = Path(out) if out else results_folder(Path(checkpoint), loaded.label)
     if is_main():
         runs.make(out)  # before the work whose results it is for
-    mode = "native" if images.native_size == network.input_size[0] else cfg.preprocess
-    transform = eval_transform(mode, network.input_size[0], network.model.pretrained_cfg)
+    mode, transform = preparation(loaded, images, cfg.preprocess)
     records = inference.predict(
         network,
         images,
@@ -53,12 +53,12 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     if not is_main():
         return 0 if complete else 2
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
-    split = cfg.split if images.native_size else ""
+    part = split if images.native_size else ""
     record = make_record(
         "eval",
         ACCURACY,
         loaded.subject(),
-        DataUsed(images.name, images.fingerprint, split, images.demonstration),
+        DataUsed(images.name, images.fingerprint, part, images.demonstration, {"prepared": str(transform)}),
         Numbers(
             len(records.ids),
             {f"top{n}": float(c.mean()) for n, c in correct.items()},
@@ -69,7 +69,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
             environment(device),
             time.monotonic() - began,
             complete,
-            resolved={"preprocess": mode},
+            resolved={"preprocess": mode, "split": split},
             notes=[*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
         ),
         published=complete and is_published(loaded, images, mode),
@@ -81,16 +81,15 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
         f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()
     )
     print(
-        f"{share}  on {len(records.ids)} images of {images.name} ({mode} preprocessing); predictions:"
-        f" {out / 'predictions.csv'}"
+        f"{share}  on {len(records.ids)} images of {images.name} ({transform}); predictions: {out / 'predictions.csv'}"
     )
     return 0 if complete else 2
 
 
 def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
-    """Whether this is the published measurement: all of ImageNet's validation images, prepared in the published way, of
-    weights that published values may stand beside."""
-    return loaded.published and mode == "published" and published_set(images) == "imagenet-val"
+    """Whether this is the published measurement: all of ImageNet's validation images, prepared in the published way or
+    as the recipe of the run says, of weights that published values may stand beside."""
+    return loaded.published and mode in ("published", "run") and published_set(images) == "imagenet-val"
 
 
 def results_folder(source: Path, label: str) -> Path:
@@ -102,7 +101,7 @@ def results_folder(source: Path, label: str) -> Path:
     return Path(os.path.relpath(folder.parent.parent)) if folder.parent.name == "checkpoints" else source
 
 
-def open_images(loaded: models.Loaded, spec: str | None, cfg: EvalConfig) -> data.Images:
+def open_images(loaded: models.Loaded, spec: str | None, split: str, allow_partial: bool) -> data.Images:
     """The images of `spec`, labelled by the class names of the checkpoint."""
     spec = spec or loaded.meta.get("data", {}).get("name")
     if spec is None:
@@ -113,13 +112,13 @@ def open_images(loaded: models.Loaded, spec: str | None, cfg: EvalConfig) -> dat
                 f"{loaded.source} does not name its classes, so folders cannot be matched to them; evaluate an evalkit"
                 " checkpoint"
             )
-        return data.folder(spec, classes=loaded.classes, allow_partial=cfg.allow_partial)
+        return data.folder(spec, classes=loaded.classes, allow_partial=allow_partial)
     if spec not in data.NAMES:
         raise EvalkitError(
             f"no such folder or data set: {spec}; give --data DIR or one of"
             f" {', '.join(n for n in data.NAMES if n != 'folder')}"
         )
-    images = data.load(spec, cfg.split)
+    images = data.load(spec, split)
     if (images.labels < 0).any():
         raise EvalkitError(
             f"{spec} holds images of no class, which have no accuracy; it is for `evalkit robustness imagenet-o`"

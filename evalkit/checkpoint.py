@@ -15,6 +15,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def save(
             )
             write_atomic(temporary / name, lambda f, data=data: f.write(data))
         packed = io.BytesIO()  # on a full disk, torch's own writer reports something else
-        torch.save(state, packed)
+        torch.save(canonical(state), packed)
         write_atomic(temporary / "train_state.pt", lambda f: f.write(packed.getbuffer()))
         sums = {p.name: sha256_file(p) for p in sorted(temporary.iterdir())}
         text = json.dumps({"schema": SCHEMA, **meta, "step": step, "sha256": sums}, indent=1, sort_keys=True)
@@ -87,6 +88,34 @@ def link(run: Path, name: str, folder: Path) -> None:
     temporary.symlink_to(folder.relative_to(run))
     os.replace(temporary, run / name)
     sync_folder(run)
+
+
+def canonical(value: Any) -> Any:
+    """`value` built anew: equal states make equal files, whichever objects and storages were shared."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {canonical(k): canonical(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([canonical(v) for v in value])
+    return sys.intern(value) if isinstance(value, str) else value
+
+
+def tidy(run: Path, last: Path | None, best: int | None, keep: int) -> None:
+    """After a kill between two writes: point `last` and `best` at the checkpoint a run goes on from and at the step it
+    says was the best, delete what is left of writes that did not end."""
+    wanted = {"last": last, "best": None if best is None else run / "checkpoints" / f"step-{best:09d}"}
+    for name, folder in wanted.items():
+        if folder is not None and folder.is_dir():
+            if (run / name).resolve() != folder.resolve():
+                link(run, name, folder)
+        elif (run / name).is_symlink():
+            (run / name).unlink()
+            if folder is not None:
+                warnings.warn(f"{folder}, the best checkpoint so far, is gone; {run / name} went with it", stacklevel=2)
+    for path in run.glob(".*.tmp"):
+        path.unlink()
+    prune(run, keep)
 
 
 def prune(run: Path, keep: int) -> None:
@@ -134,14 +163,30 @@ def find_folder(path: str | Path) -> Path | None:
     """The checkpoint folder that `path` means: itself, or the newest undamaged one of a run folder; None if it is
     neither."""
     path = Path(path)
+    if path.name == "best" and path.is_symlink():
+        return _best(path)
     if (path / "meta.json").is_file():
         return path
     found = newest(path) if (path / "checkpoints").is_dir() else None
     return found[0] if found else None
 
 
-def load_state(folder: Path) -> dict[str, Any]:
-    """The training state of a checkpoint folder."""
+def _best(link: Path) -> Path:
+    """The folder that run/best means: a run that was killed before it moved the link says in its newest checkpoint
+    where that belongs."""
+    found = newest(link.parent)
+    step = found[1].get("best", {}).get("step") if found and isinstance(found[1].get("best", {}), dict) else None
+    folder = link.parent / "checkpoints" / f"step-{step:09d}" if isinstance(step, int) else link.resolve()
+    if not folder.is_dir() or folder.resolve() == link.resolve():
+        return link.resolve()
+    warnings.warn(
+        f"{link} points at {link.resolve().name}, but the best checkpoint is {folder.name}: that is read", stacklevel=4
+    )
+    return folder
+
+
+def load_state(folder: Path) -> Any:
+    """The training state of a checkpoint folder, as it was written: the caller checks what it holds."""
     return weights_files.read_torch(folder / "train_state.pt")
 
 

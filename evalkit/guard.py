@@ -1,6 +1,10 @@
-"""Stop requests and agreement between processes: all stop, save or fail at the same step, or none does."""
+"""Stop requests and agreement between processes: all stop, save or fail at the same step, or none does; and no process
+outlives the one it works for."""
 
+import os
 import signal
+import threading
+import time
 
 import torch
 import torch.distributed as dist
@@ -37,3 +41,17 @@ class Guard:
         t = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(t, dist.ReduceOp.MAX)
         return t.tolist()
+
+
+def end_with_parent(parent: int) -> None:
+    """Watch the process `parent`, which started this one; when it is gone, this one is killed within a second.
+
+    Without it a data worker that hands a batch to nobody, or a process of a run whose command was killed, stays for
+    good."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()

@@ -3,52 +3,68 @@
 import json
 import logging
 import os
+import signal
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 from .errors import EvalkitError
 
 # environment variable: the folder in which each process of a launch leaves its exit code and error
 FOLDER = "EVALKIT_LAUNCH"
+PARENT = "EVALKIT_PARENT"  # the process that launched them
+# Python finds evalkit where this process found it, and nothing in the working directory: no torch.py of the user's
+COMMAND = ["-P", "-c", "import sys; sys.path.append({root!r}); from evalkit.cli import main; main()"]
 FAILED = 1
 
 
 def spawn(processes: int, argv: list[str]) -> int:
-    """Run `python -m evalkit *argv` in `processes` processes and return the exit code of the first; raises EvalkitError
-    with the first error."""
+    """Run `evalkit *argv` in `processes` processes and return the exit code of the first; raises EvalkitError with the
+    first error."""
     # here, so that a process of a launch does without
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     with tempfile.TemporaryDirectory() as folder:
-        os.environ[FOLDER] = folder
+        os.environ |= {FOLDER: folder, PARENT: str(os.getpid())}
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "60")  # a run that is stopped writes a checkpoint first
         logging.disable(logging.ERROR)  # torchrun's own account of what failed
-        stopped = died = None
+        stopped, failures = None, {}
+        command = [word.format(root=str(Path(__file__).resolve().parents[1])) for word in COMMAND]
         try:
-            run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", "evalkit", *argv]))
+            run(
+                parse_args(
+                    ["--standalone", f"--nproc-per-node={processes}", "--no-python", sys.executable, *command, *argv]
+                )
+            )
         except SignalException as e:
             stopped = int(e.sigval)
         except ChildFailedError as e:
-            rank, failure = e.get_first_failure()
-            died = (
-                f"process {rank} of {processes} ended with"
-                f" {failure.signal_name() if failure.exitcode < 0 else f'exit code {failure.exitcode}'}"
-            )
+            failures = e.failures
         finally:
             logging.disable(logging.NOTSET)
-            del os.environ[FOLDER]
-        ends = [
-            json.loads(path.read_text()) for path in sorted(Path(folder).iterdir(), key=lambda p: p.stat().st_mtime_ns)
-        ]
+            del os.environ[FOLDER], os.environ[PARENT]
+        files = [path for path in Path(folder).iterdir() if path.stat().st_size]  # empty: killed as it wrote
+        files.sort(key=lambda p: p.stat().st_mtime_ns)
+        ends = [json.loads(path.read_text()) for path in files]
+        waited = time.time() - files[0].stat().st_mtime if files else 0.0
+    # Killed from outside: the cause of what the others say about their connection to it. Those that torchrun ended,
+    # since another failed, end by SIGTERM, or by SIGKILL when it has waited.
+    told, stopped_by_us = {end["rank"] for end in ends}, {-signal.SIGTERM}
+    if waited >= float(os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]):
+        stopped_by_us.add(-signal.SIGKILL)
+    for rank, failure in sorted(failures.items()):
+        if rank not in told and failure.exitcode not in stopped_by_us:
+            how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+            raise EvalkitError(
+                f"process {rank} of {processes} ended with {how} without an error of its own, and the others were"
+                " stopped; if memory ran out, use fewer processes or a smaller micro_batch"
+            )
     errors = [end["message"] for end in ends if end["code"] == FAILED]
     if errors:  # the first is the cause; those after it are mostly about the connection to the process that was gone
         raise EvalkitError(errors[0])
-    if died:
-        raise EvalkitError(
-            f"{died} without an error of its own; if memory ran out, use fewer processes or a smaller micro_batch"
-        )
     if stopped is not None and len(ends) < processes:
         return 128 + stopped
     return next((end["code"] for end in ends if end["rank"] == 0), FAILED)
@@ -57,6 +73,14 @@ def spawn(processes: int, argv: list[str]) -> int:
 def launched() -> bool:
     """Whether this process was started by `spawn`."""
     return FOLDER in os.environ
+
+
+def watch_parent() -> None:
+    """In a process of a launch, by `spawn` or by torchrun itself: end when what launched it is gone."""
+    from .guard import end_with_parent
+
+    if launched() or "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(int(os.environ.get(PARENT, os.getppid())))
 
 
 def leave(code: int, message: str) -> int:

@@ -4,12 +4,15 @@ process."""
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .runtime import is_main, write_atomic
+
+UNREADABLE = float("inf")  # the step of a line that is none
 
 
 class Logger:
@@ -24,8 +27,14 @@ class Logger:
 
         path = run / "log.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step(line) <= start]
-            write_atomic(path, lambda f: f.write("".join(line + "\n" for line in kept).encode()))
+            lines = path.read_bytes().splitlines()
+            steps = [_step(line) for line in lines]
+            write_atomic(
+                path, lambda f: f.write(b"".join(line + b"\n" for line, step in zip(lines, steps) if step <= start))
+            )
+            bad = steps[:-1].count(UNREADABLE)  # the last may be half a line, written as the process died
+            if bad:
+                warnings.warn(f"{path}: {bad} lines that are no log lines were dropped", stacklevel=2)
         self.file = open(path, "a", buffering=1)  # noqa: SIM115 - lives as long as the run
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
         self.start, self.total, self.began = start, total, time.monotonic()
@@ -65,11 +74,12 @@ class Logger:
             self.file.close()
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # half a line, written as the process died
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return UNREADABLE
+    return step if isinstance(step, int) else UNREADABLE
 
 
 def _clock(seconds: float) -> str:

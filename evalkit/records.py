@@ -1,7 +1,7 @@
 """What a results record is: one measurement and how it was made, built in one place and checked against a schema."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from .protocols import Protocol
 
 Record = dict[str, Any]
 SCHEMA = 2
+MAX_DEPTH, LARGEST = 16, 1e300
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "schema": int,
@@ -201,16 +202,17 @@ def check(record: Mapping[str, Any]) -> None:
             raise ValueError(f"a results record needs the field '{key}'")
         value = record[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"Expected field `{key}` of a results record to be {_kind_name(kind)}, but got {value!r}")
+            raise ValueError(
+                f"Expected field `{key}` of a results record to be {_kind_name(kind)}, but got {_short(value)}"
+            )
     for key in DATA_KEYS:
         if not isinstance(record["data"].get(key), str):
             raise ValueError(
                 f"Expected field `data` of a results record to hold the strings {', '.join(DATA_KEYS)}, but {key} is"
                 f" {record['data'].get(key)!r}"
             )
+    _check_content(record)
     for key, value in record["metrics"].items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ValueError(f"Expected metric `{key}` to be a number or null, but got {value!r}")
         if value is None and key not in record["undefined"]:
             raise ValueError(f"metric `{key}` is null without a reason in `undefined`")
     for name in ("undefined", "standard_errors", "intervals"):
@@ -219,6 +221,56 @@ def check(record: Mapping[str, Any]) -> None:
                 raise ValueError(f"`{name}` names '{key}', which is not a metric.{suggest(key, record['metrics'])}")
     if known is _FIELDS and record["published"] and (record["demonstration"] or not record["complete"]):
         raise ValueError("a demonstration or an incomplete measurement cannot be `published`")
+
+
+def _check_content(record: Mapping[str, Any]) -> None:
+    """Raise ValueError for what readers of records could not work with: nested too deep, numbers out of all bounds,
+    values of other types than tables and figures show."""
+    if _depth(record) > MAX_DEPTH:
+        raise ValueError(f"a results record is nested {MAX_DEPTH} deep at most, but this one is deeper")
+    numbers = {f: record.get(f, {}) for f in ("metrics", "standard_errors")}
+    numbers |= {f"series {i}": row for i, row in enumerate(record["series"] or []) if isinstance(row, Mapping)}
+    for part, values in numbers.items():
+        for key, value in values.items():
+            # a row of a series may hold words, and a list of numbers such as those of repeated runs
+            members = value if part not in _FIELDS and isinstance(value, list) else [value]
+            if not all(_is_number(v) or v is None or (part not in _FIELDS and isinstance(v, str)) for v in members):
+                raise ValueError(
+                    f"Expected {part.removesuffix('s')} `{key}` to be a number or null, but got {_short(value)}"
+                )
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "notes": lambda v: all(isinstance(note, str) for note in v),
+        "undefined": lambda v: all(isinstance(why, str) for why in v.values()),
+        "series": lambda v: all(isinstance(row, Mapping) for row in v or []),
+        "intervals": lambda v: all(
+            isinstance(pair, list | tuple) and len(pair) == 2 and all(x is None or _is_number(x) for x in pair)
+            for pair in v.values()
+        ),
+        "n": lambda v: 0 <= v < 2**63,
+        "seconds": lambda v: v is None or _is_number(v),
+    }
+    for name, fits in kinds.items():
+        if name in record and not fits(record[name]):
+            raise ValueError(f"field `{name}` of a results record holds values of another type than such a field does")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def _depth(value: Any, above: int = 0) -> int:
+    """How deep containers are nested; stops just beyond MAX_DEPTH."""
+    if not isinstance(value, Mapping | list | tuple) or above > MAX_DEPTH:
+        return above
+    inner = value.values() if isinstance(value, Mapping) else value
+    return max((_depth(v, above + 1) for v in inner), default=above + 1)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return "a number of more than 300 digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def upgraded(record: Mapping[str, Any]) -> Record:

@@ -47,6 +47,19 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
         raise EvalkitError(f"cannot write {path}: no space left for the whole record; free some space and run again")
 
 
+def holds(out_dir: str | Path, record: Mapping[str, Any]) -> bool:
+    """Whether `out_dir`/results.jsonl has this record already, but for how long it took and on what it was
+    computed."""
+    if not (Path(out_dir) / FILE).exists():
+        return False
+
+    def measured(r: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in r.items() if k not in ("_dir", "seconds", "environment")}
+
+    wanted = json.loads(json.dumps(measured(plain(record))))
+    return any(measured(r) == wanted for r in scan([Path(out_dir) / FILE])[0])
+
+
 def scan(dirs: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
     """Every readable record below `dirs`, in order of folder and line, each with its folder as "_dir"; and one sentence
     per line that could not be read. Raises EvalkitError for a folder that is missing or holds no results."""
@@ -75,8 +88,9 @@ def scan(dirs: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
                     if not isinstance(record, dict):
                         raise ValueError("it is not a record")
                     check(record)
-                except ValueError as e:
+                except (ValueError, RecursionError) as e:
                     broken = isinstance(e, json.JSONDecodeError | UnicodeDecodeError)
+                    e = ValueError("it is nested too deep") if isinstance(e, RecursionError) else e
                     problems.append(
                         f"{path}, line {number} was skipped:"
                         f" {'not valid JSON, as a crash while writing leaves it' if broken else e}"

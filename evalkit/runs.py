@@ -1,13 +1,22 @@
-"""Run folders: a new one starts with its resolved config, a stopped one continues by it."""
+"""Run folders: a new one starts with its resolved config, a stopped one continues by it, and one process at a time
+works in it."""
 
-from collections.abc import Iterable
+import contextlib
+import fcntl
+import os
+import platform
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from . import config, keys
 from .errors import EvalkitError
 
 T = TypeVar("T", bound=keys.Keys)
+LOCK = "run.lock"
+SAVED = ("checkpoints", "crash", "results.jsonl")  # what a run folder is kept for
 
 
 def refuse(run: Path) -> None:
@@ -17,9 +26,7 @@ def refuse(run: Path) -> None:
 
 
 def start(run: Path, cfg: Any) -> None:
-    """A new run folder with the resolved config; refuses one that holds a run."""
-    refuse(run)
-    make(run)
+    """Put the resolved config of a new run into its folder."""
     config.save(cfg, run / "config.yaml")
 
 
@@ -29,6 +36,100 @@ def make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise EvalkitError(f"cannot create {folder}: {e.strerror}; choose another --out") from e
+
+
+@contextlib.contextmanager
+def claimed(run: Path, job: str, *, new: bool) -> Iterator[None]:
+    """Inside, the run folder belongs to this process, the main one of its command.
+
+    A new folder must not hold a run; it goes away again with an error before anything was saved in it. Raises
+    EvalkitError where another process works in the folder. The kernel gives the folder free when the process ends,
+    however it ends.
+
+    Args:
+        run: the folder, made if it is new.
+        job: what runs, for the message that another process gets.
+        new: whether a run begins here.
+    """
+    made = [p for p in (run, *run.parents) if not p.exists()]  # the innermost first
+    before = list(run.iterdir()) if not made else []
+    if new:
+        refuse(run)
+        make(run)
+    lock = _lock(run, job)
+    try:
+        if new:
+            refuse(run)  # another process may have been quicker
+        yield
+    except BaseException:
+        if new and not any((run / name).exists() for name in SAVED) and not _logged(run):
+            _remove(run, before)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            (run / LOCK).unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()  # those that stayed empty
+        lock.close()
+
+
+def _logged(run: Path) -> bool:
+    log = run / "log.jsonl"
+    return log.exists() and log.stat().st_size > 0
+
+
+def _remove(run: Path, before: list[Path]) -> None:
+    """Delete what a run that never began left behind; what was there `before` stays."""
+    for path in run.iterdir():
+        if path not in before:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _lock(run: Path, job: str) -> IO[str]:
+    """The open lock file of a run folder. A lock of the process, not of the file: data workers do not inherit it."""
+    path, host = run / LOCK, platform.node()
+    while True:
+        try:
+            file = open(path, "a+")  # noqa: SIM115 - held open as long as the run
+        except OSError as e:
+            raise EvalkitError(f"cannot write to {run}: {e.strerror}; choose another --out") from e
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as e:
+            file.close()
+            raise EvalkitError(
+                f"{run} is in use by {_holder(path)}; wait until that has ended, or stop it, then try again"
+            ) from e
+        except OSError as e:
+            warnings.warn(
+                f"{run} lies on a file system without locks ({e.strerror}); see to it that no other process works in"
+                " it",
+                stacklevel=3,
+            )
+            return file
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            break
+        file.close()  # the process that held it was just ending
+    file.seek(0)
+    held = file.read().split("\n")[0]
+    if held and not held.startswith(f"{host} "):
+        file.close()
+        raise EvalkitError(
+            f"{run} is in use by {_holder(path)}, or was when that machine stopped; if nothing works in it there any"
+            f" more, remove {path} and try again"
+        )
+    file.truncate(0)
+    file.write(f"{host} {os.getpid()} {job}\n")
+    file.flush()
+    return file
+
+
+def _holder(path: Path) -> str:
+    try:
+        host, process, job = path.read_text(errors="replace").split("\n")[0].split(" ", 2)
+    except (OSError, ValueError):
+        return "another process"
+    return f"`evalkit {job}`, process {process} on {host}"
 
 
 def resumed(schema: type[T], run: Path, overrides: Iterable[str]) -> T:

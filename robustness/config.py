@@ -19,8 +19,10 @@ class ProtocolConfig(Keys):
     out: str = key("results", "folder for results.jsonl and the per-sample records", role="place")
     preprocess: str | None = key(
         None,
-        "what happens to an image before the network; null: native for embedded sets, else published",
+        "what happens to an image before the network; null: native for embedded sets, else published; imagenet-val: run"
+        " for a checkpoint of a run",
         choices={
+            "run": "as the checkpoint's run prepared its validation images",
             "published": "shorter side to size * 256 / 224, bilinear, centre crop",
             "model": "as timm says for this model",
             "native": "nothing, the images have the network's size",

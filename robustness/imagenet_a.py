@@ -33,10 +33,11 @@ def prepare(loaded: Loaded, cfg: ProtocolConfig, device: torch.device) -> Plan:
     )
 
 
-def plan_for(name: str, loaded: Loaded, cfg: ProtocolConfig, opened: layouts.Opened) -> Plan:
-    """The plan of the protocol `name`, which classifies the images of `opened` among its classes."""
+def plan_for(name: str, loaded: Loaded, cfg: ProtocolConfig, opened: layouts.Opened, own: bool = False) -> Plan:
+    """The plan of the protocol `name`, which classifies the images of `opened` among its classes; with `own` a
+    checkpoint of a run sees them as the run validated itself, unless told otherwise."""
     restrict = layouts.class_indices(loaded, opened.classes)
-    transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess)
+    transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess, own)
     notes = [layouts.check_line(opened, loaded)]
     return Plan(
         sets={"data": opened.images},

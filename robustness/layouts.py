@@ -11,10 +11,11 @@ import numpy as np
 from evalkit import data
 from evalkit.data.folders import FolderImages, flat_files, flat_folder
 from evalkit.data.images import Images, Subset
-from evalkit.data.transforms import EvalTransform, eval_transform
+from evalkit.data.transforms import EvalTransform, TimmTransform
 from evalkit.data.val_labels import WNID, read_val_labels
 from evalkit.errors import EvalkitError
 from evalkit.models import Loaded
+from evalkit.preparation import preparation
 
 from .sets import MADE_AT_ANY_SIZE, SETS, TRAINED_ON, wnids
 
@@ -218,19 +219,21 @@ def spread(n: int, limit: int | None) -> np.ndarray:
     return np.arange(n) if limit is None or limit >= n else np.arange(limit) * n // limit
 
 
-def pipeline(loaded: Loaded, images: Images, mode: str | None) -> tuple[EvalTransform, dict[str, Any]]:
-    """The preprocessing and how it is named in a record. Raises EvalkitError for a model with another than square
-    input."""
+def pipeline(
+    loaded: Loaded, images: Images, mode: str | None, own: bool = False
+) -> tuple[EvalTransform | TimmTransform, dict[str, Any]]:
+    """The preprocessing and how it is named in a record; `own`: unless told otherwise, a checkpoint of a run sees the
+    images as the run validated itself. Raises EvalkitError for a model with another than square input."""
     height, width = loaded.network.input_size
     if height != width:
         raise EvalkitError(
             f"model {loaded.label} takes images of {height}x{width} pixels; the protocols are defined for square ones"
         )
-    mode = mode or ("published" if images.native_size is None else "native")
-    transform = eval_transform(mode, height, getattr(loaded.network.model, "pretrained_cfg", None))
-    return transform, {"mode": mode, "side": height}
+    mode, transform = preparation(loaded, images, mode, own)
+    return transform, {"mode": mode, "side": height} | ({"run": str(transform)} if mode == "run" else {})
 
 
 def is_published(preprocess: dict[str, Any]) -> bool:
-    """Whether this is the published preprocessing: shorter side 256, centre crop 224."""
-    return preprocess == {"mode": "published", "side": PUBLISHED_SIDE}
+    """Whether this is the published preprocessing: shorter side 256, centre crop 224; or the one of the run itself,
+    whose recipe then decides."""
+    return preprocess["mode"] == "run" or preprocess == {"mode": "published", "side": PUBLISHED_SIDE}

@@ -68,7 +68,7 @@ def prepare_val(loaded: Loaded, cfg: ImageNetValConfig, device: torch.device) ->
     opened = layouts.open_set(
         "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, only=only, labels=cfg.val_labels
     )
-    plan = imagenet_a.plan_for("imagenet-val", loaded, cfg, opened)
+    plan = imagenet_a.plan_for("imagenet-val", loaded, cfg, opened, own=True)
     if opened.published and only is None:
         plan.extra["real"] = real_labels(loaded, opened.images.ids)
     return plan

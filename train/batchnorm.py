@@ -57,10 +57,12 @@ class BatchNormStatistics:
     """
 
     def __init__(self, model: nn.Module, passes: int = 1):
-        self.layers = [
-            m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum is not None
-        ]
-        self.momenta = [m.momentum for m in self.layers]
+        self.layers: list[_BatchNorm] = []
+        self.momenta: list[float] = []
+        for m in model.modules():
+            if isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum is not None:
+                self.layers.append(m)
+                self.momenta.append(m.momentum)
         self.passes = passes
         self.forget()
 
@@ -69,7 +71,11 @@ class BatchNormStatistics:
         self.counts = [0] * self.passes  # micro-batches of this process in this step
 
     def buffers(self) -> list[Tensor]:
-        return [b for m in self.layers for b in (m.running_mean, m.running_var)]
+        both = (b for m in self.layers for b in (m.running_mean, m.running_var))
+        return [b for b in both if b is not None]
+
+    def counters(self) -> list[Tensor]:
+        return [m.num_batches_tracked for m in self.layers if m.num_batches_tracked is not None]
 
     @contextmanager
     def micro_batch(self, which: int = 0) -> Iterator[None]:
@@ -78,7 +84,7 @@ class BatchNormStatistics:
             yield
             return
         buffers = self.buffers()
-        state = [*buffers, *(m.num_batches_tracked for m in self.layers)]
+        state = [*buffers, *self.counters()]
         before = [b.clone() for b in state]
         for layer in self.layers:
             layer.momentum = 1.0
@@ -113,6 +119,6 @@ class BatchNormStatistics:
             ran = count > 0  # in some process; nobody waits for the device to know
             for i, (buffer, total) in enumerate(zip(self.buffers(), totals)):
                 buffer.lerp_(total / count.clamp(min=1), ran.to(buffer.dtype) * self.momenta[i // 2])
-            for layer in self.layers:  # counts steps, not the micro-batches that happened to run here
-                layer.num_batches_tracked += ran
+            for counter in self.counters():  # counts steps, not the micro-batches that happened to run here
+                counter += ran
         self.forget()

@@ -29,6 +29,7 @@ class Distillation:
         """Scalar loss from the method's `loss` and the network's output for the mixed images `x` (M, C, H, W)."""
         with torch.no_grad():
             wanted = self.teacher.on(x)(self.teacher.view(ctx, x)).logits
+        assert out.distilled is not None, "the network trains its distillation head"
         return (1 - self.alpha) * loss + self.alpha * distillation_loss(out.distilled, wanted, self.kind, self.tau)
 
 

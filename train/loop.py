@@ -40,8 +40,7 @@ def fit(s: Session, run: Path) -> None:
     """Train from `s.step` to the end; checkpoints and logs go to `run`. Raises Stopped after a signal, EvalkitError
     when the loss is lost."""
     cfg, device, world = s.cfg, s.device, world_size()
-    per_epoch = steps_per_epoch(len(s.train_images), cfg.batch_size)
-    total = s.total_steps
+    per_epoch, total = steps_per_epoch(len(s.train_images), cfg.batch_size), s.total_steps
     rate = learning_rate(cfg, per_epoch)
     group_rates = [
         learning_rate(replace(cfg, **group.get("schedule", {})), per_epoch) for group in s.optimizer.param_groups
@@ -130,13 +129,22 @@ def fit(s: Session, run: Path) -> None:
                 improved = False
                 if evaluate_now:
                     s.scores = {name: accuracy(s, network) for name, network in s.networks().items()}
+                    if last and s.method.eval_network(s.network) is not s.network:
+                        s.scores["trained"] = accuracy(s, s.network)
                     top1 = s.scores["raw"]["top1"]
                     s.history.append(top1)
                     improved = top1 > s.best.get("top1", -1.0)
                     if improved:
                         s.best = {"top1": top1, "step": s.step}
                     values = {f"val_{k}_{name}": v for name, scores in s.scores.items() for k, v in scores.items()}
-                    log.log(s.step, values, f"validation top-1 {100 * top1:.2f} %")
+                    log.log(
+                        s.step,
+                        values,
+                        f"validation top-1 {100 * top1:.2f} %"
+                        + "".join(
+                            f", {session.WEIGHTS[k]} {100 * v['top1']:.2f} %" for k, v in list(s.scores.items())[1:]
+                        ),
+                    )
                 if improved or save_now or due or stop:
                     s.seconds = time.monotonic() - began
                     if is_main():

@@ -14,7 +14,12 @@ def soft_target(y: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
 
 def mixed_target(weights: Tensor, target: Tensor) -> Tensor:
     """(M, K) targets from label weights (M, B) and the sources' targets (B, K), not rounded to half precision under
-    autocast."""
+    autocast. Raises ValueError for other shapes, of which a product may well exist."""
+    if weights.ndim != 2 or target.ndim != 2 or weights.shape[1] != len(target):
+        raise ValueError(
+            f"Expected argument `weights` to be of shape (M, {len(target)}), but got {tuple(weights.shape)} for targets"
+            f" of shape {tuple(target.shape)}"
+        )
     with torch.autocast(weights.device.type, enabled=False):
         return weights @ target
 

@@ -1,5 +1,7 @@
 """The optimizer of a recipe."""
 
+from typing import Any
+
 from timm.optim import create_optimizer_v2, get_optimizer_info
 from torch import nn
 from torch.optim import Optimizer
@@ -10,11 +12,12 @@ from .config import TrainConfig
 from .mixups.base import MixMethod
 
 
-def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict]:
+def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters with and without weight decay: norms, biases and what the model itself exempts (position
     embedding, class token) are not decayed unless `decay_norm_and_bias`."""
     exempt = set(getattr(model, "no_weight_decay", set)())
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         if p.requires_grad:
             (free if not cfg.decay_norm_and_bias and (p.ndim <= 1 or name in exempt) else decayed).append(p)
@@ -31,8 +34,8 @@ def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Opt
     except ValueError as e:
         from timm.optim import list_optimizers
 
-        raise unknown("optimizer", cfg.opt, list_optimizers()) from e
-    arguments = {"eps": cfg.eps} if info.has_eps else {}
+        raise unknown("optimizer", cfg.opt, map(str, list_optimizers())) from e
+    arguments: dict[str, Any] = {"eps": cfg.eps} if info.has_eps else {}
     if info.has_betas:
         arguments["betas"] = tuple(cfg.betas)
     try:

@@ -3,8 +3,10 @@
 import os
 import signal
 import statistics
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,34 +41,43 @@ def train(
     if resume is None:
         cfg = resolve(cfg, device)
     init_processes(device)
-    s = session.build(cfg, device)
-    if resume is not None:
-        found = checkpoint.newest(run)
-        if found is not None:
-            if found[1]["data"]["fingerprint"] != s.train_images.fingerprint:
-                raise EvalkitError(
-                    f"the training images are not those that {run} began with; put those back, or begin a new run with"
-                    f" init={run}"
-                )
-            session.restore(s, found[0])
-            s.seconds = found[1]["seconds"]
-        if is_main():
-            print(
-                (
-                    f"resuming {run} at step {s.step}"
-                    if found
-                    else f"{run} has no whole checkpoint yet; starting at step 0"
-                ),
-                flush=True,
-            )
-    else:
-        # raises where sizes do not go together, before there is a folder that a better command would find in use
-        loop.batch_iterator(s, 0)
-        if is_main():
+    with runs.claimed(run, "train", new=resume is None) if is_main() else nullcontext():
+        s = session.build(cfg, device)
+        loop.batch_iterator(s, 0)  # raises where sizes do not go together
+        if resume is not None:
+            go_on(s, run)
+        elif is_main():
             runs.start(run, cfg)
+        return _run(s, run)
 
+
+def go_on(s: session.Session, run: Path) -> None:
+    """Bring a freshly built session to the run's newest whole checkpoint, and the folder to what that checkpoint
+    says."""
+    found = checkpoint.newest(run)
+    if found is not None:
+        folder, meta = found
+        if session.of_meta(folder, meta, "data", dict).get("fingerprint") != s.train_images.fingerprint:
+            raise EvalkitError(
+                f"the training images are not those that {run} began with; put those back, or begin a new run with"
+                f" init={run}"
+            )
+        session.restore(s, folder)
+        s.seconds = float(session.of_meta(folder, meta, "seconds", int | float))
+    if is_main():
+        checkpoint.tidy(run, found and found[0], s.best.get("step"), s.cfg.keep)
+        print(
+            f"resuming {run} at step {s.step}" if found else f"{run} has no whole checkpoint yet; starting at step 0",
+            flush=True,
+        )
+
+
+def _run(s: session.Session, run: Path) -> int:
+    """Train to the end, then write what a finished run leaves behind; a run that was finished is left as it is."""
+    finished = s.step == s.total_steps
     try:
-        loop.fit(s, run)
+        if not finished:
+            loop.fit(s, run)
     except loop.Stopped as e:
         number = e.args[0]
         if is_main():
@@ -77,31 +88,63 @@ def train(
             )
         return 130 if number == signal.SIGINT else 2
     if is_main():
-        mixed_samples.save(s, run / "mixed.npz")
-        record(s, run)
+        if not (finished and (run / "mixed.npz").exists()):
+            mixed_samples.save(s, run / "mixed.npz")
+        new = [r for r in records(s, run) if not results.holds(run, r)]
+        for r in new:
+            results.append(run, r)
         print(
-            f"top-1 {100 * s.scores['raw']['top1']:.2f} % on {s.val_images.name} ({len(s.val_images)} images);"
-            f" checkpoint: {run / 'last'}",
+            f"{summary(s)}; checkpoint: {run / 'last'}"
+            + ("" if new else "; the run was finished, and nothing was added to it"),
             flush=True,
         )
     return 0
 
 
-def record(s: session.Session, run: Path) -> None:
-    """One results record per evaluated set of weights."""
-    n = len(s.val_images)
+def summary(s: session.Session) -> str:
+    """The accuracy of a finished run in words: of which weights it is, where there are several."""
+    (top1, of), *others = [(s.scores[name]["top1"], session.WEIGHTS[name]) for name in s.scores]
+    if "trained" in s.scores:
+        of = "momentum encoder"
+    text = f"top-1 {100 * top1:.2f} %{f' ({of})' if others else ''} on {s.val_images.name} ({len(s.val_images)} images)"
+    text += "".join(f"; {name}: {100 * value:.2f} %" for value, name in others)
+    return "; ".join([text, *early(s)])
+
+
+def early(s: session.Session) -> list[str]:
+    """What makes the numbers of a short run less than what its weights could give."""
+    cfg, steps = s.cfg, s.step
+    found = []
+    if s.ema and (begun := s.ema.decay**steps) > 0.05:
+        found.append(f"after {steps} steps the averaged weights still are {100 * begun:.0f} % those the run began with")
+    per_epoch = loop.steps_per_epoch(len(s.train_images), cfg.batch_size)
+    if cfg.warmup_epochs * per_epoch >= steps:
+        found.append(f"the run ended within its warm-up of {cfg.warmup_epochs:g} epochs")
+    return found
+
+
+def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
+    """One results record per exported set of weights."""
+    n, out = len(s.val_images), []
     meta, sums = session.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
-    data = DataUsed(s.val_images.name, s.val_images.fingerprint, s.cfg.val_split, s.val_images.demonstration)
-    published = s.published and published_set(s.val_images) == "imagenet-val"
-    for name, scores in s.scores.items():
-        values = dict(scores)
+    used = s.val_images
+    data = DataUsed(
+        used.name, used.fingerprint, s.cfg.val_split, used.demonstration, {"prepared": str(s.eval_transform)}
+    )
+    published = s.is_published and published_set(used) == "imagenet-val"
+    for name in s.networks():
+        values = dict(s.scores[name])
         notes = [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
+        notes += early(s)
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}
             if s.cfg.median_evals:
                 newest = s.history[-s.cfg.median_evals :]
                 values |= {"top1_median": statistics.median(newest)}
                 notes.append(f"top1_median: of the last {len(newest)} evaluations")
+            if "trained" in s.scores:
+                trained = s.scores["trained"]["top1"]
+                notes.append(f"weights of the momentum encoder; the network that was trained: top1 {trained:.6f}")
         errors = {k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values}
         sha256 = sums["model.safetensors" if name == "raw" else "model_ema.safetensors"]
         record = make_record(
@@ -120,4 +163,5 @@ def record(s: session.Session, run: Path) -> None:
             ),
             published=published,
         )
-        results.append(run, record)
+        out.append(record)
+    return out

@@ -1,7 +1,6 @@
 """Everything a training run is made of, built from its config, and its exact state on disk."""
 
 import copy
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,8 @@ from torch.optim import Optimizer
 
 from evalkit import checkpoint, config, data, models
 from evalkit.data.loading import steps_per_epoch
-from evalkit.data.transforms import EvalTransform, TrainTransform
+from evalkit.data.published import published_set
+from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.runtime import seed_torch
@@ -22,12 +22,15 @@ from . import distill
 from .batchnorm import BatchNormStatistics, share_batch_norm
 from .config import TrainConfig
 from .ema import WeightAverage
+from .matching import recipe_name
 from .mixups import from_config, in_setting
 from .mixups.base import Context, MixMethod
 from .mixups.parts.teacher import Teacher
 from .optim import make_optimizer
-from .published import is_published, recipe_of
 from .step import train_step
+
+# What a set of weights that is evaluated is called
+WEIGHTS = {"raw": "raw weights", "ema": "averaged weights (ema)", "trained": "the trained network itself"}
 
 
 class Trainee(nn.Module):
@@ -57,8 +60,8 @@ class Session:
     scaler: torch.amp.GradScaler
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
-    recipe: str | None = None  # whose settings these are, see `published.recipe_of`
-    published: bool = False  # whether the run, once finished, is a published one
+    recipe: str | None = None  # whose settings these are, see `recipe_name`
+    whole: bool = False  # whether the training images are the published ones, whole
     step: int = 0
     seconds: float = 0.0  # of training up to the newest checkpoint, over all parts of a run that was resumed
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
@@ -74,7 +77,13 @@ class Session:
         return self.trainee.method
 
     @property
+    def is_published(self) -> bool:
+        """Whether the run is a published one: by a recipe's settings, on the published data, to its end."""
+        return self.recipe is not None and self.whole and self.step == self.total_steps
+
+    @property
     def total_steps(self) -> int:
+        """The steps of the whole run."""
         return round(self.cfg.epochs * steps_per_epoch(len(self.train_images), self.cfg.batch_size))
 
     def networks(self) -> dict[str, Network]:
@@ -116,28 +125,27 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
             f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} hold the same images; put them into"
             " folders of their own"
         )
-    eval_size = cfg.eval_size or cfg.image_size
-    resize = cfg.eval_resize or math.floor(eval_size * 256 / 224)
     return Session(
         cfg=cfg,
         device=device,
         train_images=train_images,
         val_images=val_images,
         train_transform=TrainTransform(cfg, network.mean),
-        eval_transform=EvalTransform(eval_size, resize, cfg.interpolation, native=val_images.native_size == eval_size),
+        eval_transform=validation_transform(config.to_dict(cfg), val_images.native_size),
         trainee=trainee,
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
-        recipe=recipe_of(cfg),
-        published=is_published(cfg, train_images),
+        recipe=recipe_name(cfg),
+        whole=published_set(train_images) == "imagenet-train",
     )
 
 
 def make_network(cfg: TrainConfig, num_classes: int) -> Network:
     """The recipe's network, starting from `init` if given: a head for another number of classes is left out, anything
     else must fit."""
+    models.check_arguments(cfg.model, cfg.model_args)
     create = {"num_classes": num_classes, **cfg.model_args}
     if cfg.init is None or cfg.init == "pretrained":
         return models.create(cfg.model, pretrained=cfg.init is not None, **create)
@@ -206,11 +214,12 @@ def meta(s: Session) -> dict[str, Any]:
         "method": method_name(cfg.mixup),
         "label": cfg.label or method_name(cfg.mixup),
         "teachers": teachers(s.trainee),
+        "best": s.best,  # says what the link of that name must point at
         "seconds": s.seconds,  # here, not in the training state, which is the same in every run of a recipe
         "data": {"name": s.train_images.name, "fingerprint": s.train_images.fingerprint},
         "config": config.to_dict(cfg),
         "recipe": s.recipe,
-        "published": s.published and s.step == s.total_steps,
+        "published": s.is_published,
     }
 
 
@@ -230,20 +239,67 @@ def method_name(spec: Any) -> str:
     return spec["name"]
 
 
+def of_meta(folder: Path, meta: dict[str, Any], key: str, kind: Any) -> Any:
+    """A value of a checkpoint's meta that a resume needs."""
+    if isinstance(meta.get(key), kind) and not isinstance(meta[key], bool):
+        return meta[key]
+    raise EvalkitError(
+        f"{folder} was written by another version of evalkit (meta.json: '{key}' is missing or of another type); begin"
+        f" a new run from its weights with init={folder}"
+    )
+
+
+STATE_KINDS = {"step": int, "scores": dict, "best": dict, "history": list, "optimizer": dict, "method": dict}
+
+
 def restore(s: Session, folder: Path) -> None:
-    """Bring a freshly built session to the state saved in a checkpoint folder."""
+    """Bring a freshly built session to the state saved in a checkpoint folder. Raises EvalkitError for a state that is
+    not that of this recipe."""
     weights = checkpoint.read_weights(folder, "raw")[0]
     state = checkpoint.load_state(folder)
     try:
+        if not isinstance(state, dict):
+            raise TypeError(f"the training state is of type {type(state).__name__}")
+        for key, kind in STATE_KINDS.items():
+            if not isinstance(state[key], kind) or isinstance(state[key], bool):
+                raise TypeError(f"'{key}' of the training state is of type {type(state[key]).__name__}")
         s.method.load_state_dict(state["method"])
         s.network.model.load_state_dict(weights if state["network"] is None else state["network"])
         if s.ema:
             s.ema.network.model.load_state_dict(checkpoint.read_weights(folder, "ema")[0])
-        s.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        load_optimizer(s.optimizer, state["optimizer"])
         s.scaler.load_state_dict(state["scaler"])
         for key in ("step", "scores", "best", "history"):
             setattr(s, key, state[key])
-    except (KeyError, ValueError, RuntimeError) as e:
+        check_scores(s)
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as e:
+        what = f"it lacks {e}" if isinstance(e, KeyError) else (str(e).splitlines() or [type(e).__name__])[0]
         raise EvalkitError(
-            f"{folder} does not fit this recipe ({str(e).splitlines()[0]}); resume with the run's own config.yaml"
+            f"{folder} does not fit this recipe ({what}); resume with the run's own config.yaml, use another checkpoint"
+            f" of its run, or begin a new run from its weights with init={folder}"
         ) from e
+
+
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state; torch takes moments of any shape and groups of any content, and fails steps later."""
+    own, saved = optimizer.param_groups, state["param_groups"]
+    if len(saved) != len(own) or any(k in b and not _alike(a[k], b[k]) for a, b in zip(own, saved) for k in a):
+        raise ValueError("the optimizer's groups are others")
+    optimizer.load_state_dict(copy.deepcopy(state))
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if value is not None and not (isinstance(value, Tensor) and value.shape in (parameter.shape, ())):
+                raise ValueError(f"the optimizer's '{name}' does not fit its parameter")
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, list | tuple):  # parameters, Adam's betas
+        return isinstance(b, list | tuple) and len(a) == len(b)
+    return type(a) is type(b) or all(isinstance(v, int | float) and not isinstance(v, bool) for v in (a, b))
+
+
+def check_scores(s: Session) -> None:
+    """Raises TypeError for a state whose numbers are none."""
+    numbers = [*s.history, *s.best.values(), *(v for scores in s.scores.values() for v in scores.values())]
+    if not s.step >= 0 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in numbers):
+        raise TypeError("its step or its accuracies are no numbers")

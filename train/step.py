@@ -15,6 +15,7 @@ def train_step(
     the teacher's share of it."""
     method = method.pick(ctx)
     mixed = method.mix(ctx, x, y, net)
+    method.check_weights(mixed.weights, y, "mix")
     out = net(mixed.x, attention=method.attention, features=method.features, inject=mixed.inject)
     loss = method.loss(ctx, x, y, mixed, out, net)
     return loss if distillation is None else distillation(ctx, loss, mixed.x, out)

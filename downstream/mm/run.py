@@ -8,11 +8,11 @@ was killed and resumed takes the same steps as one that was not.
 import contextlib
 import copy
 import io
-import os
 import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import mmengine.device.utils
@@ -22,31 +22,25 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import DATASETS, HOOKS, LOOPS, MODELS
+from mmengine.registry import DATASETS, LOOPS, MODELS
 from mmengine.runner import BaseLoop, Runner
 
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
 from evalkit.inference import progress
 from evalkit.logger import Logger
-from evalkit.runtime import is_main, rank, sync_folder, world_size, write_atomic
+from evalkit.runtime import rank, world_size, write_atomic
 
-from . import backbone  # noqa: F401  (registers it)
+from . import (
+    backbone,  # noqa: F401  (registers it)
+    checkpoints,
+)
 from .feed import Items, Places, Seeded, feed, seed_everything
 
 
 class Stopped(Exception):
     """A signal asked the run to stop; its state is saved."""
-
-
-@HOOKS.register_module()
-class SlimCheckpointHook(Hook):
-    """Keeps mmengine's log buffers out of checkpoints: what is left loads with weights_only=True."""
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
 
 
 # ---- training
@@ -93,7 +87,8 @@ class EvalkitLoop(BaseLoop):
         runner, batches = self.runner, self.batches()
         device = next(runner.model.parameters()).device
         log = Logger(self.folder, self._iter, self.max_iters)
-        window, shown, loss = time.monotonic(), self._iter, {}
+        window, shown, loss, due = time.monotonic(), self._iter, {}, False
+        accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
         runner.call_hook("before_train")
         runner.call_hook("before_train_epoch")
         runner.model.train()
@@ -109,7 +104,10 @@ class EvalkitLoop(BaseLoop):
                     self._iter += 1
 
                     last = self._iter == self.max_iters
-                    save_now = last or self._iter % self.checkpoint_steps == 0
+                    due = due or self._iter % self.checkpoint_steps == 0
+                    # gradients that are still gathered stand in no checkpoint
+                    whole = last or self._iter % accumulated == 0
+                    save_now = whole and (last or due)
                     log_now = last or self._iter % self.log_steps == 0
                     # asking the others costs a wait
                     if world_size() > 1 and not (save_now or log_now or self._iter % 10 == 0):
@@ -130,43 +128,15 @@ class EvalkitLoop(BaseLoop):
                             f"loss {values['loss']:.3f}  lr {rate:.1e}  {values['seconds_per_step']:.2f} s/step",
                         )
                         window, shown = now, self._iter
-                    if save_now or stop:
-                        self.save()
-                    if stop and not last:
+                    if save_now or (stop and whole):
+                        checkpoints.save(runner, self.folder, self._iter, self.keep)
+                        due = False
+                    if stop and whole and not last:
                         raise Stopped(int(stop))
             finally:
                 log.close()
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
-
-    def save(self) -> None:
-        """A checkpoint of the current step: written under another name, made durable, renamed; then the oldest go."""
-        folder = self.folder / "checkpoints"
-        partial = folder / ".partial"
-        try:
-            folder.mkdir(exist_ok=True)
-            self.runner.save_checkpoint(
-                str(folder), partial.name, meta={"epoch": 0, "iter": self._iter}, by_epoch=False
-            )
-        except OSError as e:
-            raise EvalkitError(
-                f"cannot write a checkpoint to {folder}: {e.strerror or e}; earlier checkpoints are intact; free some"
-                " space and resume"
-            ) from e
-        if is_main():
-            with open(partial, "rb") as f:
-                os.fsync(f.fileno())
-            os.replace(partial, folder / f"step-{self._iter:09d}.pth")
-            sync_folder(folder)
-            for path in sorted(folder.glob("step-*.pth"))[: -self.keep]:
-                path.unlink()
-
-
-def newest(run: Path) -> tuple[Path, int] | None:
-    """The last checkpoint of a run and its step; None if there is none. A name without a dot is a file that was written
-    whole."""
-    paths = sorted((run / "checkpoints").glob("step-*.pth"))
-    return (paths[-1], int(paths[-1].stem.partition("-")[2])) if paths else None
 
 
 class QuietRunner(Runner):
@@ -176,20 +146,26 @@ class QuietRunner(Runner):
         try:
             with quiet():
                 super().load_or_resume()
-        except RuntimeError as e:
+        except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, UnpicklingError) as e:
             raise EvalkitError(
-                f"{self._load_from} is damaged; remove it, and the run resumes from the checkpoint before it"
+                f"{self._load_from} is damaged or of another run; remove it, and the run resumes from the checkpoint"
+                " before it"
             ) from e
 
+    def load_checkpoint(self, filename: str, map_location: Any = "cpu", strict: bool = True, **options: Any) -> Any:
+        """As mmengine's, but a tensor that is missing is an error."""
+        return super().load_checkpoint(filename, map_location, strict, **options)
 
-def build(config: dict[str, Any], run: Path, *, scope: str, seed: int, device: torch.device, resume: bool) -> Runner:
-    """The Runner of an mm config ("mmseg" or "mmdet" by `scope`), ready to train; with `resume`, from the run's newest
-    checkpoint on."""
+
+def build(
+    config: dict[str, Any], run: Path, *, scope: str, seed: int, device: torch.device, checkpoint: Path | None
+) -> Runner:
+    """The Runner of an mm config ("mmseg" or "mmdet" by `scope`), ready to train; from `checkpoint` on, if there is
+    one."""
     import_module(f"{scope}.utils").register_all_modules(init_default_scope=True)
     import_module(f"{__package__}.{scope.removeprefix('mm')}")
-    found = newest(run) if resume else None
     config = {key: copy.deepcopy(value) for key, value in config.items() if not key.startswith(("test_", "tta_"))}
-    if found is not None:
+    if checkpoint is not None:
         config["model"]["backbone"]["checkpoint"] = None  # the run's own weights are the ones that count
     config |= {
         "work_dir": str(run / "mm"),
@@ -206,8 +182,8 @@ def build(config: dict[str, Any], run: Path, *, scope: str, seed: int, device: t
         "env_cfg": {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
         "default_hooks": {"timer": None, "logger": None, "checkpoint": None, "sampler_seed": None},
         "custom_hooks": [*config["custom_hooks"], {"type": "SlimCheckpointHook"}],
-        "resume": found is not None,
-        "load_from": None if found is None else str(found[0]),
+        "resume": checkpoint is not None,
+        "load_from": None if checkpoint is None else str(checkpoint),
     }
     mmengine.device.utils.DEVICE = device.type  # mmengine takes a GPU wherever there is one
     if device.type == "cuda":

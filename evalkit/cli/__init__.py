@@ -19,7 +19,9 @@ DEBUG = "EVALKIT_DEBUG"
 def invoke(argv: list[str]) -> tuple[int, str]:
     """Run a command line; its exit code and, if it failed, the one line that says why."""
     try:
-        code = typer.main.get_command(app).main(args=argv or ["--help"], prog_name="evalkit", standalone_mode=False)
+        code = typer.main.get_command(app).main(
+            args=[at_home(word) for word in argv] or ["--help"], prog_name="evalkit", standalone_mode=False
+        )
         code = code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):  # newer typers return 130 instead
         code = 130
@@ -28,6 +30,13 @@ def invoke(argv: list[str]) -> tuple[int, str]:
             traceback.print_exc()
         return 1, " ".join(_explain(e).split())
     return code, "interrupted" if code == 130 else ""
+
+
+def at_home(word: str) -> str:
+    """A word of the command line with the user's home for a `~` that the shell left alone: '~/x' in quotes,
+    key=~/x."""
+    before, equals, path = word.rpartition("=")
+    return f"{before}{equals}{os.path.expanduser(path)}" if path.startswith("~") and "/" in path else word
 
 
 def _explain(e: Exception) -> str:
@@ -54,13 +63,18 @@ def _explain(e: Exception) -> str:
 def main() -> None:
     """Console script: one line on stderr for an error; exit 0 complete, 2 finished but incomplete, 1 error, 130
     interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only, a file name that is no text
     if os.environ.get(DEBUG) != "1":
         warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries tell their callers
         warnings.showwarning = lambda message, *_: print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
-    code, message = invoke(sys.argv[1:])
-    if "EVALKIT_LAUNCH" in os.environ:
-        from ..launch import leave
+    in_launch = "WORLD_SIZE" in os.environ
+    if in_launch:
+        from ..launch import launched, leave, watch_parent
 
+        watch_parent()
+    code, message = invoke(sys.argv[1:])
+    if in_launch and launched():
         sys.exit(leave(code, message))
     if message:
         print(message if code == 130 else f"error: {message}", file=sys.stderr)

@@ -5,6 +5,7 @@ changes no byte.
 """
 
 import functools
+import multiprocessing
 import signal
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import EvalkitError
+from ..guard import end_with_parent
 from ..runtime import derive_rng
 from .decode import encoded, to_image
 from .erasing import erase_noise
@@ -296,3 +298,4 @@ def shield(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    end_with_parent(multiprocessing.parent_process().pid)

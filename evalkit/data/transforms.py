@@ -2,7 +2,7 @@
 too where asked."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -58,6 +58,16 @@ class EvalTransform:
             )
         return to_tensor(image if self.native else self.crop(image))
 
+    def __str__(self) -> str:
+        """How images are prepared, for records and tables.
+
+        >>> str(EvalTransform(224, 236, "bicubic"))
+        'shorter side 236 (bicubic), centre 224'
+        """
+        if self.native:
+            return f"as they are, {self.size}"
+        return f"shorter side {self.resize} ({self.interpolation}), centre {self.size}"
+
     def crop(self, image: Image.Image) -> Image.Image:
         """The resized and cropped image."""
         (left, top, _, _), size = self.box(*image.size)
@@ -72,7 +82,28 @@ class EvalTransform:
         return (round((width - self.size) / 2), round((height - self.size) / 2), self.size, self.size), (width, height)
 
 
-def eval_transform(mode: str, size: int, cfg: Mapping[str, Any] | None = None) -> Callable[[Image.Image], Tensor]:
+class TimmTransform:
+    """What timm does for the model with pretrained_cfg `cfg`: its crop_pct, crop_mode and interpolation, at `size`
+    pixels."""
+
+    def __init__(self, size: int, cfg: Mapping[str, Any]):
+        from timm.data import create_transform
+
+        keys = ("crop_pct", "crop_mode", "interpolation", "mean")  # the mean colours the borders of crop_mode="border"
+        self.size, self.options = size, {key: cfg[key] for key in keys if cfg.get(key) is not None}
+        self.chain = create_transform(size, normalize=False, **self.options)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.chain(image)
+
+    def __str__(self) -> str:
+        shown = ", ".join(
+            str(self.options[key]) for key in ("crop_pct", "interpolation", "crop_mode") if key in self.options
+        )
+        return f"timm's for the model ({shown}), {self.size}"
+
+
+def eval_transform(mode: str, size: int, cfg: Mapping[str, Any] | None = None) -> EvalTransform | TimmTransform:
     """How images are prepared for a model whose input is `size` pixels.
 
     "published": shorter side to floor(size * 256 / 224), bilinear, centre crop, as the robustness protocols were
@@ -87,10 +118,21 @@ def eval_transform(mode: str, size: int, cfg: Mapping[str, Any] | None = None) -
         raise unknown("preprocessing", mode, ("published", "model", "native"))
     if cfg is None:
         raise ValueError("Expected argument `cfg` to be a timm pretrained_cfg for mode 'model', but got None")
-    from timm.data import create_transform
+    return TimmTransform(size, cfg)
 
-    keys = ("crop_pct", "crop_mode", "interpolation", "mean")  # the mean colours the borders of crop_mode="border"
-    return create_transform(size, normalize=False, **{key: cfg[key] for key in keys if cfg.get(key) is not None})
+
+def validation_transform(keys: Mapping[str, Any], native_size: int | None = None) -> EvalTransform:
+    """How a training run with the recipe `keys` prepares its validation images; images of `native_size` pixels, if that
+    is the size it validates at, are used as they are. Raises EvalkitError for keys that are no recipe's."""
+    try:
+        size = keys["eval_size"] or keys["image_size"]
+        resize = keys["eval_resize"] or math.floor(size * 256 / 224)
+        return EvalTransform(size, resize, keys["interpolation"], native=native_size == size)
+    except (KeyError, TypeError) as e:
+        raise EvalkitError(
+            f"the checkpoint does not say how its run prepared validation images ({type(e).__name__}: {e}); choose with"
+            " preprocess=published or preprocess=model"
+        ) from e
 
 
 # ---- training

@@ -2,8 +2,19 @@
 MogaNet; presets for 32-px images."""
 
 from . import ca_swin, moganet, pvt, small  # noqa: F401  (registers their architectures with timm)
+from .build import check_arguments
 from .load import Loaded, imagenet_classes, load
 from .network import Network, Output, create, list_models
 from .wrap import wrap
 
-__all__ = ["Loaded", "Network", "Output", "create", "imagenet_classes", "list_models", "load", "wrap"]
+__all__ = [
+    "Loaded",
+    "Network",
+    "Output",
+    "check_arguments",
+    "create",
+    "imagenet_classes",
+    "list_models",
+    "load",
+    "wrap",
+]

@@ -1,15 +1,65 @@
 """Build a timm model by name, with one-line errors for whatever can be wrong with the request."""
 
+import functools
 import logging
 import re
 import sys
-from inspect import signature
+from collections.abc import Callable
+from inspect import isclass, isfunction, signature
 from typing import Any
 
 import timm
+from timm.models import build_model_with_cfg
 from torch import nn
 
 from ..errors import EvalkitError, suggest, unknown
+
+# What timm takes beside the arguments of a constructor: it opens or downloads files, or makes something else than a
+# classifier. A checkpoint's meta.json and a run's config.yaml are other people's files: none of it is ever passed on.
+NOT_ARCHITECTURE = {*signature(timm.create_model).parameters, *signature(build_model_with_cfg).parameters}
+NOT_ARCHITECTURE |= {"features_only", "feature_cls", "out_indices", "name"}
+PREPROCESSING = {"mean", "std", "input_size", "crop_pct", "interpolation"}  # all that may be set of timm's own config
+HIDDEN = ("bn_eps", "bn_momentum", "bn_tf", "pad_type")  # that timm's families read without naming them
+
+
+@functools.cache
+def shaping(architecture: str) -> frozenset[str]:
+    """The arguments that shape an architecture: those of the constructors and functions of its family."""
+    family = timm.model_entrypoint(architecture).__module__
+    found: list[Callable] = []
+    for item in vars(sys.modules[family]).values():
+        if isclass(item) and (issubclass(item, nn.Module) or item.__module__ == family):
+            found += [base for base in item.__mro__ if base not in (nn.Module, object)]
+        elif isfunction(item) and item.__module__ == family:
+            found.append(item)
+    return frozenset({*HIDDEN, *(name for item in found for name in _parameters(item))} - NOT_ARCHITECTURE)
+
+
+def _parameters(item: Callable) -> list[str]:
+    try:
+        return [
+            p.name for p in signature(item).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+    except (TypeError, ValueError):  # a class that has no signature
+        return []
+
+
+def check_arguments(model: str, model_args: dict[str, Any]) -> None:
+    """Raises EvalkitError for an argument that is not one of the architecture; an unknown model is for `build` to
+    name."""
+    architecture = model.partition(".")[0]
+    for name, value in ((str(name), value) for name, value in model_args.items()):
+        if name == "pretrained_cfg_overlay" and isinstance(value, dict) and set(value) <= PREPROCESSING:
+            continue
+        if name in NOT_ARCHITECTURE:
+            raise EvalkitError(
+                f"model_args.{name} is no argument of an architecture and is never passed on, since it could open or"
+                " fetch files; give weights as the checkpoint, as init=FILE or as init=pretrained"
+            )
+        if timm.is_model(architecture) and name not in shaping(architecture):
+            raise EvalkitError(
+                f"unknown argument '{name}' of model '{architecture}'.{suggest(name, shaping(architecture))}"
+            )
 
 
 def build(name: str, *, num_classes: int | None = None, pretrained: bool = False, **model_args: Any) -> nn.Module:
@@ -29,6 +79,7 @@ def build(name: str, *, num_classes: int | None = None, pretrained: bool = False
         raise EvalkitError(
             f"there are no pretrained weights for '{name}'; give a weights file together with model={architecture}"
         )
+    check_arguments(name, model_args)
     if num_classes is not None:
         if num_classes < 0:
             raise ValueError(f"Expected argument `num_classes` to be an integer of at least 0, but got {num_classes}")

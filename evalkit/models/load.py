@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..checkpoint import read_weights
 from ..errors import EvalkitError, unknown
 from ..records import Subject
+from .build import check_arguments
 from .convert import to_timm
 from .network import Network, create
 
@@ -80,6 +81,7 @@ def _from_timm(name: str, model: str | None, model_args: dict[str, Any], num_cla
         raise unknown("model or checkpoint", name, timm.list_models())
     if model is not None and model.partition(".")[0] != name.partition(".")[0]:
         raise EvalkitError(f"weights of timm model '{name}' asked for model '{model}'; give weights of that model")
+    check_arguments(name, model_args)
     network = create(name, pretrained=True, num_classes=0 if num_classes == 0 else None, **model_args)
     if num_classes not in (None, network.num_classes):
         raise EvalkitError(f"timm's weights of '{name}' have {network.num_classes} classes, not {num_classes}")
@@ -95,6 +97,7 @@ def _from_file(
         raise EvalkitError(f"{path} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224")
     if model is not None and model.partition(".")[0] != name.partition(".")[0]:
         raise EvalkitError(f"{path} holds weights of model '{name}', not '{model}'")
+    check_arguments(name, {**meta.get("model_args", {}), **model_args})
     args = {
         **meta.get("model_args", {}),
         **model_args,

@@ -180,7 +180,8 @@ def test_two_processes_measure_the_network_they_saved(shapes, tmp_path):
     ]
     words += ["batch_size=2", "steps=100", "lr=0.01"]
     finish(command(run, *words, processes=2))
+    (run / results.FILE).rename(run / "two.jsonl")
     finish(command(run, "--resume", str(run)))
-    two, one = results.read([run])
+    (two,), (one,) = results.read([run / "two.jsonl"]), results.read([run / results.FILE])
     assert two["environment"]["processes"] == 2 and one["environment"]["processes"] == 1 and two["n"] == 3
     assert two["metrics"] == one["metrics"] and two["series"] == one["series"]

@@ -82,7 +82,7 @@ def test_run_saves_the_resolved_mm_config(finished):
 
 @needs_mm
 def test_checkpoints_hold_nothing_but_tensors_and_text(finished):
-    paths = sorted((finished / "checkpoints").iterdir())
+    paths = sorted((finished / "checkpoints").glob("*.pth"))
     assert [p.name for p in paths] == ["step-000000004.pth", "step-000000008.pth"]
     content = torch.load(paths[-1], weights_only=True)
     assert content["meta"]["iter"] == 8 and "backbone.model.pos_embed" in content["state_dict"] and content["optimizer"]
@@ -99,7 +99,7 @@ def test_weights_arrive_and_are_reported(finished, weights, capsys):
 
 
 @needs_mm
-def test_a_run_folder_is_not_used_twice_and_a_finished_run_only_tests_again(finished, weights, shapes):
+def test_a_run_folder_is_not_used_twice_and_a_finished_run_only_tests_again(finished, weights, shapes, capsys):
     cfg = loaded("digits-scenes", f"data={shapes}", *TINY)
     with pytest.raises(EvalkitError, match="already holds a run; continue it with --resume"):
         transfer(seg.TASK, str(weights), cfg, finished)
@@ -107,24 +107,45 @@ def test_a_run_folder_is_not_used_twice_and_a_finished_run_only_tests_again(fini
         transfer(seg.TASK, None, None, resume=finished, overrides=["lr=0.1"])
     with pytest.raises(EvalkitError, match="key 'mm' cannot change on resume"):
         transfer(seg.TASK, None, None, resume=finished, overrides=["mm.model.decode_head.num_layers=2"])
-    before = results.read([finished])[0]["metrics"]
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
     assert transfer(seg.TASK, None, None, resume=finished, overrides=["log_steps=3"]) == 0
-    assert [r["metrics"] for r in results.read([finished])] == [before, before]
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
+    assert "the run was finished, and nothing was added to it" in capsys.readouterr().out
 
 
 @needs_mm
-def test_a_damaged_checkpoint_is_named(finished, tmp_path):
+@pytest.mark.parametrize("harm", ["cut", "one bit", "no sha256", "other tensors"])
+def test_a_damaged_checkpoint_is_passed_over_or_named(finished, tmp_path, harm):
     run = shutil.copytree(finished, tmp_path / "run")
     newest = run / "checkpoints/step-000000008.pth"
-    newest.write_bytes(newest.read_bytes()[:3000])
-    with pytest.raises(
-        EvalkitError,
-        match="step-000000008.pth is damaged; remove it, and the run resumes from the checkpoint before it",
-    ):
-        transfer(seg.TASK, None, None, resume=run)
-    newest.unlink()
-    assert transfer(seg.TASK, None, None, resume=run) == 0
-    assert results.read([run])[-1]["metrics"] == results.read([finished])[0]["metrics"]
+    whole = newest.read_bytes()
+    if harm == "cut":
+        newest.write_bytes(whole[:3000])
+    elif harm == "one bit":
+        newest.write_bytes(
+            whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 4]) + whole[len(whole) // 2 + 1 :]
+        )
+    else:  # written by an earlier version: only what cannot be loaded shows
+        newest.with_name(newest.name + ".sha256").unlink()
+        (run / "results.jsonl").unlink()
+    if harm == "other tensors":
+        content = torch.load(newest, weights_only=True)
+        del content["state_dict"]["backbone.model.pos_embed"]
+        torch.save(content, newest)
+        with (
+            pytest.warns(UserWarning, match="no .sha256 file"),
+            pytest.raises(
+                EvalkitError, match="step-000000008.pth is damaged or of another run; remove it, and the run resumes"
+            ),
+        ):
+            transfer(seg.TASK, None, None, resume=run)
+        return
+    expected = "no .sha256 file" if harm == "no sha256" else "passed over: .*step-000000008.pth is damaged"
+    with pytest.warns(UserWarning, match=expected):
+        assert transfer(seg.TASK, None, None, resume=run) == 0
+    (again,), (record,) = results.read([run]), results.read([finished])
+    assert again["metrics"] == record["metrics"]
+    assert newest.read_bytes() == whole  # the same bytes
 
 
 @needs_mm
@@ -145,7 +166,7 @@ def test_measured_iou_is_that_of_the_predicted_pixels(finished, weights, shapes)
 
     engine = importlib.import_module("evalkit.downstream.mm.run")
     made = Config.fromfile(finished / "mm_config.py").to_dict()
-    runner = engine.build(made, finished, scope="mmseg", seed=0, device=torch.device("cpu"), resume=False)
+    runner = engine.build(made, finished, scope="mmseg", seed=0, device=torch.device("cpu"), checkpoint=None)
     state = torch.load(finished / "checkpoints/step-000000008.pth", weights_only=True)["state_dict"]
     engine.plain_model(runner).load_state_dict(state)
     taken = engine.samples(runner, made, 4)

@@ -3,13 +3,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from evalkit import data, inference, models, results
+from evalkit import data, inference, results
 from evalkit.accuracy import evaluate
 from evalkit.cli import invoke
 from evalkit.errors import EvalkitError
-from evalkit.train.run import train
+from evalkit.train import loop, session
 from tests.conftest import tiny
 
 
@@ -73,7 +74,7 @@ def test_wrong_data(finished, tmp_path, spec, match):
 
 
 @pytest.mark.parametrize(
-    "override", ["weights=best", "preprocess=native", "batch_size=0", "forward_batch=-1", "workers=-1", "device=gpu"]
+    "override", ["weights=best", "preprocess=tim", "batch_size=0", "forward_batch=-1", "workers=-1", "device=gpu"]
 )
 def test_values_that_cannot_be(finished, tmp_path, override):
     """Each was a Python error, no effect, or (forward_batch) an endless loop."""
@@ -97,23 +98,40 @@ def test_an_output_that_cannot_be_made_is_found_before_the_work(finished, tmp_pa
         evaluate(str(finished), None, tmp_path / "file", ["workers=0", "device=cpu"])
 
 
-def test_images_are_shown_at_the_size_of_training(tmp_path):
-    """A network that takes any size: the 48 pixels are in the checkpoint only, its architecture says 32."""
-    size = [
-        "model=resnet10_cifar",
-        "model_args={}",
-        "mixup=vanilla",
-        "image_size=48",
-        "eval_resize=54",
-        "interpolation=bilinear",
-    ]
-    assert train(tiny(*size), tmp_path / "run") == 0
-    assert models.load(str(tmp_path / "run")).network.input_size == (48, 48)
+RECIPES = {
+    "larger than the images": ["image_size=48", "eval_resize=54", "interpolation=bilinear"],
+    "as rsb-a3: another size, narrow border, bicubic": ["image_size=24", "eval_size=40", "eval_resize=42"],
+    "as tiny-imagenet: no border": ["image_size=40", "eval_resize=40"],
+    "lanczos, wide border": ["image_size=40", "eval_resize=71", "interpolation=lanczos"],
+    "the images' own size": ["image_size=32"],
+    "its own splits": ["train_split=val", "val_split=train"],
+}
+
+
+@pytest.mark.parametrize("keys", RECIPES.values(), ids=RECIPES)
+def test_a_run_is_evaluated_as_it_validates(keys, tmp_path):
+    """A network that takes any size, its architecture says 32: what training printed is what `eval` prints."""
+    s = session.build(tiny("model=resnet10_cifar", "model_args={}", "mixup=vanilla", *keys), torch.device("cpu"))
+    session.save(s, tmp_path / "run")
+    printed = loop.accuracy(s, s.network)
     assert evaluate(str(tmp_path / "run"), None, tmp_path, ["workers=0", "device=cpu"]) == 0
-    trained, evaluated = (
-        results.read([tmp_path / "run" / "results.jsonl"])[0],
-        results.read([tmp_path / "results.jsonl"])[0],
-    )
-    assert (
-        evaluated["config"]["preprocess"] == "published" and evaluated["metrics"]["top1"] == trained["metrics"]["top1"]
-    )
+    record = results.read([tmp_path / "results.jsonl"])[0]
+    assert record["metrics"] == {key: printed[key] for key in ("top1", "top5")}
+    assert record["config"]["preprocess"] == "run" and record["data"]["prepared"] == str(s.eval_transform)
+    assert record["data"]["split"] == s.cfg.val_split and record["n"] == len(s.val_images)
+
+
+def test_the_key_preprocess_is_what_it_says(finished, tmp_path, capsys):
+    """Also for images that have the network's size."""
+    prepared = {
+        "run": "as they are, 32",
+        "native": "as they are, 32",
+        "published": "shorter side 36 (bilinear), centre 32",
+        "model": "timm's for the model (1.0, bicubic, center), 32",
+    }
+    for mode, words in prepared.items():
+        out = tmp_path / mode
+        assert evaluate(str(finished), None, out, [f"preprocess={mode}", "workers=0", "device=cpu"]) == 0
+        record = results.read([out])[0]
+        assert (record["config"]["preprocess"], record["data"]["prepared"]) == (mode, words)
+        assert words in capsys.readouterr().out

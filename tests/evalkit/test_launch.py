@@ -65,6 +65,7 @@ sys.exit(launch.leave(code, message))
 PARENT = """
 import sys
 from real import launch
+launch.COMMAND = ["fake.py"]
 from real.errors import EvalkitError
 try:
     print("code", launch.spawn(2, sys.argv[1:]))
@@ -82,12 +83,15 @@ except EvalkitError as e:
         ([(0, "", 20), (1, "no such folder", 0)], "error no such folder"),
         ([(1, "connection lost", 0.5), (1, "the cause", 0)], "error the cause"),
         ([(0, "", 20), ("kill", "", 0)], "error process 1 of 2 ended with SIGKILL without an error of its own"),
+        (
+            [(1, "connection closed by peer", 0.05), ("kill", "", 0)],
+            "error process 1 of 2 ended with SIGKILL without an error of its own",
+        ),
     ],
 )
 def test_spawn(tmp_path, todo, printed):
     (tmp_path / "real").symlink_to(ROOT / "evalkit")
-    (tmp_path / "evalkit").mkdir()
-    (tmp_path / "evalkit" / "__main__.py").write_text(FAKE)
+    (tmp_path / "fake.py").write_text(FAKE)
     env = {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"}
     done = subprocess.run(
         [sys.executable, "-c", PARENT, json.dumps(todo)],

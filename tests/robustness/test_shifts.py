@@ -214,6 +214,29 @@ def test_a_flat_folder_gives_the_same_records_as_class_folders(tmp_path, model, 
         layouts.open_set("val", str(flat), model, False, labels=labels)
 
 
+def test_the_clean_images_of_a_run_are_prepared_as_it_validates(tmp_path, model, pixels):
+    """And only they: what is published of the other sets was made in one way for every network."""
+    recipe = {"image_size": 12, "eval_size": 16, "eval_resize": 17, "interpolation": "bicubic"}
+    model.meta["config"] = recipe
+    write_val(tmp_path / "a" / "val", pixels, flat=False)
+    folder = str(tmp_path / "a")
+    for keys, words in [
+        ({}, "shorter side 17 (bicubic), centre 16"),
+        ({"preprocess": "published"}, "shorter side 18 (bilinear), centre 16"),
+    ]:
+        plan = PROTOCOLS["imagenet-val"].prepare(model, ImageNetValConfig(data=folder, workers=0, **keys), CPU)
+        assert str(plan.transform) == words and plan.resolved == {"preprocess": keys.get("preprocess", "run")}
+    r = str(link_tree(tmp_path / "r", R, pixels))
+    plan = PROTOCOLS["imagenet-r"].prepare(model, ImageNetRConfig(data=r, workers=0), CPU)
+    assert str(plan.transform) == "shorter side 18 (bilinear), centre 16"
+    model.meta["config"] = recipe | {"eval_size": None}  # a run at 12 pixels, but the network was told to take 16
+    plan = PROTOCOLS["imagenet-val"].prepare(model, ImageNetValConfig(data=folder, workers=0), CPU)
+    assert str(plan.transform) == "shorter side 18 (bilinear), centre 16"
+    model.meta["config"] = {"image_size": 16}
+    with pytest.raises(EvalkitError, match="does not say how its run prepared validation images"):
+        PROTOCOLS["imagenet-val"].prepare(model, ImageNetValConfig(data=folder, workers=0), CPU)
+
+
 def test_reassessed_labels(tmp_path, model, pixels):
     """Against the official list: correct if the prediction is one of the image's labels; images without any do not
     count."""

@@ -194,7 +194,7 @@ def test_the_record_names_a_teacher_and_its_weights(finished, tmp_path):
     )
     assert train(cfg, tmp_path / "run") == 0
     digest = hashlib.sha256((finished / "last" / "model_ema.safetensors").read_bytes()).hexdigest()
-    assert results.read([tmp_path / "run"])[0]["notes"] == [f"teacher {finished}: sha256 {digest}"]
+    assert results.read([tmp_path / "run"])[0]["notes"][0] == f"teacher {finished}: sha256 {digest}"
     assert json.loads((tmp_path / "run" / "last" / "meta.json").read_text())["teachers"] == {str(finished): digest}
 
 

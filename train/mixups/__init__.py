@@ -149,7 +149,7 @@ def in_setting(spec: Any, methods: Mapping[str, Mapping[str, Any]]) -> Any:
         return spec
     if isinstance(spec.get("choice"), Sequence):
         return {**spec, "choice": [in_setting(branch, methods) for branch in spec["choice"]]}
-    return {**methods.get(spec.get("name"), {}), **spec}
+    return {**methods.get(str(spec.get("name")), {}), **spec}
 
 
 def choice_spec(spec: Mapping[str, Any]) -> dict[str, Any]:

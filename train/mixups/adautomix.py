@@ -128,7 +128,7 @@ class AdAutoMix(LearnedMix):
     def make_block(self, channels: int) -> nn.Module:
         return GeneratorBlock(channels, self.lam_embed, self.norm)
 
-    def shares(self, z: Tensor, sources: Tensor, lams: Sequence[float], size: tuple[int, int]) -> Tensor:
+    def shares(self, z: Tensor, sources: Tensor, lams: Sequence[float], size: Sequence[int]) -> Tensor:
         """(B, n, H, W) share of each source in each pixel, float32."""
         with torch.autocast(z.device.type, enabled=False):
             logits = self.block([z[s] for s in sources.unbind(1)], lams)
@@ -188,15 +188,15 @@ class AdAutoMix(LearnedMix):
         mixed_labels = mixed_target(mixed.weights, target)
         terms = {
             "one": ctx.criterion(net(x).logits, target),
-            "q": ctx.criterion(self.encoder.classify_q(net, out.features), mixed_labels),
+            "q": ctx.criterion(self.encoder.classify_q(net, out), mixed_labels),
         }
         if state.plain is not None:
             terms["one"] = (1 - PLAIN_SHARE) * terms["one"]
-            logits = self.encoder.classify_q(net, net(state.plain, features=True).features)
+            logits = self.encoder.classify_q(net, net(state.plain, features=True))
             terms["plain"] = PLAIN_SHARE * ctx.criterion(logits, mixed_labels)
         # the block keeps its place in the graph: with several processes, all parameters must take part
         if not state.train_block:
-            return terms | {"k": 0.0 * sum(p.sum() for p in self.block.parameters())}
+            return terms | {"k": 0.0 * torch.stack([p.sum() for p in self.block.parameters()]).sum()}
         masks = self.shares(state.z, state.sources, state.lams, x.shape[-2:])
         logits = self.encoder.classify(combine(x, state.sources, masks))
         loss_k = ctx.criterion(logits, mixed_target(label_weights(state.sources, state.lams), target))

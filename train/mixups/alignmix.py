@@ -60,7 +60,7 @@ class AlignMix(MixMethod):
         self.feat_l2norm = flag("feat_l2norm", feat_l2norm)
 
     def setup(self, net: Network) -> None:
-        if getattr(net.model, "cls_token", None) is not None or getattr(net.model, "num_prefix_tokens", 0):
+        if getattr(net.model, "cls_token", None) is not None or getattr(net.model, "num_prefix_tokens", 0) > 0:
             raise EvalkitError(
                 f"alignmix needs a network that pools a feature map, such as resnet* or swin_*, but '{net.name}' has a"
                 " class token"

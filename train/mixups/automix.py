@@ -1,5 +1,6 @@
 """AutoMix: a mix block learns, from a momentum encoder's loss, which pixels to take from which image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,7 +112,7 @@ class AutoMix(LearnedMix):
         """The mix block's dropout mask; none here."""
         return None
 
-    def own_share(self, z: Tensor, partner: Tensor, lam: float, keep: Tensor | None, size: tuple[int, int]) -> Tensor:
+    def own_share(self, z: Tensor, partner: Tensor, lam: float, keep: Tensor | None, size: Sequence[int]) -> Tensor:
         """(B, 1, H, W) share of the own image in each pixel, float32."""
         with torch.autocast(z.device.type, enabled=False):
             logits = self.block(z, z[partner], lam, *([] if keep is None else [keep]))
@@ -150,7 +151,7 @@ class AutoMix(LearnedMix):
         seen, seen_target = (x, target) if state.one is None else (state.one.x, mixed_target(state.one.weights, target))
         terms = {
             "one": ctx.criterion(net(seen).logits, seen_target),
-            "q": ctx.criterion(self.encoder.classify_q(net, out.features), mixed_target(mixed.weights, target)),
+            "q": ctx.criterion(self.encoder.classify_q(net, out), mixed_target(mixed.weights, target)),
         }
         own = self.own_share(state.z, state.partner, state.lam, state.keep, x.shape[-2:])
         if state.train_block:

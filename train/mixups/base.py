@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from evalkit.errors import EvalkitError
 from evalkit.models.network import Network, Output
 
 from ..losses import mixed_target, soft_cross_entropy, soft_target
 
+ROW_TOLERANCE = 0.01  # of a sum of weights: they may be computed in half precision
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -79,7 +81,22 @@ class Mixed:
     state: Any = None  # what this method's own loss needs later
 
     def __post_init__(self) -> None:
+        if self.x.ndim != 4:
+            raise EvalkitError(f"mixed images must be (M, C, H, W), but `Mixed.x` is {shape(self.x)}")
+        if self.weights.ndim != 2 or len(self.weights) != len(self.x) or not self.weights.is_floating_point():
+            raise EvalkitError(
+                "label weights must be (M, B) floats, a row for each of the M mixed images, but `Mixed.weights` is"
+                f" {shape(self.weights)} {self.weights.dtype} for {len(self.x)} images; one lambda for all pairs is"
+                " pair_weights(lam, partner)"
+            )
+        if self.partner is not None and self.partner.shape != (len(self.x),):
+            raise EvalkitError(f"partners must be ({len(self.x)},), but `Mixed.partner` is {shape(self.partner)}")
         if self.mask is not None:
+            size = tuple(self.x.shape[-2:])
+            if self.mask.ndim != 4 or self.mask.shape[0] not in (1, len(self.x)) or self.mask.shape[1] != 1:
+                raise EvalkitError(
+                    f"a mask must be ({len(self.x)}, 1, {size[0]}, {size[1]}), but `Mixed.mask` is {shape(self.mask)}"
+                )
             object.__setattr__(self, "mask", self.mask.expand(len(self.x), -1, -1, -1))
 
 
@@ -92,7 +109,8 @@ class MixMethod(nn.Module):
     `loader_extras` are made of each training image in the data loader (its `info` says which "id" and "view" it is, see
     evalkit.data.loading) and arrive stacked in `Context.extras`. For readers: `family`, `needs` (of the network or
     loader) and `extra_passes` of the default preset, besides the training pass; `waits` says why `mix` or `loss` must
-    wait for the device, where it must: all others only upload. `PRESETS` maps preset names to constructor arguments; it
+    wait for the device, where it must: all others only upload. `row_sum` is what the label weights of a mixed sample
+    add up to, which is checked the first time. `PRESETS` maps preset names to constructor arguments; it
     always holds "default".
     """
 
@@ -105,6 +123,7 @@ class MixMethod(nn.Module):
     inject_layers: Sequence[str] = ()
     # each loss reaches every parameter of the method, so that several processes need not look for unused ones
     uses_all_parameters = False
+    row_sum: float | None = 1.0  # what the label weights of a mixed sample add up to; None: anything at all
     loader_extras: Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]] = {}
     PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
 
@@ -129,7 +148,32 @@ class MixMethod(nn.Module):
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         """Scalar loss of the mixed batch."""
-        return ctx.criterion(out.logits, mixed_target(self.relabel(ctx, mixed, y, out), ctx.target(y)))
+        weights = self.relabel(ctx, mixed, y, out)
+        self.check_weights(weights, y, "relabel")
+        return ctx.criterion(out.logits, mixed_target(weights, ctx.target(y)))
+
+    def check_weights(self, weights: Tensor, y: Tensor, by: str) -> None:
+        """Raises EvalkitError for label weights that are not (M, B), and, the first time `by` ("mix" or "relabel")
+        gives some, for rows that do not add up to `row_sum`: later a look would make every step wait for the device."""
+        name = type(self).__name__
+        if weights.ndim != 2 or weights.shape[1] != len(y):
+            raise EvalkitError(
+                f"{name}.{by} must give label weights of shape (M, {len(y)}), one column for each of the {len(y)}"
+                f" labels of the batch, but gave {shape(weights)}"
+            )
+        looked_at = self.__dict__.setdefault("looked_at", set())
+        if by in looked_at:
+            return
+        looked_at.add(by)
+        sums = weights.detach().double().sum(1)
+        if not bool(torch.isfinite(sums).all()):
+            raise EvalkitError(f"{name}.{by} gave label weights that are not finite")
+        if self.row_sum is not None and float((sums - self.row_sum).abs().max()) > ROW_TOLERANCE:
+            odd = float(sums[(sums - self.row_sum).abs().argmax()])
+            raise EvalkitError(
+                f"{name}.{by} gave label weights whose row adds up to {odd:.4g} instead of {self.row_sum:g}; mend them,"
+                " or say in the class what they add up to: `row_sum = None` for anything at all"
+            )
 
     def after_step(self, ctx: Context, net: Network) -> None:
         """Called after each optimizer step."""
@@ -137,6 +181,10 @@ class MixMethod(nn.Module):
     def eval_network(self, net: Network) -> Network:
         """The classifier that is evaluated and exported."""
         return net
+
+
+def shape(x: Tensor) -> str:
+    return f"({', '.join(map(str, x.shape))}{',' * (x.ndim == 1)})"
 
 
 # ---- pieces that several methods share

@@ -1,6 +1,6 @@
 """Choice: one of several methods for each batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,42 +54,47 @@ class Choice(MixMethod):
         self.methods = nn.ModuleList(methods)
         self.probs = np.asarray(probs, dtype=np.float64) / sum(probs)
 
+    @property
+    def branches(self) -> tuple[MixMethod, ...]:
+        return tuple(m for m in self.methods if isinstance(m, MixMethod))
+
     def pick(self, ctx: Context) -> MixMethod:
         branch = ctx.draw("branch", lambda rng: rng.choice(len(self.methods), p=self.probs))
-        return self.methods[int(branch)].pick(ctx)
+        return self.branches[int(branch)].pick(ctx)
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         raise TypeError("a choice does not mix by itself: take `method = choice.pick(ctx)`, as train_step does")
 
-    # what the training loop asks for reaches every branch
+    # What the training loop asks for reaches every branch. Other methods have attributes where these are computed, as a
+    # branch may decide in its `setup`.
 
     @property
-    def attention(self) -> bool | int | str:
-        return next((m.attention for m in self.methods if m.attention), False)
+    def attention(self) -> bool | int | str:  # type: ignore[override]  # computed, see above
+        return next((m.attention for m in self.branches if m.attention), False)
 
     @property
-    def features(self) -> bool:
-        return any(m.features for m in self.methods)
+    def features(self) -> bool:  # type: ignore[override]  # computed, see above
+        return any(m.features for m in self.branches)
 
     @property
-    def inject_layers(self) -> list[str]:
-        return list(dict.fromkeys(layer for m in self.methods for layer in m.inject_layers))
+    def inject_layers(self) -> Sequence[str]:  # type: ignore[override]  # computed, see above
+        return list(dict.fromkeys(layer for m in self.branches for layer in m.inject_layers))
 
     @property
-    def loader_extras(self) -> dict[str, Callable]:
-        return {name: make for m in self.methods for name, make in m.loader_extras.items()}
+    def loader_extras(self) -> Mapping[str, Callable[..., Tensor]]:  # type: ignore[override]  # computed, see above
+        return {name: make for m in self.branches for name, make in m.loader_extras.items()}
 
     def setup(self, net: Network) -> None:
-        for method in self.methods:
+        for method in self.branches:
             method.setup(net)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        return [group for method in self.methods for group in method.param_groups()]
+        return [group for method in self.branches for group in method.param_groups()]
 
     def after_step(self, ctx: Context, net: Network) -> None:
-        for method in self.methods:
+        for method in self.branches:
             method.after_step(ctx, net)
 
     def eval_network(self, net: Network) -> Network:
         """That of the first branch which evaluates another network than the trained one."""
-        return next((n for n in (m.eval_network(net) for m in self.methods) if n is not net), net)
+        return next((n for n in (m.eval_network(net) for m in self.branches) if n is not net), net)

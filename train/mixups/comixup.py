@@ -72,8 +72,8 @@ class CoMixup(SaliencyMethod):
         super().__init__(clean_lam)
         expect(is_number(alpha) and alpha > 0, "alpha", "a number larger than 0", alpha)
         whole = (("part", part, 1), ("grid", grid, 2), ("iterations", iterations, 1), ("peak_stride", peak_stride, 1))
-        for name, value, least in whole:
-            expect(is_whole(value) and value >= least, name, f"a whole number of at least {least}", value)
+        for name, number, least in whole:
+            expect(is_whole(number) and number >= least, name, f"a whole number of at least {least}", number)
         for name, value in (("beta", beta), ("gamma", gamma), ("eta", eta), ("threshold", threshold)):
             expect(is_number(value) and value >= 0, name, "a number of at least 0", value)
         expect(is_number(omega) and 0 <= omega <= 1, "omega", "a number from 0 to 1", omega)

@@ -37,5 +37,6 @@ class CutMix(MixMethod):
         self.edge = one_of("edge", edge, EDGES)
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
-        box = draw_box(ctx, *x.shape[-2:], self.alpha, self.edge)
+        height, width = x.shape[-2:]
+        box = draw_box(ctx, height, width, self.alpha, self.edge)
         return paste_box(x, upload(pair(ctx, len(x), self.pairing), x), box)

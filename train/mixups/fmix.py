@@ -63,13 +63,15 @@ class FMix(MixMethod):
         self.pairing = check_pairing(pairing)
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
-        size = x.shape[-2:]
+        height, width = x.shape[-2:]
         lam = float(
             ctx.draw("lam", lambda rng: rng.beta(self.alpha + self.reformulate, self.alpha) if self.alpha > 0 else 1.0)
         )
-        noise = np.asarray(ctx.draw("noise", lambda rng: rng.standard_normal(noise_shape(*size, self.spectrum))))
+        noise = np.asarray(
+            ctx.draw("noise", lambda rng: rng.standard_normal(noise_shape(height, width, self.spectrum)))
+        )
         up = ctx.draw("coin", lambda rng: rng.random() > 0.5)
-        mask = brightest(grey_image(noise, *size, self.decay, self.spectrum), lam, up, self.max_soft)
+        mask = brightest(grey_image(noise, height, width, self.decay, self.spectrum), lam, up, self.max_soft)
 
         own = upload(mask, x, torch.float32)[None, None]
         partner = upload(pair(ctx, len(x), self.pairing), x)

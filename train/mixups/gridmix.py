@@ -49,20 +49,23 @@ class GridMix(MixMethod):
         pairing: str = "perm",
     ):
         super().__init__()
-        if is_number(alpha):
-            expect(alpha > 0, "alpha", "larger than 0, as a hole has at least one pixel", alpha)
-            self.alpha = float(alpha)
-        else:
+        self.alpha: float | tuple[float, float]
+        if isinstance(alpha, Sequence):
             self.alpha = interval("alpha", alpha, 0, 1)
-        self.holes = interval("holes", holes, 1)
-        expect(all(map(is_whole, self.holes)), "holes", "whole numbers", holes)
+        else:
+            expect(is_number(alpha) and alpha > 0, "alpha", "larger than 0, as a hole has at least one pixel", alpha)
+            self.alpha = float(alpha)
+        fewest, most = interval("holes", holes, 1)
+        expect(is_whole(fewest) and is_whole(most), "holes", "whole numbers", holes)
+        self.holes = int(fewest), int(most)
         self.hole_aspect = interval("hole_aspect", hole_aspect, 0.01, 100)
         self.area = interval("area", area, 0.01, 1)
         self.aspect = interval("aspect", aspect, 0.01, 100)
         self.pairing = check_pairing(pairing)
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
-        rows, columns = self.draw_holes(ctx, *x.shape[-2:])
+        height, width = x.shape[-2:]
+        rows, columns = self.draw_holes(ctx, height, width)
         own = outer_mask(rows[None], columns[None], x)
         partner = upload(pair(ctx, len(x), self.pairing), x)
         share = torch.full((len(x),), 1 - rows.mean() * columns.mean(), device=x.device)

@@ -1,9 +1,10 @@
 """Manifold Mixup: blend two images at a random depth of the network."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evalkit.errors import EvalkitError
 from evalkit.models.network import Network
@@ -73,7 +74,7 @@ class ManifoldMixup(MixMethod):
         return Mixed(x, weights, None, partner, inject=(layer, mix_features))
 
 
-def early_layers(model: nn.Module) -> list[str]:
+def early_layers(model: Any) -> list[str]:
     """Names of the two layers that end the first two stages, or the first quarter and half of the blocks. Raises
     EvalkitError if there are none."""
     names = {name for name, _ in model.named_modules()}

@@ -89,7 +89,7 @@ class MaskMix(MixMethod):
         height, width = x.shape[-2:]
         patch, cell = self.sizes(net, height, width)
         offset = ctx.draw("offset", lambda rng: rng.integers(1, patch, size=2)) if self.misaligned else (0, 0)
-        grid = tuple(math.ceil(side / cell) + self.misaligned for side in (height, width))
+        grid = math.ceil(height / cell) + self.misaligned, math.ceil(width / cell) + self.misaligned
         cells = (
             draw_blocks(ctx, len(x), grid)
             if self.mask == "block"

@@ -78,6 +78,7 @@ class MixPro(MixMethod):
         rollout_residual: bool = True,
     ):
         super().__init__()
+        self.images: CutMix | MaskMix
         if one_of("mask", mask, (*MASKS, "region")) == "region":
             self.images = CutMix(alpha, pairing)
         else:

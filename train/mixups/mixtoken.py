@@ -85,6 +85,7 @@ class MixToken(MixMethod):
         if not self.dense_weight:
             return loss
         tokens = out.features
+        assert tokens is not None  # asked for
         prefix = getattr(net.model, "num_prefix_tokens", 0)
         if tokens.ndim != 3 or tokens.shape[1] - prefix != mixed.state.numel():
             raise EvalkitError(
@@ -96,7 +97,7 @@ class MixToken(MixMethod):
         return loss + self.dense_weight * ctx.criterion(logits.flatten(0, 1), target.flatten(0, 1))
 
 
-def patch_embedding(net: Network) -> nn.Module:
+def patch_embedding(net: Network) -> Any:
     """The layer that makes patches tokens. Raises EvalkitError for a network without one."""
     embed = getattr(net.model, LAYER, None)
     if not hasattr(embed, "dynamic_feat_size"):

@@ -1,8 +1,11 @@
 """PatchMix: compose two images from the cells of a grid."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from evalkit.models.attention import token_grid
@@ -87,6 +90,7 @@ class PatchMix(MixMethod):
         target = ctx.target(y)
         # (B, N^2, K)
         sources = torch.where(own.flatten(1)[:, :, None], target[:, None], target[mixed.partner][:, None])
+        assert out.features is not None  # asked for
         logits = cell_logits(net.model, out.features, x.shape[-2:], own.shape[1])
         return loss + self.patch_loss * ctx.criterion(logits, sources.flatten(0, 1))
 
@@ -96,7 +100,7 @@ def cells_per_side(pixels: int) -> int:
     return 4 if pixels <= 32 else 8 if pixels <= 64 else 7
 
 
-def cell_logits(model: nn.Module, features: Tensor, size: tuple[int, int], side: int) -> Tensor:
+def cell_logits(model: Any, features: Tensor, size: Sequence[int], side: int) -> Tensor:
     """(B N^2, K) logits of every cell: the features before the head, averaged over the cell, through the head as if
     they were an image."""
     prefix = getattr(model, "num_prefix_tokens", 0)

@@ -97,11 +97,11 @@ class PuzzleMix(SaliencyMethod):
         saliency = self.input_saliency(net, x, y)
         mask = 1 - three_labels(*self.costs(ctx, x, shares(saliency, block), partner, lam)).float() / 2  # (B, m, m)
 
-        lam = mask.mean((1, 2))
+        share = mask.mean((1, 2))
         if self.transport and self.t_size and self.t_size < block:
-            mask, block = self.finer(mask, block), self.t_size
+            mask, block = self.finer(mask, block, self.t_size), self.t_size
         mixed = mix_blocks(x, *self.sources(mask, shares(saliency, block) if self.transport else None, partner))
-        return Mixed(mixed, pair_weights(lam, partner), enlarge(mask, block), partner)
+        return Mixed(mixed, pair_weights(share, partner), enlarge(mask, block), partner)
 
     def costs(self, ctx: Context, x: Tensor, s: Tensor, partner: Tensor, lam: float) -> tuple[Tensor, Tensor, Tensor]:
         """Float64 unary (B, m, m, 3), down (B, m - 1, m) and right (B, m, m - 1) costs of the labels 2 - 2z, up to a
@@ -123,18 +123,19 @@ class PuzzleMix(SaliencyMethod):
             other = other + scale * (F.pad(other_other + other_own, first) + F.pad(other_other + own_other, last))
             folded.append(weight + scale * (own_other + other_own - own_own - other_other))
         unary = torch.stack([own, (own + other) / 2, other], 3) + upload(prior, x)
-        return unary, *folded
+        down, right = folded
+        return unary, down, right
 
-    def finer(self, mask: Tensor, block: int) -> Tensor:
-        """The mask on the grid of blocks of `t_size` pixels."""
+    def finer(self, mask: Tensor, block: int, size: int) -> Tensor:
+        """The mask on the grid of blocks of `size` pixels instead of `block`."""
         side = mask.shape[1] * block
-        grid = side // self.t_size
-        if block % self.t_size or grid > LARGEST_GRID:
+        grid = side // size
+        if block % size or grid > LARGEST_GRID:
             raise EvalkitError(
-                f"puzzlemix cannot move {self.t_size}-pixel blocks of {side}-pixel images (at most a 16 x 16 grid); use"
+                f"puzzlemix cannot move {size}-pixel blocks of {side}-pixel images (at most a 16 x 16 grid); use"
                 " t_size=null"
             )
-        return mask.repeat_interleave(block // self.t_size, 1).repeat_interleave(block // self.t_size, 2)
+        return mask.repeat_interleave(block // size, 1).repeat_interleave(block // size, 2)
 
     def sources(self, mask: Tensor, s: Tensor | None, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Image, block and weight (B, G, G, 2) of the own and the other content of each block; `s` None: nothing

@@ -82,14 +82,13 @@ class ResizeMix(MixMethod):
 
         target = {"scale_factor": tau} if self.box == "inside" else {"size": tuple(sides.tolist())}
         mixed = paste(x, F.interpolate(x, **target, mode="nearest"), partner, start)
-        inside = [
+        rows, columns = (
             (np.arange(n) >= first[:, None]) & (np.arange(n) < first[:, None] + side)
             for n, first, side in zip(size, start.T, sides)
-        ]
-        partner = upload(partner, x)
-        return Mixed(
-            mixed, pair_weights(torch.full((batch,), share, device=x.device), partner), outer_mask(*inside, x), partner
         )
+        other = upload(partner, x)
+        weights = pair_weights(torch.full((batch,), share, device=x.device), other)
+        return Mixed(mixed, weights, outer_mask(rows, columns, x), other)
 
     def draw_tau(self, rng: np.random.Generator) -> float:
         if self.alpha is not None:

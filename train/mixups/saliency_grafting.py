@@ -61,6 +61,7 @@ class SaliencyGrafting(MixMethod):
         """(B, g, g) float32 S."""
         with torch.autocast(x.device.type, enabled=False):
             features = net.feature_map(x).float().abs().mean(1)
-        size = [min(self.grid, side) for side in features.shape[-2:]]
+        height, width = features.shape[-2:]
+        size = min(self.grid, height), min(self.grid, width)
         cells = F.adaptive_avg_pool2d(features[:, None], size)[:, 0]
         return (cells.flatten(1) / self.temperature).softmax(1).view_as(cells)

@@ -56,6 +56,7 @@ class SMMix(MixMethod):
         with evaluating(net):
             logits, attention, grid = net.patch_attention(x)
         (height, width), patch, shorter = x.shape[-2:], net.patch_size, min(grid)
+        assert patch is not None  # it has class attention
         if grid[0] * patch > height or grid[1] * patch > width:
             raise EvalkitError(
                 f"smmix needs images of whole patches, but {height} x {width} pixels are no multiples of {patch};"
@@ -81,6 +82,7 @@ class SMMix(MixMethod):
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         own, clean = mixed.state
         target = ctx.target(y)
+        assert out.features is not None  # asked for
         tokens = out.features[:, -own.shape[1] :]
         fine = ctx.criterion(self.head(mean_token(tokens, own)), target) + ctx.criterion(
             self.head(mean_token(tokens, ~own)), target[mixed.partner]

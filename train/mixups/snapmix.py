@@ -1,5 +1,6 @@
 """SnapMix: paste a resized box of another image, with label shares from class activation maps."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,6 +35,7 @@ class SnapMix(MixMethod):
     """
 
     family = "saliency"
+    row_sum = None  # each label by the share of its own saliency that is seen
     needs = "class activation maps"
     extra_passes = "1 forward"
     PRESETS = {
@@ -78,15 +80,15 @@ class SnapMix(MixMethod):
     def boxes(self, ctx: Context, height: int, width: int) -> tuple[Box, Box]:
         """The box to fill and the box to take."""
 
-        def sample(_) -> list[Box]:
+        def sample(_: np.random.Generator) -> list[Box]:
             lam = ctx.draw(
                 "lam", lambda rng: rng.beta(self.alpha, self.alpha, size=2) if self.alpha > 0 else (1.0, 1.0)
             )
             centre = ctx.draw("centre", lambda rng: rng.integers((height, width), size=(2, 2)))
             return [box_around(c, share, height, width) for c, share in zip(centre, lam)]
 
-        target, source = ctx.draw("box", sample)
-        return tuple(map(int, target)), tuple(map(int, source))
+        (t0, t1, t2, t3), (s0, s1, s2, s3) = (map(int, box) for box in ctx.draw("box", sample))
+        return (t0, t1, t2, t3), (s0, s1, s2, s3)
 
 
 def area(box: Box) -> int:

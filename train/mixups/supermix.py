@@ -1,5 +1,6 @@
 """SuperMix: masks optimised until a teacher sees all the mixed images' classes, in the wanted proportions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,8 +62,8 @@ class SuperMix(MixMethod):
         teacher_model: str | None = None,
     ):
         super().__init__()
-        for name, value, least in (("images", images, 2), ("width", width, 2), ("iterations", iterations, 1)):
-            expect(is_whole(value) and value >= least, name, f"a whole number of at least {least}", value)
+        for name, whole, least in (("images", images, 2), ("width", width, 2), ("iterations", iterations, 1)):
+            expect(is_whole(whole) and whole >= least, name, f"a whole number of at least {least}", whole)
         for name, value in (("alpha", alpha), ("sigma", sigma)):
             expect(is_number(value) and value > 0, name, "a number larger than 0", value)
         expect(is_number(sparsity) and sparsity >= 0, "sparsity", "a number of at least 0", sparsity)
@@ -131,6 +132,7 @@ class SuperMix(MixMethod):
             smooth = smoothed(gradient, self.sigma)
             step = (loss.detach().abs() / ((gradient * smooth).sum((1, 2, 3)) + 1e-10)).clamp(1e-4, 2000) * ~done
             theta = theta.detach() - step[:, None, None, None] * smooth
+        raise AssertionError("the last iteration returns")
 
 
 def shows(logits: Tensor, classes: Tensor) -> Tensor:
@@ -140,7 +142,7 @@ def shows(logits: Tensor, classes: Tensor) -> Tensor:
     return (higher < distinct).all(1)
 
 
-def normalised_masks(theta: Tensor, size: tuple[int, int]) -> Tensor:
+def normalised_masks(theta: Tensor, size: Sequence[int]) -> Tensor:
     """(B, K, H, W) shares of K images in each pixel, which sum to 1, from (B, K, w, w)."""
     masks = F.interpolate(theta, size=tuple(size), mode="bilinear").sigmoid()
     return masks / masks.sum(1, keepdim=True)

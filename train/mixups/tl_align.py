@@ -54,6 +54,7 @@ class TLAlign(MixMethod):
         )
 
     def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
+        assert mixed.mask is not None and mixed.partner is not None and out.rollout is not None  # as `mix` asked
         own = F.interpolate(mixed.mask, out.grid).flatten(1)  # (1, N)
         share = out.rollout(own[:, :, None], own.mean(1, keepdim=True))
         return pair_weights(share[:, 0], mixed.partner)

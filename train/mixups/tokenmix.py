@@ -101,7 +101,7 @@ class TokenMix(MixMethod):
             raise EvalkitError(
                 "this model has no patches for the mask's tokens; give tokenmix their side in pixels, e.g. cell=16"
             )
-        if self.kind == "cam":
+        if self.kind == "cam" and self.teacher is not None:
             network = self.teacher.load()
             if network.num_classes != net.num_classes:
                 raise EvalkitError(
@@ -109,7 +109,7 @@ class TokenMix(MixMethod):
                     f" {network.num_classes}; give another network="
                 )
             check_linear_classifier(network, "tokenmix")
-        elif self.kind == "attn":
+        elif self.kind == "attn" and self.teacher is not None:
             self.teacher.load().prepare(attention=True)
         elif self.kind == "self" and net.patch_size:
             net.prepare(attention=True)
@@ -125,6 +125,7 @@ class TokenMix(MixMethod):
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]
+        assert self.cell is not None, "setup was called"
         grid = height // self.cell, width // self.cell
         if 0 in grid:
             raise EvalkitError(
@@ -156,11 +157,11 @@ class TokenMix(MixMethod):
 
     def scores(self, ctx: Context, x: Tensor, y: Tensor, net: Network, grid: tuple[int, int]) -> Tensor:
         """(B, rows, columns) float32 a, not normalised, from the clean images."""
+        if self.teacher is not None:
+            network, seen = self.teacher.on(x), self.teacher.fitted(ctx, x)
+            of_label = self.kind == "cam"
+            maps = class_activation(network, seen, y).clamp(min=0) if of_label else attention_map(network, seen)
         match self.kind:
-            case "cam":
-                maps = class_activation(self.teacher.on(x), self.teacher.fitted(ctx, x), y).clamp(min=0)
-            case "attn":
-                maps = attention_map(self.teacher.on(x), self.teacher.fitted(ctx, x))
             case "self":
                 with evaluating(net):
                     maps = attention_map(net, x) if net.patch_size else class_activation(net, x, y).clamp(min=0)
@@ -185,7 +186,7 @@ class TokenMix(MixMethod):
         return ctx.criterion(out.logits, sum(row.clamp(min=0) if self.clamp else row for row in rows))
 
 
-def attention_map(network, x: Tensor) -> Tensor:
+def attention_map(network: Network, x: Tensor) -> Tensor:
     """(B, rows, columns) class attention."""
     attention, grid = network.class_attention(x)
     return attention.unflatten(1, grid)
@@ -196,4 +197,8 @@ def shares(scores: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
     those of the tokens without scores."""
     total = scores.sum((1, 2))
     scores, found = scores / (total[:, None, None] + 1e-8), total >= 1e-6
-    return tuple(torch.where(found, (scores * part).sum((1, 2)), part.mean()) for part in (own, 1 - own))
+
+    def share(part: Tensor) -> Tensor:
+        return torch.where(found, (scores * part).sum((1, 2)), part.mean())
+
+    return share(own), share(1 - own)

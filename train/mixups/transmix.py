@@ -58,16 +58,18 @@ class TransMix(MixMethod):
         self.edge = one_of("edge", edge, EDGES)
         self.attn_ratio = attn_ratio
         self.normalize_attn = flag("normalize_attn", normalize_attn)
+        self.row_sum = 1.0 if normalize_attn or attn_ratio == 0 else None  # class attention need not add up to 1
         self.mask_down = one_of("mask_down", mask_down, MASK_DOWN)
         self.attention = block_depth(attn_depth)
         self.rollout_residual = flag("rollout_residual", rollout_residual)
         self.aligned = flag("aligned", aligned)
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
-        size = x.shape[-2:]
-        box = draw_box(ctx, *size, self.alpha, self.edge)
+        height, width = x.shape[-2:]
+        box = draw_box(ctx, height, width, self.alpha, self.edge)
         if self.aligned:
-            box = align_box(box, net.patch_size, *size)
+            assert net.patch_size is not None  # it has class attention
+            box = align_box(box, net.patch_size, height, width)
         return paste_box(x, upload(pair(ctx, len(x), self.pairing), x), box)
 
     def relabel(self, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:

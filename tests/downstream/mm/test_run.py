@@ -1,5 +1,6 @@
 """The loop over mmengine's parts: weights that survive it, and the files it leaves."""
 
+import hashlib
 import importlib
 
 import pytest
@@ -14,6 +15,7 @@ from evalkit.downstream.seg import SegConfig
 
 require("mmseg")
 engine = importlib.import_module("evalkit.downstream.mm.run")
+checkpoints = importlib.import_module("evalkit.downstream.mm.checkpoints")
 backbones = importlib.import_module("evalkit.downstream.mm.backbone")
 BaseModule = importlib.import_module("mmengine.model").BaseModule
 
@@ -94,13 +96,18 @@ def test_the_backbone_is_registered_once_for_both():
 
 def test_newest_passes_over_what_was_not_written_whole(tmp_path):
     folder = tmp_path / "checkpoints"
-    assert engine.newest(tmp_path) is None
+    assert checkpoints.newest(tmp_path) is None
     folder.mkdir()
     (folder / ".partial").write_text("half")
-    assert engine.newest(tmp_path) is None
+    assert checkpoints.newest(tmp_path) is None
     for step in (5, 20, 100):
-        (folder / f"step-{step:09d}.pth").write_text("")
-    assert engine.newest(tmp_path) == (folder / "step-000000100.pth", 100)
+        path = folder / f"step-{step:09d}.pth"
+        path.write_text("whole")
+        path.with_name(path.name + ".sha256").write_text(f"{hashlib.sha256(b'whole').hexdigest()}  {path.name}\n")
+    assert checkpoints.newest(tmp_path) == (folder / "step-000000100.pth", 100)
+    (folder / "step-000000100.pth").write_text("other bytes")
+    with pytest.warns(UserWarning, match="passed over: .*step-000000100.pth is damaged"):
+        assert checkpoints.newest(tmp_path) == (folder / "step-000000020.pth", 20)
 
 
 def test_missing_packages_are_named(monkeypatch):

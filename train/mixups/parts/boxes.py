@@ -3,6 +3,7 @@ device."""
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,12 +34,13 @@ def draw_box(ctx: Context, height: int, width: int, alpha: float, edge: str = "o
     """One box per batch: lam ~ Beta(alpha, alpha), centre uniform over the pixels. Draws `lam`, `centre`; an injected
     `box` replaces both."""
 
-    def sample(_) -> Box:
+    def sample(_: np.random.Generator) -> Box:
         lam = beta(ctx, alpha)
         centre = ctx.draw("centre", lambda rng: (rng.integers(height), rng.integers(width)))
         return box_around(centre, lam, height, width, edge)
 
-    return tuple(int(e) for e in ctx.draw("box", sample))
+    y0, y1, x0, x1 = map(int, ctx.draw("box", sample))
+    return y0, y1, x0, x1
 
 
 def align_box(box: Box, patch: int, height: int, width: int) -> Box:

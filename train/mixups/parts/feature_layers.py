@@ -33,13 +33,13 @@ class FeatureTap:
         self.out: Any = None
         modules[self.layer].register_forward_hook(self._keep)
 
-    def _keep(self, module: nn.Module, args: tuple, out: Any) -> None:
+    def _keep(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         if self.listening:
             self.out = out
             if self.stop:
                 raise Reached
 
-    def read(self, model: nn.Module, x: Tensor, whole: bool) -> tuple[Tensor, Any]:
+    def read(self, model: Any, x: Tensor, whole: bool) -> tuple[Tensor, Any]:
         """The map for images `x`, and what `model.forward_features` gives if the `whole` pass is run, else None."""
         self.listening, self.stop, features = True, not whole, None
         try:

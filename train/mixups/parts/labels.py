@@ -23,8 +23,10 @@ def attention_weights(
     Where `out` has a rollout instead, A is the row of the class token in it; `residual=False` multiplies the blocks'
     matrices without the identity.
     """
+    assert mixed.mask is not None and mixed.partner is not None, "a pairwise method with a mask"
     own = F.interpolate(mixed.mask, out.grid, mode=mask_down).flatten(1)
     if out.attention is None:
+        assert out.rollout is not None, "class attention was asked for, so there is one or the other"
         columns = torch.stack([own, torch.ones_like(own)], 2)
         share, total = out.rollout(columns, columns.new_zeros(1, 2), residual).unbind(1)
     else:

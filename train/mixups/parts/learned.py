@@ -2,15 +2,16 @@
 evaluated network."""
 
 import math
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from evalkit.models.network import Network, Output
 
-from ..base import Context, MixMethod, check_pairing
+from ..base import Context, Mixed, MixMethod, check_pairing
 from .checks import beta_parameter, expect, flag, is_number, one_of
 from .mixblock import NORMS
 from .momentum import MomentumEncoder, rising_momentum
@@ -55,13 +56,9 @@ class LearnedMix(MixMethod):
         }
         for name, value in shares.items():
             expect(is_number(value) and 0 <= value <= 1, name, "a number from 0 to 1", value)
-        for name, value in (("block_lr", block_lr), ("block_min_lr", block_min_lr)):
-            expect(
-                value is None or (is_number(value) and value >= 0),
-                name,
-                "a learning rate of at least 0, or none for the network's",
-                value,
-            )
+        for name, rate in (("block_lr", block_lr), ("block_min_lr", block_min_lr)):
+            right = rate is None or (is_number(rate) and rate >= 0)
+            expect(right, name, "a learning rate of at least 0, or none for the network's", rate)
         expect(
             feature_layer is None or (isinstance(feature_layer, str) and feature_layer != ""),
             "feature_layer",
@@ -92,14 +89,13 @@ class LearnedMix(MixMethod):
         self.block = self.make_block(self.encoder.channels).to(next(net.parameters()).device, self.encoder.precision)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        groups = []
+        groups: list[dict[str, Any]] = []
         for module, extra in (
             (self.encoder.head, {}),
             (self.block, self.block_options),
         ):
-            weights, others = [], []
-            for p in module.parameters():
-                (weights if p.ndim > 1 else others).append(p)
+            weights = [p for p in module.parameters() if p.ndim > 1]
+            others = [p for p in module.parameters() if p.ndim <= 1]
             groups.append({"params": weights, **extra})
             if others:
                 groups.append({"params": others, "weight_decay": 0.0, **extra})
@@ -113,12 +109,12 @@ class LearnedMix(MixMethod):
         """Whether a share is so close to 0 or 1 that the network is trained on a blend without a mask."""
         return min(lam, 1 - lam) <= self.lam_margin
 
-    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed, out: Output, net: Network) -> dict[str, Tensor]:
+    def losses(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> dict[str, Tensor]:
         """The terms of the loss by name."""
         raise NotImplementedError
 
-    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed, out: Output, net: Network) -> Tensor:
-        return sum(self.losses(ctx, x, y, mixed, out, net).values())
+    def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
+        return reduce(torch.add, self.losses(ctx, x, y, mixed, out, net).values())
 
     def after_step(self, ctx: Context, net: Network) -> None:
         self.encoder.update(

@@ -19,8 +19,8 @@ def blend(x: Tensor, partner: Tensor, own: Tensor | float) -> Tensor:
 def outer_mask(rows: np.ndarray, columns: np.ndarray, like: Tensor) -> Tensor:
     """(B, 1, H, W) float32 on the device of `like`: 1 - rows columns^T, of the partner's shares by row (B, H) and by
     column (B, W)."""
-    rows, columns = upload(rows, like, torch.float32), upload(columns, like, torch.float32)
-    return torch.addcmul(rows.new_ones(()), rows[:, None, :, None], columns[:, None, None, :], value=-1)
+    down, across = upload(rows, like, torch.float32), upload(columns, like, torch.float32)
+    return torch.addcmul(down.new_ones(()), down[:, None, :, None], across[:, None, None, :], value=-1)
 
 
 def token_count(grid: tuple[int, int], lam: float = 0.5, least: int | None = None) -> int:

@@ -9,7 +9,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from evalkit.errors import EvalkitError
-from evalkit.models.network import Network
+from evalkit.models.network import Network, Output
 
 from ...batchnorm import BatchNormStatistics
 from .feature_layers import FeatureTap
@@ -94,15 +94,15 @@ class MomentumEncoder(nn.Module):
             features = model.forward_features(x)
         return self.head_k(model.forward_head(features, pre_logits=True))
 
-    def classify_q(self, net: Network, features: Tensor) -> Tensor:
-        """Logits (B, K) of the trained network's mixup head from its features of mixed images."""
-        return self.head(net.model.forward_head(features, pre_logits=True))
+    def classify_q(self, net: Network, out: Output) -> Tensor:
+        """Logits (B, K) of the trained network's mixup head from the features in its output for mixed images."""
+        return self.head(net.model.forward_head(out.features, pre_logits=True))
 
     @torch.no_grad()
     def update(self, net: Network, momentum: float) -> None:
         """Once after each optimizer step."""
-        mine = [*self.network.parameters(), *self.head_k.parameters()]
-        theirs = [*net.parameters(), *self.head.parameters()]
+        mine: list[Tensor] = [*self.network.parameters(), *self.head_k.parameters()]
+        theirs: list[Tensor] = [*net.parameters(), *self.head.parameters()]
         if self.eval_mode:
             mine += [b for b in self.network.buffers() if b.is_floating_point()]
             theirs += [b for b in net.buffers() if b.is_floating_point()]

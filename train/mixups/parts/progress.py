@@ -55,7 +55,7 @@ class Learnable(nn.Module):
     """sigmoid(a), a scalar that starts at 0 and is trained by the loss: dL / d factor = (lam_attn - lam_area) (CE_own -
     CE_partner)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.a = nn.Parameter(torch.zeros(()))
 
@@ -76,3 +76,4 @@ def make_progress(kind: str, detach: bool, epochs: int | None) -> nn.Module | No
             return Elapsed(2, epochs)
         case "learnable":
             return Learnable()
+    return None

@@ -4,6 +4,7 @@ residual."""
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -178,7 +179,7 @@ def correlate(padded: Tensor, weights: list[float]) -> Tensor:
     convolution of one channel."""
     for axis in (-2, -1):
         length = padded.shape[axis] - len(weights) + 1
-        padded = sum(w * padded.narrow(axis, i, length) for i, w in enumerate(weights))
+        padded = reduce(torch.add, [w * padded.narrow(axis, i, length) for i, w in enumerate(weights)])
     return padded
 
 

@@ -1,6 +1,8 @@
 """Token merging in a plain ViT (Bolya et al., ICLR 2023, arXiv 2210.09461): similar tokens become one as they go
 through the blocks."""
 
+from typing import Any
+
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
@@ -60,8 +62,9 @@ def merge(tokens: Tensor, size: Tensor, place: Tensor, left: int) -> tuple[Tenso
 def plain_blocks(model: VisionTransformer, block: int | None = None) -> list[Block]:
     """The blocks of a ViT up to `block` (1-based, None = the last). Raises EvalkitError for anything but a ViT with a
     class token only."""
-    blocks = list(model.blocks) if isinstance(model, VisionTransformer) and any(class_attention_modules(model)) else []
-    if not blocks or model.num_prefix_tokens != 1 or not all(type(b) is Block for b in blocks):
+    plain = isinstance(model, VisionTransformer) and any(class_attention_modules(model))
+    blocks = [b for b in model.blocks if isinstance(b, Block)] if plain else []
+    if not blocks or model.num_prefix_tokens != 1 or not all(type(b) is Block for b in model.blocks):
         raise EvalkitError(
             "tokens are merged in plain vit_* and deit_* models only, with a class token and neither registers nor a"
             " distillation token"
@@ -86,7 +89,8 @@ def merged_attention(model: VisionTransformer, x: Tensor, share: float, block: i
         place = torch.arange(tokens.shape[1], device=x.device).expand(len(x), -1)
         schedule = merge_schedule(round(share * (tokens.shape[1] - 1)), len(model.blocks))
         for layer, count in zip(blocks, schedule, strict=False):
-            attn, u = layer.attn, layer.norm1(tokens)
+            attn: Any = layer.attn
+            u = layer.norm1(tokens)
             q, k, v = attn.qkv(u).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
             q, k = attn.q_norm(q), attn.k_norm(k)
             rows = (q * attn.scale @ k.mT + size.log()[:, None, None, :, 0]).softmax(-1)
@@ -101,3 +105,4 @@ def merged_attention(model: VisionTransformer, x: Tensor, share: float, block: i
                 tokens, size = merge(tokens.float(), size.float(), now, tokens.shape[1] - count)
             place, tokens = now.gather(1, place), tokens.to(x.dtype)
             tokens = tokens + layer.drop_path2(layer.ls2(layer.mlp(layer.norm2(tokens))))
+    raise AssertionError("the last block returns")

@@ -101,7 +101,7 @@ def test_where_there_is_no_batch_norm_the_pass_stops_at_the_layer():
     again, logits = encoder.look(x, classify=True)
     assert runs == [0, 1, 2, 3] and torch.equal(z, again)
     assert torch.equal(logits, encoder.classify(x)) and logits.shape == (2, 5)
-    assert torch.allclose(logits, encoder.classify_q(net, net(x, features=True).features), atol=1e-6)  # k starts as q
+    assert torch.allclose(logits, encoder.classify_q(net, net(x, features=True)), atol=1e-6)  # k starts as q
 
 
 def stages_of(name, model, x):

@@ -1,19 +1,17 @@
-"""Whether a training run is a published one: by the settings of a recipe, on the published data."""
+"""Which recipe a training run is of."""
 
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from evalkit import config, keys
-from evalkit.data import Images
-from evalkit.data.published import published_set
 
 from .config import TrainConfig
 
 SETTLED = ("auto", "cpu")  # of augment_device, whose pixels are then the recipe's
 
 
-def recipe_of(cfg: TrainConfig) -> str | None:
+def recipe_name(cfg: TrainConfig) -> str | None:
     """The recipe of evalkit whose settings these are, but for the seed and the keys of execution, with its method or
     one that it has settings for; None if there is none."""
     own = config.to_dict(cfg)
@@ -36,9 +34,3 @@ def _same_method(own: dict[str, Any], theirs: dict[str, Any]) -> bool:
 def _settings_of(recipe: dict[str, Any], method: Any = None) -> Any:
     method = recipe["mixup"] if method is None else method
     return recipe["methods"].get(method) if isinstance(method, str) else None
-
-
-def is_published(cfg: TrainConfig, train_images: Images) -> bool:
-    """Whether a finished run is the published one of its method: a recipe's settings, on all of ImageNet's training
-    images."""
-    return recipe_of(cfg) is not None and published_set(train_images) == "imagenet-train"

@@ -1,0 +1,75 @@
+"""Checkpoints of a transfer: mm's own files, each beside its sha256, written whole or not at all.
+
+checkpoints/step-000001234.pth          loads with weights_only=True, and in mm's own tools
+checkpoints/step-000001234.pth.sha256   what `sha256sum -c` reads
+"""
+
+import os
+import warnings
+from pathlib import Path
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from evalkit.checkpoint import canonical
+from evalkit.errors import EvalkitError
+from evalkit.runtime import is_main, sha256_file, sync_folder, write_atomic
+
+SUFFIX = ".sha256"
+
+
+@HOOKS.register_module()
+class SlimCheckpointHook(Hook):
+    """Keeps mmengine's log buffers, clock and paths out of checkpoints: what is left loads with weights_only=True, and
+    is the same in equal runs. Counters of the run stand in the file's meta, its config beside it in mm_config.py."""
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+        for key in ("time", "experiment_name", "cfg"):
+            checkpoint["meta"].pop(key, None)
+        whole = {key: canonical(checkpoint[key]) for key in sorted(checkpoint)}
+        checkpoint.clear()
+        checkpoint.update(whole)
+
+
+def save(runner: Runner, run: Path, step: int, keep: int) -> None:
+    """A checkpoint of the current step: written under another name, made durable, renamed; then the oldest go."""
+    folder = run / "checkpoints"
+    partial, path = folder / ".partial", folder / f"step-{step:09d}.pth"
+    try:
+        folder.mkdir(exist_ok=True)
+        runner.save_checkpoint(str(folder), partial.name, meta={"epoch": 0, "iter": step}, by_epoch=False)
+    except OSError as e:
+        raise EvalkitError(
+            f"cannot write a checkpoint to {folder}: {e.strerror or e}; earlier checkpoints are intact; free some"
+            " space and resume"
+        ) from e
+    if not is_main():
+        return
+    with open(partial, "rb") as f:
+        os.fsync(f.fileno())
+    line = f"{sha256_file(partial)}  {path.name}\n"
+    write_atomic(path.with_name(path.name + SUFFIX), lambda f: f.write(line.encode()))
+    os.replace(partial, path)
+    sync_folder(folder)
+    kept = {p.name for p in sorted(folder.glob("step-*.pth"))[-keep:]}
+    for old in folder.glob("step-*.pth*"):
+        if old.name.removesuffix(SUFFIX) not in kept:
+            old.unlink()
+
+
+def newest(run: Path) -> tuple[Path, int] | None:
+    """The newest undamaged checkpoint of a run and its step, passing over damaged ones with a warning; None if there is
+    none."""
+    for path in sorted((run / "checkpoints").glob("step-*.pth"), reverse=True):
+        told = path.with_name(path.name + SUFFIX)
+        digits = path.stem.partition("-")[2]
+        if not told.is_file():
+            warnings.warn(f"{path} has no {SUFFIX} file beside it, so whether it is whole cannot be told", stacklevel=2)
+        elif not told.read_bytes().startswith(sha256_file(path).encode()):
+            warnings.warn(f"passed over: {path} is damaged (its sha256 differs)", stacklevel=2)
+            continue
+        if digits.isdecimal():
+            return path, int(digits)
+    return None
