@@ -78,7 +78,9 @@ def resample(
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def draws(ids: Sequence[str], strata: np.ndarray | None = None, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
+def draws(
+    ids: Sequence[str] | np.ndarray, strata: np.ndarray | None = None, resamples: int = RESAMPLES
+) -> Iterator[np.ndarray]:
     """Blocks of counts (R, N) float64, `resamples` rows in all; each row sums to N, and to the size of each stratum
     within it. See `spread`."""
     ids = np.asarray(ids)

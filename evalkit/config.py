@@ -42,6 +42,7 @@ def resolve(
 ) -> DictConfig:
     """Like `load`, but mandatory keys may still be missing: for showing and comparing recipes whose data folder is the
     user's to name."""
+    keys.of(schema)  # refuses a class that does not describe its keys
     conf, fields = OmegaConf.structured(schema), keys.hints(schema)
     OmegaConf.set_readonly(conf, False)  # a frozen dataclass makes a read-only config
     if recipe is not None:
@@ -52,6 +53,9 @@ def resolve(
         if name in schema.RETIRED:
             raise EvalkitError(f"key '{name}' no longer exists; {schema.RETIRED[name].now}")
         _override(conf, fields, text)
+    given = {text.partition("=")[0] for text in overrides or []}
+    for name, value in schema.settle(OmegaConf.to_container(conf), given).items():
+        _set(conf, fields, name, value, f"{_called(recipe)}: ")
     return conf
 
 

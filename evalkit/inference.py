@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from .data.images import BadImage, Images
@@ -46,7 +47,7 @@ def predict(
     forward_batch: int = 64,
     batch_size: int = 64,
     workers: int = 2,
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     what: str | None = None,
     parts: Parts | None = None,
@@ -68,7 +69,8 @@ def predict(
         raise ValueError(f"Expected argument `forward_batch` to be an integer larger than 0, but got {forward_batch}")
     check_eval_mode(network)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
-    normalise, bad = normaliser(network, device), []
+    normalise = normaliser(network, device)
+    bad: list[tuple[str, str]] = []
     saved = Resumed(images, rows, parts)
     index, logits, on_device, unsaved = [], [np.zeros((0, 0), np.float32)], [], (0, 1)
     with exact(), progress(what, len(saved.left)) as advance:
@@ -118,6 +120,7 @@ class Resumed:
     def save(self, index: np.ndarray, **arrays: np.ndarray) -> None:
         """Save the results of the images at `index`, with what their decoding noted."""
         notes = np.array([",".join(self.images.noted.get(i, ())) for i in index.tolist()], dtype=np.str_)
+        assert self.parts is not None, "there is somewhere to save to"
         self.parts.save([self.images.ids[i] for i in index], notes=notes, **arrays)
 
     def joined(self, index: np.ndarray, **arrays: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -227,8 +230,9 @@ def gather(
     return index[order], [np.concatenate([part[1][k] for part in filled])[order] for k in range(len(arrays))], bad
 
 
-def check_finite(ids: Sequence[str], finite: np.ndarray) -> None:
-    """Raise EvalkitError naming the samples whose outputs are NaN or infinite."""
+def check_finite(ids: Sequence[str], finite: ArrayLike) -> None:
+    """Raise EvalkitError naming the samples whose outputs are NaN or infinite: those that are not `finite` (N,)."""
+    finite = np.asarray(finite, dtype=bool)
     if not finite.all():
         names = [ids[i] for i in np.flatnonzero(~finite)]
         raise EvalkitError(

@@ -14,7 +14,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
@@ -135,6 +135,12 @@ class Keys:
                 continue
             if not isinstance(field, dataclasses.Field) or "key" not in field.metadata:
                 raise TypeError(f"{cls.__name__}.{name} is not described; define it by key(default, meaning, ...)")
+
+    @classmethod
+    def settle(cls, values: Mapping[str, Any], given: Collection[str]) -> Mapping[str, Any]:
+        """Keys that change once all are read, because one of them decides about others; the keys `given` on the command
+        line never do."""
+        return {}
 
     def check(self) -> None:
         """Raises EvalkitError for a value outside the choices or bounds of its key; a class adds what depends on

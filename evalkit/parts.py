@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,8 @@ class Parts:
         """Write a piece; nothing for no ids."""
         if len(ids):
             path = self.folder / f"{self.kind}-{uuid.uuid4().hex}.npz"
-            write_atomic(path, lambda f: np.savez(f, ids=np.array(ids), **arrays))
+            content: dict[str, Any] = {"ids": np.array(ids), **arrays}
+            write_atomic(path, lambda f: np.savez(f, **content))
         self.last = time.monotonic()
 
     def remove(self) -> None:

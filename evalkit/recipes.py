@@ -53,6 +53,8 @@ def show(schema: type, recipe: str, overrides: list[str], folder: str = "train")
     lines = [f"# {line}" for line in header(path)]
     for key in conf:
         note = "command line" if key in changed else comments.get(key, "" if key in given else "default")
+        if key not in changed and key in given and value_of(conf, key) != given[key]:
+            note = "for this mixup"
         lines.append(f"{key}: {value_text(conf, key)}" + (f"  # {note}" if note else ""))
     return "\n".join(lines)
 
@@ -75,7 +77,12 @@ def diff(schema: type, a: str, b: str, folder: str = "train") -> str:
 
 def value_text(conf: DictConfig, key: str) -> str:
     """A value as YAML on one line."""
-    return "???" if OmegaConf.is_missing(conf, key) else flow(OmegaConf.to_container(conf)[key])
+    return "???" if OmegaConf.is_missing(conf, key) else flow(value_of(conf, key))
+
+
+def value_of(conf: DictConfig, key: str) -> Any:
+    """A value as plain containers."""
+    return OmegaConf.to_container(conf)[key]
 
 
 def flow(value: Any) -> str:

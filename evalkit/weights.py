@@ -28,12 +28,13 @@ HUB_CONFIG, HUB_WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bi
 SLACK = 64 << 20  # bytes that the tensors of a file may declare beyond what it holds: small ones that were expanded
 # what published files hold beside their weights: DeiT's arguments, NumPy scalars such as a best accuracy
 _numpy_types = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "u8", "?")]
-SAFE = [
+_scalar: Any = np.float64().__reduce__()[0]  # numpy has no public name for it
+SAFE: list[Any] = [
     argparse.Namespace,
     np.dtype,
     *_numpy_types,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
 ]
 
 Read = tuple[dict[str, Tensor], dict[str, Any], str]

@@ -89,7 +89,7 @@ def attack_all(
     forward_batch: int = 64,
     batch_size: int = 64,
     workers: int = 2,
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     what: str | None = None,
 ) -> Attacked:
     """Predictions of `network` (as in `evalkit.inference.predict`) for `images`, clean and attacked with every strength
@@ -101,7 +101,8 @@ def attack_all(
     """
     check_eval_mode(network)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
-    normalise, bad, index, predicted = normaliser(network, device), [], [], []
+    normalise, index, predicted = normaliser(network, device), [], []
+    bad: list[tuple[str, str]] = []
     with progress(what, len(rows)) as advance:
         for x, chunk in fixed_chunks(
             images, transform, rows, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad

@@ -14,13 +14,15 @@ from evalkit.models import Network
 from evalkit.runtime import world_size
 
 from .config import TrainConfig
+from .mixups.base import MixMethod
 
 
-def share_batch_norm(network: Network, evaluated: Network, cfg: TrainConfig, device: torch.device) -> None:
-    """Make batch norm see `cfg.bn_batch` images as one, those of a micro-batch in each process (SyncBN).
+def share_batch_norm(network: Network, method: MixMethod, cfg: TrainConfig, device: torch.device) -> None:
+    """Make batch norm see `cfg.bn_batch` images as one, those of a micro-batch in each process (SyncBN). Called before
+    the method's `setup`, so that copies it takes of the network, a momentum encoder, have the same layers.
 
-    Raises EvalkitError where the processes do not add up to that many, or where `evaluated`, the method's classifier,
-    is another network, which is not converted, so that a run never silently normalises otherwise than its recipe."""
+    Raises EvalkitError where the processes do not add up to that many, or where the method's draws could keep some of
+    them out of a pass that the others wait in, so that a run never silently normalises otherwise than its recipe."""
     if cfg.bn_batch is None or not any(isinstance(m, _BatchNorm) for m in network.modules()):
         return
     together = cfg.micro_batch * world_size()
@@ -38,10 +40,10 @@ def share_batch_norm(network: Network, evaluated: Network, cfg: TrainConfig, dev
                 "bn_batch over several processes needs GPUs (PyTorch's SyncBatchNorm has no CPU version); set"
                 " bn_batch=null or use one process"
             )
-        if evaluated is not network:
+        if cfg.mix_draws == "group" and method.skips_passes:
             raise EvalkitError(
-                "bn_batch over several processes leaves out the momentum encoder of this mixup; set bn_batch=null or"
-                " use one process"
+                "bn_batch over several processes needs the same forward passes in all of them, but this mixup draws"
+                " which ones it makes; set mix_draws=step, or bn_batch=null"
             )
         network.model = convert_sync_batchnorm(network.model)
 

@@ -1,6 +1,7 @@
 """The keys of a training recipe."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from omegaconf import MISSING
@@ -25,14 +26,17 @@ class TrainConfig(Keys):
         " module:Class",
     )
     methods: dict[str, Any] = key(
-        {}, "method -> its arguments in this setting, where `mixup` names it without a preset"
+        {},
+        "method -> what this setting gives it where `mixup` names it: arguments, and under `recipe` keys of the recipe,"
+        " {automix: {alpha: 2.0, recipe: {min_lr: 0.05}}}; own arguments and the command line come first",
     )
+    applied: list[str] = key([], "what `methods` brought, written by the program", role="place")
     label: str | None = key(None, "how reports name this run; null: by the method", role="place")
 
     # on what
     data: str = key(
         MISSING,
-        "the images: digits, digits-photo, fashion-mnist, folder, or a timm reader prefix such as hfds/NAME",
+        "the images: digits, digits-photo, fashion-mnist, folder, packed, or a timm reader prefix such as hfds/NAME",
         role="place",
     )
     data_dir: str | None = key(
@@ -187,6 +191,13 @@ class TrainConfig(Keys):
     keep: int = key(2, "newest checkpoints that are kept", above=0, role="execution")
     log_steps: int = key(50, "how often to log", unit="steps", above=0, role="execution")
 
+    @classmethod
+    def settle(cls, values: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+        """What the recipe's setting, its `methods`, brings for the mixup that is chosen."""
+        from .settings import settle
+
+        return settle(values, given, [f.name for f in fields(cls)])
+
     def check(self) -> None:
         """Raises EvalkitError for a value that no run could use."""
         super().check()
@@ -203,6 +214,8 @@ class TrainConfig(Keys):
             )
         if self.distill_type == "soft" and self.distill_teacher is None:
             raise EvalkitError("distill_type=soft needs distill_teacher=NAME, a timm name or a checkpoint")
+        if self.data == "packed" and not self.data_dir:
+            raise EvalkitError("data=packed needs data_dir=DIR, the folder that evalkit pack has written")
         if self.data == "folder" and not self.data_dir:
             raise EvalkitError(
                 "data=folder needs data_dir=DIR, a folder with a sub-folder per split that holds a sub-folder per class"

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from evalkit import checkpoint, inference, metrics
 from evalkit.data.erasing import erase_boxes
-from evalkit.data.loading import Batch, steps_per_epoch, train_batches
+from evalkit.data.loading import Batch, Order, steps_per_epoch, train_batches
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
 from evalkit.logger import Logger
@@ -165,11 +165,7 @@ def batch_iterator(s: Session, start: int) -> Iterator[Batch]:
     return train_batches(
         s.train_images,
         s.train_transform,
-        seed=cfg.seed,
-        batch_size=cfg.batch_size,
-        micro_batch=cfg.micro_batch,
-        epochs=cfg.epochs,
-        repeats=cfg.repeats,
+        Order(cfg.seed, cfg.batch_size, cfg.micro_batch, cfg.epochs, cfg.repeats),
         start_step=start,
         rank=rank(),
         world=world_size(),

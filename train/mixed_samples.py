@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def save(s: Session, path: Path) -> None:
         pixels = mixed.x[i] * ctx.std[:, None, None] + ctx.mean[:, None, None]
         images.append((pixels.clamp(0, 1) * 255).round().byte().cpu().numpy())
         weights.append(method.relabel(ctx, mixed, y, out)[i].float().cpu().numpy())
-    arrays = {
+    arrays: dict[str, Any] = {
         "x": np.stack(images),
         "weights": np.stack(weights),
         "labels": batch.y.numpy(),

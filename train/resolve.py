@@ -7,7 +7,7 @@ import torch
 from evalkit.data.transforms import TrainTransform
 
 from .config import TrainConfig
-from .mixups import from_config, in_setting
+from .mixups import from_config
 
 
 def resolve(cfg: TrainConfig, device: torch.device) -> TrainConfig:
@@ -22,5 +22,5 @@ def augment_device(cfg: TrainConfig, device: torch.device) -> str:
         return cfg.augment_device
     if device.type != "cuda" or cfg.decode != "fast" or not (cfg.auto_augment or cfg.color_jitter):
         return "cpu"
-    in_the_way = TrainTransform(cfg).only_on_cpu() or from_config(in_setting(cfg.mixup, cfg.methods)).loader_extras
+    in_the_way = TrainTransform(cfg).only_on_cpu() or from_config(cfg.mixup).loader_extras
     return "cpu" if in_the_way else "device"

@@ -48,6 +48,8 @@ def train(
             go_on(s, run)
         elif is_main():
             runs.start(run, cfg)
+            for line in cfg.applied:
+                print(f"this setting: {line}", flush=True)
         return _run(s, run)
 
 
@@ -134,7 +136,8 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
     published = s.is_published and published_set(used) == "imagenet-val"
     for name in s.networks():
         values = dict(s.scores[name])
-        notes = [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
+        notes = [remark for images in (s.train_images, s.val_images) for remark in images.remarks]
+        notes += [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
         notes += early(s)
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}

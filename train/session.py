@@ -2,7 +2,7 @@
 
 import copy
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.runtime import seed_torch
 
-from . import distill
+from . import distill, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
 from .config import TrainConfig
 from .ema import WeightAverage
 from .matching import recipe_name
-from .mixups import from_config, in_setting
+from .mixups import from_config
 from .mixups.base import Context, MixMethod
 from .mixups.parts.teacher import Teacher
 from .optim import make_optimizer
@@ -109,11 +109,15 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes)).to(device)
     check_sizes(network, cfg)
-    method = from_config(in_setting(cfg.mixup, cfg.methods))
+    settings.check(cfg.methods, {f.name for f in fields(TrainConfig)})
+    method = from_config(cfg.mixup)
+    share_batch_norm(network, method, cfg, device)
     method.setup(network)
     method.to(device)
-    share_batch_norm(network, method.eval_network(network), cfg, device)
     network.prepare(attention=method.attention, inject_layers=method.inject_layers)
+    for part in method.modules():
+        if isinstance(part, MixMethod):
+            part.check_size(network, cfg.image_size, cfg.image_size)
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None

@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError, unknown
-from . import described, mixup, recipes, schemas
+from . import described, mixup, pack, recipes, schemas
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -322,6 +322,9 @@ def report(
 
     print(build(folders, out, described.protocols()))
     return 0
+
+
+app.command(epilog=pack.EPILOG)(pack.pack)
 
 
 @app.command()

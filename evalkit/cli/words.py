@@ -17,10 +17,8 @@ KEY_VALUE = re.compile(r"^[\w.-]+=")  # 'runs/lr=0.1' is a path
 
 def split(words: list[str] | None) -> tuple[list[str], list[str]]:
     """Command-line words -> (names and paths, key=value overrides)."""
-    names, overrides = [], []
-    for word in words or []:
-        (overrides if KEY_VALUE.match(word) else names).append(word)
-    return names, overrides
+    words = words or []
+    return [w for w in words if not KEY_VALUE.match(w)], [w for w in words if KEY_VALUE.match(w)]
 
 
 def check_overrides(words: list[str] | None) -> None:

@@ -8,12 +8,13 @@ from ..errors import EvalkitError, unknown
 from .embedded import SIZE, digits, digits_photo, fashion_mnist
 from .folders import READERS, STREAMS, folder, split_folder, timm_images
 from .images import BadImage, Images, Subset
+from .packed import packed
 from .stand_ins import digits_a, digits_o
 
 __all__ = ["NAMES", "BadImage", "Images", "folder", "load"]
 
 _EMBEDDED = {"digits": digits, "digits-photo": digits_photo, "digits-a": digits_a, "digits-o": digits_o}
-NAMES = (*_EMBEDDED, "fashion-mnist", "folder")
+NAMES = (*_EMBEDDED, "fashion-mnist", "folder", "packed")
 
 
 def load(
@@ -22,7 +23,8 @@ def load(
     """The images of a split.
 
     `name`: digits | digits-photo | digits-a | digits-o (embedded, made at `size` pixels, 32 by default) | fashion-mnist
-    | folder (root/<split>/<class>/ or root/<class>/) | torch/NAME or hfds/NAME. `root`: where the files are. `limit`:
+    | folder (root/<split>/<class>/ or root/<class>/) | packed (what `evalkit pack` wrote) | torch/NAME or hfds/NAME.
+    `root`: where the files are. `limit`:
     that many images, evenly spaced over the set; their ids stay. Raises EvalkitError, naming the closest, for a name or
     split that does not exist, and for data that are not there or incomplete.
     """
@@ -34,10 +36,13 @@ def load(
         images = _EMBEDDED[name](split, size or SIZE)
     elif name == "fashion-mnist":
         images = fashion_mnist(split, root)
-    elif name == "folder":
+    elif name in ("folder", "packed"):
         if root is None:
-            raise EvalkitError("data 'folder' needs the folder; give data_dir=DIR")
-        images = folder(split_folder(root, split), name=Path(root).resolve().name)
+            raise EvalkitError(f"data '{name}' needs the folder; give data_dir=DIR")
+        if name == "packed":
+            images = packed(root, split)
+        else:
+            images = folder(split_folder(root, split), name=Path(root).resolve().name)
     elif name.partition("/")[0].lower() in (*READERS, *STREAMS):
         images = timm_images(name, split, root)
     elif Path(name).is_dir():

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import EvalkitError
+from .texts import Texts
 
 
 class BadImage(EvalkitError):
@@ -40,18 +41,20 @@ class Images:
 
     foreground: np.ndarray | None = None
     demonstration = False
+    remarks: Sequence[str] = ()  # what is no fault, but a reader of numbers must know
 
     def __init__(
         self,
         name: str,
         ids: Sequence[str],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         classes: Sequence[str],
         *,
         native_size: int | None = None,
         problems: Sequence[str] = (),
     ):
-        self.name, self.ids, self.classes = name, list(ids), list(classes)
+        self.name, self.classes = name, list(classes)
+        self.ids = ids if isinstance(ids, Texts) else Texts(ids)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.native_size, self.problems = native_size, list(problems)
         self.notes: dict[str, int] = {}
@@ -98,7 +101,7 @@ class ArrayImages(Images):
         self,
         name: str,
         ids: Sequence[str],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         classes: Sequence[str],
         pixels: np.ndarray,
         foreground: np.ndarray | None = None,
@@ -112,13 +115,13 @@ class ArrayImages(Images):
         return Image.fromarray(self.pixels[i])
 
     def _content(self) -> str:
-        return hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
 
 
 class Subset(Images):
     """The images of another set at the positions `indices`; ids stay."""
 
-    def __init__(self, images: Images, indices: Sequence[int]):
+    def __init__(self, images: Images, indices: Sequence[int] | np.ndarray):
         indices = np.asarray(indices, dtype=np.int64)
         ids = [images.ids[i] for i in indices]
         super().__init__(
@@ -204,7 +207,8 @@ def peculiarities(image: Image.Image) -> list[str]:
         "cmyk_converted": image.mode == "CMYK",
         "grey16_saturated": image.mode in _GREY16,
         "float_clipped": image.mode == "F",
-        "rgb16_cut_to_8_bits": image.mode.startswith("RGB") and any(";16" in str(tile) for tile in image.tile),
+        "rgb16_cut_to_8_bits": image.mode.startswith("RGB")
+        and any(";16" in str(tile) for tile in getattr(image, "tile", ())),
         "first_of_several_frames": getattr(image, "n_frames", 1) > 1,
     }
     return [name for name, is_so in found.items() if is_so]

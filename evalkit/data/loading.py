@@ -71,30 +71,55 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     return n // batch_size
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What decides, with the number of images, which of them each micro-batch of a run holds.
+
+    Args:
+        seed: the order of each epoch follows from it.
+        batch_size: images of an optimizer step, over all processes.
+        micro_batch: images of a forward pass; divides `batch_size`.
+        epochs: length of the run.
+        repeats: how often in a row each image stands in an epoch's order, whose length stays (repeated augmentation,
+            Hoffer et al., CVPR 2020, as in DeiT's sampler).
+    """
+
+    seed: int
+    batch_size: int
+    micro_batch: int
+    epochs: float
+    repeats: int = 1
+
+
 def train_batches(
     images: Images,
     transform: TrainTransform,
+    order: Order,
     *,
-    seed: int,
-    batch_size: int,
-    micro_batch: int,
-    epochs: float,
-    repeats: int = 1,
     start_step: int = 0,
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
     extras: Extras | None = None,
 ) -> Iterator[Batch]:
-    """The micro-batches of process `rank` of `world` from `start_step` to the end of the run, in order.
+    """The micro-batches of one process from `start_step` to the end of the run, in order. A step's images are split
+    into batch_size / micro_batch groups, of which each process gets a block of neighbouring ones.
 
-    A step's images are split into batch_size / micro_batch groups; each process gets a block of neighbouring groups.
-    `repeats` > 1 puts every image that often in a row into an epoch's order and keeps the epoch's length (repeated
-    augmentation, Hoffer et al., CVPR 2020, as in DeiT's sampler). `extras` are made of each image as the batch holds
-    it, after its own draws, with the same generator, and stacked into `Batch.extras`; the image's `info` holds its "id"
-    in the data set and its "view" (see `Sample`). Raises EvalkitError for sizes that do not divide, for extras of
-    images that are augmented later, on the device, and, from the iterator, for an image that cannot be read.
+    Raises EvalkitError for sizes that do not divide, for extras of images that are augmented later, on the device, and,
+    from the iterator, for an image that cannot be read.
+
+    Args:
+        images: the training set.
+        transform: how an image is augmented.
+        order: which image stands where.
+        start_step: the first step.
+        rank: which of the processes this is.
+        world: how many processes there are.
+        workers: processes that read and augment.
+        extras: made of each image as the batch holds it, after its own draws, with the same generator, and stacked into
+            `Batch.extras`; the image's `info` holds its "id" in the data set and its "view" (see `Sample`).
     """
+    batch_size, micro_batch = order.batch_size, order.micro_batch
     if extras and transform.on_device:
         raise EvalkitError(
             "augment_device=device is not possible: this method takes data from the augmented images; use"
@@ -110,8 +135,8 @@ def train_batches(
             f"{world} processes cannot share the {groups} micro-batches of a step; start {_divisors(groups)} processes"
             " or choose a micro_batch that fits"
         )
-    plan = _Plan(len(images), seed, batch_size, groups, repeats)
-    steps = range(start_step, round(epochs * plan.per_epoch))
+    plan = _Plan(len(images), order)
+    steps = range(start_step, round(order.epochs * plan.per_epoch))
     mine = range(rank * groups // world, (rank + 1) * groups // world)
     keys = ((step, group) for step in steps for group in mine)
     return _items(_TrainSet(images, transform, plan, extras or {}), keys, workers, pin=True)
@@ -123,17 +148,14 @@ def _divisors(n: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Which image stands where: a function of the seed."""
+    """Which of `n` images stands where."""
 
     n: int
-    seed: int
-    batch_size: int
-    groups: int
-    repeats: int
+    order: Order
 
     @property
     def per_epoch(self) -> int:
-        return steps_per_epoch(self.n, self.batch_size)
+        return steps_per_epoch(self.n, self.order.batch_size)
 
     def group(self, step: int, group: int) -> tuple[int, np.ndarray, np.ndarray]:
         """(epoch, positions in its order (m,), images there (m,)) of a group.
@@ -142,18 +164,18 @@ class _Plan:
         groups, as published.
         """
         epoch, within = divmod(step, self.per_epoch)
-        first = within * self.batch_size
-        positions = np.arange(first + group, first + self.batch_size, self.groups)
-        return epoch, positions, _order(self.n, self.seed, epoch)[positions // self.repeats]
+        first, size = within * self.order.batch_size, self.order.batch_size
+        positions = np.arange(first + group, first + size, size // self.order.micro_batch)
+        return epoch, positions, _shuffled(self.n, self.order.seed, epoch)[positions // self.order.repeats]
 
 
 @functools.lru_cache(maxsize=1)
-def _order(n: int, seed: int, epoch: int) -> np.ndarray:
+def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
     """The images of an epoch, shuffled."""
     return derive_rng(seed, "order", epoch).permutation(n)
 
 
-class _TrainSet(Dataset):
+class _TrainSet(Dataset[Any]):
     """Micro-batch by (step, group). An error for people is returned: raised in a worker, it would arrive as a page of
     traceback."""
 
@@ -170,7 +192,7 @@ class _TrainSet(Dataset):
                 asked = time.perf_counter()
                 data = encoded(self.images, row)
                 reading += time.perf_counter() - asked
-                rng, id = derive_rng(self.plan.seed, "sample", epoch, position), self.images.ids[row]
+                rng, id = derive_rng(self.plan.order.seed, "sample", epoch, position), self.images.ids[row]
                 image = self.images.read(row) if data is None else self.transform.decoded(data, id)
                 sample = self.transform.sample(image, rng)
                 samples.append(sample)
@@ -187,7 +209,7 @@ class _TrainSet(Dataset):
             y=torch.from_numpy(self.images.labels[rows]),
             index=torch.from_numpy(rows),
             erase=erase,
-            noise=erase_noise(erase, derive_rng(self.plan.seed, "erase", *key)),
+            noise=erase_noise(erase, derive_rng(self.plan.order.seed, "erase", *key)),
             operations=torch.from_numpy(later[..., 0].astype(np.int64)),
             values=torch.from_numpy(later[..., 1].copy()),
             step=key[0],
@@ -207,7 +229,7 @@ def eval_batches(
     *,
     batch_size: int = 64,
     workers: int = 0,
-    indices: Sequence[int] | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, list[BadImage]]]:
     """(x (m, 3, S, S) uint8, positions (m,) int64, images of this stretch that cannot be read), in the order of
     `indices`, by default all.
@@ -224,7 +246,7 @@ def eval_batches(
     images.notes = dict(sorted(Counter(note for notes in images.noted.values() for note in notes).items()))
 
 
-class _EvalSet(Dataset):
+class _EvalSet(Dataset[Any]):
     def __init__(self, images: Images, transform: Callable[[Image.Image], Tensor]):
         self.images, self.transform = images, transform
 
@@ -255,7 +277,7 @@ class _EvalSet(Dataset):
 # ---- both
 
 
-def _items(dataset: Dataset, keys: Iterator[Any], workers: int, pin: bool = False) -> Iterator[Any]:
+def _items(dataset: Dataset[Any], keys: Iterator[Any], workers: int, pin: bool = False) -> Iterator[Any]:
     """dataset[key] for each key, in order; raises what comes back as an EvalkitError."""
     loader = DataLoader(
         dataset,
@@ -270,7 +292,7 @@ def _items(dataset: Dataset, keys: Iterator[Any], workers: int, pin: bool = Fals
     yield from checked(loader)
 
 
-def checked(loader: DataLoader) -> Iterator[Any]:
+def checked(loader: DataLoader[Any]) -> Iterator[Any]:
     """What a loader gives; raises what comes back as an EvalkitError, and one for a worker that died."""
     try:
         for item in loader:

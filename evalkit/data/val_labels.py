@@ -36,7 +36,8 @@ def read_val_labels(path: str | Path, classes: Sequence[str]) -> dict[str, str]:
 
 
 def _from_names(path: Path, numbered: list[tuple[int, str]], classes: Sequence[str]) -> dict[str, str]:
-    known, ordered, found = set(classes), sorted(classes), {}
+    known, ordered = set(classes), sorted(classes)
+    found: dict[str, str] = {}
     first = numbered[0][0]
     for number, line in numbered:
         words = [word for word in re.split(r"[,\s]+", line) if word]

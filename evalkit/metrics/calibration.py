@@ -10,7 +10,7 @@ from .checks import choice, confidence_and_correct, positive_integer
 
 
 class ReliabilityBins(NamedTuple):
-    count: np.ndarray  # (K,) samples in the bin
+    count: np.ndarray  # type: ignore[assignment]  # (K,) samples in the bin; nobody needs a tuple's own `count`
     confidence: np.ndarray  # (K,) mean confidence, ascending
     accuracy: np.ndarray  # (K,) share of correct ones
 

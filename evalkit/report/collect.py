@@ -73,7 +73,7 @@ def runs_of(records: Iterable[Record]) -> list[Run]:
 def rows_of(runs: Iterable[Run]) -> list[Row]:
     """Runs of the same label whose training configs differ in nothing but the seed become one row; a run whose training
     is unknown stays alone."""
-    sets: dict[tuple, list[Run]] = {}
+    sets: dict[tuple[Any, ...], list[Run]] = {}
     for i, run in enumerate(runs):
         training = run.training
         recipe: Any = i

@@ -12,11 +12,14 @@ from evalkit.train.config import TrainConfig
 
 NAMES = sorted(config.recipes())
 # Keys that say where and how a run executes and what it writes; a recipe need not give them.
-NOT_THE_METHOD = {"augment_device", "compile", "device", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps"}
+NOT_THE_METHOD = {
+    *("augment_device", "compile", "device", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps"),
+    "applied",
+}
 
 
-def load(name):
-    return config.load(TrainConfig, name, ["data_dir=somewhere"])
+def load(name, mixup=None):
+    return config.load(TrainConfig, name, ["data_dir=somewhere", *([f"mixup={mixup}"] if mixup else [])])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -190,24 +193,20 @@ ALPHAS = {  # the published table: mixup, cutmix, manifold, saliencymix, fmix, r
 
 @pytest.mark.parametrize("name", ALPHAS)
 def test_published_alphas(name):
-    from evalkit.train.mixups import from_config, in_setting
+    from evalkit.train.mixups import from_config
 
-    cfg = load(name)
     methods = ("mixup", "cutmix", "manifold", "saliencymix", "fmix", "resizemix", "puzzlemix")
-    made = [from_config(in_setting(method, cfg.methods)) for method in methods]
+    made = [from_config(load(name, method).mixup) for method in methods]
     assert tuple(method.alpha for method in made) == ALPHAS[name]
-    assert {n for n in NAMES if load(n).methods} == set(ALPHAS)
+    assert {n for n in NAMES if config.read(config.find(n)).get("methods")} == set(ALPHAS)
 
 
 def test_published_settings_besides_alphas():
     """OpenMixup: PuzzleMix on CIFAR draws grids up to 16 and moves 4-pixel blocks; PyTorch's ResNet-18 tells CNNs where
     to look, its ResNet-50 DeiT."""
-    from evalkit.train.mixups import from_config, in_setting
+    from evalkit.train.mixups import from_config
 
-    made = {
-        name: {m: from_config(in_setting(m, load(name).methods)) for m in ("puzzlemix", "attentivemix_plus")}
-        for name in ALPHAS
-    }
+    made = {name: {m: from_config(load(name, m).mixup) for m in ("puzzlemix", "attentivemix_plus")} for name in ALPHAS}
     for name, methods in made.items():
         puzzlemix, attentive = methods.values()
         assert (puzzlemix.grids, puzzlemix.t_size) == (((2, 4, 8, 16), 4) if name == "cifar100" else ((2, 4, 8), None))
@@ -216,7 +215,8 @@ def test_published_settings_besides_alphas():
             name, "resnet18.tv_in1k"
         )
         assert attentive.teacher.spec == teacher
-    assert in_setting("supermix", load("imagenet-r50").methods) == {"name": "supermix", "alpha": 2.0, "sigma": 2.0}
+    supermix = load("imagenet-r50", "supermix").mixup
+    assert supermix == {"name": "supermix", "preset": "released_imagenet", "alpha": 2.0}
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if "choice" in load(n).mixup and not n.startswith("rsb")])
@@ -244,7 +244,8 @@ def test_switches(name):
 
 def test_the_switch_of_resnet_strikes_back():
     for name in ("rsb-a2", "rsb-a3"):
-        assert switch(name) == ({"mixup": 0.5, "cutmix": 0.5}, {"mixup": {"alpha": 0.1}, "cutmix": {"alpha": 1.0}})
+        arguments = {"mixup": {"alpha": 0.1}, "cutmix": {"alpha": 1.0, "pairing": "derange"}}
+        assert switch(name) == ({"mixup": 0.5, "cutmix": 0.5}, arguments)
 
 
 def test_a_cell_of_mixpro_is_whole_patches_and_divides_the_image():

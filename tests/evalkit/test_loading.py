@@ -18,7 +18,7 @@ from evalkit.data import loading
 from evalkit.data.decode import as_image
 from evalkit.data.folders import folder
 from evalkit.data.images import ArrayImages, BadImage
-from evalkit.data.loading import eval_batches, steps_per_epoch, train_batches
+from evalkit.data.loading import Order, eval_batches, steps_per_epoch, train_batches
 from evalkit.data.transforms import EvalTransform, Sample
 from evalkit.errors import EvalkitError
 from evalkit.runtime import derive_rng
@@ -52,8 +52,9 @@ def numbered(n):
 
 
 def batches(images=None, **changes):
-    settings = {"seed": 5, "batch_size": 12, "micro_batch": 3, "epochs": 2}
-    return list(train_batches(numbered(41) if images is None else images, Marking(), **(settings | changes)))
+    order = {"seed": 5, "batch_size": 12, "micro_batch": 3, "epochs": 2, "repeats": 1}
+    order = Order(**{key: changes.pop(key, value) for key, value in order.items()})
+    return list(train_batches(numbered(41) if images is None else images, Marking(), order, **changes))
 
 
 def digest(batch):
@@ -125,7 +126,7 @@ def test_extras_follow_the_samples_generator_and_change_no_other_byte(workers):
 def test_repeated_augmentation_is_the_published_sampler(monkeypatch):
     """Group g of a step holds what DeiT's sampler gives process g; timm's version of it, unshuffled, is the
     reference."""
-    monkeypatch.setattr(loading, "_order", lambda n, seed, epoch: np.arange(n))
+    monkeypatch.setattr(loading, "_shuffled", lambda n, seed, epoch: np.arange(n))
     out = batches(repeats=3, epochs=1)
     for g in range(4):
         sampler = RepeatAugSampler(
@@ -221,7 +222,7 @@ def children():
 
 
 def test_workers_outlive_a_signal_to_the_whole_group():
-    iterator = train_batches(numbered(41), Marking(), seed=5, batch_size=12, micro_batch=3, epochs=20, workers=2)
+    iterator = train_batches(numbered(41), Marking(), Order(5, 12, 3, epochs=20), workers=2)
     first = [digest(next(iterator)), digest(next(iterator))]  # one from each worker: both are past their start
     workers = [child for child in children() if child.status() != psutil.STATUS_ZOMBIE]
     assert len(workers) >= 2
@@ -237,9 +238,9 @@ KILLED_WORKER = """
 import os, signal, threading
 import psutil
 from evalkit.errors import EvalkitError
-from tests.evalkit.test_loading import Marking, numbered, train_batches
+from tests.evalkit.test_loading import Marking, Order, numbered, train_batches
 
-iterator = train_batches(numbered(41), Marking(), seed=5, batch_size=12, micro_batch=3, epochs=10**6, workers=1)
+iterator = train_batches(numbered(41), Marking(), Order(5, 12, 3, epochs=10**6), workers=1)
 next(iterator)
 threading.Timer(0.3, lambda: os.kill(psutil.Process().children()[0].pid, signal.SIGKILL)).start()
 try:
@@ -264,6 +265,6 @@ class Broken(Marking):
 
 
 def test_mistakes_in_code_keep_their_traceback():
-    iterator = train_batches(numbered(41), Broken(), seed=5, batch_size=12, micro_batch=3, epochs=1, workers=1)
+    iterator = train_batches(numbered(41), Broken(), Order(5, 12, 3, epochs=1), workers=1)
     with pytest.raises(RuntimeError, match="(?s)Original Traceback.*a mistake in the code"):
         next(iterator)

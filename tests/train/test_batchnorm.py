@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -88,36 +90,64 @@ def test_batch_norm_is_never_silently_shared_otherwise(monkeypatch, bn_batch, pr
     monkeypatch.setattr(batchnorm, "world_size", lambda: processes)
     net = resnet()
     with pytest.raises(EvalkitError, match=message):
-        share_batch_norm(net, net, cfg(bn_batch), torch.device("cpu"))
+        share_batch_norm(net, create("vanilla"), cfg(bn_batch), torch.device("cpu"))
 
 
 def test_batch_norm_over_processes_is_pytorchs(monkeypatch):
     monkeypatch.setattr(batchnorm, "world_size", lambda: 4)
     net = resnet()
     names = set(net.model.state_dict())
-    share_batch_norm(net, net, cfg(128), torch.device("cuda"))
+    share_batch_norm(net, create("vanilla"), cfg(128), torch.device("cuda"))
     layers = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert layers and all(isinstance(m, nn.SyncBatchNorm) for m in layers) and set(net.model.state_dict()) == names
     assert len(BatchNormStatistics(net).layers) == len(layers)
 
 
-def test_the_batch_norm_of_a_momentum_encoder_is_not_shared(monkeypatch):
-    method, net = create("automix"), resnet()
-    method.setup(net)
-    share_batch_norm(net, method.eval_network(net), cfg(32), torch.device("cuda"))  # one process: as it is
+def test_batch_norm_of_a_momentum_encoder_is_shared_too(monkeypatch):
     monkeypatch.setattr(batchnorm, "world_size", lambda: 4)
-    with pytest.raises(EvalkitError, match="leaves out the momentum encoder of this mixup; set bn_batch=null"):
-        share_batch_norm(net, method.eval_network(net), cfg(128), torch.device("cuda"))
-    share_batch_norm(net, method.eval_network(net), cfg(None), torch.device("cuda"))
+    for name in ("automix", "samix", "adautomix"):
+        method, net = create(name), resnet()
+        share_batch_norm(net, method, cfg(128), torch.device("cuda"))
+        method.setup(net)
+        layers = [m for m in method.encoder.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        assert layers and all(isinstance(m, nn.SyncBatchNorm) for m in layers)
+        assert method.encoder.statistics.layers == layers
+
+
+def test_passes_that_a_draw_leaves_out_are_not_waited_for(monkeypatch):
+    monkeypatch.setattr(batchnorm, "world_size", lambda: 4)
+    step = dataclasses.replace(cfg(128), mix_draws="step")
+    for method in (create("automix", switch_off=0.8), create("choice", methods=["automix", "mixup"])):
+        with pytest.raises(EvalkitError, match="this mixup draws which ones it makes; set mix_draws=step, or bn_batch"):
+            share_batch_norm(resnet(), method, cfg(128), torch.device("cuda"))
+        share_batch_norm(resnet(), method, step, torch.device("cuda"))
+    for method in (create("automix"), create("choice", methods=["cutmix", "mixup"])):
+        share_batch_norm(resnet(), method, cfg(128), torch.device("cuda"))
+
+
+def test_one_process_with_that_micro_batch_is_the_reference():
+    """bn_batch = micro_batch: the momentum encoder normalises by the 32 images, as without bn_batch."""
+    x, found = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0)), []
+    for bn_batch in (32, None):
+        torch.manual_seed(0)
+        net, method = resnet(), create("automix")
+        share_batch_norm(net, method, cfg(bn_batch), torch.device("cpu"))
+        method.setup(net.train())
+        found.append(method.encoder.look(x)[0])
+        with torch.no_grad():
+            first = method.encoder.network.model.conv1(x)
+        sums = method.encoder.statistics.sums[0]
+        torch.testing.assert_close(sums[0], first.mean((0, 2, 3)))
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("bn_batch", [None, 32])
 def test_one_process_keeps_its_batch_norm(bn_batch):
     net = resnet()
-    share_batch_norm(net, net, cfg(bn_batch), torch.device("cpu"))
+    share_batch_norm(net, create("vanilla"), cfg(bn_batch), torch.device("cpu"))
     assert not any(isinstance(m, nn.SyncBatchNorm) for m in net.modules())
 
 
 def test_a_network_without_batch_norm_has_nothing_to_share():
     net = models.create("vit_nano_patch4_32", depth=1)
-    share_batch_norm(net, net, cfg(128), torch.device("cpu"))
+    share_batch_norm(net, create("vanilla"), cfg(128), torch.device("cpu"))

@@ -97,15 +97,12 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
     if preset not in cls.PRESETS:
         raise unknown(f"{name} preset", preset, cls.PRESETS)
     arguments = {**cls.PRESETS[preset], **kwargs}
-    signature = inspect.signature(cls)
-    known = [
-        p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD and p.kind is not p.VAR_POSITIONAL
-    ]
+    known = arguments_of(cls)
     for key in arguments:
         if key not in known:
             raise unknown(f"{name} key", key, [*known, "preset"])
     try:
-        signature.bind(**arguments)
+        inspect.signature(cls).bind(**arguments)
     except TypeError as error:
         raise EvalkitError(f"{name}: {error}") from error
     if isinstance(arguments.get("methods"), Sequence):
@@ -113,6 +110,12 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
     if isinstance(arguments.get("method"), str | Mapping):
         arguments["method"] = from_config(arguments["method"])
     return cls(**arguments)
+
+
+def arguments_of(cls: type[MixMethod]) -> list[str]:
+    """The names of the arguments that a method's constructor takes."""
+    parameters = inspect.signature(cls).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.kind is not p.VAR_POSITIONAL]
 
 
 def from_config(spec: str | Mapping[str, Any]) -> MixMethod:
@@ -133,23 +136,6 @@ def from_config(spec: str | Mapping[str, Any]) -> MixMethod:
         return create(**spec)
     except ValueError as error:
         raise EvalkitError(f"mixup '{spec['name']}': {error}") from error
-
-
-def in_setting(spec: Any, methods: Mapping[str, Mapping[str, Any]]) -> Any:
-    """`spec` with the arguments that `methods` has for a method that it names without a preset; its own arguments come
-    first.
-
-    Raises EvalkitError for a name in `methods` that is no method."""
-    for name in methods:
-        if name not in METHODS:
-            raise unknown("mixup in `methods`", name, METHODS)
-    if isinstance(spec, str):
-        spec = {"name": spec}
-    if not isinstance(spec, Mapping) or "preset" in spec:
-        return spec
-    if isinstance(spec.get("choice"), Sequence):
-        return {**spec, "choice": [in_setting(branch, methods) for branch in spec["choice"]]}
-    return {**methods.get(str(spec.get("name")), {}), **spec}
 
 
 def choice_spec(spec: Mapping[str, Any]) -> dict[str, Any]:

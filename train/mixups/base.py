@@ -123,12 +123,19 @@ class MixMethod(nn.Module):
     inject_layers: Sequence[str] = ()
     # each loss reaches every parameter of the method, so that several processes need not look for unused ones
     uses_all_parameters = False
+    # a draw decides how many forward passes a batch takes in training mode
+    skips_passes: bool = False
     row_sum: float | None = 1.0  # what the label weights of a mixed sample add up to; None: anything at all
     loader_extras: Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]] = {}
     PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
 
     def setup(self, net: Network) -> None:
         """Called once with the `Network`, before optimizer, DDP and compile."""
+
+    def check_size(self, net: Network, height: int, width: int) -> None:
+        """Raises EvalkitError where some batch of images of this size could not be mixed, whatever a batch draws.
+
+        Called once before training, after `setup`, of every method that the run holds."""
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups of the method's own parameters."""

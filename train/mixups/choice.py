@@ -77,6 +77,10 @@ class Choice(MixMethod):
         return any(m.features for m in self.branches)
 
     @property
+    def skips_passes(self) -> bool:  # type: ignore[override]  # computed, see above
+        return len({m.extra_passes for m in self.branches}) > 1 or any(m.skips_passes for m in self.branches)
+
+    @property
     def inject_layers(self) -> Sequence[str]:  # type: ignore[override]  # computed, see above
         return list(dict.fromkeys(layer for m in self.branches for layer in m.inject_layers))
 

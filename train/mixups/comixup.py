@@ -89,9 +89,12 @@ class CoMixup(SaliencyMethod):
         self.threshold_first, self.peak_stride = threshold_first, peak_stride
         self.resolve = flag("resolve", resolve)
 
+    def check_size(self, net: Network, height: int, width: int) -> None:
+        check_grid("comixup", height, width, self.grid)
+
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         batch, m = len(x), self.grid
-        block = check_grid("comixup", x, m)
+        block = check_grid("comixup", *x.shape[-2:], m)
         whole = batch // self.part * self.part
         sizes = [self.part] * (batch // self.part) + [batch - whole] * (batch > whole)
         ratio = ctx.draw("ratio", lambda rng: np.concatenate([rng.dirichlet([self.alpha] * n) for n in sizes]))

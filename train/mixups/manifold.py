@@ -1,6 +1,7 @@
 """Manifold Mixup: blend two images at a random depth of the network."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from evalkit.models.network import Network
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter, expect
 from .parts.masks import blend
+from .parts.saliency import evaluating
 
 INPUT = "input"
-STAGES = ("layer1", "layer2"), ("stages.0", "stages.1"), ("layers.0", "layers.1")  # ResNet; ConvNeXt and others; Swin
+# ResNet; ConvNeXt and others; Swin; MogaNet, whose stages end with a norm
+STAGES = ("layer1", "layer2"), ("stages.0", "stages.1"), ("layers.0", "layers.1"), ("blocks2", "norm1", "norm2")
 
 
 class ManifoldMixup(MixMethod):
@@ -26,9 +29,9 @@ class ManifoldMixup(MixMethod):
 
     Gradients flow through both h_i and h_pi(i). Args: `alpha` (0: no mixing), `pairing`, `layers` the names of the
     layers to choose from, "input" for the image. By default the image and the outputs of the first two stages (ResNet,
-    ConvNeXt, Swin, PVT), or of the first quarter and the first half of the blocks where there are no stages (ViT: a
-    choice of this toolkit, the paper has convolutional networks only). Draws: layer (index into the layers), lam,
-    partner.
+    ConvNeXt, Swin, MogaNet, PVT), or of the first quarter and the first half of the blocks where there are no stages
+    (ViT: a choice of this toolkit, the paper has convolutional networks only). Draws: layer (index into the layers),
+    lam, partner.
 
     Differs from the paper / the official code in the loss, which is the recipe's: the code has binary cross-entropy on
     softmax outputs.
@@ -53,6 +56,14 @@ class ManifoldMixup(MixMethod):
     def setup(self, net: Network) -> None:
         self.inject_layers = self.inject_layers or [INPUT, *early_layers(net.model)]
 
+    def check_size(self, net: Network, height: int, width: int) -> None:
+        self.setup(net)
+        x = torch.zeros(2, 3, height, width, device=next(net.parameters()).device)
+        with torch.no_grad(), evaluating(net):
+            for layer in self.inject_layers:
+                if layer != INPUT:
+                    net(x, inject=(layer, partial(one_tensor, layer)))
+
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         self.setup(net)
         layer = self.inject_layers[int(ctx.draw("layer", lambda rng: rng.integers(len(self.inject_layers))))]
@@ -65,13 +76,18 @@ class ManifoldMixup(MixMethod):
             return Mixed(blend(x, partner, lam), weights, mask, partner)
 
         def mix_features(h: Tensor) -> Tensor:
-            if not isinstance(h, Tensor):
-                raise EvalkitError(
-                    f"layer '{layer}' gives more than one tensor and cannot be mixed; give manifold other `layers`"
-                )
-            return blend(h, partner, lam)
+            return blend(one_tensor(layer, h), partner, lam)
 
         return Mixed(x, weights, None, partner, inject=(layer, mix_features))
+
+
+def one_tensor(layer: str, h: Any) -> Tensor:
+    """What a layer gave, if it is a tensor. Raises EvalkitError for anything else."""
+    if not isinstance(h, Tensor):
+        raise EvalkitError(
+            f"layer '{layer}' gives more than one tensor and cannot be mixed; give manifold other `layers`"
+        )
+    return h
 
 
 def early_layers(model: Any) -> list[str]:
@@ -80,7 +96,7 @@ def early_layers(model: Any) -> list[str]:
     names = {name for name, _ in model.named_modules()}
     for stages in STAGES:
         if names.issuperset(stages):
-            return list(stages)
+            return list(stages[-2:])
     if names.issuperset(("block1", "block2")):  # PVT: each stage is a list of blocks
         return [f"block{stage}.{len(getattr(model, f'block{stage}')) - 1}" for stage in (1, 2)]
     if "blocks.0" in names:

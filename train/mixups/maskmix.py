@@ -85,6 +85,9 @@ class MaskMix(MixMethod):
         self.shuffle = shuffle and one_of("shuffle", shuffle, SHUFFLES)
         self.shuffle_cells = flag("shuffle_cells", shuffle_cells)
 
+    def check_size(self, net: Network, height: int, width: int) -> None:
+        self.sizes(net, height, width)
+
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         height, width = x.shape[-2:]
         patch, cell = self.sizes(net, height, width)

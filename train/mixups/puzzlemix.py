@@ -87,9 +87,16 @@ class PuzzleMix(SaliencyMethod):
         self.transport = flag("transport", transport)
         self.pairing = check_pairing(pairing)
 
+    def check_size(self, net: Network, height: int, width: int) -> None:
+        for grid in self.grids:
+            block = check_grid("puzzlemix", height, width, grid)
+            if self.transport and self.t_size and self.t_size < block:
+                self.check_moving(grid * block, block, self.t_size)
+
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         grid = int(ctx.draw("grid", lambda rng: rng.choice(self.grids)))
-        block = check_grid("puzzlemix", x, grid)
+        self.check_size(net, *x.shape[-2:])
+        block = check_grid("puzzlemix", *x.shape[-2:], grid)
         if len(x) == 1:
             return Mixed(x, torch.ones(1, 1, device=x.device))
         lam = beta(ctx, self.alpha)
@@ -126,15 +133,18 @@ class PuzzleMix(SaliencyMethod):
         down, right = folded
         return unary, down, right
 
-    def finer(self, mask: Tensor, block: int, size: int) -> Tensor:
-        """The mask on the grid of blocks of `size` pixels instead of `block`."""
-        side = mask.shape[1] * block
-        grid = side // size
-        if block % size or grid > LARGEST_GRID:
+    @staticmethod
+    def check_moving(side: int, block: int, size: int) -> None:
+        """Raises EvalkitError where blocks of `size` pixels do not divide those of the mask, or are too many."""
+        if block % size or side // size > LARGEST_GRID:
             raise EvalkitError(
                 f"puzzlemix cannot move {size}-pixel blocks of {side}-pixel images (at most a 16 x 16 grid); use"
                 " t_size=null"
             )
+
+    @staticmethod
+    def finer(mask: Tensor, block: int, size: int) -> Tensor:
+        """The mask on the grid of blocks of `size` pixels instead of `block`."""
         return mask.repeat_interleave(block // size, 1).repeat_interleave(block // size, 2)
 
     def sources(self, mask: Tensor, s: Tensor | None, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -123,15 +123,19 @@ class TokenMix(MixMethod):
                 )
             self.loader_extras = {MAPS: OfflineMaps(Path(self.maps), self.cell)}
 
-    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
-        height, width = x.shape[-2:]
+    def check_size(self, net: Network, height: int, width: int) -> None:
         assert self.cell is not None, "setup was called"
-        grid = height // self.cell, width // self.cell
-        if 0 in grid:
+        if min(height, width) < self.cell:
             raise EvalkitError(
                 f"tokens of {self.cell} pixels are larger than the image, {height} x {width}; give tokenmix a smaller"
                 " cell"
             )
+
+    def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
+        height, width = x.shape[-2:]
+        self.check_size(net, height, width)
+        assert self.cell is not None, "setup was called"
+        grid = height // self.cell, width // self.cell
         tokens = upload(self.tokens(ctx, grid), x, torch.float32)
         partner = upload(pair(ctx, len(x), self.pairing), x)
         mask = F.interpolate(tokens[None, None], size=(height, width), mode="nearest")

@@ -99,3 +99,46 @@ def test_other_files_are_left_as_they_are(tmp_path):
     torch.save({"state_dict": state | {f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")
     loaded = load(tmp_path / "w.pth", model="resnet18")
     assert "renamed" not in loaded.report and equal(state, loaded.network.model.state_dict())
+
+
+EFFICIENTNETS = ["tf_efficientnet_lite0", "efficientnet_b0", "tf_efficientnet_b1"]
+
+
+def lukemelas(model):
+    """Name in EfficientNet-PyTorch -> timm's, written out from its modules in the order in which they are made."""
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    outside = [("_conv_stem", "conv_stem"), ("_bn0", "bn1"), ("_conv_head", "conv_head"), ("_bn1", "bn2")]
+    table = {f"{a}.{last}": f"{b}.{last}" for a, b in [*outside, ("_fc", "classifier")] for last in norm}
+    number = 0
+    for s, stage in enumerate(model.blocks):
+        for b, block in enumerate(stage):
+            ours = [name for name, _ in block.named_children() if name.startswith(("conv", "bn"))]
+            first = ["_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+            theirs = first if len(ours) == 4 else ["_expand_conv", "_bn0", *first]
+            pairs = [*zip(theirs, ours), ("_se_reduce", "se.conv_reduce"), ("_se_expand", "se.conv_expand")]
+            table |= {f"_blocks.{number}.{a}.{last}": f"blocks.{s}.{b}.{c}.{last}" for a, c in pairs for last in norm}
+            number += 1
+    return table
+
+
+@pytest.mark.parametrize("name", EFFICIENTNETS)
+def test_efficientnets_of_lukemelas_load_under_timms_names(name, tmp_path):
+    own = weights(name, num_classes=5)
+    table = lukemelas(create(name).model)
+    theirs = {old: own[new] for old, new in table.items() if new in own}
+    assert len(theirs) == len(own)
+    torch.save(theirs, tmp_path / "w.pth")
+    found = load(str(tmp_path / "w.pth"), model=name)
+    assert equal(found.network.model.state_dict(), own) and len(found.report["renamed"]) == len(own)
+    assert found.network.num_classes == 5
+    for lost, message in (("_conv_head.weight", "lacks 1 tensors .conv_head.weight"), ("_fc.bias", "lacks 1 tensors")):
+        torch.save({k: v for k, v in theirs.items() if k != lost}, tmp_path / "less.pth")
+        with pytest.raises(EvalkitError, match=message):
+            load(str(tmp_path / "less.pth"), model=name)
+
+
+def test_efficientnets_of_another_size_are_refused(tmp_path):
+    own, table = weights("efficientnet_b0", num_classes=5), lukemelas(create("efficientnet_b0").model)
+    torch.save({old: own[new] for old, new in table.items() if new in own}, tmp_path / "w.pth")
+    with pytest.raises(EvalkitError, match="does not fit model 'efficientnet_b1': it lacks"):
+        load(str(tmp_path / "w.pth"), model="efficientnet_b1")

@@ -7,7 +7,7 @@ from timm.data import Mixup as TimmMixup
 
 from evalkit.errors import EvalkitError
 from evalkit.train import METHODS, MixMethod, create
-from evalkit.train.mixups import from_config, in_setting
+from evalkit.train.mixups import from_config
 from evalkit.train.mixups.choice import Choice
 
 from .fakes import context
@@ -202,19 +202,3 @@ def test_a_users_own_class(tmp_path, monkeypatch):
         from_config({"name": "my_mix_module:Mine", "strenght": 1})
     monkeypatch.setitem(METHODS, "mine", type(mine))
     assert create("mine", strength=3.0).strength == 3.0
-
-
-def test_arguments_that_a_setting_gives_its_methods():
-    methods = {"mixup": {"alpha": 0.2}, "cutmix": {"alpha": 0.3, "pairing": "flip"}}
-    assert from_config(in_setting("mixup", methods)).alpha == 0.2
-    assert from_config(in_setting("fmix", methods)).alpha == 1.0
-    own = from_config(in_setting({"name": "cutmix", "alpha": 0.7}, methods))  # its own argument first
-    assert (own.alpha, own.pairing) == (0.7, "flip")
-    preset = from_config(in_setting({"name": "cutmix", "preset": "openmixup"}, methods))
-    assert (preset.alpha, preset.pairing) == (1.0, "derange")
-    choice = from_config(
-        in_setting({"choice": [{"name": "mixup", "prob": 0.4}, {"name": "cutmix", "alpha": 1.0, "prob": 0.6}]}, methods)
-    )
-    assert [m.alpha for m in choice.methods] == [0.2, 1.0]
-    with pytest.raises(EvalkitError, match="unknown mixup in `methods` 'cutmx'. Did you mean 'cutmix'"):
-        in_setting("mixup", {"cutmx": {}})

@@ -73,6 +73,44 @@ def test_the_features_are_mixed_at_that_layer():
     assert torch.allclose(net(mixed.x, inject=mixed.inject).logits, expected, atol=1e-5)
 
 
+def test_the_stages_of_moganet():
+    """Two of its stages, each with the norm that ends it: cut by hand, the logits are the same."""
+    torch.manual_seed(1)
+    net, x = models.create("moganet_tiny", num_classes=5).eval(), images(3, 3, 32, 32)
+    method = ManifoldMixup()
+    method.setup(net)
+    assert method.inject_layers == ["input", "norm1", "norm2"]
+    mixed = method.mix(context(draws={"layer": 1, "lam": 0.4, "partner": [1, 2, 0]}), x, torch.arange(3), net)
+    model, h = net.model, x
+    with torch.no_grad():
+        for stage in range(1, 5):
+            h = getattr(model, f"patch_embed{stage}")(h)
+            for block in getattr(model, f"blocks{stage}"):
+                h = block(h)
+            h = getattr(model, f"norm{stage}")(h)
+            if stage == 1:
+                h = 0.4 * h + 0.6 * h[[1, 2, 0]]
+        assert torch.allclose(net(x, inject=mixed.inject).logits, model.forward_head(h), atol=1e-5)
+
+
+def test_a_layer_of_several_tensors_is_refused_before_it_is_drawn():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(Pair(), Merge()), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.num_classes = 4
+    method = ManifoldMixup(layers=["input", "0", "1.0"])
+    with pytest.raises(EvalkitError, match=re.escape("layer '1.0' gives more than one tensor")):
+        method.check_size(Network(model, "pair"), 12, 12)
+    ManifoldMixup(layers=["input", "0"]).check_size(Network(model, "pair"), 12, 12)
+
+
+class Merge(nn.Module):
+    def forward(self, both):
+        return both[0] + both[1]
+
+
 def test_nothing_is_left_behind():
     torch.manual_seed(2)
     net, x = models.create("vit_nano_patch4_32", num_classes=5), images(3, 3, 32, 32)

@@ -223,6 +223,16 @@ def test_presets_are_arguments():
     assert PuzzleMix(**PuzzleMix.PRESETS["released_tiny"]).clean_lam == 1.0
 
 
+def test_all_grids_are_checked_whichever_is_drawn():
+    net = SaliencyNet(torch.rand(2, 36, 36))
+    for drawn in (2, 4):  # 36 is no multiple of 8
+        with pytest.raises(EvalkitError, match="puzzlemix with a 8 x 8 grid needs square images .* but got 36x36"):
+            PuzzleMix().mix(context(draws={"grid": drawn}), torch.rand(2, 3, 36, 36), torch.arange(2), net)
+    PuzzleMix(grids=[2, 4]).check_size(net, 36, 36)
+    with pytest.raises(EvalkitError, match="cannot move 4-pixel blocks of 96-pixel images"):
+        PuzzleMix(grids=[2, 8], t_size=4).check_size(net, 96, 96)
+
+
 def test_images_that_do_not_fit():
     net = SaliencyNet(torch.rand(2, 36, 36))
     with pytest.raises(

@@ -9,10 +9,8 @@ from evalkit.errors import EvalkitError
 from ..base import laid_out_like
 
 
-def check_grid(method: str, x: Tensor, grid: int) -> int:
-    """Side in pixels of a block of a grid x grid division of the images `x`; raises EvalkitError where there is
-    none."""
-    height, width = x.shape[-2:]
+def check_grid(method: str, height: int, width: int, grid: int) -> int:
+    """Side in pixels of a block of a grid x grid division of images; raises EvalkitError where there is none."""
     if height != width or height % grid:
         raise EvalkitError(
             f"{method} with a {grid} x {grid} grid needs square images whose side is a multiple of {grid}, but got"

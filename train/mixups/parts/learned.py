@@ -80,6 +80,10 @@ class LearnedMix(MixMethod):
         if block_momentum is not None:
             self.block_options["momentum"] = float(block_momentum)
 
+    @property
+    def skips_passes(self) -> bool:  # type: ignore[override]  # computed
+        return 0 < self.switch_off < 1
+
     def make_block(self, channels: int) -> nn.Module:
         """The mix block for feature maps of `channels` channels."""
         raise NotImplementedError

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from evalkit.data.images import ArrayImages
-from evalkit.data.loading import train_batches
+from evalkit.data.loading import Order, train_batches
 from evalkit.data.transforms import TrainTransform, View
 from evalkit.errors import EvalkitError
 from evalkit.train.mixups.parts.offline_maps import OfflineMaps
@@ -75,7 +75,7 @@ def test_through_the_loader(tmp_path, augment):
     method.setup(FakeNet(4))
     batches = list(
         train_batches(
-            images, TrainTransform(keys), seed=1, batch_size=4, micro_batch=2, epochs=12, extras=method.loader_extras
+            images, TrainTransform(keys), Order(1, batch_size=4, micro_batch=2, epochs=12), extras=method.loader_extras
         )
     )
     assert batches[0].extras["maps"].shape == (2, 8, 8)

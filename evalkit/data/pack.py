@@ -1,0 +1,184 @@
+"""`evalkit pack`: image folders into packed splits, see `packed`."""
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import signal
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import EvalkitError
+from ..runtime import sha256_file, write_atomic
+from .decode import as_image, encoded
+from .folders import USUAL_SPLITS, folder, split_folder
+from .images import Images
+from .packed import FORMAT, INDEX, index_arrays, index_of, read_about, read_index
+
+SHARD_IMAGES = 8192
+BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images are made smaller: `short_side` pixels and JPEG `quality`."""
+
+    short_side: int
+    quality: int = 90
+
+    def __str__(self) -> str:
+        return f"shorter side {self.short_side} pixels where it was longer, JPEG quality {self.quality}"
+
+    def __call__(self, data: bytes, id: str) -> bytes:
+        """The re-encoded file; the same bytes for an image that is small enough."""
+        image = as_image(data, id)
+        short = min(image.size)
+        if short <= self.short_side:
+            return data
+        width, height = (round(side * self.short_side / short) for side in image.size)
+        smaller = BytesIO()
+        image.resize((width, height), Image.Resampling.BICUBIC).save(smaller, "JPEG", quality=self.quality)
+        return smaller.getvalue()
+
+
+def pack(source: Path, out: Path, encoding: Encoding | None = None, workers: int = 1) -> Iterator[str]:
+    """Pack the splits of `source`, or its class folders, into `out`; yields what happens, line by line.
+
+    Shards that are there and whole stay: a pack that was broken off goes on, one that is complete is verified, one that
+    is damaged is mended. Only the split "train" is re-encoded where there are others: what is measured on them is
+    measured on the original images. Raises EvalkitError for images that cannot be read, and for an `out` that holds
+    something else.
+    """
+    splits = [name for name in USUAL_SPLITS if _is_split(source, name)]
+    if splits:
+        others = sorted(entry.name for entry in source.iterdir() if entry.is_dir() and entry.name not in splits)
+        yield from (f"{name}: not packed, no split by its name" for name in others)
+    for name in splits or [""]:
+        keep = encoding if name in ("", "train") else None
+        if encoding and not keep:
+            yield f"{name}: the original bytes, since only train is re-encoded"
+        yield from pack_split(folder(source / name, name=source.resolve().name), out / name, keep, workers)
+
+
+def _is_split(root: Path, name: str) -> bool:
+    """Whether root/`name` is a split of its own."""
+    return (root / name).is_dir() and split_folder(root, name) == root / name
+
+
+def pack_split(images: Images, out: Path, encoding: Encoding | None, workers: int) -> Iterator[str]:
+    """Pack one set of images into the folder `out`."""
+    plan = _plan(images, encoding)
+    if ((out / INDEX).exists() and read_about(out)["plan"] != plan) or not _same_plan(out, plan):
+        raise EvalkitError(f"{out} holds a pack of other images or settings; remove it or give another folder")
+    write_atomic(out / ".plan", lambda f: f.write(plan.encode()))
+    for left_over in out.glob(".shard-*.tmp"):  # of a process that was killed
+        left_over.unlink()
+    count = -(-len(images) // SHARD_IMAGES)
+    known = {shard["name"]: shard for shard in read_about(out)["shards"]} if (out / INDEX).exists() else {}
+    make = functools.partial(_shard, images, out, encoding, known)
+    shards: list[dict[str, Any]] = []
+    for shard, is_new in _each(make, range(count), workers):
+        shards.append(shard)
+        yield f"{out / shard['name']}: {shard['images']:,} images, {shard['bytes'] / 1e6:,.1f} MB" + (
+            "" if is_new else ", was there and is whole"
+        )
+    about = {
+        "format": FORMAT,
+        "name": images.name,
+        "images": len(images),
+        "classes": images.classes,
+        "made": str(encoding) if encoding else None,
+        "plan": plan,
+        "shards": shards,
+    }
+    write_atomic(out / INDEX, lambda f: f.write(json.dumps(about, indent=1).encode()))
+    total = sum(shard["bytes"] for shard in shards)
+    yield f"{out}: {len(images):,} images in {count} shards, {total / 1e6:,.1f} MB" + (
+        f"; {encoding}" if encoding else ""
+    )
+
+
+def _plan(images: Images, encoding: Encoding | None) -> str:
+    """Identifies what is packed and how."""
+    text = json.dumps([FORMAT, SHARD_IMAGES, images.classes, list(images.ids), str(encoding)])
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _same_plan(out: Path, plan: str) -> bool:
+    """Whether `out` is empty or has been begun by this plan."""
+    begun = out / ".plan"
+    return begun.read_text() == plan if begun.exists() else not out.exists() or not any(out.iterdir())
+
+
+def _each(make: Callable[[int], Any], numbers: Sequence[int], workers: int) -> Iterator[Any]:
+    if workers <= 1 or len(numbers) <= 1:
+        yield from map(make, numbers)
+        return
+    # Ctrl-C is for the main process, which ends the others
+    with multiprocessing.Pool(min(workers, len(numbers)), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        yield from pool.imap(make, numbers)
+
+
+def _shard(
+    images: Images, out: Path, encoding: Encoding | None, known: dict[str, dict[str, Any]], number: int
+) -> tuple[dict[str, Any], bool]:
+    """What the index says of a shard, and whether it had to be written."""
+    path = out / f"shard-{number:05d}.tar"
+    rows = range(number * SHARD_IMAGES, min(len(images), (number + 1) * SHARD_IMAGES))
+    if path.exists() and index_of(path).exists():
+        digest, index = sha256_file(path), read_index(path) if _readable(path) else None
+        expected = known.get(path.name, {}).get("sha256") or (_noted(path) if index is not None else None)
+        if index is not None and digest == expected and len(index["labels"]) == len(rows):
+            return _about(path, len(rows), digest), False
+    places = np.zeros((len(rows), 3), np.int64)
+    digest = hashlib.sha256()
+
+    def write(file: IO[bytes]) -> None:
+        offset = 0
+        for n, row in enumerate(rows):
+            data = encoded(images, row)
+            if data is None:
+                raise EvalkitError(f"{images.name} does not consist of image files; there is nothing to pack")
+            data = encoding(data, images.ids[row]) if encoding else data
+            member = tarfile.TarInfo(images.ids[row])  # of no time and owner: the same images give the same bytes
+            member.size = len(data)
+            header = member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+            places[n] = offset + len(header), len(data), zlib.crc32(data)
+            block = header + data + bytes(-len(data) % BLOCK)
+            file.write(block)
+            digest.update(block)
+            offset += len(block)
+        file.write(bytes(2 * BLOCK))
+        digest.update(bytes(2 * BLOCK))
+
+    write_atomic(path, write)
+    arrays = index_arrays([images.ids[row] for row in rows], images.labels[rows], places)
+    note = np.frombuffer(digest.hexdigest().encode(), np.uint8)
+    write_atomic(index_of(path), lambda file: np.savez(file, sha256=note, **arrays))
+    return _about(path, len(rows), digest.hexdigest()), True
+
+
+def _readable(path: Path) -> bool:
+    try:
+        read_index(path)
+    except EvalkitError:
+        return False
+    return True
+
+
+def _noted(path: Path) -> str:
+    """The sha256 of a shard, as its index has it."""
+    with np.load(index_of(path), allow_pickle=False) as file:
+        return file["sha256"].tobytes().decode()
+
+
+def _about(path: Path, images: int, sha256: str) -> dict[str, Any]:
+    return {"name": path.name, "images": images, "bytes": path.stat().st_size, "sha256": sha256}

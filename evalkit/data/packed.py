@@ -1,0 +1,122 @@
+"""Image files packed into a few large ones: uncompressed tar shards, each with an index beside it.
+
+A split is a folder of `shard-00000.tar`, ... with members CLASS/NAME as they lay in the folder that was packed, so that
+tar, and what reads tar files (timm's ReaderImageInTar, webdataset), reads them too; `shard-00000.npz` says where in it
+each image lies, and with which checksum; `pack.json`, written last, names shards, classes and settings.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import EvalkitError, suggest
+from .images import BadImage, Images, decode
+from .texts import Texts
+
+INDEX, FORMAT = "pack.json", 1
+ARRAYS = ("letters", "ends", "labels", "offsets", "sizes", "sums")  # of a shard's index
+
+
+class PackedImages(Images):
+    """The images of a packed split, read from its shards in any order.
+
+    `made`: how they were re-encoded, None for the original bytes. Raises EvalkitError for a pack that is not whole.
+    """
+
+    def __init__(self, root: Path):
+        about = read_about(root)
+        self.shards = [str(root / shard["name"]) for shard in about["shards"]]
+        for path, shard in zip(self.shards, about["shards"]):
+            found = os.path.getsize(path) if os.path.exists(path) else None
+            if found != shard["bytes"]:
+                raise EvalkitError(
+                    f"{path} {'is missing' if found is None else 'is damaged'}; run evalkit pack again, which mends it"
+                )
+        parts = [read_index(Path(path)) for path in self.shards]
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS if name != "ends"}
+        lengths = np.concatenate([np.diff(part["ends"], prepend=0) for part in parts])
+        self.shard = np.repeat(np.arange(len(parts)), [len(part["labels"]) for part in parts])
+        self.offsets, self.sizes, self.sums = arrays["offsets"], arrays["sizes"], arrays["sums"]
+        ids = Texts.of_arrays(arrays["letters"], np.cumsum(lengths))
+        super().__init__(about["name"], ids, arrays["labels"], about["classes"])
+        self.root, self.made = str(root), about["made"]
+        self.remarks = (
+            [f"{root.name} of {self.name} is packed, its images re-encoded: {self.made}"] if self.made else []
+        )
+        self._files: dict[int, int] = {}
+
+    def read(self, i: int) -> Image.Image:
+        return decode(BytesIO(self.encoded(i)), self.ids[i])
+
+    def encoded(self, i: int) -> bytes:
+        shard, size = int(self.shard[i]), int(self.sizes[i])
+        if shard not in self._files:
+            self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
+        data = os.pread(self._files[shard], size, int(self.offsets[i]))
+        if len(data) != size or zlib.crc32(data) != self.sums[i]:
+            raise BadImage(
+                self.ids[i], f"{self.shards[shard]} is damaged there; run evalkit pack again, which mends it"
+            )
+        return data
+
+    def _content(self) -> str:
+        return self.made or ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_files": {}}  # a worker opens its own
+
+
+def packed(root: str | Path, split: str) -> PackedImages:
+    """The packed images of root/`split`, or of `root` itself if that is a packed split. Raises EvalkitError."""
+    root = Path(root)
+    others = [path.parent.name for path in sorted(root.glob(f"*/{INDEX}"))]
+    if others and not (root / split).is_dir():
+        raise EvalkitError(f"{root} has no packed split '{split}'.{suggest(split, others)}")
+    return PackedImages(root / split if (root / split).is_dir() else root)
+
+
+def read_about(root: Path) -> dict[str, Any]:
+    """What the index of a packed split says of it. Raises EvalkitError."""
+    try:
+        about = json.loads((root / INDEX).read_text())
+    except FileNotFoundError:
+        advice = (
+            "its packing has not ended; run evalkit pack again"
+            if any(root.glob("shard-*"))
+            else ("give the folder that evalkit pack has written")
+        )
+        raise EvalkitError(f"{root} holds no {INDEX}: {advice}") from None
+    except ValueError as e:
+        raise EvalkitError(f"{root / INDEX} is damaged ({e}); run evalkit pack again, which mends it") from e
+    if about.get("format") != FORMAT:
+        raise EvalkitError(f"{root} was packed by another version of evalkit; pack it again into another folder")
+    return about
+
+
+def index_of(shard: Path) -> Path:
+    """The index beside a shard."""
+    return shard.with_suffix(".npz")
+
+
+def read_index(shard: Path) -> dict[str, np.ndarray]:
+    """The arrays of a shard's index. Raises EvalkitError."""
+    try:
+        with np.load(index_of(shard), allow_pickle=False) as file:
+            return {name: file[name] for name in ARRAYS}
+    except Exception as e:  # missing, cut short, something else
+        reason = " ".join(str(e).split())
+        raise EvalkitError(f"cannot read {index_of(shard)} ({reason}); run evalkit pack again, which mends it") from e
+
+
+def index_arrays(ids: Sequence[str], labels: Sequence[int], places: np.ndarray) -> dict[str, np.ndarray]:
+    """A shard's index, of ids, labels and (offset, size, checksum) of each image."""
+    texts, places = Texts(ids), places.reshape(-1, 3)
+    rows = [texts.letters, texts.ends, np.asarray(labels, np.int64), *places.T]
+    return dict(zip(ARRAYS, rows))

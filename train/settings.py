@@ -1,0 +1,109 @@
+"""What the setting of a recipe brings for the mixup that is chosen: `methods` holds, for a method, arguments and, under
+`recipe`, keys of the recipe."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from evalkit.errors import EvalkitError, unknown
+
+RECIPE = "recipe"
+OF_THE_SETTING = ("mixup", "methods", "applied")  # keys that no method's `recipe` may hold
+
+
+def settle(values: Mapping[str, Any], given: Collection[str], known: Collection[str]) -> dict[str, Any]:
+    """The keys of a configuration that change once its setting is applied to its mixup: the mixup with the setting's
+    arguments, what the method's `recipe` holds unless the command line gave that key, and `applied`, a line for each.
+
+    Args:
+        values: All keys of the configuration.
+        given: What the command line gave, KEY or KEY.INNER.
+        known: The names of all keys.
+
+    Raises EvalkitError for an entry of `methods` that is wrong, for methods of one choice that want a key differently,
+    and for another mixup in a configuration that a setting was applied to already."""
+    if values["applied"] and "mixup" in given:
+        raise EvalkitError(
+            f"this configuration was made for its own mixup ({'; '.join(values['applied'])}); for another one name the"
+            " recipe it came from"
+        )
+    methods = values["methods"]
+    if not set(names(values["mixup"])) & set(methods):
+        return {}
+    check(methods, known)
+    wanted: dict[str, tuple[str, Any]] = {}
+    applied: list[str] = []
+    mixup = with_setting(values["mixup"], methods, wanted, applied)
+    if not applied and not wanted:
+        return {}
+    named = {key.partition(".")[0] for key in given}
+    changes = {key: value for key, (_, value) in wanted.items() if key not in named}
+    for key, (name, value) in wanted.items():
+        if key in named:
+            applied.append(f"{key}={values[key]} of the command line instead of {value} for {name}")
+        else:
+            applied.append(f"{key}={value} for {name}")
+    return {"mixup": mixup, "methods": {}, "applied": applied, **changes}
+
+
+def names(spec: Any) -> Iterator[str]:
+    """The methods that the value of `mixup` names, branches of a choice and methods inside others included."""
+    if isinstance(spec, str):
+        yield spec
+    elif isinstance(spec, Mapping):
+        if isinstance(spec.get("name"), str):
+            yield spec["name"]
+        for part in ("choice", "methods", "method"):
+            yield from names(spec.get(part))
+    elif isinstance(spec, Sequence):
+        for part in spec:
+            yield from names(part)
+
+
+def with_setting(
+    spec: Any, methods: Mapping[str, Mapping[str, Any]], wanted: dict[str, tuple[str, Any]], applied: list[str]
+) -> Any:
+    """The value of `mixup` with the arguments that `methods` has for each method in it. Its own arguments come first,
+    then those of its preset. The recipe keys that the methods want are added to `wanted`, lines to `applied`."""
+    from .mixups import METHODS
+
+    if isinstance(spec, Sequence) and not isinstance(spec, str):
+        return [with_setting(part, methods, wanted, applied) for part in spec]
+    own = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    for part in ("choice", "methods", "method"):
+        if part in own:
+            own[part] = with_setting(own[part], methods, wanted, applied)
+    name = own.get("name")
+    if name not in methods:
+        return own if isinstance(spec, Mapping) else spec
+    for key, value in methods[name].get(RECIPE, {}).items():
+        other, wish = wanted.setdefault(key, (name, value))
+        if wish != value:
+            raise EvalkitError(f"{other} wants {key}={wish} in this setting and {name} {value}; choose: {key}=...")
+    fixed = METHODS[name].PRESETS.get(own["preset"], {}) if "preset" in own else {}
+    for key, value in methods[name].items():
+        if key == RECIPE or key in own:
+            continue
+        if key in fixed or (key == "preset" and "preset" in own):
+            applied.append(f"{name}: preset {own['preset']} instead of {key}={value}")
+        else:
+            own[key] = value
+            applied.append(f"{name}: {key}={value}")
+    return own
+
+
+def check(methods: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raises EvalkitError for a name in `methods` that is no method, and for arguments or recipe keys that do not
+    exist."""
+    from .mixups import METHODS, arguments_of
+
+    for name, entry in methods.items():
+        if name not in METHODS:
+            raise unknown("mixup in `methods`", name, METHODS)
+        if not isinstance(entry, Mapping) or not isinstance(entry.get(RECIPE, {}), Mapping):
+            raise EvalkitError(f"`methods` holds {name}: {{ARGUMENT: ..., recipe: {{KEY: ...}}}}, but got {entry!r}")
+        for key in entry:
+            if key not in (*arguments_of(METHODS[name]), "preset", RECIPE):
+                raise unknown(f"{name} key in `methods`", key, [*arguments_of(METHODS[name]), "preset", RECIPE])
+        for key in entry.get(RECIPE, {}):
+            if key not in known or key in OF_THE_SETTING:
+                raise unknown(f"recipe key of {name} in `methods`", key, set(known) - set(OF_THE_SETTING))
