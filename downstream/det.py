@@ -41,6 +41,7 @@ def find_data(cfg: DetConfig, run: Path) -> Data:
         classes=found.classes,
         counts={"train": found.with_objects["train"], "val": found.count["val"]},
         fingerprint=found.fingerprint["val"],
+        train_fingerprint=found.fingerprint["train"],
         published=found.published,
         train=_part(found, "train") | {"filter_cfg": {"filter_empty_gt": True, "min_size": MIN_SIDE}},
         val=_part(found, "val") | {"test_mode": True},

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from evalkit.data.embedded import DIGITS
 from evalkit.errors import EvalkitError
+from evalkit.fingerprint import FULL
 
 from . import scenes
 from .layout_det import DetData, coco, coco_format
@@ -27,7 +28,7 @@ def segmentation(data: str, made: Path, root: str | None = None) -> SegData:
     or a folder in Pascal Context's layout or one of images and masks. Raises EvalkitError for what is missing or wrong,
     and for a pascal-context that is not the published one."""
     if data == scenes.NAME:
-        fingerprint = scenes.write_scenes(made)
+        fingerprint = {split: f"{FULL}:{digest}" for split, digest in scenes.write_scenes(made).items()}
         return context(made / scenes.VOC, scenes.NAME, ["background", *DIGITS], fingerprint)
     folder = _folder(data, "pascal-context", root, "VOCdevkit/VOC2010")
     if data == "pascal-context":
@@ -40,7 +41,7 @@ def detection(data: str, made: Path, root: str | None = None) -> DetData:
     folder in COCO's format. Raises EvalkitError for what is missing or wrong, and for a coco that is not the published
     one."""
     if data == scenes.NAME:
-        fingerprint = scenes.write_scenes(made)
+        fingerprint = {split: f"{FULL}:{digest}" for split, digest in scenes.write_scenes(made).items()}
         return replace(coco_format(made / scenes.COCO, scenes.NAME), fingerprint=fingerprint)
     folder = _folder(data, "coco", root, "annotations/, train2017/ and val2017/")
     found = coco(folder / "coco" if (folder / "coco").is_dir() else folder)

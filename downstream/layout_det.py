@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from evalkit.errors import EvalkitError
-from evalkit.runtime import sha256_file
+from evalkit.fingerprint import of_split
 
 from .layout_seg import CHECKED, SPLITS, counts, shown_size
 
@@ -57,7 +57,7 @@ def coco_format(root: str | Path, name: str) -> DetData:
     root = Path(root)
     annotations = {split: _first(root, COCO_FILES, split, Path.is_file) for split in SPLITS}
     images = {split: _first(root, COCO_FOLDERS, split, Path.is_dir) for split in SPLITS}
-    count, with_objects, classes = {}, {}, {}
+    count, with_objects, classes, files = {}, {}, {}, {}
     for split in SPLITS:
         path = root / annotations[split]
         content = _read_json(path)
@@ -69,6 +69,7 @@ def coco_format(root: str | Path, name: str) -> DetData:
         if problem:
             raise EvalkitError(f"{path}: {problem}")
         count[split] = len(content["images"])
+        files[split] = sorted(image["file_name"] for image in content["images"])
         large = {image["id"] for image in content["images"] if min(image["width"], image["height"]) >= MIN_SIDE}
         with_objects[split] = len({entry["image_id"] for entry in content["annotations"]} & large)
         if split == "train" and not with_objects[split]:
@@ -81,7 +82,10 @@ def coco_format(root: str | Path, name: str) -> DetData:
             f"{root}: {annotations['train']} and {annotations['val']} do not list the same categories in the same"
             " order; give both one list"
         )
-    fingerprint = {split: sha256_file(root / annotations[split]) for split in SPLITS}
+    fingerprint = {
+        split: of_split([], [str(root / annotations[split])], [str(root / images[split] / f) for f in files[split]])
+        for split in SPLITS
+    }
     return DetData(name, root, list(classes["train"].values()), annotations, images, count, with_objects, fingerprint)
 
 

@@ -1,7 +1,6 @@
 """Segmentation sets on disk: Pascal Context in VOC 2010's folders, or folders of images and label maps; each thing that
 is wrong in one line."""
 
-import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from evalkit.errors import EvalkitError
+from evalkit.fingerprint import of_split
 
 SPLITS = ("train", "val")
 IGNORE = 255  # a pixel of no class
@@ -210,7 +210,7 @@ def _files(folder: Path, layout: str) -> list[str]:
 
 def _check_masks(data: SegData, split: str, ignore: bool) -> str:
     """Every image and label map of a split is there, and of `CHECKED` label maps shape and labels are right; the
-    fingerprint of what was seen: class names, ids and those maps. `ignore`: 255 is allowed."""
+    fingerprint of class names, ids, images and maps. `ignore`: 255 is allowed."""
     images, masks, ids = data.root / data.images[split], data.root / data.masks[split], data.ids[split]
     for folder, suffix in ((images, data.suffixes[0]), (masks, data.suffixes[1])):
         present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
@@ -219,14 +219,15 @@ def _check_masks(data: SegData, split: str, ignore: bool) -> str:
             raise EvalkitError(
                 f"{len(gone)} of {len(ids)} {split} files are missing in {folder} ({gone[0]}); complete it"
             )
-    digest = hashlib.sha256("\n".join([*data.classes, "", *sorted(ids)]).encode())
     for i in sorted(ids)[:: max(1, len(ids) // CHECKED)]:
         path = masks / f"{i}{data.suffixes[1]}"
-        digest.update(path.read_bytes())
         problem = _mask_problem(images / f"{i}{data.suffixes[0]}", path, len(data.classes), ignore)
         if problem:
             raise EvalkitError(f"{path} {problem}")
-    return digest.hexdigest()
+    both = (
+        [str(folder / f"{i}{suffix}") for i in sorted(ids)] for folder, suffix in zip((images, masks), data.suffixes)
+    )
+    return of_split([*data.classes, "", *sorted(ids)], *both)
 
 
 def _mask_problem(image: Path, mask: Path, classes: int, ignore: bool) -> str | None:

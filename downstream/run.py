@@ -13,17 +13,19 @@ from typing import Any, get_origin, get_type_hints
 
 import torch
 
-from evalkit import plots, results, runs
+from evalkit import fingerprint, plots, results, runs
 from evalkit.errors import EvalkitError
 from evalkit.models import check_arguments
 from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
+from evalkit.text import say
 
 from .backbone import TIMM, Source, resolve
 from .config import TransferConfig, merge
 from .mm import require
 from .task import Data, Outcome, Task
 
+DATA = "data.json"  # fingerprints of what was trained and measured on
 SHEET, SHOWN = "samples.png", 6  # validation images beside the truth and what was predicted
 
 
@@ -67,6 +69,7 @@ def transfer(
 def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: torch.device, resume: bool) -> int:
     """Train and measure in a folder that is this command's own."""
     data: Data = gather_objects(task.data(cfg, run) if is_main() else None)[0]
+    compared = gather_objects(_compare(run, data) if resume is not None and is_main() else [])[0]
     mm_config, steps = task.config(cfg, source, data, run), task.steps(cfg, data)
     merge(mm_config, cfg.mm)
 
@@ -91,12 +94,14 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
                 run / "source.json", lambda f: f.write(json.dumps(dataclasses.asdict(source), indent=1).encode())
             )
             runs.start(run, cfg)
+            write_atomic(run / DATA, lambda f: f.write(json.dumps(_fingerprints(data), indent=1).encode()))
         engine.save_config(mm_config, run / "mm_config.py")
         print(
             f"{task.name}: {source.label} ({source.model}) on {data.name}, {data.counts['train']} images,"
             f" {len(data.classes)} classes",
             flush=True,
         )
+        say(*data.notes, *compared)
     began = time.monotonic()
     runner = engine.build(mm_config, run, scope=task.scope, seed=cfg.seed, device=device, checkpoint=found and found[0])
     if is_main():
@@ -168,6 +173,32 @@ def _read_source(run: Path) -> Source:
         ) from e
 
 
+def _fingerprints(data: Data) -> dict[str, str]:
+    return {"train": data.train_fingerprint, "val": data.fingerprint}
+
+
+def _compare(run: Path, data: Data) -> list[str]:
+    """Raise EvalkitError unless images and truth are those that the run began with; a sentence where that is not
+    certain."""
+    try:
+        known = json.loads((run / DATA).read_text())
+        known = {split: str(known[split]) for split in ("train", "val")}
+    except FileNotFoundError:
+        return ["whether the data are those of before is not known: an earlier evalkit wrote the run"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise EvalkitError(f"{run / DATA} is damaged; start again in another folder") from e
+    said = []
+    for split, now in _fingerprints(data).items():
+        if fingerprint.same(known[split], now) is False:
+            raise EvalkitError(
+                f"the {split} images or their truth are not those that {run} began with; put those back, or start again"
+                " in another folder"
+            )
+        remark = fingerprint.remark(now)
+        said += [f"the {split} images and their truth are those of before, {remark}"] if remark else []
+    return said
+
+
 def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> None:
     """What became of every tensor: the counts for the person watching, the names in weights.json."""
     if source.checkpoint is None:
@@ -196,7 +227,11 @@ def _record(
     seconds: float,
 ) -> dict[str, Any]:
     published = task.published(cfg, data) and source.published
-    more = {"classes": len(data.classes), "train_images": data.counts["train"]}
+    more = {
+        "train_fingerprint": data.train_fingerprint,
+        "classes": len(data.classes),
+        "train_images": data.counts["train"],
+    }
     packages = ("mmengine", "mmcv-lite", task.scope.replace("mmseg", "mmsegmentation"))
     return make_record(
         "transfer",

@@ -37,6 +37,7 @@ def find_data(cfg: SegConfig, run: Path) -> Data:
         classes=found.classes[1:] if without else found.classes,
         counts={split: len(ids) for split, ids in found.ids.items()},
         fingerprint=found.fingerprint["val"],
+        train_fingerprint=found.fingerprint["train"],
         published=found.published,
         train=_part(found, "train", without),
         val=_part(found, "val", without),

@@ -26,6 +26,7 @@ class Data:
     val: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     demonstration: bool = False  # the embedded scenes
+    train_fingerprint: str = ""  # of the training images and their truth
 
 
 @dataclass(frozen=True)

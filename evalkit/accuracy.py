@@ -12,10 +12,12 @@ import torch
 from . import config, data, inference, metrics, models, results, runs
 from .about import ACCURACY, EvalConfig
 from .data.published import published_set
+from .data.splits import absent_classes
 from .errors import EvalkitError
 from .preparation import preparation, recipe_of
 from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
+from .text import cell, say
 
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
@@ -52,6 +54,8 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     complete = records.complete and not images.problems
     if not is_main():
         return 0 if complete else 2
+    remarks = [*images.remarks, *absent_classes(images)]
+    remarks += [f"{what} in {n:,} of the {len(images):,} images" for what, n in images.notes.items()]
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
     part = split if images.native_size else ""
     record = make_record(
@@ -70,19 +74,16 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
             time.monotonic() - began,
             complete,
             resolved={"preprocess": mode, "split": split},
-            notes=[*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
+            notes=[*images.problems, *remarks, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
         ),
         published=complete and is_published(loaded, images, mode),
     )
     results.append(out, record)
-    for id, reason in records.bad:
-        print(f"cannot read {id}: {reason}")
+    say(*images.problems, *remarks, *(f"cannot read {id}: {reason}" for id, reason in records.bad))
     share = "  ".join(
         f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()
     )
-    print(
-        f"{share}  on {len(records.ids)} images of {images.name} ({transform}); predictions: {out / 'predictions.csv'}"
-    )
+    say(f"{share}  on {len(records.ids)} images of {images.name} ({transform}); predictions: {out / 'predictions.csv'}")
     return 0 if complete else 2
 
 
@@ -143,9 +144,9 @@ def write_predictions(path: Path, records: inference.Records, classes: list[str]
     for i, id in enumerate(records.ids):
         writer.writerow(
             [
-                id,
-                classes[records.labels[i]],
-                classes[predicted[i]],
+                cell(id),
+                cell(classes[records.labels[i]]),
+                cell(classes[predicted[i]]),
                 f"{probability[i, predicted[i]]:.6f}",
                 int(correct[i]),
             ]

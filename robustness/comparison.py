@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from evalkit import bootstrap, results
+from evalkit import bootstrap, fingerprint, results
 from evalkit.errors import EvalkitError, unknown
 from evalkit.protocols import Metric, Protocol
 from evalkit.runtime import write_atomic
+from evalkit.text import plain
 
 from . import store
 from .about import PROTOCOLS
@@ -187,8 +188,10 @@ def _obstacle(a: Record, b: Record) -> str | None:
     """Why two records of a protocol are not of the same measurement; None if they are."""
     if a["version"] != b["version"]:
         return f"protocol version {a['version']} against {b['version']}; run the older one again"
-    if a["data"]["fingerprint"] != b["data"]["fingerprint"]:
-        prints = " against ".join(f"{r['data']['name']} ({r['data']['fingerprint'][:12]})" for r in (a, b))
+    if fingerprint.same(a["data"]["fingerprint"], b["data"]["fingerprint"]) is False:
+        prints = " against ".join(
+            f"{r['data']['name']} ({fingerprint.short(r['data']['fingerprint'])})" for r in (a, b)
+        )
         return f"the data differ, {prints}; evaluate both models on the same files"
     ours, theirs = results.settings(a), results.settings(b)
     if different := sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k)):
@@ -239,7 +242,11 @@ def _text(a: Record, b: Record, differences: Sequence[Difference]) -> str:
         if len(differences) >= 10
         else ""
     )
-    return "\n".join([head, *lines, note + chance])
+    known = fingerprint.same(a["data"]["fingerprint"], b["data"]["fingerprint"])
+    unsure = (
+        [] if known else ["  whether the images are the same is not known: their fingerprints are of different kinds"]
+    )
+    return "\n".join(map(plain, [head, *lines, note + chance, *unsure]))
 
 
 def _name(record: Record) -> str:

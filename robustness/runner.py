@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from evalkit import bootstrap, models, results
+from evalkit import bootstrap, fingerprint, models, results
 from evalkit.errors import EvalkitError, unknown
 from evalkit.parts import Parts
 from evalkit.protocols import Protocol
 from evalkit.records import DataUsed, Made, Numbers, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device
+from evalkit.text import plain
 
 from . import store
 from .about import PROTOCOLS
@@ -53,7 +54,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     loaded, plan = _agreed(lambda: _prepare(protocol, spec, cfg, device))
     say(
         f"{protocol.name}: {loaded.label} on {', '.join(i.name for i in plan.sets.values())}",
-        *(f"  {note}" for note in [*_key_report(loaded), *plan.notes]),
+        *(f"  {note}" for note in [*_key_report(loaded), *plan.notes, *_remarks(plan)]),
     )
     checksum = loaded.sha256 or _sha256_of(loaded.network)
     identity = {
@@ -78,11 +79,14 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
         plan.parts("").remove()
     else:
         arrays, about = found
-        say(f"  records of an earlier run used again: {path}")
+        said = [f"{role}: {text}" for role, i in plan.sets.items() if (text := fingerprint.remark(i.fingerprint))]
+        say(f"  records of an earlier run used again: {path}", *(f"  the images of {text}" for text in said))
     if is_main():
         outcome = protocol.load().evaluate(arrays)
         record = _record(protocol, loaded, checksum, plan, cfg, outcome, about, f"records/{path.name}")
-        results.append(cfg.out, record)
+        if found is None or not results.holds(cfg.out, record):
+            results.append(cfg.out, record)
+        say(*(f"  {what} in {n} images" for what, n in about["notes"].items()))
         _report(outcome, about["bad"], _fate(cfg))
     return plan.complete and (not about["bad"] or cfg.on_error != "fail")
 
@@ -161,11 +165,13 @@ def _record(
 ) -> dict[str, Any]:
     sets = {role: {"name": images.name, "fingerprint": images.fingerprint} for role, images in plan.sets.items()}
     main = next(iter(plan.sets.values()))
-    fingerprint = (
-        main.fingerprint if len(sets) == 1 else hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
+    whole = (
+        main.fingerprint
+        if len(sets) == 1
+        else fingerprint.combined({f"{role} {images.name}": images.fingerprint for role, images in plan.sets.items()})
     )
     skipped = 0 if cfg.on_error == "wrong" else len(about["bad"])
-    notes = [*plan.notes, *(f"{what} in {n} images" for what, n in about["notes"].items())]
+    notes = [*plan.notes, *_remarks(plan), *(f"{what} in {n} images" for what, n in about["notes"].items())]
     if outcome.intervals:
         notes.append(
             f"standard errors and 95 % intervals over images: {bootstrap.RESAMPLES:,} bootstrap resamples, standard"
@@ -179,7 +185,7 @@ def _record(
         "robustness",
         protocol,
         loaded.subject(checksum),
-        DataUsed(main.name, fingerprint, "val", any(i.demonstration for i in plan.sets.values()), more),
+        DataUsed(main.name, whole, "val", any(i.demonstration for i in plan.sets.values()), more),
         Numbers(
             outcome.n,
             outcome.metrics,
@@ -223,7 +229,7 @@ def _sha256_of(network: torch.nn.Module) -> str:
 def say(*lines: str) -> None:
     """Print, from the first process."""
     if is_main():
-        print("\n".join(lines), flush=True)
+        print("\n".join(map(plain, lines)), flush=True)
 
 
 def _key_report(loaded: models.Loaded) -> list[str]:
@@ -237,6 +243,11 @@ def _key_report(loaded: models.Loaded) -> list[str]:
         for what, keys in found
         if keys
     ]
+
+
+def _remarks(plan: Plan) -> list[str]:
+    """What a reader must know of the folders that are read, each once."""
+    return list(dict.fromkeys(remark for images in plan.sets.values() for remark in images.remarks))
 
 
 def _fate(cfg: ProtocolConfig) -> str:
@@ -260,6 +271,6 @@ def _report(outcome: Outcome, bad: list[list[str]], fate: str) -> None:
     if bad:
         print(f"  {len(bad)} images could not be read and {fate}:")
         for sample, reason in bad[:SHOWN]:
-            print(f"    {sample}: {reason}")
+            print(plain(f"    {sample}: {reason}"))
         if len(bad) > SHOWN:
             print(f"    and {len(bad) - SHOWN} more, listed beside the records")

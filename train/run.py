@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from evalkit import checkpoint, results, runs
+from evalkit import checkpoint, fingerprint, results, runs
 from evalkit.about import ACCURACY
 from evalkit.data.published import published_set
 from evalkit.errors import EvalkitError
 from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
+from evalkit.text import say
 
 from . import loop, mixed_samples, session
 from .config import TrainConfig
@@ -48,22 +49,17 @@ def train(
             go_on(s, run)
         elif is_main():
             runs.start(run, cfg)
-            for line in cfg.applied:
-                print(f"this setting: {line}", flush=True)
+            say(*(f"this setting: {line}" for line in cfg.applied), *s.remarks)
         return _run(s, run)
 
 
 def go_on(s: session.Session, run: Path) -> None:
     """Bring a freshly built session to the run's newest whole checkpoint, and the folder to what that checkpoint
     says."""
-    found = checkpoint.newest(run)
+    found, compared = checkpoint.newest(run), []
     if found is not None:
         folder, meta = found
-        if session.of_meta(folder, meta, "data", dict).get("fingerprint") != s.train_images.fingerprint:
-            raise EvalkitError(
-                f"the training images are not those that {run} began with; put those back, or begin a new run with"
-                f" init={run}"
-            )
+        compared = same_images(s, folder, meta, run)
         session.restore(s, folder)
         s.seconds = float(session.of_meta(folder, meta, "seconds", int | float))
     if is_main():
@@ -72,6 +68,7 @@ def go_on(s: session.Session, run: Path) -> None:
             f"resuming {run} at step {s.step}" if found else f"{run} has no whole checkpoint yet; starting at step 0",
             flush=True,
         )
+        say(*compared)
 
 
 def _run(s: session.Session, run: Path) -> int:
@@ -101,6 +98,26 @@ def _run(s: session.Session, run: Path) -> int:
             flush=True,
         )
     return 0
+
+
+def same_images(s: session.Session, folder: Path, meta: dict[str, Any], run: Path) -> list[str]:
+    """Raise EvalkitError unless training and validation images are those that the checkpoint `folder` was written with;
+    a sentence where that is not certain."""
+    known, said = session.of_meta(folder, meta, "data", dict), []
+    of = {"training": ("fingerprint", s.train_images), "validation": ("val_fingerprint", s.val_images)}
+    for what, (key, images) in of.items():
+        before = known.get(key)
+        same = fingerprint.same(before, images.fingerprint) if isinstance(before, str) else None
+        if same is False:
+            raise EvalkitError(
+                f"the {what} images are not those that {run} began with; put those back, or begin a new run with"
+                f" init={run}"
+            )
+        if same is None:
+            said.append(f"whether the {what} images are those of before is not known: an earlier evalkit wrote the run")
+        elif remark := fingerprint.remark(images.fingerprint):
+            said.append(f"the {what} images are those of before, {remark}")
+    return said
 
 
 def summary(s: session.Session) -> str:
@@ -136,8 +153,7 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
     published = s.is_published and published_set(used) == "imagenet-val"
     for name in s.networks():
         values = dict(s.scores[name])
-        notes = [remark for images in (s.train_images, s.val_images) for remark in images.remarks]
-        notes += [f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items()]
+        notes = [*s.remarks, *(f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items())]
         notes += early(s)
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}

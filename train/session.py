@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from evalkit import checkpoint, config, data, models
 from evalkit.data.loading import steps_per_epoch
 from evalkit.data.published import published_set
+from evalkit.data.splits import check_splits
 from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
@@ -60,6 +61,7 @@ class Session:
     scaler: torch.amp.GradScaler
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
+    remarks: list[str]  # what a reader of the numbers must know of the data
     recipe: str | None = None  # whose settings these are, see `recipe_name`
     whole: bool = False  # whether the training images are the published ones, whole
     step: int = 0
@@ -100,12 +102,7 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     torch.backends.cudnn.benchmark = not cfg.deterministic
     train_images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
     val_images = data.load(cfg.data, cfg.val_split, root=cfg.data_dir)
-    if val_images.classes != train_images.classes:
-        odd = ", ".join(sorted(set(val_images.classes) ^ set(train_images.classes))[:3])
-        raise EvalkitError(
-            f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} differ in their classes, e.g. {odd}; make"
-            " the folders match"
-        )
+    remarks = check_splits(train_images, val_images, (cfg.train_split, cfg.val_split))
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes)).to(device)
     check_sizes(network, cfg)
@@ -121,14 +118,6 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
-    # of files, the fingerprint is that of their names below the split's folder, and those may well be the same
-    if val_images.fingerprint == train_images.fingerprint and getattr(val_images, "root", None) == getattr(
-        train_images, "root", None
-    ):
-        raise EvalkitError(
-            f"splits '{cfg.train_split}' and '{cfg.val_split}' of {cfg.data} hold the same images; put them into"
-            " folders of their own"
-        )
     return Session(
         cfg=cfg,
         device=device,
@@ -143,6 +132,7 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
         ema=ema,
         recipe=recipe_name(cfg),
         whole=published_set(train_images) == "imagenet-train",
+        remarks=remarks,
     )
 
 
@@ -220,7 +210,11 @@ def meta(s: Session) -> dict[str, Any]:
         "teachers": teachers(s.trainee),
         "best": s.best,  # says what the link of that name must point at
         "seconds": s.seconds,  # here, not in the training state, which is the same in every run of a recipe
-        "data": {"name": s.train_images.name, "fingerprint": s.train_images.fingerprint},
+        "data": {
+            "name": s.train_images.name,
+            "fingerprint": s.train_images.fingerprint,
+            "val_fingerprint": s.val_images.fingerprint,
+        },
         "config": config.to_dict(cfg),
         "recipe": s.recipe,
         "published": s.is_published,

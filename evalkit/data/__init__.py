@@ -6,9 +6,10 @@ import numpy as np
 
 from ..errors import EvalkitError, unknown
 from .embedded import SIZE, digits, digits_photo, fashion_mnist
-from .folders import READERS, STREAMS, folder, split_folder, timm_images
+from .folders import folder, split_folder
 from .images import BadImage, Images, Subset
 from .packed import packed
+from .readers import READERS, STREAMS, timm_images
 from .stand_ins import digits_a, digits_o
 
 __all__ = ["NAMES", "BadImage", "Images", "folder", "load"]

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import EvalkitError
-from .images import BadImage, Images, decode
+from .images import BadImage, Images, decode, size_problem
 
 DECODERS = ("exact", "fast")
 RESAMPLINGS = ("bilinear", "bicubic")  # that `resize` knows
@@ -43,7 +43,8 @@ def as_pixels(data: bytes, id: str) -> Tensor:
     """
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        plain = colours in ("YCbCr", "Gray", "RGB") and height * width <= (Image.MAX_IMAGE_PIXELS or height * width)
+        small = height * width <= (Image.MAX_IMAGE_PIXELS or height * width) and size_problem((width, height)) is None
+        plain = small and colours in ("YCbCr", "Gray", "RGB")
     except ValueError:
         plain = False
     if plain:

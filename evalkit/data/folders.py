@@ -1,19 +1,17 @@
-"""Image folders, one sub-folder per class, mapped to classes by name; and data sets that timm reads."""
+"""Image folders, one sub-folder per class, mapped to classes by name."""
 
-import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
+from .. import fingerprint
 from ..errors import EvalkitError, suggest
 from ..runtime import sha256_file
-from .images import BadImage, Images, Subset, decode
+from .images import Images, Subset, check_kind, decode, peculiarities
+from .scan import Scan, is_image
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-NOT_CLASSES = ("__MACOSX",)
 USUAL_SPLITS = ("train", "val", "valid", "validation", "test")
 
 
@@ -28,8 +26,9 @@ class FolderImages(Images):
         labels: Sequence[int],
         classes: Sequence[str],
         problems: Sequence[str],
+        remarks: Sequence[str] = (),
     ):
-        super().__init__(name, ids, labels, classes, problems=problems)
+        super().__init__(name, ids, labels, classes, problems=problems, remarks=remarks)
         self.root = str(root)
         try:
             "".join(ids).encode()
@@ -45,7 +44,19 @@ class FolderImages(Images):
         return decode(self.path(i), self.ids[i])
 
     def encoded(self, i: int) -> bytes:
+        check_kind(self.path(i), self.ids[i])
         return Path(self.path(i)).read_bytes()
+
+    def _content(self) -> tuple[str, str]:
+        return fingerprint.of_files([self.path(i) for i in self.by_id()])
+
+    def peculiar(self, i: int) -> list[str]:
+        try:
+            check_kind(self.path(i), self.ids[i])
+            with Image.open(self.path(i)) as image:
+                return peculiarities(image)
+        except Exception:  # reading it in earnest will say what is wrong
+            return []
 
 
 class FlatImages(FolderImages):
@@ -72,7 +83,8 @@ def folder(
     and for missing or empty class folders unless `allow_partial`; then they are listed in `problems`.
     """
     root = Path(root)
-    folders = _class_folders(root)
+    scan = Scan(root)
+    folders = _class_folders(scan)
     class_of = {found: (rename or {}).get(found, found) for found in folders}
     if classes is not None:
         known = set(classes)
@@ -89,7 +101,7 @@ def folder(
     problems = [f"the class folder '{missing}' is missing" for missing in names if missing not in present]
     index = {label: i for i, label in enumerate(names)}
     for found in folders:
-        files = _image_files(root, found)
+        files = scan.images(found)
         ids += files
         labels += [index[class_of[found]]] * len(files)
         if not files:
@@ -102,7 +114,7 @@ def folder(
             "fill or remove it" if classes is None else "complete it, or allow partial data with allow_partial=true"
         )
         raise EvalkitError(f"{root} is incomplete: {', '.join(problems[:3])}{more}; {advice}")
-    return FolderImages(name or root.resolve().name, root, ids, labels, names, problems)
+    return FolderImages(name or root.resolve().name, root, ids, labels, names, problems, scan.remarks())
 
 
 def flat_folder(root: str | Path, labels: Mapping[str, str], *, classes: Sequence[str], name: str) -> FlatImages:
@@ -112,7 +124,8 @@ def flat_folder(root: str | Path, labels: Mapping[str, str], *, classes: Sequenc
     Raises EvalkitError for an image without a class and for a folder without images.
     """
     root = Path(root)
-    files = flat_files(root)
+    scan = Scan(root)
+    files = scan.images(deep=False)
     nameless = [file for file in files if file not in labels]
     if nameless:
         raise EvalkitError(
@@ -124,12 +137,12 @@ def flat_folder(root: str | Path, labels: Mapping[str, str], *, classes: Sequenc
         )
     ids = sorted(f"{labels[file]}/{file}" for file in files)
     index = {label: i for i, label in enumerate(classes)}
-    return FlatImages(name, root, ids, [index[id.partition("/")[0]] for id in ids], classes, ())
+    return FlatImages(name, root, ids, [index[id.partition("/")[0]] for id in ids], classes, (), scan.remarks())
 
 
 def flat_files(root: str | Path) -> list[str]:
     """Names of the image files directly in `root`, sorted."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name))
+    return Scan(root).images(deep=False)
 
 
 def same_files(a: Images, rows_a: Sequence[int], b: Images, rows_b: Sequence[int]) -> list[tuple[str, str]]:
@@ -167,7 +180,7 @@ def split_folder(root: str | Path, split: str) -> Path:
     # a split holds folders; a class may well be called "train"
     splits = [
         name
-        for name in _class_folders(root)
+        for name in _class_folders(Scan(root))
         if name in (split, *USUAL_SPLITS) and any(entry.is_dir() for entry in os.scandir(root / name))
     ]
     if split in splits:
@@ -177,100 +190,11 @@ def split_folder(root: str | Path, split: str) -> Path:
     return root
 
 
-def _class_folders(root: Path) -> list[str]:
-    """Names of the sub-folders of `root`, sorted, without hidden ones and leavings of archives."""
-    try:
-        entries = list(os.scandir(root))
-    except OSError as e:
-        raise EvalkitError(f"cannot read the data folder {root}: {e.strerror or e}; give an existing one") from e
-    names = sorted(
-        entry.name
-        for entry in entries
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in NOT_CLASSES
-    )
+def _class_folders(scan: Scan) -> list[str]:
+    """Names of the sub-folders of a folder, sorted; EvalkitError if there are none."""
+    names = scan.folders()
     if not names:
-        flat = sum(_is_image(entry.name) for entry in entries)
+        flat = sum(is_image(entry.name) for entry in os.scandir(scan.root))
         has = f"{flat} images but no class folders" if flat else "no class folders"
-        raise EvalkitError(f"{root} holds {has}; expected {root}/CLASS/image.jpg")
+        raise EvalkitError(f"{scan.root} holds {has}; expected {scan.root}/CLASS/image.jpg")
     return names
-
-
-def _image_files(root: Path, class_folder: str) -> list[str]:
-    """POSIX paths, relative to `root` and sorted, of the images below one class folder."""
-    found = []
-    for at, folders, files in os.walk(root / class_folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in NOT_CLASSES]
-        inside = Path(at).relative_to(root).as_posix()
-        found += [f"{inside}/{name}" for name in files if _is_image(name)]
-    return sorted(found)
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
-# ---- timm's readers
-
-READERS = ("hfds", "torch")  # with random access
-STREAMS = ("hfids", "tfds", "wds")  # without
-
-
-class ReaderImages(Images):
-    """A random-access data set that timm opened."""
-
-    def __init__(self, name: str, split: str, dataset: Any, labels: Sequence[int], classes: Sequence[str]):
-        super().__init__(name, [f"{split}/{i:07d}" for i in range(len(labels))], labels, classes)
-        self.dataset = dataset
-
-    def read(self, i: int) -> Image.Image:
-        reader = getattr(self.dataset, "reader", None)
-        if reader is not None:  # timm's own __getitem__ would put the next image in place of one that it cannot read
-            return decode(reader[i][0], self.ids[i])
-        try:
-            return self.dataset[i][0].convert("RGB")
-        except Exception as e:
-            raise BadImage(self.ids[i], " ".join(str(e).split())) from e
-
-    def encoded(self, i: int) -> bytes | None:
-        reader = getattr(self.dataset, "reader", None)
-        if reader is None:
-            return None
-        with reader[i][0] as file:
-            return file.read()
-
-
-def timm_images(name: str, split: str, root: str | Path | None = None) -> ReaderImages:
-    """A data set that timm reads: torch/NAME (torchvision, already on disk below `root`) or hfds/NAME (Hugging Face
-    datasets, cached in `root`).
-
-    Raises EvalkitError for readers that only stream: a run could not be resumed exactly.
-    """
-    prefix = name.partition("/")[0].lower()
-    if prefix in STREAMS:
-        raise EvalkitError(
-            f"data '{name}' can only be streamed in order, which evalkit does not support; use hfds/NAME or an image"
-            " folder"
-        )
-    if prefix == "hfds" and importlib.util.find_spec("datasets") is None:
-        raise EvalkitError(f"data '{name}' needs the package datasets; run `pip install datasets`")
-    if prefix == "torch" and root is None:
-        raise EvalkitError(f"data '{name}' needs the folder it lies in; give data_dir=DIR")
-    from timm.data import create_dataset
-
-    try:
-        dataset = create_dataset(name, root=None if root is None else str(root), split=split)
-    except Exception as e:  # readers fail in many ways: not there, not downloaded, unknown split
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0].partition(". You can use download")[0]
-        raise EvalkitError(f"cannot open data '{name}', split '{split}': {reason}") from e
-    if prefix == "hfds":
-        reader = dataset.reader
-        labels, classes = list(reader.dataset[reader.label_key]), list(reader.class_to_idx)
-    else:
-        if not hasattr(dataset, "targets"):
-            raise EvalkitError(f"data '{name}' does not list its labels; convert it to an image folder")
-        # torchvision's ImageNet has tuples of synonyms as classes and the names of its folders as wnids
-        labels, classes = (
-            [int(t) for t in dataset.targets],
-            [str(c) for c in getattr(dataset, "wnids", dataset.classes)],
-        )
-    return ReaderImages(name, split, dataset, labels, classes or [str(c) for c in range(max(labels) + 1)])

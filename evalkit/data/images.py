@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from .. import fingerprint
 from ..errors import EvalkitError
 from .texts import Texts
 
@@ -34,14 +36,14 @@ class Images:
     `ids`: N unique names, POSIX paths where the images are files. `labels`: (N,) int64 index into `classes`, -1 for
     none of them. `native_size`: side in pixels of an embedded set, whose images are used as they are; None otherwise.
     `demonstration`: whether the set was made to show that something works, and is no benchmark. `problems`: what is
-    wrong with the set. `foreground`: (N, H, W) bool, True where the object is, or None. `notes`: how many images the
-    last whole pass saw with a peculiarity (see `decode`); `noted`: the peculiarities by position that the last pass has
-    seen so far. Raises ValueError for ids that are not unique and labels that are not indices of classes.
+    wrong with the set; `remarks`: what is no fault, but a reader must know. `foreground`: (N, H, W) bool, True where
+    the object is, or None. `notes`: how many images the last whole pass saw with a peculiarity (see `decode`); `noted`:
+    the peculiarities by position that the last pass has seen so far. Raises ValueError for ids that are not unique and
+    labels that are not indices of classes.
     """
 
     foreground: np.ndarray | None = None
     demonstration = False
-    remarks: Sequence[str] = ()  # what is no fault, but a reader of numbers must know
 
     def __init__(
         self,
@@ -52,11 +54,12 @@ class Images:
         *,
         native_size: int | None = None,
         problems: Sequence[str] = (),
+        remarks: Sequence[str] = (),
     ):
         self.name, self.classes = name, list(classes)
         self.ids = ids if isinstance(ids, Texts) else Texts(ids)
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.native_size, self.problems = native_size, list(problems)
+        self.native_size, self.problems, self.remarks = native_size, list(problems), list(remarks)
         self.notes: dict[str, int] = {}
         self.noted: dict[int, list[str]] = {}
         if len(set(self.ids)) != len(self.ids):
@@ -85,13 +88,40 @@ class Images:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of the ids with their class names, in sorted order, and of the pixels of an embedded set."""
+        """SCHEME:DIGEST of the ids with their class names, in sorted order, and of their contents (see
+        `evalkit.fingerprint`)."""
         lines = sorted(f"{id}\t{self.classes[label] if label >= 0 else ''}" for id, label in zip(self.ids, self.labels))
-        return hashlib.sha256("\n".join([self._content(), *lines]).encode()).hexdigest()
+        scheme, content = self._content()
+        return f"{scheme}:{hashlib.sha256(chr(10).join([content, *lines]).encode()).hexdigest()}"
 
-    def _content(self) -> str:
-        """What identifies the pixels beyond the ids."""
-        return ""
+    def by_id(self) -> list[int]:
+        """The positions in the order of the ids."""
+        ids = list(self.ids)
+        return sorted(range(len(ids)), key=ids.__getitem__)
+
+    def _content(self) -> tuple[str, str]:
+        """(scheme, digest) of the contents: here of the pixels of a sample."""
+        digest = hashlib.sha256()
+        for i in fingerprint.sample(len(self), PIXELS_SAMPLED):
+            try:
+                digest.update(self.read(i).tobytes())
+            except BadImage as e:
+                digest.update(e.reason.encode())
+        return fingerprint.SAMPLE, digest.hexdigest()
+
+    def peculiar(self, i: int) -> list[str]:
+        """The names of what decoding image i does silently (see `decode`); files are not decoded for it."""
+        try:
+            return self.read(i).info.get("notes", [])
+        except BadImage:
+            return []
+
+    def survey(self) -> list[str]:
+        """What decoding does silently, counted over all images or a fixed sample of a large set, one clause each."""
+        rows = fingerprint.sample(len(self), SURVEYED)
+        count = Counter(note for i in rows for note in self.peculiar(i))
+        of = f"{len(rows):,} images" if len(rows) == len(self) else f"{len(rows):,} images looked at"
+        return [f"{note} in {n:,} of the {of}" for note, n in sorted(count.items())]
 
 
 class ArrayImages(Images):
@@ -114,8 +144,11 @@ class ArrayImages(Images):
     def read(self, i: int) -> Image.Image:
         return Image.fromarray(self.pixels[i])
 
-    def _content(self) -> str:
-        return hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
+    def _content(self) -> tuple[str, str]:
+        return fingerprint.FULL, hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
+
+    def peculiar(self, i: int) -> list[str]:
+        return []
 
 
 class Subset(Images):
@@ -131,6 +164,7 @@ class Subset(Images):
             images.classes,
             native_size=images.native_size,
             problems=images.problems,
+            remarks=images.remarks,
         )
         self.images, self.indices, self.demonstration = images, indices, images.demonstration
         self.foreground = None if images.foreground is None else images.foreground[indices]
@@ -141,12 +175,17 @@ class Subset(Images):
     def encoded(self, i: int) -> bytes | None:
         return self.images.encoded(int(self.indices[i]))
 
-    def _content(self) -> str:
+    def _content(self) -> tuple[str, str]:
         return self.images._content()
+
+    def peculiar(self, i: int) -> list[str]:
+        return self.images.peculiar(int(self.indices[i]))
 
 
 _GREY16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112  # EXIF tag
+SURVEYED = 4096  # images of a set whose peculiarities are counted before a pass over all
+PIXELS_SAMPLED = 64  # images that are decoded for the fingerprint of a set without files
 MAX_PIXELS = 178_956_970  # of an image: Pillow's own bound, twice that of its warning
 MAX_RATIO = 1000  # of an image's sides: resized to 256 pixels on the shorter one, the other would have 256,000
 
@@ -162,9 +201,9 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is in the notes
-            _check_kind(source, id)
+            check_kind(source, id)
             with Image.open(source) as image:
-                if problem := size_problem(image):
+                if problem := size_problem(image.size):
                     raise BadImage(id, problem)
                 notes = peculiarities(image)
                 rgb = image.convert("RGB")
@@ -180,15 +219,15 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
     return rgb
 
 
-def _check_kind(source: str | Path | BinaryIO, id: str) -> None:
+def check_kind(source: str | Path | BinaryIO, id: str) -> None:
     """Raise BadImage for a path that is no regular file: opening a FIFO would wait for ever."""
     if isinstance(source, str | Path) and not stat.S_ISREG(os.stat(source).st_mode):
         raise BadImage(id, "not a regular file")
 
 
-def size_problem(image: Image.Image) -> str | None:
-    """What is wrong with the size in an opened image's header, before anything of that size is made."""
-    width, height = image.size
+def size_problem(size: tuple[int, int]) -> str | None:
+    """What is wrong with the (width, height) in an image's header, before anything of that size is made."""
+    width, height = size
     if width * height > MAX_PIXELS or max(width, height) > MAX_RATIO * max(1, min(width, height)):
         return f"{width} x {height} pixels are too many, or too long and thin, to be a picture"
     return None

@@ -5,6 +5,7 @@ tar, and what reads tar files (timm's ReaderImageInTar, webdataset), reads them 
 each image lies, and with which checksum; `pack.json`, written last, names shards, classes and settings.
 """
 
+import hashlib
 import json
 import os
 import zlib
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .. import fingerprint
+from ..arrays import read_npz
 from ..errors import EvalkitError, suggest
 from .images import BadImage, Images, decode
 from .texts import Texts
@@ -47,9 +50,8 @@ class PackedImages(Images):
         ids = Texts.of_arrays(arrays["letters"], np.cumsum(lengths))
         super().__init__(about["name"], ids, arrays["labels"], about["classes"])
         self.root, self.made = str(root), about["made"]
-        self.remarks = (
-            [f"{root.name} of {self.name} is packed, its images re-encoded: {self.made}"] if self.made else []
-        )
+        if self.made:
+            self.remarks.append(f"{root.name} of {self.name} is packed, its images re-encoded: {self.made}")
         self._files: dict[int, int] = {}
 
     def read(self, i: int) -> Image.Image:
@@ -66,8 +68,18 @@ class PackedImages(Images):
             )
         return data
 
-    def _content(self) -> str:
-        return self.made or ""
+    def _content(self) -> tuple[str, str]:
+        """Of original bytes the one that the folder had which was packed."""
+        order = self.by_id()
+        sizes = [int(self.sizes[i]) for i in order]
+        scheme, digest = fingerprint.of_contents(sizes, lambda k: self._digest(order[k]))
+        return scheme, digest + (self.made or "")
+
+    def _digest(self, i: int) -> str:
+        try:
+            return hashlib.sha256(self.encoded(i)).hexdigest()
+        except BadImage:
+            return "damaged"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": {}}  # a worker opens its own
@@ -108,8 +120,8 @@ def index_of(shard: Path) -> Path:
 def read_index(shard: Path) -> dict[str, np.ndarray]:
     """The arrays of a shard's index. Raises EvalkitError."""
     try:
-        with np.load(index_of(shard), allow_pickle=False) as file:
-            return {name: file[name] for name in ARRAYS}
+        arrays = read_npz(index_of(shard))
+        return {name: arrays[name] for name in ARRAYS}
     except Exception as e:  # missing, cut short, something else
         reason = " ".join(str(e).split())
         raise EvalkitError(f"cannot read {index_of(shard)} ({reason}); run evalkit pack again, which mends it") from e

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .. import results
+from .. import fingerprint, results
 
 Record = dict[str, Any]
 
@@ -130,7 +130,7 @@ def describe(group: Group, groups: Iterable[Group]) -> str:
     if len({g.version for g in siblings}) > 1:
         parts.append(f"protocol version {group.version}")
     if len({g.fingerprint for g in siblings}) > 1:
-        parts.append(f"data {group.fingerprint[:8]}")
+        parts.append(f"data {fingerprint.short(group.fingerprint, 8)}")
     if len({g.settings for g in siblings}) > 1:
         settings = [json.loads(g.settings) if g.settings else {} for g in siblings]
         own = json.loads(group.settings) if group.settings else {}

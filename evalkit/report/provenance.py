@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import results
+from .. import fingerprint, results
 from ..protocols import Protocols
 from .collect import Record, Row, describe, differing, groups_of, short_value
 
@@ -49,11 +49,11 @@ def provenance(rows: Sequence[Row], problems: Sequence[str], protocols: Protocol
 
 
 def _line(row: Row, r: Record) -> list[str]:
-    fingerprint = r["data"]["fingerprint"][:12]
+    known = fingerprint.short(r["data"]["fingerprint"])
     return [
         row.name,
         f"{r['protocol']} v{r['version']}" + (" (training)" if r["task"] == "train" else ""),
-        f"{r['data']['name']} {r['data']['split']}, {fingerprint}",
+        f"{r['data']['name']} {r['data']['split']}, {known}",
         f"{r['n']:,}",
         "" if r["seed"] is None else str(r["seed"]),
         (r["checkpoint_sha256"] or "none")[:12],

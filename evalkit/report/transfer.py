@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .. import results
+from .. import fingerprint, results
 from ..protocols import Protocol, Protocols
 from .beside import PRINTED, Published, assumptions, model_names, published_values
 from .collect import Record, Row, differing, short_value
@@ -98,7 +98,7 @@ def _title(protocols: Protocols, key: Set, sets: Sequence[Set]) -> str:
     parts = [key.data]
     alike = [other for other in siblings if other.data == key.data]
     if len({other.fingerprint for other in alike}) > 1:
-        parts.append(f"data {key.fingerprint[:8]}")
+        parts.append(f"data {fingerprint.short(key.fingerprint, 8)}")
     if len({other.version for other in alike}) > 1:
         parts.append(f"protocol version {key.version}")
     different = sorted(differing([json.loads(other.settings) for other in alike]))

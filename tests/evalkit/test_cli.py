@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import evalkit
 from evalkit import cli
 from evalkit.cli.words import split
 from evalkit.errors import EvalkitError
@@ -305,7 +306,7 @@ def test_whole_command(tmp_path):
     )
     good = run("recipes", "show", "digits-photo")
     assert good.returncode == 0 and good.stderr == "" and "\nmodel: vit_nano_patch4_32\n" in good.stdout
-    assert run("--version").stdout == "evalkit 0.1.0\n"
+    assert run("--version").stdout == f"evalkit {evalkit.__version__}\n"
     assert run().stdout == run("--help").stdout
 
 

@@ -121,12 +121,17 @@ def test_array_images():
 
 
 def test_fingerprint_is_about_ids_label_names_and_pixels():
+    class Grey(Images):
+        def read(self, i):
+            return Image.new("RGB", (2, 2))
+
     def plain(ids, labels, classes):
-        return Images("any", ids, labels, classes).fingerprint
+        return Grey("any", ids, labels, classes).fingerprint
 
     same = plain(["a", "b"], [0, 1], ["x", "y"])
     assert same == plain(["b", "a"], [0, 1], ["y", "x"])  # order of files and of classes does not matter
     assert same != plain(["a", "b"], [1, 0], ["x", "y"]) and same != plain(["a", "c"], [0, 1], ["x", "y"])
+    assert same.startswith("content-sample:") and three().fingerprint.startswith("content-full:")
     assert three().fingerprint == three().fingerprint != three(np.ones((3, 2, 2, 3), np.uint8)).fingerprint
 
 

@@ -1,0 +1,56 @@
+"""What must hold of training and validation images together, and what a reader must know of them."""
+
+import numpy as np
+
+from .. import fingerprint
+from ..errors import EvalkitError
+from .folders import same_files
+from .images import Images
+
+SHOWN = 5  # classes that are named
+
+
+def check_splits(train: Images, val: Images, names: tuple[str, str]) -> list[str]:
+    """What a reader must know of the two splits called `names`, one sentence each.
+
+    Raises EvalkitError for other classes in one than in the other, for a single class and for splits that are the same
+    images."""
+    if val.classes != train.classes:
+        odd = ", ".join(sorted(set(val.classes) ^ set(train.classes))[:3])
+        raise EvalkitError(
+            f"splits '{names[0]}' and '{names[1]}' of {train.name} differ in their classes, e.g. {odd}; make the"
+            " folders match"
+        )
+    if len(train.classes) < 2:
+        raise EvalkitError(
+            f"{train.name} has a single class, '{train.classes[0]}', which any classifier gets right; give a folder"
+            " with a folder per class"
+        )
+    if val.fingerprint == train.fingerprint:
+        raise EvalkitError(
+            f"splits '{names[0]}' and '{names[1]}' of {train.name} hold the same images; put them into folders of their"
+            " own"
+        )
+    both = (("training", train), ("validation", val))
+    remarks = [f"{what} images: {note}" for what, images in both for note in [*images.remarks, *images.survey()]]
+    remarks += [remark for what, images in both for remark in absent_classes(images, f"{what} image")]
+    # of larger sets too much would have to be read
+    if all(fingerprint.scheme_of(images.fingerprint) == fingerprint.FULL for _, images in both):
+        shared = {sample for _, sample in same_files(train, range(len(train)), val, range(len(val)))}
+        if shared:
+            remarks.append(
+                f"{len(shared):,} of the {len(val):,} validation images are training images as well, e.g. {min(shared)}"
+            )
+    return remarks
+
+
+def absent_classes(images: Images, what: str = "image") -> list[str]:
+    """A sentence that names the classes without an image, if there are any."""
+    count = np.bincount(images.labels[images.labels >= 0], minlength=len(images.classes))
+    gone = [name for name, n in zip(images.classes, count) if n == 0]
+    if not gone:
+        return []
+    return [
+        f"no {what} is of {len(gone)} of the {len(images.classes)} classes: {', '.join(gone[:SHOWN])}"
+        f"{', ...' if len(gone) > SHOWN else ''}"
+    ]

@@ -1,0 +1,45 @@
+"""Names that come from files, folders and checkpoints, made harmless for where they are shown: terminal, page, table,
+cell."""
+
+import unicodedata
+
+# formulas begin with these in a spreadsheet, behind a blank or a tab as well
+FORMULA = ("=", "+", "-", "@", "|", "%")
+# what turns the order of the letters around, or is not seen at all
+_DIRECTIONS = {*range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF}
+
+
+def plain(text: str) -> str:
+    r"""`text` on one line, what a terminal would obey instead of show written as an escape.
+
+    >>> plain("red \x1b[31m\n")
+    'red \\x1b[31m\\n'
+    """
+    return "".join(_shown(letter) for letter in text)
+
+
+def _shown(letter: str) -> str:
+    hidden = unicodedata.category(letter) in ("Cc", "Cs", "Co", "Cn") or ord(letter) in _DIRECTIONS
+    return letter.encode("unicode_escape").decode() if hidden else letter
+
+
+def say(*lines: str) -> None:
+    """Print each as one line, at once."""
+    for line in lines:
+        print(plain(line), flush=True)
+
+
+def cell(value: object) -> object:
+    """`value` for a cell of a spreadsheet: text that would be a formula there gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""Pictures that a decoder turns into something else without a word: every command says so."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evalkit.cli import invoke
+
+from .cases import Case
+from .make import folders, run_folder, splits, training
+
+KIND = "What a decoder does silently, said by every command"
+RNG = np.random.default_rng(1)
+RGB = RNG.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+
+
+def grey16(path):
+    Image.fromarray(RNG.integers(0, 60_000, (32, 32), dtype=np.uint16)).save(path / "odd.png")
+
+
+def floats(path):
+    Image.fromarray(RNG.random((32, 32), dtype=np.float32)).save(path / "odd.tif")
+
+
+def alpha(path):
+    Image.fromarray(np.dstack([RGB, RGB[..., 0]])).save(path / "odd.png")
+
+
+def palette_alpha(path):
+    Image.fromarray(RGB).convert("P").save(path / "odd.png", transparency=0)
+
+
+def turned(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(path / "odd.jpg", exif=exif)
+
+
+def cmyk(path):
+    Image.fromarray(RGB).convert("CMYK").save(path / "odd.jpg")
+
+
+def frames(path):
+    first, *others = (Image.fromarray(RGB + np.uint8(i)) for i in range(3))
+    first.save(path / "odd.tif", save_all=True, append_images=others)
+
+
+def grey32(path):
+    Image.fromarray(RNG.integers(0, 60_000, (32, 32), dtype=np.int32)).save(path / "odd.tif")
+
+
+KINDS = {
+    "a 16-bit grey image": (grey16, "grey16_saturated"),
+    "a 32-bit grey image": (grey32, "grey16_saturated"),
+    "a float image of 0 to 1": (floats, "float_clipped"),
+    "an alpha channel": (alpha, "alpha_dropped"),
+    "a transparent colour of a palette": (palette_alpha, "alpha_dropped"),
+    "a camera's orientation": (turned, "exif_orientation_ignored"),
+    "a CMYK image": (cmyk, "cmyk_converted"),
+    "several frames": (frames, "first_of_several_frames"),
+}
+
+
+def notes(folder) -> str:
+    (record,) = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
+    return "; ".join(record["notes"])
+
+
+def trained(folder, save):
+    save(splits(folder / "data") / "train" / "a")
+    code, line = invoke(training(folder / "data"))
+    assert code == 0, line
+    return notes(folder / "run")
+
+
+def evaluated(folder, save):
+    root, run = folders(folder / "data"), run_folder(folder / "run")
+    save(root / "b")
+    command = ["eval", str(run), "--data", str(root), "device=cpu", "workers=0", "--out", str(folder / "out")]
+    code, line = invoke(command)
+    assert code == 0, line
+    return notes(folder / "out")
+
+
+def attacked(folder, save):
+    root, run = folders(folder / "data"), run_folder(folder / "run")
+    save(root / "b")
+    keys = ["device=cpu", "workers=0", "eps=[2]", "--out", str(folder / "out")]
+    code, line = invoke(["robustness", "fgsm", str(run), "--data", str(root), *keys])
+    assert code == 0, line
+    return notes(folder / "out")
+
+
+CASES = [
+    Case(f"{name}, {command}", meet, says=f"{note} in 1", fate="said", argument=save)
+    for name, (save, note) in KINDS.items()
+    for command, meet in (("train", trained), ("eval", evaluated), ("robustness", attacked))
+    if command == "train" or name in list(KINDS)[:5:2]
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bad_input(case, tmp_path):
+    case.check(tmp_path)
