@@ -25,8 +25,7 @@ class AttentiveCutMix(MixMethod):
     `teacher_model`, its architecture); images are resized to its input size, so 224 pixels give ResNet-50's 7 x 7
     cells; `top` number of cells; `pairing` as CutMix. Draws: partner.
 
-    Differs from the paper / the official code in nothing known: there is no official code. A widely used one takes the
-    map's last channel.
+    Differs from the paper / the official code in nothing known: there is no official code.
     """
 
     family = "saliency"

@@ -19,8 +19,8 @@ class CutMix(MixMethod):
     redraws a permutation with fixed points), `edge` "old" (the official code: an odd side loses one pixel) or "new"
     (timm 1.0.31 keeps it). Draws: lam, centre (row, column), box (replaces both), partner.
 
-    Differs from the paper / the official code in applying to every batch: the probability of 0.5 used on CIFAR is a
-    choice with vanilla.
+    Differs from the paper / the official code in applying to every batch: a smaller probability is a choice with
+    vanilla.
     """
 
     family = "hand-crafted"

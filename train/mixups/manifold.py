@@ -33,8 +33,7 @@ class ManifoldMixup(MixMethod):
     (ViT: a choice of this toolkit, the paper has convolutional networks only). Draws: layer (index into the layers),
     lam, partner.
 
-    Differs from the paper / the official code in the loss, which is the recipe's: the code has binary cross-entropy on
-    softmax outputs.
+    Differs from the paper / the official code in the loss, which is the recipe's.
     """
 
     family = "feature"

@@ -31,9 +31,8 @@ class MergeMix(MixMethod):
     resample).
 
     Differs from the paper / the official code in ties, which merged patches always are (the first ones win here), in
-    taking the attention and the map of merged tokens at the same block, and in partners, there a permutation drawn up
-    to eleven times for one without fixed points. The pass for the attention keeps no gradient, which the code builds
-    and never uses.
+    taking the attention and the map of merged tokens at the same block, in the pass for the attention, which keeps no
+    gradient, and in partners: no image is its own.
     """
 
     family = "attention"

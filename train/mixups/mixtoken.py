@@ -31,7 +31,7 @@ class MixToken(MixMethod):
 
     Differs from the paper / the official code in the dense targets, the image's label in every patch (the paper has a
     machine annotator's score maps; this is its code without them), and at test time, where the auxiliary head is left
-    out (there half its maximum is added).
+    out.
     """
 
     family = "feature"

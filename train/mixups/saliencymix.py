@@ -25,8 +25,7 @@ class SaliencyMix(MixMethod):
     mostly noise (noise alike, but not bit for bit). Draws: lam, partner.
 
     Differs from the paper / the official code in taking the saliency of the pixels where the code takes noise (preset
-    "released" does as the code), and in applying to every batch: the probability of 0.5 used on CIFAR is a choice with
-    vanilla.
+    "released" does as the code), and in applying to every batch: a smaller probability is a choice with vanilla.
     """
 
     family = "saliency"

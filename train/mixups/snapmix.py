@@ -30,8 +30,7 @@ class SnapMix(MixMethod):
     (2 rows and columns), box (the two boxes, replaces both), partner.
 
     Differs from the paper / the official code in `same_label`, which the preset "released" sets, in the evaluation mode
-    of the CAM's pass (the code moves batch-norm statistics) and in applying to every batch: the code's probability of
-    0.5 from random weights is a choice with vanilla.
+    of the CAM's pass and in applying to every batch: a smaller probability is a choice with vanilla.
     """
 
     family = "saliency"

@@ -30,9 +30,9 @@ class Switch(MixMethod):
     the box as CutMix ("new" is timm 1.0.31). Draws, in pair and elem mode arrays over n = B / 2 or B decisions: apply
     (bool), cutmix (bool), lam, centre ((n, 2): row, column).
 
-    Differs from the paper / the official code in odd batches, refused there; the image in the middle stays unmixed. By
-    default the box is the one of CutMix and of older timm, which loses a pixel of odd sides; the preset "timm" keeps
-    it. timm's cutmix_minmax is left out.
+    Differs from the paper / the official code in odd batches, which timm refuses; the image in the middle stays
+    unmixed. By default the box is the one of CutMix, which loses a pixel of odd sides; the preset "timm" keeps it.
+    timm's cutmix_minmax is left out.
     """
 
     family = "hand-crafted"

@@ -43,8 +43,7 @@ class TokenMix(MixMethod):
     ((rows, columns), 1 = own image), partner.
 
     Differs from the paper / the official code in the default teacher, a class activation map instead of maps made
-    beforehand, and in `clamp`; the preset "released" sets both as there. OpenMixup's has the two images' attention the
-    wrong way round and is not offered.
+    beforehand, and in `clamp`; the preset "released" sets both as there.
     """
 
     family = "attention"
