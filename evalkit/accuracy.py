@@ -4,20 +4,22 @@ import csv
 import io
 import os
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from . import config, data, inference, metrics, models, results, runs
+from .about import ACCURACY, EvalConfig
+from .data.published import published_set
 from .data.splits import absent_classes
 from .errors import EvalkitError
-from .keys import Keys, key
 from .preparation import preparation, recipe_of
+from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 from .text import cell, say
 
+<<<<<<< HEAD
 FAULTS, SHOWN = "faults.txt", 20  # where all missing classes and unreadable images stand, and how many are printed
 VERSION = 2
 
@@ -61,6 +63,8 @@ class EvalConfig(Keys):
     workers: int = key(2, "processes that load images", least=0, role="execution")
     device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
 
+=======
+>>>>>>> main
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
     """Print top-1 and top-5 of `checkpoint` on `data_spec` (a folder of class folders, or an embedded set; by default
@@ -104,6 +108,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
         write_atomic(out / FAULTS, lambda f: f.write("\n".join([*faults, ""]).encode("utf-8", "backslashreplace")))
         shown.append(f"and {len(faults) - SHOWN} more, listed in {FAULTS}")
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
+<<<<<<< HEAD
     record = results.make_record(
         task="eval",
         protocol="accuracy",
@@ -128,6 +133,28 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
         complete=complete,
         published_protocol=False,
         notes=[*remarks, *shown],
+=======
+    part = split if images.native_size else ""
+    record = make_record(
+        "eval",
+        ACCURACY,
+        loaded.subject(),
+        DataUsed(images.name, images.fingerprint, part, images.demonstration, {"prepared": str(transform)}),
+        Numbers(
+            len(records.ids),
+            {f"top{n}": float(c.mean()) for n, c in correct.items()},
+            standard_errors={f"top{n}": metrics.standard_error(c) for n, c in correct.items()},
+        ),
+        Made(
+            cfg,
+            environment(device),
+            time.monotonic() - began,
+            complete,
+            resolved={"preprocess": mode, "split": split},
+            notes=[*images.problems, *remarks, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
+        ),
+        published=complete and is_published(loaded, images, mode),
+>>>>>>> main
     )
     results.append(out, record)
     say(*remarks, *shown)
@@ -138,6 +165,12 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     where = f"{len(records.ids)} images of {images.name} ({transform})"
     say(f"{share}{averaged}  on {where}; predictions: {out / 'predictions.csv'}")
     return 0 if complete else 2
+
+
+def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
+    """Whether this is the published measurement: all of ImageNet's validation images, prepared in the published way or
+    as the recipe of the run says, of weights that published values may stand beside."""
+    return loaded.published and mode in ("published", "run") and published_set(images) == "imagenet-val"
 
 
 def results_folder(source: Path, label: str) -> Path:
