@@ -19,52 +19,8 @@ from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 from .text import cell, say
 
-<<<<<<< HEAD
 FAULTS, SHOWN = "faults.txt", 20  # where all missing classes and unreadable images stand, and how many are printed
-VERSION = 2
 
-
-@dataclass(frozen=True)
-class EvalConfig(Keys):
-    """What `evalkit eval CKPT --data DIR key=value` may set."""
-
-    split: str | None = key(
-        None, "the part of an embedded set; null: the one that the checkpoint's run validated on, else val"
-    )
-    model: str | None = key(None, "architecture of a bare weights file", role="place")
-    weights: str | None = key(
-        None,
-        "which weights of a checkpoint; null: the averaged ones where it holds them",
-        choices={"raw": "as the optimizer left them", "ema": "their moving average"},
-        role="place",
-    )
-    preprocess: str | None = key(
-        None,
-        "what happens to an image before the network; null: run for a checkpoint of a run, else native for embedded"
-        " sets, else published",
-        choices={
-            "run": "as the checkpoint's run prepared its validation images",
-            "published": "shorter side to size * 256 / 224, bilinear, centre crop",
-            "model": "as timm says for this model",
-            "native": "nothing, the images have the network's size",
-        },
-    )
-    allow_partial: bool = key(
-        False, "accept a folder without all classes of the checkpoint: the result is marked incomplete"
-    )
-    batch_size: int = key(64, "what a loader process reads at a time", unit="images", least=1, role="execution")
-    forward_batch: int = key(
-        64,
-        "rows of a forward pass, always filled up; the only size that can show in the last bits",
-        unit="images",
-        least=1,
-        role="bits",
-    )
-    workers: int = key(2, "processes that load images", least=0, role="execution")
-    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
-
-=======
->>>>>>> main
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
     """Print top-1 and top-5 of `checkpoint` on `data_spec` (a folder of class folders, or an embedded set; by default
@@ -108,32 +64,6 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
         write_atomic(out / FAULTS, lambda f: f.write("\n".join([*faults, ""]).encode("utf-8", "backslashreplace")))
         shown.append(f"and {len(faults) - SHOWN} more, listed in {FAULTS}")
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
-<<<<<<< HEAD
-    record = results.make_record(
-        task="eval",
-        protocol="accuracy",
-        version=VERSION,
-        model=loaded.name,
-        method=loaded.method,
-        label=loaded.label,
-        checkpoint_sha256=loaded.sha256,
-        weights=loaded.weights,
-        data={
-            "name": images.name,
-            "fingerprint": images.fingerprint,
-            "split": split if images.native_size else "",
-            "prepared": str(transform),
-        },
-        n=len(records.ids),
-        metrics={f"top{n}": float(c.mean()) for n, c in correct.items()},
-        standard_errors={f"top{n}": metrics.standard_error(c) for n, c in correct.items()},
-        config=asdict(cfg) | {"preprocess": mode, "split": split},
-        environment=environment(device),
-        seconds=time.monotonic() - began,
-        complete=complete,
-        published_protocol=False,
-        notes=[*remarks, *shown],
-=======
     part = split if images.native_size else ""
     record = make_record(
         "eval",
@@ -151,10 +81,9 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
             time.monotonic() - began,
             complete,
             resolved={"preprocess": mode, "split": split},
-            notes=[*images.problems, *remarks, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
+            notes=[*remarks, *shown],
         ),
         published=complete and is_published(loaded, images, mode),
->>>>>>> main
     )
     results.append(out, record)
     say(*remarks, *shown)

@@ -6,12 +6,8 @@ from pathlib import Path
 
 from .. import results
 from ..errors import EvalkitError
-<<<<<<< HEAD
-from ..runtime import write_together
-=======
 from ..protocols import Protocols
-from ..runtime import write_atomic
->>>>>>> main
+from ..runtime import write_together
 from . import figures, page, render
 from .beside import beside_published
 from .collect import rows_of, runs_of
