@@ -38,6 +38,8 @@ class Source:
     std: list[float]
     channels: list[int]  # of each map that forward_intermediates gives
     strides: list[int]  # pixels of the image per pixel of each map
+    recipe: str | None = None  # whose settings the weights were trained by, if known
+    published: bool = False  # whether published values may stand beside results of these weights
 
 
 def resolve(
@@ -84,6 +86,8 @@ def resolve(
         std=list(network.std),
         channels=[stage["num_chs"] for stage in info],
         strides=[stage["reduction"] for stage in info],
+        recipe=None if random else meta.get("recipe"),
+        published=not random and ("config" not in meta or meta.get("published") is True),
     )
 
 

@@ -40,7 +40,7 @@ def fit(s: Session, run: Path) -> None:
     """Train from `s.step` to the end; checkpoints and logs go to `run`. Raises Stopped after a signal, EvalkitError
     when the loss is lost."""
     cfg, device, world = s.cfg, s.device, world_size()
-    per_epoch, total = steps_per_epoch(len(s.train_images), cfg.batch_size), total_steps(s)
+    per_epoch, total = steps_per_epoch(len(s.train_images), cfg.batch_size), s.total_steps
     rate = learning_rate(cfg, per_epoch)
     group_rates = [
         learning_rate(replace(cfg, **group.get("schedule", {})), per_epoch) for group in s.optimizer.param_groups
@@ -157,11 +157,6 @@ def fit(s: Session, run: Path) -> None:
                     raise Stopped(int(stop))
         finally:
             log.close()
-
-
-def total_steps(s: Session) -> int:
-    """The steps of the whole run."""
-    return round(s.cfg.epochs * steps_per_epoch(len(s.train_images), s.cfg.batch_size))
 
 
 def batch_iterator(s: Session, start: int) -> Iterator[Batch]:

@@ -152,7 +152,9 @@ def test_recipes_of_both_kinds(capsys):
 
 def test_report(calls, capsys):
     assert cli.invoke(["report", "a", "b", "--out", "o"]) == (0, "")
-    assert calls == [("report", ([Path("a"), Path("b")], Path("o")), {})]
+    ((name, (dirs, out, described), kwargs),) = calls
+    assert (name, dirs, out, kwargs) == ("report", [Path("a"), Path("b")], Path("o"), {})
+    assert next(iter(described)) == "accuracy" and {"occlusion", "seg"} <= set(described)
     assert capsys.readouterr().out.strip().endswith("page.html")
 
 
