@@ -126,7 +126,7 @@ def pgd_attack(gradient, x, eps, start):
     return attacks.pgd(gradient, x, eps, alpha=eps / 4, steps=3, start=start)
 
 
-def run(network, images, eps=(2 / 255, 8 / 255), attack=pgd_attack, seed=0, **options):
+def run(network, images, eps=(2 / 255, 8 / 255), attack=pgd_attack, seed=0, rows=None, **options):
     return attacks.attack_all(
         network,
         images,
@@ -134,6 +134,7 @@ def run(network, images, eps=(2 / 255, 8 / 255), attack=pgd_attack, seed=0, **op
         NATIVE,
         attacks.Attack(attack, eps, seed),
         Pass(CPU, **{"forward_batch": 4, "workers": 0} | options),
+        rows,
     )
 
 
