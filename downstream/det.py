@@ -29,7 +29,8 @@ from .task import Data, Outcome, Task, mean_of_defined
 # pixels per place of the finest feature map: finer ones are left out, a coarser one cannot show small objects
 FINEST, COARSEST = 4, 8
 LEVELS = 5  # of the feature pyramid; the last are pooled from the one before
-PUBLISHED = ("coco", "coco-large")
+# backbone -> the recipe that its authors released and papers on mixing print numbers of
+PUBLISHED = {"pvt_tiny": "coco", "pvt_small": "coco", "pvt_medium": "coco-large", "pvt_large": "coco-pvt-large"}
 
 
 def find_data(cfg: DetConfig, run: Path) -> Data:
@@ -283,13 +284,14 @@ def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     )
 
 
-def published(cfg: DetConfig, data: Data) -> bool:
-    """Whether all of the data is there and every key that moves a number has the value of a COCO recipe."""
-    if not data.published or cfg.mm:
+def published(cfg: DetConfig, source: Source, data: Data) -> bool:
+    """Whether this is what a paper prints: a backbone of theirs, all of the data, and the value of the recipe for this
+    very backbone for every key that moves a number."""
+    recipe = PUBLISHED.get(source.model.partition(".")[0])
+    if recipe is None or not data.published or cfg.mm or not source.is_plain():
         return False
-    references = [recipes.load(DetConfig, name, [], folder="det") for name in PUBLISHED]
-    compared = keys.named(DetConfig, "setting")
-    return any(all(getattr(cfg, name) == getattr(reference, name) for name in compared) for reference in references)
+    reference = recipes.load(DetConfig, recipe, [], folder="det")
+    return all(getattr(cfg, name) == getattr(reference, name) for name in keys.named(DetConfig, "setting"))
 
 
 def summary(outcome: Outcome) -> str:
@@ -299,7 +301,7 @@ def summary(outcome: Outcome) -> str:
 def recipe(overrides: list[str]) -> str:
     """The embedded scenes have one of their own; anything else is trained like COCO."""
     given = dict(text.split("=", 1) for text in overrides if "=" in text)
-    return f"{scenes.NAME}-det" if given.get("data", scenes.NAME) == scenes.NAME else PUBLISHED[0]
+    return f"{scenes.NAME}-det" if given.get("data", scenes.NAME) == scenes.NAME else "coco"
 
 
 TASK = Task(

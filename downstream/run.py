@@ -215,7 +215,15 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
         for key in ("resized", "unexpected"):
             if report[key]:
                 print(f"  {key}: {', '.join(report[key][:5])}{', ...' if len(report[key]) > 5 else ''}", flush=True)
+    if note := _other_training(source):
+        print(f"  {note}", flush=True)
     write_atomic(run / "weights.json", lambda f: f.write(json.dumps(report, indent=1).encode()))
+
+
+def _other_training(source: Source) -> str:
+    """What regularised the pre-training and does not here; "" for nothing."""
+    args = ", ".join(f"{key}={value}" for key, value in source.of_training.items())
+    return f"{args} of pre-training is not used: the recipe's keys count" if args else ""
 
 
 def _record(
@@ -228,7 +236,7 @@ def _record(
     device: torch.device,
     seconds: float,
 ) -> dict[str, Any]:
-    published = task.published(cfg, data) and source.published
+    published = task.published(cfg, source, data) and source.published
     more = {
         "train_fingerprint": data.train_fingerprint,
         "classes": len(data.classes),
@@ -252,7 +260,7 @@ def _record(
             seconds,
             complete=True,
             seed=cfg.seed,
-            notes=[*data.notes, *outcome.notes],
+            notes=[*data.notes, *filter(None, [_other_training(source)]), *outcome.notes],
         ),
         published=published,
     )

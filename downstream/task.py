@@ -57,7 +57,7 @@ class Task:
     config: Callable[[Any, Source, Data, Path], dict[str, Any]]  # the mm config without its `train_cfg`
     steps: Callable[[Any, Data], int]
     measure: Callable[[Any, Data, Callable[..., dict[str, Any]]], Outcome]  # config, data, evaluate(tta=...)
-    published: Callable[[Any, Data], bool]  # whether these keys are those of the published protocol
+    published: Callable[[Any, Source, Data], bool]  # whether this is what a paper prints
     sheet: Callable[[list[Any], list[str]], Figure]  # samples, classes: images beside the truth and what was predicted
     summary: Callable[[Outcome], str]  # one line for the person watching
 

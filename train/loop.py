@@ -26,6 +26,7 @@ from evalkit.models import Network
 from evalkit.runtime import derive_rng, is_main, rank, seed_torch, world_size, write_atomic
 
 from . import session
+from .feed import Feed
 from .losses import BinaryCrossEntropy, soft_cross_entropy, soft_target
 from .mixups.base import Context
 from .schedules import learning_rate
@@ -63,12 +64,12 @@ def fit(s: Session, run: Path) -> None:
         unused = not s.method.uses_all_parameters and any(True for _ in s.method.parameters())
         module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=unused)
 
-    batches = batch_iterator(s, s.step)
+    feed = Feed(batch_iterator(s, s.step))
     context = context_maker(s, total)
     log = Logger(run, s.step, total)
     bad_step = torch.full((), total, device=device)  # first step with a loss that is not finite
     began = time.monotonic() - s.seconds
-    window, waited, shown, saved_at = time.monotonic(), 0.0, s.step, time.monotonic()
+    window, shown, saved_at = time.monotonic(), s.step, time.monotonic()
     with Guard(device) as guard:
         try:
             while s.step < total:
@@ -78,9 +79,7 @@ def fit(s: Session, run: Path) -> None:
 
                 step_loss = torch.zeros((), device=device)
                 for i in range(local_groups):
-                    asked = time.monotonic()
-                    batch = next(batches)
-                    waited += time.monotonic() - asked
+                    batch = next(feed)
                     with nullcontext() if world == 1 or i == local_groups - 1 else module.no_sync():
                         loss = forward(s, module, context(s.step, batch.group, batch.extras), batch) / local_groups
                         s.scaler.scale(loss).backward()
@@ -101,6 +100,7 @@ def fit(s: Session, run: Path) -> None:
                 healthy = step_loss.isfinite() & (norm.isfinite() | s.scaler.is_enabled())
                 bad_step = torch.where(healthy, bad_step, bad_step.clamp(max=s.step))
                 s.step += 1
+                log.moved(s.step)
 
                 last = s.step == total
                 evaluate_now = s.step % eval_steps == 0 or last
@@ -119,7 +119,9 @@ def fit(s: Session, run: Path) -> None:
                         "lr": lr,
                         "grad_norm": float(norm),
                         "images_per_second": round((s.step - shown) * cfg.batch_size / (now - window), 1),
-                        "data_wait": round(waited / (now - window), 4),
+                        "data_wait": round(feed.waited / (now - window), 4),
+                        "reading_ms": round(1000 * feed.reading / feed.images, 3),
+                        "preparing_ms": round(1000 * feed.preparing / feed.images, 3),
                     }
                     log.log(
                         s.step,
@@ -127,7 +129,9 @@ def fit(s: Session, run: Path) -> None:
                         f"epoch {values['epoch']:.1f}  loss {values['loss']:.3f}  {values['images_per_second']:.0f}"
                         " images/s",
                     )
-                    window, waited, shown = now, 0.0, s.step
+                    if advice := feed.turn(cfg, now - window, "the GPU" if device.type == "cuda" else "the run", world):
+                        log.say(advice)
+                    window, shown = now, s.step
                 improved = False
                 if evaluate_now:
                     s.scores = {name: accuracy(s, network) for name, network in s.networks().items()}

@@ -45,12 +45,27 @@ def train(
     with runs.claimed(run, "train", new=resume is None) if is_main() else nullcontext():
         s = session.build(cfg, device)
         loop.batch_iterator(s, 0)  # raises where sizes do not go together
+        if is_main():
+            say(headline(s, run))
         if resume is not None:
             go_on(s, run)
         elif is_main():
             runs.start(run, cfg)
             say(*(f"this setting: {line}" for line in cfg.applied), *s.remarks)
         return _run(s, run)
+
+
+def headline(s: session.Session, run: Path) -> str:
+    """What begins, in one line."""
+    cfg = s.cfg
+    millions = sum(p.numel() for p in s.network.model.parameters()) / 1e6
+    where = f"{torch.cuda.get_device_name(s.device)}" if s.device.type == "cuda" else f"CPU, {cfg.threads} threads"
+    return (
+        f"{cfg.model} ({millions:.1f} M parameters), {session.method_name(cfg.mixup)}, {len(s.train_images):,} +"
+        f" {len(s.val_images):,} images of {s.train_images.name} at {cfg.image_size} pixels (decode={cfg.decode},"
+        f" augment_device={cfg.augment_device}), {loop.total_steps(s):,} steps of {cfg.batch_size}, {world_size()} x"
+        f" {where}, into {run}"
+    )
 
 
 def go_on(s: session.Session, run: Path) -> None:

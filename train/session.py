@@ -94,14 +94,17 @@ class Session:
         return out | ({"ema": self.ema.network} if self.ema else {})
 
 
-def build(cfg: TrainConfig, device: torch.device) -> Session:
-    """Data, network, method and optimizer of a recipe, seeded; the same in every process."""
+def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, data.Images] | None = None) -> Session:
+    """Data, network, method and optimizer of a recipe, seeded; the same in every process. `images` for training and
+    validation stand in for the recipe's own."""
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)
     torch.backends.cudnn.benchmark = not cfg.deterministic
-    train_images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
-    val_images = data.load(cfg.data, cfg.val_split, root=cfg.data_dir)
+    train_images, val_images = images or (
+        data.load(cfg.data, cfg.train_split, root=cfg.data_dir),
+        data.load(cfg.data, cfg.val_split, root=cfg.data_dir),
+    )
     remarks = check_splits(train_images, val_images, (cfg.train_split, cfg.val_split))
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes)).to(device)

@@ -57,7 +57,7 @@ class DetConfig(TransferConfig):
 DET = Protocol(
     name="det",
     kind="transfer",
-    version=1,
+    version=2,
     title="Object detection and instance segmentation",
     short="det",
     sentence="Mask R-CNN with a feature pyramid on the backbone, trained together.",

@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError, unknown
-from . import described, mixup, pack, recipes, schemas
+from . import described, mixup, pack, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ Examples:
 )
 app.add_typer(mixup.app, name="mixup")
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(study.app, name="study")
 
 Gpus = Annotated[
     int | None,

@@ -21,6 +21,8 @@ from evalkit.train.matching import recipe_name
         ("imagenet-r50", ["data_dir=x", "augment_device=cpu"], "imagenet-r50"),  # what auto becomes
         ("imagenet-r50", ["data_dir=x", "decode=fast"], None),
         ("deit-300", ["data_dir=x", "amp=fp16"], None),
+        ("mixpro", ["data_dir=x", "model=pvt_small"], "mixpro"),  # a network that the recipe has settings for
+        ("mixpro", ["data_dir=x", "model=resnet50", "mixup=vanilla"], None),
     ],
 )
 def test_a_run_is_of_the_recipe_whose_settings_it_has(recipe, overrides, expected):
