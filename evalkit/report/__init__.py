@@ -29,17 +29,17 @@ def build(dirs: Iterable[str | Path], out: str | Path | None, protocols: Protoco
 
     Raises EvalkitError where there are no records or `out` cannot be written.
     """
-    dirs = [Path(d) for d in dirs]
-    if not dirs:
+    below = [Path(d) for d in dirs]
+    if not below:
         raise EvalkitError("no folder given; name one or more that hold results, e.g. `evalkit report runs`")
-    records, problems = results.scan(dirs)
+    records, problems = results.scan(below)
     for problem in problems:
         warnings.warn(problem, stacklevel=2)
     if not records:
         raise EvalkitError(
-            f"no readable record below {', '.join(map(str, dirs))}; run `evalkit train` or `evalkit robustness` again"
+            f"no readable record below {', '.join(map(str, below))}; run `evalkit train` or `evalkit robustness` again"
         )
-    out = Path(out) if out is not None else (dirs[0] if dirs[0].is_dir() else dirs[0].parent)
+    folder = Path(out) if out is not None else (below[0] if below[0].is_dir() else below[0].parent)
 
     # the baseline comes first
     rows = rows_of(runs_of(sorted(results.latest(records), key=lambda r: r["method"] != "vanilla")))
@@ -48,14 +48,14 @@ def build(dirs: Iterable[str | Path], out: str | Path | None, protocols: Protoco
     drawings, made = figures.draw(rows, protocols), provenance(rows, problems, protocols)
     lead = page.lead(rows)
     files: dict[Path, str | bytes] = {
-        out / "figures" / f"{drawing.name}.png": drawing.png for drawing in drawings if drawing.png is not None
+        folder / "figures" / f"{drawing.name}.png": drawing.png for drawing in drawings if drawing.png is not None
     }
     files |= {
-        out / "report.csv": render.csv_text(rows),
-        out / "report.md": render.markdown(TITLE, lead, tables, published, drawings, made),
-        out / "report.tex": render.latex([*tables, *published]),
-        out / "report.html": page.html(TITLE, lead, rows, tables, published, drawings, made),
+        folder / "report.csv": render.csv_text(rows),
+        folder / "report.md": render.markdown(TITLE, lead, tables, published, drawings, made),
+        folder / "report.tex": render.latex([*tables, *published]),
+        folder / "report.html": page.html(TITLE, lead, rows, tables, published, drawings, made),
     }
     # file names may hold bytes that are no text
     write_together({p: c.encode("utf-8", "backslashreplace") if isinstance(c, str) else c for p, c in files.items()})
-    return out / "report.html"
+    return folder / "report.html"
