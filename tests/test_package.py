@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import evalkit
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (
     "evalkit",
@@ -93,6 +95,7 @@ def check(python, folder):
 
 
 def test_wheel_holds_code_recipes_and_data(wheel):
+    assert wheel.name.startswith(f"evalkit-{evalkit.__version__}-")
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {
         f"evalkit/configs/{p.relative_to(ROOT / 'configs').as_posix()}" for p in (ROOT / "configs").rglob("*.yaml")
@@ -133,3 +136,22 @@ def test_editable_install(checkout, tmp_path):
         for path in check(python, folder):
             assert Path(path).is_relative_to(checkout)
     assert run(python, "-m", "evalkit", "doctor", cwd=elsewhere).endswith("everything that evalkit needs is there\n")
+
+
+def test_type_checkers_see_what_create_gives(wheel, checkout, tmp_path):
+    """With a wheel, and with a checkout whose editable install is made of links (setuptools' usual one is a hook in the
+    import system, which type checkers do not run)."""
+    pytest.importorskip("mypy")
+    links = ("--config-settings", "editable_mode=strict", "--editable", checkout)
+    code = tmp_path / "mine.py"
+    code.write_text(
+        "from evalkit import models\nfrom evalkit.train import create\n"
+        'reveal_type(create("mixup"))\nreveal_type(models.create("resnet18"))\ncreate(5)\n'
+    )
+    for name, install in (("wheel", (wheel,)), ("links", links)):
+        python = environment(tmp_path / name, *install)
+        command = (sys.executable, "-m", "mypy", "--python-executable", python, "--cache-dir", tmp_path / "cache", code)
+        done = subprocess.run([str(c) for c in command], cwd=tmp_path, capture_output=True, text=True)
+        assert 'Revealed type is "evalkit.train.mixups.base.MixMethod"' in done.stdout, done.stdout + done.stderr
+        assert 'Revealed type is "evalkit.models.network.Network"' in done.stdout
+        assert 'Argument 1 to "create" has incompatible type "int"; expected "str"' in done.stdout

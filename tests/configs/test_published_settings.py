@@ -145,6 +145,57 @@ def test_adautomix(recipe):
     assert not method.port_margin
 
 
+# The same, of presets that no recipe takes: switch_off, end_momentum, begin of adjust_scope, upsampling.
+PRESETS = {
+    ("automix", "vit"): (
+        "imagenet/automix/deit/deit_s_l6_a2_near_lam_cat_switch0_8_8x128_ep300.py",
+        0.8,
+        0.99999,
+        0.25,
+        "nearest",
+    ),
+    ("automix", "convnext"): (
+        "imagenet/automix/convnext/convnext_t_l2_a2_near_lam_cat_switch0_8_8x128_accu4_ep300.py",
+        0.8,
+        0.99996,
+        0.25,
+        "nearest",
+    ),
+    ("automix", "cifar_vit"): (
+        "cifar100/automix/vits/deit_s_l6_a2_near_L1_01_sz224_mlr1e_4_bs100_ep200.py",
+        1.0,
+        0.99996,
+        0.25,
+        "nearest",
+    ),
+    ("samix", "cifar_vit"): (
+        "cifar100/samix/vits/deit_s_l6_a2_near_val_dp01_sz224_mlr1e_4_bs100_ep200.py",
+        1.0,
+        0.99996,
+        0.25,
+        "nearest",
+    ),
+    ("adautomix", "cifar_vit"): (
+        "cifar100/adautomix/vit/deit_s_l6_a1_near_sz224_mlr1e_4_bs100_ep200.py",
+        0.8,
+        0.99996,
+        0.25,
+        "nearest",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_presets_of_learned_methods(name, preset):
+    method = from_config({"name": name, "preset": preset})
+    found = method.switch_off, method.momentum_end, method.momentum_start, method.upsample
+    assert found == PRESETS[name, preset][1:] and method.momentum == 0.999
+    if name == "adautomix":
+        assert (method.images, method.beta, method.lam_embed, method.lam_margin) == (3, 0.3, True, 0.03)
+    elif name == "samix":
+        assert (method.lam_shape, method.dropout) == (-1, 0.1)
+
+
 def test_deit_300_trains_automix_by_the_keys_of_its_own_recipe():
     ours, _ = chosen("deit-300", "automix")
     theirs, _ = chosen("automix-deit", "automix")

@@ -41,11 +41,22 @@ class CoMixup(SaliencyMethod):
 
     Differs from the paper / the official code in the solver of one output: strips of two rows or columns of cells,
     exactly, from five starts, instead of label swaps; in the hard penalty (see `threshold_first`); in one more forward
-    pass for the clean loss, which is the criterion's (the code's for CIFAR is twice the binary cross-entropy of its
-    softmax); and in batches that parts do not divide, which the code for ImageNet cuts off.
+    pass for the clean loss, which is the criterion's (the code's for CIFAR is 2 / K of the cross-entropy of K classes);
+    and in batches that parts do not divide, which the code for ImageNet cuts off.
     """
 
     extra_passes = "1 forward + backward, 1 forward of the clean batch"
+    bibtex = """
+    @inproceedings{kim2021comixup,
+      title = {{Co-Mixup}: Saliency Guided Joint Mixup with Supermodular Diversity},
+      author = {Kim, Jang-Hyun and Choo, Wonho and Jeong, Hosan and Song, Hyun Oh},
+      booktitle = {International Conference on Learning Representations},
+      year = {2021},
+      eprint = {2102.03065},
+      archivePrefix = {arXiv}
+    }
+    """
+    exempt = {"oblong": "its grids divide square images only, as the paper's"}
     PRESETS = {
         "default": {},
         "imagenet": {"alpha": 1.0, "part": 16, "iterations": 3, "peak_stride": 8, "threshold_first": True},

@@ -19,11 +19,22 @@ class CutMix(MixMethod):
     redraws a permutation with fixed points), `edge` "old" (the official code: an odd side loses one pixel) or "new"
     (timm 1.0.31 keeps it). Draws: lam, centre (row, column), box (replaces both), partner.
 
-    Differs from the paper / the official code in applying to every batch: the probability of 0.5 used on CIFAR is a
-    choice with vanilla.
+    Differs from the paper / the official code in applying to every batch: a smaller probability is a choice with
+    vanilla.
     """
 
     family = "hand-crafted"
+    bibtex = """
+    @inproceedings{yun2019cutmix,
+      title = {{CutMix}: Regularization Strategy to Train Strong Classifiers with Localizable Features},
+      author = {Yun, Sangdoo and Han, Dongyoon and Oh, Seong Joon and Chun, Sanghyuk and Choe, Junsuk and Yoo,
+        Youngjoon},
+      booktitle = {IEEE/CVF International Conference on Computer Vision},
+      year = {2019},
+      eprint = {1905.04899},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "openmixup": {"pairing": "derange"},

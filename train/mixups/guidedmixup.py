@@ -22,12 +22,23 @@ class GuidedMixup(SaliencyMethod):
     (with "ap") weight of the loss of the clean batch; `saliency_training`: the input gradient is taken in training mode
     even without that loss, as the code does (preset "released"). Draws: none.
 
-    Differs from the paper / the official code in applying to every batch: the probability (0.8 for "ap", 0.5 for "sr")
-    is a choice with vanilla; in the pairing, which is the paper's: the code for CIFAR and Tiny-ImageNet asks for
-    "greedy_c", a name its pairing does not know, and so pairs at random; in evaluation mode for the saliency (see
-    `saliency_training`); and in one more forward pass if clean_lam > 0.
+    Differs from the paper / the official code in applying to every batch: a smaller probability is a choice with
+    vanilla; in the pairing, which is the paper's: the code for CIFAR and Tiny-ImageNet asks for "greedy_c", a name its
+    pairing does not know, and so pairs at random; in evaluation mode for the saliency (see `saliency_training`); and in
+    one more forward pass if clean_lam > 0.
     """
 
+    bibtex = """
+    @inproceedings{kang2023guidedmixup,
+      title = {{GuidedMixup}: An Efficient Mixup Strategy Guided by Saliency Maps},
+      author = {Kang, Minsoo and Kim, Suhyun},
+      booktitle = {AAAI Conference on Artificial Intelligence},
+      year = {2023},
+      eprint = {2306.16612},
+      archivePrefix = {arXiv}
+    }
+    """
+    exempt = {"draws": "the images decide"}
     PRESETS = {
         "default": {},
         "released": {"saliency_training": True},

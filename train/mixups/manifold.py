@@ -33,12 +33,23 @@ class ManifoldMixup(MixMethod):
     (ViT: a choice of this toolkit, the paper has convolutional networks only). Draws: layer (index into the layers),
     lam, partner.
 
-    Differs from the paper / the official code in the loss, which is the recipe's: the code has binary cross-entropy on
-    softmax outputs.
+    Differs from the paper / the official code in the loss, which is the recipe's.
     """
 
     family = "feature"
     needs = "layers that give one tensor"
+    bibtex = """
+    @inproceedings{verma2019manifold,
+      title = {Manifold Mixup: Better Representations by Interpolating Hidden States},
+      author = {Verma, Vikas and Lamb, Alex and Beckham, Christopher and Najafi, Amir and Mitliagkas, Ioannis
+        and Lopez-Paz, David and Bengio, Yoshua},
+      booktitle = {International Conference on Machine Learning},
+      year = {2019},
+      eprint = {1806.05236},
+      archivePrefix = {arXiv}
+    }
+    """
+    settled = {"layer": 0}
 
     def __init__(self, alpha: float = 2.0, layers: Sequence[str] | None = None, pairing: str = "perm"):
         super().__init__()

@@ -31,14 +31,24 @@ class MergeMix(MixMethod):
     resample).
 
     Differs from the paper / the official code in ties, which merged patches always are (the first ones win here), in
-    taking the attention and the map of merged tokens at the same block, and in partners, there a permutation drawn up
-    to eleven times for one without fixed points. The pass for the attention keeps no gradient, which the code builds
-    and never uses.
+    taking the attention and the map of merged tokens at the same block, in the pass for the attention, which keeps no
+    gradient, and in partners: no image is its own.
     """
 
     family = "attention"
     needs = "a plain ViT"
     extra_passes = "1 forward, 1 forward and backward"
+    bibtex = """
+    @misc{jin2025mergemix,
+      title = {{MergeMix}: A Unified Augmentation Paradigm for Visual and Multi-Modal Understanding},
+      author = {Jin, Xin and Li, Siyuan and Jian, Siyong and Yu, Kai and Wang, Huan},
+      year = {2025},
+      eprint = {2510.23479},
+      archivePrefix = {arXiv}
+    }
+    """
+    takes = "vit"
+    training_passes = 2
     PRESETS = {
         "default": {},
         "cifar": {"merged": 0.5, "resample": True},

@@ -31,12 +31,25 @@ class MixToken(MixMethod):
 
     Differs from the paper / the official code in the dense targets, the image's label in every patch (the paper has a
     machine annotator's score maps; this is its code without them), and at test time, where the auxiliary head is left
-    out (there half its maximum is added).
+    out.
     """
 
     family = "feature"
     needs = "patch embeddings"
     inject_layers = (LAYER,)
+    bibtex = """
+    @inproceedings{jiang2021tokens,
+      title = {All Tokens Matter: Token Labeling for Training Better Vision Transformers},
+      author = {Jiang, Zihang and Hou, Qibin and Yuan, Li and Zhou, Daquan and Shi, Yujun and Jin, Xiaojie and
+        Wang, Anran and Feng, Jiashi},
+      booktitle = {Advances in Neural Information Processing Systems},
+      year = {2021},
+      eprint = {2104.10858},
+      archivePrefix = {arXiv}
+    }
+    """
+    takes = "vit"
+    exempt = {"blend": "mixes patch embeddings"}
     PRESETS = {
         "default": {},
         "paper": {"dense_weight": 0.5},

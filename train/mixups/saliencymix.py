@@ -25,11 +25,21 @@ class SaliencyMix(MixMethod):
     mostly noise (noise alike, but not bit for bit). Draws: lam, partner.
 
     Differs from the paper / the official code in taking the saliency of the pixels where the code takes noise (preset
-    "released" does as the code), and in applying to every batch: the probability of 0.5 used on CIFAR is a choice with
-    vanilla.
+    "released" does as the code), and in applying to every batch: a smaller probability is a choice with vanilla.
     """
 
     family = "saliency"
+    bibtex = """
+    @inproceedings{uddin2021saliencymix,
+      title = {{SaliencyMix}: A Saliency Guided Data Augmentation Strategy for Better Regularization},
+      author = {Uddin, A. F. M. Shahab and Monira, Mst. Sirazam and Shin, Wheemyung and Chung, TaeChoong and
+        Bae, Sung-Ho},
+      booktitle = {International Conference on Learning Representations},
+      year = {2021},
+      eprint = {2006.01791},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "paper": {"per_sample": True},

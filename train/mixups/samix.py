@@ -21,13 +21,24 @@ class SAMix(AutoMix):
         the losses L_one, L_q, L_k as AutoMix L_lam = gamma (max(|1 - mean(m) - lam| - mask_margin, 0) - 2 var(m)), the
         mean and variance over all masks and pixels
 
-    Args: those of AutoMix but `lam_embed`; `lam_shape` k; `dropout` of the value. The preset "vit" is DeiT's (Swin of
-    200 epochs too). Draws: those of AutoMix; keep, keep_k (B, 1, h, w): 0 or 1 / (1 - dropout).
+    Args: those of AutoMix but `lam_embed`; `lam_shape` k; `dropout` of the value. The presets "cifar", "released_cifar"
+    and "cifar_vit" (the DeiT's) are configurations of its code; "vit" and "convnext", for ImageNet, where none is
+    public, are AutoMix's with its upsampling. Draws: those of AutoMix; keep, keep_k (B, 1, h, w): 0 or 1 / (1 -
+    dropout).
 
     Differs from the paper / the official code as AutoMix does; the preset "released_cifar" scales masks to the wrong
     lambda, as the code. The class weight of its soft cross-entropy has no effect there and is left out.
     """
 
+    bibtex = """
+    @misc{li2021samix,
+      title = {Boosting Discriminative Visual Representation Learning with Scenario-Agnostic Mixup},
+      author = {Li, Siyuan and Liu, Zicheng and Wu, Di and Liu, Zihan and Li, Stan Z.},
+      year = {2021},
+      eprint = {2111.15454},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "cifar": {"lam_shape": 0.25, "dropout": 0.0, "mask_loss_schedule": "constant", "momentum_end": 0.999999},

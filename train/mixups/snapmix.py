@@ -30,14 +30,25 @@ class SnapMix(MixMethod):
     (2 rows and columns), box (the two boxes, replaces both), partner.
 
     Differs from the paper / the official code in `same_label`, which the preset "released" sets, in the evaluation mode
-    of the CAM's pass (the code moves batch-norm statistics) and in applying to every batch: the code's probability of
-    0.5 from random weights is a choice with vanilla.
+    of the CAM's pass and in applying to every batch: a smaller probability is a choice with vanilla.
     """
 
     family = "saliency"
     row_sum = None  # each label by the share of its own saliency that is seen
     needs = "class activation maps"
     extra_passes = "1 forward"
+    bibtex = """
+    @inproceedings{huang2021snapmix,
+      title = {{SnapMix}: Semantically Proportional Mixing for Augmenting Fine-grained Data},
+      author = {Huang, Shaoli and Wang, Xinchao and Tao, Dacheng},
+      booktitle = {AAAI Conference on Artificial Intelligence},
+      year = {2021},
+      eprint = {2012.04846},
+      archivePrefix = {arXiv}
+    }
+    """
+    takes = "cnn"
+    exempt = {"blend": "resizes a box", "itself": "resizes a box"}
     PRESETS = {
         "default": {},
         "released": {"same_label": "official"},

@@ -30,12 +30,23 @@ class Switch(MixMethod):
     the box as CutMix ("new" is timm 1.0.31). Draws, in pair and elem mode arrays over n = B / 2 or B decisions: apply
     (bool), cutmix (bool), lam, centre ((n, 2): row, column).
 
-    Differs from the paper / the official code in odd batches, refused there; the image in the middle stays unmixed. By
-    default the box is the one of CutMix and of older timm, which loses a pixel of odd sides; the preset "timm" keeps
-    it. timm's cutmix_minmax is left out.
+    Differs from the paper / the official code in odd batches, which timm refuses; the image in the middle stays
+    unmixed. By default the box is the one of CutMix, which loses a pixel of odd sides; the preset "timm" keeps it.
+    timm's cutmix_minmax is left out.
     """
 
     family = "hand-crafted"
+    bibtex = r"""
+    @inproceedings{touvron2021deit,
+      title = {Training Data-Efficient Image Transformers \& Distillation through Attention},
+      author = {Touvron, Hugo and Cord, Matthieu and Douze, Matthijs and Massa, Francisco and Sablayrolles,
+        Alexandre and J{\'e}gou, Herv{\'e}},
+      booktitle = {International Conference on Machine Learning},
+      year = {2021},
+      eprint = {2012.12877},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "rsb": {"mixup_alpha": 0.1},

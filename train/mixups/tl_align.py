@@ -23,14 +23,23 @@ class TLAlign(MixMethod):
     which the class token and the patches attend to each other in every block. Args: `alpha` (0: no mixing), `pairing`
     as CutMix. Draws: lam, centre (row, column of the patch grid), box (of patches, replaces both), partner.
 
-    Differs from the paper / the official code in distilled models, which there fail: their distillation token starts
-    with the class token's label. Pyramid transformers, of which the paper speaks but which its code leaves out, are
-    refused.
+    Differs from the paper / the official code in distilled models, whose distillation token starts with the class
+    token's label; pyramid transformers are refused.
     """
 
     family = "attention"
     needs = "attention of all blocks"
     attention = "rollout"
+    bibtex = """
+    @inproceedings{xiao2023tlalign,
+      title = {Token-Label Alignment for Vision Transformers},
+      author = {Xiao, Han and Zheng, Wenzhao and Zhu, Zheng and Zhou, Jie and Lu, Jiwen},
+      booktitle = {IEEE/CVF International Conference on Computer Vision},
+      year = {2023},
+      eprint = {2210.06455},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {"default": {}}
 
     def __init__(self, alpha: float = 1.0, pairing: str = "flip"):

@@ -43,13 +43,26 @@ class TokenMix(MixMethod):
     ((rows, columns), 1 = own image), partner.
 
     Differs from the paper / the official code in the default teacher, a class activation map instead of maps made
-    beforehand, and in `clamp`; the preset "released" sets both as there. OpenMixup's has the two images' attention the
-    wrong way round and is not offered.
+    beforehand, and in `clamp`; the preset "released" sets both as there.
     """
 
     family = "attention"
     needs = "a teacher of the same classes"
     extra_passes = "1 forward of the teacher"
+    bibtex = """
+    @inproceedings{liu2022tokenmix,
+      title = {{TokenMix}: Rethinking Image Mixing for Data Augmentation in Vision Transformers},
+      author = {Liu, Jihao and Liu, Boxiao and Zhou, Hang and Li, Hongsheng and Liu, Yu},
+      booktitle = {European Conference on Computer Vision},
+      year = {2022},
+      eprint = {2207.08409},
+      archivePrefix = {arXiv}
+    }
+    """
+    stand_in = {"teacher": "self"}
+    small = {"cell": 4}
+    row_sum = None  # the shares of two maps
+    exempt = {"renaming": "weighed by the teacher"}
     PRESETS = {
         "default": {},
         "released": {"teacher": "offline", "clamp": False},
