@@ -26,8 +26,8 @@ ADVICE = "give the model and model_args it was made with"
 WORDS = {  # what a reader must know of the tensors of each part of a report
     "renamed": "renamed to timm's names",
     "resized": "resampled to the network's size",
-    "missing": "not in the file and left as they were made",
-    "unexpected": "of the file not used",
+    "missing": "lacking, the network's own kept",
+    "unexpected": "not used",
 }
 
 
@@ -105,7 +105,7 @@ def fit(
 def describe(report: Mapping[str, list[str]]) -> list[str]:
     """What a reader must know of a file that was loaded, one clause each."""
     return [
-        f"{len(names)} tensors {words}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        f"{len(names)} tensors of the file {words}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
         for part, words in WORDS.items()
         if (names := report.get(part, []))
     ]

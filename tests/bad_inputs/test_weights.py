@@ -204,9 +204,15 @@ CASES = [
     Case("a folder of the Hugging Face Hub", hub, fate="mended", argument=lambda config: config),
     Case("such a folder of another library", hub, says="names no timm", argument=lambda c: {"architectures": ["ViT"]}),
     Case("such a folder with a damaged config", hub, says="names no timm", argument=lambda c: [c]),
-    Case("positions of 32 pixels, asked for at 64", moved, says="1 tensors resampled", fate="said", argument=(224, 64)),
+    Case(
+        "positions of 32 pixels, asked for at 64",
+        moved,
+        says="1 tensors of the file resampled",
+        fate="said",
+        argument=(224, 64),
+    ),
     Case("positions of 64 pixels under a name of 224, at 96", moved, says="another size of 1", argument=(64, 96)),
-    Case("positions resampled by transfer", moved_in_transfer, says="1 tensors resampled", fate="said"),
+    Case("positions resampled by transfer", moved_in_transfer, says="1 tensors of the file resampled", fate="said"),
     Case("a head of other classes, by train init=", other_head, says="head of 7 classes was left out", fate="said"),
 ]
 
