@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError
-from . import mixup, pack, recipes, schemas, study
+from . import bench, mixup, pack, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ Examples:
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench.app, name="bench")
 app.add_typer(mixup.app, name="mixup")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(study.app, name="study")
