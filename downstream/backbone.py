@@ -40,6 +40,8 @@ class Source:
     strides: list[int]  # pixels of the image per pixel of each map
     # arguments of pre-training that regularised it: here the recipe's own keys do
     of_training: dict[str, Any] = field(default_factory=dict)
+    recipe: str | None = None  # whose settings the weights were trained by, if known
+    published: bool = False  # whether published values may stand beside results of these weights
 
     def is_plain(self) -> bool:
         """Whether the architecture is the named one as it stands, whatever size it was made for."""
@@ -94,6 +96,8 @@ def resolve(
         channels=[stage["num_chs"] for stage in info],
         strides=[stage["reduction"] for stage in info],
         of_training=of_training,
+        recipe=None if random else meta.get("recipe"),
+        published=not random and ("config" not in meta or meta.get("published") is True),
     )
 
 

@@ -4,7 +4,6 @@ Batches, augmentation, mixing, dropout and the learning rate are functions of (s
 was killed and resumed, or runs with other worker or process counts, takes the very same steps.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -42,7 +41,7 @@ def fit(s: Session, run: Path) -> None:
     """Train from `s.step` to the end; checkpoints and logs go to `run`. Raises Stopped after a signal, EvalkitError
     when the loss is lost."""
     cfg, device, world = s.cfg, s.device, world_size()
-    per_epoch, total = steps_per_epoch(len(s.train_images), cfg.batch_size), total_steps(s)
+    per_epoch, total = steps_per_epoch(len(s.train_images), cfg.batch_size), s.total_steps
     rate = learning_rate(cfg, per_epoch)
     group_rates = [
         learning_rate(replace(cfg, **group.get("schedule", {})), per_epoch) for group in s.optimizer.param_groups
@@ -85,9 +84,8 @@ def fit(s: Session, run: Path) -> None:
                     step_loss += loss.detach()
 
                 done = s.step + 1
-                looked_at = done in (total, done // eval_steps * eval_steps) or any(
-                    done % n == 0 for n in (check_steps, cfg.log_steps, cfg.checkpoint_steps or total)
-                )
+                moments = (total, check_steps, eval_steps, cfg.log_steps, cfg.checkpoint_steps or total)
+                looked_at = any(done % n == 0 for n in moments)
                 norm = update(s, context(s.step, None), measured=looked_at)
                 healthy = step_loss.isfinite()
                 if norm is not None and not s.scaler.is_enabled():  # a scaler skips steps that overflow
@@ -99,7 +97,7 @@ def fit(s: Session, run: Path) -> None:
                 last = s.step == total
                 evaluate_now = s.step % eval_steps == 0 or last
                 save_now = last or (cfg.checkpoint_steps is not None and s.step % cfg.checkpoint_steps == 0)
-                if not looked_at:
+                if not looked_at or norm is None:
                     continue
                 due = time.monotonic() - saved_at > 60 * cfg.checkpoint_minutes
                 first_bad, stop, due = guard.agree(total - int(bad_step), guard.received or 0, due)
@@ -111,7 +109,7 @@ def fit(s: Session, run: Path) -> None:
                         "epoch": round(s.step / per_epoch, 4),
                         "loss": float(step_loss),
                         "lr": lr,
-                        "grad_norm": math.nan if norm is None else float(norm),
+                        "grad_norm": float(norm),
                         "images_per_second": round((s.step - shown) * cfg.batch_size / (now - window), 1),
                         "data_wait": round(feed.waited / (now - window), 4),
                         "reading_ms": round(1000 * feed.reading / feed.images, 3),
@@ -176,11 +174,6 @@ def update(s: Session, ctx: Context, measured: bool) -> Tensor | None:
     if s.ema:
         s.ema.update(s.method.eval_network(s.network))
     return norm
-
-
-def total_steps(s: Session) -> int:
-    """The steps of the whole run."""
-    return round(s.cfg.epochs * steps_per_epoch(len(s.train_images), s.cfg.batch_size))
 
 
 def batch_iterator(s: Session, start: int) -> Iterator[Batch]:

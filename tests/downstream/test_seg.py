@@ -341,7 +341,7 @@ def test_nothing_to_count_is_said():
             ["transfer", "seg", "--resume", "b", "--ms"],
             "--resume continues the run inside b as it is; leave out --out, --recipe and --ms",
         ),
-        (["transfer", "det", "a", "--ms"], "--ms belongs to seg; detection is tested at one scale"),
+        (["transfer", "det", "a", "--ms"], "--ms belongs to seg; det is tested at one scale"),
         (["transfer", "seg", "a", "haed=linear"], "unknown key 'haed'. Did you mean 'head'?"),
         (
             ["transfer", "seg", "a", "--recipe", "digit-scenes"],

@@ -32,6 +32,16 @@ class TransMix(MixMethod):
 
     family = "attention"
     needs = "class attention"
+    bibtex = """
+    @inproceedings{chen2022transmix,
+      title = {{TransMix}: Attend to Mix for Vision Transformers},
+      author = {Chen, Jie-Neng and Sun, Shuyang and He, Ju and Torr, Philip and Yuille, Alan and Bai, Song},
+      booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+      year = {2022},
+      eprint = {2111.09833},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "aligned": {"aligned": True},
