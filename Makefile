@@ -48,7 +48,7 @@ install: $(EVALKIT_VENV)/.evalkit-installed
 
 $(EVALKIT_VENV)/.evalkit-installed: pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(EVALKIT_VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,downstream]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,downstream,study]'
 	touch $@
 
 $(DEMO)/occlusion/results.jsonl: $(RUNS:=/results.jsonl)

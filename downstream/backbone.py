@@ -2,7 +2,7 @@
 what became of them."""
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,14 @@ class Source:
     std: list[float]
     channels: list[int]  # of each map that forward_intermediates gives
     strides: list[int]  # pixels of the image per pixel of each map
+    # arguments of pre-training that regularised it: here the recipe's own keys do
+    of_training: dict[str, Any] = field(default_factory=dict)
+    recipe: str | None = None  # whose settings the weights were trained by, if known
+    published: bool = False  # whether published values may stand beside results of these weights
+
+    def is_plain(self) -> bool:
+        """Whether the architecture is the named one as it stands, whatever size it was made for."""
+        return not set(self.model_args) - {"img_size", "num_classes"}
 
 
 def resolve(
@@ -62,7 +70,10 @@ def resolve(
         known = spec
     if model is not None and model.partition(".")[0] != known.partition(".")[0]:
         raise EvalkitError(f"{spec} holds weights of model '{known}', not '{model}'; leave out model=")
-    args = {**meta.get("model_args", {}), **model_args}
+    if "drop_path_rate" in model_args:
+        raise EvalkitError("stochastic depth is the key drop_path here; leave model_args.drop_path_rate out")
+    of_training = {k: v for k, v in meta.get("model_args", {}).items() if "drop" in k and k.endswith("_rate")}
+    args = {**{k: v for k, v in meta.get("model_args", {}).items() if k not in of_training}, **model_args}
     models.check_arguments(known, args)
     network = models.create(known, num_classes=0, **args)
     if not hasattr(network.model, "forward_intermediates"):
@@ -84,6 +95,9 @@ def resolve(
         std=list(network.std),
         channels=[stage["num_chs"] for stage in info],
         strides=[stage["reduction"] for stage in info],
+        of_training=of_training,
+        recipe=None if random else meta.get("recipe"),
+        published=not random and ("config" not in meta or meta.get("published") is True),
     )
 
 

@@ -13,9 +13,10 @@ from typing import Any, get_origin, get_type_hints
 
 import torch
 
-from evalkit import config, fingerprint, plots, results, runs
+from evalkit import fingerprint, plots, results, runs
 from evalkit.errors import EvalkitError
 from evalkit.models import check_arguments
+from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
 from evalkit.text import say
 
@@ -41,7 +42,7 @@ def transfer(
     resumable."""
     require(task.scope)
     if resume is not None:
-        run, cfg = Path(resume), runs.resumed(task.schema, Path(resume), overrides or [])
+        run, cfg = Path(resume), runs.resumed(task.about.config, Path(resume), overrides or [])
         source = _read_source(run)
     else:
         source = resolve(
@@ -144,9 +145,9 @@ def _measured(task: Task, cfg: TransferConfig, source: Source, data: Data, run: 
         return None
     for r in results.scan([run / results.FILE])[0]:
         if (
-            (r["task"], r["protocol"], r["version"], r["complete"]) == ("transfer", task.name, task.version, True)
+            (r["task"], r["protocol"], r["version"], r["complete"]) == ("transfer", task.name, task.about.version, True)
             and (r["checkpoint_sha256"], r["data"]["fingerprint"]) == (source.sha256, data.fingerprint)
-            and results.settings(r) == results.settings(r | {"config": json.loads(json.dumps(config.to_dict(cfg)))})
+            and results.settings(r) == results.settings(r | {"config": json.loads(json.dumps(dataclasses.asdict(cfg)))})
         ):
             metrics = {k: float("nan") if v is None else v for k, v in r["metrics"].items()}
             return f"{task.summary(Outcome(metrics, r['series'] or [], r['undefined']))} on {data.name}"
@@ -212,7 +213,15 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
         for key in ("resized", "unexpected"):
             if report[key]:
                 print(f"  {key}: {', '.join(report[key][:5])}{', ...' if len(report[key]) > 5 else ''}", flush=True)
+    if note := _other_training(source):
+        print(f"  {note}", flush=True)
     write_atomic(run / "weights.json", lambda f: f.write(json.dumps(report, indent=1).encode()))
+
+
+def _other_training(source: Source) -> str:
+    """What regularised the pre-training and does not here; "" for nothing."""
+    args = ", ".join(f"{key}={value}" for key, value in source.of_training.items())
+    return f"{args} of pre-training is not used: the recipe's keys count" if args else ""
 
 
 def _record(
@@ -225,32 +234,31 @@ def _record(
     device: torch.device,
     seconds: float,
 ) -> dict[str, Any]:
-    return results.make_record(
-        task="transfer",
-        protocol=task.name,
-        version=task.version,
-        model=source.model,
-        method=source.method,
-        label=source.label,
-        checkpoint_sha256=source.sha256,
-        weights=source.weights or "raw",
-        data={
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "train_fingerprint": data.train_fingerprint,
-            "split": "val",
-            "classes": len(data.classes),
-            "train_images": data.counts["train"],
-        },
-        n=data.counts["val"],
-        metrics=outcome.metrics | {"parameters": parameters},
-        undefined=outcome.undefined,
-        seed=cfg.seed,
-        config=config.to_dict(cfg),
-        environment=environment(device, ("mmengine", "mmcv-lite", task.scope.replace("mmseg", "mmsegmentation"))),
-        seconds=seconds,
-        complete=True,
-        published_protocol=task.published(cfg, data) and source.checkpoint is not None,
-        series=outcome.series,
-        notes=[*data.notes, *outcome.notes],
+    published = task.published(cfg, source, data) and source.published
+    more = {
+        "train_fingerprint": data.train_fingerprint,
+        "classes": len(data.classes),
+        "train_images": data.counts["train"],
+    }
+    packages = ("mmengine", "mmcv-lite", task.scope.replace("mmseg", "mmsegmentation"))
+    return make_record(
+        "transfer",
+        task.about,
+        Subject(source.model, source.method, source.label, source.sha256, source.weights or "raw", source.recipe),
+        DataUsed(data.name, data.fingerprint, "val", data.demonstration, more),
+        Numbers(
+            data.counts["val"],
+            outcome.metrics | {"parameters": parameters},
+            outcome.undefined,
+            series=outcome.series,
+        ),
+        Made(
+            cfg,
+            environment(device, packages),
+            seconds,
+            complete=True,
+            seed=cfg.seed,
+            notes=[*data.notes, *filter(None, [_other_training(source)]), *outcome.notes],
+        ),
+        published=published,
     )

@@ -4,61 +4,20 @@ import csv
 import io
 import os
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from . import config, data, inference, metrics, models, results, runs
+from .about import ACCURACY, EvalConfig
+from .data.published import published_set
 from .data.splits import absent_classes
 from .errors import EvalkitError
-from .keys import Keys, key
 from .preparation import preparation, recipe_of
+from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 from .text import cell, say
-
-VERSION = 2
-
-
-@dataclass(frozen=True)
-class EvalConfig(Keys):
-    """What `evalkit eval CKPT --data DIR key=value` may set."""
-
-    split: str | None = key(
-        None, "the part of an embedded set; null: the one that the checkpoint's run validated on, else val"
-    )
-    model: str | None = key(None, "architecture of a bare weights file", role="place")
-    weights: str | None = key(
-        None,
-        "which weights of a checkpoint; null: the averaged ones where it holds them",
-        choices={"raw": "as the optimizer left them", "ema": "their moving average"},
-        role="place",
-    )
-    preprocess: str | None = key(
-        None,
-        "what happens to an image before the network; null: run for a checkpoint of a run, else native for embedded"
-        " sets, else published",
-        choices={
-            "run": "as the checkpoint's run prepared its validation images",
-            "published": "shorter side to size * 256 / 224, bilinear, centre crop",
-            "model": "as timm says for this model",
-            "native": "nothing, the images have the network's size",
-        },
-    )
-    allow_partial: bool = key(
-        False, "accept a folder without all classes of the checkpoint: the result is marked incomplete"
-    )
-    batch_size: int = key(64, "what a loader process reads at a time", unit="images", least=1, role="execution")
-    forward_batch: int = key(
-        64,
-        "rows of a forward pass, always filled up; the only size that can show in the last bits",
-        unit="images",
-        least=1,
-        role="bits",
-    )
-    workers: int = key(2, "processes that load images", least=0, role="execution")
-    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
 
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
@@ -98,30 +57,26 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     remarks = [*images.remarks, *absent_classes(images)]
     remarks += [f"{what} in {n:,} of the {len(images):,} images" for what, n in images.notes.items()]
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
-    record = results.make_record(
-        task="eval",
-        protocol="accuracy",
-        version=VERSION,
-        model=loaded.name,
-        method=loaded.method,
-        label=loaded.label,
-        checkpoint_sha256=loaded.sha256,
-        weights=loaded.weights,
-        data={
-            "name": images.name,
-            "fingerprint": images.fingerprint,
-            "split": split if images.native_size else "",
-            "prepared": str(transform),
-        },
-        n=len(records.ids),
-        metrics={f"top{n}": float(c.mean()) for n, c in correct.items()},
-        standard_errors={f"top{n}": metrics.standard_error(c) for n, c in correct.items()},
-        config=asdict(cfg) | {"preprocess": mode, "split": split},
-        environment=environment(device),
-        seconds=time.monotonic() - began,
-        complete=complete,
-        published_protocol=False,
-        notes=[*images.problems, *remarks, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
+    part = split if images.native_size else ""
+    record = make_record(
+        "eval",
+        ACCURACY,
+        loaded.subject(),
+        DataUsed(images.name, images.fingerprint, part, images.demonstration, {"prepared": str(transform)}),
+        Numbers(
+            len(records.ids),
+            {f"top{n}": float(c.mean()) for n, c in correct.items()},
+            standard_errors={f"top{n}": metrics.standard_error(c) for n, c in correct.items()},
+        ),
+        Made(
+            cfg,
+            environment(device),
+            time.monotonic() - began,
+            complete,
+            resolved={"preprocess": mode, "split": split},
+            notes=[*images.problems, *remarks, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
+        ),
+        published=complete and is_published(loaded, images, mode),
     )
     results.append(out, record)
     say(*images.problems, *remarks, *(f"cannot read {id}: {reason}" for id, reason in records.bad))
@@ -130,6 +85,12 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     )
     say(f"{share}  on {len(records.ids)} images of {images.name} ({transform}); predictions: {out / 'predictions.csv'}")
     return 0 if complete else 2
+
+
+def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
+    """Whether this is the published measurement: all of ImageNet's validation images, prepared in the published way or
+    as the recipe of the run says, of weights that published values may stand beside."""
+    return loaded.published and mode in ("published", "run") and published_set(images) == "imagenet-val"
 
 
 def results_folder(source: Path, label: str) -> Path:

@@ -2,7 +2,7 @@
 readers can tell apart."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import NamedTuple
 
@@ -23,11 +23,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 DPI = 160
 GREY, LIGHT = "#6b7280", "#d9dce1"
-MODES = {
-    "random": ("Random patches", "share of patches dropped"),
-    "salient": ("Salient patches first", "share of attention dropped"),
-    "nonsalient": ("Non-salient patches first", "share of attention dropped"),
-}
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -120,13 +115,17 @@ def _text(text: str, length: int) -> str:
 
 
 @_styled
-def occlusion(curves: dict[str, dict[str, Curve]], order: dict[str, int]) -> Figure:
-    """Top-1 accuracy against the information dropped, one panel per mode.
+def curves(
+    curves: Mapping[str, Mapping[str, Curve]], panels: Mapping[str, tuple[str, str]], order: Mapping[str, int]
+) -> Figure:
+    """Top-1 accuracy against a level, such as the share of information dropped, one panel per mode.
 
-    `curves`: label -> mode -> Curve, all fractions; `order`: label -> position among all runs, which fixes colours.
-    Modes nobody measured get no panel.
+    Args:
+        curves: label -> mode -> Curve, all fractions.
+        panels: mode -> title and x axis. Modes nobody measured get no panel.
+        order: label -> position among all runs, which fixes colours.
     """
-    modes = [m for m in MODES if any(m in c for c in curves.values())]
+    modes = [m for m in panels if any(m in c for c in curves.values())]
     figure = Figure(figsize=(3.2 * len(modes) + 0.4, 3.5), layout="constrained")
     axes = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
     for ax, mode in zip(axes, modes):
@@ -145,7 +144,7 @@ def occlusion(curves: dict[str, dict[str, Curve]], order: dict[str, int]) -> Fig
                         alpha=0.18,
                         linewidth=0,
                     )
-        title, x_label = MODES[mode]
+        title, x_label = panels[mode]
         ax.set_title(title)
         _percent_axes(ax, x_label, "top-1 accuracy" if ax is axes[0] else None)
         ax.set_xticks(np.arange(0, 1.01, 0.2))

@@ -18,8 +18,8 @@ from evalkit.bootstrap import Means
 from evalkit.models import Loaded
 
 from . import attacks, layouts
-from .config import FGSMConfig, PGDConfig
-from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
+from .about.attacks import FGSMConfig, PGDConfig
+from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 
 def prepare(name: str, loaded: Loaded, cfg: FGSMConfig, device: torch.device) -> Plan:
@@ -104,5 +104,5 @@ def evaluate(name: str, arrays: Arrays) -> Outcome:
     return outcome(arrays, [accuracy], series=series)
 
 
-FGSM = Protocol("fgsm", 1, partial(prepare, "fgsm"), collect_fgsm, partial(evaluate, "fgsm"))
-PGD = Protocol("pgd", 1, partial(prepare, "pgd"), collect_pgd, partial(evaluate, "pgd"))
+FGSM = Measurement(partial(prepare, "fgsm"), collect_fgsm, partial(evaluate, "fgsm"))
+PGD = Measurement(partial(prepare, "pgd"), collect_pgd, partial(evaluate, "pgd"))

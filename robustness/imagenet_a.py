@@ -19,7 +19,7 @@ from evalkit.models import Loaded
 from . import layouts
 from .config import ProtocolConfig
 from .masks import path_hash
-from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
+from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 
 def prepare(loaded: Loaded, cfg: ProtocolConfig, device: torch.device) -> Plan:
@@ -154,4 +154,4 @@ def _cross_scaled(ids: np.ndarray, z: np.ndarray, labels: np.ndarray) -> tuple[n
     return z / fitted[half][:, None], float(fitted.mean())
 
 
-PROTOCOL = Protocol("imagenet-a", 1, prepare, collect, evaluate)
+PROTOCOL = Measurement(prepare, collect, evaluate)

@@ -19,8 +19,8 @@ from evalkit.inference import predict
 from evalkit.models import Loaded
 
 from . import layouts
-from .config import CORRUPTIONS, SEVERITIES, ImageNetCConfig
-from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
+from .about.imagenet_c import CORRUPTIONS, SEVERITIES, ImageNetCConfig
+from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 ALEXNET = {  # AlexNet's error, mean over the severities
     **{
@@ -208,4 +208,4 @@ def evaluate(arrays: Arrays) -> Outcome:
     return outcome(arrays, statistics, more=numbers, reasons=undefined, series=series)
 
 
-PROTOCOL = Protocol("imagenet-c", 1, prepare, collect, evaluate)
+PROTOCOL = Measurement(prepare, collect, evaluate)

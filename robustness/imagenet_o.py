@@ -19,8 +19,8 @@ from evalkit.inference import predict
 from evalkit.models import Loaded
 
 from . import layouts
-from .config import ImageNetOConfig
-from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
+from .about.imagenet_o import ImageNetOConfig
+from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 EXTRA = ("aupr", "auroc", "fpr95_hendrycks")  # of the scores that are not the published one
 
@@ -31,7 +31,7 @@ def prepare(loaded: Loaded, cfg: ImageNetOConfig, device: torch.device) -> Plan:
     ood = layouts.open_set("imagenet-o", layouts.choose("imagenet-o", cfg.data, loaded), loaded, cfg.allow_partial)
     ind = layouts.open_set(
         "val",
-        layouts.choose("id_data", cfg.id_data, loaded),
+        layouts.choose("val", cfg.id_data, loaded, "--id"),
         loaded,
         cfg.allow_partial,
         only=ood.matched,
@@ -144,4 +144,4 @@ def evaluate(arrays: Arrays) -> Outcome:
     )
 
 
-PROTOCOL = Protocol("imagenet-o", 1, prepare, collect, evaluate)
+PROTOCOL = Measurement(prepare, collect, evaluate)

@@ -12,28 +12,19 @@ from typing import Any
 
 import torch
 
-from evalkit import bootstrap, config, fingerprint, models, results
+from evalkit import bootstrap, fingerprint, models, results
 from evalkit.errors import EvalkitError, unknown
 from evalkit.parts import Parts
+from evalkit.protocols import Protocol
+from evalkit.records import DataUsed, Made, Numbers, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device
 from evalkit.text import plain
 
-from . import adversarial, imagenet_a, imagenet_c, imagenet_o, occlusion, shifts, store
+from . import store
+from .about import PROTOCOLS
 from .config import ProtocolConfig
-from .protocol import Arrays, Outcome, Plan, Protocol
+from .protocol import Arrays, Outcome, Plan
 
-PROTOCOLS: dict[str, Protocol] = {
-    "fgsm": adversarial.FGSM,
-    "imagenet-a": imagenet_a.PROTOCOL,
-    "imagenet-c": imagenet_c.PROTOCOL,
-    "imagenet-o": imagenet_o.PROTOCOL,
-    "imagenet-r": shifts.IMAGENET_R,
-    "imagenet-sketch": shifts.IMAGENET_SKETCH,
-    "imagenet-v2": shifts.IMAGENET_V2,
-    "imagenet-val": shifts.IMAGENET_VAL,
-    "occlusion": occlusion.PROTOCOL,
-    "pgd": adversarial.PGD,
-}
 SHOWN = 20  # unreadable images listed by name on the terminal; the record's side file lists all
 
 
@@ -91,7 +82,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
         said = [f"{role}: {text}" for role, i in plan.sets.items() if (text := fingerprint.remark(i.fingerprint))]
         say(f"  records of an earlier run used again: {path}", *(f"  the images of {text}" for text in said))
     if is_main():
-        outcome = protocol.evaluate(arrays)
+        outcome = protocol.load().evaluate(arrays)
         record = _record(protocol, loaded, checksum, plan, cfg, outcome, about, f"records/{path.name}")
         if found is None or not results.holds(cfg.out, record):
             results.append(cfg.out, record)
@@ -117,7 +108,7 @@ def _prepare(
         else models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
     )
     loaded.network.to(device)
-    return loaded, protocol.prepare(loaded, cfg, device)
+    return loaded, protocol.load().prepare(loaded, cfg, device)
 
 
 def _agreed(prepare: Callable[[], tuple[models.Loaded, Plan]]) -> tuple[models.Loaded, Plan]:
@@ -142,7 +133,7 @@ def _collect(
     protocol: Protocol, loaded: models.Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.device
 ) -> tuple[Arrays, dict[str, Any]]:
     start = time.monotonic()
-    arrays, bad = protocol.collect(loaded, plan, cfg, device)
+    arrays, bad = protocol.load().collect(loaded, plan, cfg, device)
     notes: Counter[str] = Counter()
     for part in gather_objects(
         [
@@ -188,37 +179,32 @@ def _record(
         )
     if about["bad"]:
         notes.append(f"{len(about['bad'])} images could not be read and {_fate(cfg)}")
-    return results.make_record(
-        task="robustness",
-        protocol=protocol.name,
-        version=protocol.version,
-        model=loaded.name,
-        method=loaded.method,
-        label=loaded.label,
-        checkpoint_sha256=checksum,
-        weights=loaded.weights,
-        data={
-            "name": main.name,
-            "fingerprint": whole,
-            "split": "val",
-            "sets": sets,
-            **outcome.data,
-            "n_skipped": skipped,
-        },
-        n=outcome.n,
-        metrics=outcome.metrics,
-        undefined=outcome.undefined,
-        standard_errors=outcome.standard_errors,
-        intervals=outcome.intervals,
-        seed=getattr(cfg, "seed", None),
-        config=config.to_dict(cfg) | plan.resolved,
-        environment=about["environment"],
-        seconds=about["seconds"],
-        complete=plan.complete and (not about["bad"] or cfg.on_error != "fail"),
-        published_protocol=plan.published and plan.complete and not about["bad"],
-        records=records,
-        series=outcome.series,
-        notes=notes,
+    complete = plan.complete and (not about["bad"] or cfg.on_error != "fail")
+    more = {"sets": sets, **outcome.data, "n_skipped": skipped}
+    return make_record(
+        "robustness",
+        protocol,
+        loaded.subject(checksum),
+        DataUsed(main.name, whole, "val", any(i.demonstration for i in plan.sets.values()), more),
+        Numbers(
+            outcome.n,
+            outcome.metrics,
+            outcome.undefined,
+            outcome.standard_errors,
+            outcome.intervals,
+            outcome.series,
+        ),
+        Made(
+            cfg,
+            about["environment"],
+            about["seconds"],
+            complete,
+            seed=getattr(cfg, "seed", None),
+            resolved=plan.resolved,
+            records=records,
+            notes=notes,
+        ),
+        published=plan.published and plan.complete and not about["bad"] and loaded.published,
     )
 
 

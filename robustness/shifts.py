@@ -20,8 +20,9 @@ from evalkit.bootstrap import Means
 from evalkit.models import Loaded
 
 from . import imagenet_a, layouts
-from .config import ImageNetValConfig, ProtocolConfig
-from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
+from .about.shifts import ImageNetValConfig
+from .config import ProtocolConfig
+from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 VAL_IMAGES = 50_000
 V2_SETS = ("matched-frequency", "threshold0.7", "top-images")
@@ -51,12 +52,9 @@ def _which_v2(opened: layouts.Opened) -> layouts.Opened:
     return dataclasses.replace(opened, published=False, notes=[*opened.notes, note])
 
 
-def _protocol(kind: str) -> Protocol:
-    return Protocol(kind, 1, partial(prepare, kind), imagenet_a.collect, imagenet_a.evaluate)
-
-
 IMAGENET_R, IMAGENET_SKETCH, IMAGENET_V2 = (
-    _protocol(kind) for kind in ("imagenet-r", "imagenet-sketch", "imagenet-v2")
+    Measurement(partial(prepare, kind), imagenet_a.collect, imagenet_a.evaluate)
+    for kind in ("imagenet-r", "imagenet-sketch", "imagenet-v2")
 )
 
 
@@ -118,4 +116,4 @@ def evaluate_val(arrays: Arrays) -> Outcome:
     return outcome(arrays, statistics, more=known, reasons=reasons, data={"n_real": int(labelled.sum())})
 
 
-IMAGENET_VAL = Protocol("imagenet-val", 2, prepare_val, collect_val, evaluate_val)
+IMAGENET_VAL = Measurement(prepare_val, collect_val, evaluate_val)

@@ -30,7 +30,12 @@ class TrainConfig(Keys):
         "method -> what this setting gives it where `mixup` names it: arguments, and under `recipe` keys of the recipe,"
         " {automix: {alpha: 2.0, recipe: {min_lr: 0.05}}}; own arguments and the command line come first",
     )
-    applied: list[str] = key([], "what `methods` brought, written by the program", role="place")
+    models: dict[str, Any] = key(
+        {},
+        "network -> the recipe keys that this setting gives it, {pvt_small: {model_args: {drop_path_rate: 0.1}}}; the"
+        " command line comes first",
+    )
+    applied: list[str] = key([], "what `models` and `methods` brought, written by the program", role="place")
     label: str | None = key(None, "how reports name this run; null: by the method", role="place")
 
     # on what

@@ -24,6 +24,7 @@ from evalkit.logger import Logger
 from evalkit.runtime import derive_rng, is_main, rank, seed_torch, world_size, write_atomic
 
 from . import session
+from .feed import Feed
 from .losses import BinaryCrossEntropy, soft_cross_entropy, soft_target
 from .mixups.base import Context
 from .schedules import learning_rate
@@ -40,7 +41,7 @@ def fit(s: Session, run: Path) -> None:
     """Train from `s.step` to the end; checkpoints and logs go to `run`. Raises Stopped after a signal, EvalkitError
     when the loss is lost."""
     cfg, device, world = s.cfg, s.device, world_size()
-    per_epoch, total = steps_per_epoch(len(s.train_images), cfg.batch_size), total_steps(s)
+    per_epoch, total = steps_per_epoch(len(s.train_images), cfg.batch_size), s.total_steps
     rate = learning_rate(cfg, per_epoch)
     group_rates = [
         learning_rate(replace(cfg, **group.get("schedule", {})), per_epoch) for group in s.optimizer.param_groups
@@ -61,12 +62,12 @@ def fit(s: Session, run: Path) -> None:
         unused = not s.method.uses_all_parameters and any(True for _ in s.method.parameters())
         module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=unused)
 
-    batches = batch_iterator(s, s.step)
+    feed = Feed(batch_iterator(s, s.step))
     context = context_maker(s, total)
     log = Logger(run, s.step, total)
     bad_step = torch.full((), total, device=device)  # first step with a loss that is not finite
     began = time.monotonic() - s.seconds
-    window, waited, shown, saved_at = time.monotonic(), 0.0, s.step, time.monotonic()
+    window, shown, saved_at = time.monotonic(), s.step, time.monotonic()
     with Guard(device) as guard:
         try:
             while s.step < total:
@@ -76,9 +77,7 @@ def fit(s: Session, run: Path) -> None:
 
                 step_loss = torch.zeros((), device=device)
                 for i in range(local_groups):
-                    asked = time.monotonic()
-                    batch = next(batches)
-                    waited += time.monotonic() - asked
+                    batch = next(feed)
                     with nullcontext() if world == 1 or i == local_groups - 1 else module.no_sync():
                         loss = forward(s, module, context(s.step, batch.group, batch.extras), batch) / local_groups
                         s.scaler.scale(loss).backward()
@@ -99,6 +98,7 @@ def fit(s: Session, run: Path) -> None:
                 healthy = step_loss.isfinite() & (norm.isfinite() | s.scaler.is_enabled())
                 bad_step = torch.where(healthy, bad_step, bad_step.clamp(max=s.step))
                 s.step += 1
+                log.moved(s.step)
 
                 last = s.step == total
                 evaluate_now = s.step % eval_steps == 0 or last
@@ -117,7 +117,9 @@ def fit(s: Session, run: Path) -> None:
                         "lr": lr,
                         "grad_norm": float(norm),
                         "images_per_second": round((s.step - shown) * cfg.batch_size / (now - window), 1),
-                        "data_wait": round(waited / (now - window), 4),
+                        "data_wait": round(feed.waited / (now - window), 4),
+                        "reading_ms": round(1000 * feed.reading / feed.images, 3),
+                        "preparing_ms": round(1000 * feed.preparing / feed.images, 3),
                     }
                     log.log(
                         s.step,
@@ -125,7 +127,9 @@ def fit(s: Session, run: Path) -> None:
                         f"epoch {values['epoch']:.1f}  loss {values['loss']:.3f}  {values['images_per_second']:.0f}"
                         " images/s",
                     )
-                    window, waited, shown = now, 0.0, s.step
+                    if advice := feed.turn(cfg, now - window, "the GPU" if device.type == "cuda" else "the run", world):
+                        log.say(advice)
+                    window, shown = now, s.step
                 improved = False
                 if evaluate_now:
                     s.scores = {name: accuracy(s, network) for name, network in s.networks().items()}
@@ -157,11 +161,6 @@ def fit(s: Session, run: Path) -> None:
                     raise Stopped(int(stop))
         finally:
             log.close()
-
-
-def total_steps(s: Session) -> int:
-    """The steps of the whole run."""
-    return round(s.cfg.epochs * steps_per_epoch(len(s.train_images), s.cfg.batch_size))
 
 
 def batch_iterator(s: Session, start: int) -> Iterator[Batch]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from evalkit import checkpoint, config, data, models
+from evalkit.data.loading import steps_per_epoch
+from evalkit.data.published import published_set
 from evalkit.data.splits import check_splits
 from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
@@ -21,6 +23,7 @@ from . import distill, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
 from .config import TrainConfig
 from .ema import WeightAverage
+from .matching import recipe_name
 from .mixups import from_config
 from .mixups.base import Context, MixMethod
 from .mixups.parts.teacher import Teacher
@@ -59,6 +62,8 @@ class Session:
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
     remarks: list[str]  # what a reader of the numbers must know of the data
+    recipe: str | None = None  # whose settings these are, see `recipe_name`
+    whole: bool = False  # whether the training images are the published ones, whole
     step: int = 0
     seconds: float = 0.0  # of training up to the newest checkpoint, over all parts of a run that was resumed
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
@@ -73,20 +78,33 @@ class Session:
     def method(self) -> MixMethod:
         return self.trainee.method
 
+    @property
+    def is_published(self) -> bool:
+        """Whether the run is a published one: by a recipe's settings, on the published data, to its end."""
+        return self.recipe is not None and self.whole and self.step == self.total_steps
+
+    @property
+    def total_steps(self) -> int:
+        """The steps of the whole run."""
+        return round(self.cfg.epochs * steps_per_epoch(len(self.train_images), self.cfg.batch_size))
+
     def networks(self) -> dict[str, Network]:
         """The classifiers that are evaluated and exported: "raw", and "ema" where the recipe averages weights."""
         out = {"raw": self.method.eval_network(self.network)}
         return out | ({"ema": self.ema.network} if self.ema else {})
 
 
-def build(cfg: TrainConfig, device: torch.device) -> Session:
-    """Data, network, method and optimizer of a recipe, seeded; the same in every process."""
+def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, data.Images] | None = None) -> Session:
+    """Data, network, method and optimizer of a recipe, seeded; the same in every process. `images` for training and
+    validation stand in for the recipe's own."""
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)
     torch.backends.cudnn.benchmark = not cfg.deterministic
-    train_images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
-    val_images = data.load(cfg.data, cfg.val_split, root=cfg.data_dir)
+    train_images, val_images = images or (
+        data.load(cfg.data, cfg.train_split, root=cfg.data_dir),
+        data.load(cfg.data, cfg.val_split, root=cfg.data_dir),
+    )
     remarks = check_splits(train_images, val_images, (cfg.train_split, cfg.val_split))
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes)).to(device)
@@ -115,6 +133,8 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
+        recipe=recipe_name(cfg),
+        whole=published_set(train_images) == "imagenet-train",
         remarks=remarks,
     )
 
@@ -199,6 +219,8 @@ def meta(s: Session) -> dict[str, Any]:
             "val_fingerprint": s.val_images.fingerprint,
         },
         "config": config.to_dict(cfg),
+        "recipe": s.recipe,
+        "published": s.is_published,
     }
 
 

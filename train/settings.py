@@ -1,5 +1,5 @@
-"""What the setting of a recipe brings for the mixup that is chosen: `methods` holds, for a method, arguments and, under
-`recipe`, keys of the recipe."""
+"""What the setting of a recipe brings for the network and the mixup that are chosen: `models` holds, for a network,
+keys of the recipe; `methods`, for a method, arguments and, under `recipe`, keys of the recipe."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,12 +7,14 @@ from typing import Any
 from evalkit.errors import EvalkitError, unknown
 
 RECIPE = "recipe"
-OF_THE_SETTING = ("mixup", "methods", "applied")  # keys that no method's `recipe` may hold
+OF_THE_SETTING = ("mixup", "methods", "models", "applied")  # keys that no method's `recipe` may hold
+OF_A_MODEL = ("model", "models", "applied")  # keys that no entry of `models` may hold
 
 
 def settle(values: Mapping[str, Any], given: Collection[str], known: Collection[str]) -> dict[str, Any]:
-    """The keys of a configuration that change once its setting is applied to its mixup: the mixup with the setting's
-    arguments, what the method's `recipe` holds unless the command line gave that key, and `applied`, a line for each.
+    """The keys of a configuration that change once its setting is applied: those that `models` holds for its network,
+    its mixup with the setting's arguments, what the method's `recipe` holds, and `applied`, a line for each. What the
+    command line gave comes first.
 
     Args:
         values: All keys of the configuration.
@@ -26,23 +28,52 @@ def settle(values: Mapping[str, Any], given: Collection[str], known: Collection[
             f"this configuration was made for its own mixup ({'; '.join(values['applied'])}); for another one name the"
             " recipe it came from"
         )
+    named = {key.partition(".")[0] for key in given}
+    changes, applied = of_model(values, given, known)
+    values = {**values, **changes}
     methods = values["methods"]
     if not set(names(values["mixup"])) & set(methods):
-        return {}
+        return {**changes, "applied": applied} if applied else {}
     check(methods, known)
     wanted: dict[str, tuple[str, Any]] = {}
-    applied: list[str] = []
     mixup = with_setting(values["mixup"], methods, wanted, applied)
     if not applied and not wanted:
         return {}
-    named = {key.partition(".")[0] for key in given}
-    changes = {key: value for key, (_, value) in wanted.items() if key not in named}
+    changes |= {key: value for key, (_, value) in wanted.items() if key not in named}
     for key, (name, value) in wanted.items():
         if key in named:
             applied.append(f"{key}={values[key]} of the command line instead of {value} for {name}")
         else:
             applied.append(f"{key}={value} for {name}")
     return {"mixup": mixup, "methods": {}, "applied": applied, **changes}
+
+
+def of_model(
+    values: Mapping[str, Any], given: Collection[str], known: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The keys that `models` holds for the configuration's network, with a line for each; what is `given` on the
+    command line comes first. A network of which the setting says nothing gets a line that says so."""
+    models, model = values["models"], values["model"]
+    if not models:
+        return {}, []
+    for name, entry in models.items():
+        if not isinstance(entry, Mapping):
+            raise EvalkitError(f"`models` holds {name}: {{KEY: ...}}, but got {entry!r}")
+        for key in entry:
+            if key not in known or key in OF_A_MODEL:
+                raise unknown(f"recipe key of {name} in `models`", key, set(known) - set(OF_A_MODEL))
+    if model not in models:
+        return {"models": {}}, [f"{model}: not a network of this setting, which names {', '.join(models)}"]
+    changes: dict[str, Any] = {"models": {}}
+    lines = []
+    for key, value in models[model].items():
+        within = [other for other in given if other.startswith(f"{key}.")]
+        if key in given or (within and not isinstance(value, Mapping)):
+            lines.append(f"{key} of the command line instead of {value} for {model}")
+            continue
+        changes[key] = {**value, **values[key]} if within else value
+        lines.append(f"{key}={changes[key]} for {model}")
+    return changes, lines
 
 
 def names(spec: Any) -> Iterator[str]:
@@ -94,7 +125,7 @@ def with_setting(
 def check(methods: Mapping[str, Any], known: Collection[str]) -> None:
     """Raises EvalkitError for a name in `methods` that is no method, and for arguments or recipe keys that do not
     exist."""
-    from .mixups import METHODS, arguments_of
+    from .mixups import METHODS, arguments
 
     for name, entry in methods.items():
         if name not in METHODS:
@@ -102,8 +133,8 @@ def check(methods: Mapping[str, Any], known: Collection[str]) -> None:
         if not isinstance(entry, Mapping) or not isinstance(entry.get(RECIPE, {}), Mapping):
             raise EvalkitError(f"`methods` holds {name}: {{ARGUMENT: ..., recipe: {{KEY: ...}}}}, but got {entry!r}")
         for key in entry:
-            if key not in (*arguments_of(METHODS[name]), "preset", RECIPE):
-                raise unknown(f"{name} key in `methods`", key, [*arguments_of(METHODS[name]), "preset", RECIPE])
+            if key not in (*arguments(METHODS[name]), "preset", RECIPE):
+                raise unknown(f"{name} key in `methods`", key, [*arguments(METHODS[name]), "preset", RECIPE])
         for key in entry.get(RECIPE, {}):
             if key not in known or key in OF_THE_SETTING:
                 raise unknown(f"recipe key of {name} in `methods`", key, set(known) - set(OF_THE_SETTING))

@@ -9,9 +9,9 @@ import warnings
 import typer
 
 from ..errors import EvalkitError
-from .app import Protocol, app
+from .app import app
 
-__all__ = ["Protocol", "app", "invoke", "main"]
+__all__ = ["app", "invoke", "main"]
 UsageError = typer.BadParameter.__base__.__base__  # what typer raises for any wrong command line
 DEBUG = "EVALKIT_DEBUG"
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import read_weights
 from ..errors import EvalkitError, unknown
+from ..records import Subject
 from .build import check_arguments
 from .convert import to_timm
 from .network import Network, create
@@ -39,6 +40,18 @@ class Loaded:
     meta: dict[str, Any] = field(default_factory=dict)
     # "unexpected" and "dropped" keys of the file, "renamed" ones of another code base
     report: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def published(self) -> bool:
+        """Whether published values may stand beside results of these weights: those of others, whose making is their
+        authors' word, or those of a finished run of ours by a published recipe on the published data."""
+        return "config" not in self.meta or self.meta.get("published") is True
+
+    def subject(self, sha256: str | None = None) -> Subject:
+        """The weights as a record names them; `sha256` where no file has one."""
+        recipe = self.meta.get("recipe")
+        recipe = recipe if isinstance(recipe, str) else None
+        return Subject(self.name, self.method, self.label, sha256 or self.sha256, self.weights, recipe)
 
 
 def load(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.resnet import BasicBlock, ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
@@ -43,6 +43,7 @@ default_cfgs = generate_default_cfgs(
         "pvt_nano": _cfg(first_conv="patch_embed1.proj"),
         "resnet10_cifar": _cfg(first_conv="conv1", classifier="fc", pool_size=(4, 4)),
         "resnet18_cifar": _cfg(first_conv="conv1", classifier="fc", pool_size=(4, 4)),
+        "resnext50_32x4d_cifar": _cfg(first_conv="conv1", classifier="fc", pool_size=(4, 4)),
     }
 )
 
@@ -88,3 +89,10 @@ def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-18 for 32-px images: 11.2 M parameters."""
     args: dict[str, Any] = {"block": BasicBlock, "layers": (2, 2, 2, 2)} | kwargs
     return build_model_with_cfg(CifarResNet, "resnet18_cifar", pretrained, **args)
+
+
+@register_model
+def resnext50_32x4d_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNeXt-50 (32x4d) for 32-px images: 23.0 M parameters."""
+    args = {"block": Bottleneck, "layers": (3, 4, 6, 3), "cardinality": 32, "base_width": 4} | kwargs
+    return build_model_with_cfg(CifarResNet, "resnext50_32x4d_cifar", pretrained, **args)

@@ -6,20 +6,29 @@ from pathlib import Path
 
 from .. import results
 from ..errors import EvalkitError
+from ..protocols import Protocols
 from ..runtime import write_atomic
 from . import figures, page, render
+from .beside import beside_published
 from .collect import rows_of, runs_of
 from .provenance import provenance
-from .tables import beside_published, summary
+from .tables import summary
 from .transfer import transfers, transfers_beside_published
 
 TITLE = "evalkit report"
 
 
-def build(dirs: Iterable[str | Path], out: str | Path | None = None) -> Path:
-    """Write report.html, report.md, report.csv, report.tex and figures/*.png into `out` (default: the first of `dirs`)
-    from every results.jsonl below `dirs`; returns the path of report.html. Raises EvalkitError where there are no
-    records or `out` cannot be written."""
+def build(dirs: Iterable[str | Path], out: str | Path | None, protocols: Protocols) -> Path:
+    """Write report.html, report.md, report.csv, report.tex and figures/*.png into `out` from every results.jsonl below
+    `dirs`; returns the path of report.html.
+
+    Args:
+        dirs: Folders.
+        out: Default: the first of `dirs`.
+        protocols: What the records are of, in the order of the tables.
+
+    Raises EvalkitError where there are no records or `out` cannot be written.
+    """
     dirs = [Path(d) for d in dirs]
     if not dirs:
         raise EvalkitError("no folder given; name one or more that hold results, e.g. `evalkit report runs`")
@@ -34,8 +43,9 @@ def build(dirs: Iterable[str | Path], out: str | Path | None = None) -> Path:
 
     # the baseline comes first
     rows = rows_of(runs_of(sorted(results.latest(records), key=lambda r: r["method"] != "vanilla")))
-    tables, published = [*summary(rows), *transfers(rows)], [*beside_published(rows), *transfers_beside_published(rows)]
-    drawings, made = figures.draw(rows), provenance(rows, problems)
+    tables = [*summary(rows, protocols), *transfers(rows, protocols)]
+    published = [*beside_published(rows, protocols), *transfers_beside_published(rows, protocols)]
+    drawings, made = figures.draw(rows, protocols), provenance(rows, problems, protocols)
     lead = page.lead(rows)
     for drawing in drawings:
         if drawing.png is not None:

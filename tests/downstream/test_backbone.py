@@ -296,6 +296,19 @@ def test_a_pickle_bomb_does_not_run(tmp_path):
 # ---- where it comes from
 
 
+def test_what_regularised_pre_training_does_not_regularise_the_transfer(tmp_path):
+    """The recipe's drop_path does, 0 included: it was the pre-training's wherever the recipe had none."""
+    args = {"depth": 2, "drop_path_rate": 0.3, "attn_drop_rate": 0.1}
+    model = classifier(**args)
+    checkpoint.save(tmp_path, 1, model.state_dict(), None, {}, {"model": "vit_nano_patch4_32", "model_args": args})
+    source = found(tmp_path)
+    assert source.model_args == VIT and source.of_training == {"drop_path_rate": 0.3, "attn_drop_rate": 0.1}
+    assert not source.is_plain() and found("resnet10_cifar", random=True).is_plain()
+    assert found(tmp_path, model_args={"attn_drop_rate": 0.2}).model_args == VIT | {"attn_drop_rate": 0.2}
+    with pytest.raises(EvalkitError, match="stochastic depth is the key drop_path here"):
+        found(tmp_path, model_args={"drop_path_rate": 0.2})
+
+
 def test_random_takes_the_architecture_alone(tmp_path):
     safetensors.torch.save_file(classifier(**VIT).state_dict(), tmp_path / "w.safetensors")
     source = found(tmp_path / "w.safetensors", model="vit_nano_patch4_32", model_args=VIT, random=True)

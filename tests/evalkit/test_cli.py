@@ -152,7 +152,9 @@ def test_recipes_of_both_kinds(capsys):
 
 def test_report(calls, capsys):
     assert cli.invoke(["report", "a", "b", "--out", "o"]) == (0, "")
-    assert calls == [("report", ([Path("a"), Path("b")], Path("o")), {})]
+    ((name, (dirs, out, described), kwargs),) = calls
+    assert (name, dirs, out, kwargs) == ("report", [Path("a"), Path("b")], Path("o"), {})
+    assert next(iter(described)) == "accuracy" and {"occlusion", "seg"} <= set(described)
     assert capsys.readouterr().out.strip().endswith("page.html")
 
 
@@ -161,8 +163,21 @@ def test_mixup(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("evalkit.train.showcase.preview.save", lambda *args: seen.append(args) or ["left out: x"])
     assert cli.invoke(["mixup", "preview", "a.png", "b.png", "--methods", "mixup,cutmix", "--out", "s.html"]) == (0, "")
     assert cli.invoke(["mixup", "preview"]) == (0, "")
-    assert seen == [([Path("a.png"), Path("b.png")], "mixup,cutmix", Path("s.html")), ([], None, Path("mixups.png"))]
-    assert capsys.readouterr().out.splitlines() == ["left out: x", "s.html", "left out: x", "mixups.png"]
+    assert [args[:4] for args in seen] == [
+        ([Path("a.png"), Path("b.png")], "mixup,cutmix", Path("s.html"), None),
+        ([], None, Path("mixups.png"), None),
+    ]
+    assert {(tuple(args[4].lambdas), args[4].pairs, args[4].attention) for args in seen} == {
+        ((0.1, 0.3, 0.5, 0.7, 0.9), False, False)
+    }
+    more = ["--checkpoint", "runs/a", "--lambdas", "0,0.5,1", "--pairs", "--attention"]
+    assert cli.invoke(["mixup", "preview", *more]) == (0, "")
+    *_, checkpoint, look = seen[2]
+    assert checkpoint == "runs/a" and list(look.lambdas) == [0, 0.5, 1] and look.pairs and look.attention
+    wrong = "--lambdas are numbers with commas between them, but got '0.1;0.2'"
+    assert cli.invoke(["mixup", "preview", "--lambdas", "0.1;0.2"]) == (1, wrong)
+    sheets = ["left out: x", "s.html", "left out: x", "mixups.png", "left out: x", "mixups.png"]
+    assert capsys.readouterr().out.splitlines() == sheets
     assert cli.invoke(["mixup", "list"]) == (0, "")
     assert "puzzlemix " in capsys.readouterr().out
     small = [
@@ -175,16 +190,20 @@ def test_mixup(monkeypatch, capsys, tmp_path):
         "--device",
         "cpu",
         "--methods",
-        "mixup,supermix",
+        "mixup,cutmix",
         "--json",
         str(tmp_path / "b.json"),
     ]
     assert cli.invoke(["mixup", "bench", *small]) == (0, "")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("left out: supermix") and lines[1].startswith("2 x 3 x 32 x 32 float32, cpu")
-    assert {line.split()[0] for line in lines[3:]} == {"clone", "mixup"}
+    assert lines[0].startswith("2 x 3 x 32 x 32 float32, cpu")
+    assert {line.split()[0] for line in lines[2:]} == {"clone", "mixup", "cutmix"}
     made = json.loads((tmp_path / "b.json").read_text())
-    assert set(made["methods"]) == {"clone", "mixup"} and made["batch"] == 2 and made["environment"]["device"] == "cpu"
+    assert (
+        set(made["methods"]) == {"clone", "mixup", "cutmix"}
+        and made["batch"] == 2
+        and made["environment"]["device"] == "cpu"
+    )
     assert cli.invoke(["mixup", "bench", "--methods", "mixpu"]) == (1, "unknown mixup 'mixpu'. Did you mean 'mixup'?")
 
 

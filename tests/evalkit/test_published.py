@@ -5,8 +5,8 @@ import re
 import pytest
 
 from evalkit import config
-from evalkit.report import transfer
-from evalkit.report.tables import COLUMNS, published_values
+from evalkit.cli.described import protocols
+from evalkit.report.beside import published_values
 from evalkit.train.config import TrainConfig
 
 VALUES = published_values()
@@ -25,15 +25,15 @@ def value(table, method, model, metric, source):
 def test_every_line_is_a_percentage_of_a_known_metric_with_a_source():
     assert len(VALUES) > 300
     for v in VALUES:
-        columns = (COLUMNS | transfer.COLUMNS)[v.table]
-        assert v.metric in {*(c.metric for c in columns), "top5", "parameters"}
+        protocol = protocols()[v.table]
+        assert v.metric in {m.name for m in protocol.metrics}
         assert (
             re.fullmatch(r"\d{1,2}\.\dM" if v.metric == "parameters" else r"\d{1,2}\.\d{1,3}", v.value)
             and v.source
             and v.method
             and v.model
         )
-        assert (v.decoder in transfer.DECODERS) == (v.table == "seg")
+        assert v.decoder in (protocol.detail.names if protocol.detail else [""])
 
 
 def test_no_value_is_there_twice():

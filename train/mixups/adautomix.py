@@ -77,6 +77,16 @@ class AdAutoMix(LearnedMix):
     """
 
     extra_passes = "2 forward of a copy, 1 backward through it, 1 forward + backward (3 images: 2)"
+    bibtex = """
+    @inproceedings{qin2024adautomix,
+      title = {Adversarial {AutoMixup}},
+      author = {Qin, Huafeng and Jin, Xin and Jiang, Yun and El-Yacoubi, Mounim A. and Gao, Xinbo},
+      booktitle = {International Conference on Learning Representations},
+      year = {2024},
+      eprint = {2312.11954},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "cifar": {"images": 3, "beta": 0.3, "lam_embed": False, "momentum_end": 0.999999},
@@ -124,6 +134,10 @@ class AdAutoMix(LearnedMix):
         self.images, self.beta, self.adv_interval, self.cos_sign = images, beta, adv_interval, cos_sign
         self.port_margin = flag("port_margin", port_margin)
         self.lam_embed = flag("lam_embed", lam_embed)
+
+    @property
+    def training_passes(self) -> int:
+        return 3 if self.images > 2 else 2
 
     def make_block(self, channels: int) -> nn.Module:
         return GeneratorBlock(channels, self.lam_embed, self.norm)

@@ -62,6 +62,17 @@ class AutoMix(LearnedMix):
     """
 
     extra_passes = "2 forward of a copy, 1 backward through it, 1 forward + backward"
+    bibtex = """
+    @inproceedings{liu2022automix,
+      title = {{AutoMix}: Unveiling the Power of Mixup for Stronger Classifiers},
+      author = {Liu, Zicheng and Li, Siyuan and Wu, Di and Liu, Zihan and Chen, Zhiyuan and Wu, Lirong and Li,
+        Stan Z.},
+      booktitle = {European Conference on Computer Vision},
+      year = {2022},
+      eprint = {2103.13027},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "cifar": {"lam_embed": False, "mask_loss_schedule": "constant", "momentum_end": 0.999999},

@@ -30,6 +30,16 @@ class DecoupleMix(MixMethod):
     family = "loss"
     needs = "what its method needs"
     extra_passes = "those of its method"
+    bibtex = """
+    @inproceedings{liu2023decoupled,
+      title = {Harnessing Hard Mixed Samples with Decoupled Regularizer},
+      author = {Liu, Zicheng and Li, Siyuan and Wang, Ge and Tan, Cheng and Wu, Lirong and Li, Stan Z.},
+      booktitle = {Advances in Neural Information Processing Systems},
+      year = {2023},
+      eprint = {2203.10761},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {"default": {"method": "mixup"}}
 
     def __init__(self, method: MixMethod, eta: float = 0.1, lam_idx: float = 0.0):

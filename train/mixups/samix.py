@@ -30,6 +30,15 @@ class SAMix(AutoMix):
     lambda, as the code. The class weight of its soft cross-entropy has no effect there and is left out.
     """
 
+    bibtex = """
+    @misc{li2021samix,
+      title = {Boosting Discriminative Visual Representation Learning with Scenario-Agnostic Mixup},
+      author = {Li, Siyuan and Liu, Zicheng and Wu, Di and Liu, Zihan and Li, Stan Z.},
+      year = {2021},
+      eprint = {2111.15454},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "cifar": {"lam_shape": 0.25, "dropout": 0.0, "mask_loss_schedule": "constant", "momentum_end": 0.999999},

@@ -26,7 +26,9 @@ class LearnedMix(MixMethod):
     family = "learned"
     needs = "features in the middle of the network"
     features = True
+    training_passes = 2  # of the mixed images and of the clean ones
     uses_all_parameters = True
+    asks = ("encoder.look",)
 
     def __init__(
         self,

@@ -1,0 +1,159 @@
+"""`evalkit study list | show | run | status | report`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import EvalkitError
+from .words import split
+
+app = typer.Typer(help="Many trainings and evaluations as one: a table of a paper, or your own.", rich_markup_mode=None)
+
+Only = Annotated[str | None, typer.Option(metavar="AXIS=VALUE,..", help="these cells alone", show_default="all")]
+Name = Annotated[str, typer.Argument(metavar="STUDY", help="a study's name or YAML file")]
+
+
+@app.command("list")
+def study_list() -> int:
+    """The name and the title of every study."""
+    from ..study import spec
+
+    for name in spec.names():
+        print(f"{name:26} {spec.load(name).title}")
+    return 0
+
+
+@app.command("show")
+def study_show(study: Name, only: Only = None) -> int:
+    """The axes and cells of a study, with the recipe and the keys of each."""
+    from ..study import spec
+
+    found = spec.load(study)
+    print(found.title)
+    for axis, values in found.axes.items():
+        print(f"  {axis}: {', '.join(values)}")
+    for cell in spec.select(found, only):
+        what = f"left out: {cell.excluded}" if cell.excluded else " ".join([cell.recipe, *cell.overrides()])
+        print(f"{cell.name:48} {what}")
+    return 0
+
+
+@app.command(
+    "run",
+    epilog="""\b
+Examples:
+  evalkit study run digits-methods --out studies/digits
+  evalkit study run mine.yaml data_dir=DIR --only method=mixpro,seed=0 --dry-run
+  evalkit study run mine.yaml data_dir=DIR --jobs 16 --slurm slurm_partition=gpu --slurm gres=gpu:1 --slurm runtime=1440
+""",
+)
+def study_run(
+    study: Name,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings of every training", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the study", show_default="studies/STUDY")] = None,
+    only: Only = None,
+    jobs: Annotated[int, typer.Option(min=1, help="commands that run at once")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs (processes) of each training")] = 1,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="run as Slurm jobs with this resource; may be given again"),
+    ] = None,
+    profile: Annotated[Path | None, typer.Option(help="a Snakemake profile's folder, handed on")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print every command and the cost, run nothing")] = False,
+) -> int:
+    """Run what is missing of a study; run again after a kill, it goes on.
+
+    A failed cell stops no other; cells that cannot be are named. Exit code 2 if anything is missing at the end.
+    """
+    from ..study import engine, plan, spec
+
+    odd, overrides = split(words)
+    if odd:
+        raise EvalkitError(f"'{odd[0]}' is not key=value; a study is one name or file, settings are written key=value")
+    found = spec.load(study)
+    cells = spec.select(found, only)
+    made = plan.make(found, cells, given=overrides, gpus=gpus, check=_obstacle)
+    for name, why in made.left_out.items():
+        print(f"left out: {name}: {why}")
+    folder = out or Path("studies") / found.name
+    if dry_run:
+        from ..study import cost
+
+        print(cost.table(made, folder, _training))
+        return 0
+    plan.start(folder, made)
+    engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
+    return _ended(folder)
+
+
+@app.command("status")
+def study_status(folder: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a study")]) -> int:
+    """What is done, runs, failed or waits; exit code 2 while anything is missing."""
+    return _ended(folder)
+
+
+def _ended(folder: Path) -> int:
+    """Print how the jobs stand; the exit code for it."""
+    from ..study import plan
+
+    made = plan.read(folder)
+    states: dict[str, list[tuple[str, Any]]] = {}
+    for job in made.jobs:
+        found = plan.state(folder, job)
+        states.setdefault(found["state"], []).append((job.id, found))
+    for name, entries in states.items():
+        if name in ("failed", "stopped"):
+            for id, facts in entries:
+                print(f"{name}: {id}: {facts.get('message') or 'no message'} (jobs/{id}.log)")
+    print(f"{made.title}: {', '.join(f'{len(entries)} {name}' for name, entries in states.items())}")
+    return 0 if set(states) == {"done"} else 2
+
+
+def _obstacle(recipe: str, overrides: list[str]) -> str | None:
+    """Why `evalkit train recipe overrides` could not begin, or None."""
+    from .. import config
+    from ..train.config import TrainConfig
+
+    try:
+        config.load(TrainConfig, recipe, overrides)
+    except EvalkitError as e:
+        return str(e)
+    return None
+
+
+IMAGENET = (1_281_167, 1000)
+SIZES = {"cifar10": (50_000, 10), "cifar100": (50_000, 100), "fashion-mnist": (60_000, 10)}
+
+
+def _training(recipe: str, overrides: Sequence[str]) -> Any:
+    """What a training of the study comes to. Data that are not there are taken to be as large as ImageNet, and said."""
+    from .. import config, data
+    from ..study.cost import Training
+    from ..train.config import TrainConfig
+
+    cfg = config.load(TrainConfig, recipe, list(overrides))
+    where = f"{cfg.data} in {cfg.data_dir}" if cfg.data_dir else cfg.data
+    remark, present = "", True
+    try:
+        images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
+        count, classes = len(images), len(images.classes)
+    except EvalkitError:
+        present = False
+        count, classes = SIZES.get(cfg.data.rpartition("/")[2], IMAGENET)
+        remark = f"{where}: {count:,} training images of {classes} classes"
+    return Training(
+        cfg.model,
+        dict(cfg.model_args),
+        cfg.image_size,
+        classes,
+        count,
+        cfg.epochs,
+        cfg.ema is not None,
+        where,
+        present,
+        remark,
+    )

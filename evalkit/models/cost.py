@@ -1,0 +1,36 @@
+"""What a network costs: parameters and multiply-adds of a forward pass, counted without weights or data."""
+
+import functools
+import json
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .network import create
+
+
+class Cost(NamedTuple):
+    """Of one image: `parameters`, and `macs`, the multiply-adds of its forward pass (papers call them FLOPs)."""
+
+    parameters: int
+    macs: int
+
+
+def cost(name: str, size: int, num_classes: int, **arguments: Any) -> Cost:
+    """The cost of an architecture for one image of `size` pixels a side.
+
+    Counted on the meta device, so that a network of a billion parameters takes no memory. Raises EvalkitError for an
+    unknown architecture, or where it does not take such images.
+    """
+    return _cost(name, size, num_classes, json.dumps(arguments, sort_keys=True))
+
+
+@functools.cache
+def _cost(name: str, size: int, num_classes: int, arguments: str) -> Cost:
+    with torch.device("meta"):
+        network = create(name, num_classes=num_classes, **json.loads(arguments)).eval()
+        counter = FlopCounterMode(display=False)
+        with counter:
+            network.model(torch.zeros(1, 3, size, size))
+    return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2)

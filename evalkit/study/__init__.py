@@ -1,0 +1,1 @@
+"""Studies: tables of trainings and evaluations as graphs of evalkit commands, run by Snakemake."""

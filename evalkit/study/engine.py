@@ -1,0 +1,48 @@
+"""Hand a plan to Snakemake, which knows what is done, what waits, and where it may run."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import EvalkitError
+from . import devices, plan
+
+SLURM = ("--executor", "slurm")
+
+
+def run(folder: Path, *, jobs: int, slurm: Sequence[str] | None = None, profile: Path | None = None) -> int:
+    """Run what is left of the plan in `folder`. A job that fails stops no other but those that need it.
+
+    Args:
+        folder: of the study, with its plan.json.
+        jobs: how many run at once.
+        slurm: KEY=VALUE resources of a Slurm job; None: on this machine.
+        profile: a Snakemake profile's folder, handed on as it is.
+
+    Raises EvalkitError where Snakemake is not installed or another process runs this study.
+    """
+    if importlib.util.find_spec("snakemake") is None:
+        raise EvalkitError("studies run on Snakemake, which is not installed; pip install 'evalkit[study]'")
+    if slurm is not None and importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        raise EvalkitError("--slurm needs Snakemake's plug-in; pip install snakemake-executor-plugin-slurm")
+    for job in plan.read(folder).jobs:  # what was finished outside of the engine counts as well
+        mark = folder / "done" / job.id
+        if plan.finished(folder, job):
+            mark.parent.mkdir(exist_ok=True)
+            mark.touch()
+        else:
+            mark.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile"))]
+    command += ["--directory", str(folder), "--config", f"study={folder.resolve()}", "--keep-going", "--quiet", "all"]
+    command += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--jobs", str(jobs)]
+    if slurm is not None:
+        command += [*SLURM, "--default-resources", *slurm]
+    elif gpus := devices.count():
+        command += ["--resources", f"gpu={gpus}"]
+    if profile is not None:
+        command += ["--profile", str(profile)]
+    process = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    return process.returncode

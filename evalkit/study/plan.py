@@ -1,0 +1,149 @@
+"""From a study to jobs: one evalkit command each, as a list of arguments, with what it waits for and what it needs."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .. import results
+from ..errors import EvalkitError
+from ..runtime import write_atomic
+from .spec import Cell, Evaluation, Study
+
+FILE = "plan.json"
+# What a training would say against a cell (recipe, overrides) before it began, or None; handed in by the command line.
+Check = Callable[[str, list[str]], str | None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command of a study.
+
+    Args:
+        id: its name in the graph: letters, digits and a few marks, so that no shell can misread it.
+        cell: the folder of its cell.
+        argv: what follows `python -m evalkit`.
+        needs: ids of the jobs whose results it reads.
+        out: the folder that it writes, relative to the study's.
+        gpus: processes of the command, one GPU each.
+    """
+
+    id: str
+    cell: str
+    argv: list[str]
+    needs: list[str]
+    out: str
+    gpus: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every job of a study in one folder, and the cells that cannot be."""
+
+    study: str
+    title: str
+    jobs: list[Job]
+    left_out: dict[str, str] = field(default_factory=dict)  # name of a cell -> why
+    python: str = sys.executable
+
+    def job(self, id: str) -> Job:
+        """The job of that id."""
+        return next(job for job in self.jobs if job.id == id)
+
+    def of_cell(self, cell: str) -> list[Job]:
+        """The jobs of one cell, its training first."""
+        return [job for job in self.jobs if job.cell == cell]
+
+
+def make(
+    study: Study, cells: Sequence[Cell], *, given: Sequence[str] = (), gpus: int = 1, check: Check | None = None
+) -> Plan:
+    """The plan of some cells of a study.
+
+    Args:
+        study: what to plan.
+        cells: those of its cells that are wanted.
+        given: overrides for every training, such as data_dir=DIR.
+        gpus: of each training.
+        check: says why a cell cannot be trained; such a cell is left out and named.
+    """
+    jobs, left_out = [], {}
+    for cell in cells:
+        overrides = [*cell.overrides(), *given]
+        why = cell.excluded or (check(cell.recipe, overrides) if check else None)
+        if why is not None:
+            left_out[cell.name] = why
+            continue
+        jobs += _jobs(cell, overrides, study.evaluations, gpus)
+    if not jobs:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
+        raise EvalkitError(f"no cell of this study is left to run{f' ({reasons})' if reasons else ''}")
+    return Plan(study.name, study.title, jobs, left_out)
+
+
+def _jobs(cell: Cell, overrides: list[str], evaluations: Sequence[Evaluation], gpus: int) -> list[Job]:
+    training = f"cells/{cell.name}/train"
+    first = Job(f"{cell.name}.train", cell.name, ["train", cell.recipe, *overrides], [], training, gpus)
+    found = [first]
+    for evaluation in evaluations:
+        out = f"cells/{cell.name}/{evaluation.name}"
+        keys = Cell({}, "", evaluation.keys).overrides()
+        argv = [evaluation.command, evaluation.what, training, *keys]
+        found.append(Job(f"{cell.name}.{evaluation.name}", cell.name, argv, [first.id], out, 1))
+    return found
+
+
+def start(folder: Path, plan: Plan) -> None:
+    """Write plan.json into the study's folder, which other cells of the study may share; refuses another study's.
+
+    Raises EvalkitError where a job of the same name was begun with another command.
+    """
+    if (folder / FILE).exists():
+        before = read(folder)
+        if before.study != plan.study:
+            raise EvalkitError(f"{folder} holds the study '{before.study}'; choose another --out for '{plan.study}'")
+        known = {job.id: job for job in before.jobs}
+        for job in plan.jobs:
+            other = known.get(job.id, job)
+            if other.argv != job.argv and (folder / other.out).exists():
+                odd = next((w for w in job.argv if w not in other.argv), None) or next(
+                    w for w in other.argv if w not in job.argv
+                )
+                raise EvalkitError(
+                    f"{folder / other.out} was begun with another command ({odd} is different); choose another --out"
+                )
+        known |= {job.id: job for job in plan.jobs}
+        plan = replace(plan, jobs=list(known.values()), left_out=before.left_out | plan.left_out)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(plan), indent=1) + "\n"
+    write_atomic(folder / FILE, lambda f: f.write(text.encode()))
+
+
+def read(folder: Path) -> Plan:
+    """The plan of a study's folder; raises EvalkitError where there is none."""
+    try:
+        values = json.loads((folder / FILE).read_text())
+        return Plan(**{**values, "jobs": [Job(**job) for job in values["jobs"]]})
+    except FileNotFoundError as e:
+        raise EvalkitError(f"{folder} holds no study (no {FILE}); start one with `evalkit study run NAME`") from e
+    except (OSError, ValueError, TypeError, KeyError) as e:
+        raise EvalkitError(f"{folder / FILE} is damaged; run `evalkit study run` with the study's file again") from e
+
+
+def finished(folder: Path, job: Job) -> bool:
+    """Whether the job has left a complete record."""
+    path = folder / job.out / results.FILE
+    return path.is_file() and any(record["complete"] for record in results.scan([path])[0])
+
+
+def state(folder: Path, job: Job) -> Mapping[str, Any]:
+    """How the job stands: {"state": "done" | "failed" | "stopped" | "running" | "waiting", ...}."""
+    if finished(folder, job):
+        return {"state": "done"}
+    try:
+        found: dict[str, Any] = json.loads((folder / "jobs" / f"{job.id}.json").read_text())
+        return found
+    except (OSError, ValueError):
+        return {"state": "waiting"}

@@ -1,0 +1,37 @@
+"""An interpreter for a study's commands that writes records at once instead of training."""
+
+import stat
+import sys
+from pathlib import Path
+
+SCRIPT = '''#!{python}
+"""Called as: THIS -m evalkit COMMAND ... --out DIR | --resume DIR. Notes the call, fails or stops where a file asks."""
+import json, os, pathlib, signal, sys, time
+argv = sys.argv[3:]
+out = pathlib.Path(argv[argv.index("--out" if "--out" in argv else "--resume") + 1])
+root = pathlib.Path.cwd()
+with open(root / "calls.jsonl", "a") as f:
+    f.write(json.dumps({{"argv": argv, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}}) + "\\n")
+out.mkdir(parents=True, exist_ok=True)
+(out / "config.yaml").write_text("seed: 0\\n")
+if (root / "slow").exists():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+    time.sleep(30)
+if any(word in " ".join(argv) for word in (root / "fail").read_text().split()) if (root / "fail").exists() else False:
+    print("error: asked to fail")
+    sys.exit(1)
+state = out / "checkpoints" / "step-1"
+state.mkdir(parents=True, exist_ok=True)
+(state / "train_state.pt").write_bytes(b"x")
+(state / "model.safetensors").write_bytes(b"x")
+with open(out / "results.jsonl", "a") as f:
+    f.write(json.dumps(json.loads({record!r})) + "\\n")
+'''
+
+
+def interpreter(folder: Path, record: str) -> str:
+    """The path of a fake interpreter whose commands append `record`, JSON text, to results.jsonl."""
+    path = folder / "fake-python"
+    path.write_text(SCRIPT.format(python=sys.executable, record=record))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)

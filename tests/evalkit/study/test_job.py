@@ -1,0 +1,106 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from evalkit.study import devices, engine, job, plan
+
+from .fakes import interpreter
+from .test_spec import load
+
+
+@pytest.fixture
+def started(tmp_path, record):
+    """A study's folder with a plan whose commands a fake interpreter runs: two cells, each with two evaluations."""
+    study, folder = load(tmp_path), tmp_path / "out"
+    made = plan.make(study, [c for c in study.cells if c.values["seed"] == "0" and not c.excluded][:2])
+    plan.start(folder, replace(made, python=interpreter(tmp_path, json.dumps(record))))
+    return folder
+
+
+def calls(folder):
+    return [json.loads(line)["argv"] for line in (folder / "calls.jsonl").read_text().splitlines()]
+
+
+def test_a_job_runs_once_and_the_last_of_a_cell_prunes_its_training_state(started):
+    jobs = plan.read(started).of_cell(plan.read(started).jobs[0].cell)
+    state = started / jobs[0].out / "checkpoints" / "step-1" / "train_state.pt"
+    for number, one in enumerate(jobs):
+        assert job.run(started, one.id) == 0 and job.run(started, one.id) == 0
+        assert state.exists() == (number < len(jobs) - 1)
+    assert state.with_name("model.safetensors").exists()
+    assert len(calls(started)) == len(jobs)  # the second time its record was there
+
+
+def test_a_training_that_was_begun_is_continued(started):
+    first = plan.read(started).jobs[0]
+    (started / first.out).mkdir(parents=True)
+    (started / first.out / "half").touch()  # of a start that died before its config
+    assert job.run(started, first.id) == 0 and not (started / first.out / "half").exists()
+    (started / first.out / "results.jsonl").unlink()
+    assert job.run(started, first.id) == 0
+    begun, continued = calls(started)
+    assert begun[:2] == ["train", "digits"] and begun[-2:] == ["--out", first.out]
+    assert continued == ["train", "--resume", first.out]
+
+
+def test_a_failure_keeps_the_last_line_and_a_stop_is_no_failure(started):
+    first, second = plan.read(started).jobs[0], plan.read(started).jobs[3]
+    (started / "fail").write_text("mixup: cutmix cutmix")
+    assert job.run(started, first.id) == 1
+    state = plan.state(started, first)
+    assert state["state"] == "failed" and state["message"] == "error: asked to fail"
+    (started / "fail").unlink()
+    (started / "slow").touch()
+    process = subprocess.Popen([sys.executable, "-m", "evalkit.study.job", str(started), second.id], env=_environment())
+    while not (started / "calls.jsonl").exists() or len(calls(started)) < 2:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 2 and plan.state(started, second)["state"] == "stopped"
+
+
+def _environment():
+    return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+def test_devices_are_held_by_one_job_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setenv(devices.FOLDER, str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,9")
+    monkeypatch.setattr(devices, "count", lambda: 3)
+    with devices.taken(2) as first:
+        with devices.taken(1) as second:
+            held = [first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]]
+            assert held == ["5,7", "9"]
+        monkeypatch.setattr(devices.time, "sleep", lambda _: (_ for _ in ()).throw(TimeoutError))
+        with pytest.raises(TimeoutError), devices.taken(2):
+            pass
+    with devices.taken(3) as everything:
+        assert everything == {"CUDA_VISIBLE_DEVICES": "5,7,9"}
+    with devices.taken(4) as nothing:  # more than there are: the command says so itself
+        assert nothing == {}
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with devices.taken(1) as chosen:
+        assert chosen == {}
+
+
+def test_the_engine_runs_all_but_what_needs_a_failed_job(started):
+    pytest.importorskip("snakemake")
+    cut = next(j for j in plan.read(started).jobs if j.argv[0] == "train")
+    (started / "fail").write_text(cut.out)
+    assert engine.run(started, jobs=2) != 0
+    states = {j.id: plan.state(started, j)["state"] for j in plan.read(started).jobs}
+    failed_cell = [s for id, s in states.items() if id.startswith(cut.cell)]
+    others = [s for id, s in states.items() if not id.startswith(cut.cell)]
+    assert failed_cell == ["failed", "waiting", "waiting"] and set(others) == {"done"}
+    (started / "fail").unlink()
+    before = len(calls(started))
+    assert engine.run(started, jobs=2) == 0
+    assert len(calls(started)) == before + 3  # only what was missing
+    assert all(plan.finished(started, j) for j in plan.read(started).jobs)
