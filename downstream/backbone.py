@@ -54,7 +54,8 @@ def resolve(
     """What `spec` means: an evalkit checkpoint or run folder, a weights file (with `model`), or a timm name. With
     `random` only the architecture is taken from it. Raises EvalkitError for what is not there or does not say its
     architecture."""
-    path, meta, sha256 = Path(spec), {}, None
+    path, sha256 = Path(spec), None
+    meta: dict[str, Any] = {}
     if path.exists():
         _, meta, sha256 = read_weights(path, weights)
         known = meta.get("model") or model
@@ -108,13 +109,16 @@ def _fixed(path: Path) -> Path:
     return path if folder is None else folder.resolve()
 
 
-def build(name: str, model_args: dict[str, Any], img_size: int | None) -> nn.Module:
+def build(name: str, model_args: dict[str, Any], img_size: int | None) -> Any:
     """The timm model without its head, for images of any size: one that its patches do not divide is padded at the
     right and at the bottom, position embeddings are resampled to its grid (both as mmsegmentation's transformers do).
     The embeddings are made for `img_size` pixels a side (None: as pre-trained)."""
     kind = type(models.create(name, num_classes=0, **model_args).model)
     accepted = {
-        arg for base in kind.__mro__ if "__init__" in vars(base) for arg in inspect.signature(base.__init__).parameters
+        arg
+        for base in kind.__mro__
+        if "__init__" in vars(base)
+        for arg in inspect.signature(vars(base)["__init__"]).parameters
     }
     size = ({} if img_size is None else {"img_size": img_size}) | {"dynamic_img_size": True, "strict_img_size": False}
     model = models.create(name, num_classes=0, **model_args | {k: v for k, v in size.items() if k in accepted}).model

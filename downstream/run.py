@@ -45,6 +45,7 @@ def transfer(
         run, cfg = Path(resume), runs.resumed(task.about.config, Path(resume), overrides or [])
         source = _read_source(run)
     else:
+        assert spec is not None and cfg is not None, "a new run is made of a checkpoint and a configuration"
         source = resolve(
             spec,
             model=cfg.model,
@@ -57,7 +58,8 @@ def transfer(
         cfg = dataclasses.replace(
             cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1)))
         )
-    torch.set_num_threads(cfg.threads)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
     init_processes(device)
     if cfg.batch_size % world_size():

@@ -177,7 +177,8 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     """Mean IoU over the classes that occur, pixel accuracy, IoU of each class; with `ms` also the mean IoU at several
     scales."""
     scores = {"": evaluate()} | ({"_ms": evaluate(tta=True)} if cfg.ms else {})
-    metrics, rows = {}, [{"class": name} for name in data.classes]
+    metrics: dict[str, float] = {}
+    rows: list[dict[str, Any]] = [{"class": name} for name in data.classes]
     for suffix, score in scores.items():
         metrics[f"miou{suffix}"] = mean_of_defined(score["seg/iou"])
         for row, iou in zip(rows, score["seg/iou"]):

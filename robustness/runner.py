@@ -72,11 +72,15 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     path = Path(cfg.out) / "records" / f"{protocol.name}-{slug}-{digest[:12]}.npz"
     found = gather_objects(_read(path) if is_main() else None)[0]
     if found is None:
-        plan = replace(plan, parts=lambda role: Parts(path.with_suffix(".parts"), f"{role}-{_kind(device)}"))
+
+        def parts(role: str) -> Parts:
+            return Parts(path.with_suffix(".parts"), f"{role}-{_kind(device)}")
+
+        plan = replace(plan, parts=parts)
         arrays, about = _collect(protocol, loaded, plan, cfg, device)
         if is_main():
             store.write(path, arrays, about)
-        plan.parts("").remove()
+        parts("").remove()
     else:
         arrays, about = found
         said = [f"{role}: {text}" for role, i in plan.sets.items() if (text := fingerprint.remark(i.fingerprint))]
@@ -113,13 +117,15 @@ def _prepare(
 
 def _agreed(prepare: Callable[[], tuple[models.Loaded, Plan]]) -> tuple[models.Loaded, Plan]:
     """What `prepare` returns; if it fails in any process, Refused in all of them."""
+    found: tuple[models.Loaded, Plan] | None = None
+    error: EvalkitError | None = None
     try:
-        found, error = prepare(), None
+        found = prepare()
     except EvalkitError as e:
-        found, error = None, e
+        error = e
     first = next((message for message in gather_objects(error and str(error)) if message is not None), None)
-    if first is not None:
-        raise Refused(first) from error
+    if found is None or first is not None:
+        raise Refused(str(first)) from error
     return found
 
 

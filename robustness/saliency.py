@@ -4,7 +4,7 @@ attention, or a file."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from evalkit.inference import normaliser
 from evalkit.runtime import sha256_file
 
 from . import masks, store
+
+if TYPE_CHECKING:
+    from evalkit.models.wrap import Wrapped
 
 DINO = "vit_small_patch16_224.dino"
 DINO_HEAD = 1  # the second of six: the one the published code uses
@@ -48,11 +51,11 @@ class Saliency:
 
 
 def attention(
-    network: models.Network,
+    network: "models.Network | Wrapped",
     device: torch.device,
     head: int | None,
     settings: dict[str, Any],
-    like: models.Network | None = None,
+    like: "models.Network | Wrapped | None" = None,
 ) -> Saliency:
     """Class attention of the last block of `network` (on `device`), one head or their mean; images of another size are
     resized to its own.
@@ -66,7 +69,7 @@ def attention(
         if tuple(x.shape[-2:]) != tuple(network.input_size):
             x = torch.nn.functional.interpolate(x, size=tuple(network.input_size), mode="bilinear", antialias=True)
         values, grid = network.class_attention(normalise(x), head=head)
-        return values.cpu().numpy(), tuple(grid)
+        return values.cpu().numpy(), grid
 
     return Saliency(source, settings | {"head": "mean" if head is None else head})
 
@@ -89,7 +92,9 @@ def cached(path: Path, saliency: Saliency, ids: Sequence[str]) -> Saliency | Non
     if found is None or not set(ids) <= set(found[0]["ids"].tolist()):
         return None
     position = {sample: i for i, sample in enumerate(found[0]["ids"].tolist())}
-    values, grid = found[0]["saliency"], tuple(found[0]["grid"].tolist())
+    values = found[0]["saliency"]
+    rows, columns = found[0]["grid"].tolist()
+    grid = (rows, columns)
     return Saliency(lambda x, wanted: (values[[position[sample] for sample in wanted]], grid), saliency.settings)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from evalkit.data.loading import Batch, Order, steps_per_epoch, train_batches
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
 from evalkit.logger import Logger
+from evalkit.models import Network
 from evalkit.runtime import derive_rng, is_main, rank, seed_torch, world_size, write_atomic
 
 from . import session
@@ -228,9 +230,11 @@ def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
     return x, batch.y.to(s.device, non_blocking=True)
 
 
-def accuracy(s: Session, network) -> dict[str, float]:
+def accuracy(s: Session, network: Network) -> dict[str, float]:
     """top1, top5 (of five classes or more) and cross-entropy of a network on the validation images."""
-    records = inference.predict(network.eval(), s.val_images, s.eval_transform, device=s.device, workers=s.cfg.workers)
+    records = inference.predict(
+        network.eval(), s.val_images, s.eval_transform, inference.Pass(s.device, workers=s.cfg.workers)
+    )
     if records.bad:
         raise EvalkitError(
             f"cannot read {len(records.bad)} validation images, e.g. {records.bad[0][0]}: {records.bad[0][1]}; replace"
@@ -250,7 +254,12 @@ def give_up(s: Session, run: Path, step: int) -> None:
     folder = run / "crash"
     batch = next(batch_iterator(s, step))
     if is_main():
-        arrays = {"x": batch.x.numpy(), "y": batch.y.numpy(), "index": np.asarray(batch.index), "step": step}
+        arrays: dict[str, Any] = {
+            "x": batch.x.numpy(),
+            "y": batch.y.numpy(),
+            "index": np.asarray(batch.index),
+            "step": step,
+        }
         write_atomic(folder / f"step-{step:09d}.npz", lambda f: np.savez(f, **arrays))
     raise EvalkitError(
         f"the loss was not finite at step {step}; its first micro-batch is in {folder}, checkpoints before it are"

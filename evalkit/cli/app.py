@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 import typer
 
@@ -42,7 +42,7 @@ def _options(
         bool,
         typer.Option("--version", is_eager=True, help="print the version and exit", callback=lambda v: _version(v)),
     ] = False,
-):
+) -> None:
     pass
 
 
@@ -339,7 +339,7 @@ def doctor() -> int:
     return run()
 
 
-def _several(gpus: int | None) -> bool:
+def _several(gpus: int | None) -> TypeGuard[int]:
     """Whether to start processes: not for one, and not within one that was started already."""
     return gpus is not None and gpus > 1 and "WORLD_SIZE" not in os.environ
 

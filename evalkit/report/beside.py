@@ -29,7 +29,7 @@ def published_values() -> list[Published]:
     values = []
     for path in sorted((resources.files("evalkit") / "published").iterdir(), key=lambda p: p.name):
         if path.name.endswith(".csv"):
-            with path.open(encoding="utf-8", newline="") as f:
+            with path.open(encoding="utf-8") as f:
                 values += [Published(**line) for line in csv.DictReader(f)]
     return values
 

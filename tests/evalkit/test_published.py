@@ -5,10 +5,14 @@ import re
 import pytest
 import timm
 
-from evalkit import models  # noqa: F401  (registers its own with timm)
+from evalkit import (
+    config,
+    models,  # noqa: F401  (registers its own with timm)
+)
 from evalkit.cli.described import protocols
 from evalkit.downstream import det, seg
 from evalkit.report.beside import published_values
+from evalkit.train.config import TrainConfig
 
 VALUES = published_values()
 
@@ -156,3 +160,25 @@ def test_openmixups_medians_and_bests_are_called_so():
         assert metric == ("top1_median" if said else "top1_best") and ("best" in source) == (said is None)
         assert said is None or {"100": "5", "300": "10"}[said[1]] == said[2]
     assert {v.metric for v in VALUES if v.table == "accuracy" and "OpenMixup" not in v.source} == {"top1"}
+
+
+# Printed in the papers beside the tables that ship: AutoMix appendix, table 14; OpenMixup's Tiny-ImageNet benchmark.
+ALSO_PRINTED = {"cifar100": {"76.42", "77.73", "78.04", "78.55"}, "tiny-imagenet": {"61.68"}}
+
+
+@pytest.mark.parametrize("name", [n for n in config.recipes() if not n.startswith("digits")])
+def test_what_a_recipe_expects_is_published_for_its_network(name):
+    expected = re.search(r"^# Expected: (.*)$", config.find(name).read_text(), re.M).group(1)
+    model = config.load(TrainConfig, name, ["data_dir=somewhere"]).model
+    published = {v.value for v in VALUES if v.table == "accuracy" and v.model == model} | ALSO_PRINTED.get(name, set())
+    numbers = set(re.findall(r"\b\d\d\.\d+\b", expected))
+    assert numbers <= published and (numbers or name == "cub")
+
+
+def test_the_range_that_imagenet_r50_expects():
+    values = [
+        float(v.value)
+        for v in VALUES
+        if v.model == "resnet50" and "PyTorch setting, 100 epochs" in v.source and v.method != "vanilla"
+    ]
+    assert (min(values), max(values)) == (77.01, 78.14) and len(values) == 15
