@@ -263,5 +263,5 @@ def _record(
             notes=[*data.notes, *filter(None, [_other_training(source)]), *outcome.notes],
         ),
         published=published,
-        assumed=outcome.assumed,
+        assumed=cfg.assumed,
     )

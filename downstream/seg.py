@@ -195,8 +195,7 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
             f"{absent} of {len(data.classes)} classes occur neither in the truth nor in a prediction and are left out"
             " of the means"
         )
-    assumed = ["schedule: Segmenter's for this set, since the papers on mixing name none"]
-    return Outcome(metrics, rows, undefined, notes, assumed if cfg.data == "pascal-context" else [])
+    return Outcome(metrics, rows, undefined, notes)
 
 
 def published(cfg: SegConfig, source: Source, data: Data) -> bool:

@@ -31,14 +31,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Metrics are fractions; `undefined` says why one is NaN; `series` has one row per class; `assumed` what no paper
-    says of the settings and what is taken for it, the thing before a colon."""
+    """Metrics are fractions; `undefined` says why one is NaN; `series` has one row per class."""
 
     metrics: dict[str, float]
     series: list[dict[str, Any]]
     undefined: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    assumed: list[str] = field(default_factory=list)
 
 
 def mean_of_defined(values: np.ndarray) -> float:
