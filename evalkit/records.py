@@ -239,7 +239,7 @@ def _check_content(record: Mapping[str, Any]) -> None:
                     f"Expected {part.removesuffix('s')} `{key}` to be a number or null, but got {_short(value)}"
                 )
     kinds: dict[str, Callable[[Any], bool]] = {
-        "notes": lambda v: all(isinstance(note, str) for note in v),
+        **dict.fromkeys(("notes", "assumed", "idle_keys"), lambda v: all(isinstance(note, str) for note in v)),
         "undefined": lambda v: all(isinstance(why, str) for why in v.values()),
         "series": lambda v: all(isinstance(row, Mapping) for row in v or []),
         "intervals": lambda v: all(
