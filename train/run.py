@@ -180,7 +180,9 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
             if "trained" in s.scores:
                 trained = s.scores["trained"]["top1"]
                 notes.append(f"weights of the momentum encoder; the network that was trained: top1 {trained:.6f}")
-        errors = {k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values}
+        errors: dict[str, float | None] = {
+            k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values
+        }
         sha256 = sums["model.safetensors" if name == "raw" else "model_ema.safetensors"]
         record = make_record(
             "train",
