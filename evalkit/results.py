@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .errors import EvalkitError, suggest
-from .runtime import sync_folder
+from .files import sync_folder
 
 SCHEMA = 1
 MAX_DEPTH, LARGEST = 16, 1e300
