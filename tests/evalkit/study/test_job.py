@@ -92,6 +92,7 @@ def test_devices_are_held_by_one_job_at_a_time(tmp_path, monkeypatch):
         assert chosen == {}
 
 
+@pytest.mark.slow
 def test_the_engine_runs_all_but_what_needs_a_failed_job(started):
     pytest.importorskip("snakemake")
     cut = next(j for j in plan.read(started).jobs if j.argv[0] == "train")
