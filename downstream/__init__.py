@@ -1,1 +1,5 @@
 """Transfer: how well a pre-trained backbone segments and detects."""
+
+from .about import PROTOCOLS
+
+__all__ = ["PROTOCOLS"]

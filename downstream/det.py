@@ -10,69 +10,27 @@ decides which images share a step.
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING
 
 from evalkit import config as recipes
 from evalkit import keys
 from evalkit.errors import EvalkitError
-from evalkit.keys import key
 from evalkit.runtime import world_size
 
 from . import config, layout, scenes, sheets
+from .about.det import DET, DetConfig
 from .backbone import Source
-from .config import TransferConfig
 from .layout_det import MIN_SIDE, DetData
 from .task import Data, Outcome, Task, mean_of_defined
 
 # pixels per place of the finest feature map: finer ones are left out, a coarser one cannot show small objects
 FINEST, COARSEST = 4, 8
 LEVELS = 5  # of the feature pyramid; the last are pooled from the one before
-PUBLISHED = ("coco", "coco-large")
-
-
-@dataclass(frozen=True)
-class DetConfig(TransferConfig):
-    """Every key that a detection recipe may hold."""
-
-    epochs: int = key(MISSING, "passes over the training images", above=0)
-    decay_epochs: list[int] = key(MISSING, "after these the learning rate is a tenth", unit="epochs", above=0)
-    lr_batch: int | None = key(
-        None, "the batch size that lr is meant for: it is scaled in proportion; null: lr as it is", above=0
-    )
-    image_size: list[int] | None = key(
-        None,
-        "the longer and the shorter side that images are fitted into; null: used as they are",
-        unit="pixels",
-        above=0,
-    )
-    anchor_scale: int = key(8, "side of the anchors, in places of their feature map", above=0)
-    channels: int = key(256, "channels of the pyramid and of the heads' convolutions", above=0)
-    fc_channels: int = key(1024, "channels of the box head", above=0)
-    mask_convs: int = key(4, "convolutions of the mask head", above=0)
-    rois: int = key(512, "regions per image that the heads train on", above=0)
-    proposals: int = key(1000, "regions per image that the heads see", above=0)
-
-    def check(self) -> None:
-        super().check()
-        if self.image_size is not None and (
-            len(self.image_size) != 2 or self.image_size[0] < self.image_size[1] or self.image_size[1] < 32
-        ):
-            raise EvalkitError(
-                "key 'image_size' must be the longer and the shorter side, such as [1333, 800], but got"
-                f" {self.image_size}"
-            )
-        if sorted(set(self.decay_epochs)) != list(self.decay_epochs) or any(
-            not 0 < e < self.epochs for e in self.decay_epochs
-        ):
-            raise EvalkitError(
-                f"key 'decay_epochs' must be growing numbers between 0 and epochs={self.epochs}, but got"
-                f" {self.decay_epochs}"
-            )
+# backbone -> the recipe that its authors released and papers on mixing print numbers of
+PUBLISHED = {"pvt_tiny": "coco", "pvt_small": "coco", "pvt_medium": "coco-large", "pvt_large": "coco-pvt-large"}
 
 
 def find_data(cfg: DetConfig, run: Path) -> Data:
@@ -89,6 +47,7 @@ def find_data(cfg: DetConfig, run: Path) -> Data:
         train=_part(found, "train") | {"filter_cfg": {"filter_empty_gt": True, "min_size": MIN_SIDE}},
         val=_part(found, "val") | {"test_mode": True},
         notes=found.notes,
+        demonstration=cfg.data == scenes.NAME,
     )
 
 
@@ -305,8 +264,8 @@ def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     """COCO's average precision of boxes and of masks: mean over IoU 0.50 to 0.95, at 0.50, at 0.75; and the first of
     these for each class."""
     scores = evaluate()
-    rows = [{"class": name} for name in data.classes]
-    metrics = {}
+    rows: list[dict[str, Any]] = [{"class": name} for name in data.classes]
+    metrics: dict[str, float] = {}
     for kind in ("box", "mask"):
         ap = np.asarray(scores[f"det/{kind}"])  # (classes, 3), NaN for a class without an object
         for suffix, column in zip(("", "50", "75"), ap.T):
@@ -325,13 +284,14 @@ def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     )
 
 
-def published(cfg: DetConfig, data: Data) -> bool:
-    """Whether all of the data is there and every key that moves a number has the value of a COCO recipe."""
-    if not data.published or cfg.mm:
+def published(cfg: DetConfig, source: Source, data: Data) -> bool:
+    """Whether this is what a paper prints: a backbone of theirs, all of the data, and the value of the recipe for this
+    very backbone for every key that moves a number."""
+    recipe = PUBLISHED.get(source.model.partition(".")[0])
+    if recipe is None or not data.published or cfg.mm or not source.is_plain():
         return False
-    references = [recipes.load(DetConfig, name, [], folder="det") for name in PUBLISHED]
-    compared = keys.named(DetConfig, "setting")
-    return any(all(getattr(cfg, name) == getattr(reference, name) for name in compared) for reference in references)
+    reference = recipes.load(DetConfig, recipe, [], folder="det")
+    return all(getattr(cfg, name) == getattr(reference, name) for name in keys.named(DetConfig, "setting"))
 
 
 def summary(outcome: Outcome) -> str:
@@ -341,14 +301,12 @@ def summary(outcome: Outcome) -> str:
 def recipe(overrides: list[str]) -> str:
     """The embedded scenes have one of their own; anything else is trained like COCO."""
     given = dict(text.split("=", 1) for text in overrides if "=" in text)
-    return f"{scenes.NAME}-det" if given.get("data", scenes.NAME) == scenes.NAME else PUBLISHED[0]
+    return f"{scenes.NAME}-det" if given.get("data", scenes.NAME) == scenes.NAME else "coco"
 
 
 TASK = Task(
-    name="det",
-    version=1,
+    about=DET,
     scope="mmdet",
-    schema=DetConfig,
     recipe=recipe,
     data=find_data,
     config=mm_config,

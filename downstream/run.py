@@ -13,9 +13,11 @@ from typing import Any, get_origin, get_type_hints
 
 import torch
 
-from evalkit import config, fingerprint, plots, results, runs
+from evalkit import fingerprint, plots, results, runs
 from evalkit.errors import EvalkitError
 from evalkit.models import check_arguments
+from evalkit.models.fit import describe
+from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
 from evalkit.text import say
 
@@ -25,6 +27,7 @@ from .mm import require
 from .task import Data, Outcome, Task
 
 DATA = "data.json"  # fingerprints of what was trained and measured on
+WEIGHTS = "weights.json"  # what became of every tensor of the checkpoint
 SHEET, SHOWN = "samples.png", 6  # validation images beside the truth and what was predicted
 
 
@@ -41,9 +44,10 @@ def transfer(
     resumable."""
     require(task.scope)
     if resume is not None:
-        run, cfg = Path(resume), runs.resumed(task.schema, Path(resume), overrides or [])
+        run, cfg = Path(resume), runs.resumed(task.about.config, Path(resume), overrides or [])
         source = _read_source(run)
     else:
+        assert spec is not None and cfg is not None, "a new run is made of a checkpoint and a configuration"
         source = resolve(
             spec,
             model=cfg.model,
@@ -56,7 +60,8 @@ def transfer(
         cfg = dataclasses.replace(
             cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1)))
         )
-    torch.set_num_threads(cfg.threads)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
     init_processes(device)
     if cfg.batch_size % world_size():
@@ -127,6 +132,7 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
         sheet = plots.png(task.sheet(engine.samples(runner, mm_config, SHOWN), data.classes))
         write_atomic(run / SHEET, lambda f: f.write(sheet))
         parameters = sum(p.numel() for p in engine.plain_model(runner).parameters())
+        outcome = dataclasses.replace(outcome, notes=[*_told(run), *outcome.notes])
         record = _record(task, cfg, source, data, outcome, parameters, device, time.monotonic() - began)
         if not results.holds(run, record):
             results.append(run, record)
@@ -135,6 +141,7 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
             f" {run / SHEET}",
             flush=True,
         )
+        say(*(f"  {note}" for note in outcome.notes))
     return 0
 
 
@@ -144,9 +151,9 @@ def _measured(task: Task, cfg: TransferConfig, source: Source, data: Data, run: 
         return None
     for r in results.scan([run / results.FILE])[0]:
         if (
-            (r["task"], r["protocol"], r["version"], r["complete"]) == ("transfer", task.name, task.version, True)
+            (r["task"], r["protocol"], r["version"], r["complete"]) == ("transfer", task.name, task.about.version, True)
             and (r["checkpoint_sha256"], r["data"]["fingerprint"]) == (source.sha256, data.fingerprint)
-            and results.settings(r) == results.settings(r | {"config": json.loads(json.dumps(config.to_dict(cfg)))})
+            and results.settings(r) == results.settings(r | {"config": json.loads(json.dumps(dataclasses.asdict(cfg)))})
         ):
             metrics = {k: float("nan") if v is None else v for k, v in r["metrics"].items()}
             return f"{task.summary(Outcome(metrics, r['series'] or [], r['undefined']))} on {data.name}"
@@ -212,7 +219,23 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
         for key in ("resized", "unexpected"):
             if report[key]:
                 print(f"  {key}: {', '.join(report[key][:5])}{', ...' if len(report[key]) > 5 else ''}", flush=True)
-    write_atomic(run / "weights.json", lambda f: f.write(json.dumps(report, indent=1).encode()))
+    if note := _other_training(source):
+        print(f"  {note}", flush=True)
+    write_atomic(run / WEIGHTS, lambda f: f.write(json.dumps(report, indent=1).encode()))
+
+
+def _told(run: Path) -> list[str]:
+    """What a reader must know of the weights that the run began with."""
+    try:
+        return describe(json.loads((run / WEIGHTS).read_text()))
+    except (OSError, ValueError, AttributeError, TypeError) as e:
+        raise EvalkitError(f"{run / WEIGHTS} is missing or damaged; start again in another folder") from e
+
+
+def _other_training(source: Source) -> str:
+    """What regularised the pre-training and does not here; "" for nothing."""
+    args = ", ".join(f"{key}={value}" for key, value in source.of_training.items())
+    return f"{args} of pre-training is not used: the recipe's keys count" if args else ""
 
 
 def _record(
@@ -225,32 +248,32 @@ def _record(
     device: torch.device,
     seconds: float,
 ) -> dict[str, Any]:
-    return results.make_record(
-        task="transfer",
-        protocol=task.name,
-        version=task.version,
-        model=source.model,
-        method=source.method,
-        label=source.label,
-        checkpoint_sha256=source.sha256,
-        weights=source.weights or "raw",
-        data={
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "train_fingerprint": data.train_fingerprint,
-            "split": "val",
-            "classes": len(data.classes),
-            "train_images": data.counts["train"],
-        },
-        n=data.counts["val"],
-        metrics=outcome.metrics | {"parameters": parameters},
-        undefined=outcome.undefined,
-        seed=cfg.seed,
-        config=config.to_dict(cfg),
-        environment=environment(device, ("mmengine", "mmcv-lite", task.scope.replace("mmseg", "mmsegmentation"))),
-        seconds=seconds,
-        complete=True,
-        published_protocol=task.published(cfg, data) and source.checkpoint is not None,
-        series=outcome.series,
-        notes=[*data.notes, *outcome.notes],
+    published = task.published(cfg, source, data) and source.published
+    more = {
+        "train_fingerprint": data.train_fingerprint,
+        "classes": len(data.classes),
+        "train_images": data.counts["train"],
+    }
+    packages = ("mmengine", "mmcv-lite", task.scope.replace("mmseg", "mmsegmentation"))
+    return make_record(
+        "transfer",
+        task.about,
+        Subject(source.model, source.method, source.label, source.sha256, source.weights or "raw", source.recipe),
+        DataUsed(data.name, data.fingerprint, "val", data.demonstration, more),
+        Numbers(
+            data.counts["val"],
+            outcome.metrics | {"parameters": parameters},
+            outcome.undefined,
+            series=outcome.series,
+        ),
+        Made(
+            cfg,
+            environment(device, packages),
+            seconds,
+            complete=True,
+            seed=cfg.seed,
+            notes=[*data.notes, *filter(None, [_other_training(source)]), *outcome.notes],
+        ),
+        published=published,
+        assumed=cfg.assumed,
     )

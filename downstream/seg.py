@@ -6,67 +6,23 @@ name no schedule.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING
 
 from evalkit import config as recipes
 from evalkit import keys
 from evalkit.errors import EvalkitError
-from evalkit.keys import key
 from evalkit.runtime import world_size
 
 from . import config, layout, scenes, sheets
+from .about.seg import HEADS, SEG, SegConfig
 from .backbone import Source
-from .config import TransferConfig
 from .layout_seg import IGNORE, SegData
 from .task import Data, Outcome, Task, mean_of_defined
 
-HEADS = {"linear": "one 1x1 convolution", "segmenter": "Segmenter's mask transformer"}
-
-
-@dataclass(frozen=True)
-class SegConfig(TransferConfig):
-    """Every key that a segmentation recipe may hold."""
-
-    head: str = key("linear", "the decoder", choices=HEADS)
-    head_dropout: float = key(0.0, "dropout in the mask transformer", least=0, most=1)
-    classes: int | None = key(
-        None,
-        "classes of pascal-context; null: 60",
-        choices={60: "background is a class", 59: "background is no class"},
-    )
-    steps: int = key(MISSING, "optimizer steps", above=0)
-    min_lr: float = key(MISSING, "learning rate at the end", least=0)
-    power: float = key(0.9, "power of the polynomial decay from lr to min_lr", least=0)
-    short_side: int | None = key(
-        None, "images are resized to this shorter side; null: used as they are", unit="pixels", above=0
-    )
-    scale: list[float] = key([1.0, 1.0], "range of the random factor on the size in training", above=0)
-    crop: int = key(MISSING, "side of training crops and test windows", unit="pixels", above=0)
-    stride: int = key(MISSING, "distance of the test windows", unit="pixels", above=0)
-    max_share: float = key(0.75, "largest share of one class in a training crop, if ten draws allow it", above=0)
-    photometric: bool = key(True, "random brightness, contrast, saturation and hue in training")
-    ms: bool = key(False, "also test at several scales, and mirrored unless flip is 0")
-    ratios: list[float] = key([0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "the scales of ms, as factors on short_side", above=0)
-
-    def check(self) -> None:
-        super().check()
-        if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
-            raise EvalkitError(f"key 'scale' must be two numbers above 0, the smaller first, but got {self.scale}")
-        if self.scale != [1.0, 1.0] and self.short_side is None:
-            raise EvalkitError("key 'scale' needs short_side, the size that it multiplies")
-        if not self.ratios:
-            raise EvalkitError(f"key 'ratios' must be numbers above 0, but got {self.ratios}")
-        if self.warmup_steps >= self.steps:
-            raise EvalkitError(f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; use fewer")
-        if self.stride > self.crop:
-            raise EvalkitError(
-                f"stride={self.stride} leaves gaps between windows of crop={self.crop}; use a stride of at most that"
-            )
+PUBLISHED = ("deit_small_patch16_224",)  # the backbones that papers on mixing print numbers of
 
 
 def find_data(cfg: SegConfig, run: Path) -> Data:
@@ -88,6 +44,7 @@ def find_data(cfg: SegConfig, run: Path) -> Data:
         train=_part(found, "train", without),
         val=_part(found, "val", without),
         notes=found.notes,
+        demonstration=cfg.data == scenes.NAME,
     )
 
 
@@ -220,7 +177,8 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     """Mean IoU over the classes that occur, pixel accuracy, IoU of each class; with `ms` also the mean IoU at several
     scales."""
     scores = {"": evaluate()} | ({"_ms": evaluate(tta=True)} if cfg.ms else {})
-    metrics, rows = {}, [{"class": name} for name in data.classes]
+    metrics: dict[str, float] = {}
+    rows: list[dict[str, Any]] = [{"class": name} for name in data.classes]
     for suffix, score in scores.items():
         metrics[f"miou{suffix}"] = mean_of_defined(score["seg/iou"])
         for row, iou in zip(rows, score["seg/iou"]):
@@ -230,11 +188,7 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     undefined = {
         name: "no pixel of the validation images has a class" for name, value in metrics.items() if np.isnan(value)
     }
-    notes = (
-        ["schedule assumed: Segmenter's recipe, since the papers on mixing name none"]
-        if cfg.data == "pascal-context"
-        else []
-    )
+    notes = []
     absent = int(np.isnan(score["seg/iou"]).sum())
     if absent:
         notes.append(
@@ -244,9 +198,10 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     return Outcome(metrics, rows, undefined, notes)
 
 
-def published(cfg: SegConfig, data: Data) -> bool:
-    """Whether all of the data is there and every key that moves a number has the value of the Pascal Context recipe."""
-    if not data.published or cfg.mm:
+def published(cfg: SegConfig, source: Source, data: Data) -> bool:
+    """Whether this is what a paper prints: a backbone of theirs, all of the data, and the value of the Pascal Context
+    recipe for every key that moves a number."""
+    if not data.published or cfg.mm or source.model.partition(".")[0] not in PUBLISHED or not source.is_plain():
         return False
     reference = recipes.load(SegConfig, f"pascal-context-{cfg.head}", [], folder="seg")
     compared = keys.named(SegConfig, "setting") - {"ms"}  # a further test, which moves no other number
@@ -271,10 +226,8 @@ def recipe(overrides: list[str]) -> str:
 
 
 TASK = Task(
-    name="seg",
-    version=2,
+    about=SEG,
     scope="mmseg",
-    schema=SegConfig,
     recipe=recipe,
     data=find_data,
     config=mm_config,

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from evalkit.protocols import Protocol
+
 from .backbone import Source
-from .config import TransferConfig
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Data:
     train: dict[str, Any]
     val: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    demonstration: bool = False  # the embedded scenes
     train_fingerprint: str = ""  # of the training images and their truth
 
 
@@ -47,16 +49,18 @@ def mean_of_defined(values: np.ndarray) -> float:
 class Task:
     """A transfer by name. The functions know nothing of how training runs, and import no mm package."""
 
-    name: str
-    version: int  # raised whenever a number can move
+    about: Protocol
     scope: str  # "mmseg" or "mmdet"
-    schema: type[TransferConfig]
     recipe: Callable[[list[str]], str]  # key=value overrides to the recipe that they call for
     # config, run folder: finds and checks the data, or writes the embedded ones there
     data: Callable[[Any, Path], Data]
     config: Callable[[Any, Source, Data, Path], dict[str, Any]]  # the mm config without its `train_cfg`
     steps: Callable[[Any, Data], int]
     measure: Callable[[Any, Data, Callable[..., dict[str, Any]]], Outcome]  # config, data, evaluate(tta=...)
-    published: Callable[[Any, Data], bool]  # whether these keys are those of the published protocol
+    published: Callable[[Any, Source, Data], bool]  # whether this is what a paper prints
     sheet: Callable[[list[Any], list[str]], Figure]  # samples, classes: images beside the truth and what was predicted
     summary: Callable[[Outcome], str]  # one line for the person watching
+
+    @property
+    def name(self) -> str:
+        return self.about.name

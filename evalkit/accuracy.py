@@ -4,61 +4,22 @@ import csv
 import io
 import os
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from . import config, data, inference, metrics, models, results, runs
+from .about import ACCURACY, EvalConfig
+from .data.published import published_set
 from .data.splits import absent_classes
 from .errors import EvalkitError
-from .keys import Keys, key
 from .preparation import preparation, recipe_of
+from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 from .text import cell, say
 
-VERSION = 2
-
-
-@dataclass(frozen=True)
-class EvalConfig(Keys):
-    """What `evalkit eval CKPT --data DIR key=value` may set."""
-
-    split: str | None = key(
-        None, "the part of an embedded set; null: the one that the checkpoint's run validated on, else val"
-    )
-    model: str | None = key(None, "architecture of a bare weights file", role="place")
-    weights: str | None = key(
-        None,
-        "which weights of a checkpoint; null: the averaged ones where it holds them",
-        choices={"raw": "as the optimizer left them", "ema": "their moving average"},
-        role="place",
-    )
-    preprocess: str | None = key(
-        None,
-        "what happens to an image before the network; null: run for a checkpoint of a run, else native for embedded"
-        " sets, else published",
-        choices={
-            "run": "as the checkpoint's run prepared its validation images",
-            "published": "shorter side to size * 256 / 224, bilinear, centre crop",
-            "model": "as timm says for this model",
-            "native": "nothing, the images have the network's size",
-        },
-    )
-    allow_partial: bool = key(
-        False, "accept a folder without all classes of the checkpoint: the result is marked incomplete"
-    )
-    batch_size: int = key(64, "what a loader process reads at a time", unit="images", least=1, role="execution")
-    forward_batch: int = key(
-        64,
-        "rows of a forward pass, always filled up; the only size that can show in the last bits",
-        unit="images",
-        least=1,
-        role="bits",
-    )
-    workers: int = key(2, "processes that load images", least=0, role="execution")
-    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
+FAULTS, SHOWN = "faults.txt", 20  # where all missing classes and unreadable images stand, and how many are printed
 
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
@@ -77,16 +38,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     if is_main():
         runs.make(out)  # before the work whose results it is for
     mode, transform = preparation(loaded, images, cfg.preprocess)
-    records = inference.predict(
-        network,
-        images,
-        transform,
-        device=device,
-        forward_batch=cfg.forward_batch,
-        batch_size=cfg.batch_size,
-        workers=cfg.workers,
-        what="eval",
-    )
+    records = inference.predict(network, images, transform, inference.Pass.of(cfg, device, "eval"))
     k = min(5, network.num_classes)
     correct = {
         1: metrics.top_k_correct(records.logits, records.labels, 1),
@@ -95,41 +47,50 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     complete = records.complete and not images.problems
     if not is_main():
         return 0 if complete else 2
-    remarks = [*images.remarks, *absent_classes(images)]
+    remarks = [*models.describe(loaded.report), *images.remarks, *absent_classes(images)]
     remarks += [f"{what} in {n:,} of the {len(images):,} images" for what, n in images.notes.items()]
+    faults = [*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)]
+    shown = faults[:SHOWN]
+    if len(faults) > SHOWN:
+        write_atomic(out / FAULTS, lambda f: f.write("\n".join([*faults, ""]).encode("utf-8", "backslashreplace")))
+        shown.append(f"and {len(faults) - SHOWN} more, listed in {FAULTS}")
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
-    record = results.make_record(
-        task="eval",
-        protocol="accuracy",
-        version=VERSION,
-        model=loaded.name,
-        method=loaded.method,
-        label=loaded.label,
-        checkpoint_sha256=loaded.sha256,
-        weights=loaded.weights,
-        data={
-            "name": images.name,
-            "fingerprint": images.fingerprint,
-            "split": split if images.native_size else "",
-            "prepared": str(transform),
-        },
-        n=len(records.ids),
-        metrics={f"top{n}": float(c.mean()) for n, c in correct.items()},
-        standard_errors={f"top{n}": metrics.standard_error(c) for n, c in correct.items()},
-        config=asdict(cfg) | {"preprocess": mode, "split": split},
-        environment=environment(device),
-        seconds=time.monotonic() - began,
-        complete=complete,
-        published_protocol=False,
-        notes=[*images.problems, *remarks, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
+    part = split if images.native_size else ""
+    record = make_record(
+        "eval",
+        ACCURACY,
+        loaded.subject(),
+        DataUsed(images.name, images.fingerprint, part, images.demonstration, {"prepared": str(transform)}),
+        Numbers(
+            len(records.ids),
+            {f"top{n}": float(c.mean()) for n, c in correct.items()},
+            standard_errors={f"top{n}": metrics.standard_error(c) for n, c in correct.items()},
+        ),
+        Made(
+            cfg,
+            environment(device),
+            time.monotonic() - began,
+            complete,
+            resolved={"preprocess": mode, "split": split},
+            notes=[*remarks, *shown],
+        ),
+        published=complete and is_published(loaded, images, mode),
     )
     results.append(out, record)
-    say(*images.problems, *remarks, *(f"cannot read {id}: {reason}" for id, reason in records.bad))
+    say(*remarks, *shown)
     share = "  ".join(
         f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()
     )
-    say(f"{share}  on {len(records.ids)} images of {images.name} ({transform}); predictions: {out / 'predictions.csv'}")
+    averaged = " (averaged weights, ema)" if loaded.weights == "ema" else ""
+    where = f"{len(records.ids)} images of {images.name} ({transform})"
+    say(f"{share}{averaged}  on {where}; predictions: {out / 'predictions.csv'}")
     return 0 if complete else 2
+
+
+def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
+    """Whether this is the published measurement: all of ImageNet's validation images, prepared in the published way or
+    as the recipe of the run says, of weights that published values may stand beside."""
+    return loaded.published and mode in ("published", "run") and published_set(images) == "imagenet-val"
 
 
 def results_folder(source: Path, label: str) -> Path:

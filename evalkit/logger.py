@@ -61,6 +61,11 @@ class Logger:
         else:
             print(f"step {step}/{self.total}  {note}", flush=True)
 
+    def moved(self, step: int) -> None:
+        """`step` steps are done: the bar shows it."""
+        if self.active and self.bar:
+            self.bar.update(self.task, completed=step)
+
     def say(self, line: str) -> None:
         """One line to the person watching."""
         if self.active:

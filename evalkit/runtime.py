@@ -16,6 +16,7 @@ from .errors import EvalkitError
 from .files import sha256_file as sha256_file
 from .files import sync_folder as sync_folder
 from .files import write_atomic as write_atomic
+from .files import write_together as write_together
 
 # ---- randomness: derived from keys, never stored, so that resuming or another number of workers or processes changes
 # nothing

@@ -1,8 +1,26 @@
 """Robustness protocols: natural and adversarial shifts, corruptions, unknown classes, attacks, occlusion."""
 
-from .comparison import compare
-from .config import CONFIGS, AllConfig
-from .runner import PROTOCOLS, run
-from .suite import run_all
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .about import PROTOCOLS
+from .config import AllConfig
+
+if TYPE_CHECKING:
+    from .comparison import compare
+    from .config import ProtocolConfig
+    from .runner import run
+    from .suite import run_all
+
+    CONFIGS: dict[str, type[ProtocolConfig]]
 
 __all__ = ["CONFIGS", "PROTOCOLS", "AllConfig", "compare", "run", "run_all"]
+_LATER = {"compare": "comparison", "run": "runner", "run_all": "suite"}  # they need torch, which descriptions do not
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CONFIGS":  # name -> the class of a protocol's keys
+        return {protocol.name: protocol.config for protocol in PROTOCOLS.values()}
+    if name in _LATER:
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

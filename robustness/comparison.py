@@ -18,16 +18,14 @@ from scipy.stats import binomtest
 
 from evalkit import bootstrap, fingerprint, results
 from evalkit.errors import EvalkitError, unknown
+from evalkit.protocols import Metric, Protocol
 from evalkit.runtime import write_atomic
 from evalkit.text import plain
 
 from . import store
+from .about import PROTOCOLS
 from .protocol import Outcome, by_id
-from .runner import PROTOCOLS
 
-# what names of metrics begin with that are better high
-HIGHER = ("top1", "top5", "clean_top1", "real_top1", "auc_", "aurra", "aupr", "auroc")
-LOWER = ("rms_", "ece", "nll", "brier", "fpr95", "mce", "mean_error", "error_")
 ALPHA = 1 - bootstrap.COVERAGE
 FILE = "compare.json"
 Record = dict[str, Any]
@@ -66,8 +64,8 @@ def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | Non
         raise EvalkitError(f"{a} and {b} do not both hold {what}; run `evalkit robustness` on both models first")
     made = []
     for name in shared:
-        for first, second in _pairs(name, *sides, names=(a, b)):
-            differences = paired(*(_outcome(record) for record in (first, second)), names=(a, b))
+        for first, second in _pairs(name, sides[0], sides[1], names=(a, b)):
+            differences = paired(PROTOCOLS[name], _outcome(first), _outcome(second), names=(a, b))
             print(_text(first, second, differences))
             made.append(_json(first, second, differences))
     if out is not None:
@@ -80,10 +78,13 @@ def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | Non
 
 
 def paired(
-    a: tuple[np.ndarray, Outcome], b: tuple[np.ndarray, Outcome], names: tuple[str, str] = ("A", "B")
+    protocol: Protocol,
+    a: tuple[np.ndarray, Outcome],
+    b: tuple[np.ndarray, Outcome],
+    names: tuple[str, str] = ("A", "B"),
 ) -> list[Difference]:
-    """Every metric with a better side that both define, from (ids in order, outcome) of each. Raises EvalkitError for
-    different images."""
+    """Every metric of `protocol` with a better side that both define, from (ids in order, outcome) of each. Raises
+    EvalkitError for different images."""
     (ids, first), (other, second) = a, b
     if ids.shape != other.shape or (ids != other).any():
         odd = sorted(set(ids.tolist()) ^ set(other.tolist()))
@@ -95,7 +96,7 @@ def paired(
     chosen = [
         m
         for m, v in known[0].items()
-        if m.startswith(HIGHER + LOWER) and np.isfinite([v, known[1].get(m, np.nan)]).all()
+        if protocol.metric(m).better != "neither" and np.isfinite([v, known[1].get(m, np.nan)]).all()
     ]
 
     def difference(counts: np.ndarray) -> bootstrap.Values:
@@ -108,18 +109,24 @@ def paired(
     rights = [
         {m: v for s in outcome.statistics for m, v in getattr(s, "samples", {}).items()} for outcome in (first, second)
     ]
-    return [_difference(m, first.metrics[m], second.metrics[m], found[m], [r.get(m) for r in rights]) for m in chosen]
+    return [
+        _difference(protocol.metric(m), first.metrics[m], second.metrics[m], found[m], [r.get(m) for r in rights])
+        for m in chosen
+    ]
 
 
-def _difference(metric: str, a: float, b: float, resampled: np.ndarray, right: list[np.ndarray | None]) -> Difference:
-    test = None
-    if all(r is not None and np.isin(r, (0, 1)).all() for r in right):
+def _difference(
+    metric: Metric, a: float, b: float, resampled: np.ndarray, right: list[np.ndarray | None]
+) -> Difference:
+    test, high = None, metric.better == "high"
+    left, other = right
+    if left is not None and other is not None and all(np.isin(r, (0, 1)).all() for r in (left, other)):
         # an error is 1 where the image is wrong
-        test = mcnemar(*(r.astype(bool) == metric.startswith(HIGHER) for r in right))
+        test = mcnemar(left.astype(bool) == high, other.astype(bool) == high)
     interval = bootstrap.interval(a - b, resampled)
     shown = test[2] < ALPHA if test else not interval[0] <= 0 <= interval[1]
-    better = ("a" if (a > b) == metric.startswith(HIGHER) else "b") if shown else None
-    return Difference(metric, a, b, a - b, bootstrap.standard_error(resampled), interval, test, better)
+    better = ("a" if (a > b) == high else "b") if shown else None
+    return Difference(metric.name, a, b, a - b, bootstrap.standard_error(resampled), interval, test, better)
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
@@ -204,7 +211,7 @@ def _outcome(record: Record) -> tuple[np.ndarray, Outcome]:
             " damaged; evaluate it again"
         )
     arrays = by_id(found[0])
-    return arrays["ids"], PROTOCOLS[record["protocol"]].evaluate(arrays)
+    return arrays["ids"], PROTOCOLS[record["protocol"]].load().evaluate(arrays)
 
 
 # ---- what comes out
@@ -240,6 +247,9 @@ def _text(a: Record, b: Record, differences: Sequence[Difference]) -> str:
     unsure = (
         [] if known else ["  whether the images are the same is not known: their fingerprints are of different kinds"]
     )
+    ways = [r["data"].get("prepared", "not recorded") for r in (a, b)]
+    if ways[0] != ways[1]:
+        unsure.append(f"  the images were not prepared alike, which moves numbers too: A: {ways[0]}; B: {ways[1]}")
     return "\n".join(map(plain, [head, *lines, note + chance, *unsure]))
 
 
@@ -248,7 +258,17 @@ def _name(record: Record) -> str:
 
 
 def _json(a: Record, b: Record, differences: Sequence[Difference]) -> dict[str, Any]:
-    keys = ("label", "model", "method", "weights", "checkpoint_sha256", "complete", "published_protocol", "seed")
+    keys = (
+        "label",
+        "model",
+        "method",
+        "weights",
+        "checkpoint_sha256",
+        "complete",
+        "demonstration",
+        "published",
+        "seed",
+    )
     return {
         "schema": 1,
         "task": "compare",

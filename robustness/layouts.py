@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +17,9 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Loaded
 from evalkit.preparation import preparation
 
+from .sets import MADE_AT_ANY_SIZE, SETS, TRAINED_ON, wnids
+
 PUBLISHED_SIDE = 224
-STAND_INS = {
-    "imagenet-a": "digits-a",
-    "imagenet-o": "digits-o",
-    **dict.fromkeys(("id_data", "occlusion", "val"), "digits-photo"),
-}
-MADE_AT_ANY_SIZE = {"digits", *STAND_INS.values()}
-TRAINED_ON = "digits-photo"  # what a checkpoint must have been trained on for the stand-ins to be its defaults
-FOLDERS = {
-    "imagenet-a": "ImageNet-A",
-    "imagenet-c": "ImageNet-C",
-    "imagenet-o": "ImageNet-O",
-    "imagenet-r": "ImageNet-R",
-    "imagenet-sketch": "ImageNet-Sketch",
-    "imagenet-v2": "ImageNetV2",
-    "val": "ImageNet val",
-}
-SUBSETS = ("imagenet-a", "imagenet-o", "imagenet-r")  # of 200 classes, listed in a file each
-TOTAL = {"imagenet-a": 7500, "imagenet-o": 2000, "imagenet-r": 30_000, "imagenet-sketch": 50_889, "imagenet-v2": 10_000}
-OF_VAL = ("val", "imagenet-c")  # the validation images themselves: as many of each class
-VAL_PER_CLASS = 50
-UNPACKED = {  # name of the folder in the archive, where it is not the set's own
-    "imagenet-sketch": ("sketch", "imagenet-sketch"),
-    "imagenet-v2": (
-        "imagenetv2-matched-frequency-format-val",
-        "imagenetv2-threshold0.7-format-val",
-        "imagenetv2-top-images-format-val",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -61,25 +34,19 @@ class Opened:
     notes: list[str]
 
 
-def wnids(name: str) -> list[str]:
-    """The 200 sorted WordNet ids of one of SUBSETS."""
-    return (resources.files("evalkit.data") / f"{name.replace('-', '_')}_wnids.txt").read_text().split()
-
-
-def choose(role: str, given: str | None, loaded: Loaded) -> str:
-    """The data of a role: what was given, else the embedded stand-in for a checkpoint trained on digits-photo. Raises
-    EvalkitError otherwise."""
+def choose(kind: str, given: str | None, loaded: Loaded, option: str = "--data") -> str:
+    """The data of a set: what was given, else the embedded stand-in for a checkpoint trained on digits-photo. Raises
+    EvalkitError, which names the `option` that gives them, otherwise."""
     if given is not None:
         return given
-    option = "--id" if role == "id_data" else "--data"
-    what = FOLDERS.get(role, FOLDERS["val"])
-    if role not in STAND_INS:
-        raise EvalkitError(f"{role} has no default data; give the {what} folder with {option} DIR")
+    wanted = SETS[kind]
+    if wanted.stand_in is None:
+        raise EvalkitError(f"{kind} has no default data; give the {wanted.title} folder with {option} DIR")
     if (loaded.meta.get("data") or {}).get("name") == TRAINED_ON:
-        return STAND_INS[role]
+        return wanted.stand_in
     raise EvalkitError(
-        f"{loaded.label} was not trained on {TRAINED_ON}, so there is no default data; give the {what} folder with"
-        f" {option} DIR"
+        f"{loaded.label} was not trained on {TRAINED_ON}, so there is no default data; give the {wanted.title} folder"
+        f" with {option} DIR"
     )
 
 
@@ -91,7 +58,7 @@ def open_set(
     only: Sequence[str] | None = None,
     labels: str | None = None,
 ) -> Opened:
-    """Open `spec`, an embedded set or a folder of class folders, as one of FOLDERS (but imagenet-c); of it only the
+    """Open `spec`, an embedded set or a folder of class folders, as one of SETS (but imagenet-c); of it only the
     classes `only`, if given.
 
     For a model of the ImageNet classes the folder must be the published set: only its classes, none missing or empty,
@@ -99,7 +66,7 @@ def open_set(
     lie there without class folders, their classes told by the file `labels` (see `evalkit.data.val_labels`). Raises
     EvalkitError naming what is not so; `allow_partial` accepts missing folders and images.
     """
-    check_known(loaded)
+    own = check_known(loaded)
     if not Path(spec).is_dir():
         if "/" in spec:
             raise EvalkitError(f"no such folder: {spec}")
@@ -116,7 +83,7 @@ def open_set(
             [f"{spec} stands in for the published data: a demonstration, not a benchmark"],
         )
     published = is_imagenet(loaded)
-    known = wnids(kind) if published and kind in SUBSETS else loaded.classes
+    known = wnids(kind) if published and SETS[kind].subset else own
     root = class_root(Path(spec), kind)
     images = _images(kind, root, known, kind if published else Path(spec).name, labels)
     count = np.bincount(images.labels, minlength=len(known))
@@ -145,18 +112,19 @@ def open_set(
     )
 
 
-def check_known(loaded: Loaded) -> None:
-    """Raise EvalkitError for a model whose classes have no names."""
+def check_known(loaded: Loaded) -> list[str]:
+    """The names of the model's classes. Raises EvalkitError where they have none."""
     if loaded.classes is None:
         raise EvalkitError(
             f"the class names of {loaded.label} are not known, so its outputs cannot be matched with folders; evaluate"
             " an evalkit checkpoint"
         )
+    return loaded.classes
 
 
 def is_imagenet(loaded: Loaded) -> bool:
     """Whether the model's classes are ImageNet's, by WordNet id, so that the published sets apply."""
-    return {c for name in SUBSETS for c in wnids(name)} <= set(loaded.classes or [])
+    return {c for s in SETS.values() if s.subset for c in s.wnids()} <= set(loaded.classes or [])
 
 
 def _images(kind: str, root: Path, known: Sequence[str], name: str, labels: str | None) -> FolderImages:
@@ -190,7 +158,7 @@ def _load(name: str, size: int | None) -> Images:
 def class_root(folder: Path, kind: str) -> Path:
     """`folder`, or the one inside it that the archive of `kind` unpacks to. Raises EvalkitError where there are
     several."""
-    inside = [folder / name for name in UNPACKED.get(kind, (kind,)) if (folder / name).is_dir()]
+    inside = [folder / name for name in SETS[kind].unpacked or (kind,) if (folder / name).is_dir()]
     if not inside or any(WNID.fullmatch(p.name) for p in folder.iterdir()):
         return folder
     if len(inside) > 1:
@@ -210,11 +178,12 @@ def find_problems(kind: str, classes: Sequence[str], count: dict[str, int]) -> l
             f" ({', '.join(gone[:5])}{', ...' if len(gone) > 5 else ''})"
         )
     found = sum(count[c] for c in classes)
-    if kind in TOTAL and found != TOTAL[kind]:
-        problems.append(f"{found:,} images instead of {TOTAL[kind]:,}")
-    odd = [c for c in classes if count[c] not in (0, VAL_PER_CLASS)] if kind in OF_VAL else []
+    total, each = SETS[kind].images, SETS[kind].per_class
+    if total is not None and found != total:
+        problems.append(f"{found:,} images instead of {total:,}")
+    odd = [] if each is None else [c for c in classes if count[c] not in (0, each)]
     if odd:
-        problems.append(f"{len(odd)} classes without exactly {VAL_PER_CLASS} images ({odd[0]} has {count[odd[0]]})")
+        problems.append(f"{len(odd)} classes without exactly {each} images ({odd[0]} has {count[odd[0]]})")
     return problems
 
 

@@ -195,7 +195,7 @@ def image_masks(
                 random_ranks(sample, grid * grid, seed, repeat) < counts[:, None], (grid, grid), cells
             )
     for mode, by_mass in (("salient", salient_masks), ("nonsalient", nonsalient_masks)):
-        if at := by_mode(mode):
+        if saliency is not None and (at := by_mode(mode)):
             (values, shape), levels = saliency, [columns[c].level for c in at]
             made = by_mass(values, levels) if salient_by == "mass" else counted_masks(values, levels, mode == "salient")
             out[:, at] = resample(made, shape, cells)

@@ -23,9 +23,9 @@ from evalkit.models import Loaded
 from evalkit.runtime import gather_objects, is_main
 
 from . import layouts, store
-from .config import FILLS, MODES, OcclusionConfig
+from .about.occlusion import FILLS, MODES, OcclusionConfig
 from .masks import settings
-from .protocol import Arrays, Outcome, Plan, Protocol, by_id, outcome
+from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 from .saliency import DINO_HEAD, cached, open_saliency, pooled
 from .sweep import check_grid, sweep
 
@@ -47,7 +47,7 @@ def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
     """Open the images and settle grid and saliency. Raises EvalkitError for data that are missing, partial or of other
     classes, and for a wrong grid."""
     opened = layouts.open_set(
-        "val", layouts.choose("occlusion", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels
+        "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels
     )
     indices = layouts.class_indices(loaded, opened.matched)
     transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess)
@@ -90,7 +90,7 @@ def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
         and chosen == PUBLISHED
         and by_dino
         and not variants,
-        notes=[layouts.check_line(opened, loaded), *opened.notes],
+        notes=[layouts.check_line(opened, loaded), *opened.notes, *(saliency.said if saliency is not None else ())],
         extra={"labels": indices[labels], "saliency": saliency},
     )
 
@@ -203,4 +203,4 @@ def evaluate(arrays: Arrays) -> Outcome:
     return outcome(arrays, [Means(samples)], series=series)
 
 
-PROTOCOL = Protocol("occlusion", 2, prepare, collect, evaluate)
+PROTOCOL = Measurement(prepare, collect, evaluate)

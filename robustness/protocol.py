@@ -87,12 +87,10 @@ def outcome(
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """A protocol: `prepare` checks and opens everything, `collect` makes the forward passes, `evaluate` computes the
-    numbers from the records."""
+class Measurement:
+    """What measures a protocol: `prepare` checks and opens everything, `collect` makes the forward passes, `evaluate`
+    computes the numbers from the records."""
 
-    name: str
-    version: int  # raised whenever a number can move
     prepare: Callable[[Loaded, Any, torch.device], Plan]
     # (loaded, plan, cfg, device) -> records and unreadable images
     collect: Callable[..., tuple[Arrays, list[tuple[str, str]]]]

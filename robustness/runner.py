@@ -12,28 +12,19 @@ from typing import Any
 
 import torch
 
-from evalkit import bootstrap, config, fingerprint, models, results
+from evalkit import bootstrap, fingerprint, models, results
 from evalkit.errors import EvalkitError, unknown
 from evalkit.parts import Parts
+from evalkit.protocols import Protocol
+from evalkit.records import DataUsed, Made, Numbers, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device
 from evalkit.text import plain
 
-from . import adversarial, imagenet_a, imagenet_c, imagenet_o, occlusion, shifts, store
+from . import store
+from .about import PROTOCOLS
 from .config import ProtocolConfig
-from .protocol import Arrays, Outcome, Plan, Protocol
+from .protocol import Arrays, Outcome, Plan
 
-PROTOCOLS: dict[str, Protocol] = {
-    "fgsm": adversarial.FGSM,
-    "imagenet-a": imagenet_a.PROTOCOL,
-    "imagenet-c": imagenet_c.PROTOCOL,
-    "imagenet-o": imagenet_o.PROTOCOL,
-    "imagenet-r": shifts.IMAGENET_R,
-    "imagenet-sketch": shifts.IMAGENET_SKETCH,
-    "imagenet-v2": shifts.IMAGENET_V2,
-    "imagenet-val": shifts.IMAGENET_VAL,
-    "occlusion": occlusion.PROTOCOL,
-    "pgd": adversarial.PGD,
-}
 SHOWN = 20  # unreadable images listed by name on the terminal; the record's side file lists all
 
 
@@ -63,7 +54,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     loaded, plan = _agreed(lambda: _prepare(protocol, spec, cfg, device))
     say(
         f"{protocol.name}: {loaded.label} on {', '.join(i.name for i in plan.sets.values())}",
-        *(f"  {note}" for note in [*_key_report(loaded), *plan.notes, *_remarks(plan)]),
+        *(f"  {note}" for note in [*models.describe(loaded.report), *plan.notes, *_remarks(plan)]),
     )
     checksum = loaded.sha256 or _sha256_of(loaded.network)
     identity = {
@@ -81,17 +72,21 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     path = Path(cfg.out) / "records" / f"{protocol.name}-{slug}-{digest[:12]}.npz"
     found = gather_objects(_read(path) if is_main() else None)[0]
     if found is None:
-        plan = replace(plan, parts=lambda role: Parts(path.with_suffix(".parts"), f"{role}-{_kind(device)}"))
+
+        def parts(role: str) -> Parts:
+            return Parts(path.with_suffix(".parts"), f"{role}-{_kind(device)}")
+
+        plan = replace(plan, parts=parts)
         arrays, about = _collect(protocol, loaded, plan, cfg, device)
         if is_main():
             store.write(path, arrays, about)
-        plan.parts("").remove()
+        parts("").remove()
     else:
         arrays, about = found
         said = [f"{role}: {text}" for role, i in plan.sets.items() if (text := fingerprint.remark(i.fingerprint))]
         say(f"  records of an earlier run used again: {path}", *(f"  the images of {text}" for text in said))
     if is_main():
-        outcome = protocol.evaluate(arrays)
+        outcome = protocol.load().evaluate(arrays)
         record = _record(protocol, loaded, checksum, plan, cfg, outcome, about, f"records/{path.name}")
         if found is None or not results.holds(cfg.out, record):
             results.append(cfg.out, record)
@@ -117,18 +112,20 @@ def _prepare(
         else models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
     )
     loaded.network.to(device)
-    return loaded, protocol.prepare(loaded, cfg, device)
+    return loaded, protocol.load().prepare(loaded, cfg, device)
 
 
 def _agreed(prepare: Callable[[], tuple[models.Loaded, Plan]]) -> tuple[models.Loaded, Plan]:
     """What `prepare` returns; if it fails in any process, Refused in all of them."""
+    found: tuple[models.Loaded, Plan] | None = None
+    error: EvalkitError | None = None
     try:
-        found, error = prepare(), None
+        found = prepare()
     except EvalkitError as e:
-        found, error = None, e
+        error = e
     first = next((message for message in gather_objects(error and str(error)) if message is not None), None)
-    if first is not None:
-        raise Refused(first) from error
+    if found is None or first is not None:
+        raise Refused(str(first)) from error
     return found
 
 
@@ -142,7 +139,7 @@ def _collect(
     protocol: Protocol, loaded: models.Loaded, plan: Plan, cfg: ProtocolConfig, device: torch.device
 ) -> tuple[Arrays, dict[str, Any]]:
     start = time.monotonic()
-    arrays, bad = protocol.collect(loaded, plan, cfg, device)
+    arrays, bad = protocol.load().collect(loaded, plan, cfg, device)
     notes: Counter[str] = Counter()
     for part in gather_objects(
         [
@@ -180,7 +177,12 @@ def _record(
         else fingerprint.combined({f"{role} {images.name}": images.fingerprint for role, images in plan.sets.items()})
     )
     skipped = 0 if cfg.on_error == "wrong" else len(about["bad"])
-    notes = [*plan.notes, *_remarks(plan), *(f"{what} in {n} images" for what, n in about["notes"].items())]
+    notes = [
+        *models.describe(loaded.report),
+        *plan.notes,
+        *_remarks(plan),
+        *(f"{what} in {n} images" for what, n in about["notes"].items()),
+    ]
     if outcome.intervals:
         notes.append(
             f"standard errors and 95 % intervals over images: {bootstrap.RESAMPLES:,} bootstrap resamples, standard"
@@ -188,37 +190,32 @@ def _record(
         )
     if about["bad"]:
         notes.append(f"{len(about['bad'])} images could not be read and {_fate(cfg)}")
-    return results.make_record(
-        task="robustness",
-        protocol=protocol.name,
-        version=protocol.version,
-        model=loaded.name,
-        method=loaded.method,
-        label=loaded.label,
-        checkpoint_sha256=checksum,
-        weights=loaded.weights,
-        data={
-            "name": main.name,
-            "fingerprint": whole,
-            "split": "val",
-            "sets": sets,
-            **outcome.data,
-            "n_skipped": skipped,
-        },
-        n=outcome.n,
-        metrics=outcome.metrics,
-        undefined=outcome.undefined,
-        standard_errors=outcome.standard_errors,
-        intervals=outcome.intervals,
-        seed=getattr(cfg, "seed", None),
-        config=config.to_dict(cfg) | plan.resolved,
-        environment=about["environment"],
-        seconds=about["seconds"],
-        complete=plan.complete and (not about["bad"] or cfg.on_error != "fail"),
-        published_protocol=plan.published and plan.complete and not about["bad"],
-        records=records,
-        series=outcome.series,
-        notes=notes,
+    complete = plan.complete and (not about["bad"] or cfg.on_error != "fail")
+    more = {"prepared": str(plan.transform), "sets": sets, **outcome.data, "n_skipped": skipped}
+    return make_record(
+        "robustness",
+        protocol,
+        loaded.subject(checksum),
+        DataUsed(main.name, whole, "val", any(i.demonstration for i in plan.sets.values()), more),
+        Numbers(
+            outcome.n,
+            outcome.metrics,
+            outcome.undefined,
+            outcome.standard_errors,
+            outcome.intervals,
+            outcome.series,
+        ),
+        Made(
+            cfg,
+            about["environment"],
+            about["seconds"],
+            complete,
+            seed=getattr(cfg, "seed", None),
+            resolved=plan.resolved,
+            records=records,
+            notes=notes,
+        ),
+        published=plan.published and plan.complete and not about["bad"] and loaded.published,
     )
 
 
@@ -244,19 +241,6 @@ def say(*lines: str) -> None:
     """Print, from the first process."""
     if is_main():
         print("\n".join(map(plain, lines)), flush=True)
-
-
-def _key_report(loaded: models.Loaded) -> list[str]:
-    """What loading a foreign weights file did beyond matching names."""
-    found = [
-        (what, loaded.report.get(kind, []))
-        for kind, what in (("renamed", "renamed to timm's names"), ("unexpected", "not used"))
-    ]
-    return [
-        f"{len(keys)} tensors of the file {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-        for what, keys in found
-        if keys
-    ]
 
 
 def _remarks(plan: Plan) -> list[str]:

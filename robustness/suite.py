@@ -9,31 +9,10 @@ from evalkit import models
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
-from . import layouts, runner
-from .config import CONFIGS, AllConfig
-
-VAL = ("imagenet/val", "imagenet-1k/val", "ILSVRC2012/val", "ILSVRC2012_img_val", "imagenet-val", "val")
-NEEDS: dict[str, dict[str, str]] = {  # protocol -> the set behind each of its data keys
-    "imagenet-val": {"data": "val"},
-    "imagenet-a": {"data": "imagenet-a"},
-    "imagenet-o": {"data": "imagenet-o", "id_data": "val"},
-    "imagenet-r": {"data": "imagenet-r"},
-    "imagenet-sketch": {"data": "imagenet-sketch"},
-    "imagenet-v2": {"data": "imagenet-v2"},
-    "imagenet-c": {"data": "imagenet-c"},
-    "fgsm": {"data": "val"},
-    "pgd": {"data": "val"},
-    "occlusion": {"data": "val"},
-}
-FOLDERS: dict[str, tuple[str, ...]] = {  # set -> its folder below the data root, the first that is there
-    "val": VAL,
-    "imagenet-a": ("imagenet-a",),
-    "imagenet-o": ("imagenet-o",),
-    "imagenet-r": ("imagenet-r",),
-    "imagenet-sketch": ("imagenet-sketch", "sketch"),
-    "imagenet-v2": ("imagenet-v2", "imagenetv2", *layouts.UNPACKED["imagenet-v2"]),
-    "imagenet-c": ("imagenet-c",),
-}
+from . import runner
+from .about import PROTOCOLS
+from .config import AllConfig
+from .sets import SETS, TRAINED_ON
 
 
 def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
@@ -50,18 +29,21 @@ def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
             spec if isinstance(spec, models.Loaded) else models.load(spec, model=cfg.model, model_args=cfg.model_args)
             for spec in specs
         ]
-        found, looked = {name: _stand_ins(name, loaded) for name in NEEDS}, "no embedded stand-in"
+        found, looked = {name: _stand_ins(name, loaded) for name in PROTOCOLS}, "no embedded stand-in"
     else:
-        found, looked = {name: _below(Path(cfg.data_root), name) for name in NEEDS}, f"not below {cfg.data_root}"
+        found, looked = {name: _below(Path(cfg.data_root), name) for name in PROTOCOLS}, f"not below {cfg.data_root}"
     if not any(found.values()):
         raise EvalkitError(
             f"no data for any protocol: {looked}; give the folder that holds imagenet-a, imagenet/val ... with"
             " --data-root DIR"
         )
     code, ran, missing, stopped = 0, [], [], {}
-    for name, data in found.items():
+    for name in sorted(found, key=lambda name: PROTOCOLS[name].passes):  # what is quick is there soon
+        data = found[name]
         if data is None:
-            missing.append(f"{name} ({', '.join(layouts.FOLDERS[kind] for kind in NEEDS[name].values())}: {looked})")
+            missing.append(
+                f"{name} ({', '.join(SETS[kind].title for kind in PROTOCOLS[name].needs.values())}: {looked})"
+            )
             continue
         try:
             code = max(code, runner.run(name, specs, _config(name, cfg, data)))
@@ -89,8 +71,8 @@ def _below(root: Path, name: str) -> dict[str, str] | None:
     if not root.is_dir():
         raise EvalkitError(f"no such folder: {root}; give the one that holds the data sets with --data-root DIR")
     keys = {}
-    for key, kind in NEEDS[name].items():
-        folder = next((root / folder for folder in FOLDERS[kind] if (root / folder).is_dir()), None)
+    for key, kind in PROTOCOLS[name].needs.items():
+        folder = next((root / folder for folder in SETS[kind].folders if (root / folder).is_dir()), None)
         if folder is None:
             return None
         keys[key] = str(folder)
@@ -101,14 +83,15 @@ def _stand_ins(name: str, loaded: Sequence[models.Loaded]) -> dict[str, str] | N
     """The data keys of a protocol filled with embedded sets, None if it has none or a model was trained on something
     else."""
     trained_on = {(model.meta.get("data") or {}).get("name") for model in loaded}
-    if trained_on != {layouts.TRAINED_ON} or any(kind not in layouts.STAND_INS for kind in NEEDS[name].values()):
+    stand_ins = {key: SETS[kind].stand_in for key, kind in PROTOCOLS[name].needs.items()}
+    if trained_on != {TRAINED_ON} or None in stand_ins.values():
         return None
-    return {key: layouts.STAND_INS[kind] for key, kind in NEEDS[name].items()}
+    return {key: stand_in for key, stand_in in stand_ins.items() if stand_in is not None}
 
 
 def _config(name: str, cfg: AllConfig, data: dict[str, str]) -> Any:
     """The protocol's own configuration: its defaults, what `cfg` says for all, and its data."""
-    schema = CONFIGS[name]
+    schema = PROTOCOLS[name].config
     own = {field.name for field in dataclasses.fields(schema)}
     shared = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name in own}
     return schema(**shared | data)

@@ -46,7 +46,7 @@ def sweep(
     forward_batch: int = 64,
     batch_size: int = 64,
     workers: int = 2,
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     what: str | None = None,
     offset: int = 0,
     salient_by: str = "mass",
@@ -70,7 +70,8 @@ def sweep(
         raise ValueError(
             "Expected argument `saliency` to be a saliency source for the modes salient and nonsalient, but got None"
         )
-    saved, bad = Resumed(images, rows, parts), []
+    saved = Resumed(images, rows, parts)
+    bad: list[tuple[str, str]] = []
     queue = _Queue(_Forward(network, device, forward_batch, fill), images.ids, columns, seed)
     with exact(), progress(what, len(saved.left)) as advance:
         for x, chunk in fixed_chunks(
@@ -79,7 +80,9 @@ def sweep(
             side = x.shape[-1]
             check_grid(grid, side)
             ids = [images.ids[i] for i in chunk]
-            values, shape = saliency(x, ids) if needs_saliency else (None, (grid, grid))  # waits for the device
+            values, shape = None, (grid, grid)
+            if saliency is not None and needs_saliency:
+                values, shape = saliency(x, ids)  # waits for the device
             cells = grid if shape == (grid, grid) and not offset else side
             step = max(1, MASK_BYTES // (len(columns) * cells * cells))
             for some in (slice(start, start + step) for start in range(0, len(chunk), step)):
@@ -119,7 +122,10 @@ class _Queue:
         self.masked = np.array([c for c, s in enumerate(columns) if s.mode != "shuffle"])
         self.waiting: tuple[np.ndarray, Tensor, np.ndarray] | None = None
         # a list of blocks each; row numbers and shares are (n, C)
-        self.index, self.slots, self.dropped, self.saliency = [], [], [], []
+        self.index: list[np.ndarray] = []
+        self.slots: list[np.ndarray] = []
+        self.dropped: list[np.ndarray] = []
+        self.saliency: list[np.ndarray] = []
         self.saved = 0  # blocks
 
     def put(self, index: np.ndarray, x: Tensor, masks: np.ndarray, saliency: np.ndarray | None) -> None:
@@ -202,7 +208,7 @@ class _Forward:
         """Queue the images `x` (B, 3, S, S) in [0, 1] under `masks` (B, C, cells * cells); returns their row numbers,
         (B, C)."""
         numbers = np.empty(masks.shape[:2], np.int64)
-        packed, full = np.packbits(masks, axis=2), masks.all(axis=2)
+        packed, full = np.packbits(masks, axis=2), np.asarray(masks.all(axis=2))
         new: list[tuple[int, int]] = []
         for b in range(len(masks)):
             seen: dict[bytes, int] = {}
@@ -232,6 +238,7 @@ class _Forward:
         return numbers
 
     def _run(self, rows: slice) -> None:
+        assert self.pool is not None and self.masks is not None, "rows were added"
         image, masks = self.image[rows], self.masks[rows]
         n, cells = len(image), round(masks.shape[1] ** 0.5)
         if n < self.size:

@@ -11,7 +11,11 @@ APPLICATIONS = ("train", "downstream", "robustness")
 MM = {"mmengine", "mmcv", "mmseg", "mmdet", "mmpretrain"}
 ENTRY = "evalkit/cli/"  # the only part of the core that may know the applications
 # what `evalkit --help` imports
-LIGHT = ("evalkit/__init__.py", "evalkit/__main__.py", "evalkit/cli/", "evalkit/errors.py")
+LIGHT = (
+    *("evalkit/__init__.py", "evalkit/__main__.py", "evalkit/cli/", "evalkit/errors.py", "evalkit/protocols.py"),
+    *("evalkit/about.py", "robustness/__init__.py", "robustness/config.py", "robustness/about/", "robustness/sets.py"),
+    *("downstream/__init__.py", "downstream/about.py"),
+)
 HEAVY = {
     "torch",
     "torchvision",

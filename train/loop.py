@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ from evalkit.data.loading import Batch, Order, steps_per_epoch, train_batches
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
 from evalkit.logger import Logger
+from evalkit.models import Network
 from evalkit.runtime import derive_rng, is_main, rank, seed_torch, world_size, write_atomic
 
 from . import session
+from .feed import Feed
 from .losses import BinaryCrossEntropy, soft_cross_entropy, soft_target
 from .mixups.base import Context
 from .schedules import learning_rate
@@ -40,7 +43,7 @@ def fit(s: Session, run: Path) -> None:
     """Train from `s.step` to the end; checkpoints and logs go to `run`. Raises Stopped after a signal, EvalkitError
     when the loss is lost."""
     cfg, device, world = s.cfg, s.device, world_size()
-    per_epoch, total = steps_per_epoch(len(s.train_images), cfg.batch_size), total_steps(s)
+    per_epoch, total = steps_per_epoch(len(s.train_images), cfg.batch_size), s.total_steps
     rate = learning_rate(cfg, per_epoch)
     group_rates = [
         learning_rate(replace(cfg, **group.get("schedule", {})), per_epoch) for group in s.optimizer.param_groups
@@ -61,12 +64,12 @@ def fit(s: Session, run: Path) -> None:
         unused = not s.method.uses_all_parameters and any(True for _ in s.method.parameters())
         module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=unused)
 
-    batches = batch_iterator(s, s.step)
+    feed = Feed(batch_iterator(s, s.step))
     context = context_maker(s, total)
     log = Logger(run, s.step, total)
     bad_step = torch.full((), total, device=device)  # first step with a loss that is not finite
     began = time.monotonic() - s.seconds
-    window, waited, shown, saved_at = time.monotonic(), 0.0, s.step, time.monotonic()
+    window, shown, saved_at = time.monotonic(), s.step, time.monotonic()
     with Guard(device) as guard:
         try:
             while s.step < total:
@@ -76,34 +79,27 @@ def fit(s: Session, run: Path) -> None:
 
                 step_loss = torch.zeros((), device=device)
                 for i in range(local_groups):
-                    asked = time.monotonic()
-                    batch = next(batches)
-                    waited += time.monotonic() - asked
+                    batch = next(feed)
                     with nullcontext() if world == 1 or i == local_groups - 1 else module.no_sync():
                         loss = forward(s, module, context(s.step, batch.group, batch.extras), batch) / local_groups
                         s.scaler.scale(loss).backward()
                     step_loss += loss.detach()
 
-                s.scaler.unscale_(s.optimizer)
-                norm = torch.nn.utils.get_total_norm([p.grad for p in s.trainee.parameters() if p.grad is not None])
-                if cfg.clip_grad is not None:
-                    torch.nn.utils.clip_grads_with_norm_(s.trainee.parameters(), cfg.clip_grad, norm)
-                s.scaler.step(s.optimizer)
-                s.scaler.update()
-                s.optimizer.zero_grad(set_to_none=True)
-                s.batchnorm.step()
-                s.method.after_step(context(s.step, None), s.network)
-                if s.ema:
-                    s.ema.update(s.method.eval_network(s.network))
-                # a scaler skips steps that overflow
-                healthy = step_loss.isfinite() & (norm.isfinite() | s.scaler.is_enabled())
+                done = s.step + 1
+                moments = (total, check_steps, eval_steps, cfg.log_steps, cfg.checkpoint_steps or total)
+                looked_at = any(done % n == 0 for n in moments)
+                norm = update(s, context(s.step, None), measured=looked_at)
+                healthy = step_loss.isfinite()
+                if norm is not None and not s.scaler.is_enabled():  # a scaler skips steps that overflow
+                    healthy = healthy & norm.isfinite()
                 bad_step = torch.where(healthy, bad_step, bad_step.clamp(max=s.step))
-                s.step += 1
+                s.step = done
+                log.moved(s.step)
 
                 last = s.step == total
                 evaluate_now = s.step % eval_steps == 0 or last
                 save_now = last or (cfg.checkpoint_steps is not None and s.step % cfg.checkpoint_steps == 0)
-                if not (evaluate_now or save_now or s.step % check_steps == 0 or s.step % cfg.log_steps == 0):
+                if not looked_at or norm is None:
                     continue
                 due = time.monotonic() - saved_at > 60 * cfg.checkpoint_minutes
                 first_bad, stop, due = guard.agree(total - int(bad_step), guard.received or 0, due)
@@ -117,7 +113,9 @@ def fit(s: Session, run: Path) -> None:
                         "lr": lr,
                         "grad_norm": float(norm),
                         "images_per_second": round((s.step - shown) * cfg.batch_size / (now - window), 1),
-                        "data_wait": round(waited / (now - window), 4),
+                        "data_wait": round(feed.waited / (now - window), 4),
+                        "reading_ms": round(1000 * feed.reading / feed.images, 3),
+                        "preparing_ms": round(1000 * feed.preparing / feed.images, 3),
                     }
                     log.log(
                         s.step,
@@ -125,7 +123,9 @@ def fit(s: Session, run: Path) -> None:
                         f"epoch {values['epoch']:.1f}  loss {values['loss']:.3f}  {values['images_per_second']:.0f}"
                         " images/s",
                     )
-                    window, waited, shown = now, 0.0, s.step
+                    if advice := feed.turn(cfg, now - window, "the GPU" if device.type == "cuda" else "the run", world):
+                        log.say(advice)
+                    window, shown = now, s.step
                 improved = False
                 if evaluate_now:
                     s.scores = {name: accuracy(s, network) for name, network in s.networks().items()}
@@ -159,9 +159,23 @@ def fit(s: Session, run: Path) -> None:
             log.close()
 
 
-def total_steps(s: Session) -> int:
-    """The steps of the whole run."""
-    return round(s.cfg.epochs * steps_per_epoch(len(s.train_images), s.cfg.batch_size))
+def update(s: Session, ctx: Context, measured: bool) -> Tensor | None:
+    """Change the weights by the gradients, and what follows from the weights. Returns the norm of the gradients where
+    it is clipped or to be `measured`."""
+    s.scaler.unscale_(s.optimizer)
+    norm = None
+    if measured or s.cfg.clip_grad is not None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in s.trainee.parameters() if p.grad is not None])
+    if norm is not None and s.cfg.clip_grad is not None:
+        torch.nn.utils.clip_grads_with_norm_(s.trainee.parameters(), s.cfg.clip_grad, norm)
+    s.scaler.step(s.optimizer)
+    s.scaler.update()
+    s.optimizer.zero_grad(set_to_none=True)
+    s.batchnorm.step()
+    s.method.after_step(ctx, s.network)
+    if s.ema:
+        s.ema.update(s.method.eval_network(s.network))
+    return norm
 
 
 def batch_iterator(s: Session, start: int) -> Iterator[Batch]:
@@ -229,9 +243,11 @@ def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
     return x, batch.y.to(s.device, non_blocking=True)
 
 
-def accuracy(s: Session, network) -> dict[str, float]:
+def accuracy(s: Session, network: Network) -> dict[str, float]:
     """top1, top5 (of five classes or more) and cross-entropy of a network on the validation images."""
-    records = inference.predict(network.eval(), s.val_images, s.eval_transform, device=s.device, workers=s.cfg.workers)
+    records = inference.predict(
+        network.eval(), s.val_images, s.eval_transform, inference.Pass(s.device, workers=s.cfg.workers)
+    )
     if records.bad:
         raise EvalkitError(
             f"cannot read {len(records.bad)} validation images, e.g. {records.bad[0][0]}: {records.bad[0][1]}; replace"
@@ -251,7 +267,12 @@ def give_up(s: Session, run: Path, step: int) -> None:
     folder = run / "crash"
     batch = next(batch_iterator(s, step))
     if is_main():
-        arrays = {"x": batch.x.numpy(), "y": batch.y.numpy(), "index": np.asarray(batch.index), "step": step}
+        arrays: dict[str, Any] = {
+            "x": batch.x.numpy(),
+            "y": batch.y.numpy(),
+            "index": np.asarray(batch.index),
+            "step": step,
+        }
         write_atomic(folder / f"step-{step:09d}.npz", lambda f: np.savez(f, **arrays))
     raise EvalkitError(
         f"the loss was not finite at step {step}; its first micro-batch is in {folder}, checkpoints before it are"

@@ -10,8 +10,12 @@ from typing import Any
 
 import torch
 
-from evalkit import accuracy, checkpoint, fingerprint, results, runs
+from evalkit import checkpoint, fingerprint, results, runs
+from evalkit.about import ACCURACY
+from evalkit.data.loading import steps_per_epoch
+from evalkit.data.published import published_set
 from evalkit.errors import EvalkitError
+from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
 from evalkit.text import say
 
@@ -42,12 +46,27 @@ def train(
     with runs.claimed(run, "train", new=resume is None) if is_main() else nullcontext():
         s = session.build(cfg, device)
         loop.batch_iterator(s, 0)  # raises where sizes do not go together
+        if is_main():
+            say(headline(s, run))
         if resume is not None:
             go_on(s, run)
         elif is_main():
             runs.start(run, cfg)
             say(*(f"this setting: {line}" for line in cfg.applied), *s.remarks)
         return _run(s, run)
+
+
+def headline(s: session.Session, run: Path) -> str:
+    """What begins, in one line."""
+    cfg = s.cfg
+    millions = sum(p.numel() for p in s.network.model.parameters()) / 1e6
+    where = f"{torch.cuda.get_device_name(s.device)}" if s.device.type == "cuda" else f"CPU, {cfg.threads} threads"
+    return (
+        f"{cfg.model} ({millions:.1f} M parameters), {session.method_name(cfg.mixup)}, {len(s.train_images):,} +"
+        f" {len(s.val_images):,} images of {s.train_images.name} at {cfg.image_size} pixels (decode={cfg.decode},"
+        f" augment_device={cfg.augment_device}), {s.total_steps:,} steps of {cfg.batch_size}, {world_size()} x"
+        f" {where}, into {run}"
+    )
 
 
 def go_on(s: session.Session, run: Path) -> None:
@@ -70,7 +89,7 @@ def go_on(s: session.Session, run: Path) -> None:
 
 def _run(s: session.Session, run: Path) -> int:
     """Train to the end, then write what a finished run leaves behind; a run that was finished is left as it is."""
-    finished = s.step == loop.total_steps(s)
+    finished = s.step == s.total_steps
     try:
         if not finished:
             loop.fit(s, run)
@@ -133,7 +152,7 @@ def early(s: session.Session) -> list[str]:
     found = []
     if s.ema and (begun := s.ema.decay**steps) > 0.05:
         found.append(f"after {steps} steps the averaged weights still are {100 * begun:.0f} % those the run began with")
-    per_epoch = loop.steps_per_epoch(len(s.train_images), cfg.batch_size)
+    per_epoch = steps_per_epoch(len(s.train_images), cfg.batch_size)
     if cfg.warmup_epochs * per_epoch >= steps:
         found.append(f"the run ended within its warm-up of {cfg.warmup_epochs:g} epochs")
     return found
@@ -143,6 +162,11 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
     """One results record per exported set of weights."""
     n, out = len(s.val_images), []
     meta, sums = session.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
+    used = s.val_images
+    data = DataUsed(
+        used.name, used.fingerprint, s.cfg.val_split, used.demonstration, {"prepared": str(s.eval_transform)}
+    )
+    published = s.is_published and published_set(used) == "imagenet-val"
     for name in s.networks():
         values = dict(s.scores[name])
         notes = [*s.remarks, *(f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items())]
@@ -156,35 +180,23 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
             if "trained" in s.scores:
                 trained = s.scores["trained"]["top1"]
                 notes.append(f"weights of the momentum encoder; the network that was trained: top1 {trained:.6f}")
-        out.append(
-            results.make_record(
-                task="train",
-                protocol="accuracy",
-                version=accuracy.VERSION,
-                model=s.cfg.model,
-                method=meta["method"],
-                label=meta["label"],
-                checkpoint_sha256=sums["model.safetensors" if name == "raw" else "model_ema.safetensors"],
-                weights=name,
-                data={
-                    "name": s.val_images.name,
-                    "fingerprint": s.val_images.fingerprint,
-                    "split": s.cfg.val_split,
-                    "prepared": str(s.eval_transform),
-                },
-                n=n,
-                metrics=values,
-                undefined={},
-                standard_errors={k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values},
-                seed=s.cfg.seed,
-                config=meta["config"],
-                environment=environment(s.device) | {"processes": world_size()},
-                seconds=s.seconds,
+        errors = {k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values}
+        sha256 = sums["model.safetensors" if name == "raw" else "model_ema.safetensors"]
+        record = make_record(
+            "train",
+            ACCURACY,
+            Subject(s.cfg.model, meta["method"], meta["label"], sha256, name, s.recipe),
+            data,
+            Numbers(n, values, standard_errors=errors),
+            Made(
+                s.cfg,
+                environment(s.device) | {"processes": world_size()},
+                s.seconds,
                 complete=True,
-                published_protocol=False,
-                records=None,
-                series=None,
+                seed=s.cfg.seed,
                 notes=notes,
-            )
+            ),
+            published=published,
         )
+        out.append(record)
     return out

@@ -11,16 +11,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from evalkit import checkpoint, config, data, models
+from evalkit.data.loading import steps_per_epoch
+from evalkit.data.published import published_set
 from evalkit.data.splits import check_splits
 from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
+from evalkit.models.fit import head_names
 from evalkit.runtime import seed_torch
 
 from . import distill, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
 from .config import TrainConfig
 from .ema import WeightAverage
+from .matching import recipe_name
 from .mixups import from_config
 from .mixups.base import Context, MixMethod
 from .mixups.parts.teacher import Teacher
@@ -59,6 +63,8 @@ class Session:
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
     remarks: list[str]  # what a reader of the numbers must know of the data
+    recipe: str | None = None  # whose settings these are, see `recipe_name`
+    whole: bool = False  # whether the training images are the published ones, whole
     step: int = 0
     seconds: float = 0.0  # of training up to the newest checkpoint, over all parts of a run that was resumed
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
@@ -73,23 +79,36 @@ class Session:
     def method(self) -> MixMethod:
         return self.trainee.method
 
+    @property
+    def is_published(self) -> bool:
+        """Whether the run is a published one: by a recipe's settings, on the published data, to its end."""
+        return self.recipe is not None and self.whole and self.step == self.total_steps
+
+    @property
+    def total_steps(self) -> int:
+        """The steps of the whole run."""
+        return round(self.cfg.epochs * steps_per_epoch(len(self.train_images), self.cfg.batch_size))
+
     def networks(self) -> dict[str, Network]:
         """The classifiers that are evaluated and exported: "raw", and "ema" where the recipe averages weights."""
         out = {"raw": self.method.eval_network(self.network)}
         return out | ({"ema": self.ema.network} if self.ema else {})
 
 
-def build(cfg: TrainConfig, device: torch.device) -> Session:
-    """Data, network, method and optimizer of a recipe, seeded; the same in every process."""
+def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, data.Images] | None = None) -> Session:
+    """Data, network, method and optimizer of a recipe, seeded; the same in every process. `images` for training and
+    validation stand in for the recipe's own."""
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)
     torch.backends.cudnn.benchmark = not cfg.deterministic
-    train_images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
-    val_images = data.load(cfg.data, cfg.val_split, root=cfg.data_dir)
+    train_images, val_images = images or (
+        data.load(cfg.data, cfg.train_split, root=cfg.data_dir),
+        data.load(cfg.data, cfg.val_split, root=cfg.data_dir),
+    )
     remarks = check_splits(train_images, val_images, (cfg.train_split, cfg.val_split))
     seed_torch(cfg.seed, "init")
-    network = make_network(cfg, len(train_images.classes)).to(device)
+    network = make_network(cfg, len(train_images.classes), remarks).to(device)
     check_sizes(network, cfg)
     settings.check(cfg.methods, {f.name for f in fields(TrainConfig)})
     method = from_config(cfg.mixup)
@@ -102,6 +121,7 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
             part.check_size(network, cfg.image_size, cfg.image_size)
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)
+    remarks += [f"teacher {teacher.spec}: {line}" for teacher in teachers(trainee) for line in teacher.said]
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
     return Session(
         cfg=cfg,
@@ -115,28 +135,41 @@ def build(cfg: TrainConfig, device: torch.device) -> Session:
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
+        recipe=recipe_name(cfg),
+        whole=published_set(train_images) == "imagenet-train",
         remarks=remarks,
     )
 
 
-def make_network(cfg: TrainConfig, num_classes: int) -> Network:
+def make_network(cfg: TrainConfig, num_classes: int, said: list[str] | None = None) -> Network:
     """The recipe's network, starting from `init` if given: a head for another number of classes is left out, anything
-    else must fit."""
+    else must fit. What a reader must know of the file is appended to `said`."""
     models.check_arguments(cfg.model, cfg.model_args)
     create = {"num_classes": num_classes, **cfg.model_args}
-    if cfg.init is None or cfg.init == "pretrained":
-        return models.create(cfg.model, pretrained=cfg.init is not None, **create)
+    said = [] if said is None else said
+    if cfg.init is None:
+        return models.create(cfg.model, **create)
+    if cfg.init == "pretrained":
+        network = models.create(cfg.model, pretrained=True, **create)
+        report = {"resized": models.resized_by_timm(cfg.model, network.model, cfg.model_args)}
+        said += [f"timm's weights of {cfg.model}: {line}" for line in models.describe(report)]
+        return network
     network = models.create(cfg.model, **create)
     loaded = models.load(cfg.init, model=cfg.model, model_args=dict(cfg.model_args))
     weights, own = loaded.network.model.state_dict(), network.model.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
-    odd = [k for k in own if k not in fitting and loaded.network.num_classes == num_classes]
+    left = [k for k in own if k not in fitting]
+    heads = tuple(f"{name}." for name in head_names(network.model))
+    odd = [k for k in left if loaded.network.num_classes == num_classes or not k.startswith(heads)]
     if odd:
         raise EvalkitError(
             f"{cfg.init} does not fit model '{cfg.model}': {len(odd)} tensors differ, e.g. {odd[0]}; give the model it"
             " was trained with"
         )
     network.model.load_state_dict(fitting, strict=False)
+    said += [f"init={cfg.init}: {line}" for line in models.describe(loaded.report)]
+    if left:
+        said.append(f"init={cfg.init}: its head of {loaded.network.num_classes} classes was left out")
     return network
 
 
@@ -190,7 +223,7 @@ def meta(s: Session) -> dict[str, Any]:
         "std": list(network.std),
         "method": method_name(cfg.mixup),
         "label": cfg.label or method_name(cfg.mixup),
-        "teachers": teachers(s.trainee),
+        "teachers": {str(teacher.spec): teacher.sha256 for teacher in teachers(s.trainee)},
         "best": s.best,  # says what the link of that name must point at
         "seconds": s.seconds,  # here, not in the training state, which is the same in every run of a recipe
         "data": {
@@ -199,14 +232,15 @@ def meta(s: Session) -> dict[str, Any]:
             "val_fingerprint": s.val_images.fingerprint,
         },
         "config": config.to_dict(cfg),
+        "recipe": s.recipe,
+        "published": s.is_published,
     }
 
 
-def teachers(trainee: Trainee) -> dict[str, str | None]:
-    """The frozen networks that the method and the distillation ask, by name, with the sha256 of their weights files."""
+def teachers(trainee: Trainee) -> list[Teacher]:
+    """The frozen networks that the method and the distillation ask."""
     askers = [*trainee.method.modules(), trainee.distillation]
-    found = [asker.teacher for asker in askers if isinstance(getattr(asker, "teacher", None), Teacher)]
-    return {str(teacher.spec): teacher.sha256 for teacher in found}
+    return [asker.teacher for asker in askers if isinstance(getattr(asker, "teacher", None), Teacher)]
 
 
 def method_name(spec: Any) -> str:

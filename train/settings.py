@@ -125,7 +125,7 @@ def with_setting(
 def check(methods: Mapping[str, Any], known: Collection[str]) -> None:
     """Raises EvalkitError for a name in `methods` that is no method, and for arguments or recipe keys that do not
     exist."""
-    from .mixups import METHODS, arguments_of
+    from .mixups import METHODS, arguments
 
     for name, entry in methods.items():
         if name not in METHODS:
@@ -133,8 +133,8 @@ def check(methods: Mapping[str, Any], known: Collection[str]) -> None:
         if not isinstance(entry, Mapping) or not isinstance(entry.get(RECIPE, {}), Mapping):
             raise EvalkitError(f"`methods` holds {name}: {{ARGUMENT: ..., recipe: {{KEY: ...}}}}, but got {entry!r}")
         for key in entry:
-            if key not in (*arguments_of(METHODS[name]), "preset", RECIPE):
-                raise unknown(f"{name} key in `methods`", key, [*arguments_of(METHODS[name]), "preset", RECIPE])
+            if key not in (*arguments(METHODS[name]), "preset", RECIPE):
+                raise unknown(f"{name} key in `methods`", key, [*arguments(METHODS[name]), "preset", RECIPE])
         for key in entry.get(RECIPE, {}):
             if key not in known or key in OF_THE_SETTING:
                 raise unknown(f"recipe key of {name} in `methods`", key, set(known) - set(OF_THE_SETTING))

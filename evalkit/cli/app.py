@@ -2,15 +2,14 @@
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 import typer
 
 from .. import __version__
-from ..errors import EvalkitError
-from . import mixup, pack, recipes, schemas, study
+from ..errors import EvalkitError, unknown
+from . import bench, described, mixup, pack, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -27,6 +26,7 @@ Examples:
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench.app, name="bench")
 app.add_typer(mixup.app, name="mixup")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(study.app, name="study")
@@ -37,32 +37,13 @@ Gpus = Annotated[
 ]
 
 
-class Protocol(StrEnum):
-    all = "all"
-    fgsm = "fgsm"
-    imagenet_a = "imagenet-a"
-    imagenet_c = "imagenet-c"
-    imagenet_o = "imagenet-o"
-    imagenet_r = "imagenet-r"
-    imagenet_sketch = "imagenet-sketch"
-    imagenet_v2 = "imagenet-v2"
-    imagenet_val = "imagenet-val"
-    occlusion = "occlusion"
-    pgd = "pgd"
-
-
-class Transfer(StrEnum):
-    seg = "seg"
-    det = "det"
-
-
 @app.callback()
 def _options(
     version: Annotated[
         bool,
         typer.Option("--version", is_eager=True, help="print the version and exit", callback=lambda v: _version(v)),
     ] = False,
-):
+) -> None:
     pass
 
 
@@ -157,7 +138,7 @@ def eval(
 
 
 @app.command(
-    cls=schemas.with_keys(schemas.transfer),
+    cls=schemas.with_keys(schemas.transfer, "Tasks", described.transfers),
     epilog="""\b
 Examples:
   evalkit transfer seg runs/mixpro                                     the embedded scenes, minutes on a laptop
@@ -171,7 +152,7 @@ Examples:
 """,
 )
 def transfer(
-    task: Annotated[Transfer, typer.Argument(metavar="TASK", help="seg (segmentation) or det (detection)")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="what to train and measure, one of those below")],
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -183,7 +164,7 @@ def transfer(
     recipe: Annotated[
         str | None, typer.Option(help="a recipe's name or YAML file", show_default="the one for the data")
     ] = None,
-    ms: Annotated[bool, typer.Option("--ms", help="seg: also test at several scales and flipped, as ms=true")] = False,
+    ms: Annotated[bool, typer.Option("--ms", help="also test at several scales and flipped, as ms=true")] = False,
     gpus: Gpus = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for the run", show_default="runs/TASK-DATA-...-seedN")
@@ -197,6 +178,8 @@ def transfer(
 
     Trains a decoder and the backbone together and measures them; a stopped run continues from where it was.
     """
+    if task not in described.transfers():
+        raise unknown("transfer", task, described.transfers())
     checkpoint, overrides = split(words)
     if len(checkpoint) > 1:
         raise EvalkitError(f"one checkpoint at a time, but got {', '.join(checkpoint)}; settings are written key=value")
@@ -206,17 +189,18 @@ def transfer(
         )
     if resume is not None and (out is not None or recipe is not None or ms):
         raise EvalkitError(f"--resume continues the run inside {resume} as it is; leave out --out, --recipe and --ms")
-    if ms and task is not Transfer.seg:
-        raise EvalkitError("--ms belongs to seg; detection is tested at one scale")
     from .. import config
-    from ..downstream import tasks
 
-    found = tasks.find(task.value)
+    protocol = described.transfers()[task]
+    found = protocol.load()
+    if ms and not hasattr(protocol.config, "ms"):
+        takers = ", ".join(name for name, p in described.transfers().items() if hasattr(p.config, "ms"))
+        raise EvalkitError(f"--ms belongs to {takers}; {task} is tested at one scale")
     overrides += ["ms=true"] * ms
     cfg = (
         None
         if resume is not None
-        else config.load(found.schema, recipe or found.recipe(overrides), overrides, folder=found.name)
+        else config.load(protocol.config, recipe or found.recipe(overrides), overrides, folder=task)
     )
     if _several(gpus):
         return _spawn(gpus)
@@ -226,7 +210,7 @@ def transfer(
 
 
 @app.command(
-    cls=schemas.with_keys(schemas.robustness),
+    cls=schemas.with_keys(schemas.robustness, "Protocols", described.robustness),
     epilog="""\b
 Examples:
   evalkit robustness occlusion runs/vanilla runs/mixpro --data digits-photo --out runs/occlusion
@@ -239,7 +223,10 @@ Examples:
 )
 def robustness(
     protocol: Annotated[
-        Protocol, typer.Argument(metavar="PROTOCOL", help="what to measure; all: each protocol whose data are found")
+        str,
+        typer.Argument(
+            metavar="PROTOCOL", help="what to measure, one of those below; all: each of them whose data are found"
+        ),
     ],
     words: Annotated[
         list[str],
@@ -251,7 +238,10 @@ def robustness(
     data: Annotated[
         str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)
     ] = None,
-    id: Annotated[str | None, typer.Option(help="imagenet-o: the in-distribution images", show_default=False)] = None,
+    id: Annotated[
+        str | None,
+        typer.Option(help="the in-distribution images, of a protocol that has two sides", show_default=False),
+    ] = None,
     data_root: Annotated[
         str | None, typer.Option(help="all: the folder that holds imagenet-a, imagenet/val ...", show_default=False)
     ] = None,
@@ -260,35 +250,35 @@ def robustness(
     ] = None,
     gpus: Gpus = None,
 ) -> int:
-    """Occlusion, ImageNet-A, -O, -R, -C, V2, Sketch, attacks.
+    """How a checkpoint holds.
 
-    How a checkpoint holds under dropped patches, on natural adversarial examples, other photographs and renditions,
-    corruptions, images of unknown classes, and under attack.
+    Under dropped patches, on natural adversarial examples, other photographs and renditions, corruptions, images of
+    unknown classes, and under attack.
     """
     models, overrides = split(words)
     if not models:
         raise EvalkitError("which model? Give a run folder, a checkpoint, a weights file or a timm model name")
-    if id is not None and protocol != Protocol.imagenet_o:
-        raise EvalkitError(
-            f"--id belongs to imagenet-o; {protocol.value} has"
-            f" {'--data-root' if protocol == Protocol.all else 'only --data'}"
-        )
-    if data_root is not None and protocol != Protocol.all:
-        raise EvalkitError(f"--data-root belongs to all; {protocol.value} has --data")
-    if data is not None and protocol == Protocol.all:
+    known, everything = described.robustness(), protocol == "all"
+    if not everything and protocol not in known:
+        raise unknown("protocol", protocol, [*known, "all"])
+    if id is not None and (everything or "id_data" not in known[protocol].needs):
+        takers = ", ".join(name for name, p in known.items() if "id_data" in p.needs)
+        has = "--data-root" if everything else "only --data"
+        raise EvalkitError(f"--id belongs to {takers}; {protocol} has {has}")
+    if data_root is not None and not everything:
+        raise EvalkitError(f"--data-root belongs to all; {protocol} has --data")
+    if data is not None and everything:
         raise EvalkitError("all has --data-root, the folder that holds the sets, instead of --data")
     given = (("data", data), ("id_data", id), ("data_root", data_root), ("out", out))
     overrides += [f"{key}={value}" for key, value in given if value is not None]
     from .. import config, robustness
-    from ..robustness.config import CONFIGS, AllConfig
 
-    if protocol == Protocol.all:
-        cfg = config.load(AllConfig, None, overrides)
-        return _spawn(gpus) if _several(gpus) else robustness.run_all(models, cfg)
-    cfg = config.load(CONFIGS[protocol.value], protocol.value, overrides, folder="robustness")
-    if _several(gpus):
-        return _spawn(gpus)
-    return robustness.run(protocol.value, models, cfg)
+    if everything:
+        shared = config.load(robustness.AllConfig, None, overrides)
+        return _spawn(gpus) if _several(gpus) else robustness.run_all(models, shared)
+    recipe = protocol if protocol in config.recipes("robustness") else None
+    cfg = config.load(known[protocol].config, recipe, overrides, folder="robustness")
+    return _spawn(gpus) if _several(gpus) else robustness.run(protocol, models, cfg)
 
 
 @app.command(
@@ -332,7 +322,7 @@ def report(
     """
     from ..report import build
 
-    print(build(folders, out))
+    print(build(folders, out, described.protocols()))
     return 0
 
 
@@ -350,7 +340,7 @@ def doctor() -> int:
     return run()
 
 
-def _several(gpus: int | None) -> bool:
+def _several(gpus: int | None) -> TypeGuard[int]:
     """Whether to start processes: not for one, and not within one that was started already."""
     return gpus is not None and gpus > 1 and "WORLD_SIZE" not in os.environ
 

@@ -5,10 +5,8 @@ from typing import Annotated
 import typer
 
 from ..errors import EvalkitError
+from . import described
 from .words import Overrides, check_overrides
-
-TRANSFERS = ("seg", "det")
-FOLDERS = ("train", *TRANSFERS, "robustness")
 
 app = typer.Typer(help="The recipes that come with evalkit.", rich_markup_mode=None)
 
@@ -18,7 +16,8 @@ def recipes_list() -> int:
     """The name and the first line of every recipe."""
     from .. import recipes
 
-    print(*(recipes.listing(folder) for folder in FOLDERS), sep="\n")
+    folders = ("train", *described.transfers(), "robustness")
+    print(*(recipes.listing(folder) for folder in folders), sep="\n")
     return 0
 
 
@@ -78,14 +77,10 @@ def _schema(recipe: str) -> tuple[type, str]:
     from ..config import recipes
 
     if recipe in recipes("robustness"):
-        from ..robustness.config import CONFIGS
-
-        return CONFIGS[recipe], "robustness"
-    for folder in TRANSFERS:
+        return described.robustness()[recipe].config, "robustness"
+    for folder, transfer in described.transfers().items():
         if recipe in recipes(folder):
-            from ..downstream.tasks import find
-
-            return find(folder).schema, folder
+            return transfer.config, folder
     from ..train.config import TrainConfig
 
     return TrainConfig, "train"

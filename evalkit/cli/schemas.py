@@ -6,6 +6,8 @@ from typing import Any
 from typer.core import TyperCommand
 
 from ..keys import Keys
+from ..protocols import Protocols
+from . import described
 
 
 def train() -> dict[str, type[Keys]]:
@@ -15,21 +17,20 @@ def train() -> dict[str, type[Keys]]:
 
 
 def eval() -> dict[str, type[Keys]]:
-    from ..accuracy import EvalConfig
+    from ..about import EvalConfig
 
     return {"eval": EvalConfig}
 
 
 def transfer() -> dict[str, type[Keys]]:
-    from ..downstream.tasks import TASKS, find
-
-    return {f"transfer {name}": find(name).schema for name in TASKS}
+    return {f"transfer {name}": protocol.config for name, protocol in described.transfers().items()}
 
 
 def robustness() -> dict[str, type[Keys]]:
-    from ..robustness import CONFIGS, AllConfig
+    from ..robustness import AllConfig
 
-    return {f"robustness {name}": schema for name, schema in {**CONFIGS, "all": AllConfig}.items()}
+    own = {name: protocol.config for name, protocol in described.robustness().items()}
+    return {f"robustness {name}": schema for name, schema in {**own, "all": AllConfig}.items()}
 
 
 def schemas() -> dict[str, type[Keys]]:
@@ -37,10 +38,19 @@ def schemas() -> dict[str, type[Keys]]:
     return train() | eval() | transfer() | robustness()
 
 
-def with_keys(of: Callable[[], dict[str, type[Keys]]]) -> type[TyperCommand]:
-    """A command whose `--help` ends with its keys: meaning, choices, bounds, default."""
+def with_keys(
+    of: Callable[[], dict[str, type[Keys]]], title: str = "", listed: Callable[[], Protocols] = dict
+) -> type[TyperCommand]:
+    """A command whose `--help` ends with its keys: meaning, choices, bounds, default. Under `title` it lists the
+    protocols that `listed` gives, each with its sentence."""
 
     class Command(TyperCommand):
+        def format_options(self, ctx: Any, formatter: Any) -> None:
+            super().format_options(ctx, formatter)
+            if title:
+                with formatter.section(title):
+                    formatter.write_dl([(protocol.name, protocol.sentence) for protocol in listed().values()])
+
         def format_epilog(self, ctx: Any, formatter: Any) -> None:
             from .. import reference
 

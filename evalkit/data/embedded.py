@@ -39,9 +39,8 @@ def digits(split: str, size: int = SIZE) -> ArrayImages:
     strokes, labels = source_digits()
     rows = digit_rows(split)
     grey = np.stack([_enlarge(strokes[i], size) for i in rows])
-    return ArrayImages(
-        "digits", [f"{split}/{i:04d}" for i in rows], labels[rows], DIGITS, np.repeat(grey[..., None], 3, axis=3)
-    )
+    ids, pixels = [f"{split}/{i:04d}" for i in rows], np.repeat(grey[..., None], 3, axis=3)
+    return ArrayImages("digits", ids, labels[rows], DIGITS, pixels, demonstration=True)
 
 
 def digits_photo(split: str, size: int = SIZE) -> ArrayImages:
@@ -51,9 +50,8 @@ def digits_photo(split: str, size: int = SIZE) -> ArrayImages:
     rng = derive_rng("digits-photo", split)
     rows = repeat_shuffled(digit_rows(split), PHOTO_IMAGES[split], rng)
     pixels, foreground = compose(strokes[rows], rng, size)
-    return ArrayImages(
-        "digits-photo", [f"{split}/{i:05d}" for i in range(len(rows))], labels[rows], DIGITS, pixels, foreground
-    )
+    ids = [f"{split}/{i:05d}" for i in range(len(rows))]
+    return ArrayImages("digits-photo", ids, labels[rows], DIGITS, pixels, foreground, demonstration=True)
 
 
 def fashion_mnist(split: str, root: str | Path | None = None) -> ArrayImages:

@@ -35,13 +35,15 @@ class Images:
 
     `ids`: N unique names, POSIX paths where the images are files. `labels`: (N,) int64 index into `classes`, -1 for
     none of them. `native_size`: side in pixels of an embedded set, whose images are used as they are; None otherwise.
-    `problems`: what is wrong with the set; `remarks`: what is no fault, but a reader must know. `foreground`:
-    (N, H, W) bool, True where the object is, or None. `notes`: how many images the last whole pass saw with a
-    peculiarity (see `decode`); `noted`: the peculiarities by position that the last pass has seen so far. Raises
-    ValueError for ids that are not unique and labels that are not indices of classes.
+    `demonstration`: whether the set was made to show that something works, and is no benchmark. `problems`: what is
+    wrong with the set; `remarks`: what is no fault, but a reader must know. `foreground`: (N, H, W) bool, True where
+    the object is, or None. `notes`: how many images the last whole pass saw with a peculiarity (see `decode`); `noted`:
+    the peculiarities by position that the last pass has seen so far. Raises ValueError for ids that are not unique and
+    labels that are not indices of classes.
     """
 
     foreground: np.ndarray | None = None
+    demonstration = False
 
     def __init__(
         self,
@@ -133,9 +135,11 @@ class ArrayImages(Images):
         classes: Sequence[str],
         pixels: np.ndarray,
         foreground: np.ndarray | None = None,
+        *,
+        demonstration: bool = False,
     ):
         super().__init__(name, ids, labels, classes, native_size=pixels.shape[1])
-        self.pixels, self.foreground = pixels, foreground
+        self.pixels, self.foreground, self.demonstration = pixels, foreground, demonstration
 
     def read(self, i: int) -> Image.Image:
         return Image.fromarray(self.pixels[i])
@@ -162,7 +166,7 @@ class Subset(Images):
             problems=images.problems,
             remarks=images.remarks,
         )
-        self.images, self.indices = images, indices
+        self.images, self.indices, self.demonstration = images, indices, images.demonstration
         self.foreground = None if images.foreground is None else images.foreground[indices]
 
     def read(self, i: int) -> Image.Image:

@@ -80,7 +80,8 @@ def _select(
         labels += true[chosen].tolist()
         pixels.append(shown[chosen])
         if len(ids) >= IMAGES:
-            return ArrayImages(name, ids[:IMAGES], labels[:IMAGES], DIGITS, np.concatenate(pixels)[:IMAGES])
+            kept = np.concatenate(pixels)[:IMAGES]
+            return ArrayImages(name, ids[:IMAGES], labels[:IMAGES], DIGITS, kept, demonstration=True)
 
 
 # ---- the fixed classifier

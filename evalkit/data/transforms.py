@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import EvalkitError, unknown
 from . import decode
-from .batched_augment import OPERATIONS, augment
+from .batched_augment import augment
+from .color_jitter import coded, color_changes, color_jitter
+from .crops import Picture, cut, pad_crop, random_resized_crop, size_of
 from .decode import to_image, to_pixels, to_tensor
 from .erasing import random_erase_box
 from .randaugment import RandAugment
@@ -153,15 +155,24 @@ class View:
 class TrainKeys(Protocol):
     """The keys of a training recipe that decide how a training image is made."""
 
-    image_size: int
-    augment: str
-    crop_scale: Sequence[float]
-    auto_augment: str | None
-    color_jitter: float
-    erasing: float
-    interpolation: str
-    decode: str
-    augment_device: str
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def augment(self) -> str: ...
+    @property
+    def crop_scale(self) -> Sequence[float]: ...
+    @property
+    def auto_augment(self) -> str | None: ...
+    @property
+    def color_jitter(self) -> float: ...
+    @property
+    def erasing(self) -> float: ...
+    @property
+    def interpolation(self) -> str: ...
+    @property
+    def decode(self) -> str: ...
+    @property
+    def augment_device(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +184,6 @@ class Sample:
     view: View | None
     erase: tuple[int, int, int, int]  # (top, left, height, width) to fill after normalisation, all 0 for nothing
     augment: list[tuple[int, float]] = field(default_factory=list)  # (operation, value) of batched_augment, in order
-
-
-Picture = Image.Image | Tensor  # RGB: Pillow's, or (3, H, W) uint8 where torch resizes it
 
 
 class TrainTransform:
@@ -284,74 +292,3 @@ class TrainTransform:
         """(top, left, height, width) to erase in this image, all 0 for nothing. It is filled after normalisation, see
         `erasing`."""
         return random_erase_box(self.size, self.size, self.erasing, rng) if self.erasing else (0, 0, 0, 0)
-
-
-def size_of(image: Picture) -> tuple[int, int]:
-    """(width, height)."""
-    return image.size if isinstance(image, Image.Image) else (image.shape[2], image.shape[1])
-
-
-def cut(image: Picture, left: int, top: int, width: int, height: int) -> Picture:
-    """A box of the image."""
-    if isinstance(image, Image.Image):
-        return image.crop((left, top, left + width, top + height))
-    return image[:, top : top + height, left : left + width]
-
-
-def pad_crop(image: Picture, rng: np.random.Generator, padding: int = 4) -> Picture:
-    """A random crop of the image's own size after reflecting `padding` pixels at each side."""
-    top, left = rng.integers(-padding, padding + 1, size=2)
-    width, height = size_of(image)
-    rows, columns = _reflected(top, height), _reflected(left, width)
-    if isinstance(image, Image.Image):
-        return Image.fromarray(np.asarray(image)[rows][:, columns])
-    return image[:, rows][:, :, columns]
-
-
-def _reflected(start: int, n: int) -> np.ndarray:
-    """Positions start ... start + n - 1 in a line of n pixels that is mirrored at its first and last one."""
-    beyond_first = np.abs(np.arange(start, start + n))
-    return n - 1 - np.abs(n - 1 - beyond_first)
-
-
-def random_resized_crop(
-    width: int, height: int, rng: np.random.Generator, scale: tuple[float, float] = (0.08, 1.0)
-) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of a crop with the share `scale` of the area and an aspect ratio of 3/4 to 4/3,
-    log-uniform.
-
-    Szegedy et al., CVPR 2015; the law of torchvision's RandomResizedCrop."""
-    area, low, high = width * height, 3 / 4, 4 / 3
-    for _ in range(10):
-        target = area * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
-        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            top = int(rng.integers(0, height - h + 1))
-            return int(rng.integers(0, width - w + 1)), top, w, h
-    # an extreme shape: the largest central crop with an allowed ratio
-    w = min(width, round(height * high))
-    h = min(height, round(width / low))
-    return (width - w) // 2, (height - h) // 2, w, h
-
-
-_JITTER = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "color": ImageEnhance.Color}
-
-
-def color_changes(strength: float, rng: np.random.Generator) -> list[tuple[str, float]]:
-    """Brightness, contrast and saturation ("color"), in random order, each with a factor uniform within 1 +-
-    `strength`."""
-    factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for _ in _JITTER]
-    return [(list(_JITTER)[i], factors[i]) for i in rng.permutation(len(_JITTER))]
-
-
-def color_jitter(image: Image.Image, changes: Sequence[tuple[str, float]]) -> Image.Image:
-    """The image after `color_changes`."""
-    for kind, factor in changes:
-        image = _JITTER[kind](image).enhance(factor)
-    return image
-
-
-def coded(changes: Sequence[tuple[str, float]]) -> list[tuple[int, float]]:
-    """`color_changes` as (operation, value) of `batched_augment.augment`."""
-    return [(OPERATIONS.index(kind), factor) for kind, factor in changes]

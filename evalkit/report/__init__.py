@@ -6,48 +6,56 @@ from pathlib import Path
 
 from .. import results
 from ..errors import EvalkitError
-from ..runtime import write_atomic
+from ..protocols import Protocols
+from ..runtime import write_together
 from . import figures, page, render
+from .beside import beside_published
 from .collect import rows_of, runs_of
 from .provenance import provenance
-from .tables import beside_published, summary
+from .tables import summary
 from .transfer import transfers, transfers_beside_published
 
 TITLE = "evalkit report"
 
 
-def build(dirs: Iterable[str | Path], out: str | Path | None = None) -> Path:
-    """Write report.html, report.md, report.csv, report.tex and figures/*.png into `out` (default: the first of `dirs`)
-    from every results.jsonl below `dirs`; returns the path of report.html. Raises EvalkitError where there are no
-    records or `out` cannot be written."""
-    dirs = [Path(d) for d in dirs]
-    if not dirs:
+def build(dirs: Iterable[str | Path], out: str | Path | None, protocols: Protocols) -> Path:
+    """Write report.html, report.md, report.csv, report.tex and figures/*.png into `out` from every results.jsonl below
+    `dirs`; returns the path of report.html.
+
+    Args:
+        dirs: Folders.
+        out: Default: the first of `dirs`.
+        protocols: What the records are of, in the order of the tables.
+
+    Raises EvalkitError where there are no records or `out` cannot be written.
+    """
+    below = [Path(d) for d in dirs]
+    if not below:
         raise EvalkitError("no folder given; name one or more that hold results, e.g. `evalkit report runs`")
-    records, problems = results.scan(dirs)
+    records, problems = results.scan(below)
     for problem in problems:
         warnings.warn(problem, stacklevel=2)
     if not records:
         raise EvalkitError(
-            f"no readable record below {', '.join(map(str, dirs))}; run `evalkit train` or `evalkit robustness` again"
+            f"no readable record below {', '.join(map(str, below))}; run `evalkit train` or `evalkit robustness` again"
         )
-    out = Path(out) if out is not None else (dirs[0] if dirs[0].is_dir() else dirs[0].parent)
+    folder = Path(out) if out is not None else (below[0] if below[0].is_dir() else below[0].parent)
 
     # the baseline comes first
     rows = rows_of(runs_of(sorted(results.latest(records), key=lambda r: r["method"] != "vanilla")))
-    tables, published = [*summary(rows), *transfers(rows)], [*beside_published(rows), *transfers_beside_published(rows)]
-    drawings, made = figures.draw(rows), provenance(rows, problems)
+    tables = [*summary(rows, protocols), *transfers(rows, protocols)]
+    published = [*beside_published(rows, protocols), *transfers_beside_published(rows, protocols)]
+    drawings, made = figures.draw(rows, protocols), provenance(rows, problems, protocols)
     lead = page.lead(rows)
-    for drawing in drawings:
-        if drawing.png is not None:
-            _write(out / "figures" / f"{drawing.name}.png", drawing.png)
-    _write(out / "report.csv", render.csv_text(rows))
-    _write(out / "report.md", render.markdown(TITLE, lead, tables, published, drawings, made))
-    _write(out / "report.tex", render.latex([*tables, *published]))
-    _write(out / "report.html", page.html(TITLE, lead, rows, tables, published, drawings, made))
-    return out / "report.html"
-
-
-def _write(path: Path, content: str | bytes) -> None:
+    files: dict[Path, str | bytes] = {
+        folder / "figures" / f"{drawing.name}.png": drawing.png for drawing in drawings if drawing.png is not None
+    }
+    files |= {
+        folder / "report.csv": render.csv_text(rows),
+        folder / "report.md": render.markdown(TITLE, lead, tables, published, drawings, made),
+        folder / "report.tex": render.latex([*tables, *published]),
+        folder / "report.html": page.html(TITLE, lead, rows, tables, published, drawings, made),
+    }
     # file names may hold bytes that are no text
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    write_atomic(path, lambda f: f.write(data))
+    write_together({p: c.encode("utf-8", "backslashreplace") if isinstance(c, str) else c for p, c in files.items()})
+    return folder / "report.html"

@@ -78,7 +78,8 @@ def rows_of(runs: Iterable[Run]) -> list[Row]:
         training = run.training
         recipe: Any = i
         if training and training["complete"]:
-            recipe = json.dumps(results.settings(training) | {"seed": None}, sort_keys=True)
+            data = {k: training["data"][k] for k in ("name", "fingerprint")}
+            recipe = json.dumps([results.settings(training) | {"seed": None}, data], sort_keys=True)
         sets.setdefault((*run.key[:4], recipe), []).append(run)
     rows = list(sets.values())
     return [Row(name, members) for name, members in zip(_names(rows), rows)]

@@ -4,16 +4,16 @@ is left out and said so."""
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import metrics, plots
 from ..arrays import read_npz
+from ..protocols import Drawn, Figure, Protocols
 from .collect import Group, Record, Row, describe, groups_of
-from .tables import COLUMNS
 
 MIXED = "mixed.npz"
 SAMPLES = "samples.png"
@@ -39,52 +39,68 @@ class Drawing:
     half: bool = False  # half the width of the page
 
 
-def draw(rows: Sequence[Row]) -> list[Drawing]:
-    """Every figure the records allow, in the order of the page."""
+def draw(rows: Sequence[Row], protocols: Protocols) -> list[Drawing]:
+    """Every figure that the protocols ask for and the records allow, in the order of the page."""
     order = {row.name: i for i, row in enumerate(rows)}
-    groups = groups_of([run for row in rows for run in row.runs], COLUMNS)
-    makers = {
-        "occlusion": [_occlusion],
-        "imagenet-a": [_reliability, _risk_coverage],
-        "imagenet-o": [_precision_recall],
-    }
-    drawings = []
-    for protocol, functions in makers.items():
-        for number, group in enumerate([g for g in groups if g.protocol == protocol]):
+    groups = groups_of([run for row in rows for run in row.runs], protocols)
+    drawings: list[Drawing] = []
+    for protocol in protocols.values():
+        for figure, group in ((f, g) for g in groups if g.protocol == protocol.name for f in protocol.figures):
             members = [row for row in rows if any(group in run.records for run in row.runs)]
-            suffix = "" if number == 0 else f"-{number + 1}"
-            drawings += [make(members, group, order, suffix, describe(group, groups)) for make in functions]
+            drawings.append(MAKERS[figure.kind](_Asked(figure, members, group, order, describe(group, groups))))
     mixed = _mixed_samples(rows)
-    return drawings + ([mixed] if mixed else []) + _transferred(rows)
+    return _renamed([*drawings, *([mixed] if mixed else []), *_transferred(rows, protocols)])
 
 
-# ---- occlusion
+@dataclass(frozen=True)
+class _Asked:
+    """A figure, and the records that it is of."""
+
+    figure: Figure
+    rows: list[Row]
+    group: Group
+    order: dict[str, int]
+    where: str
+
+    def drawn(
+        self, make: Callable[[], Any], left_out: list[str], more: Sequence[str] = (), half: bool = False
+    ) -> Drawing:
+        """The drawing of what `make` returns; `more` are sentences behind the caption."""
+        names = [row.name for row in self.rows if not _records(row, self.group)[0]["complete"]]
+        incomplete = [f"Incomplete, not final: {', '.join(names)}."] if names else []
+        caption = " ".join([f"On {self.where}.", self.figure.caption, *more, *incomplete])
+        title = f"{self.figure.title} ({self.where})"
+        return _drawing(self.figure.name, title, caption, left_out, make, half)
+
+    @property
+    def several(self) -> bool:
+        return any(len(row.runs) > 1 for row in self.rows)
 
 
-def _occlusion(rows: Sequence[Row], group: Group, order: dict[str, int], suffix: str, where: str) -> Drawing:
+def _renamed(drawings: Sequence[Drawing]) -> list[Drawing]:
+    """The drawings under file names of their own: the second of a name ends in -2."""
+    names = [d.name for d in drawings]
+    counts = [names[: i + 1].count(name) for i, name in enumerate(names)]
+    return [d if n == 1 else replace(d, name=f"{d.name}-{n}") for d, n in zip(drawings, counts)]
+
+
+# ---- curves
+
+
+def _curves(asked: _Asked) -> Drawing:
     curves, left_out = {}, []
-    for row in rows:
-        records = _records(row, group)
-        by_mode = {mode: _curve(records, mode) for mode in plots.MODES}
-        curves[row.name] = {mode: curve for mode, curve in by_mode.items() if curve is not None}
-        if not curves[row.name]:
-            del curves[row.name]
-            left_out.append(f"{row.name}: its record holds no series.")
-    several = any(len(row.runs) > 1 for row in rows)
-    caption = (
-        f"Top-1 accuracy on {where} while ever more of each image is blacked out. Random: patches drawn at random, the"
-        " band is the standard deviation over repeated draws. Salient and non-salient: patches in the order of the"
-        " saliency model's attention, until that share of the attention is gone"
-        + (". For rows of several seeds: the mean over seeds, the band their standard deviation." if several else ".")
-        + _incomplete(rows, group)
-    )
-    return _drawing(
-        "occlusion" + suffix,
-        f"Occlusion ({where})",
-        caption,
-        left_out,
-        lambda: plots.occlusion(curves, order) if curves else None,
-    )
+    records = {row.name: _records(row, asked.group) for row in asked.rows}
+    series = [s for of_row in records.values() for r in of_row for s in r["series"] or []]
+    panels = asked.figure.panels or {mode: (mode, "level") for mode in dict.fromkeys(s["mode"] for s in series)}
+    for name, of_row in records.items():
+        by_mode = {mode: _curve(of_row, mode) for mode in panels}
+        curves[name] = {mode: curve for mode, curve in by_mode.items() if curve is not None}
+        if not curves[name]:
+            del curves[name]
+            left_out.append(f"{name}: its record holds no series.")
+    more = ["For rows of several seeds: the mean over seeds, the band their standard deviation."]
+    make = lambda: plots.curves(curves, panels, asked.order) if curves else None  # noqa: E731
+    return asked.drawn(make, left_out, more if asked.several else [])
 
 
 def _curve(records: Sequence[Record], mode: str) -> plots.Curve | None:
@@ -105,7 +121,8 @@ def _curve(records: Sequence[Record], mode: str) -> plots.Curve | None:
     if len(records) > 1:
         bands = [statistics.stdev(v for v, _ in by_level[q]) if len(by_level[q]) > 1 else math.nan for q in levels]
     else:
-        bands = [math.nan if by_level[q][0][1] is None else by_level[q][0][1] for q in levels]
+        first = [by_level[q][0][1] for q in levels]
+        bands = [math.nan if sd is None else sd for sd in first]
         if levels[0] == 0 and not np.isnan(bands[1:]).all():
             bands[0] = 0.0  # nothing is drawn at random where nothing is dropped
     return plots.Curve(np.array(levels), np.array(means), np.array(bands))
@@ -114,59 +131,41 @@ def _curve(records: Sequence[Record], mode: str) -> plots.Curve | None:
 # ---- calibration, selective prediction, detection: from per-sample logits
 
 
-def _reliability(rows: Sequence[Row], group: Group, order: dict[str, int], suffix: str, where: str) -> Drawing:
-    scored, left_out = _per_row(rows, group, _log_confidence, first_only=True)
-    bins = {name: metrics.reliability_bins(np.exp(values[0][0]), values[0][1]) for name, values in scored.items()}
+def _reliability(asked: _Asked) -> Drawing:
+    scored, left_out = _per_row(asked, _scores, first_only=True)
+    bins = {name: metrics.reliability_bins(v[0].confidence, v[0].correct) for name, v in scored.items()}
     errors = {
-        row.name: _records(row, group)[0]["metrics"].get("rms_calibration_error") for row in rows if row.name in bins
+        row.name: _records(row, asked.group)[0]["metrics"].get("rms_calibration_error")
+        for row in asked.rows
+        if row.name in bins
     }
-    several = any(len(row.runs) > 1 for row in rows)
-    caption = (
-        f"Reliability on {where}: accuracy against confidence, bins of 100 images sorted by confidence; the dashed line"
-        " is perfect calibration. The hollow point is the last bin, which the published RMS calibration error"
-        " leaves out" + (". Of several seeds the first is shown." if several else ".") + _incomplete(rows, group)
-    )
-    return _drawing(
-        "reliability" + suffix,
-        f"Reliability ({where})",
-        caption,
-        left_out,
-        lambda: plots.reliability(bins, errors, order) if bins else None,
-    )
+    make = lambda: plots.reliability(bins, errors, asked.order) if bins else None  # noqa: E731
+    return asked.drawn(make, left_out, ["Of several seeds the first is shown."] if asked.several else [])
 
 
-def _risk_coverage(rows: Sequence[Row], group: Group, order: dict[str, int], suffix: str, where: str) -> Drawing:
-    scored, left_out = _per_row(rows, group, _log_confidence)
-    curves = {name: [metrics.risk_coverage(*v) for v in values] for name, values in scored.items()}
-    caption = (
-        f"Risk and coverage on {where}: the error among the most confident predictions, by how many are answered. AURRA"
-        " is one minus its mean."
-    )
-    caption += _incomplete(rows, group)
-    make = lambda: plots.risk_coverage(curves, order) if curves else None  # noqa: E731
-    return _drawing("risk-coverage" + suffix, f"Risk and coverage ({where})", caption, left_out, make, half=True)
+def _risk_coverage(asked: _Asked) -> Drawing:
+    scored, left_out = _per_row(asked, _scores)
+    curves = {name: [metrics.risk_coverage(v.score, v.correct) for v in values] for name, values in scored.items()}
+    make = lambda: plots.risk_coverage(curves, asked.order) if curves else None  # noqa: E731
+    return asked.drawn(make, left_out, half=True)
 
 
-def _precision_recall(rows: Sequence[Row], group: Group, order: dict[str, int], suffix: str, where: str) -> Drawing:
-    scored, left_out = _per_row(rows, group, _ood_scores)
+def _precision_recall(asked: _Asked) -> Drawing:
+    scored, left_out = _per_row(asked, _ood_scores)
     curves = {name: [metrics.precision_recall(*v) for v in values] for name, values in scored.items()}
-    ood, ind = next(iter(scored.values()))[0] if scored else ([], [])
+    ood, ind = next(iter(scored.values()))[0] if scored else (np.zeros(0), np.zeros(0))
     chance = len(ood) / max(1, len(ood) + len(ind))
-    caption = (
-        f"Finding out-of-distribution images among in-distribution ones by low confidence ({where}: {len(ood):,}"
-        f" against {len(ind):,} images). AUPR is the area under the steps; the dashed line is"
-        f" chance.{_incomplete(rows, group)}"
-    )
-    make = lambda: plots.precision_recall(curves, chance, order) if curves else None  # noqa: E731
-    return _drawing("precision-recall" + suffix, f"Precision and recall ({where})", caption, left_out, make, half=True)
+    make = lambda: plots.precision_recall(curves, chance, asked.order) if curves else None  # noqa: E731
+    return asked.drawn(make, left_out, [f"{len(ood):,} against {len(ind):,} images."], half=True)
 
 
 def _per_row(
-    rows: Sequence[Row], group: Group, read: Callable[[Record], Any], first_only: bool = False
+    asked: _Asked, read: Callable[[Record], Any], first_only: bool = False
 ) -> tuple[dict[str, list[Any]], list[str]]:
-    values, left_out = {}, []
-    for row in rows:
-        for record in _records(row, group)[: 1 if first_only else None]:
+    values: dict[str, list[Any]] = {}
+    left_out = []
+    for row in asked.rows:
+        for record in _records(row, asked.group)[: 1 if first_only else None]:
             try:
                 value = read(record)
                 values.setdefault(row.name, []).append(value)
@@ -177,13 +176,19 @@ def _per_row(
     return values, left_out
 
 
-def _log_confidence(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """(logarithm of the confidence, correct) of an imagenet-a record, both (N,), over the classes of the protocol."""
-    arrays = load_arrays(_file(record), ("logits", "restrict", "labels"))
-    logits = arrays["logits"][:, arrays["restrict"]]
-    correct = metrics.top_k_correct(logits, arrays["labels"])
+class _Scores(NamedTuple):
+    score: np.ndarray  # (N,) logarithm of the confidence; images that could not be read rank last
+    confidence: np.ndarray  # (N,) 0 for those
+    correct: np.ndarray  # (N,) bool, False for those
+
+
+def _scores(record: Record) -> _Scores:
+    """The images of a classification record over the classes of the protocol, as its metrics take them."""
+    arrays = load_arrays(_file(record), ("logits", "restrict", "labels"), optional=("readable",))
+    logits, readable = arrays["logits"][:, arrays["restrict"]], arrays.get("readable", True)
+    correct = metrics.top_k_correct(logits, arrays["labels"]) & readable
     _matches(record, "top1", float(correct.mean()) if len(correct) else None)
-    return metrics.log_confidence(logits), correct
+    return _Scores(metrics.log_confidence(logits), metrics.confidence(logits) * readable, correct)
 
 
 def _ood_scores(record: Record) -> tuple[np.ndarray, np.ndarray]:
@@ -204,19 +209,20 @@ def _file(record: Record) -> Path:
     return Path(record["_dir"]) / record["records"]
 
 
-def load_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz file; nothing is unpickled. Raises Unusable when it is not there, one of BAD_FILE
-    when it is damaged."""
+def load_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The named arrays of an .npz file, and those of `optional` that it holds; nothing is unpickled. Raises Unusable
+    when it is not there, one of BAD_FILE when it is damaged."""
     if not path.exists():
         raise Unusable(f"{path.name} is missing")
     arrays = read_npz(path)
-    return {name: arrays[name] for name in names}
+    return {name: arrays[name] for name in (*names, *(o for o in optional if o in arrays))}
 
 
 def _matches(record: Record, metric: str, value: float | None) -> None:
     recorded = record["metrics"].get(metric)
     if recorded is not None and (value is None or abs(recorded - value) > 1e-3):
-        raise Unusable(f"{record['records']} does not give the recorded {metric}; another run has overwritten it")
+        given = "none" if value is None else f"{value:.4f}"
+        raise Unusable(f"{record['records']} gives {metric} {given} where its record says {recorded:.4f}")
 
 
 # ---- mixed samples
@@ -262,29 +268,25 @@ def shares(weights: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> str:
 # ---- what transferred backbones predict
 
 
-def _transferred(rows: Sequence[Row]) -> list[Drawing]:
+def _transferred(rows: Sequence[Row], protocols: Protocols) -> list[Drawing]:
     """The sheet of predictions of the first row of every kind of transfer; the others lie beside their results."""
-    first: dict[tuple[str, str], tuple[Row, Record]] = {}
+    order = [name for name, p in protocols.items() if p.kind == "transfer"]
+    first: dict[tuple[int, str], tuple[Row, Record]] = {}
     for row in rows:
-        for record in (r for run in row.runs for r in run.records.values() if r["task"] == "transfer"):
-            first.setdefault((record["protocol"], record["config"].get("head") or ""), (row, record))
+        for record in (r for run in row.runs for r in run.records.values() if r["protocol"] in order):
+            detail = protocols[record["protocol"]].detail
+            value = "" if detail is None else record["config"].get(detail.key) or ""
+            first.setdefault((order.index(record["protocol"]), value), (row, record))
     drawings = []
-    for (protocol, head), (row, record) in sorted(first.items(), reverse=True):  # segmentation first
+    for (place, value), (row, record) in sorted(first.items()):
         path = Path(record["_dir"]) / SAMPLES
         sheet = path.read_bytes() if path.is_file() else b""
         whole = sheet.startswith(PNG) and sheet.endswith(PNG_END)
-        what = ", ".join(filter(None, (row.name, head, record["data"]["name"])))
+        what = ", ".join(filter(None, (row.name, value, record["data"]["name"])))
         left_out = [] if whole else [f"{row.name}: {SAMPLES} is {'damaged' if sheet else 'missing'}."]
         caption = f"Validation images with the truth and what {row.name} predicts."
-        drawings.append(
-            Drawing(
-                "-".join(filter(None, ("predictions", protocol, head))),
-                f"Predictions ({what})",
-                caption,
-                sheet if whole else None,
-                left_out,
-            )
-        )
+        name = "-".join(filter(None, ("predictions", order[place], value)))
+        drawings.append(Drawing(name, f"Predictions ({what})", caption, sheet if whole else None, left_out))
     return drawings
 
 
@@ -297,13 +299,16 @@ def _records(row: Row, group: Group) -> list[Record]:
     return [r for r in records if r["complete"]] or records[:1]
 
 
-def _incomplete(rows: Sequence[Row], group: Group) -> str:
-    names = [row.name for row in rows if not _records(row, group)[0]["complete"]]
-    return f" Incomplete, not final: {', '.join(names)}." if names else ""
-
-
 def _drawing(
     name: str, title: str, caption: str, left_out: list[str], make: Callable[[], Any], half: bool = False
 ) -> Drawing:
     figure = make()
     return Drawing(name, title, caption, plots.png(figure) if figure is not None else None, left_out, half)
+
+
+MAKERS: dict[Drawn, Callable[[_Asked], Drawing]] = {
+    "curves": _curves,
+    "reliability": _reliability,
+    "risk-coverage": _risk_coverage,
+    "precision-recall": _precision_recall,
+}

@@ -9,7 +9,7 @@ from .. import __version__, plots
 from .collect import Row
 from .figures import Drawing
 from .provenance import DEMONSTRATION, Provenance, training_configs
-from .tables import Table, is_demonstration
+from .tables import Table
 
 PIXELS_PER_INCH = 110  # of a figure on the page: one scale for all, so that their text is of one size
 
@@ -24,7 +24,7 @@ def lead(rows: Sequence[Row]) -> str:
         f"{runs} model{'s' if runs != 1 else ''}{seeds}, {len(records)} measurement{'s' if len(records) != 1 else ''}"
         f" on {data}."
     )
-    return text + (f" The embedded sets are {DEMONSTRATION}." if any(map(is_demonstration, records)) else "")
+    return text + (f" The embedded sets are {DEMONSTRATION}." if any(r["demonstration"] for r in records) else "")
 
 
 def html(

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import fingerprint, results
+from ..protocols import Protocols
 from .collect import Record, Row, describe, differing, groups_of, short_value
-from .tables import COLUMNS, TITLES, is_demonstration
 
 DEMONSTRATION = "demonstration data, not a benchmark"
+NOT_RECORDED = "not recorded"  # what a record of schema 1 does not say
 MAX_NOTES = 40
 
 
@@ -29,20 +30,20 @@ class Provenance:
     environments: list[str]
 
 
-def provenance(rows: Sequence[Row], problems: Sequence[str]) -> Provenance:
+def provenance(rows: Sequence[Row], problems: Sequence[str], protocols: Protocols) -> Provenance:
     """Of every record behind `rows`; `problems` are lines of results.jsonl that could not be read."""
-    order = list(COLUMNS)
+    order = list(protocols)
     rank = lambda record: order.index(record["protocol"]) if record["protocol"] in order else len(order)  # noqa: E731
     pairs = [(row, record) for row in rows for run in row.runs for record in sorted(run.records.values(), key=rank)]
     diff_names, diff = _training_diff(rows)
     return Provenance(
-        remarks=_remarks([r for _, r in pairs]) + list(problems),
+        remarks=_remarks([r for _, r in pairs], protocols) + list(problems),
         head=["run", "protocol", "data", "images", "seed", "checkpoint", "weights", "time", "status", "deviations"],
         lines=[_line(row, record) for row, record in pairs],
         notes=_notes(pairs),
         diff_names=diff_names,
         diff=diff,
-        settings=_settings(rows),
+        settings=_settings(rows, protocols),
         environments=_environments(pairs),
     )
 
@@ -64,14 +65,14 @@ def _line(row: Row, r: Record) -> list[str]:
 
 
 def deviation(record: Record) -> str:
-    """What keeps this record from being the published measurement; empty for what nobody has published."""
-    if is_demonstration(record):
+    """What keeps this record from being the published measurement, or what it assumes; empty where nothing does."""
+    if record["published"] is None:
+        return NOT_RECORDED
+    if record["demonstration"]:
         return DEMONSTRATION
-    return (
-        "not the published settings or data"
-        if record["task"] in ("robustness", "transfer") and not record["published_protocol"]
-        else ""
-    )
+    if not record["published"]:
+        return "not the published settings or data"
+    return "; ".join(f"assumed {text}" for text in record["assumed"])
 
 
 def _notes(pairs: Sequence[tuple[Row, Record]]) -> list[str]:
@@ -95,9 +96,18 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"
 
 
-def _remarks(records: Sequence[Record]) -> list[str]:
+def _remarks(records: Sequence[Record], protocols: Protocols) -> list[str]:
     out = []
-    demonstrations = sorted({r["data"]["name"] for r in records if is_demonstration(r)})
+    unknown = sorted({r["protocol"] for r in records} - set(protocols))
+    if unknown:
+        out.append(f"{', '.join(unknown)}: no protocol of this installation; its numbers are in report.csv alone.")
+    old = sum(r["published"] is None for r in records)
+    if old:
+        out.append(
+            f"{old} of {len(records)} records are of an earlier schema: whether they are demonstrations or published"
+            f" measurements is {NOT_RECORDED}, so none stands beside published values."
+        )
+    demonstrations = sorted({r["data"]["name"] for r in records if r["demonstration"]})
     if demonstrations:
         out.append(f"{', '.join(demonstrations)}: {DEMONSTRATION}; compare these numbers among themselves only.")
     incomplete = sum(not r["complete"] for r in records)
@@ -116,9 +126,10 @@ def _training_diff(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, list
     return [row.name for row, _ in known], [(key, [cell(configs, key) for _, configs in known]) for key in keys]
 
 
-def _settings(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
-    groups = groups_of([run for row in rows for run in row.runs], COLUMNS)
-    named = [(g, f"{TITLES.get(g.protocol, g.protocol)} ({describe(g, groups)})") for g in groups if g.settings]
+def _settings(rows: Sequence[Row], protocols: Protocols) -> list[tuple[str, list[str]]]:
+    groups = groups_of([run for row in rows for run in row.runs], protocols)
+    titles = {name: protocol.title for name, protocol in protocols.items()}
+    named = [(g, f"{titles.get(g.protocol, g.protocol)} ({describe(g, groups)})") for g in groups if g.settings]
     return [(name, [f"{k}: {_abridged(v)}" for k, v in json.loads(g.settings).items()]) for g, name in named]
 
 

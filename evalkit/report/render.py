@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .collect import Record, Row, Run
 from .figures import Drawing
-from .provenance import Provenance
+from .provenance import NOT_RECORDED, Provenance
 from .tables import Cell, Table
 
 CSV_FIELDS = (
@@ -33,7 +33,9 @@ CSV_FIELDS = (
         "training_seed",
         "checkpoint_sha256",
         "complete",
-        "published_protocol",
+        "demonstration",
+        "published",
+        "assumed",
     ),
 )
 
@@ -65,9 +67,10 @@ def _csv_line(row: Row, run: Run, record: Record, metric: str) -> dict[str, obje
         "seed",
         "checkpoint_sha256",
         "complete",
-        "published_protocol",
     )
     return {k: record[k] for k in same} | {
+        **{k: NOT_RECORDED if record[k] is None else record[k] for k in ("demonstration", "published")},
+        "assumed": "; ".join(record["assumed"]),
         "row": row.name,
         "data": record["data"]["name"],
         "split": record["data"]["split"],

@@ -1,98 +1,16 @@
-"""Tables as plain data: the summary of all runs, and the runs beside published values of the same model and
-protocol."""
+"""Tables as plain data: the summary of all runs, with a column for every metric that its protocol calls one."""
 
-import csv
 import math
-import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import NamedTuple
 
+from ..protocols import Metric, Protocols
 from .collect import Group, Record, Row, Run, describe, groups_of
 
 MAX_COLUMNS = 12  # of numbers in one table; more are split over several tables
-
-
-class Column(NamedTuple):
-    metric: str
-    title: str
-    lower_is_better: bool = False
-
-
-COLUMNS: dict[str, tuple[Column, ...]] = {
-    "accuracy": (Column("top1", "top-1"),),
-    "imagenet-val": (
-        Column("top1", "top-1"),
-        Column("real_top1", "ReaL top-1"),
-        Column("rms_calibration_error", "RMS cal. error", True),
-    ),
-    "occlusion": (
-        Column("auc_random", "random"),
-        Column("auc_salient", "salient"),
-        Column("auc_nonsalient", "non-salient"),
-    ),
-    "imagenet-a": (
-        Column("top1", "top-1"),
-        Column("rms_calibration_error", "RMS cal. error", True),
-        Column("aurra", "AURRA"),
-    ),
-    "imagenet-o": (Column("aupr", "AUPR"), Column("auroc", "AUROC"), Column("fpr95_hendrycks", "FPR95", True)),
-    "imagenet-r": (Column("top1", "top-1"), Column("rms_calibration_error", "RMS cal. error", True)),
-    "imagenet-sketch": (Column("top1", "top-1"), Column("rms_calibration_error", "RMS cal. error", True)),
-    "imagenet-v2": (Column("top1", "top-1"), Column("rms_calibration_error", "RMS cal. error", True)),
-    "imagenet-c": (Column("mce", "mCE", True), Column("mean_error", "mean error", True)),
-    "fgsm": (Column("top1_eps_2", "eps 2/255"), Column("top1_eps_8", "eps 8/255")),
-    "pgd": (Column("top1_eps_2", "eps 2/255"), Column("top1_eps_8", "eps 8/255")),
-}
-TITLES = {
-    "accuracy": "Clean accuracy",
-    "occlusion": "Occlusion, area under the curve",
-    "imagenet-a": "ImageNet-A protocol",
-    "imagenet-o": "ImageNet-O protocol",
-    "imagenet-r": "ImageNet-R protocol",
-    "imagenet-sketch": "ImageNet-Sketch protocol",
-    "imagenet-v2": "ImageNetV2 protocol",
-    "imagenet-val": "ImageNet val protocol",
-    "imagenet-c": "ImageNet-C protocol",
-    "fgsm": "FGSM, top-1",
-    "pgd": "PGD, top-1",
-    "seg": "Semantic segmentation",
-    "det": "Object detection and instance segmentation",
-}
-SHORT = {
-    **{
-        "accuracy": "clean",
-        "occlusion": "occlusion",
-        "imagenet-a": "A",
-        "imagenet-o": "O",
-        "imagenet-r": "R",
-        "imagenet-sketch": "Sketch",
-    },
-    **{"imagenet-v2": "V2", "imagenet-val": "val", "imagenet-c": "C", "fgsm": "FGSM", "pgd": "PGD"},
-}
-EXPLAINED = {
-    "occlusion": (
-        "Occlusion: mean top-1 accuracy over 0 to 90 % of the image information dropped (area under the curve divided"
-        " by its width; this summary is evalkit's own, papers show the curves)."
-    ),
-    "imagenet-a": (
-        "RMS cal. error: root mean square gap between confidence and accuracy, the most confident bin left out as in"
-        " the published code. AURRA: mean accuracy among the k most confident predictions over all k."
-    ),
-    "imagenet-o": (
-        "AUPR, AUROC, FPR95: out-of-distribution images are the positive class; FPR95 by the convention of Hendrycks"
-        " et al."
-    ),
-    "imagenet-val": "ReaL: share of the images with a reassessed label whose prediction is one of them.",
-    "imagenet-c": (
-        "mCE: error under 15 corruptions, each divided by AlexNet's (100 is as bad as AlexNet); mean error: the same"
-        " without dividing."
-    ),
-    "fgsm": "FGSM: every pixel moves by eps along the sign of the loss gradient.",
-    "pgd": "PGD: gradient steps within eps of the image, from a random start.",
-}
+SUMMARISED = ("accuracy", "robustness")  # kinds of protocols; transfers have tables of their own
 
 
 @dataclass(frozen=True)
@@ -133,58 +51,58 @@ NOT_MEASURED = Cell("\N{EN DASH}")
 NOT_DEFINED = Cell("n/a")
 
 
-def summary(rows: Sequence[Row]) -> list[Table]:
+def summary(rows: Sequence[Row], protocols: Protocols) -> list[Table]:
     """Accuracy and robustness of every row, one block of columns per protocol and data set, at most MAX_COLUMNS numbers
     to a table."""
     runs = [run for row in rows for run in row.runs]
-    groups = [g for g in groups_of(runs, COLUMNS) if g.protocol in COLUMNS]
+    shown = {name: p for name, p in protocols.items() if p.kind in SUMMARISED}
+    groups = [g for g in groups_of(runs, protocols) if g.protocol in shown]
     pages: list[list[Group]] = [[]]
     for group in groups:
-        if pages[-1] and sum(len(COLUMNS[g.protocol]) for g in [*pages[-1], group]) > MAX_COLUMNS:
+        if pages[-1] and sum(len(shown[g.protocol].columns) for g in [*pages[-1], group]) > MAX_COLUMNS:
             pages.append([])
         pages[-1].append(group)
-    return [_summary_page(rows, page, groups) for page in pages if page]
+    return [_summary_page(rows, page, groups, shown) for page in pages if page]
 
 
-def _summary_page(rows: Sequence[Row], page: list[Group], groups: list[Group]) -> Table:
+def _summary_page(rows: Sequence[Row], page: list[Group], groups: list[Group], protocols: Protocols) -> Table:
     shown = [row for row in rows if any(g in run.records for run in row.runs for g in page)]
-    columns = [(g, c) for g in page for c in COLUMNS[g.protocol]]
+    columns = [(g, c) for g in page for c in protocols[g.protocol].columns]
     cells = [_column(shown, group, column) for group, column in columns]
     return Table(
         title="Accuracy and robustness",
-        heads=[
-            (TITLES[g.protocol], describe(g, groups), _short_head(g, groups), len(COLUMNS[g.protocol])) for g in page
-        ],
-        columns=[arrow(c) for _, c in columns],
+        heads=[_head(g, groups, protocols) for g in page],
+        columns=[c.heading() for _, c in columns],
         rows=[(row.name, [column[i] for column in cells]) for i, row in enumerate(shown)],
-        notes=_notes(shown, page),
+        notes=_notes(shown, page, protocols),
     )
 
 
-def _short_head(group: Group, groups: list[Group]) -> str:
+def _head(group: Group, groups: list[Group], protocols: Protocols) -> tuple[str, str, str, int]:
+    protocol, where = protocols[group.protocol], describe(group, groups)
     alone = sum(g.protocol == group.protocol for g in groups) == 1
-    return SHORT[group.protocol] if alone else f"{SHORT[group.protocol]} ({describe(group, groups)})"
+    return protocol.title, where, protocol.short if alone else f"{protocol.short} ({where})", len(protocol.columns)
 
 
-def _column(rows: Sequence[Row], group: Group, column: Column) -> list[Cell]:
-    return column_of(
-        [estimate(row.runs, group, column.metric) for row in rows], [len(row.runs) for row in rows], column
-    )
+def _column(rows: Sequence[Row], group: Group, column: Metric) -> list[Cell]:
+    return column_of([estimate(row.runs, group, column.name) for row in rows], [len(row.runs) for row in rows], column)
 
 
-def column_of(estimates: Sequence[Estimate | None], seeds: Sequence[int], column: Column) -> list[Cell]:
+def column_of(estimates: Sequence[Estimate | None], seeds: Sequence[int], column: Metric) -> list[Cell]:
     """The cells of a column from the number of each row and how many seeds each should have."""
-    best = best_of(estimates, column.lower_is_better)
-    return [_cell(e, i == best, n) for i, (e, n) in enumerate(zip(estimates, seeds))]
+    best = best_of(estimates, column)
+    return [_cell(e, i == best, n, column) for i, (e, n) in enumerate(zip(estimates, seeds))]
 
 
-def _cell(e: Estimate | None, best: bool, seeds: int) -> Cell:
+def _cell(e: Estimate | None, best: bool, seeds: int, column: Metric) -> Cell:
     if e is None:
         return NOT_MEASURED
     if math.isnan(e.value):
         return NOT_DEFINED
+    if column.better == "neither":
+        return Cell(column.text(e.value))
     remark = ", ".join([f"{e.seeds} of {seeds} seeds"] * (e.seeds < seeds) + ["incomplete"] * e.incomplete)
-    return Cell(percent(e.value), "" if math.isnan(e.spread) else percent(e.spread), best, remark)
+    return Cell(column.text(e.value), "" if math.isnan(e.spread) else column.text(e.spread), best, remark)
 
 
 def estimate(runs: Sequence[Run], group: Group, metric: str) -> Estimate | None:
@@ -212,11 +130,13 @@ def estimate_of(records: Sequence[Record], metric: str) -> Estimate | None:
     return Estimate(statistics.fmean(values), spread / math.sqrt(len(values)), spread, len(values), incomplete)
 
 
-def best_of(estimates: Sequence[Estimate | None], lower_is_better: bool) -> int | None:
+def best_of(estimates: Sequence[Estimate | None], column: Metric) -> int | None:
     """Index of the value that is better than every other by more than the standard error of the difference, sqrt(se1^2
-    + se2^2); None where no value is, where there is nothing to compare with, or where a standard error is unknown.
-    Incomplete values take no part."""
-    sign = -1 if lower_is_better else 1
+    + se2^2); None where no value is, where there is nothing to compare with, where a standard error is unknown or no
+    side is better. Incomplete values take no part."""
+    if column.better == "neither":
+        return None
+    sign = -1 if column.better == "low" else 1
     known = [(i, e) for i, e in enumerate(estimates) if e is not None and not e.incomplete and not math.isnan(e.value)]
     if len(known) < 2:
         return None
@@ -226,139 +146,83 @@ def best_of(estimates: Sequence[Estimate | None], lower_is_better: bool) -> int 
     return first if clear else None
 
 
-def _notes(rows: Sequence[Row], page: Sequence[Group]) -> list[str]:
+def _notes(rows: Sequence[Row], page: Sequence[Group], protocols: Protocols) -> list[str]:
     records = [run.records[g] for row in rows for run in row.runs for g in page if g in run.records]
     sets = []
     for group in page:
         sizes = sorted({run.records[group]["n"] for row in rows for run in row.runs if group in run.records})
-        letter = f" ({SHORT[group.protocol]})" if len(SHORT[group.protocol]) == 1 else ""
+        protocol = protocols[group.protocol]
+        letter = f" ({protocol.short})" if len(protocol.short) == 1 else ""
         sets.append(
-            f"{TITLES[group.protocol].split(',')[0]}{letter}:"
+            f"{protocol.title.split(',')[0]}{letter}:"
             f" {' to '.join(f'{n:,}' for n in {sizes[0]: 0, sizes[-1]: 0})} images of {group.data}"
         )
-    notes = [f"All values in percent; arrows point to the better direction. {'; '.join(sets)}."]
-    notes.append(
-        "± is the standard error over images"
-        + (
-            "; for rows of several seeds the mean and the standard deviation over seeds."
-            if any(len(row.runs) > 1 for row in rows)
-            else "."
-        )
-        + " Bold: better than every other row by more than the standard error of the difference (which ignores that the"
-        " rows saw the same images, so it is cautious). A column without bold has no clear winner, or its records"
-        " hold no standard error."
+    shown = [protocols[name] for name in dict.fromkeys(g.protocol for g in page)]
+    percent = all(c.unit == "%" for p in shown for c in p.columns)
+    notes = [
+        f"{'All values' if percent else 'Values'} in percent{'' if percent else ' unless their column says otherwise'};"
+        f" arrows point to the better direction. {'; '.join(sets)}."
+    ]
+    notes += spread_notes([len(row.runs) for row in rows])
+    notes += preparations(
+        (row.name, run.records[g]) for row in rows for run in row.runs for g in page if g in run.records
     )
-    notes += [EXPLAINED[p] for p in dict.fromkeys(g.protocol for g in page) if p in EXPLAINED]
+    notes += [f"{p.title}: {p.sentence}" for p in shown]
+    notes += dict.fromkeys(f"{c.title}: {c.meaning}." for p in shown for c in p.columns)
     if any(not r["complete"] for r in records):
         notes.append(
             "Incomplete: not all images were evaluated or the run was not finished; not a final number and never"
             " compared."
         )
     undefined = {
-        f"{c.title} ({g.data})": r["undefined"][c.metric]
+        f"{c.title} ({g.data})": r["undefined"][c.name]
         for g, r in _pairs(rows, page)
-        for c in COLUMNS[g.protocol]
-        if c.metric in r["undefined"]
+        for c in protocols[g.protocol].columns
+        if c.name in r["undefined"]
     }
     notes += [f"n/a: {name}: {reason}." for name, reason in undefined.items()]
     return notes
 
 
+def preparations(named: Iterable[tuple[str, Record]]) -> list[str]:
+    """A sentence for every data set whose images were not prepared alike in all of the records, each with the name of
+    its row."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for name, record in named:
+        data = record["data"]
+        ways = found.setdefault((data["name"], data["fingerprint"]), {})
+        ways.setdefault(data.get("prepared") or "not recorded", []).append(name)
+    return [
+        f"The images of {data} were not prepared alike, which moves numbers too: "
+        + "; ".join(f"{way}: {', '.join(dict.fromkeys(names))}" for way, names in ways.items())
+        + "."
+        for (data, _), ways in found.items()
+        if len(ways) > 1
+    ]
+
+
+def spread_notes(seeds: Sequence[int]) -> list[str]:
+    """What ± and bold type say, and which variance they leave out, in a table whose rows have so many seeds each."""
+    one, several = min(seeds, default=1) == 1, max(seeds, default=1) > 1
+    spread = []
+    if one:
+        spread.append(
+            f"{'In rows of one seed ' if several else ''}± is the standard error over images: how far other images of"
+            " the same kind would move a number. It leaves out how far training again with another seed would, which"
+            " can be further: such a row speaks of its checkpoint, not of its method, and so does its bold type."
+        )
+    if several:
+        spread.append(
+            f"{'In rows' if one else 'Rows are means'} of several seeds{', means,' if one else ':'} ± is the standard"
+            " deviation over seeds; it leaves out the choice of images, the same for all."
+        )
+    return [
+        " ".join(spread),
+        "Bold: better than every other row by more than the standard error of the difference (which ignores that the"
+        " rows saw the same images, so it is cautious). A column without bold has no clear winner, or its records hold"
+        " no standard error.",
+    ]
+
+
 def _pairs(rows: Sequence[Row], page: Sequence[Group]) -> Iterable[tuple[Group, Record]]:
     return ((g, run.records[g]) for row in rows for run in row.runs for g in page if g in run.records)
-
-
-def arrow(column: Column) -> str:
-    return f"{column.title} {'↓' if column.lower_is_better else '↑'}"
-
-
-def percent(value: float) -> str:
-    """A fraction in percent with one decimal."""
-    return f"{100 * value:.1f}"
-
-
-# ---- beside published values
-
-
-class Published(NamedTuple):
-    """One published value; `value` is in percent (parameters: in millions) with the digits its source prints."""
-
-    table: str  # the protocol
-    method: str
-    model: str
-    metric: str
-    value: str
-    source: str
-    decoder: str = ""  # of a segmentation
-
-
-def published_values() -> list[Published]:
-    """All published values that ship with evalkit (evalkit/published/*.csv)."""
-    values = []
-    for path in sorted((resources.files("evalkit") / "published").iterdir(), key=lambda p: p.name):
-        if path.name.endswith(".csv"):
-            with path.open(encoding="utf-8", newline="") as f:
-                values += [Published(**line) for line in csv.DictReader(f)]
-    return values
-
-
-def is_demonstration(record: Record) -> bool:
-    """Whether the data is one of the embedded sets, which demonstrate a protocol and are no benchmark."""
-    return re.fullmatch(r"digits(-\w+)*", record["data"]["name"]) is not None
-
-
-def is_published_protocol(record: Record) -> bool:
-    """Whether published values may stand beside this record: the real data set, whole, by the published protocol. For
-    clean accuracy that is all 50,000 ImageNet validation images."""
-    if is_demonstration(record) or not record["complete"]:
-        return False
-    return record["n"] == 50_000 if record["protocol"] == "accuracy" else record["published_protocol"]
-
-
-def beside_published(rows: Sequence[Row]) -> list[Table]:
-    """For every protocol that was run as published: own rows and the published ones of the same models, with their
-    sources."""
-    values, tables = published_values(), []
-    groups = groups_of([run for row in rows for run in row.runs], COLUMNS)
-    for group in groups:
-        own = [
-            row
-            for row in rows
-            if any(group in run.records and is_published_protocol(run.records[group]) for run in row.runs)
-        ]
-        own = [row for row in own if any(v.table == group.protocol and v.model in model_names(row) for v in values)]
-        models = {name for row in own for name in model_names(row)}
-        known = [v for v in values if v.table == group.protocol and v.model in models]
-        columns = [c for c in COLUMNS.get(group.protocol, ()) if any(v.metric == c.metric for v in known)]
-        if not columns:
-            continue
-        name_of = (lambda model: "") if len({row.model for row in own}) == 1 else (lambda model: f", {model}")
-        lines = [
-            (f"{row.name}{name_of(row.model)} (this report)", [_column([row], group, c)[0] for c in columns])
-            for row in own
-        ]
-        by_source: dict[tuple[str, str, str], dict[str, str]] = {}
-        for v in known:
-            by_source.setdefault((v.method, v.model, v.source), {})[v.metric] = v.value
-        for (method, model, source), metrics in by_source.items():
-            cells = [Cell(metrics[c.metric]) if c.metric in metrics else NOT_MEASURED for c in columns]
-            lines.append((f"{method}{name_of(model)} ({source})", cells))
-        where = describe(group, groups)
-        title = f"{TITLES[group.protocol]} ({where})" + ("" if name_of("x") else f", {own[0].model}")
-        notes = ["Percent. Published values as their sources print them."]
-        tables.append(
-            Table(
-                title,
-                [(TITLES[group.protocol], where, "", len(columns))],
-                [arrow(c) for c in columns],
-                lines,
-                notes,
-                len(by_source),
-            )
-        )
-    return tables
-
-
-def model_names(row: Row) -> tuple[str, str]:
-    """The model with and without timm's tag of its weights: papers name the architecture."""
-    return row.model, row.model.split(".")[0]

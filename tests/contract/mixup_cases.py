@@ -16,43 +16,12 @@ from evalkit import models
 from evalkit.data.transforms import View
 from evalkit.models import Network
 from evalkit.train import METHODS, create
-from evalkit.train.mixups import Context, Mixed
+from evalkit.train.mixups import Context, Mixed, arguments
+from evalkit.train.mixups.base import TEACHER
 from tests.train.mixups.fakes import context
 from tests.train.mixups.saliency_fakes import TeacherNet
 
 PATCH, CLASSES = 4, 5
-
-# What a method does not claim, and why.
-SQUARE = {"comixup", "puzzlemix"}  # their grids divide square images only, as the papers'
-NOT_A_BLEND = {  # x~ != M x + (1 - M) x_pi
-    "mixtoken": "mixes patch embeddings",
-    "puzzlemix": "moves blocks",
-    "resizemix": "shows the partner shrunk",
-    "smmix": "moves a window",
-    "snapmix": "resizes a box",
-}
-NOT_ITSELF = {  # identical images do not stay
-    "augmix": "rows are views",
-    "resizemix": "shows the partner shrunk",
-    "smmix": "moves a window",
-    "snapmix": "resizes a box",
-}
-BLURS = {"alignmix": "a plan of little entropy spreads equal features"}  # identical images stay, their logits need not
-OWN_MASS = {"snapmix": "two maps, two boxes", "tokenmix": "two maps"}  # label shares need not sum to 1
-NO_DRAWS = {"vanilla", "guidedmixup"}
-WAITS = {name: cls.waits for name, cls in METHODS.items() if cls.waits}  # for the device
-OWN_LABELS = {"smmix": "also the clean pass's", "supermix": "the teacher's", "tokenmix": "weighed by the teacher"}
-NEEDS_VIT = {"mergemix": "blocks that merge tokens", "mixtoken": "patch embeddings", "smmix": "attention among patches"}
-NEEDS_CNN = {"alignmix": "a pooled feature map", "snapmix": "class activation maps"}
-LEARNED = {"adautomix", "automix", "samix"}  # they train on the clean images too
-
-SMALL = {  # arguments for images of 16 pixels
-    "maskmix": {"scale": 2},
-    "mixpro": {"scale": 2},
-    "supermix": {"width": 4, "iterations": 10},
-    "tokenmix": {"cell": PATCH},
-}
-TEACHERS = {"attentive_cutmix", "attentivemix_plus", "supermix"}
 
 CASES = [
     pytest.param(name, preset, branch, id=f"{name}-{preset}" + ("" if branch is None else f"-{branch}"))
@@ -135,14 +104,14 @@ class Case:
         net: Callable[[], Network] = shared_vit,
     ):
         fixed = METHODS[name].PRESETS[preset]
-        small = {k: v for k, v in SMALL.get(name, {}).items() if k not in fixed or fixed[k] > v}
-        arguments = small | ({"teacher": teacher()} if name in TEACHERS else {})
-        if name == "tokenmix":
-            arguments |= {"network": score_teacher(), "maps": score_maps()}
-        if name in NEEDS_CNN and net in (shared_vit, make_vit):
+        cls = METHODS[name]
+        given = {k: v for k, v in cls.small.items() if k not in fixed or fixed[k] > v}
+        given |= {k: teacher() for k, v in cls.stand_in.items() if v is TEACHER}
+        made = {"network": score_teacher, "maps": score_maps}  # what a teacher of score maps is made of
+        given |= {k: make() for k, make in made.items() if k in arguments(cls)}
+        if cls.takes == "cnn" and net in (shared_vit, make_vit):
             net = shared_cnn if net is shared_vit else make_cnn
-        self.name = name
-        method = create(name, preset, **arguments)
+        method = create(name, preset, **given)
         if name == "choice":
             for child in method.modules():
                 if hasattr(child, "scale"):
@@ -190,11 +159,5 @@ class Case:
         return bool(getattr(self.method, "shuffle", None))
 
     @property
-    def training_passes(self) -> int:
-        """Passes of the trained network in one step: the mixed batch, and others where they are trained on too."""
-        clean = self.name in LEARNED or self.name == "mergemix" or bool(getattr(self.method, "clean_lam", 0))
-        return 1 + clean + (self.name == "adautomix" and self.method.images > 2)
-
-    @property
     def rows_sum_to_one(self) -> bool:
-        return self.name not in OWN_MASS
+        return self.method.row_sum is not None

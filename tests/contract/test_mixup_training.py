@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from evalkit.train import train_step
+from evalkit.train import METHODS, train_step
 
-from .mixup_cases import NEEDS_CNN, NEEDS_VIT, SQUARE, WAITS, Case, every_method, make_cnn, make_vit
+from .mixup_cases import Case, every_method, make_cnn, make_vit
 
 
 def vit_with_batch_norm():
@@ -17,7 +17,7 @@ def vit_with_batch_norm():
 
 
 def needs_vit(name, preset, branch):
-    return name in NEEDS_VIT or Case(name, preset, branch).method.attention
+    return METHODS[name].takes == "vit" or Case(name, preset, branch).method.attention
 
 
 @every_method
@@ -31,17 +31,17 @@ def test_batch_norm_statistics_are_left_to_the_training_pass(name, preset, branc
     )
     counts = [v for k, v in case.net.named_buffers() if "num_batches" in k]
     train_step(case.context(), case.net, case.method, case.x, case.y)
-    assert [int(v) for v in counts] == [case.training_passes] * len(counts)
+    assert [int(v) for v in counts] == [case.method.training_passes] * len(counts)
 
 
 @every_method
 @pytest.mark.parametrize("amp", [False, True], ids=["float32", "bf16"])
 @pytest.mark.parametrize("size", [(16, 16), (16, 24)], ids=["square", "oblong"])
 def test_a_training_step_of_a_vit(name, preset, branch, size, amp):
-    if name in SQUARE and size[0] != size[1]:
+    if "oblong" in METHODS[name].exempt and size[0] != size[1]:
         pytest.skip("its grids divide square images only")
-    if name in NEEDS_CNN:
-        pytest.skip(f"needs {NEEDS_CNN[name]}")
+    if METHODS[name].takes == "cnn":
+        pytest.skip(f"needs {METHODS[name].needs}")
     case = Case(name, preset, branch, batch=5, size=size, net=make_vit)
     losses = []
     for _ in range(2):
@@ -93,8 +93,8 @@ def test_training_lowers_the_loss(name, preset, branch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_method
 def test_no_wait_for_a_gpu(name, preset, branch):
-    if name in WAITS:
-        pytest.skip(f"{name} {WAITS[name]}")
+    if METHODS[name].waits:
+        pytest.skip(f"{name} {METHODS[name].waits}")
     case = Case(name, preset, branch, layout=torch.channels_last, net=make_vit)
     expected = case.mix()[0]
     case.net.cuda()
@@ -110,7 +110,7 @@ def test_no_wait_for_a_gpu(name, preset, branch):
             torch.cuda.set_sync_debug_mode("default")
     assert mixed.x.shape == expected.x.shape and mixed.x.is_contiguous(memory_format=torch.channels_last)
     # whose choices follow a network's gradients, which differ in the last bits
-    if name not in ("comixup", "guidedmixup", "puzzlemix"):
+    if "gradients" not in METHODS[name].needs:
         again = case.method.mix(case.context(), case.x, case.y, case.net)
         assert torch.allclose(again.x.cpu(), expected.x, atol=1e-5) and torch.allclose(
             again.weights.cpu(), expected.weights, atol=1e-6

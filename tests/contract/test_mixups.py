@@ -10,23 +10,14 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from evalkit.errors import EvalkitError
+from evalkit.train import METHODS
 
-from .mixup_cases import (
-    BLURS,
-    CLASSES,
-    NEEDS_CNN,
-    NO_DRAWS,
-    NOT_A_BLEND,
-    NOT_ITSELF,
-    OWN_LABELS,
-    OWN_MASS,
-    SQUARE,
-    WAITS,
-    Case,
-    every_method,
-    make_cnn,
-    make_vit,
-)
+from .mixup_cases import CLASSES, Case, every_method, make_cnn, make_vit
+
+
+def lacks(name, what):
+    """Why a method does not have a property, "" if it has."""
+    return METHODS[name].exempt.get(what, "")
 
 
 def check(name, case, mixed, weights):
@@ -35,8 +26,12 @@ def check(name, case, mixed, weights):
     assert mixed.x.isfinite().all()
     for w in (mixed.weights, weights):
         assert w.shape == (len(mixed.x), batch) and w.dtype == torch.float32
-        assert w.isfinite().all() and (w >= 0).all() and (w.sum(1) <= (4 if name in OWN_MASS else 1) + 1e-6).all()
-    assert torch.allclose(mixed.weights.sum(1), torch.ones(len(mixed.x)), atol=1e-6) or name in OWN_MASS
+        assert (
+            w.isfinite().all()
+            and (w >= 0).all()
+            and (w.sum(1) <= (4 if METHODS[name].row_sum is None else 1) + 1e-6).all()
+        )
+    assert torch.allclose(mixed.weights.sum(1), torch.ones(len(mixed.x)), atol=1e-6) or METHODS[name].row_sum is None
     if case.rows_sum_to_one:
         assert torch.allclose(weights.sum(1), torch.ones(len(mixed.x)), atol=1e-6)
     if mixed.mask is not None and mixed.partner is not None:
@@ -47,7 +42,7 @@ def check(name, case, mixed, weights):
         close = torch.allclose(
             mixed.x.float(), blend, atol=1e-5 if case.x.dtype in (torch.float32, torch.float64) else 0.04
         )
-        assert close or name in NOT_A_BLEND or case.shuffles
+        assert close or lacks(name, "blend") or case.shuffles
 
 
 @every_method
@@ -55,7 +50,7 @@ def check(name, case, mixed, weights):
 @pytest.mark.parametrize("size", [(16, 16), (16, 24), (20, 12)])
 def test_shapes_shares_and_masks(name, preset, branch, batch, size):
     case = Case(name, preset, branch, batch, size)
-    if name in SQUARE and size[0] != size[1]:
+    if lacks(name, "oblong") and size[0] != size[1]:
         with pytest.raises(EvalkitError, match="needs square images"):
             case.mix()
         return
@@ -69,8 +64,10 @@ def test_a_batch_of_one_is_left_alone(name, preset, branch):
     case = Case(name, preset, branch, batch=1)
     for seed in range(5):
         mixed, _, weights = case.mix(seed)
-        assert torch.allclose(mixed.weights, torch.ones(len(mixed.x), 1), rtol=0, atol=1e-6 if name in OWN_MASS else 0)
-        assert torch.equal(mixed.x[:1], case.x) or name == "augmix" or case.shuffles
+        assert torch.allclose(
+            mixed.weights, torch.ones(len(mixed.x), 1), rtol=0, atol=1e-6 if METHODS[name].row_sum is None else 0
+        )
+        assert torch.equal(mixed.x[:1], case.x) or lacks(name, "alone") or case.shuffles
         if case.rows_sum_to_one:
             assert torch.allclose(weights, torch.ones(len(mixed.x), 1), atol=1e-7)
 
@@ -92,7 +89,7 @@ def test_other_precisions(name, preset, branch, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_networks_of_other_precisions(name, preset, branch, dtype):
     """Weights, and what a method adds to them, in one precision throughout, as for checks of gradients in float64."""
-    build = make_cnn if name in NEEDS_CNN else make_vit
+    build = make_cnn if METHODS[name].takes == "cnn" else make_vit
     other, plain = (
         Case(name, preset, branch, dtype=kind, net=lambda kind=kind: build().to(kind))
         for kind in (dtype, torch.float32)
@@ -146,7 +143,7 @@ def test_the_same_draws_give_the_same_batch_and_other_draws_another(name, preset
     assert torch.equal(case.mix(1)[0].x, first[0].x)
     other = [case.mix(seed)[1].logits for seed in range(2, 8)]
     assert any(o.shape != first[1].logits.shape or not torch.equal(o, first[1].logits) for o in other) == (
-        name not in NO_DRAWS
+        not lacks(name, "draws")
     )
 
 
@@ -210,7 +207,7 @@ def test_nothing_is_read_back_from_the_device(name, preset, branch, monkeypatch)
             mixed = case.method.mix(ctx, case.x, case.y, case.net)
             case.method.loss(ctx, case.x, case.y, mixed, case.forward(mixed), case.net)
 
-    if name in WAITS:
+    if METHODS[name].waits:
         with pytest.raises(AssertionError, match="reads from the device"):
             step()
     else:
@@ -226,7 +223,7 @@ def test_identical_images_stay_as_they_are(name, preset, branch):
         images=torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).repeat(5, 1, 1, 1),
         batch=5,
     )
-    if name in NOT_ITSELF or case.shuffles:
+    if lacks(name, "itself") or case.shuffles:
         # else it need not be listed
         assert any(len(m.x) != 5 or not torch.allclose(m.x, case.x) for m in (case.mix(seed)[0] for seed in range(8)))
         return
@@ -234,7 +231,7 @@ def test_identical_images_stay_as_they_are(name, preset, branch):
     for seed in range(3):
         mixed, out, _ = case.mix(seed)
         assert torch.allclose(mixed.x, case.x[: len(mixed.x)], atol=1e-6)
-        assert torch.allclose(out.logits, alone.expand_as(out.logits), atol=1e-5) or name in BLURS
+        assert torch.allclose(out.logits, alone.expand_as(out.logits), atol=1e-5) or lacks(name, "logits")
 
 
 @every_method
@@ -249,8 +246,8 @@ def test_equal_labels_make_the_target_independent_of_lambda(name, preset, branch
 
 @every_method
 def test_renaming_the_classes_changes_nothing(name, preset, branch):
-    if name in OWN_LABELS:
-        pytest.skip(f"{name}'s labels are {OWN_LABELS[name]}")
+    if lacks(name, "renaming"):
+        pytest.skip(f"{name}'s labels are {lacks(name, 'renaming')}")
     case, order = Case(name, preset, branch, net=make_vit), torch.tensor([3, 0, 4, 1, 2])
     ctx = case.context()
     mixed = case.method.mix(ctx, case.x, case.y, case.net)

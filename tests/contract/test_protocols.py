@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from evalkit import results
-from evalkit.cli import Protocol as Choice
+from evalkit.cli import invoke
 from evalkit.robustness import CONFIGS, PROTOCOLS, run
 
 from ..robustness.fakes import records, save_checkpoint, write_corruptions, write_tree
@@ -127,7 +127,7 @@ def test_the_record_is_complete_and_honest(protocol, reference):
     record = reference(protocol)[0]
     results.check(record)
     assert record["protocol"] == protocol and record["version"] == PROTOCOLS[protocol].version
-    assert not record["complete"] and not record["published_protocol"] and record["data"]["n_skipped"] == 1
+    assert not record["complete"] and not record["published"] and record["data"]["n_skipped"] == 1
     assert set(record["standard_errors"]) | set(record["undefined"]) <= set(record["metrics"])
     assert all(v is not None or k in record["undefined"] for k, v in record["metrics"].items())
     assert set(record["config"]) == set(keys(protocol, Path(), "")) | {
@@ -140,16 +140,17 @@ def test_the_numbers_are_a_function_of_the_records_alone(protocol, world, tmp_pa
     with np.load(tmp_path / record["records"], allow_pickle=False) as content:
         arrays = dict(content)
     before = {k: v.copy() for k, v in arrays.items()}
-    outcome = PROTOCOLS[protocol].evaluate(arrays)
+    outcome = PROTOCOLS[protocol].load().evaluate(arrays)
     assert all((before[k] == v).all() for k, v in arrays.items())
     assert {k: None if np.isnan(v) else v for k, v in outcome.metrics.items()} == record[
         "metrics"
     ] and outcome.series == record["series"]
     p = np.random.default_rng(0).permutation(len(arrays["ids"]))
     shuffled = {k: v[p] if len(v) == len(p) and k not in COLUMNS else v for k, v in arrays.items()}
-    for name, value in PROTOCOLS[protocol].evaluate(shuffled).metrics.items():
+    for name, value in PROTOCOLS[protocol].load().evaluate(shuffled).metrics.items():
         assert value == pytest.approx(outcome.metrics[name], abs=1e-12, nan_ok=True), name
 
 
-def test_the_command_line_offers_it(protocol):
-    assert protocol in {choice.value for choice in Choice}
+def test_the_command_line_offers_it(protocol, capsys):
+    assert invoke(["robustness", "--help"])[0] == 0
+    assert f"  {protocol} " in capsys.readouterr().out

@@ -32,7 +32,7 @@ for words in (["--help"], ["transfer", "--help"]):
     assert cli.invoke(words) == (0, "")
 assert "torch" not in sys.modules
 assert cli.invoke(["recipes", "show", "pascal-context-linear"]) == (0, "")
-import evalkit.train.run, evalkit.robustness, evalkit.report, evalkit.downstream.backbone, evalkit.downstream.tasks
+import evalkit.train.run, evalkit.robustness, evalkit.report, evalkit.downstream.backbone, evalkit.downstream.det
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

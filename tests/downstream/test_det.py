@@ -230,7 +230,7 @@ def test_overrides_reach_the_mm_config():
     ("overrides", "whole", "published"),
     [
         ([], True, True),
-        (["drop_path=0.0"], True, True),  # what the authors use for PVT-M and -L
+        (["drop_path=0.0"], True, False),  # what the authors use for PVT-M
         (["seed=3", "workers=9", "model=pvt_small", "label=x"], True, True),
         ([], False, False),
         (["drop_path=0.2"], True, False),
@@ -241,7 +241,36 @@ def test_overrides_reach_the_mm_config():
     ],
 )
 def test_published_is_the_recipe_on_the_whole_set(overrides, whole, published):
-    assert det.published(loaded("coco", *overrides), replace(COCO, published=whole)) is published
+    assert det.published(loaded("coco", *overrides), PVT, replace(COCO, published=whole)) is published
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        ("pvt_tiny", "coco"),
+        ("pvt_small", "coco"),
+        ("pvt_medium", "coco-large"),
+        ("pvt_large", "coco-pvt-large"),
+        ("resnet50", None),
+        ("resnet101", None),
+        ("swin_tiny_patch4_window7_224", None),
+        ("pvt_v2_b2", None),
+        ("deit_small_patch16_224", None),
+    ],
+)
+def test_every_backbone_has_one_published_recipe_at_most(model, recipe):
+    for name in ("coco", "coco-large", "coco-pvt-large"):
+        assert det.published(loaded(name), replace(PVT, model=model), COCO) is (name == recipe)
+        assert not det.published(loaded(name), replace(PVT, model=model, model_args={"depths": [1]}), COCO)
+
+
+def test_recipes_of_the_larger_pvts_are_the_released_ones():
+    """whai362/PVT, detection/configs/mask_rcnn_pvt_{m,l}_fpn_1x_coco.py; PVT-L: samples_per_gpu 1, lr 0.0002 / 1.4."""
+    for name, batch, lr in (("coco-large", 16, 0.0002), ("coco-pvt-large", 8, 0.0002 / 1.4)):
+        made, cfg = built(name), loaded(name)
+        assert made["train_dataloader"]["batch_size"] == cfg.batch_size == batch
+        assert made["optim_wrapper"]["optimizer"]["lr"] == pytest.approx(lr, rel=1e-12)
+        assert made["model"]["backbone"]["model_args"] == {}
 
 
 @pytest.mark.parametrize(

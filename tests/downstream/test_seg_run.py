@@ -45,7 +45,7 @@ def test_run_leaves_a_complete_record(finished, shapes):
         "mine",
         "mixpro",
     ]
-    assert record["complete"] and not record["published_protocol"] and record["n"] == 4 and record["checkpoint_sha256"]
+    assert record["complete"] and not record["published"] and record["n"] == 4 and record["checkpoint_sha256"]
     assert (
         record["data"]["name"] == "shapes"
         and record["data"]["classes"] == 3

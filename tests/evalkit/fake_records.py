@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit import metrics, results
+from evalkit import metrics, records, results
 
 MODES = ("random", "salient", "nonsalient")
 LEVELS = [i / 10 for i in range(10)]
@@ -31,12 +31,21 @@ def record(**changes):
         "environment": {"python": "3.11", "device": "cpu"},
         "seconds": 1.5,
         "complete": True,
-        "published_protocol": False,
+        "published": False,
         "records": None,
         "series": None,
         "notes": [],
+        "schema": records.SCHEMA,
+        "recipe": None,
+        "demonstration": True,
+        "intervals": {},
+        "idle_keys": ["workers", "out"],
+        "assumed": [],
     }
-    return results.make_record(**(fields | changes))
+    made = records.plain(fields | changes)
+    made["undefined"] = {k: "not defined" for k, v in made["metrics"].items() if v is None} | made["undefined"]
+    results.check(made)
+    return made
 
 
 def occlusion(**changes):

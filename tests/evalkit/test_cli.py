@@ -152,7 +152,9 @@ def test_recipes_of_both_kinds(capsys):
 
 def test_report(calls, capsys):
     assert cli.invoke(["report", "a", "b", "--out", "o"]) == (0, "")
-    assert calls == [("report", ([Path("a"), Path("b")], Path("o")), {})]
+    ((name, (dirs, out, described), kwargs),) = calls
+    assert (name, dirs, out, kwargs) == ("report", [Path("a"), Path("b")], Path("o"), {})
+    assert next(iter(described)) == "accuracy" and {"occlusion", "seg"} <= set(described)
     assert capsys.readouterr().out.strip().endswith("page.html")
 
 
@@ -161,8 +163,21 @@ def test_mixup(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("evalkit.train.showcase.preview.save", lambda *args: seen.append(args) or ["left out: x"])
     assert cli.invoke(["mixup", "preview", "a.png", "b.png", "--methods", "mixup,cutmix", "--out", "s.html"]) == (0, "")
     assert cli.invoke(["mixup", "preview"]) == (0, "")
-    assert seen == [([Path("a.png"), Path("b.png")], "mixup,cutmix", Path("s.html")), ([], None, Path("mixups.png"))]
-    assert capsys.readouterr().out.splitlines() == ["left out: x", "s.html", "left out: x", "mixups.png"]
+    assert [args[:4] for args in seen] == [
+        ([Path("a.png"), Path("b.png")], "mixup,cutmix", Path("s.html"), None),
+        ([], None, Path("mixups.png"), None),
+    ]
+    assert {(tuple(args[4].lambdas), args[4].pairs, args[4].attention) for args in seen} == {
+        ((0.1, 0.3, 0.5, 0.7, 0.9), False, False)
+    }
+    more = ["--checkpoint", "runs/a", "--lambdas", "0,0.5,1", "--pairs", "--attention"]
+    assert cli.invoke(["mixup", "preview", *more]) == (0, "")
+    *_, checkpoint, look = seen[2]
+    assert checkpoint == "runs/a" and list(look.lambdas) == [0, 0.5, 1] and look.pairs and look.attention
+    wrong = "--lambdas are numbers with commas between them, but got '0.1;0.2'"
+    assert cli.invoke(["mixup", "preview", "--lambdas", "0.1;0.2"]) == (1, wrong)
+    sheets = ["left out: x", "s.html", "left out: x", "mixups.png", "left out: x", "mixups.png"]
+    assert capsys.readouterr().out.splitlines() == sheets
     assert cli.invoke(["mixup", "list"]) == (0, "")
     assert "puzzlemix " in capsys.readouterr().out
     small = [
@@ -175,16 +190,20 @@ def test_mixup(monkeypatch, capsys, tmp_path):
         "--device",
         "cpu",
         "--methods",
-        "mixup,supermix",
+        "mixup,cutmix",
         "--json",
         str(tmp_path / "b.json"),
     ]
     assert cli.invoke(["mixup", "bench", *small]) == (0, "")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("left out: supermix") and lines[1].startswith("2 x 3 x 32 x 32 float32, cpu")
-    assert {line.split()[0] for line in lines[3:]} == {"clone", "mixup"}
+    assert lines[0].startswith("2 x 3 x 32 x 32 float32, cpu")
+    assert {line.split()[0] for line in lines[2:]} == {"clone", "mixup", "cutmix"}
     made = json.loads((tmp_path / "b.json").read_text())
-    assert set(made["methods"]) == {"clone", "mixup"} and made["batch"] == 2 and made["environment"]["device"] == "cpu"
+    assert (
+        set(made["methods"]) == {"clone", "mixup", "cutmix"}
+        and made["batch"] == 2
+        and made["environment"]["device"] == "cpu"
+    )
     assert cli.invoke(["mixup", "bench", "--methods", "mixpu"]) == (1, "unknown mixup 'mixpu'. Did you mean 'mixup'?")
 
 
@@ -225,11 +244,12 @@ def test_more_gpus_than_there_are(calls, monkeypatch):
         (["train", "--resume", "a", "--out", "b"], "--resume continues the run inside a; leave out --out"),
         (
             ["train", "digits", "--gpus", "0"],
-            "Invalid value for '--gpus': Input should be greater than or equal to 1. See `evalkit train --help`.",
+            # the words in the middle are typer's, and others in each of its versions
+            ("Invalid value for '--gpus': ", "See `evalkit train --help`."),
         ),
-        (["trian", "digits"], "No such command 'trian'. Did you mean 'train', 'transfer'? See `evalkit --help`."),
+        (["trian", "digits"], ("No such command 'trian'.", "'train', 'transfer'", "See `evalkit --help`.")),
         (["recipes"], "Missing command. See `evalkit recipes --help`."),
-        (["recipes", "diff", "digits"], "Missing argument 'B'. See `evalkit recipes diff --help`."),
+        (["recipes", "diff", "digits"], ("Missing argument ", "See `evalkit recipes diff --help`.")),
         (["recipes", "show", "digits", "epochs"], "'epochs' is not key=value; see `evalkit --help`"),
         (
             ["robustness", "occlusion", "workers=0"],
@@ -248,7 +268,8 @@ def test_more_gpus_than_there_are(calls, monkeypatch):
 )
 def test_usage_errors_are_one_line_and_exit_with_1(calls, words, message):
     code, text = cli.invoke(words)
-    assert code == 1 and text == message and not calls
+    assert code == 1 and not calls
+    assert text == message if isinstance(message, str) else all(part in text for part in message)
 
 
 # ---- how it ends
@@ -341,3 +362,31 @@ def test_every_command_has_help():
     ):
         done = cli.invoke([*words, "--help"])
         assert done == (0, "")
+
+
+def test_a_tilde_that_the_shell_left_alone_is_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    words = ["--out", "~/x", "--out=~/x", "data_dir=~/imagenet", "a=~", "label=~", "runs/~x", "x=y=~/z", "~"]
+    assert [cli.at_home(word) for word in words] == [
+        "--out",
+        "/home/me/x",
+        "--out=/home/me/x",
+        "data_dir=/home/me/imagenet",
+        "a=~",
+        "label=~",
+        "runs/~x",
+        "x=y=/home/me/z",
+        "~",
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_knows_few_characters_gets_them_escaped(encoding):
+    code = (
+        "from evalkit import cli\ncli.invoke = lambda argv: (print('top-1 5 ', chr(177), chr(0x4E2D)),"
+        " (1, chr(0x2026) + chr(0xDCE9)))[1]\ncli.main()"
+    )
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=env)
+    assert done.returncode == 1 and done.stdout.decode(encoding).startswith("top-1 5 ")
+    assert done.stderr.decode(encoding).startswith("error: ") and b"Traceback" not in done.stderr

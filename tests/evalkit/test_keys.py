@@ -14,7 +14,7 @@ from evalkit.downstream.det import DetConfig
 from evalkit.downstream.seg import SegConfig
 from evalkit.errors import EvalkitError
 from evalkit.keys import Keys, key
-from evalkit.robustness.config import CONFIGS, AllConfig
+from evalkit.robustness import CONFIGS, AllConfig
 from evalkit.train.config import TrainConfig
 
 SCHEMAS = [TrainConfig, EvalConfig, SegConfig, DetConfig, AllConfig, *CONFIGS.values()]

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from evalkit import metrics, plots
+from evalkit.robustness import PROTOCOLS
 
+PANELS = PROTOCOLS["occlusion"].figures[0].panels
 ORDER = {"a": 0, "b": 1, "c": 2}
 
 
@@ -25,7 +27,7 @@ def test_occlusion_draws_each_mode_once_with_its_values_and_band():
         "b": {"random": curve([0.9, 0.5, 0.2])},
         "c": {"random": curve([0.8, 0.4, 0.1]), "salient": curve([0.8, 0.3, 0.1])},
     }
-    figure = plots.occlusion(curves, ORDER)
+    figure = plots.curves(curves, PANELS, ORDER)
     random, salient = figure.axes
     assert [random.get_title(), salient.get_title()] == ["Random patches", "Salient patches first"]
     assert [line.get_ydata().tolist() for line in random.lines] == [[0.9, 0.5, 0.2], [0.8, 0.4, 0.1]]
@@ -79,7 +81,7 @@ def test_labels_of_any_kind_and_number_can_be_drawn():
     order = {label: i for i, label in enumerate(labels)}
     styles = {tuple(plots.line_style(i).values()) for i in range(len(labels))}
     assert len(styles) == len(labels)
-    figure = plots.occlusion({label: {"random": curve([0.9, 0.5, 0.2])} for label in labels}, order)
+    figure = plots.curves({label: {"random": curve([0.9, 0.5, 0.2])} for label in labels}, PANELS, order)
     assert len(figure.legends[0].get_texts()) == len(labels)
     open_png(figure)
     open_png(plots.mixed_samples({"$a_{$": (np.zeros((1, 4, 4, 3), np.uint8), ["$\\frac$: 3 %"])}))
@@ -89,7 +91,7 @@ def test_same_figure_same_bytes_and_no_global_state():
     import sys
 
     before = dict(matplotlib.rcParams)
-    draw = lambda: plots.png(plots.occlusion({"a": {"random": curve([0.9, 0.5, 0.2])}}, ORDER))  # noqa: E731
+    draw = lambda: plots.png(plots.curves({"a": {"random": curve([0.9, 0.5, 0.2])}}, PANELS, ORDER))  # noqa: E731
     assert draw() == draw()
     assert dict(matplotlib.rcParams) == before
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()

@@ -11,10 +11,13 @@ import pytest
 from PIL import Image
 
 from evalkit import metrics, report, results
+from evalkit.cli.described import protocols
 from evalkit.errors import EvalkitError
 from evalkit.report import figures
 
 from .fake_records import imagenet_a, occlusion, record, write_npz, write_run
+
+PROTOCOLS = protocols()
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for i, label in enumerate(["mixpro", "transmix", "vanilla"]):
         write_run(folder / label, label, accuracy=0.9 - 0.05 * i)
-    assert report.build([folder]) == folder / "report.html"
+    assert report.build([folder], None, PROTOCOLS) == folder / "report.html"
     return folder
 
 
@@ -82,12 +85,8 @@ def test_csv_holds_every_metric_of_every_record_with_every_digit(runs):
         assert line["standard_error"] == (
             "" if key[2] not in made["standard_errors"] else repr(made["standard_errors"][key[2]])
         )
-        assert (line["n"], line["version"], line["complete"], line["published_protocol"]) == (
-            str(made["n"]),
-            "1",
-            "True",
-            "False",
-        )
+        facts = [line[k] for k in ("n", "version", "complete", "demonstration", "published", "assumed")]
+        assert facts == [str(made["n"]), "1", "True", "True", "False", ""]
         assert (line["checkpoint_sha256"], line["data"], line["training_seed"]) == (
             made["checkpoint_sha256"],
             made["data"]["name"],
@@ -178,7 +177,7 @@ def test_how_the_numbers_were_made(runs):
 
 
 def test_the_same_records_give_the_same_bytes(runs, tmp_path):
-    out = report.build([runs], tmp_path / "new" / "folder").parent
+    out = report.build([runs], tmp_path / "new" / "folder", PROTOCOLS).parent
     for name in ("report.html", "report.md", "report.csv", "report.tex", "figures/occlusion.png"):
         assert (out / name).read_bytes() == (runs / name).read_bytes()
 
@@ -186,7 +185,7 @@ def test_the_same_records_give_the_same_bytes(runs, tmp_path):
 def test_text_of_users_is_escaped(tmp_path):
     label = "<b>&|$x_$\\{%#~^"
     results.append(tmp_path, record(label=label, notes=["<script>alert(1)</script> a|b"]))
-    report.build([tmp_path])
+    report.build([tmp_path], None, PROTOCOLS)
     page = Page((tmp_path / "report.html").read_text())
     assert "script" not in {tag for tag, *_ in page.attributes} and label in [row[0] for row in page.rows]
     head, _, line = pipe_table((tmp_path / "report.md").read_text())
@@ -202,13 +201,36 @@ def test_text_of_users_is_escaped(tmp_path):
 
 def test_curves_come_from_the_per_sample_records(tmp_path):
     made = imagenet_a(tmp_path) | {"_dir": str(tmp_path)}
-    log_confidence, correct = figures._log_confidence(made)
-    assert metrics.rms_calibration_error(np.exp(log_confidence), correct) == pytest.approx(
+    scores = figures._scores(made)
+    assert metrics.rms_calibration_error(scores.confidence, scores.correct) == pytest.approx(
         made["metrics"]["rms_calibration_error"], abs=1e-15
     )
-    assert 1 - metrics.risk_coverage(log_confidence, correct).risk.mean() == pytest.approx(
+    assert 1 - metrics.risk_coverage(scores.score, scores.correct).risk.mean() == pytest.approx(
         made["metrics"]["aurra"], abs=1e-15
     )
+
+
+def test_curves_of_images_that_count_as_wrong(tmp_path):
+    """As `evaluate` has it: rows that could not be read are wrong with no confidence."""
+    imagenet_a(tmp_path)
+    with np.load(tmp_path / "a.npz") as f:
+        arrays = dict(f)
+    readable = np.arange(len(arrays["ids"])) >= 40
+    arrays["logits"][~readable] = 0
+    write_npz(tmp_path / "a.npz", **arrays, readable=readable)
+    from evalkit.robustness import imagenet_a as protocol
+
+    outcome = protocol.evaluate(arrays | {"readable": readable})
+    made = record(
+        task="robustness", protocol="imagenet-a", metrics={k: v for k, v in outcome.metrics.items() if np.isfinite(v)},
+        standard_errors={}, records="a.npz",
+    )  # fmt: skip
+    scores = figures._scores(made | {"_dir": str(tmp_path)})
+    assert scores.correct.mean() == outcome.metrics["top1"] and not scores.correct[~readable].any()
+    assert metrics.rms_calibration_error(scores.confidence, scores.correct) == outcome.metrics["rms_calibration_error"]
+    results.append(tmp_path, made)
+    report.build([tmp_path], None, PROTOCOLS)
+    assert "Left out" not in (tmp_path / "report.md").read_text().partition("Mixed samples")[0]
 
 
 def test_occlusion_curve_of_one_record_and_of_several_seeds():
@@ -241,17 +263,17 @@ def test_label_shares():
 def test_no_results_is_one_line_that_says_what_to_run(tmp_path):
     for dirs in ([tmp_path], [tmp_path / "absent"], []):
         with pytest.raises(EvalkitError, match="evalkit") as error:
-            report.build(dirs)
+            report.build(dirs, None, PROTOCOLS)
         assert "\n" not in str(error.value)
     (tmp_path / "results.jsonl").write_text('{"half')
     with pytest.warns(UserWarning), pytest.raises(EvalkitError, match="no readable record"):
-        report.build([tmp_path])
+        report.build([tmp_path], None, PROTOCOLS)
 
 
 def test_out_that_cannot_be_written(runs, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EvalkitError, match="cannot write"):
-        report.build([runs], tmp_path / "file")
+        report.build([runs], tmp_path / "file", PROTOCOLS)
 
 
 def test_missing_damaged_and_foreign_files_are_left_out_and_said(tmp_path):
@@ -276,14 +298,14 @@ def test_missing_damaged_and_foreign_files_are_left_out_and_said(tmp_path):
     with open(tmp_path / "whole" / "results.jsonl", "ab") as f:
         f.write(b'{"half')
     with pytest.warns(UserWarning, match="line 5 was skipped"):
-        report.build([tmp_path])
+        report.build([tmp_path], None, PROTOCOLS)
     text = " ".join("".join(Page((tmp_path / "report.html").read_text()).text).split())
     markdown = (tmp_path / "report.md").read_text()
     for reason in (
         "missing: a.npz is missing.",
         "missing: mixed.npz is missing.",
         "damaged: o.npz is damaged",
-        "foreign: a.npz does not give the recorded top1; another run has overwritten it.",
+        "foreign: a.npz gives top1 ",
         "pickle: a.npz is damaged",
         "nan: a.npz is damaged",
         "nan: mixed.npz is damaged",
@@ -296,7 +318,7 @@ def test_missing_damaged_and_foreign_files_are_left_out_and_said(tmp_path):
 def test_no_per_sample_file_at_all_leaves_the_numbers(tmp_path):
     results.append(tmp_path, imagenet_a(tmp_path))
     (tmp_path / "a.npz").unlink()
-    report.build([tmp_path])
+    report.build([tmp_path], None, PROTOCOLS)
     page = Page((tmp_path / "report.html").read_text())
     assert page.images == [] and "Left out: mixpro: a.npz is missing." in "".join(page.text)
     assert not (tmp_path / "figures").exists()
@@ -304,7 +326,7 @@ def test_no_per_sample_file_at_all_leaves_the_numbers(tmp_path):
 
 def test_incomplete_and_undefined_are_marked_everywhere(tmp_path):
     results.append(tmp_path, imagenet_a(tmp_path, n=150, complete=False, notes=["3 images could not be read"]))
-    report.build([tmp_path])
+    report.build([tmp_path], None, PROTOCOLS)
     for name in ("report.md", "report.html", "report.tex"):
         text = (tmp_path / name).read_text()
         assert "incomplete" in text and "n/a" in text and "not a final number" in text
@@ -314,13 +336,13 @@ def test_incomplete_and_undefined_are_marked_everywhere(tmp_path):
         for r in csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text()))
         if r["metric"] == "rms_calibration_error"
     )
-    assert (line["value"], line["undefined"], line["complete"]) == ("", "the computed value was nan", "False")
+    assert (line["value"], line["undefined"], line["complete"]) == ("", "not defined", "False")
 
 
 def test_a_rerun_supersedes_in_every_table(tmp_path):
     results.append(tmp_path, record(metrics={"top1": 0.123}, complete=False))
     results.append(tmp_path, record(metrics={"top1": 0.456}))
-    report.build([tmp_path])
+    report.build([tmp_path], None, PROTOCOLS)
     for name in ("report.md", "report.html", "report.tex", "report.csv"):
         text = (tmp_path / name).read_text()
         assert "12.3" not in text and "0.123" not in text and ("45.6" in text or "0.456" in text)

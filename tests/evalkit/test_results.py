@@ -1,12 +1,10 @@
-"""evalkit.results: the schema, the file under crashes and concurrent writers, and which record wins."""
+"""evalkit.results: the file under crashes and concurrent writers, and which record wins."""
 
 import json
-import math
 import multiprocessing
 import os
 import warnings
 
-import numpy as np
 import pytest
 
 from evalkit import results
@@ -17,67 +15,6 @@ from .fake_records import record
 
 def lines(folder):
     return (folder / "results.jsonl").read_bytes().split(b"\n")
-
-
-# ---- make_record
-
-
-def test_numpy_values_become_plain_json_with_every_bit():
-    third = np.float64(1) / 3
-    config = {"levels": (np.float64(0.1), 2), "a": np.arange(2)}
-    made = record(
-        metrics={"top1": third, "f32": np.float32(0.1)}, standard_errors={"top1": None}, n=np.int64(3), config=config
-    )
-    back = json.loads(json.dumps(made))
-    assert back == made
-    assert back["metrics"] == {"top1": 1 / 3, "f32": float(np.float32(0.1))}
-    assert back["config"] == {"levels": [0.1, 2], "a": [0, 1]} and back["n"] == 3 and back["standard_errors"] == {}
-
-
-@pytest.mark.parametrize(
-    ("value", "given", "reason"),
-    [
-        (math.nan, {"rms": "fewer than 200 samples"}, "fewer than 200 samples"),
-        (math.nan, {}, "the computed value was nan"),
-        (-math.inf, {}, "the computed value was -inf"),
-        (None, {}, "not defined for these data"),
-    ],
-)
-def test_a_metric_that_is_not_finite_is_null_with_a_reason(value, given, reason):
-    made = record(metrics={"top1": 0.5, "rms": value}, undefined=given)
-    assert made["metrics"] == {"top1": 0.5, "rms": None} and made["undefined"] == {"rms": reason}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"n": 1.5}, "field `n`"),
-        ({"complete": 1}, "field `complete`"),
-        ({"version": True}, "field `version`"),
-        ({"seed": "0"}, "field `seed`"),
-        ({"label": None}, "field `label` of a results record to be str, but got None"),
-        ({"data": {"name": "x", "split": "val"}}, "fingerprint is None"),
-        ({"metrics": {"top1": "0.9"}}, "metric `top1`"),
-        ({"metrics": {"top1": True}}, "metric `top1`"),
-        ({"standard_errors": {"top2": 0.1}}, "names 'top2', which is not a metric. Did you mean 'top1'?"),
-        ({"undefined": {"aurra": "x"}}, "names 'aurra'"),
-    ],
-)
-def test_wrong_fields_are_refused(change, message):
-    with pytest.raises(ValueError, match="^" + ".*" + message.replace("?", r"\?")):
-        record(**change)
-
-
-def test_unknown_and_missing_fields_are_refused(tmp_path):
-    with pytest.raises(TypeError):
-        record(metric={})
-    with pytest.raises(ValueError, match="unknown field 'metrik' .* Did you mean 'metrics'"):
-        results.append(tmp_path, record() | {"metrik": {}})
-    incomplete = record()
-    del incomplete["seed"]
-    with pytest.raises(ValueError, match="needs the field 'seed'"):
-        results.append(tmp_path, incomplete)
-    assert not (tmp_path / "results.jsonl").exists()
 
 
 # ---- append and read
@@ -128,9 +65,10 @@ def test_any_other_bad_line_is_skipped_with_its_place(tmp_path, line):
         assert [r["label"] for r in results.read([tmp_path])] == ["one", "two"]
 
 
-def test_a_newer_schema_is_named(tmp_path):
-    (tmp_path / "results.jsonl").write_text(json.dumps(record() | {"schema": 2}) + "\n")
-    with pytest.warns(UserWarning, match="schema 2 is not 1"):
+@pytest.mark.parametrize("schema", [3, "2", None, [], 0])
+def test_another_schema_is_named(tmp_path, schema):
+    (tmp_path / "results.jsonl").write_text(json.dumps(record() | {"schema": schema}) + "\n")
+    with pytest.warns(UserWarning, match="schema .* is none that this version of evalkit reads, 1 or 2"):
         assert results.read([tmp_path]) == []
 
 
@@ -206,12 +144,3 @@ def test_a_training_run_that_went_on_supersedes_its_earlier_record():
     other_seed = record(seed=1, config={"lr": 0.001, "mixup": "mixpro", "seed": 1})
     averaged = record(weights="ema")
     assert results.latest([stopped, other_seed, averaged, done]) == [done, other_seed, averaged]
-
-
-def test_intervals_are_optional_and_of_known_metrics():
-    made = record(metrics={"top1": 0.5}, intervals={"top1": (np.float64(0.4), 0.6)})
-    assert made["intervals"] == {"top1": [0.4, 0.6]} and record()["intervals"] == {}
-    del made["intervals"]
-    results.check(made)  # as records were before they had intervals
-    with pytest.raises(ValueError, match="`intervals` names 'top2', which is not a metric"):
-        record(intervals={"top2": (0, 1)})

@@ -5,18 +5,15 @@ import statistics
 
 import pytest
 
+from evalkit.cli.described import protocols
+from evalkit.protocols import Metric
+from evalkit.report.beside import beside_published
 from evalkit.report.collect import describe, groups_of, rows_of, runs_of
-from evalkit.report.tables import (
-    COLUMNS,
-    MAX_COLUMNS,
-    Estimate,
-    beside_published,
-    best_of,
-    is_published_protocol,
-    summary,
-)
+from evalkit.report.tables import MAX_COLUMNS, Estimate, best_of, summary
 
 from .fake_records import imagenet_a, occlusion, record
+
+PROTOCOLS = protocols()
 
 
 def rows(*records):
@@ -24,7 +21,7 @@ def rows(*records):
 
 
 def table(*records):
-    (only,) = summary(rows(*records))
+    (only,) = summary(rows(*records), PROTOCOLS)
     return only
 
 
@@ -66,7 +63,14 @@ def test_seeds_are_averaged_with_their_standard_deviation():
         == ("92.3", "1.5")
     )
     assert (area.value, area.spread, area.remark) == ("67.5", "0.0", "2 of 3 seeds")
-    assert "standard deviation over seeds" in made.notes[1]
+    assert "standard deviation over seeds; it leaves out the choice of images" in made.notes[1]
+
+
+def test_rows_of_one_seed_speak_of_checkpoints():
+    assert "such a row speaks of its checkpoint, not of its method" in table(record()).notes[1]
+    mixed = table(seed(0), seed(1), record(label="b", checkpoint_sha256="b" * 64)).notes[1]
+    assert "In rows of one seed ±" in mixed and "In rows of several seeds" in mixed
+    assert "one seed" not in table(seed(0), seed(1)).notes[1]
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_told_apart():
@@ -104,7 +108,7 @@ def test_numbers_of_other_data_versions_or_settings_never_share_a_column():
         "workers": (workers, ["digits-photo"]),
     }
     for changed, names in expected.values():
-        groups = groups_of(runs_of([base, changed]), COLUMNS)
+        groups = groups_of(runs_of([base, changed]), PROTOCOLS)
         assert [describe(g, groups) for g in groups] == names
         made = table(base, changed)
         assert len(made.columns) == 3 * len(names) and len(made.rows) == 2
@@ -113,7 +117,7 @@ def test_numbers_of_other_data_versions_or_settings_never_share_a_column():
 
 def test_wide_summaries_are_split():
     many = [occlusion(data={"name": f"set{i}", "fingerprint": "f", "split": "val"}) for i in range(6)]
-    pages = summary(rows(*many))
+    pages = summary(rows(*many), PROTOCOLS)
     assert [len(t.columns) for t in pages] == [MAX_COLUMNS, 6]
 
 
@@ -137,7 +141,9 @@ def estimates(*pairs):
     ],
 )
 def test_best_only_beyond_the_standard_error_of_the_difference(pairs, lower, best):
-    assert best_of(estimates(*pairs), lower) == best
+    column = Metric("x", "x", "low" if lower else "high", "x", column=True)
+    assert best_of(estimates(*pairs), column) == best
+    assert best_of(estimates(*pairs), Metric("x", "x", "neither", "x")) is None
 
 
 def test_incomplete_records_are_marked_and_never_compared():
@@ -170,7 +176,7 @@ def test_undefined_metrics_say_why(tmp_path):
 
 
 def deit(**changes):
-    fields = {"model": "deit_small_patch16_224.fb_in1k", "label": "deit-s", "published_protocol": True}
+    fields = {"model": "deit_small_patch16_224.fb_in1k", "label": "deit-s", "published": True, "demonstration": False}
     data = {"name": "imagenet-a", "fingerprint": "f", "split": "val"}
     return record(
         **(
@@ -187,7 +193,7 @@ def deit(**changes):
 
 def test_published_values_stand_beside_the_real_protocol_of_the_same_model():
     (made,) = beside_published(
-        rows(deit(), record(), deit(label="other", checkpoint_sha256="b" * 64, model="resnet18"))
+        rows(deit(), record(), deit(label="other", checkpoint_sha256="b" * 64, model="resnet18")), PROTOCOLS
     )
     lines = {name: [(c.value, c.spread) for c in line] for name, line in made.rows}
     assert lines["deit-s (this report)"] == [("19.1", "0.5"), ("32.1", ""), ("23.9", "")]
@@ -198,33 +204,79 @@ def test_published_values_stand_beside_the_real_protocol_of_the_same_model():
     assert len(lines) == 5  # own, three methods of the paper, timm; resnet18 has no published row for this protocol
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"published_protocol": False},
-        {"complete": False},
-        {"data": {"name": "digits-a", "fingerprint": "f", "split": "val"}},
-    ],
-)
+@pytest.mark.parametrize("change", [{"published": False}, {"complete": False, "published": False}])
 def test_published_values_stay_away_from_anything_else(change):
-    assert beside_published(rows(deit(**change))) == []
+    assert beside_published(rows(deit(**change)), PROTOCOLS) == []
 
 
-def test_clean_accuracy_is_comparable_on_the_whole_of_imagenet_val_only():
+def test_a_record_that_does_not_say_stands_beside_nothing():
+    old = deit() | {"schema": 1, "published": None, "demonstration": None}
+    assert beside_published(rows(old), PROTOCOLS) == []
+
+
+def test_what_is_assumed_goes_along_beside_published_values():
+    (made,) = beside_published(rows(deit(assumed=["schedule: that of another paper"])), PROTOCOLS)
+    assert made.rows[0][0] == "deit-s (this report, schedule assumed)"
+    assert made.notes[1] == "deit-s: assumed schedule: that of another paper."
+
+
+def test_clean_accuracy_stands_beside_the_published_one_of_its_model():
     accuracy = {
         "protocol": "accuracy",
         "data": {"name": "val", "fingerprint": "f", "split": "val"},
-        "published_protocol": False,
+        "published": True,
+        "demonstration": False,
+        "n": 50_000,
     }
-    assert is_published_protocol(record(**accuracy, n=50_000)) and not is_published_protocol(
-        record(**accuracy, n=49_999)
-    )
-    (made,) = beside_published(rows(record(**accuracy, n=50_000, model="deit_tiny_patch16_224")))
-    assert ["73.8"] in [[c.value for c in line] for _, line in made.rows]
-    other = record(**accuracy, n=50_000, model="pvt_tiny", checkpoint_sha256="b" * 64)
-    (made,) = beside_published(rows(record(**accuracy, n=50_000, model="deit_tiny_patch16_224"), other))
+    assert beside_published(rows(record(**accuracy | {"published": False})), PROTOCOLS) == []  # any 50,000 images
+    (made,) = beside_published(rows(record(**accuracy, model="deit_tiny_patch16_224")), PROTOCOLS)
+    assert ["73.8", "–"] in [[c.value for c in line] for _, line in made.rows]  # top-1 and OpenMixup's best
+    other = record(**accuracy, model="pvt_tiny", checkpoint_sha256="b" * 64)
+    (made,) = beside_published(rows(record(**accuracy, model="deit_tiny_patch16_224"), other), PROTOCOLS)
     lines = {name: line[0].value for name, line in made.rows}
     assert (
         lines["mixpro (pvt_tiny), pvt_tiny (this report)"] == "90.0"
         and lines["MixPro, pvt_tiny (MixPro paper, Table 1)"] == "76.7"
     )
+
+
+def test_a_number_stands_beside_its_like_alone():
+    """A training's last, best and median beside sources that print one of them, each in a column of its name."""
+    fields = {"protocol": "accuracy", "task": "train", "published": True, "demonstration": False, "n": 50_000}
+    data = {"name": "val", "fingerprint": "f", "split": "val"}
+    measured = {"top1": 0.801, "top1_best": 0.812, "top1_median": 0.789, "top5": 0.95, "loss": 0.9}
+    run = fields | {"data": data, "metrics": measured, "standard_errors": {}}
+
+    def beside(*records):
+        (made,) = beside_published(rows(*records), PROTOCOLS)
+        return made, {name: [c.value for c in line] for name, line in made.rows}
+
+    made, lines = beside(record(**run, model="deit_small_patch16_224", label="a"))
+    assert made.columns == ["top-1 ↑", "best top-1 ↑"] and lines["a (this report)"] == ["80.1", "81.2"]
+    assert lines["TransMix (MixPro paper, Table 1)"] == ["80.7", "–"]
+    assert lines["TransMix (OpenMixup ImageNet benchmark, DeiT setting, best epoch)"] == ["–", "80.68"]
+    assert any(note.startswith("best top-1: ") for note in made.notes)
+    assert any("no comparison" in note for note in made.notes)
+
+    made, lines = beside(record(**run, model="resnet34", label="a"))
+    assert made.columns == ["median top-1 ↑"] and lines["a (this report)"] == ["78.9"]
+    evaluated = run | {"task": "eval", "metrics": {"top1": 0.734}, "standard_errors": {}}
+    made, lines = beside(record(**evaluated, model="resnet34", label="a"))
+    assert made.columns == ["top-1 ↑", "median top-1 ↑"] and lines["a (this report)"] == ["73.4", "–"]
+    median = "OpenMixup ImageNet benchmark, PyTorch setting, 100 epochs, median of the last 5"
+    assert lines[f"CutMix ({median})"] == ["–", "73.58"]
+
+
+def test_images_that_were_prepared_in_two_ways_are_said_to_be():
+    ways = {"a": "shorter side 236 (bicubic), centre 224", "b": "shorter side 256 (bilinear), centre 224", "c": None}
+
+    def one(label, way):
+        data = {"name": "val", "fingerprint": "f", "split": "val"} | ({"prepared": way} if way else {})
+        return record(protocol="accuracy", data=data, label=label, checkpoint_sha256=label * 64)
+
+    said = [note for note in table(*(one(*item) for item in ways.items())).notes if "not prepared alike" in note]
+    assert said == [
+        "The images of val were not prepared alike, which moves numbers too: shorter side 236 (bicubic), centre 224: a;"
+        " shorter side 256 (bilinear), centre 224: b; not recorded: c."
+    ]
+    assert not any("prepared" in note for note in table(one("a", "x"), one("b", "x")).notes)

@@ -8,12 +8,14 @@ import pytest
 from PIL import Image
 
 from evalkit import report, results
+from evalkit.cli.described import protocols
 from evalkit.report.collect import rows_of, runs_of
 from evalkit.report.tables import summary
 from evalkit.report.transfer import transfers, transfers_beside_published
 
 from .fake_records import det, record, seg
 
+PROTOCOLS = protocols()
 OTHER = {"label": "vanilla", "method": "vanilla", "checkpoint_sha256": "b" * 64}
 
 
@@ -31,7 +33,8 @@ def config(made, **changes):
 
 def test_segmentation_as_the_paper_prints_it():
     (table,) = transfers(
-        rows(record(), seg(), seg("segmenter", metrics={"miou": 0.6}), seg(**OTHER), seg("segmenter", **OTHER))
+        rows(record(), seg(), seg("segmenter", metrics={"miou": 0.6}), seg(**OTHER), seg("segmenter", **OTHER)),
+        PROTOCOLS,
     )
     assert table.title == "Semantic segmentation (digits-scenes)" and table.columns == [
         "backbone",
@@ -50,7 +53,9 @@ def test_segmentation_as_the_paper_prints_it():
 
 
 def test_detection_as_the_paper_prints_it():
-    (table,) = transfers(rows(det(), det(**OTHER, model="resnet50", metrics={"box_ap": 0.38, "box_ap50": 0.586})))
+    (table,) = transfers(
+        rows(det(), det(**OTHER, model="resnet50", metrics={"box_ap": 0.38, "box_ap50": 0.586})), PROTOCOLS
+    )
     assert table.columns == [
         "backbone",
         "parameters",
@@ -58,7 +63,7 @@ def test_detection_as_the_paper_prints_it():
     ]
     assert lines(table) == [
         ("mixpro", "vit_tiny", "44.1M", "40.0", "60.0", "45.0", "30.0", "55.0", "35.0"),
-        ("vanilla", "resnet50", "", "38.0", "58.6", "–", "–", "–", "–"),
+        ("vanilla", "resnet50", "–", "38.0", "58.6", "–", "–", "–", "–"),
     ]
 
 
@@ -70,7 +75,7 @@ def test_seeds_of_the_transfer_make_one_row():
         det(**random, seed=i, metrics={"box_ap": 0.1 + v}, **config(det(), seed=i, init="random"))
         for i, v in enumerate([0.0, 0.01, 0.02])
     ]
-    (table,) = transfers(rows(*made, *others))
+    (table,) = transfers(rows(*made, *others), PROTOCOLS)
     cell, lower = (cells[2] for _, cells in table.rows)
     assert [name for name, _ in table.rows] == ["mixpro", "vit_tiny, random"]
     assert (
@@ -79,7 +84,7 @@ def test_seeds_of_the_transfer_make_one_row():
         == ("33.0", "2.6")
     )
     assert (lower.value, lower.spread, cell.best, lower.best) == ("11.0", "1.0", True, False)
-    assert "standard deviation over seeds" in table.notes[1]
+    assert "standard deviation over seeds" in table.notes[2]
 
 
 def test_seeds_of_the_pre_training_make_one_row_and_a_missing_one_is_said():
@@ -87,7 +92,7 @@ def test_seeds_of_the_pre_training_make_one_row_and_a_missing_one_is_said():
         record(seed=i, checkpoint_sha256=f"{i}" * 64, config={"lr": 0.001, "seed": i, "workers": 1}) for i in range(3)
     ]
     made = [seg(checkpoint_sha256=f"{i}" * 64, metrics={"miou": 0.5 + 0.1 * i}) for i in range(2)]
-    (table,) = transfers(rows(*trained, *made))
+    (table,) = transfers(rows(*trained, *made), PROTOCOLS)
     ((name, (_, _, cell, _)),) = table.rows
     assert (name, cell.value, cell.remark) == ("mixpro (3 seeds)", "55.0", "2 of 3 seeds")
 
@@ -105,10 +110,12 @@ def test_another_schedule_data_or_version_is_another_table():
         "version": (seg(version=2), ["digits-scenes · protocol version 1", "digits-scenes · protocol version 2"]),
     }
     for changed, where in expected.values():
-        assert [t.title for t in transfers(rows(base, changed))] == [f"Semantic segmentation ({w})" for w in where]
+        assert [t.title for t in transfers(rows(base, changed), PROTOCOLS)] == [
+            f"Semantic segmentation ({w})" for w in where
+        ]
     # execution, and what the row itself is
-    assert len(transfers(rows(base, seg(**OTHER, **config(base, workers=7, init="random"))))) == 1
-    assert [t.title.split(" (")[0] for t in transfers(rows(det(), base))] == [
+    assert len(transfers(rows(base, seg(**OTHER, **config(base, workers=7, init="random"))), PROTOCOLS)) == 1
+    assert [t.title.split(" (")[0] for t in transfers(rows(det(), base), PROTOCOLS)] == [
         "Semantic segmentation",
         "Object detection and instance segmentation",
     ]
@@ -116,14 +123,14 @@ def test_another_schedule_data_or_version_is_another_table():
 
 def test_incomplete_is_marked_and_never_best():
     made = [seg(seed=i, metrics={"miou": 0.5 + i / 100}, **config(seg(), seed=i)) for i in range(2)]
-    (table,) = transfers(rows(*made, seg(**OTHER, metrics={"miou": 0.99}, complete=False)))
+    (table,) = transfers(rows(*made, seg(**OTHER, metrics={"miou": 0.99}, complete=False)), PROTOCOLS)
     assert [(cells[2].remark, cells[2].best) for _, cells in table.rows] == [("", False), ("incomplete", False)]
     assert "not a final number" in table.notes[-1]
 
 
 def test_transfers_stay_out_of_the_summary_of_accuracy():
-    assert summary(rows(seg(), det())) == []
-    (table,) = summary(rows(record(), seg()))
+    assert summary(rows(seg(), det()), PROTOCOLS) == []
+    (table,) = summary(rows(record(), seg()), PROTOCOLS)
     assert table.columns == ["top-1 ↑"]
 
 
@@ -133,13 +140,17 @@ def test_transfers_stay_out_of_the_summary_of_accuracy():
 def real(make, **changes):
     name = {"seg": "pascal-context", "det": "coco"}[make.__name__]
     return make(
-        data={"name": name, "fingerprint": "f" * 64, "split": "val"}, n=5000, published_protocol=True, **changes
+        data={"name": name, "fingerprint": "f" * 64, "split": "val"},
+        n=5000,
+        published=True,
+        demonstration=False,
+        **changes,
     )
 
 
 def test_table_3_beside_own_rows():
     (table,) = transfers_beside_published(
-        rows(real(seg, model="deit_small_patch16_224.fb_in1k"), real(seg, **OTHER, model="resnet18"))
+        rows(real(seg, model="deit_small_patch16_224.fb_in1k"), real(seg, **OTHER, model="resnet18")), PROTOCOLS
     )
     got = lines(table)
     assert got[0][1:] == ("deit_small_patch16_224.fb_in1k", "Linear", "50.0", "52.0") and got[0][0].endswith(
@@ -158,7 +169,7 @@ def test_table_3_beside_own_rows():
 
 
 def test_table_4_beside_own_rows():
-    (table,) = transfers_beside_published(rows(real(det, model="pvt_small")))
+    (table,) = transfers_beside_published(rows(real(det, model="pvt_small")), PROTOCOLS)
     assert lines(table)[0] == (
         "mixpro, this report",
         "pvt_small",
@@ -184,10 +195,19 @@ def test_table_4_beside_own_rows():
     assert table.quoted == 3
 
 
-@pytest.mark.parametrize("change", [{"published_protocol": False}, {"complete": False}, {"model": "vit_tiny"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"published": False}, {"complete": False, "published": False}, {"published": None}, {"model": "vit_tiny"}],
+)
 def test_published_values_stay_away_from_anything_else(change):
-    assert transfers_beside_published(rows(real(det) | {"model": "pvt_small"} | change)) == []
-    assert transfers_beside_published(rows(det(model="pvt_small", published_protocol=True))) == []  # digits-scenes
+    assert transfers_beside_published(rows(real(det) | {"model": "pvt_small"} | change), PROTOCOLS) == []
+
+
+def test_what_is_assumed_goes_along():
+    assumed = ["schedule: Segmenter's, since the papers name none"]
+    (table,) = transfers_beside_published(rows(real(seg, model="deit_small_patch16_224", assumed=assumed)), PROTOCOLS)
+    assert lines(table)[0][0] == "mixpro, this report, schedule assumed"
+    assert f"mixpro: assumed {assumed[0]}." in table.notes
 
 
 # ---- in the report
@@ -196,7 +216,7 @@ def test_published_values_stay_away_from_anything_else(change):
 def test_the_report_holds_the_tables_in_every_format(tmp_path):
     for made in (record(), seg(), seg("segmenter"), det(), real(det, **OTHER, model="pvt_small")):
         results.append(tmp_path, made)
-    report.build([tmp_path])
+    report.build([tmp_path], None, PROTOCOLS)
     markdown, page, tex, table = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html", "tex", "csv"))
     assert (
         "## Semantic segmentation (digits-scenes)" in markdown
@@ -220,11 +240,11 @@ def test_the_report_shows_what_the_first_of_each_kind_predicts(tmp_path):
     Image.new("RGB", (40, 20), (200, 30, 30)).save(picture, "PNG")
     (tmp_path / "1/samples.png").write_bytes(picture.getvalue())  # vanilla comes first
     (tmp_path / "2/samples.png").write_bytes(picture.getvalue()[:-9])
-    report.build([tmp_path])
+    report.build([tmp_path], None, PROTOCOLS)
     markdown = (tmp_path / "report.md").read_text()
     assert re.findall(r"## Predictions \((.*)\)", markdown) == [
-        "mixpro, segmenter, digits-scenes",
         "vanilla, linear, digits-scenes",
+        "mixpro, segmenter, digits-scenes",
         "mixpro, digits-scenes",
     ]
     assert (

@@ -1,5 +1,6 @@
 """Small images, networks and folders for the tests of the protocols."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from evalkit import checkpoint, models
 from evalkit.data.images import ArrayImages, BadImage
+from evalkit.robustness.sets import SETS
 
 CPU = torch.device("cpu")
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
@@ -104,3 +106,11 @@ def write_corruptions(
         for severity in severities:
             write_tree(root / corruption / str(severity), tree, side, seed=10 * c + severity)
     return root
+
+
+def shrink(monkeypatch, totals, per_class=1):
+    """The published sets as miniatures: so many images in all, or in each class of ImageNet val."""
+    for name, known in SETS.items():
+        images = totals.get(name, known.images)
+        small = dataclasses.replace(known, images=images, per_class=known.per_class and per_class)
+        monkeypatch.setitem(SETS, name, small)

@@ -7,7 +7,7 @@ import torch
 
 from evalkit.inference import normaliser
 from evalkit.robustness import adversarial, attacks
-from evalkit.robustness.config import FGSMConfig, PGDConfig
+from evalkit.robustness.about.attacks import FGSMConfig, PGDConfig
 
 from .fakes import CPU, loaded, vit, write_tree
 

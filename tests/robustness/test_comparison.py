@@ -11,12 +11,24 @@ from scipy import stats
 
 from evalkit import cli, metrics, results
 from evalkit.errors import EvalkitError
-from evalkit.robustness import CONFIGS, compare, comparison, imagenet_a, imagenet_c, imagenet_o, occlusion, run, shifts
+from evalkit.robustness import (
+    CONFIGS,
+    PROTOCOLS,
+    compare,
+    comparison,
+    imagenet_a,
+    imagenet_c,
+    imagenet_o,
+    occlusion,
+    run,
+    shifts,
+)
 from evalkit.robustness.comparison import mcnemar, paired
 
 from .fakes import save_checkpoint, write_tree
 
 CLASSES = ["bird", "cat", "dog"]
+A = PROTOCOLS["imagenet-a"]
 
 
 def test_doctests():
@@ -56,7 +68,7 @@ def a_records(seed, n=300, k=6, skill=1.0):
 
 def test_differences_of_accuracy_have_their_closed_form_error():
     a, b = a_records(0, skill=1.5), a_records(1)
-    by_metric = {d.metric: d for d in paired(a, b)}
+    by_metric = {d.metric: d for d in paired(A, a, b)}
     top1 = by_metric["top1"]
     right = [np.asarray(side[1].statistics[0].samples["top1"]) for side in (a, b)]
     delta = right[0] - right[1]
@@ -105,7 +117,7 @@ def test_paired_errors_equal_the_spread_over_fresh_images():
             values.append((metrics.aurra(c, k), metrics.rms_calibration_error(c, k)))
         fresh["aurra"].append(values[0][0] - values[1][0])
         fresh["rms_calibration_error"].append(values[0][1] - values[1][1])
-    found = {d.metric: d for d in paired(*((side["ids"], imagenet_a.evaluate(side)) for side in both(1000)))}
+    found = {d.metric: d for d in paired(A, *((side["ids"], imagenet_a.evaluate(side)) for side in both(1000)))}
     for name, values in fresh.items():
         assert found[name].standard_error == pytest.approx(np.std(values), rel=0.35)
         assert (
@@ -116,7 +128,7 @@ def test_paired_errors_equal_the_spread_over_fresh_images():
 
 
 def test_a_model_does_not_differ_from_itself():
-    for d in paired(a_records(0), a_records(0)):
+    for d in paired(A, a_records(0), a_records(0)):
         assert (d.difference, d.standard_error, d.interval, d.better) == (0, 0, (0, 0), None) and (
             d.mcnemar is None or d.mcnemar == (0, 0, 1.0)
         )
@@ -130,7 +142,7 @@ def test_detection_is_resampled_side_by_side():
         z = rng.normal(size=(200, 5))
         z[~ood, 0] += gap
         sides.append((ids, imagenet_o.evaluate({"ids": ids, "ood": ood, "logits": z, "restrict": np.arange(5)})))
-    found = {d.metric: d for d in paired(*sides)}
+    found = {d.metric: d for d in paired(PROTOCOLS["imagenet-o"], *sides)}
     assert found["aupr"].better == "a" and found["fpr95_hendrycks"].better == "a" and found["fpr95"].difference < 0
     assert all(d.mcnemar is None for d in found.values()) and "chance" not in found
 
@@ -151,7 +163,7 @@ def test_occlusion_levels_have_an_exact_test_where_they_are_one_run():
         }
         arrays = occlusion.by_id(arrays | {"mode": mode, "level": level, "repeat": repeat})
         sides.append((arrays["ids"], occlusion.evaluate(arrays)))
-    found = {d.metric: d for d in paired(*sides)}
+    found = {d.metric: d for d in paired(PROTOCOLS["occlusion"], *sides)}
     assert set(found) == {"clean_top1", "top1_random_0.5", "auc_random", "top1_salient_0.5", "auc_salient"}
     assert {m for m, d in found.items() if d.mcnemar} == {"clean_top1", "top1_salient_0.5"} and all(
         d.better == "a" for d in found.values()
@@ -166,7 +178,10 @@ def test_errors_under_corruption_are_better_low_and_reassessed_labels_high():
     sides = [
         imagenet_c.by_id({"ids": ids, "labels": labels, "predictions": 1 - r.astype(np.int16)} | cells) for r in right
     ]
-    found = {d.metric: d for d in paired(*((arrays["ids"], imagenet_c.evaluate(arrays)) for arrays in sides))}
+    found = {
+        d.metric: d
+        for d in paired(PROTOCOLS["imagenet-c"], *((arrays["ids"], imagenet_c.evaluate(arrays)) for arrays in sides))
+    }
     assert set(found) == {"mean_error", "error_fog", "error_snow"} and all(d.better == "a" for d in found.values())
     only_a, only_b = (right[0] & ~right[1])[:, 0].sum(), (right[1] & ~right[0])[:, 0].sum()
     assert (
@@ -186,12 +201,16 @@ def test_errors_under_corruption_are_better_low_and_reassessed_labels_high():
         )
         for s in (0.9, 0.5)
     ]
-    assert {d.metric: d.better for d in paired(*((a["ids"], imagenet_c.evaluate(a)) for a in sides))}["mce"] == "a"
+    assert {
+        d.metric: d.better
+        for d in paired(PROTOCOLS["imagenet-c"], *((a["ids"], imagenet_c.evaluate(a)) for a in sides))
+    }["mce"] == "a"
     real = {"ids": ids, "labels": labels, "restrict": np.arange(2), "real": np.zeros((100, 1), np.int16)}
     sides = [shifts.by_id(real | {"logits": np.stack([r[:, 0], ~r[:, 0]], axis=1).astype(np.float32)}) for r in right]
-    assert {d.metric: d.better for d in paired(*((a["ids"], shifts.evaluate_val(a)) for a in sides))}[
-        "real_top1"
-    ] == "a"
+    assert {
+        d.metric: d.better
+        for d in paired(PROTOCOLS["imagenet-val"], *((a["ids"], shifts.evaluate_val(a)) for a in sides))
+    }["real_top1"] == "a"
 
 
 # ---- runs
@@ -289,4 +308,4 @@ def test_another_version_missing_records_and_other_images_are_refused(world, tmp
         compare(str(root / "a"), str(tmp_path / "gone"))
     ids, outcome = a_records(0)
     with pytest.raises(EvalkitError, match="A and B hold different images: 2 are in one only, e.g. 0000"):
-        paired((ids, outcome), (np.array(["x", *ids[1:]]), outcome))
+        paired(A, (ids, outcome), (np.array(["x", *ids[1:]]), outcome))

@@ -10,9 +10,9 @@ from timm.data import ImageNetInfo
 
 from evalkit import metrics
 from evalkit.robustness import imagenet_a, layouts
-from evalkit.robustness.config import ImageNetAConfig
+from evalkit.robustness.about.imagenet_a import ImageNetAConfig
 
-from .fakes import CPU, loaded, vit, write_tree
+from .fakes import CPU, loaded, shrink, vit, write_tree
 
 IMAGENET = ImageNetInfo().label_names()
 A = layouts.wnids("imagenet-a")
@@ -136,7 +136,7 @@ def test_every_number_has_a_standard_error_that_resampling_by_hand_confirms():
 
 
 def test_a_miniature_of_the_true_layout(tmp_path, monkeypatch):
-    monkeypatch.setattr(layouts, "TOTAL", {"imagenet-a": 200})
+    shrink(monkeypatch, {"imagenet-a": 200})
     root = write_tree(tmp_path / "imagenet-a", dict.fromkeys(A, 1), side=18)
     network, cfg = vit(1000), ImageNetAConfig(data=str(tmp_path), workers=0, batch_size=50)
     model = loaded(network, IMAGENET)
@@ -156,7 +156,7 @@ def test_a_miniature_of_the_true_layout(tmp_path, monkeypatch):
 
 
 def test_published_only_with_the_published_settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(layouts, "TOTAL", {"imagenet-a": 200})
+    shrink(monkeypatch, {"imagenet-a": 200})
     root = str(write_tree(tmp_path, dict.fromkeys(A, 1), side=8))
     network = vit(1000)
     network.input_size = (224, 224)

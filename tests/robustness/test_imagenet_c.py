@@ -12,10 +12,10 @@ from PIL import Image
 from evalkit.data.images import ArrayImages
 from evalkit.errors import EvalkitError
 from evalkit.models import imagenet_classes
-from evalkit.robustness import imagenet_c, layouts
-from evalkit.robustness.config import CORRUPTIONS, SEVERITIES, ImageNetCConfig
+from evalkit.robustness import imagenet_c
+from evalkit.robustness.about.imagenet_c import CORRUPTIONS, SEVERITIES, ImageNetCConfig
 
-from .fakes import CPU, loaded, vit, write_corruptions, write_tree
+from .fakes import CPU, loaded, shrink, vit, write_corruptions, write_tree
 
 IMAGENET = imagenet_classes()
 CLASSES = ["bird", "cat", "dog"]
@@ -157,7 +157,7 @@ def test_predictions_of_every_cell_are_those_of_its_own_files(tmp_path):
 
 @pytest.fixture
 def miniature(monkeypatch):
-    monkeypatch.setattr(layouts, "VAL_PER_CLASS", 1)
+    shrink(monkeypatch, {})
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from timm.data import ImageNetInfo
 
 from evalkit.errors import EvalkitError
 from evalkit.robustness import imagenet_o, layouts
-from evalkit.robustness.config import ImageNetOConfig
+from evalkit.robustness.about.imagenet_o import ImageNetOConfig
 
-from .fakes import CPU, loaded, vit, write_tree
+from .fakes import CPU, loaded, shrink, vit, write_tree
 
 IMAGENET = ImageNetInfo().label_names()
 O = layouts.wnids("imagenet-o")  # noqa: E741
@@ -108,8 +108,7 @@ def test_confidences_that_round_to_one_are_still_ranked():
 
 @pytest.fixture
 def miniature(tmp_path, monkeypatch):
-    monkeypatch.setattr(layouts, "TOTAL", {"imagenet-o": 200})
-    monkeypatch.setattr(layouts, "VAL_PER_CLASS", 1)
+    shrink(monkeypatch, {"imagenet-o": 200})
     write_tree(tmp_path / "imagenet-o", dict.fromkeys(O, 1), side=18)
     write_tree(tmp_path / "val", dict.fromkeys([*O, IMAGENET[0], IMAGENET[5]], 1), side=18, seed=1)
     return tmp_path

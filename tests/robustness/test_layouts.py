@@ -13,7 +13,7 @@ from evalkit.errors import EvalkitError
 from evalkit.robustness import layouts
 from evalkit.robustness.layouts import choose, class_indices, labels_in, open_set, pipeline, spread
 
-from .fakes import loaded, vit, write_tree
+from .fakes import loaded, shrink, vit, write_tree
 
 IMAGENET = ImageNetInfo().label_names()
 A, O = layouts.wnids("imagenet-a"), layouts.wnids("imagenet-o")  # noqa: E741
@@ -37,8 +37,7 @@ def tree_a(tmp_path_factory):
 @pytest.fixture
 def miniature(monkeypatch):
     """The published counts, scaled down to one image per class."""
-    monkeypatch.setattr(layouts, "TOTAL", {"imagenet-a": 200, "imagenet-o": 200})
-    monkeypatch.setattr(layouts, "VAL_PER_CLASS", 1)
+    shrink(monkeypatch, {"imagenet-a": 200, "imagenet-o": 200})
 
 
 def digest(names):
@@ -206,21 +205,19 @@ def test_a_model_of_unknown_classes_is_refused(tree_a):
 
 def test_defaults_are_the_stand_ins_for_a_checkpoint_trained_on_digits_photo():
     stand_in, other = loaded(vit(), ["0"], data="digits-photo"), loaded(vit(), ["0"], data="imagenet")
-    assert [choose(role, None, stand_in) for role in ("imagenet-a", "imagenet-o", "id_data", "occlusion")] == [
-        "digits-a",
-        "digits-o",
-    ] + ["digits-photo"] * 2
+    sets = ("imagenet-a", "imagenet-o", "val")
+    assert [choose(kind, None, stand_in) for kind in sets] == ["digits-a", "digits-o", "digits-photo"]
     assert choose("imagenet-a", "mine", other) == "mine"
     lines = {
-        "imagenet-a": "ImageNet-A folder with --data DIR",
-        "id_data": "ImageNet val folder with --id DIR",
-        "occlusion": "ImageNet val folder with --data",
+        ("imagenet-a", "--data"): "ImageNet-A folder with --data DIR",
+        ("val", "--id"): "ImageNet val folder with --id DIR",
+        ("val", "--data"): "ImageNet val folder with --data",
     }
-    for role, line in lines.items():
+    for (kind, option), line in lines.items():
         with pytest.raises(
             EvalkitError, match=f"not trained on digits-photo, so there is no default data; give the {line}"
         ):
-            choose(role, None, other)
+            choose(kind, None, other, option)
 
 
 # ---- the rest

@@ -1,5 +1,6 @@
 """The runner: records written once and used again, complete and published flags, exit codes, what a person reads."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.report.collect import rows_of, runs_of
 from evalkit.report.tables import summary
-from evalkit.robustness import CONFIGS, PROTOCOLS, run, runner
+from evalkit.robustness import CONFIGS, PROTOCOLS, imagenet_a, run, runner
 
 from .fakes import noise, records, save_checkpoint, write_corruptions, write_tree
 
@@ -62,7 +63,7 @@ def test_a_second_run_uses_the_records_without_a_forward_pass(setup, monkeypatch
         assert run(protocol, [str(checkpoint)], cfg) == 0
     (first,) = records(out)  # the same measurement is recorded once
     assert path.read_bytes() == content and "used again" in capsys.readouterr().out
-    assert (first["protocol"], first["task"], first["complete"], first["published_protocol"]) == (
+    assert (first["protocol"], first["task"], first["complete"], first["published"]) == (
         protocol,
         "robustness",
         True,
@@ -78,9 +79,7 @@ def test_a_second_run_uses_the_records_without_a_forward_pass(setup, monkeypatch
     # another setting that can show: new records
     run(protocol, [str(checkpoint)], options(protocol, keys, other, forward_batch=8))
     assert len(list((out / "records").glob("*.npz"))) == 2
-    monkeypatch.setattr(
-        runner, "PROTOCOLS", {protocol: runner.Protocol(protocol, 99, *list(vars(PROTOCOLS[protocol]).values())[2:])}
-    )
+    monkeypatch.setitem(PROTOCOLS, protocol, dataclasses.replace(PROTOCOLS[protocol], version=99))
     run(protocol, [str(checkpoint)], cfg)  # another version of the protocol as well
     assert len(list((out / "records").glob("*.npz"))) == 3
 
@@ -114,7 +113,7 @@ def test_records_hold_what_the_metrics_need(setup):
     for protocol, record in by_protocol.items():
         with np.load(Path(keys["out"]) / record["records"], allow_pickle=False) as content:
             arrays = dict(content)
-        again = PROTOCOLS[protocol].evaluate(arrays)
+        again = PROTOCOLS[protocol].load().evaluate(arrays)
         assert {k: None if np.isnan(v) else v for k, v in again.metrics.items()} == record[
             "metrics"
         ] and again.n == record["n"] == len(arrays["ids"])
@@ -144,7 +143,7 @@ def test_the_tables_print_the_standard_errors(setup):
     for protocol in ("imagenet-a", "imagenet-o", "occlusion"):
         run(protocol, [str(checkpoint)], options(protocol, keys, other))
     rows = rows_of(runs_of(records(Path(keys["out"]))))
-    ((_, cells),) = summary(rows)[0].rows
+    ((_, cells),) = summary(rows, PROTOCOLS)[0].rows
     # nine images have no RMS calibration error
     assert [cell.spread != "" for cell in cells] == [True] * 3 + [True, False, True] + [True] * 3
     assert cells[4].value == "n/a"
@@ -163,7 +162,7 @@ def test_unreadable_images_are_listed_after_the_pass(setup, capsys, on_error, co
         record["complete"] == complete
         and record["n"] == 7
         and record["data"]["n_skipped"] == 2
-        and not record["published_protocol"]
+        and not record["published"]
     )
     assert "2 images could not be read and were left out" in record["notes"]
     printed = capsys.readouterr().out
@@ -181,12 +180,7 @@ def test_unreadable_images_can_count_as_wrong(setup, capsys):
     (Path(keys["data"]) / "cat" / "cat_0001.JPEG").write_bytes(b"")
     assert run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys, other, on_error="wrong")) == 0
     (record,) = records(Path(keys["out"]))
-    assert (
-        record["complete"]
-        and not record["published_protocol"]
-        and record["n"] == 9
-        and record["data"]["n_skipped"] == 0
-    )
+    assert record["complete"] and not record["published"] and record["n"] == 9 and record["data"]["n_skipped"] == 0
     assert (
         "1 images could not be read and count as wrong" in record["notes"]
         and record["metrics"]["nll"] is None
@@ -282,16 +276,14 @@ def test_a_file_that_would_run_code_is_not_opened(setup, tmp_path):
 
 def test_partial_data_are_exit_code_2_and_say_so(setup, monkeypatch):
     checkpoint, keys, other = setup
-    plan = PROTOCOLS["imagenet-a"].prepare
-    import dataclasses
-
+    plan = imagenet_a.prepare
     partial = dataclasses.replace(
-        PROTOCOLS["imagenet-a"], prepare=lambda *a: dataclasses.replace(plan(*a), complete=False, published=True)
+        imagenet_a.PROTOCOL, prepare=lambda *a: dataclasses.replace(plan(*a), complete=False, published=True)
     )
-    monkeypatch.setattr(runner, "PROTOCOLS", {"imagenet-a": partial})
+    monkeypatch.setattr(imagenet_a, "PROTOCOL", partial)
     assert run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys, other)) == 2
     (record,) = records(Path(keys["out"]))
-    assert not record["complete"] and not record["published_protocol"]
+    assert not record["complete"] and not record["published"]
 
 
 def test_peculiar_images_are_counted(setup):
@@ -394,8 +386,7 @@ def test_the_embedded_stand_ins_are_the_defaults_of_a_digits_photo_checkpoint(tm
         "imagenet-o": "digits-o",
     } | photo
     assert all(
-        "a demonstration, not a benchmark" in " ".join(r["notes"]) and not r["published_protocol"]
-        for r in by_protocol.values()
+        "a demonstration, not a benchmark" in " ".join(r["notes"]) and not r["published"] for r in by_protocol.values()
     )
     assert by_protocol["occlusion"]["config"]["grid"] == 4 and by_protocol["occlusion"]["config"]["saliency"] == "self"
     assert (

@@ -15,9 +15,9 @@ from PIL import Image
 from evalkit.errors import EvalkitError
 from evalkit.models import imagenet_classes
 from evalkit.robustness import PROTOCOLS, imagenet_a, layouts, shifts
-from evalkit.robustness.config import ImageNetRConfig, ImageNetSketchConfig, ImageNetV2Config, ImageNetValConfig
+from evalkit.robustness.about.shifts import ImageNetRConfig, ImageNetSketchConfig, ImageNetV2Config, ImageNetValConfig
 
-from .fakes import CPU, loaded, vit, write_tree
+from .fakes import CPU, loaded, shrink, vit, write_tree
 
 IMAGENET = imagenet_classes()
 R = layouts.wnids("imagenet-r")
@@ -38,10 +38,7 @@ def model(network):
 
 @pytest.fixture(autouse=True)
 def miniature(monkeypatch):
-    monkeypatch.setattr(
-        layouts, "TOTAL", {"imagenet-a": 200, "imagenet-r": 200, "imagenet-sketch": 1000, "imagenet-v2": 1000}
-    )
-    monkeypatch.setattr(layouts, "VAL_PER_CLASS", 1)
+    shrink(monkeypatch, {"imagenet-a": 200, "imagenet-r": 200, "imagenet-sketch": 1000, "imagenet-v2": 1000})
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +56,10 @@ def link_tree(root: Path, folders, pixels, name="a.JPEG"):
 
 
 def collected(protocol, model, cfg):
-    plan = PROTOCOLS[protocol].prepare(model, cfg, CPU)
-    arrays, bad = PROTOCOLS[protocol].collect(model, plan, cfg, CPU)
+    plan = PROTOCOLS[protocol].load().prepare(model, cfg, CPU)
+    arrays, bad = PROTOCOLS[protocol].load().collect(model, plan, cfg, CPU)
     assert bad == []
-    return plan, arrays, PROTOCOLS[protocol].evaluate(arrays)
+    return plan, arrays, PROTOCOLS[protocol].load().evaluate(arrays)
 
 
 # ---- the sets
@@ -309,8 +306,8 @@ def test_unreadable_images_can_count_as_wrong(tmp_path, model):
     for sample in lost:
         (root / sample).write_bytes(b"")
     cfg = ImageNetRConfig(data=str(root), workers=0, on_error="wrong")
-    plan = PROTOCOLS["imagenet-r"].prepare(model, cfg, CPU)
-    arrays, bad = PROTOCOLS["imagenet-r"].collect(model, plan, cfg, CPU)
+    plan = PROTOCOLS["imagenet-r"].load().prepare(model, cfg, CPU)
+    arrays, bad = PROTOCOLS["imagenet-r"].load().collect(model, plan, cfg, CPU)
     assert [b[0] for b in bad] == lost and arrays["readable"].sum() == 198 and len(arrays["ids"]) == 200
     m = imagenet_a.evaluate(arrays).metrics
     z = arrays["logits"][:198, arrays["restrict"]].astype(np.float64)
@@ -330,12 +327,12 @@ def test_unreadable_images_can_count_as_wrong(tmp_path, model):
     assert m["aurra"] == pytest.approx(np.mean(np.cumsum(correct[down]) / np.arange(1, 201)), abs=1e-9)
 
 
-def test_every_kind_of_file_goes_through_as_pillow_converts_it(tmp_path, model, pixels):
+def test_every_kind_of_file_goes_through_as_pillow_converts_it(tmp_path, model, pixels, monkeypatch):
     """Grey, palette, alpha, CMYK, turned by EXIF, one pixel, very wide: the logits are those of the published
     preprocessing of the plain conversion."""
     from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
-    from evalkit.inference import predict
+    from evalkit.inference import Pass, predict
 
     root = link_tree(tmp_path / "imagenet-r", R, pixels)
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
@@ -353,11 +350,11 @@ def test_every_kind_of_file_goes_through_as_pillow_converts_it(tmp_path, model, 
     for name, image in kinds.items():
         image.save(root / R[0] / name)
     rgb.save(root / R[0] / "turned.jpg", exif=exif)
-    layouts.TOTAL["imagenet-r"] = 208
+    shrink(monkeypatch, {"imagenet-r": 208})
     cfg = ImageNetRConfig(data=str(root), workers=0)
     plan, arrays, _ = collected("imagenet-r", model, cfg)
     reference = Compose([Resize(18), CenterCrop(16), PILToTensor()])  # floor(16 * 256 / 224)
-    seen = predict(model.network, plan.sets["data"], lambda image: reference(image), device=CPU, workers=0)
+    seen = predict(model.network, plan.sets["data"], lambda image: reference(image), Pass(CPU, workers=0))
     np.testing.assert_array_equal(arrays["logits"], seen.logits)
     notes = plan.sets["data"].notes
     assert (notes["cmyk_converted"], notes["exif_orientation_ignored"], notes["alpha_dropped"]) == (1, 1, 1)

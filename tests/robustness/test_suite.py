@@ -10,7 +10,8 @@ from PIL import Image
 
 from evalkit import config
 from evalkit.errors import EvalkitError
-from evalkit.robustness import PROTOCOLS, AllConfig, run_all, runner, suite
+from evalkit.robustness import PROTOCOLS, AllConfig, run_all, runner
+from evalkit.robustness.sets import SETS
 
 from .fakes import records, save_checkpoint, write_corruptions, write_tree
 
@@ -32,8 +33,8 @@ def write(root: Path, *names: str) -> Path:
 
 
 def test_every_protocol_is_known_and_its_sets_have_folders():
-    assert set(suite.NEEDS) == set(PROTOCOLS)
-    assert {kind for kinds in suite.NEEDS.values() for kind in kinds.values()} == set(suite.FOLDERS)
+    assert {kind for protocol in PROTOCOLS.values() for kind in protocol.needs.values()} == set(SETS)
+    assert all(protocol.needs for protocol in PROTOCOLS.values())
 
 
 def test_what_is_found_is_run_and_what_is_not_is_said(tmp_path, calls, capsys):
@@ -45,8 +46,8 @@ def test_what_is_found_is_run_and_what_is_not_is_said(tmp_path, calls, capsys):
         "imagenet-sketch",
         "imagenet-v2",
         "fgsm",
-        "pgd",
         "occlusion",
+        "pgd",
     ]
     by_name = dict(calls)
     assert by_name["imagenet-val"].data == by_name["pgd"].data == str(root / "imagenet" / "val") and by_name[
@@ -57,7 +58,7 @@ def test_what_is_found_is_run_and_what_is_not_is_said(tmp_path, calls, capsys):
         and by_name["occlusion"].val_labels == "labels.txt"
     )
     out = capsys.readouterr().out
-    assert "ran: imagenet-val, imagenet-a, imagenet-sketch, imagenet-v2, fgsm, pgd, occlusion" in out
+    assert "ran: imagenet-val, imagenet-a, imagenet-sketch, imagenet-v2, fgsm, occlusion, pgd" in out
     for line in ("imagenet-o (ImageNet-O, ImageNet val:", "imagenet-r (ImageNet-R:", "imagenet-c (ImageNet-C:"):
         assert f"not run: {line} not below {root})" in out
 
@@ -123,11 +124,9 @@ def test_from_the_folders_to_the_records_and_the_report(tmp_path, capsys):
     )
     assert run_all([str(checkpoint)], cfg) == 2
     got = {record["protocol"]: record for record in records(out)}
-    assert set(got) == set(PROTOCOLS) - {"occlusion"} and not any(
-        record["published_protocol"] for record in got.values()
-    )
+    assert set(got) == set(PROTOCOLS) - {"occlusion"} and not any(record["published"] for record in got.values())
     assert "stopped: occlusion: a grid of 14 patches does not divide images of 16 pixels" in capsys.readouterr().out
-    page = Path(build([out], tmp_path / "report")).read_text()
+    page = Path(build([out], tmp_path / "report", PROTOCOLS)).read_text()
     text = (tmp_path / "report" / "report.md").read_text()
     for title in (
         "ImageNet-R",

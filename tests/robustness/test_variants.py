@@ -17,7 +17,7 @@ from evalkit.robustness.masks import Setting, settings
 from evalkit.robustness.saliency import Saliency
 from evalkit.robustness.sweep import sweep
 
-from .fakes import CPU, loaded, noise, records, save_checkpoint, vit, write_tree
+from .fakes import CPU, loaded, noise, records, save_checkpoint, shrink, vit, write_tree
 from .test_occlusion import NATIVE, Recorder, planted
 
 CLASSES = ["bird", "cat", "dog"]
@@ -304,8 +304,7 @@ def published(tmp_path_factory):
     network.input_size = (224, 224)
     data = {"imagenet-a": "imagenet-a", "imagenet-o": "imagenet-o", "occlusion": "val"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layouts, "TOTAL", {"imagenet-a": 200, "imagenet-o": 200})
-        patch.setattr(layouts, "VAL_PER_CLASS", 1)
+        shrink(patch, {"imagenet-a": 200, "imagenet-o": 200})
 
         def no_model(spec, head, *rest):
             return Saliency(lambda x, i: None, {"source": spec, "head": 1 if head == "auto" else head})

@@ -85,37 +85,53 @@ METHODS: dict[str, type[MixMethod]] = {
 }
 
 
+def find(name: str) -> type[MixMethod]:
+    """The class of the method `name`, of METHODS or "module:Class". Raises EvalkitError for any other, naming the
+    closest one."""
+    cls = import_class(name) if ":" in name else METHODS.get(name)
+    if cls is None:
+        raise unknown("mixup", name, METHODS)
+    return cls
+
+
+def arguments(cls: type[MixMethod]) -> dict[str, inspect.Parameter]:
+    """Name -> parameter of everything that the constructor takes. One with **others hands those to the class above,
+    whose arguments are taken too."""
+    found: dict[str, inspect.Parameter] = {}
+    for owner in cls.__mro__:
+        init = vars(owner).get("__init__")
+        if init is None:
+            continue
+        parameters = [p for p in inspect.signature(init).parameters.values() if p.name != "self"]
+        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        found |= {p.name: p for p in named if p.name not in found}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found
+
+
 def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
     """The method `name` (of METHODS, or "module:Class") with the arguments of `preset`, overridden by `kwargs`.
 
     Raises EvalkitError for a name, preset or argument that does not exist, naming the closest one that does; ValueError
     for a wrong value.
     """
-    cls = import_class(name) if ":" in name else METHODS.get(name)
-    if cls is None:
-        raise unknown("mixup", name, METHODS)
+    cls = find(name)
     if preset not in cls.PRESETS:
         raise unknown(f"{name} preset", preset, cls.PRESETS)
-    arguments = {**cls.PRESETS[preset], **kwargs}
-    known = arguments_of(cls)
-    for key in arguments:
+    given = {**cls.PRESETS[preset], **kwargs}
+    known = arguments(cls)
+    for key in given:
         if key not in known:
             raise unknown(f"{name} key", key, [*known, "preset"])
-    try:
-        inspect.signature(cls).bind(**arguments)
-    except TypeError as error:
-        raise EvalkitError(f"{name}: {error}") from error
-    if isinstance(arguments.get("methods"), Sequence):
-        arguments["methods"] = [m if isinstance(m, MixMethod) else from_config(m) for m in arguments["methods"]]
-    if isinstance(arguments.get("method"), str | Mapping):
-        arguments["method"] = from_config(arguments["method"])
-    return cls(**arguments)
-
-
-def arguments_of(cls: type[MixMethod]) -> list[str]:
-    """The names of the arguments that a method's constructor takes."""
-    parameters = inspect.signature(cls).parameters.values()
-    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.kind is not p.VAR_POSITIONAL]
+    missing = [key for key, p in known.items() if p.default is p.empty and key not in given]
+    if missing:
+        raise EvalkitError(f"{name} needs {', '.join(missing)}")
+    if isinstance(given.get("methods"), Sequence):
+        given["methods"] = [m if isinstance(m, MixMethod) else from_config(m) for m in given["methods"]]
+    if isinstance(given.get("method"), str | Mapping):
+        given["method"] = from_config(given["method"])
+    return cls(**given)
 
 
 def from_config(spec: str | Mapping[str, Any]) -> MixMethod:

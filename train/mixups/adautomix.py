@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,12 +65,22 @@ class AdAutoMix(LearnedMix):
         gradient of L_one + L_q;   phi that of L_k, and every `adv_interval` steps of -beta L_k + cos_sign (1 - beta) S
         k <- m k + (1 - m) q, heads included.   k with h_k is evaluated
 
-    Args: `images` n; `beta`; `adv_interval`; `cos_sign` 1 (the code: similarity to the originals is lowered) or -1
-    (raised, as the aim of keeping their meaning asks); x~ of L_q is a blend without masks where lam_1 <= `lam_margin`
-    or 1 - lam_1 < `lam_margin`, or with `port_margin` 1 - lam_1 > `lam_margin`, which nearly always holds (n > 2);
-    `pairing` (for n = 2) and the others as AutoMix. Presets: the code's configurations, "released" for ResNets on
-    CIFAR-100; "openmixup" its port.
+    x~ of L_q is a blend without masks where lam_1 <= `lam_margin` or 1 - lam_1 < `lam_margin`. Presets: the code's
+    configurations, "released" for ResNets on CIFAR-100; "openmixup" its port.
     Draws: lam, partner and lam_k, partner_k, n > 2: lam (n,) and partner, partner_k (n, B); train_block (bool).
+
+    Args:
+        images: n, how many are mixed.
+        alpha: Of Beta(alpha, alpha), which lambdas are drawn from.
+        beta: The weight of L_k in the adversarial steps; 1 - beta is that of S.
+        adv_interval: Every so many steps are adversarial.
+        cos_sign: 1 (the code: similarity to the originals is lowered) or -1 (raised, as the aim of keeping their
+            meaning asks).
+        port_margin: With n > 2, blend where 1 - lam_1 > `lam_margin`, which nearly always holds.
+        lam_embed: Whether lambda is a channel of z.
+        lam_margin: See above.
+
+    The other arguments are those of every learned mix block; `pairing` is for n = 2.
 
     Differs from the paper / the official code in taking the originals' k logits from the pass that gives z, not from
     passes of their own, which also moves k's batch-norm statistics less, and where features overflow, as AutoMix. The
@@ -77,6 +88,16 @@ class AdAutoMix(LearnedMix):
     """
 
     extra_passes = "2 forward of a copy, 1 backward through it, 1 forward + backward (3 images: 2)"
+    bibtex = """
+    @inproceedings{qin2024adautomix,
+      title = {Adversarial {AutoMixup}},
+      author = {Qin, Huafeng and Jin, Xin and Jiang, Yun and El-Yacoubi, Mounim A. and Gao, Xinbo},
+      booktitle = {International Conference on Learning Representations},
+      year = {2024},
+      eprint = {2312.11954},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "cifar": {"images": 3, "beta": 0.3, "lam_embed": False, "momentum_end": 0.999999},
@@ -97,23 +118,11 @@ class AdAutoMix(LearnedMix):
         adv_interval: int = 2,
         cos_sign: int = 1,
         port_margin: bool = False,
-        pairing: str = "perm",
-        feature_layer: str | None = None,
         lam_embed: bool = True,
-        norm: str = "none",
-        upsample: str = "bilinear",
         lam_margin: float = 0.03,
-        switch_off: float = 0.0,
-        momentum: float = 0.999,
-        momentum_end: float = 0.99999,
-        momentum_start: float = 0.1,
-        k_eval_mode: bool = False,
-        block_lr: float | None = None,
-        block_min_lr: float | None = None,
-        block_momentum: float | None = None,
+        **shared: Any,
     ):
-        schedule = (momentum, momentum_end, momentum_start, k_eval_mode, block_lr, block_min_lr, block_momentum)
-        super().__init__(alpha, pairing, feature_layer, norm, upsample, lam_margin, switch_off, *schedule)
+        super().__init__(alpha=alpha, lam_margin=lam_margin, **shared)
         expect(is_whole(images) and images >= 2, "images", "a whole number of at least 2", images)
         expect(alpha > 0, "alpha", "a number larger than 0", alpha)
         expect(is_number(beta) and 0 <= beta <= 1, "beta", "a number from 0 to 1", beta)
@@ -124,6 +133,10 @@ class AdAutoMix(LearnedMix):
         self.images, self.beta, self.adv_interval, self.cos_sign = images, beta, adv_interval, cos_sign
         self.port_margin = flag("port_margin", port_margin)
         self.lam_embed = flag("lam_embed", lam_embed)
+
+    @property
+    def training_passes(self) -> int:
+        return 3 if self.images > 2 else 2
 
     def make_block(self, channels: int) -> nn.Module:
         return GeneratorBlock(channels, self.lam_embed, self.norm)

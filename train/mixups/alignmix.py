@@ -35,6 +35,19 @@ class AlignMix(MixMethod):
 
     family = "feature"
     needs = "a pooled feature map"
+    bibtex = """
+    @inproceedings{venkataramanan2022alignmixup,
+      title = {{AlignMixup}: Improving Representations by Interpolating Aligned Features},
+      author = {Venkataramanan, Shashanka and Kijak, Ewa and Amsaleg, Laurent and Avrithis, Yannis},
+      booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+      year = {2022},
+      eprint = {2103.15375},
+      archivePrefix = {arXiv}
+    }
+    """
+    takes = "cnn"
+    settled = {"layer": 0}
+    exempt = {"logits": "a plan of little entropy spreads equal features"}
     inject_layers = (FEATURES,)
 
     def __init__(

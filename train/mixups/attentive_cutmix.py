@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from evalkit.errors import EvalkitError
 from evalkit.models.network import Network
 
-from .base import Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
+from .base import TEACHER, Context, Mixed, MixMethod, check_pairing, pair, pair_weights, upload
 from .parts.checks import expect, is_whole
 from .parts.teacher import Teacher
 
@@ -31,6 +31,18 @@ class AttentiveCutMix(MixMethod):
     family = "saliency"
     needs = "a pretrained network"
     extra_passes = "1 forward of the teacher"
+    bibtex = """
+    @inproceedings{walawalkar2020attentive,
+      title = {Attentive {CutMix}: An Enhanced Data Augmentation Approach for Deep Learning Based Image
+        Classification},
+      author = {Walawalkar, Devesh and Shen, Zhiqiang and Liu, Zechun and Savvides, Marios},
+      booktitle = {IEEE International Conference on Acoustics, Speech and Signal Processing},
+      year = {2020},
+      eprint = {2003.13048},
+      archivePrefix = {arXiv}
+    }
+    """
+    stand_in = {"teacher": TEACHER}
     PRESETS = {"default": {}}
 
     def __init__(

@@ -23,6 +23,15 @@ class AttentiveMixPlus(AttentiveCutMix):
     the 8.
     """
 
+    bibtex = """
+    @misc{li2022openmixup,
+      title = {{OpenMixup}: A Comprehensive Mixup Benchmark for Visual Classification},
+      author = {Li, Siyuan and Wang, Zedong and Liu, Zicheng and Wu, Di and Tan, Cheng and Li, Stan Z.},
+      year = {2022},
+      eprint = {2209.04851},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "paper": {"beta": 8.0},

@@ -39,6 +39,18 @@ class AugMix(MixMethod):
     family = "augmentation"
     needs = "views from the data loader"
     extra_passes = "2 more images per image"
+    bibtex = """
+    @inproceedings{hendrycks2020augmix,
+      title = {{AugMix}: A Simple Data Processing Method to Improve Robustness and Uncertainty},
+      author = {Hendrycks, Dan and Mu, Norman and Cubuk, Ekin D. and Zoph, Barret and Gilmer, Justin and
+        Lakshminarayanan, Balaji},
+      booktitle = {International Conference on Learning Representations},
+      year = {2020},
+      eprint = {1912.02781},
+      archivePrefix = {arXiv}
+    }
+    """
+    exempt = {"alone": "rows are views", "itself": "rows are views"}
     PRESETS = {
         "default": {},
         "imagenet": {"severity": 1.0},

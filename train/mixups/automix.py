@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,81 +33,40 @@ class Pending:
     one: Mixed | None  # what the head for clean images sees, if not the images
 
 
-class AutoMix(LearnedMix):
-    """AutoMix (Liu et al., ECCV 2022, arXiv:2103.13027, section 3 and algorithm 1).
+class MaskedMix(LearnedMix):
+    """The losses of AutoMix for any mix block of two images.
 
-        z = k's features of x in the middle;  m = sigmoid(up(phi(z, z_pi, lam))), the partner's share;   x~(lam, pi) =
-        (1 - m) x + m x_pi L_one = L(h_q(q(x)), s(y)),   L_q = L(H_q(q(x~)), t), phi not trained,   t_i = lam s(y_i) +
-        (1 - lam) s(y_pi(i)) L_k = L(H_k(k(x~')), t') with lambda' and pi' of its own,   L_lam = gamma max(|1 - mean(m')
-        - lam'| - mask_margin, 0) q, its heads and phi follow the gradient of L_one + L_q + L_k + L_lam;   k <- m k + (1
-        - m) q, heads included.  k with h_k is evaluated
-
-    H is a second head for mixed images. L_one and L_q train q, L_k and L_lam train only the mix block phi. Args:
-    `alpha`, `pairing`; `feature_layer` of z, by default the last stage but one (ResNet, PVT, ConvNeXt), the middle
-    block (ViT) or the last patch merging (Swin); `lam_embed` lambda as a channel of z, `norm` after phi's projection
-    ("none", "bn", "ln"), `upsample` "nearest" or "bilinear"; `mask_loss_weight` gamma, which falls to 0 with
-    `mask_loss_schedule` "cosine", or "compounding" (the code: each step multiplies what the last one left by the
-    cosine's factor, and hardly anything is left after a twentieth of the training); `mask_margin`; `lam_margin` below
-    which x~ of L_q is a blend; `mask_adjust` probability of scaling L_q's masks to a mean of lambda (of lambda' with
-    `adjust_to_k`, as the code); `switch_off` probability of computing L_k (0: always); `momentum` up to
-    `momentum_start` of the run, then rising to `momentum_end`; `head_one_mix` trains h_q on Mixup and CutMix images;
-    `k_eval_mode` for k; `block_lr`, `block_min_lr`, `block_momentum`: phi's learning rate, its end and SGD's momentum,
-    by default the recipe's. Draws: lam, partner; lam_k, partner_k of L_k; adjust, train_block (bools); one (a dict: the
-    draws of `head_one_mix`).
-
-    Differs from the paper / the official code in the schedule of gamma (see above), in the scaling of masks, there to
-    the wrong lambda, in phi's batch norm, whose statistics are always the batch's, and where features overflow: the
-    code replaces a mask that is not a number, here the loss shows it and the run stops. The code shows q the clean
-    images before the mixed ones and updates its batch-norm statistics by both, here the mixed ones come first and the
-    clean ones' statistics count; only `k_eval_mode` reads them.
+    Args:
+        mask_loss_weight: gamma, the weight of L_lam.
+        mask_loss_schedule: How gamma falls to 0: "cosine", "compounding" (as the code: each step multiplies what the
+            last one left by the cosine's factor, and hardly anything is left after a twentieth of the training) or
+            "constant" (not at all).
+        mask_margin: How far a mask's mean may be from lambda without a penalty.
+        mask_adjust: Probability of scaling L_q's masks to a mean of lambda.
+        adjust_to_k: To a mean of lambda', as the code.
+        head_one_mix: h_q is trained on Mixup and CutMix images.
     """
 
     extra_passes = "2 forward of a copy, 1 backward through it, 1 forward + backward"
-    PRESETS = {
-        "default": {},
-        "cifar": {"lam_embed": False, "mask_loss_schedule": "constant", "momentum_end": 0.999999},
-        "cifar_vit": {"switch_off": 1.0, "momentum_end": 0.99996, "momentum_start": 0.25},
-        "convnext": {"switch_off": 0.8, "momentum_end": 0.99996, "momentum_start": 0.25},
-        "vit": {"switch_off": 0.8, "momentum_start": 0.25},
-    }
 
     def __init__(
         self,
-        alpha: float = 2.0,
-        pairing: str = "perm",
-        feature_layer: str | None = None,
-        lam_embed: bool = True,
-        norm: str = "none",
-        upsample: str = "nearest",
         mask_loss_weight: float = 0.1,
         mask_loss_schedule: str = "cosine",
         mask_margin: float = 0.1,
-        lam_margin: float = 0.08,
         mask_adjust: float = 0.0,
         adjust_to_k: bool = False,
-        switch_off: float = 0.0,
-        momentum: float = 0.999,
-        momentum_end: float = 0.99999,
-        momentum_start: float = 0.1,
         head_one_mix: bool = False,
-        k_eval_mode: bool = False,
-        block_lr: float | None = None,
-        block_min_lr: float | None = None,
-        block_momentum: float | None = None,
+        **shared: Any,
     ):
-        schedule = (momentum, momentum_end, momentum_start, k_eval_mode, block_lr, block_min_lr, block_momentum)
-        super().__init__(alpha, pairing, feature_layer, norm, upsample, lam_margin, switch_off, *schedule)
+        super().__init__(**shared)
         for name, value in (("mask_loss_weight", mask_loss_weight), ("mask_margin", mask_margin)):
             expect(is_number(value) and value >= 0, name, "a number of at least 0", value)
         expect(is_number(mask_adjust) and 0 <= mask_adjust <= 1, "mask_adjust", "a number from 0 to 1", mask_adjust)
-        self.lam_embed = flag("lam_embed", lam_embed)
         self.mask_loss_weight, self.mask_margin = mask_loss_weight, mask_margin
         self.mask_loss_schedule = one_of("mask_loss_schedule", mask_loss_schedule, SCHEDULES)
         self.mask_adjust, self.adjust_to_k = mask_adjust, flag("adjust_to_k", adjust_to_k)
         self.one = Choice([Mixup(0.8), CutMix(1.0)]) if flag("head_one_mix", head_one_mix) else None
-
-    def make_block(self, channels: int) -> nn.Module:
-        return MixBlock(channels, self.lam_embed, self.norm)
 
     def draw_keep(self, ctx: Context, z: Tensor, name: str) -> Tensor | None:
         """The mix block's dropout mask; none here."""
@@ -162,6 +122,58 @@ class AutoMix(LearnedMix):
             own, state.lam
         )
         return terms
+
+
+class AutoMix(MaskedMix):
+    """AutoMix (Liu et al., ECCV 2022, arXiv:2103.13027, section 3 and algorithm 1).
+
+        z = k's features of x in the middle;  m = sigmoid(up(phi(z, z_pi, lam))), the partner's share;   x~(lam, pi) =
+        (1 - m) x + m x_pi L_one = L(h_q(q(x)), s(y)),   L_q = L(H_q(q(x~)), t), phi not trained,   t_i = lam s(y_i) +
+        (1 - lam) s(y_pi(i)) L_k = L(H_k(k(x~')), t') with lambda' and pi' of its own,   L_lam = gamma max(|1 - mean(m')
+        - lam'| - mask_margin, 0) q, its heads and phi follow the gradient of L_one + L_q + L_k + L_lam;   k <- m k + (1
+        - m) q, heads included.  k with h_k is evaluated
+
+    H is a second head for mixed images. L_one and L_q train q, L_k and L_lam train only the mix block phi. Draws: lam,
+    partner; lam_k, partner_k of L_k; adjust, train_block (bools); one (a dict: the draws of `head_one_mix`).
+
+    Args:
+        lam_embed: Whether lambda is a channel of z.
+        upsample: How masks are brought to the size of images: "nearest" or "bilinear".
+
+    The other arguments are those of every learned mix block of two images.
+
+    Differs from the paper / the official code in the schedule of gamma (see `mask_loss_schedule`), in the scaling of
+    masks, there to the wrong lambda, in phi's batch norm, whose statistics are always the batch's, and where features
+    overflow: the code replaces a mask that is not a number, here the loss shows it and the run stops. The code shows q
+    the clean images before the mixed ones and updates its batch-norm statistics by both, here the mixed ones come first
+    and the clean ones' statistics count; only `k_eval_mode` reads them.
+    """
+
+    bibtex = """
+    @inproceedings{liu2022automix,
+      title = {{AutoMix}: Unveiling the Power of Mixup for Stronger Classifiers},
+      author = {Liu, Zicheng and Li, Siyuan and Wu, Di and Liu, Zihan and Chen, Zhiyuan and Wu, Lirong and Li,
+        Stan Z.},
+      booktitle = {European Conference on Computer Vision},
+      year = {2022},
+      eprint = {2103.13027},
+      archivePrefix = {arXiv}
+    }
+    """
+    PRESETS = {
+        "default": {},
+        "cifar": {"lam_embed": False, "mask_loss_schedule": "constant", "momentum_end": 0.999999},
+        "cifar_vit": {"switch_off": 1.0, "momentum_end": 0.99996, "momentum_start": 0.25},
+        "convnext": {"switch_off": 0.8, "momentum_end": 0.99996, "momentum_start": 0.25},
+        "vit": {"switch_off": 0.8, "momentum_start": 0.25},
+    }
+
+    def __init__(self, lam_embed: bool = True, upsample: str = "nearest", **shared: Any):
+        super().__init__(upsample=upsample, **shared)
+        self.lam_embed = flag("lam_embed", lam_embed)
+
+    def make_block(self, channels: int) -> nn.Module:
+        return MixBlock(channels, self.lam_embed, self.norm)
 
 
 def scaled_to(own: Tensor, lam: float) -> Tensor:

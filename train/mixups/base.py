@@ -3,7 +3,7 @@ pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -100,34 +100,55 @@ class Mixed:
             object.__setattr__(self, "mask", self.mask.expand(len(self.x), -1, -1, -1))
 
 
+TEACHER = "a frozen network with random weights"  # in `MixMethod.stand_in`: one is put in its place
+# What every method does unless its `exempt` says why not; tests/contract forces all methods through these.
+PROPERTIES = {
+    "oblong": "takes images that are not square",
+    "blend": "x~ = M x + (1 - M) x_pi for its mask M",
+    "alone": "an image without another one stays as it is",
+    "itself": "a batch of one and the same image stays as it is",
+    "logits": "and so do the network's logits for it",
+    "draws": "other draws give another batch",
+    "renaming": "labels under other names give the same loss",
+}
+
+
 class MixMethod(nn.Module):
     """Base of every method. Only `mix` must be written; most methods own no parameters.
 
-    Class attributes say what a method asks of the network: `attention` (class attention of the mixed batch in `out`:
-    True for the last block, an integer d for block d, "rollout" for `out.rollout` through all blocks), `features`
-    (token features of the same forward pass), `inject_layers` (layers whose output `Mixed.inject` may change).
-    `loader_extras` are made of each training image in the data loader (its `info` says which "id" and "view" it is, see
-    evalkit.data.loading) and arrive stacked in `Context.extras`. For readers: `family`, `needs` (of the network or
-    loader) and `extra_passes` of the default preset, besides the training pass; `waits` says why `mix` or `loss` must
-    wait for the device, where it must: all others only upload. `row_sum` is what the label weights of a mixed sample
-    add up to, which is checked the first time. `PRESETS` maps preset names to constructor arguments; it
-    always holds "default".
-    """
+    A method describes itself by class attributes, which commands, documentation and tests read; see the comments."""
 
+    # For readers. `extra_passes` of the default preset, besides the training pass; `bibtex` of the paper.
     family: str = "own"
-    needs: str = ""
+    needs: str = ""  # of the network or the loader
     extra_passes: str = "none"
-    waits: str = ""
-    attention: bool | int | str = False
-    features: bool = False
-    inject_layers: Sequence[str] = ()
+    bibtex: str = ""
+    # preset -> constructor arguments; "default" is always there
+    PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
+
+    # What is asked of the network in the training pass.
+    attention: bool | int | str = False  # class attention in `out`: True the last block's, d block d's, "rollout" all
+    features: bool = False  # token features in `out`
+    inject_layers: Sequence[str] = ()  # layers whose output `Mixed.inject` may change
+    takes: Literal["any", "vit", "cnn"] = "any"  # the only kind of network it works with
+    training_passes: int = 1  # of the trained network in a step
+
+    # How it runs. `loader_extras` are made of each training image in the data loader (its `info` says which "id" and
+    # "view" it is, see evalkit.data.loading) and arrive stacked in `Context.extras`.
+    loader_extras: Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]] = {}
+    waits: str = ""  # why `mix` or `loss` must wait for the device; all others only upload
     # each loss reaches every parameter of the method, so that several processes need not look for unused ones
     uses_all_parameters = False
-    # a draw decides how many forward passes a batch takes in training mode
-    skips_passes: bool = False
-    row_sum: float | None = 1.0  # what the label weights of a mixed sample add up to; None: anything at all
-    loader_extras: Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]] = {}
-    PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
+    skips_passes: bool = False  # a draw decides how many forward passes a batch takes in training mode
+    # what the label weights of a mixed sample add up to, which is checked the first time; None: anything at all
+    row_sum: float | None = 1.0
+
+    # How it is shown and tested without what training would give it.
+    stand_in: Mapping[str, Any] = {}  # arguments in place of a trained teacher; TEACHER becomes a small random network
+    settled: Mapping[str, Any] = {}  # draws that are the same in all its pictures; layer 0 mixes the image
+    asks: Sequence[str] = ()  # attributes that pass images through networks of its own, such as "encoder.look"
+    small: Mapping[str, Any] = {}  # arguments for images of 16 pixels
+    exempt: Mapping[str, str] = {}  # of PROPERTIES those that it lacks, and why
 
     def setup(self, net: Network) -> None:
         """Called once with the `Network`, before optimizer, DDP and compile."""

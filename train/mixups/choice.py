@@ -33,6 +33,17 @@ class Choice(MixMethod):
     family = "switch"
     needs = "what its branches need"
     extra_passes = "those of its branches"
+    bibtex = r"""
+    @inproceedings{touvron2021deit,
+      title = {Training Data-Efficient Image Transformers \& Distillation through Attention},
+      author = {Touvron, Hugo and Cord, Matthieu and Douze, Matthijs and Massa, Francisco and Sablayrolles,
+        Alexandre and J{\'e}gou, Herv{\'e}},
+      booktitle = {International Conference on Machine Learning},
+      year = {2021},
+      eprint = {2012.12877},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {"methods": [MIXUP, CUTMIX]},
         "mixpro": {"methods": ["mixpro", MIXUP, CUTMIX], "probs": [0.5, 0.25, 0.25]},

@@ -46,6 +46,17 @@ class CoMixup(SaliencyMethod):
     """
 
     extra_passes = "1 forward + backward, 1 forward of the clean batch"
+    bibtex = """
+    @inproceedings{kim2021comixup,
+      title = {{Co-Mixup}: Saliency Guided Joint Mixup with Supermodular Diversity},
+      author = {Kim, Jang-Hyun and Choo, Wonho and Jeong, Hosan and Song, Hyun Oh},
+      booktitle = {International Conference on Learning Representations},
+      year = {2021},
+      eprint = {2102.03065},
+      archivePrefix = {arXiv}
+    }
+    """
+    exempt = {"oblong": "its grids divide square images only, as the paper's"}
     PRESETS = {
         "default": {},
         "imagenet": {"alpha": 1.0, "part": 16, "iterations": 3, "peak_stride": 8, "threshold_first": True},

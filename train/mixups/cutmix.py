@@ -24,6 +24,17 @@ class CutMix(MixMethod):
     """
 
     family = "hand-crafted"
+    bibtex = """
+    @inproceedings{yun2019cutmix,
+      title = {{CutMix}: Regularization Strategy to Train Strong Classifiers with Localizable Features},
+      author = {Yun, Sangdoo and Han, Dongyoon and Oh, Seong Joon and Chun, Sanghyuk and Choe, Junsuk and Yoo,
+        Youngjoon},
+      booktitle = {IEEE/CVF International Conference on Computer Vision},
+      year = {2019},
+      eprint = {1905.04899},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "openmixup": {"pairing": "derange"},

@@ -35,6 +35,16 @@ class FMix(MixMethod):
     """
 
     family = "hand-crafted"
+    bibtex = r"""
+    @misc{harris2020fmix,
+      title = {{FMix}: Enhancing Mixed Sample Data Augmentation},
+      author = {Harris, Ethan and Marcu, Antonia and Painter, Matthew and Niranjan, Mahesan and
+        Pr{\"u}gel-Bennett, Adam and Hare, Jonathon},
+      year = {2020},
+      eprint = {2002.12047},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "openmixup": {"lam": "sampled", "pairing": "derange"},

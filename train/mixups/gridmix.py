@@ -34,6 +34,15 @@ class GridMix(MixMethod):
     """
 
     family = "hand-crafted"
+    bibtex = """
+    @article{baek2021gridmix,
+      title = {{GridMix}: Strong Regularization through Local Context Mapping},
+      author = {Baek, Kyungjune and Bang, Duhyeon and Shim, Hyunjung},
+      journal = {Pattern Recognition},
+      year = {2021},
+      volume = {109}
+    }
+    """
     PRESETS = {
         "default": {},
         "released": {"alpha": (0.1, 0.9), "holes": 20, "area": 1.0, "aspect": 1.0},

@@ -28,6 +28,17 @@ class GuidedMixup(SaliencyMethod):
     one more forward pass if clean_lam > 0.
     """
 
+    bibtex = """
+    @inproceedings{kang2023guidedmixup,
+      title = {{GuidedMixup}: An Efficient Mixup Strategy Guided by Saliency Maps},
+      author = {Kang, Minsoo and Kim, Suhyun},
+      booktitle = {AAAI Conference on Artificial Intelligence},
+      year = {2023},
+      eprint = {2306.16612},
+      archivePrefix = {arXiv}
+    }
+    """
+    exempt = {"draws": "the images decide"}
     PRESETS = {
         "default": {},
         "released": {"saliency_training": True},

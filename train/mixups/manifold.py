@@ -38,6 +38,18 @@ class ManifoldMixup(MixMethod):
 
     family = "feature"
     needs = "layers that give one tensor"
+    bibtex = """
+    @inproceedings{verma2019manifold,
+      title = {Manifold Mixup: Better Representations by Interpolating Hidden States},
+      author = {Verma, Vikas and Lamb, Alex and Beckham, Christopher and Najafi, Amir and Mitliagkas, Ioannis
+        and Lopez-Paz, David and Bengio, Yoshua},
+      booktitle = {International Conference on Machine Learning},
+      year = {2019},
+      eprint = {1806.05236},
+      archivePrefix = {arXiv}
+    }
+    """
+    settled = {"layer": 0}
 
     def __init__(self, alpha: float = 2.0, layers: Sequence[str] | None = None, pairing: str = "perm"):
         super().__init__()

@@ -38,6 +38,17 @@ class MergeMix(MixMethod):
     family = "attention"
     needs = "a plain ViT"
     extra_passes = "1 forward, 1 forward and backward"
+    bibtex = """
+    @misc{jin2025mergemix,
+      title = {{MergeMix}: A Unified Augmentation Paradigm for Visual and Multi-Modal Understanding},
+      author = {Jin, Xin and Li, Siyuan and Jian, Siyong and Yu, Kai and Wang, Huan},
+      year = {2025},
+      eprint = {2510.23479},
+      archivePrefix = {arXiv}
+    }
+    """
+    takes = "vit"
+    training_passes = 2
     PRESETS = {
         "default": {},
         "cifar": {"merged": 0.5, "resample": True},

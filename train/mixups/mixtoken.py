@@ -37,6 +37,19 @@ class MixToken(MixMethod):
     family = "feature"
     needs = "patch embeddings"
     inject_layers = (LAYER,)
+    bibtex = """
+    @inproceedings{jiang2021tokens,
+      title = {All Tokens Matter: Token Labeling for Training Better Vision Transformers},
+      author = {Jiang, Zihang and Hou, Qibin and Yuan, Li and Zhou, Daquan and Shi, Yujun and Jin, Xiaojie and
+        Wang, Anran and Feng, Jiashi},
+      booktitle = {Advances in Neural Information Processing Systems},
+      year = {2021},
+      eprint = {2104.10858},
+      archivePrefix = {arXiv}
+    }
+    """
+    takes = "vit"
+    exempt = {"blend": "mixes patch embeddings"}
     PRESETS = {
         "default": {},
         "paper": {"dense_weight": 0.5},

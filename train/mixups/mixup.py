@@ -22,6 +22,16 @@ class Mixup(MixMethod):
     """
 
     family = "hand-crafted"
+    bibtex = """
+    @inproceedings{zhang2018mixup,
+      title = {mixup: Beyond Empirical Risk Minimization},
+      author = {Zhang, Hongyi and Cisse, Moustapha and Dauphin, Yann N. and Lopez-Paz, David},
+      booktitle = {International Conference on Learning Representations},
+      year = {2018},
+      eprint = {1710.09412},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "timm": {"pairing": "flip"},

@@ -34,6 +34,16 @@ class PatchMix(MixMethod):
     """
 
     family = "hand-crafted"
+    bibtex = """
+    @inproceedings{cascantebonilla2021evolving,
+      title = {Evolving Image Compositions for Feature Representation Learning},
+      author = {Cascante-Bonilla, Paola and Sekhon, Arshdeep and Qi, Yanjun and Ordonez, Vicente},
+      booktitle = {British Machine Vision Conference},
+      year = {2021},
+      eprint = {2106.09011},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "paper": {"patch_loss": 1.0},

@@ -45,6 +45,18 @@ class PuzzleMix(SaliencyMethod):
     leaving out the adversarial variant.
     """
 
+    bibtex = """
+    @inproceedings{kim2020puzzlemix,
+      title = {Puzzle Mix: Exploiting Saliency and Local Statistics for Optimal Mixup},
+      author = {Kim, Jang-Hyun and Choo, Wonho and Song, Hyun Oh},
+      booktitle = {International Conference on Machine Learning},
+      year = {2020},
+      eprint = {2009.06962},
+      archivePrefix = {arXiv}
+    }
+    """
+    settled = {"grid": 8}
+    exempt = {"oblong": "its grids divide square images only, as the paper's", "blend": "moves blocks"}
     PRESETS = {
         "default": {},
         "paper": {"grids": (2, 4, 8, 16), "t_size": 4},

@@ -33,6 +33,16 @@ class ResizeMix(MixMethod):
     """
 
     family = "hand-crafted"
+    bibtex = """
+    @misc{qin2020resizemix,
+      title = {{ResizeMix}: Mixing Data with Preserved Object Information and True Labels},
+      author = {Qin, Jie and Fang, Jiemin and Zhang, Qian and Liu, Wenyu and Wang, Xingang and Wang, Xinggang},
+      year = {2020},
+      eprint = {2012.11101},
+      archivePrefix = {arXiv}
+    }
+    """
+    exempt = {"blend": "shows the partner shrunk", "itself": "shows the partner shrunk"}
     PRESETS = {
         "default": {},
         "openmixup": {"alpha": 1.0, "box": "clipped"},

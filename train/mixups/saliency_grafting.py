@@ -31,6 +31,16 @@ class SaliencyGrafting(MixMethod):
 
     family = "saliency"
     extra_passes = "1 forward"
+    bibtex = """
+    @inproceedings{park2022grafting,
+      title = {Saliency Grafting: Innocuous Attribution-Guided Mixup with Calibrated Label Mixing},
+      author = {Park, Joonhyung and Yang, June Yong and Shin, Jinwoo and Hwang, Sung Ju and Yang, Eunho},
+      booktitle = {AAAI Conference on Artificial Intelligence},
+      year = {2022},
+      eprint = {2112.08796},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {"default": {}}
 
     def __init__(self, alpha: float = 1.0, grid: int = 7, temperature: float = 0.2, pairing: str = "perm"):

@@ -29,6 +29,17 @@ class SaliencyMix(MixMethod):
     """
 
     family = "saliency"
+    bibtex = """
+    @inproceedings{uddin2021saliencymix,
+      title = {{SaliencyMix}: A Saliency Guided Data Augmentation Strategy for Better Regularization},
+      author = {Uddin, A. F. M. Shahab and Monira, Mst. Sirazam and Shin, Wheemyung and Chung, TaeChoong and
+        Bae, Sung-Ho},
+      booktitle = {International Conference on Learning Representations},
+      year = {2021},
+      eprint = {2006.01791},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "paper": {"per_sample": True},

@@ -33,6 +33,19 @@ class SMMix(MixMethod):
 
     family = "attention"
     needs = "patches that attend to patches"
+    bibtex = """
+    @inproceedings{chen2023smmix,
+      title = {{SMMix}: Self-Motivated Image Mixing for Vision Transformers},
+      author = {Chen, Mengzhao and Lin, Mingbao and Lin, Zhihang and Zhang, Yuxin and Chao, Fei and Ji,
+        Rongrong},
+      booktitle = {IEEE/CVF International Conference on Computer Vision},
+      year = {2023},
+      eprint = {2212.12977},
+      archivePrefix = {arXiv}
+    }
+    """
+    takes = "vit"
+    exempt = {"blend": "moves a window", "itself": "moves a window", "renaming": "also the clean pass's"}
     extra_passes = "1 forward"
     features = True
 

@@ -31,6 +31,14 @@ class SmoothMix(MixMethod):
     """
 
     family = "hand-crafted"
+    bibtex = """
+    @inproceedings{lee2020smoothmix,
+      title = {{SmoothMix}: A Simple Yet Effective Data Augmentation to Train Robust Classifiers},
+      author = {Lee, Jin-Ha and Zaheer, Muhammad Zaigham and Astrid, Marcella and Lee, Seung-Ik},
+      booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition Workshops},
+      year = {2020}
+    }
+    """
     PRESETS = {
         "default": {},
         "openmixup": {"swap_labels": True},

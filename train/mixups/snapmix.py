@@ -37,6 +37,18 @@ class SnapMix(MixMethod):
     row_sum = None  # each label by the share of its own saliency that is seen
     needs = "class activation maps"
     extra_passes = "1 forward"
+    bibtex = """
+    @inproceedings{huang2021snapmix,
+      title = {{SnapMix}: Semantically Proportional Mixing for Augmenting Fine-grained Data},
+      author = {Huang, Shaoli and Wang, Xinchao and Tao, Dacheng},
+      booktitle = {AAAI Conference on Artificial Intelligence},
+      year = {2021},
+      eprint = {2012.04846},
+      archivePrefix = {arXiv}
+    }
+    """
+    takes = "cnn"
+    exempt = {"blend": "resizes a box", "itself": "resizes a box"}
     PRESETS = {
         "default": {},
         "released": {"same_label": "official"},

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from evalkit.errors import EvalkitError
 from evalkit.models.network import Network, Output
 
-from .base import Context, Mixed, MixMethod, laid_out_like, upload
+from .base import TEACHER, Context, Mixed, MixMethod, laid_out_like, upload
 from .parts.checks import expect, is_number, is_whole, one_of
 from .parts.saliency import correlate, gaussian
 from .parts.teacher import Teacher
@@ -42,6 +42,19 @@ class SuperMix(MixMethod):
     needs = "a teacher of the same classes"
     extra_passes = "up to 51 forward + backward of the teacher"
     waits = "asks whether its masks succeed"
+    bibtex = """
+    @inproceedings{dabouei2021supermix,
+      title = {{SuperMix}: Supervising the Mixing Data Augmentation},
+      author = {Dabouei, Ali and Soleymani, Sobhan and Taherkhani, Fariborz and Nasrabadi, Nasser M.},
+      booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+      year = {2021},
+      eprint = {2003.05034},
+      archivePrefix = {arXiv}
+    }
+    """
+    stand_in = {"teacher": TEACHER}
+    small = {"width": 4, "iterations": 10}
+    exempt = {"renaming": "the teacher's"}
     PRESETS = {
         "default": {},
         "released_cifar": {"width": 8, "sigma": 1.0},

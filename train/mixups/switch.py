@@ -36,6 +36,17 @@ class Switch(MixMethod):
     """
 
     family = "hand-crafted"
+    bibtex = r"""
+    @inproceedings{touvron2021deit,
+      title = {Training Data-Efficient Image Transformers \& Distillation through Attention},
+      author = {Touvron, Hugo and Cord, Matthieu and Douze, Matthijs and Massa, Francisco and Sablayrolles,
+        Alexandre and J{\'e}gou, Herv{\'e}},
+      booktitle = {International Conference on Machine Learning},
+      year = {2021},
+      eprint = {2012.12877},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "rsb": {"mixup_alpha": 0.1},

@@ -30,6 +30,16 @@ class TLAlign(MixMethod):
     family = "attention"
     needs = "attention of all blocks"
     attention = "rollout"
+    bibtex = """
+    @inproceedings{xiao2023tlalign,
+      title = {Token-Label Alignment for Vision Transformers},
+      author = {Xiao, Han and Zheng, Wenzhao and Zhu, Zheng and Zhou, Jie and Lu, Jiwen},
+      booktitle = {IEEE/CVF International Conference on Computer Vision},
+      year = {2023},
+      eprint = {2210.06455},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {"default": {}}
 
     def __init__(self, alpha: float = 1.0, pairing: str = "flip"):

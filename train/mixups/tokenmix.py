@@ -47,8 +47,23 @@ class TokenMix(MixMethod):
     """
 
     family = "attention"
+    row_sum = None  # the share of either image's own attention that is seen
     needs = "a teacher of the same classes"
     extra_passes = "1 forward of the teacher"
+    bibtex = """
+    @inproceedings{liu2022tokenmix,
+      title = {{TokenMix}: Rethinking Image Mixing for Data Augmentation in Vision Transformers},
+      author = {Liu, Jihao and Liu, Boxiao and Zhou, Hang and Li, Hongsheng and Liu, Yu},
+      booktitle = {European Conference on Computer Vision},
+      year = {2022},
+      eprint = {2207.08409},
+      archivePrefix = {arXiv}
+    }
+    """
+    stand_in = {"teacher": "self"}
+    small = {"cell": 4}
+    row_sum = None  # the shares of two maps
+    exempt = {"renaming": "weighed by the teacher"}
     PRESETS = {
         "default": {},
         "released": {"teacher": "offline", "clamp": False},

@@ -32,6 +32,16 @@ class TransMix(MixMethod):
 
     family = "attention"
     needs = "class attention"
+    bibtex = """
+    @inproceedings{chen2022transmix,
+      title = {{TransMix}: Attend to Mix for Vision Transformers},
+      author = {Chen, Jie-Neng and Sun, Shuyang and He, Ju and Torr, Philip and Yuille, Alan and Bai, Song},
+      booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+      year = {2022},
+      eprint = {2111.09833},
+      archivePrefix = {arXiv}
+    }
+    """
     PRESETS = {
         "default": {},
         "aligned": {"aligned": True},
@@ -58,7 +68,6 @@ class TransMix(MixMethod):
         self.edge = one_of("edge", edge, EDGES)
         self.attn_ratio = attn_ratio
         self.normalize_attn = flag("normalize_attn", normalize_attn)
-        self.row_sum = 1.0 if normalize_attn or attn_ratio == 0 else None  # class attention need not add up to 1
         self.mask_down = one_of("mask_down", mask_down, MASK_DOWN)
         self.attention = block_depth(attn_depth)
         self.rollout_residual = flag("rollout_residual", rollout_residual)

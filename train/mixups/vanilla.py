@@ -15,6 +15,15 @@ class Vanilla(MixMethod):
     """
 
     family = "none"
+    bibtex = """
+    @inproceedings{vapnik1991principles,
+      title = {Principles of Risk Minimization for Learning Theory},
+      author = {Vapnik, Vladimir},
+      booktitle = {Advances in Neural Information Processing Systems},
+      year = {1991}
+    }
+    """
+    exempt = {"draws": "mixes nothing"}
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         return Mixed(x, torch.eye(len(x), device=x.device))

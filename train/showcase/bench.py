@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
-from evalkit.errors import EvalkitError
 from evalkit.runtime import derive_rng
 
 from ..mixups import Context
@@ -24,13 +25,12 @@ def bench(
     """(name, median ms per batch, ratio to the median of cloning the batch), "clone" first.
 
     Default presets on float32 images (batch, 3, size, size). Timed are `mix` and the label shares. Networks answer at
-    once, so passes through them are not timed, nor what alignmix and mixtoken do within one. In each of the `repeats`
-    every method has its turn, with draws of its own, right after a clone, so that both see the same moods of the
-    machine; the ratio is to the median of all clones. Every timed call begins with the freed memory handed back to the
-    system, as in a new process; see `release_memory`. Raises EvalkitError if there is no method.
+    once, so passes through them are not timed, nor what alignmix and mixtoken do within one; but supermix finds its
+    masks by passes of a teacher, here a small one. In each of the `repeats` every method has its turn, with draws of
+    its own, right after a clone, so that both see the same moods of the machine; the ratio is to the median of all
+    clones. Every timed call begins with the freed memory handed back to the system, as in a new process; see
+    `release_memory`.
     """
-    if not names:
-        raise EvalkitError("no method is left to time; name others")
     x = torch.from_numpy(derive_rng("bench").standard_normal((batch, 3, size, size), dtype=np.float32)).to(device)
     y = torch.arange(batch, device=device) % CLASSES
     vit = stand_in.network(size, CLASSES, patch=16 if size >= 64 else 4).to(device)
@@ -38,20 +38,20 @@ def bench(
     methods = {name: stand_in.method(name, own) for name, own in nets.items()}
     for own in dict.fromkeys(nets.values()):
         stand_in.answer_at_once(own, [methods[name] for name in names if nets[name] is own], x)
-    views = torch.rand(batch, 2, 3, size, size, device=device) if "augmix" in names else None
 
     def mixer(name: str) -> Callable[[int], object]:
         method, net = methods[name], nets[name]
+        extras = {extra: views(make, batch, size, device) for extra, make in method.loader_extras.items()}
+        # those that mix inside the network do it during the pass
+        draws = {"layer": 0} if "layer" in method.settled else None
 
         def run(repeat: int) -> object:
-            extras = {"views": views} if method.loader_extras else {}
-            # the image: in the network they mix during the pass
-            draws = {"layer": 0} if name in ("alignmix", "manifold") else None
             ctx = Context.simple(
                 CLASSES, derive_rng("bench", name, repeat), extras=extras, mean=net.mean, std=net.std, draws=draws
             )
-            mixed = method.mix(ctx, x, y, net)
-            return method.relabel(ctx, mixed, y, net(mixed.x))
+            picked = method.pick(ctx)
+            mixed = picked.mix(ctx, x, y, net)
+            return picked.relabel(ctx, mixed, y, net(mixed.x))
 
         return run
 
@@ -69,6 +69,13 @@ def bench(
                     seconds[name].append(mixing)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return [(name, 1000 * median, median / medians["clone"]) for name, median in medians.items()]
+
+
+def views(make: Callable[..., Tensor], batch: int, size: int, device: torch.device) -> Tensor:
+    """What the loader makes of an image, for a whole batch."""
+    image = Image.fromarray(derive_rng("bench").integers(256, size=(size, size, 3), dtype=np.uint8))
+    made = make(image, derive_rng("bench"))
+    return made[None].repeat(batch, *[1] * made.ndim).to(device)
 
 
 def release_memory() -> None:

@@ -1,8 +1,19 @@
-"""What there is to choose from: every method with its family, needs, source and cost."""
+"""What there is to choose from: every method with its family, needs, source and cost; one method with all it says of
+itself."""
 
+import inspect
+import itertools
 import re
+import textwrap
+from typing import Any
 
-from ..mixups import METHODS, MixMethod
+from evalkit.keys import kind
+from evalkit.recipes import flow
+
+from ..mixups import METHODS, MixMethod, arguments, find
+
+SECTION = re.compile(r"^(\s*)Args:\s*$")
+ARGUMENT = re.compile(r"^(\s+)(`?\w+`?(?:, `?\w+`?)*):\s+(.*)$")
 
 
 def rows() -> list[tuple[str, str, str, str, str]]:
@@ -23,7 +34,66 @@ def table() -> str:
         ("method", "family", "needs", "extra passes", "paper"),
         *((name, family, needs, passes, paper) for name, family, needs, paper, passes in rows()),
     ]
-    widths = [max(map(len, column)) for column in zip(*lines)]
     waiting = ", ".join(f"{name} ({cls.waits})" for name, cls in METHODS.items() if cls.waits)
-    text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
-    return f"{text}\n\nMixing never waits for the device, but for: {waiting}."
+    return f"{aligned(lines)}\n\nMixing never waits for the device, but for: {waiting}."
+
+
+def page(name: str) -> str:
+    """All that the method `name`, of METHODS or "module:Class", says of itself. Raises EvalkitError for any other."""
+    cls = find(name)
+    facts = [("family", cls.family), ("needs", cls.needs or "nothing"), ("extra passes", cls.extra_passes)]
+    facts += [("takes", {"vit": "ViTs only", "cnn": "CNNs only"}[cls.takes])] if cls.takes != "any" else []
+    facts += [("waits for the device", cls.waits)] if cls.waits else []
+    presets = [(preset, flow(dict(given)) if given else "as above") for preset, given in cls.PRESETS.items()]
+    parts = [
+        (name, inspect.cleandoc(cls.__doc__ or "(nothing is written about it)")),
+        ("About", aligned(facts)),
+        ("Arguments", aligned(described(cls)) or "none"),
+        ("Presets", aligned(presets)),
+        ("BibTeX", inspect.cleandoc(cls.bibtex) or "none"),
+    ]
+    return "\n\n".join(f"{title}\n{textwrap.indent(text, '  ')}" for title, text in parts)
+
+
+def described(cls: type[MixMethod]) -> list[tuple[str, ...]]:
+    """(name, type, default, meaning) of every argument."""
+    words, found = meanings(cls), []
+    for name, p in arguments(cls).items():
+        default = "must be given" if p.default is p.empty else flow(plain(p.default))
+        found.append((name, typed(p.annotation), default, words.get(name, "")))
+    return found
+
+
+def meanings(cls: type[MixMethod]) -> dict[str, str]:
+    """Argument -> its meaning in the `Args:` block of the class, or of one above it."""
+    found: dict[str, str] = {}
+    for owner in cls.__mro__:
+        lines = inspect.cleandoc(vars(owner).get("__doc__") or "").splitlines()
+        start = next((i for i, line in enumerate(lines) if SECTION.match(line)), len(lines))
+        own: dict[str, str] = {}
+        names, depth = [], 0
+        for line in itertools.takewhile(str.strip, lines[start + 1 :]):
+            match = ARGUMENT.match(line)
+            if match and (not names or len(match[1]) <= depth):
+                names, depth = match[2].replace("`", "").split(", "), len(match[1])
+                own |= dict.fromkeys(names, match[3])
+            else:
+                own |= {name: f"{own[name]} {line.strip()}" for name in names}
+        found = own | found
+    return found
+
+
+def typed(annotation: Any) -> str:
+    """A type in words."""
+    return "" if annotation is inspect.Parameter.empty else kind(annotation).replace("typing.", "")
+
+
+def plain(value: Any) -> Any:
+    """A default as YAML can hold it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def aligned(lines: list[tuple[str, ...]]) -> str:
+    """Cells in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)

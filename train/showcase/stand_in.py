@@ -3,24 +3,20 @@
 import dataclasses
 import functools
 from collections.abc import Iterable
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from evalkit import models
-from evalkit.errors import EvalkitError, unknown
+from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.runtime import seed_torch
 
-from ..mixups import METHODS, MixMethod, create
-
-TEACHERS = ("attentive_cutmix", "attentivemix_plus")
-POOLED = ("alignmix", "snapmix")  # want a network that pools a feature map
-LEFT_OUT = {
-    **{name: f"{name}'s masks come from a mix block that training makes" for name in ("adautomix", "automix", "samix")},
-    "supermix": "supermix needs a teacher that knows the images' classes",
-    "choice": "choice is a switch between other methods; name those",
-}
+from ..mixups import METHODS, MixMethod, create, find
+from ..mixups.base import TEACHER
+from ..mixups.parts.teacher import Teacher
 
 
 def network(size: int, num_classes: int, patch: int = 16) -> Network:
@@ -34,9 +30,8 @@ def network(size: int, num_classes: int, patch: int = 16) -> Network:
 
 
 def suited(name: str, net: Network) -> Network:
-    """`net`, or a narrow ResNet for the same images where the method `name` wants a network that pools a feature
-    map."""
-    if name not in POOLED:
+    """`net`, or a narrow ResNet for the same images where the method `name` takes only such a network."""
+    if find(name).takes != "cnn":
         return net
     seed_torch("stand-in", *net.input_size)
     made = models.create("resnet10_cifar", num_classes=net.num_classes, channels=(4, 4, 8, 8)).eval()
@@ -45,33 +40,34 @@ def suited(name: str, net: Network) -> Network:
 
 
 def chosen(names: str | None) -> list[str]:
-    """Names from a list with commas, by default every method but `choice`. Raises EvalkitError for one that does not
-    exist."""
-    picked = [n.strip() for n in names.split(",") if n.strip()] if names else [n for n in METHODS if n != "choice"]
+    """Names from a list with commas, "module:Class" too, by default every method. Raises EvalkitError for one that does
+    not exist."""
+    picked = [n.strip() for n in names.split(",") if n.strip()] if names else list(METHODS)
     if not picked:
         raise EvalkitError("which methods? Name some, for example --methods mixup,cutmix")
     for name in picked:
-        if name not in METHODS:
-            raise unknown("mixup", name, METHODS)
+        find(name)
     return picked
 
 
 def method(name: str, net: Network) -> MixMethod:
     """The method `name` in its default preset, set up with `net`; a teacher, if it wants one, sees 7 x 7 cells like a
-    ResNet, or 4 x 4.
-
-    tokenmix gets the class attention of `net` in place of a teacher."""
-    size, arguments = net.input_size[0], {}
-    if name in TEACHERS:
-        arguments = {"teacher": network(size, net.num_classes, size // (4 if size % 7 else 7))}
-    made = create(name, **({"teacher": "self"} if name == "tokenmix" else arguments))
+    ResNet, or 4 x 4."""
+    size = net.input_size[0]
+    patch = size // (4 if size % 7 else 7)
+    given = {
+        argument: network(size, net.num_classes, patch) if value is TEACHER else value
+        for argument, value in find(name).stand_in.items()
+    }
+    seed_torch("stand-in", name)  # a mix block begins with random weights
+    made = create(name, **given)
     made.setup(net)
-    return made.to(next(net.parameters()).device)
+    return made.to(next(net.parameters()).device).eval()
 
 
 def answer_at_once(net: Network, methods: Iterable[MixMethod], x: Tensor) -> None:
-    """Make `net` and the methods' teachers answer for `x` without a pass, so that what is timed is the methods
-    alone."""
+    """Make `net` and the networks that methods ask besides answer for `x` without a pass, so that what is timed is the
+    methods alone."""
     with torch.no_grad():
         out = net(x, attention=net.patch_size is not None)
         if net.patch_size is not None:
@@ -85,9 +81,15 @@ def answer_at_once(net: Network, methods: Iterable[MixMethod], x: Tensor) -> Non
         answers |= {"class_attention": net.class_attention(x), "patch_attention": net.patch_attention(x)}
     for question, answer in answers.items():
         setattr(net, question, functools.partial(_given, answer))
-    for teacher in (m.teacher.on(x) for m in methods if getattr(m, "teacher", None)):
-        teacher.feature_map = functools.partial(_given, teacher.feature_map(x))
+    for asker in (module for m in methods for module in m.modules() if isinstance(module, MixMethod)):
+        for path in asker.asks:
+            owner, _, question = path.rpartition(".")
+            asked = attrgetter(owner)(asker) if owner else asker
+            setattr(asked, question, functools.partial(_given, getattr(asked, question)(x)))
+        for teacher in (value for value in vars(asker).values() if isinstance(value, Teacher)):
+            seen = teacher.on(x)
+            seen.feature_map = functools.partial(_given, seen.feature_map(x))  # type: ignore[method-assign]
 
 
-def _given(value, *_, **__):
+def _given(value: Any, *_: Any, **__: Any) -> Any:
     return value

@@ -241,7 +241,7 @@ def test_a_run_and_its_continuation_end_in_the_same_bits(scenes, tmp_path, capsy
         "step 6/6" in shown and "box AP" in shown and "creating index" not in shown and "Average Precision" not in shown
     )
     (made,) = results.read([run])
-    assert (made["task"], made["protocol"], made["n"], made["published_protocol"]) == ("transfer", "det", 6, False)
+    assert (made["task"], made["protocol"], made["n"], made["published"]) == ("transfer", "det", 6, False)
     assert set(made["metrics"]) == {
         "parameters",
         *(f"{kind}_ap{at}" for kind in ("box", "mask") for at in ("", "50", "75")),

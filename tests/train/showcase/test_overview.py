@@ -1,4 +1,11 @@
-from evalkit.train import METHODS, create
+import re
+from inspect import Parameter, cleandoc
+
+import pytest
+
+from evalkit.errors import EvalkitError
+from evalkit.train import METHODS, MixMethod, create
+from evalkit.train.mixups import arguments
 from evalkit.train.showcase import overview
 
 
@@ -29,3 +36,91 @@ def test_what_is_said_about_needs_is_what_a_method_asks_for():
             continue
         assert ("attention" in cls.needs) == bool(create(name).attention), name
         assert ("gradients" in cls.needs) == hasattr(cls, "input_saliency"), name
+
+
+class Toy(MixMethod):
+    """A toy (Nobody, 2020).
+
+    Args:
+        strength: How much it does,
+            and more.
+        `low`, `high`: The range.
+
+    Differs from nothing.
+    """
+
+    bibtex = "@misc{toy, year = {2020}}"
+    PRESETS = {"default": {}, "mild": {"strength": 0.1}}
+
+    def __init__(self, strength: float = 1.0, low: int | None = None, high: tuple[float, ...] = (0.5, 1.0)):
+        super().__init__()
+
+
+class Louder(Toy):
+    """Another toy.
+
+    Args:
+        strength: How loud it is.
+    """
+
+    def __init__(self, extra: bool, strength: float = 2.0, **others):
+        super().__init__(strength, **others)
+
+
+def test_arguments_and_what_they_mean():
+    assert overview.described(Toy) == [
+        ("strength", "a number", "1.0", "How much it does, and more."),
+        ("low", "an integer or null", "null", "The range."),
+        ("high", "a list of numbers", "[0.5, 1.0]", "The range."),
+    ]
+
+
+def test_arguments_that_are_handed_on_are_those_of_the_class_above():
+    assert [row[:3] for row in overview.described(Louder)] == [
+        ("extra", "true or false", "must be given"),
+        ("strength", "a number", "2.0"),
+        ("low", "an integer or null", "null"),
+        ("high", "a list of numbers", "[0.5, 1.0]"),
+    ]
+    assert overview.described(Louder)[1][3] == "How loud it is." and overview.described(Louder)[2][3] == "The range."
+    assert arguments(Louder)["extra"].default is Parameter.empty
+
+
+def test_a_page_holds_arguments_presets_and_bibtex(monkeypatch):
+    monkeypatch.setitem(METHODS, "toy", Toy)
+    lines = [line.strip() for line in overview.page("toy").splitlines()]
+    assert "strength  a number            1.0         How much it does, and more." in lines
+    assert "mild     {strength: 0.1}" in lines and "@misc{toy, year = {2020}}" in lines
+    assert "toy" in [line.split()[0] for line in overview.table().splitlines() if line]
+    with pytest.raises(EvalkitError, match="Did you mean 'mixup'"):
+        overview.page("mixpu")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_page_is_complete(name):
+    text = overview.page(name)
+    for argument, parameter in arguments(METHODS[name]).items():
+        assert re.search(rf"^  {argument} ", text, re.M), argument
+        assert parameter.annotation is not Parameter.empty, argument
+    for preset in METHODS[name].PRESETS:
+        assert re.search(rf"^  {preset} ", text, re.M), preset
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bibtex_is_whole_and_of_the_paper_that_the_method_names(name):
+    cls = METHODS[name]
+    text = cleandoc(vars(cls)["bibtex"])  # its own, not one that it inherits
+    kind, key = re.match(r"@(inproceedings|article|misc)\{([a-z]+\d{4}[a-z]+),\n", text).groups()
+    fields = dict(re.findall(r"^  (\w+) = \{(.*?)\},?$", text.replace("\n    ", " "), re.M))
+    assert text.count("{") == text.count("}") and text.endswith("\n}")
+    assert {"title", "author", "year"} < fields.keys() and fields["year"] in key
+    assert kind == "misc" or "booktitle" in fields or "journal" in fields
+    source = overview.paper(cls)
+    if "arXiv" in source:
+        assert fields["eprint"] == re.search(r"arXiv:(\d{4}\.\d{5})", source)[1]
+    years = re.findall(r"\b(?:19|20)\d\d\b(?!\.)", source)
+    assert not years or fields["year"] in years
+    first = fields["author"].partition(",")[0].strip("{}").lower()
+    assert key.startswith(re.sub("[^a-z]", "", first))
+    surname = source.partition(" ")[0].rstrip(",").lower()
+    assert surname in fields["author"].lower() or name == "choice"

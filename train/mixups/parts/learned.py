@@ -21,29 +21,49 @@ SCHEDULES = ("cosine", "constant", "compounding")
 
 
 class LearnedMix(MixMethod):
-    """A mix block is trained by the losses of a momentum encoder, which is also the classifier that is evaluated."""
+    """A mix block phi is trained by the losses of a momentum encoder k, which is also the classifier that is evaluated.
+
+    Args:
+        alpha: Of Beta(alpha, alpha), which lambda is drawn from.
+        pairing: "perm", "flip" or "derange".
+        feature_layer: Of z, what phi reads; null: the last stage but one (ResNet, PVT, ConvNeXt), the middle block
+            (ViT) or the last patch merging (Swin).
+        norm: What follows phi's projection: "none", "bn" or "ln".
+        upsample: How masks are brought to the size of images: "nearest" or "bilinear".
+        lam_margin: The trained network sees a blend without a mask where a share is this close to 0 or 1.
+        switch_off: Probability of computing k's loss in a step; 0: always.
+        momentum: k's momentum, up to `momentum_start` of the training.
+        momentum_end: What it rises to by the end.
+        momentum_start: Share of the training after which it rises.
+        k_eval_mode: k normalises by running statistics.
+        block_lr: phi's learning rate; null: the recipe's.
+        block_min_lr: What that falls to; null: the recipe's.
+        block_momentum: SGD's momentum for phi; null: the recipe's.
+    """
 
     family = "learned"
     needs = "features in the middle of the network"
     features = True
+    training_passes = 2  # of the mixed images and of the clean ones
     uses_all_parameters = True
+    asks = ("encoder.look",)
 
     def __init__(
         self,
-        alpha: float,
-        pairing: str,
-        feature_layer: str | None,
-        norm: str,
-        upsample: str,
-        lam_margin: float,
-        switch_off: float,
-        momentum: float,
-        momentum_end: float,
-        momentum_start: float,
-        k_eval_mode: bool,
-        block_lr: float | None,
-        block_min_lr: float | None,
-        block_momentum: float | None,
+        alpha: float = 2.0,
+        pairing: str = "perm",
+        feature_layer: str | None = None,
+        norm: str = "none",
+        upsample: str = "bilinear",
+        lam_margin: float = 0.08,
+        switch_off: float = 0.0,
+        momentum: float = 0.999,
+        momentum_end: float = 0.99999,
+        momentum_start: float = 0.1,
+        k_eval_mode: bool = False,
+        block_lr: float | None = None,
+        block_min_lr: float | None = None,
+        block_momentum: float | None = None,
     ):
         super().__init__()
         shares = {

@@ -48,6 +48,10 @@ class SaliencyMethod(MixMethod):
         self.clean_lam = clean_lam
         self.as_it_is = saliency_training or clean_lam > 0  # the network while its input gradient is taken
 
+    @property
+    def training_passes(self) -> int:
+        return 2 if self.clean_lam else 1
+
     def input_saliency(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
         """(B, H, W) float32 sqrt(mean_c (d cross-entropy / d x)^2), taken in evaluation mode, or as the network is if
         it trains on the clean batch or the method asks for it."""

@@ -1,0 +1,106 @@
+"""Does a network trained on fast input reach what it reaches on Pillow's pixels?
+
+    python benchmarks/fast_input_accuracy.py --out benchmarks/results/fast_input_accuracy.json
+
+Two sets of JPEG files: Fashion-MNIST (or the embedded digits over photographs where it is not installed), and crops of
+photographs of scikit-learn and scikit-image, to be told apart. A small ResNet is trained on each with decode=exact,
+decode=fast, and decode=fast with RandAugment in batch (augment_device=device), with the same seeds; all else is equal.
+The differences between the means are put beside the spread over the seeds. Validation is on exact pixels throughout.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+from PIL import Image
+
+from evalkit import results
+from evalkit.cli import invoke
+from evalkit.data.embedded import FASHION_FOLDER, digits_photo, fashion_mnist, photos
+from evalkit.errors import EvalkitError
+from evalkit.runtime import derive_rng, environment
+
+ARMS = {
+    "exact": ["decode=exact", "augment_device=cpu"],
+    "fast": ["decode=fast", "augment_device=cpu"],
+    "fast, device": ["decode=fast", "augment_device=device"],
+}
+RECIPE = ["model=resnet10_cifar", "mixup=vanilla", "opt=momentum", "lr=0.1", "weight_decay=5e-4", "batch_size=100"]
+RECIPE += ["micro_batch=100", "augment=rrc", "crop_scale=[0.35, 1.0]", "auto_augment=rand-m5-mstd0.5-inc1"]
+RECIPE += ["image_size=16", "workers=0", "threads=1", "device=cpu", "warmup_epochs=1", "eval_epochs=100", "ema=null"]
+
+
+def write_known(root: Path, train: int, val: int) -> str:
+    """Fashion-MNIST as JPEG files; the embedded set with classes like its own where that is not installed."""
+    for split, count in (("train", train), ("val", val)):
+        images = fashion_mnist(split) if FASHION_FOLDER.exists() else digits_photo(split)
+        for i in derive_rng("fast input", split).permutation(len(images))[:count].tolist():
+            name = images.classes[images.labels[i]].replace("/", "-")
+            save(images.read(i), root / split / name / f"{i:05d}.jpg")
+    return images.name
+
+
+def write_crops(root: Path, train: int, val: int) -> str:
+    """Crops of 60 to 100 pixels, of the left half of each photograph for training, of the right half for validation."""
+    more = (skimage.data.astronaut, skimage.data.chelsea, skimage.data.coffee, skimage.data.rocket)
+    pictures = [*photos().values(), *(Image.fromarray(photo()) for photo in more)]
+    for split, count in (("train", train), ("val", val)):
+        for i in range(count):
+            rng, photo = derive_rng("crops", split, i), pictures[i % len(pictures)]
+            side, half = int(rng.integers(60, 101)), photo.width // 2
+            left = int(rng.integers(half - side)) + (half if split == "val" else 0)
+            top = int(rng.integers(photo.height - side))
+            crop = photo.crop((left, top, left + side, top + side))
+            save(crop, root / split / f"photo{i % len(pictures)}" / f"{i:05d}.jpg")
+    return "crops"
+
+
+def save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, quality=92)
+
+
+def accuracy(data: Path, run: Path, words: list[str]) -> float:
+    code, message = invoke(["train", "digits", "data=folder", f"data_dir={data}", *RECIPE, *words, "--out", str(run)])
+    if code:
+        raise EvalkitError(message)
+    return float(results.read([run])[0]["metrics"]["top1"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--images", type=int, default=1500, help="of training; validation has half as many")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    settings = {key: value for key, value in vars(args).items() if key != "out"}
+    found: dict[str, object] = {"settings": settings, "environment": environment(), "top1": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        for write in (write_known, write_crops):
+            data = Path(temporary) / write.__name__
+            name = write(data, args.images, args.images // 2)
+            scores: dict[str, list[float]] = {arm: [] for arm in ARMS}
+            for seed in range(args.seeds):
+                for i, (arm, words) in enumerate(ARMS.items()):
+                    run = Path(temporary) / f"{name}-{seed}-{i}"
+                    scores[arm].append(accuracy(data, run, [*words, f"seed={seed}", f"epochs={args.epochs}"]))
+            spread = statistics.stdev(scores["exact"])
+            found["top1"][name] = scores  # type: ignore[index]
+            for arm, values in scores.items():
+                apart = statistics.mean(values) - statistics.mean(scores["exact"])
+                print(
+                    f"{name}, {arm}: top-1 {100 * statistics.mean(values):.2f} % ({100 * apart:+.2f}); by seed"
+                    f" {np.round(100 * np.array(values), 2).tolist()}, spread of exact {100 * spread:.2f}",
+                    flush=True,
+                )
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What detection is."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from evalkit.errors import EvalkitError
+from evalkit.keys import key
+from evalkit.protocols import Metric, Protocol
+
+from ..config import TransferConfig
+
+AP = "average precision of the {}, mean over the classes, {}"
+AT = {"": "over IoU thresholds 0.50 to 0.95", "50": "at an IoU of 0.50", "75": "at an IoU of 0.75"}
+
+
+@dataclass(frozen=True)
+class DetConfig(TransferConfig):
+    """Every key that a detection recipe may hold."""
+
+    epochs: int = key(MISSING, "passes over the training images", above=0)
+    decay_epochs: list[int] = key(MISSING, "after these the learning rate is a tenth", unit="epochs", above=0)
+    lr_batch: int | None = key(
+        None, "the batch size that lr is meant for: it is scaled in proportion; null: lr as it is", above=0
+    )
+    image_size: list[int] | None = key(
+        None,
+        "the longer and the shorter side that images are fitted into; null: used as they are",
+        unit="pixels",
+        above=0,
+    )
+    anchor_scale: int = key(8, "side of the anchors, in places of their feature map", above=0)
+    channels: int = key(256, "channels of the pyramid and of the heads' convolutions", above=0)
+    fc_channels: int = key(1024, "channels of the box head", above=0)
+    mask_convs: int = key(4, "convolutions of the mask head", above=0)
+    rois: int = key(512, "regions per image that the heads train on", above=0)
+    proposals: int = key(1000, "regions per image that the heads see", above=0)
+
+    def check(self) -> None:
+        super().check()
+        if self.image_size is not None and (
+            len(self.image_size) != 2 or self.image_size[0] < self.image_size[1] or self.image_size[1] < 32
+        ):
+            raise EvalkitError(
+                "key 'image_size' must be the longer and the shorter side, such as [1333, 800], but got"
+                f" {self.image_size}"
+            )
+        if sorted(set(self.decay_epochs)) != list(self.decay_epochs) or any(
+            not 0 < e < self.epochs for e in self.decay_epochs
+        ):
+            raise EvalkitError(
+                f"key 'decay_epochs' must be growing numbers between 0 and epochs={self.epochs}, but got"
+                f" {self.decay_epochs}"
+            )
+
+
+DET = Protocol(
+    name="det",
+    kind="transfer",
+    version=2,
+    title="Object detection and instance segmentation",
+    short="det",
+    sentence="Mask R-CNN with a feature pyramid on the backbone, trained together.",
+    metrics=(
+        Metric("parameters", "parameters", "neither", "parameters of the whole network", "M", column=True, bound=None),
+        *(
+            Metric(f"{kind}_ap{at}", f"{kind} AP{at}", "high", AP.format(things, how), column=True)
+            for kind, things in (("box", "boxes"), ("mask", "masks"))
+            for at, how in AT.items()
+        ),
+    ),
+    config=DetConfig,
+    code="evalkit.downstream.det:TASK",
+)

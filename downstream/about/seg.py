@@ -1,0 +1,80 @@
+"""What segmentation is."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from evalkit.errors import EvalkitError
+from evalkit.keys import key
+from evalkit.protocols import Detail, Metric, Protocol
+
+from ..config import TransferConfig
+
+HEADS = {"linear": "one 1x1 convolution", "segmenter": "Segmenter's mask transformer"}
+
+
+@dataclass(frozen=True)
+class SegConfig(TransferConfig):
+    """Every key that a segmentation recipe may hold."""
+
+    head: str = key("linear", "the decoder", choices=HEADS)
+    head_dropout: float = key(0.0, "dropout in the mask transformer", least=0, most=1)
+    classes: int | None = key(
+        None,
+        "classes of pascal-context; null: 60",
+        choices={60: "background is a class", 59: "background is no class"},
+    )
+    steps: int = key(MISSING, "optimizer steps", above=0)
+    min_lr: float = key(MISSING, "learning rate at the end", least=0)
+    power: float = key(0.9, "power of the polynomial decay from lr to min_lr", least=0)
+    short_side: int | None = key(
+        None, "images are resized to this shorter side; null: used as they are", unit="pixels", above=0
+    )
+    scale: list[float] = key([1.0, 1.0], "range of the random factor on the size in training", above=0)
+    crop: int = key(MISSING, "side of training crops and test windows", unit="pixels", above=0)
+    stride: int = key(MISSING, "distance of the test windows", unit="pixels", above=0)
+    max_share: float = key(0.75, "largest share of one class in a training crop, if ten draws allow it", above=0)
+    photometric: bool = key(True, "random brightness, contrast, saturation and hue in training")
+    ms: bool = key(False, "also test at several scales, and mirrored unless flip is 0")
+    ratios: list[float] = key([0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "the scales of ms, as factors on short_side", above=0)
+
+    def check(self) -> None:
+        super().check()
+        if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
+            raise EvalkitError(f"key 'scale' must be two numbers above 0, the smaller first, but got {self.scale}")
+        if self.scale != [1.0, 1.0] and self.short_side is None:
+            raise EvalkitError("key 'scale' needs short_side, the size that it multiplies")
+        if not self.ratios:
+            raise EvalkitError(f"key 'ratios' must be numbers above 0, but got {self.ratios}")
+        if self.warmup_steps >= self.steps:
+            raise EvalkitError(f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; use fewer")
+        if self.stride > self.crop:
+            raise EvalkitError(
+                f"stride={self.stride} leaves gaps between windows of crop={self.crop}; use a stride of at most that"
+            )
+
+
+SEG = Protocol(
+    name="seg",
+    kind="transfer",
+    version=2,
+    title="Semantic segmentation",
+    short="seg",
+    sentence="A linear decoder or Segmenter's mask transformer on the backbone, trained together.",
+    metrics=(
+        Metric("miou", "mIoU", "high", "intersection over union, mean over the classes", column=True),
+        Metric(
+            "miou_ms",
+            "+MS",
+            "high",
+            "mIoU of predictions averaged over several scales, and mirrored where training mirrors",
+            column=True,
+        ),
+        Metric("mean_accuracy", "mean accuracy", "high", "share of the pixels of a class, mean over the classes"),
+        Metric("pixel_accuracy", "pixel accuracy", "high", "share of the pixels whose class is right"),
+        Metric("parameters", "parameters", "neither", "parameters of the whole network", "M", bound=None),
+    ),
+    detail=Detail("head", "decoder", {"linear": "Linear", "segmenter": "Segmenter", "deeplabv3plus": "DeepLabv3+"}),
+    config=SegConfig,
+    code="evalkit.downstream.seg:TASK",
+)

@@ -1,0 +1,66 @@
+"""What accuracy is, and its keys, quick to import."""
+
+from dataclasses import dataclass
+
+from .keys import Keys, key
+from .protocols import Metric, Protocol
+
+
+@dataclass(frozen=True)
+class EvalConfig(Keys):
+    """What `evalkit eval CKPT --data DIR key=value` may set."""
+
+    split: str | None = key(
+        None, "the part of an embedded set; null: the one that the checkpoint's run validated on, else val"
+    )
+    model: str | None = key(None, "architecture of a bare weights file", role="place")
+    weights: str | None = key(
+        None,
+        "which weights of a checkpoint; null: the averaged ones where it holds them",
+        choices={"raw": "as the optimizer left them", "ema": "their moving average"},
+        role="place",
+    )
+    preprocess: str | None = key(
+        None,
+        "what happens to an image before the network; null: run for a checkpoint of a run, else native for embedded"
+        " sets, else published",
+        choices={
+            "run": "as the checkpoint's run prepared its validation images",
+            "published": "shorter side to size * 256 / 224, bilinear, centre crop",
+            "model": "as timm says for this model",
+            "native": "nothing, the images have the network's size",
+        },
+    )
+    allow_partial: bool = key(
+        False, "accept a folder without all classes of the checkpoint: the result is marked incomplete"
+    )
+    batch_size: int = key(64, "what a loader process reads at a time", unit="images", least=1, role="execution")
+    forward_batch: int = key(
+        64,
+        "rows of a forward pass, always filled up; the only size that can show in the last bits",
+        unit="images",
+        least=1,
+        role="bits",
+    )
+    workers: int = key(2, "processes that load images", least=0, role="execution")
+    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
+
+
+ACCURACY = Protocol(
+    name="accuracy",
+    kind="accuracy",
+    version=2,
+    title="Clean accuracy",
+    short="clean",
+    sentence="Accuracy on the validation images.",
+    metrics=(
+        Metric("top1", "top-1", "high", "share of the images whose most probable class is the label", column=True),
+        Metric("top5", "top-5", "high", "share of the images whose label is among the five most probable classes"),
+        Metric("top*", "top-*", "high", "share of the images whose label is among so many most probable classes"),
+        Metric("top1_best", "best top-1", "high", "top-1 of the best evaluation while training"),
+        Metric("top1_median", "median top-1", "high", "median top-1 of the last evaluations while training"),
+        Metric("loss", "loss", "low", "cross entropy with the labels", "nat", bound=None),
+    ),
+    config=EvalConfig,
+    code="evalkit.accuracy:evaluate",
+)

@@ -1,0 +1,180 @@
+"""What a protocol is, in one description that stands beside its code.
+
+The command line, records, report, comparison and documentation read it and know no protocol by name. The core imports
+no application: the command line hands the applications' descriptions in. Nothing here is slow to import.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import Any, Literal, get_args
+
+Better = Literal["high", "low", "neither"]
+Kind = Literal["accuracy", "robustness", "transfer"]
+# What the report can draw: accuracy by level from the series of a record, and three curves from per-sample logits.
+Drawn = Literal["curves", "reliability", "risk-coverage", "precision-recall"]
+UNITS = {
+    "%": "a fraction, printed in percent",
+    "nat": "printed as it is",
+    "": "a bare number, printed as it is",
+    "M": "a count, printed in millions",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a protocol. Raises ValueError for one that lacks its title, direction or meaning.
+
+    A `*` in the name stands for any text, and in the title for the same: `error_*` describes `error_fog`. Of several
+    descriptions that fit, the first one without a `*` counts, else the first.
+    """
+
+    name: str  # as in records
+    title: str  # of its column
+    better: Better  # which values are better; "neither" for what only describes
+    meaning: str
+    unit: str = "%"  # one of UNITS
+    column: bool = False  # whether tables have a column for it; report.csv and `compare` hold every metric
+    bound: float | None = 1.0  # the largest value there can be, if there is one; none is negative
+
+    def __post_init__(self) -> None:
+        for part in ("name", "title", "meaning"):
+            _need(f"metric '{self.name}'", part, getattr(self, part))
+        _need_one_of(f"metric '{self.name}'", "better", self.better, get_args(Better))
+        _need_one_of(f"metric '{self.name}'", "unit", self.unit, UNITS)
+        if "*" in self.name and (self.column or self.name.count("*") > 1):
+            raise ValueError(
+                f"metric '{self.name}' stands for several: it holds one * and is no column; describe one by itself"
+            )
+
+    def named(self, name: str) -> "Metric":
+        """The description of the metric `name`, which this one fits."""
+        if "*" not in self.name:
+            return self
+        before, _, after = self.name.partition("*")
+        part = name[len(before) : len(name) - len(after)]
+        return Metric(name, self.title.replace("*", part), self.better, self.meaning, self.unit, False, self.bound)
+
+    def heading(self) -> str:
+        """The title with its unit, unless that is percent, and an arrow to the better side."""
+        unit = "" if self.unit in ("%", "", "M") else f" [{self.unit}]"
+        arrow = {"high": " \N{UPWARDS ARROW}", "low": " \N{DOWNWARDS ARROW}", "neither": ""}[self.better]
+        return f"{self.title}{unit}{arrow}"
+
+    def text(self, value: float) -> str:
+        """A value as tables print it.
+
+        >>> Metric("top1", "top-1", "high", "share of the images classified right").text(0.7683)
+        '76.8'
+        """
+        if self.unit == "M":
+            return f"{value / 1e6:.1f}M"
+        return f"{100 * value:.1f}" if self.unit == "%" else f"{value:.3f}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report. Raises ValueError for a kind that the report cannot draw, and for no title or caption."""
+
+    kind: Drawn
+    name: str  # of its file
+    title: str
+    caption: str  # what is drawn, in sentences
+    # of curves: mode in the series -> title and x axis of its panel; without, every mode is a panel of its own name
+    panels: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _need_one_of(f"figure '{self.name}'", "kind", self.kind, get_args(Drawn))
+        for part in ("name", "title", "caption"):
+            _need(f"figure '{self.name}'", part, getattr(self, part))
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A key of the configuration that tells rows of one table apart, such as the decoder of a segmentation."""
+
+    key: str
+    title: str  # of its column
+    names: Mapping[str, str] = field(default_factory=dict)  # value -> how it is printed; rows come in this order
+
+    def __post_init__(self) -> None:
+        for part in ("key", "title"):
+            _need(f"detail '{self.key}'", part, getattr(self, part))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A protocol by its facts. Raises ValueError for one that lacks its title, short title, sentence or a column."""
+
+    name: str  # on the command line and in records
+    kind: Kind
+    version: int  # raised whenever a number can move
+    title: str
+    short: str  # one word, above columns
+    sentence: str  # what is measured
+    metrics: tuple[Metric, ...]
+    needs: Mapping[str, str] = field(default_factory=dict)  # data key of `config` -> the set that belongs there
+    figures: tuple[Figure, ...] = ()
+    detail: Detail | None = None
+    passes: int = 1  # forward passes per image by default, a backward pass counted as two: what it costs
+    config: Any = None  # the class of its keys
+    code: str = ""  # "module:NAME" of what measures it, imported when it runs
+
+    def __post_init__(self) -> None:
+        what = f"protocol '{self.name}'"
+        for part in ("name", "title", "short", "sentence"):
+            _need(what, part, getattr(self, part))
+        _need_one_of(what, "kind", self.kind, get_args(Kind))
+        if isinstance(self.version, bool) or not isinstance(self.version, int) or self.version < 1:
+            raise ValueError(f"{what}: `version` must be an integer of at least 1, but got {self.version!r}")
+        names = [m.name for m in self.metrics]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{what} describes the metric '{next(n for n in names if names.count(n) > 1)}' twice")
+        if not self.columns:
+            raise ValueError(f"{what} has no column, so no table would show it; give one of its metrics column=True")
+
+    @property
+    def columns(self) -> tuple[Metric, ...]:
+        """The metrics that tables show, in order."""
+        return tuple(m for m in self.metrics if m.column)
+
+    def find(self, name: str) -> Metric | None:
+        """The description of the metric `name`, None if there is none."""
+        fits = [m for m in self.metrics if m.name == name or ("*" in m.name and fnmatchcase(name, m.name))]
+        return min(fits, key=lambda m: "*" in m.name).named(name) if fits else None
+
+    def metric(self, name: str) -> Metric:
+        """The description of the metric `name`. Raises ValueError where it has none."""
+        found = self.find(name)
+        if found is None:
+            raise ValueError(f"protocol '{self.name}' does not describe its metric '{name}'; add a Metric for it")
+        return found
+
+    def load(self) -> Any:
+        """What measures it: the object that `code` names."""
+        module, _, name = self.code.partition(":")
+        return getattr(import_module(module), name)
+
+
+Protocols = Mapping[str, Protocol]
+
+
+def by_name(protocols: Iterable[Protocol]) -> dict[str, Protocol]:
+    """Name -> protocol. Raises ValueError for a name that occurs twice."""
+    found: dict[str, Protocol] = {}
+    for protocol in protocols:
+        if protocol.name in found:
+            raise ValueError(f"there are two protocols called '{protocol.name}'")
+        found[protocol.name] = protocol
+    return found
+
+
+def _need(what: str, part: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{what} needs a {part}, but got {value!r}")
+
+
+def _need_one_of(what: str, part: str, value: Any, options: Iterable[str]) -> None:
+    if value not in tuple(options):
+        raise ValueError(f"{what}: `{part}` must be one of {', '.join(map(repr, options))}, but got {value!r}")

@@ -1,0 +1,70 @@
+"""What the attacks are."""
+
+from dataclasses import dataclass
+
+from evalkit.errors import EvalkitError
+from evalkit.keys import key
+from evalkit.protocols import Metric, Protocol
+
+from ..config import ValConfig
+
+
+@dataclass(frozen=True)
+class FGSMConfig(ValConfig):
+    """Fast gradient sign attack."""
+
+    eps: list[float] = key(
+        [1.0, 2.0, 4.0, 8.0], "largest changes of a pixel value, ascending", unit="1/255", least=0, most=255
+    )
+
+    def check(self) -> None:
+        super().check()
+        if not self.eps or sorted(set(self.eps)) != self.eps:
+            raise EvalkitError(f"eps must ascend within 0..255 (it counts 1/255), but got {self.eps}")
+
+
+@dataclass(frozen=True)
+class PGDConfig(FGSMConfig):
+    """Projected gradient attack."""
+
+    steps: int = key(10, "steps of the attack", least=1)
+    alpha: float | None = key(
+        None, "change of a pixel value per step; null: a quarter of eps", unit="1/255", above=0, most=255
+    )
+    seed: int = key(0, "of the random starts", least=0, most=2**64 - 1, role="seed")
+
+
+ATTACKED = "accuracy when every pixel may move by eps"
+METRICS = (
+    Metric("top1_eps_2", "eps 2/255", "high", f"{ATTACKED}, 2/255 of its range", column=True),
+    Metric("top1_eps_8", "eps 8/255", "high", f"{ATTACKED}, 8/255 of its range", column=True),
+    Metric("top1_eps_*", "eps */255", "high", f"{ATTACKED}, in 1/255 of its range"),
+    Metric("clean_top1", "clean top-1", "high", "accuracy without an attack"),
+)
+
+FGSM = Protocol(
+    name="fgsm",
+    kind="robustness",
+    version=1,
+    title="FGSM, top-1",
+    short="FGSM",
+    sentence="Every pixel moves by eps along the sign of the loss gradient.",
+    metrics=METRICS,
+    needs={"data": "val"},
+    passes=7,
+    config=FGSMConfig,
+    code="evalkit.robustness.adversarial:FGSM",
+)
+PGD = Protocol(
+    name="pgd",
+    kind="robustness",
+    version=1,
+    title="PGD, top-1",
+    short="PGD",
+    sentence="Gradient steps within eps of the image, from a random start.",
+    metrics=METRICS,
+    needs={"data": "val"},
+    passes=125,
+    config=PGDConfig,
+    code="evalkit.robustness.adversarial:PGD",
+)

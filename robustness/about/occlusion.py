@@ -1,0 +1,122 @@
+"""What occlusion is."""
+
+from dataclasses import dataclass
+
+from evalkit.errors import EvalkitError
+from evalkit.keys import key
+from evalkit.protocols import Figure, Metric, Protocol
+
+from ..config import ValConfig
+
+MODES = ("random", "salient", "nonsalient")
+FILLS = ("black", "mean")
+
+
+@dataclass(frozen=True)
+class OcclusionConfig(ValConfig):
+    """Patch dropping: random, salient and non-salient."""
+
+    modes: list[str] = key(
+        list(MODES),
+        "which patches are dropped",
+        choices={
+            "random": "any",
+            "salient": "those that a saliency map ranks highest",
+            "nonsalient": "those that it ranks lowest",
+        },
+    )
+    levels: list[float] = key(
+        [i / 10 for i in range(10)],
+        "shares of the patches (random) or of the saliency's mass that are dropped, ascending; 0 is always run",
+        least=0,
+        most=1,
+    )
+    repeats: int = key(5, "random masks per image and level", least=1)
+    seed: int = key(0, "of the random masks", least=0, most=2**64 - 1, role="seed")
+    grid: int | None = key(
+        None, "patches per side; null: 14, or one per patch of the model on the embedded sets", least=1
+    )
+    saliency: str | None = key(
+        None,
+        "where saliency maps come from: dino, self, a model or checkpoint, or a file.npz; null: self on embedded sets,"
+        " else dino",
+    )
+    head: str = key("auto", "attention head of the saliency model: auto (1 for dino, else mean), mean or a number")
+    saliency_norm: str = key(
+        "own",
+        "mean and standard deviation of the saliency model's input",
+        choices={"own": "its own", "model": "the evaluated model's"},
+    )
+    saliency_pool: bool = key(False, "sum the saliency of a finer grid over the patches of `grid`")
+    salient_by: str = key(
+        "mass",
+        "what a level of salient and nonsalient is a share of",
+        choices={"mass": "the saliency's mass", "count": "the patches"},
+    )
+    offset: int = key(0, "by how much the dropped patches are moved right and down", unit="pixels", least=0)
+    fill: str = key("black", "colour of what is dropped: black, mean (the evaluated model's) or r,g,b in 0..1")
+    shuffle: list[int] = key([], "the patches of grids with so many a side are shuffled too, ascending", least=1)
+
+    def check(self) -> None:
+        super().check()
+        if not (self.modes or self.shuffle) or len(set(self.modes)) < len(self.modes):
+            raise EvalkitError(f"modes must name each of some of {', '.join(MODES)} once, but got {self.modes}")
+        if sorted(set(self.levels)) != self.levels or not any(self.levels):
+            raise EvalkitError(f"levels must ascend within 0..1 and reach above 0, but got {self.levels}")
+        if sorted(set(self.shuffle)) != self.shuffle:
+            raise EvalkitError(f"shuffle must ascend, but got {self.shuffle}")
+        if self.fill not in FILLS:
+            self.colour()
+        if self.head not in ("auto", "mean") and not self.head.isdecimal():
+            raise EvalkitError(f"head must be auto, mean or a head's number, but got '{self.head}'")
+
+    def colour(self) -> list[float]:
+        """The r,g,b of `fill`."""
+        try:
+            values = [float(v) for v in self.fill.split(",")]
+        except ValueError:
+            values = []
+        if len(values) != 3 or not all(0 <= v <= 1 for v in values):
+            raise EvalkitError(f"fill must be black, mean or three numbers r,g,b in 0..1, but got '{self.fill}'")
+        return values
+
+
+AREA = "mean top-1 over the shares dropped, patches {}: area under the curve divided by its width"
+
+OCCLUSION = Protocol(
+    name="occlusion",
+    kind="robustness",
+    version=2,
+    title="Occlusion, area under the curve",
+    short="occlusion",
+    sentence=(
+        "Accuracy while 0 to 90 % of the image information is dropped, patch by patch (the area is evalkit's own"
+        " summary, papers show the curves)."
+    ),
+    metrics=(
+        Metric("auc_random", "random", "high", AREA.format("drawn at random"), column=True),
+        Metric("auc_salient", "salient", "high", AREA.format("salient ones first"), column=True),
+        Metric("auc_nonsalient", "non-salient", "high", AREA.format("non-salient ones first"), column=True),
+        Metric("clean_top1", "clean top-1", "high", "accuracy with nothing dropped"),
+        Metric("top1_*", "top-1, *", "high", "accuracy with this share dropped in this mode"),
+    ),
+    needs={"data": "val"},
+    figures=(
+        Figure(
+            "curves",
+            "occlusion",
+            "Occlusion",
+            "Top-1 accuracy while ever more of each image is blacked out. Random: patches drawn at random, the band is"
+            " the standard deviation over repeated draws. Salient and non-salient: patches in the order of the saliency"
+            " model's attention, until that share of the attention is gone.",
+            panels={
+                "random": ("Random patches", "share of patches dropped"),
+                "salient": ("Salient patches first", "share of attention dropped"),
+                "nonsalient": ("Non-salient patches first", "share of attention dropped"),
+            },
+        ),
+    ),
+    passes=65,
+    config=OcclusionConfig,
+    code="evalkit.robustness.occlusion:PROTOCOL",
+)

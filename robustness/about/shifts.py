@@ -1,0 +1,92 @@
+"""What the protocols on other photographs and renditions of ImageNet's classes are; they measure as ImageNet-A does."""
+
+from dataclasses import dataclass
+
+from evalkit.keys import key
+from evalkit.protocols import Metric, Protocol
+
+from ..config import ClassificationConfig, ValConfig
+from .imagenet_a import AURRA, OTHERS, RMS, TOP1
+
+
+@dataclass(frozen=True)
+class ImageNetRConfig(ClassificationConfig):
+    """Renditions: art, cartoons, sculptures, toys."""
+
+
+@dataclass(frozen=True)
+class ImageNetSketchConfig(ClassificationConfig):
+    """Black and white sketches."""
+
+
+@dataclass(frozen=True)
+class ImageNetV2Config(ClassificationConfig):
+    """New photographs, collected as ImageNet val was."""
+
+
+@dataclass(frozen=True)
+class ImageNetValConfig(ClassificationConfig, ValConfig):
+    """The clean images, by the labels of ImageNet and by the reassessed ones."""
+
+    classes: str | None = key(
+        None,
+        "only the 200 classes of this set, as its clean counterpart; null: all 1000",
+        choices=("imagenet-a", "imagenet-o", "imagenet-r"),
+    )
+
+
+IMAGENET_R = Protocol(
+    name="imagenet-r",
+    kind="robustness",
+    version=1,
+    title="ImageNet-R protocol",
+    short="R",
+    sentence="Renditions of 200 classes: art, cartoons, sculptures, toys.",
+    metrics=(TOP1, RMS, AURRA, *OTHERS),
+    needs={"data": "imagenet-r"},
+    config=ImageNetRConfig,
+    code="evalkit.robustness.shifts:IMAGENET_R",
+)
+IMAGENET_SKETCH = Protocol(
+    name="imagenet-sketch",
+    kind="robustness",
+    version=1,
+    title="ImageNet-Sketch protocol",
+    short="Sketch",
+    sentence="Black and white sketches of the 1000 classes.",
+    metrics=(TOP1, RMS, AURRA, *OTHERS),
+    needs={"data": "imagenet-sketch"},
+    config=ImageNetSketchConfig,
+    code="evalkit.robustness.shifts:IMAGENET_SKETCH",
+)
+IMAGENET_V2 = Protocol(
+    name="imagenet-v2",
+    kind="robustness",
+    version=1,
+    title="ImageNetV2 protocol",
+    short="V2",
+    sentence="New photographs, collected as the validation images of ImageNet were.",
+    metrics=(TOP1, RMS, AURRA, *OTHERS),
+    needs={"data": "imagenet-v2"},
+    config=ImageNetV2Config,
+    code="evalkit.robustness.shifts:IMAGENET_V2",
+)
+REAL = Metric(
+    "real_top1",
+    "ReaL top-1",
+    "high",
+    "share of the images with a reassessed label whose prediction is one of them",
+    column=True,
+)
+IMAGENET_VAL = Protocol(
+    name="imagenet-val",
+    kind="robustness",
+    version=2,
+    title="ImageNet val protocol",
+    short="val",
+    sentence="The clean validation images, by the labels of ImageNet and by the reassessed ones.",
+    metrics=(TOP1, REAL, RMS, AURRA, *OTHERS),
+    needs={"data": "val"},
+    config=ImageNetValConfig,
+    code="evalkit.robustness.shifts:IMAGENET_VAL",
+)

@@ -1,0 +1,58 @@
+"""The published data sets that the protocols read: where each lies below a data root, what it holds when it is whole,
+and which embedded set stands in for it."""
+
+from dataclasses import dataclass
+from importlib import resources
+
+TRAINED_ON = "digits-photo"  # what a checkpoint must have been trained on for the stand-ins to be its defaults
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set by its facts. One of the user's own classes may lie in its place, see `layouts.open_set`."""
+
+    name: str
+    title: str
+    folders: tuple[str, ...]  # below the data root, the first that is there
+    stand_in: str | None = None  # the embedded set that demonstrates it
+    images: int | None = None  # in all, where the classes hold different numbers
+    per_class: int | None = None
+    subset: bool = False  # of 200 classes of ImageNet, listed in evalkit/data
+    unpacked: tuple[str, ...] = ()  # folders that its archives unpack to, where their name is not the set's own
+
+    def wnids(self) -> list[str]:
+        """The sorted WordNet ids of a subset."""
+        return (resources.files("evalkit.data") / f"{self.name.replace('-', '_')}_wnids.txt").read_text().split()
+
+
+V2 = tuple(f"imagenetv2-{kind}-format-val" for kind in ("matched-frequency", "threshold0.7", "top-images"))
+SETS: dict[str, DataSet] = {
+    s.name: s
+    for s in (
+        DataSet(
+            "val",
+            "ImageNet val",
+            ("imagenet/val", "imagenet-1k/val", "ILSVRC2012/val", "ILSVRC2012_img_val", "imagenet-val", "val"),
+            stand_in="digits-photo",
+            per_class=50,
+        ),
+        DataSet("imagenet-a", "ImageNet-A", ("imagenet-a",), stand_in="digits-a", images=7500, subset=True),
+        DataSet("imagenet-o", "ImageNet-O", ("imagenet-o",), stand_in="digits-o", images=2000, subset=True),
+        DataSet("imagenet-r", "ImageNet-R", ("imagenet-r",), images=30_000, subset=True),
+        DataSet(
+            "imagenet-sketch",
+            "ImageNet-Sketch",
+            ("imagenet-sketch", "sketch"),
+            images=50_889,
+            unpacked=("sketch", "imagenet-sketch"),
+        ),
+        DataSet("imagenet-v2", "ImageNetV2", ("imagenet-v2", "imagenetv2", *V2), images=10_000, unpacked=V2),
+        DataSet("imagenet-c", "ImageNet-C", ("imagenet-c",), per_class=50),
+    )
+}
+MADE_AT_ANY_SIZE = {"digits", *(s.stand_in for s in SETS.values() if s.stand_in)}
+
+
+def wnids(name: str) -> list[str]:
+    """The 200 sorted WordNet ids of a subset of ImageNet's classes."""
+    return SETS[name].wnids()

@@ -1,0 +1,55 @@
+"""A method as a training run left it: its mix block, and the network that it asks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evalkit import checkpoint, models
+from evalkit.errors import EvalkitError
+from evalkit.models import Network
+
+from ..mixups import MixMethod, from_config
+from ..settings import settle
+from . import stand_in
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds."""
+
+    net: Network  # the network that was trained, in evaluation mode
+    method: MixMethod
+    name: str  # of the method, as the recipe gives it
+
+    def named(self, name: str) -> MixMethod:
+        """The method `name` set up with the trained network: the run's own with all that it learned, any other in its
+        default preset."""
+        return self.method if name == self.name else stand_in.method(name, self.net)
+
+    @torch.no_grad()
+    def classes(self, pixels: Tensor) -> Tensor:
+        """(B,) what the network takes uint8 images (B, 3, S, S) for, which need not be of its classes."""
+        mean, std = (torch.tensor(v)[:, None, None] for v in (self.net.mean, self.net.std))
+        return self.net((pixels / 255 - mean) / std).logits.argmax(1)
+
+
+def load(spec: str, device: torch.device) -> Trained:
+    """Network and method of a run or checkpoint folder of `evalkit train`. Raises EvalkitError for anything else."""
+    folder = checkpoint.find_folder(spec)
+    if folder is None:
+        raise EvalkitError(f"{spec} is no run or checkpoint folder of `evalkit train`, so it holds no method")
+    loaded = models.load(str(folder), weights="raw")
+    recipe, state = loaded.meta["config"], checkpoint.load_state(folder)
+    settled = settle({"applied": [], "methods": {}} | recipe, (), recipe)  # runs of before this was done by the recipe
+    chosen = settled.get("mixup", recipe["mixup"])
+    net, method = loaded.network, from_config(chosen)
+    method.setup(net)
+    try:
+        method.load_state_dict(state["method"])
+        if state["network"] is not None:  # the exported network is another one than the trained one
+            net.model.load_state_dict(state["network"])
+    except (KeyError, RuntimeError) as e:
+        raise EvalkitError(f"{folder} does not hold the state of its method ({str(e).splitlines()[0]})") from e
+    name = chosen if isinstance(chosen, str) else "choice" if "choice" in chosen else chosen["name"]
+    return Trained(net.to(device).eval(), method.to(device).eval(), name)
