@@ -227,8 +227,8 @@ def meta(s: Session) -> dict[str, Any]:
 def teachers(trainee: Trainee) -> dict[str, str | None]:
     """The frozen networks that the method and the distillation ask, by name, with the sha256 of their weights files."""
     askers = [*trainee.method.modules(), trainee.distillation]
-    found = [asker.teacher for asker in askers if isinstance(getattr(asker, "teacher", None), Teacher)]
-    return {str(teacher.spec): teacher.sha256 for teacher in found}
+    found = [getattr(asker, "teacher", None) for asker in askers]
+    return {str(teacher.spec): teacher.sha256 for teacher in found if isinstance(teacher, Teacher)}
 
 
 def method_name(spec: Any) -> str:

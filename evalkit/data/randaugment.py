@@ -24,7 +24,7 @@ class RandAugment:
     """
 
     def __init__(self, config: str, size: int, mean: tuple[float, ...], resampling: Image.Resampling):
-        settings = {
+        settings: dict[str, Any] = {
             "translate_const": int(size * 0.45),
             "img_mean": tuple(min(255, round(255 * m)) for m in mean),
             "interpolation": resampling,
@@ -53,6 +53,7 @@ class RandAugment:
 
     def apply(self, image: Image.Image, drawn: Drawn) -> Image.Image:
         """The image after `drawn`, by Pillow."""
+        op: Any
         for op, arguments in drawn:
             image = op.aug_fn(image, *arguments, **op.kwargs)
         return image
@@ -72,7 +73,7 @@ def _arguments(op: AugmentOp) -> tuple[Any, ...] | None:
     alone."""
     if op.prob < 1.0 and random.random() > op.prob:
         return None
-    magnitude = op.magnitude
+    magnitude: Any = op.magnitude
     if op.magnitude_std == float("inf"):
         magnitude = random.uniform(0, magnitude)
     elif op.magnitude_std > 0:
