@@ -67,7 +67,7 @@ class Session:
     step: int = 0
     seconds: float = 0.0  # of training up to the newest checkpoint, over all parts of a run that was resumed
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
-    best: dict[str, float] = field(default_factory=dict)  # top1 and step of the best evaluation so far
+    best: dict[str, Any] = field(default_factory=dict)  # top1 and step of the best evaluation so far
     history: list[float] = field(default_factory=list)  # top1 of every evaluation so far
 
     @property
@@ -148,6 +148,7 @@ def make_network(cfg: TrainConfig, num_classes: int) -> Network:
         return models.create(cfg.model, pretrained=cfg.init is not None, **create)
     network = models.create(cfg.model, **create)
     loaded = models.load(cfg.init, model=cfg.model, model_args=dict(cfg.model_args))
+    assert isinstance(loaded.network, Network), "read from a file"
     weights, own = loaded.network.model.state_dict(), network.model.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     odd = [k for k in own if k not in fitting and loaded.network.num_classes == num_classes]

@@ -74,10 +74,11 @@ def _arguments(op: AugmentOp) -> tuple[Any, ...] | None:
     if op.prob < 1.0 and random.random() > op.prob:
         return None
     magnitude: Any = op.magnitude
-    if op.magnitude_std == float("inf"):
+    spread: Any = op.magnitude_std
+    if spread == float("inf"):
         magnitude = random.uniform(0, magnitude)
-    elif op.magnitude_std > 0:
-        magnitude = random.gauss(magnitude, op.magnitude_std)
+    elif spread > 0:
+        magnitude = random.gauss(magnitude, spread)
     magnitude = max(0.0, min(magnitude, op.magnitude_max or 10.0))
     return op.level_fn(magnitude, op.hparams) if op.level_fn is not None else ()
 

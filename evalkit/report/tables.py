@@ -165,6 +165,7 @@ def _notes(rows: Sequence[Row], page: Sequence[Group], protocols: Protocols) -> 
     ]
     notes += spread_notes([len(row.runs) for row in rows])
     notes += [f"{p.title}: {p.sentence}" for p in shown]
+    # a dict keeps the first of equal notes in its place, which a set does not
     notes += dict.fromkeys(f"{c.title}: {c.meaning}." for p in shown for c in p.columns)
     if any(not r["complete"] for r in records):
         notes.append(

@@ -58,7 +58,8 @@ def page(name: str) -> str:
 
 def described(cls: type[MixMethod]) -> list[tuple[str, ...]]:
     """(name, type, default, meaning) of every argument."""
-    words, found = meanings(cls), []
+    words = meanings(cls)
+    found: list[tuple[str, ...]] = []
     for name, p in arguments(cls).items():
         default = "must be given" if p.default is p.empty else flow(plain(p.default))
         found.append((name, typed(p.annotation), default, words.get(name, "")))

@@ -88,7 +88,7 @@ def answer_at_once(net: Network, methods: Iterable[MixMethod], x: Tensor) -> Non
             setattr(asked, question, functools.partial(_given, getattr(asked, question)(x)))
         for teacher in (value for value in vars(asker).values() if isinstance(value, Teacher)):
             seen = teacher.on(x)
-            seen.feature_map = functools.partial(_given, seen.feature_map(x))  # type: ignore[method-assign]
+            seen.feature_map = functools.partial(_given, seen.feature_map(x))
 
 
 def _given(value: Any, *_: Any, **__: Any) -> Any:
