@@ -263,4 +263,5 @@ def _record(
             notes=[*data.notes, *filter(None, [_other_training(source)]), *outcome.notes],
         ),
         published=published,
+        assumed=cfg.assumed,
     )
