@@ -45,7 +45,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     complete = records.complete and not images.problems
     if not is_main():
         return 0 if complete else 2
-    remarks = [*images.remarks, *absent_classes(images)]
+    remarks = [*models.describe(loaded.report), *images.remarks, *absent_classes(images)]
     remarks += [f"{what} in {n:,} of the {len(images):,} images" for what, n in images.notes.items()]
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
     part = split if images.native_size else ""
