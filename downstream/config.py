@@ -29,6 +29,12 @@ class TransferConfig(Keys):
     )
     label: str | None = key(None, "how reports name this run; null: by the checkpoint's label", role="place")
 
+    assumed: list[str] = key(
+        [],
+        "what no publication states and the recipe assumes, as `thing: what is taken`; stands beside published values",
+        role="place",
+    )
+
     # on what
     data: str = key("digits-scenes", "the images: digits-scenes, a published set or a folder", role="place")
     data_dir: str | None = key(None, "where a published set lies", role="place")

@@ -188,11 +188,7 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     undefined = {
         name: "no pixel of the validation images has a class" for name, value in metrics.items() if np.isnan(value)
     }
-    notes = (
-        ["schedule assumed: Segmenter's recipe, since the papers on mixing name none"]
-        if cfg.data == "pascal-context"
-        else []
-    )
+    notes = []
     absent = int(np.isnan(score["seg/iou"]).sum())
     if absent:
         notes.append(

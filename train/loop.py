@@ -85,27 +85,21 @@ def fit(s: Session, run: Path) -> None:
                         s.scaler.scale(loss).backward()
                     step_loss += loss.detach()
 
-                s.scaler.unscale_(s.optimizer)
-                norm = torch.nn.utils.get_total_norm([p.grad for p in s.trainee.parameters() if p.grad is not None])
-                if cfg.clip_grad is not None:
-                    torch.nn.utils.clip_grads_with_norm_(s.trainee.parameters(), cfg.clip_grad, norm)
-                s.scaler.step(s.optimizer)
-                s.scaler.update()
-                s.optimizer.zero_grad(set_to_none=True)
-                s.batchnorm.step()
-                s.method.after_step(context(s.step, None), s.network)
-                if s.ema:
-                    s.ema.update(s.method.eval_network(s.network))
-                # a scaler skips steps that overflow
-                healthy = step_loss.isfinite() & (norm.isfinite() | s.scaler.is_enabled())
+                done = s.step + 1
+                moments = (total, check_steps, eval_steps, cfg.log_steps, cfg.checkpoint_steps or total)
+                looked_at = any(done % n == 0 for n in moments)
+                norm = update(s, context(s.step, None), measured=looked_at)
+                healthy = step_loss.isfinite()
+                if norm is not None and not s.scaler.is_enabled():  # a scaler skips steps that overflow
+                    healthy = healthy & norm.isfinite()
                 bad_step = torch.where(healthy, bad_step, bad_step.clamp(max=s.step))
-                s.step += 1
+                s.step = done
                 log.moved(s.step)
 
                 last = s.step == total
                 evaluate_now = s.step % eval_steps == 0 or last
                 save_now = last or (cfg.checkpoint_steps is not None and s.step % cfg.checkpoint_steps == 0)
-                if not (evaluate_now or save_now or s.step % check_steps == 0 or s.step % cfg.log_steps == 0):
+                if not looked_at or norm is None:
                     continue
                 due = time.monotonic() - saved_at > 60 * cfg.checkpoint_minutes
                 first_bad, stop, due = guard.agree(total - int(bad_step), guard.received or 0, due)
@@ -163,6 +157,25 @@ def fit(s: Session, run: Path) -> None:
                     raise Stopped(int(stop))
         finally:
             log.close()
+
+
+def update(s: Session, ctx: Context, measured: bool) -> Tensor | None:
+    """Change the weights by the gradients, and what follows from the weights. Returns the norm of the gradients where
+    it is clipped or to be `measured`."""
+    s.scaler.unscale_(s.optimizer)
+    norm = None
+    if measured or s.cfg.clip_grad is not None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in s.trainee.parameters() if p.grad is not None])
+    if norm is not None and s.cfg.clip_grad is not None:
+        torch.nn.utils.clip_grads_with_norm_(s.trainee.parameters(), s.cfg.clip_grad, norm)
+    s.scaler.step(s.optimizer)
+    s.scaler.update()
+    s.optimizer.zero_grad(set_to_none=True)
+    s.batchnorm.step()
+    s.method.after_step(ctx, s.network)
+    if s.ema:
+        s.ema.update(s.method.eval_network(s.network))
+    return norm
 
 
 def batch_iterator(s: Session, start: int) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ import torch
 
 from evalkit import checkpoint, fingerprint, results, runs
 from evalkit.about import ACCURACY
+from evalkit.data.loading import steps_per_epoch
 from evalkit.data.published import published_set
 from evalkit.errors import EvalkitError
 from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
@@ -151,7 +152,7 @@ def early(s: session.Session) -> list[str]:
     found = []
     if s.ema and (begun := s.ema.decay**steps) > 0.05:
         found.append(f"after {steps} steps the averaged weights still are {100 * begun:.0f} % those the run began with")
-    per_epoch = loop.steps_per_epoch(len(s.train_images), cfg.batch_size)
+    per_epoch = steps_per_epoch(len(s.train_images), cfg.batch_size)
     if cfg.warmup_epochs * per_epoch >= steps:
         found.append(f"the run ended within its warm-up of {cfg.warmup_epochs:g} epochs")
     return found

@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError, unknown
-from . import described, mixup, pack, recipes, schemas, study
+from . import bench, described, mixup, pack, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ Examples:
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench.app, name="bench")
 app.add_typer(mixup.app, name="mixup")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(study.app, name="study")
