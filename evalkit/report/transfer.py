@@ -75,9 +75,9 @@ def _sets(rows: Sequence[Row], protocols: Protocols) -> dict[Set, list[Line]]:
     sets = {}
     for key in sorted(found, key=lambda key: order.index(key.protocol)):
         detail = protocols[key.protocol].detail
-        known = {} if detail is None else {name: i for i, name in enumerate(detail.names)}
-        ranked = sorted((known.get(line.detail, len(known)), i, line) for i, line in enumerate(found[key].values()))
-        sets[key] = [line for _, _, line in ranked]
+        places = {} if detail is None else {name: i for i, name in enumerate(detail.names)}
+        lines = [(places.get(line.detail, len(places)), i, line) for i, line in enumerate(found[key].values())]
+        sets[key] = [line for *_, line in sorted(lines, key=lambda item: item[:2])]
     return sets
 
 
