@@ -27,7 +27,7 @@ from PIL import Image
 from evalkit import models
 from evalkit.data.folders import folder
 from evalkit.data.transforms import eval_transform
-from evalkit.inference import exact, predict
+from evalkit.inference import Pass, exact, predict
 from evalkit.parts import Parts
 from evalkit.robustness import imagenet_a
 from evalkit.robustness.layouts import wnids
@@ -79,8 +79,9 @@ def main() -> None:
 
         def whole() -> None:
             parts = Parts(Path(root) / ".parts", "benchmark")
-            common = {"device": device, "forward_batch": size, "batch_size": args.batch_size, "workers": args.workers}
-            held[:] = [predict(network, images, transform, parts=parts, **common)]
+            held[:] = [
+                predict(network, images, transform, Pass(device, size, args.batch_size, args.workers), parts=parts)
+            ]
             parts.remove()
 
         def bare() -> None:

@@ -29,6 +29,12 @@ class TransferConfig(Keys):
     )
     label: str | None = key(None, "how reports name this run; null: by the checkpoint's label", role="place")
 
+    assumed: list[str] = key(
+        [],
+        "what no publication states and the recipe assumes, as `thing: what is taken`; stands beside published values",
+        role="place",
+    )
+
     # on what
     data: str = key("digits-scenes", "the images: digits-scenes, a published set or a folder", role="place")
     data_dir: str | None = key(None, "where a published set lies", role="place")
@@ -69,8 +75,9 @@ def merge(base: Any, changes: dict[str, Any], where: str = "mm") -> None:
 
     Raises EvalkitError for an unknown key at the top and for a place that a list has not."""
     check_names(where, changes)
-    for place, value in changes.items():
-        name = f"{where}.{place}"
+    for key_or_place, value in changes.items():
+        name = f"{where}.{key_or_place}"
+        place: Any = key_or_place
         if isinstance(base, list):
             if not str(place).isdecimal() or int(place) >= len(base):
                 raise EvalkitError(
@@ -109,7 +116,10 @@ def check_names(where: str, value: Any) -> None:
 
 def optimizer(cfg: TransferConfig) -> dict[str, Any]:
     """`optim_wrapper` of an mm config."""
-    kinds = {"sgd": {"type": "SGD", "momentum": 0.9}, "adamw": {"type": "AdamW", "betas": (0.9, 0.999)}}
+    kinds: dict[str, dict[str, Any]] = {
+        "sgd": {"type": "SGD", "momentum": 0.9},
+        "adamw": {"type": "AdamW", "betas": (0.9, 0.999)},
+    }
     clip = {} if cfg.clip_grad is None else {"clip_grad": {"max_norm": cfg.clip_grad, "norm_type": 2}}
     return {
         "type": "OptimWrapper",

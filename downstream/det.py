@@ -264,8 +264,8 @@ def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     """COCO's average precision of boxes and of masks: mean over IoU 0.50 to 0.95, at 0.50, at 0.75; and the first of
     these for each class."""
     scores = evaluate()
-    rows = [{"class": name} for name in data.classes]
-    metrics = {}
+    rows: list[dict[str, Any]] = [{"class": name} for name in data.classes]
+    metrics: dict[str, float] = {}
     for kind in ("box", "mask"):
         ap = np.asarray(scores[f"det/{kind}"])  # (classes, 3), NaN for a class without an object
         for suffix, column in zip(("", "50", "75"), ap.T):

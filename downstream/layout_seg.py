@@ -139,8 +139,8 @@ def find_voc(root: Path) -> Path | None:
 
 def context(voc: Path, name: str, classes: list[str], fingerprint: dict[str, str] | None = None) -> SegData:
     """A set in Pascal Context's layout whose label maps may hold the labels of `classes` only."""
-    lists = {split: f"ImageSets/SegmentationContext/{split}.txt" for split in SPLITS}
-    ids = {split: _listed(voc / path) for split, path in lists.items()}
+    lists: dict[str, str | None] = {split: f"ImageSets/SegmentationContext/{split}.txt" for split in SPLITS}
+    ids = {split: _listed(voc / path) for split, path in lists.items() if path is not None}
     both = set(ids["train"]) & set(ids["val"])
     if both:
         raise EvalkitError(f"{voc}: {len(both)} images are in train.txt and val.txt ({min(both)}); {CONTEXT_HOW}")
@@ -180,16 +180,16 @@ def seg_folders(root: str | Path) -> SegData:
             f"{root / 'classes.txt'} must hold 2 to {IGNORE} different classes, one per line, but holds {len(classes)}"
         )
     images, masks = ({split: f"{kind}/{split}" for split in SPLITS} for kind in ("images", "masks"))
-    ids, suffixes = {}, {}
+    ids: dict[str, list[str]] = {}
+    suffixes: dict[str, None] = {}
     for split in SPLITS:
         names = _files(root / images[split], layout)
         suffixes |= dict.fromkeys(Path(name).suffix for name in names)
         ids[split] = [Path(name).stem for name in names]
     if len(suffixes) > 1:
         raise EvalkitError(f"{root}/images holds {' and '.join(sorted(suffixes))} files; convert them to one kind")
-    found = SegData(
-        root.resolve().name, root, classes, images, masks, ids, dict.fromkeys(SPLITS), (*suffixes, ".png"), {}
-    )
+    (suffix,) = suffixes
+    found = SegData(root.resolve().name, root, classes, images, masks, ids, dict.fromkeys(SPLITS), (suffix, ".png"), {})
     return replace(found, fingerprint={split: _check_masks(found, split, ignore=True) for split in SPLITS})
 
 

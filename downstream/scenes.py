@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Scene:
     @property
     def boxes(self) -> np.ndarray:
         """(n, 4) int64: left, top, width and height in pixels, tight around each mask."""
-        across, down = self.masks.any(axis=1), self.masks.any(axis=2)
+        across, down = np.asarray(self.masks.any(axis=1)), np.asarray(self.masks.any(axis=2))
         left, top = across.argmax(axis=1), down.argmax(axis=1)
         right, bottom = across.shape[1] - across[:, ::-1].argmax(axis=1), down.shape[1] - down[:, ::-1].argmax(axis=1)
         return np.stack([left, top, right - left, bottom - top], axis=1)
@@ -64,7 +65,8 @@ def make_scene(split: str, index: int, *, seed: int = 0, size: int = 96) -> Scen
     strokes, labels = source_digits()
     height, width = rng.permutation([size, round(size * 4 / 3)])
     pixels = _background(rng, width, height)
-    masks, rows, whole = np.zeros((0, height, width), bool), [], []
+    masks, rows = np.zeros((0, height, width), bool), []
+    whole: list[int] = []  # pixels of each digit, hidden ones too
     for row in rng.choice(digit_rows(split), size=rng.integers(2, 7), replace=False):
         colour = rng.uniform(0.6, 1.0, 3)
         for _ in range(TRIES):
@@ -170,8 +172,8 @@ def _write_split(root: Path, split: str, settings: dict[str, int]) -> str:
         paths, number = _paths(root, split, i), FIRST_ID[split] + i
         photo = Image.fromarray(scene.pixels)
         for name in ("voc", "coco"):
-            _save(paths[name], lambda f, photo=photo: photo.save(f, "JPEG", quality=95, subsampling=0))
-        _save(paths["labels"], lambda f, labels=scene.labels: Image.fromarray(labels).save(f, "PNG"))
+            _save(paths[name], partial(photo.save, format="JPEG", quality=95, subsampling=0))
+        _save(paths["labels"], partial(Image.fromarray(scene.labels).save, format="PNG"))
         images.append({"id": number, "file_name": paths["coco"].name, "width": photo.width, "height": photo.height})
         annotations += [
             {"id": 10 * number + j, "image_id": number, **made} for j, made in enumerate(_annotations(scene))

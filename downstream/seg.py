@@ -177,7 +177,8 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     """Mean IoU over the classes that occur, pixel accuracy, IoU of each class; with `ms` also the mean IoU at several
     scales."""
     scores = {"": evaluate()} | ({"_ms": evaluate(tta=True)} if cfg.ms else {})
-    metrics, rows = {}, [{"class": name} for name in data.classes]
+    metrics: dict[str, float] = {}
+    rows: list[dict[str, Any]] = [{"class": name} for name in data.classes]
     for suffix, score in scores.items():
         metrics[f"miou{suffix}"] = mean_of_defined(score["seg/iou"])
         for row, iou in zip(rows, score["seg/iou"]):
@@ -187,11 +188,7 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     undefined = {
         name: "no pixel of the validation images has a class" for name, value in metrics.items() if np.isnan(value)
     }
-    notes = (
-        ["schedule assumed: Segmenter's recipe, since the papers on mixing name none"]
-        if cfg.data == "pascal-context"
-        else []
-    )
+    notes = []
     absent = int(np.isnan(score["seg/iou"]).sum())
     if absent:
         notes.append(

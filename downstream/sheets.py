@@ -2,7 +2,7 @@
 
 import colorsys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -81,14 +81,14 @@ def colour(label: int) -> tuple[float, float, float]:
     )
 
 
-def _grid(samples: Sequence[tuple], draw: Callable[[Axes, np.ndarray, object], None]) -> Figure:
+def _grid(samples: Sequence[tuple[np.ndarray, Any, Any]], draw: Callable[[Axes, np.ndarray, Any], None]) -> Figure:
     """Two samples to a row, each as image, truth and prediction."""
     if not samples:
         raise ValueError("Expected argument `samples` to hold at least one sample, but got none")
     across = min(2, len(samples))
     rows = -(-len(samples) // across)
     figure = Figure(figsize=(5.1 * across, 1.75 * rows + 0.4), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0.02, wspace=0.02)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, hspace=0.02, wspace=0.02)
     axes = figure.subplots(rows, 3 * across, squeeze=False).reshape(-1, 3)
     for ax in axes.ravel():
         ax.set_axis_off()

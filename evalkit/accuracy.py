@@ -36,16 +36,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     if is_main():
         runs.make(out)  # before the work whose results it is for
     mode, transform = preparation(loaded, images, cfg.preprocess)
-    records = inference.predict(
-        network,
-        images,
-        transform,
-        device=device,
-        forward_batch=cfg.forward_batch,
-        batch_size=cfg.batch_size,
-        workers=cfg.workers,
-        what="eval",
-    )
+    records = inference.predict(network, images, transform, inference.Pass.of(cfg, device, "eval"))
     k = min(5, network.num_classes)
     correct = {
         1: metrics.top_k_correct(records.logits, records.labels, 1),
@@ -54,7 +45,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     complete = records.complete and not images.problems
     if not is_main():
         return 0 if complete else 2
-    remarks = [*images.remarks, *absent_classes(images)]
+    remarks = [*models.describe(loaded.report), *images.remarks, *absent_classes(images)]
     remarks += [f"{what} in {n:,} of the {len(images):,} images" for what, n in images.notes.items()]
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
     part = split if images.native_size else ""

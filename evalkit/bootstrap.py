@@ -41,7 +41,10 @@ class Spread(NamedTuple):
 
 
 def spread(
-    statistics: Sequence[Statistic], ids: Sequence[str], strata: np.ndarray | None = None, resamples: int = RESAMPLES
+    statistics: Sequence[Statistic],
+    ids: Sequence[str] | np.ndarray,
+    strata: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
 ) -> Spread:
     """Standard errors and 95 % intervals of all metrics of `statistics`.
 
@@ -69,7 +72,7 @@ def spread(
 
 def resample(
     function: Callable[[np.ndarray], Values],
-    ids: Sequence[str],
+    ids: Sequence[str] | np.ndarray,
     strata: np.ndarray | None = None,
     resamples: int = RESAMPLES,
 ) -> Values:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,64 +38,112 @@ class Records:
     complete: bool  # False if images could not be read and the policy was "fail"
 
 
+class Sizes(Protocol):
+    """What every configuration of an evaluation says about its passes."""
+
+    @property
+    def forward_batch(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def workers(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """How a network runs over images. No result depends on it, but for the last bits on `forward_batch`.
+
+    Args:
+        device: where the network is.
+        forward_batch: the fixed number of rows of a forward pass.
+        batch_size: images that a worker hands over at a time.
+        workers: processes that read images; 0: this one.
+        what: names the pass in a progress bar; None: no bar.
+    """
+
+    device: torch.device
+    forward_batch: int = 64
+    batch_size: int = 64
+    workers: int = 2
+    what: str | None = None
+
+    @classmethod
+    def of(cls, cfg: Sizes, device: torch.device, what: str | None = None) -> "Pass":
+        return cls(device, cfg.forward_batch, cfg.batch_size, cfg.workers, what)
+
+
 def predict(
     network: Callable[[Tensor], Any],
     images: Images,
     transform: Callable[..., Tensor],
+    run: Pass,
     *,
-    device: torch.device,
-    forward_batch: int = 64,
-    batch_size: int = 64,
-    workers: int = 2,
     rows: Sequence[int] | np.ndarray | None = None,
-    on_error: Literal["fail", "skip"] = "fail",
-    what: str | None = None,
+    on_error: str = "fail",
     parts: Parts | None = None,
 ) -> Records:
-    """Logits of every image of `images`, or of those at the positions `rows`.
+    """Logits of every image of `images`, or of those at some positions.
 
-    `network`: a `Network` on `device` in eval mode, normalising with its own mean and std, or any callable that maps
-    (F, 3, S, S) float32 to (F, K) logits (without `mean` and `std` attributes it gets pixels in [0, 1]). `transform`:
-    image to uint8 (3, S, S). `forward_batch` is the fixed number F of rows of a forward pass, the only size that can
-    show in the last bits. Images that cannot be read are listed in `bad` after the pass; `on_error`="fail" makes the
-    records incomplete, "skip" leaves them out. `what` names the pass in a progress bar. With `parts` the pass is saved
-    now and then, and what an earlier pass saved is not computed again; what is saved is for the caller to remove.
     Raises ValueError for a network in training mode and a `forward_batch` below 1, EvalkitError for logits that are not
     finite (naming the images) or when no image can be read.
+
+    Args:
+        network: a `Network` in eval mode, normalising with its own mean and std, or any callable that maps (F, 3, S, S)
+            float32 to (F, K) logits (without `mean` and `std` attributes it gets pixels in [0, 1]).
+        images: the data set.
+        transform: image to uint8 (3, S, S).
+        run: where, and in which pieces.
+        rows: the positions; None: all.
+        on_error: what images that cannot be read, which are listed in `bad`, do to the records: "fail" makes them
+            incomplete, "skip" leaves the images out.
+        parts: where the pass is saved now and then; what an earlier pass saved there is not computed again. For the
+            caller to remove.
     """
     if on_error not in ("fail", "skip"):
         raise ValueError(f"Expected argument `on_error` to be 'fail' or 'skip', but got {on_error!r}")
-    if forward_batch < 1:
-        raise ValueError(f"Expected argument `forward_batch` to be an integer larger than 0, but got {forward_batch}")
+    if run.forward_batch < 1:
+        raise ValueError(
+            f"Expected argument `forward_batch` to be an integer larger than 0, but got {run.forward_batch}"
+        )
     check_eval_mode(network)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
-    normalise = normaliser(network, device)
+    normalise = normaliser(network, run.device)
     bad: list[tuple[str, str]] = []
     saved = Resumed(images, rows, parts)
-    index, logits, on_device, unsaved = [], [np.zeros((0, 0), np.float32)], [], (0, 1)
-    with exact(), progress(what, len(saved.left)) as advance:
+    index: list[np.ndarray] = []  # positions in the data set of the rows in `logits` and, behind them, in `waiting`
+    logits: list[np.ndarray] = []
+    waiting: list[Tensor] = []  # still on the device, which seldom waits for a copy: 16 passes are copied at once
+    done = (0, 0)  # how much of `index` and `logits` has been saved
+    with exact(), progress(run.what, len(saved.left)) as advance:
         for x, chunk in fixed_chunks(
-            images, transform, saved.left, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad
+            images,
+            transform,
+            saved.left,
+            run.forward_batch,
+            run.device,
+            batch_size=run.batch_size,
+            workers=run.workers,
+            bad=bad,
         ):
             out = network(normalise(x))
-            on_device.append(getattr(out, "logits", out)[: len(chunk)].float())
+            waiting.append(getattr(out, "logits", out)[: len(chunk)].float())
             index.append(chunk)
             due = parts is not None and parts.due()
-            if len(on_device) == 16 or due:  # seldom, so that the device does not wait for the copy
-                logits.append(torch.cat(on_device).cpu().numpy())
-                on_device.clear()
+            if len(waiting) == 16 or due:
+                logits.append(torch.cat(waiting).cpu().numpy())
+                waiting.clear()
             if due:
-                saved.save(np.concatenate(index[unsaved[0] :]), logits=np.concatenate(logits[unsaved[1] :]))
-                unsaved = len(index), len(logits)
+                saved.save(np.concatenate(index[done[0] :]), logits=np.concatenate(logits[done[1] :]))
+                done = len(index), len(logits)
             advance(len(chunk) * world_size())
-        if on_device:
-            logits.append(torch.cat(on_device).cpu().numpy())
-    index = np.concatenate(index) if index else np.zeros(0, np.int64)
-    logits = np.concatenate(logits[1:] or logits)
-    order, (logits,), bad = gather(images, rows, *saved.joined(index, logits=logits), bad)
+        if waiting:
+            logits.append(torch.cat(waiting).cpu().numpy())
+    positions = np.concatenate([np.zeros(0, np.int64), *index])
+    values = np.concatenate(logits) if logits else np.zeros((0, 0), np.float32)
+    order, (values,), bad = gather(images, rows, *saved.joined(positions, logits=values), bad)
     ids = [images.ids[i] for i in order]
-    check_finite(ids, np.isfinite(logits).all(axis=1))
-    return Records(ids, images.labels[order].astype(np.int64), logits, bad, complete=not bad or on_error == "skip")
+    check_finite(ids, np.isfinite(values).all(axis=1))
+    return Records(ids, images.labels[order].astype(np.int64), values, bad, complete=not bad or on_error == "skip")
 
 
 # ---- the pieces, shared with the occlusion sweep

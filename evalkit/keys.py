@@ -131,7 +131,7 @@ class Keys:
         super().__init_subclass__(**kwargs)
         for name, hint in inspect.get_annotations(cls).items():
             field = cls.__dict__.get(name)
-            if typing.get_origin(hint) is ClassVar or hint is ClassVar:
+            if ClassVar in (typing.get_origin(hint), hint):
                 continue
             if not isinstance(field, dataclasses.Field) or "key" not in field.metadata:
                 raise TypeError(f"{cls.__name__}.{name} is not described; define it by key(default, meaning, ...)")

@@ -4,7 +4,7 @@ readers can tell apart."""
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 DPI = 160
 GREY, LIGHT = "#6b7280", "#d9dce1"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -55,7 +55,7 @@ class Curve(NamedTuple):
     band: np.ndarray  # (L,) standard deviation, NaN = none
 
 
-def line_style(index: int) -> dict[str, str]:
+def line_style(index: int) -> dict[str, Any]:
     """Colour, marker and dash of the run at `index` in the order of runs, the same in every figure."""
     return {
         "color": COLOURS[index % len(COLOURS)],
@@ -75,7 +75,7 @@ def png(figure: Figure) -> bytes:
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     @wraps(draw)
-    def wrapper(*args, **kwargs) -> Figure:
+    def wrapper(*args: Any, **kwargs: Any) -> Figure:
         with matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
@@ -98,7 +98,7 @@ def _legend(figure: Figure, labels: dict[str, int], marker: bool = True) -> None
         Line2D([], [], label=" " + _text(label, 40), **(line_style(i) | ({} if marker else {"marker": None})))
         for label, i in labels.items()
     ]
-    longest = max(len(h.get_label()) for h in handles)
+    longest = max(len(str(h.get_label())) for h in handles)
     columns = max(1, min(len(handles), int(figure.get_figwidth() * 11 / (longest + 8))))
     # the panels keep their size
     figure.set_figheight(figure.get_figheight() + 0.17 * (-(-len(handles) // columns) - 1))
@@ -183,9 +183,8 @@ def reliability(bins: dict[str, ReliabilityBins], errors: dict[str, float | None
         )
         _percent_axes(ax, "confidence" if i >= len(bins) - columns else "", "accuracy" if i % columns == 0 else None)
         ax.tick_params(labelbottom=i >= len(bins) - columns)
-        ax.set_title(
-            _text(label, 26) + ("" if errors.get(label) is None else f"\nRMS error {100 * errors[label]:.1f} %")
-        )
+        error = errors.get(label)
+        ax.set_title(_text(label, 26) + ("" if error is None else f"\nRMS error {100 * error:.1f} %"))
         ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
     return figure
 
@@ -249,7 +248,7 @@ def mixed_samples(strips: dict[str, tuple[np.ndarray, list[str]]]) -> Figure:
     columns = max(len(captions) for _, captions in strips.values())
     lines = max((caption.count("\n") + 1 for _, captions in strips.values() for caption in captions), default=1)
     figure = Figure(figsize=(1.22 * columns, (1.7 + 0.15 * lines) * len(strips)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, hspace=0.04, wspace=0.02)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.04, wspace=0.02)
     rows = figure.subfigures(len(strips), 1, squeeze=False)[:, 0]
     for row, (label, (images, captions)) in zip(rows, strips.items()):
         row.suptitle(_text(label, 60), x=0.008, ha="left", fontsize=10, fontweight="bold")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from evalkit.bootstrap import Means
+from evalkit.inference import Pass
 from evalkit.models import Loaded
 
 from . import attacks, layouts
@@ -54,7 +55,7 @@ def collect_fgsm(
 ) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records: ids and labels (N,) as the model's outputs, predictions (N, 1 + E) for the clean and the attacked
     images, eps (1 + E,) in 1/255."""
-    return _collect(loaded, plan, cfg, device, lambda gradient, x, eps, start: attacks.fgsm(gradient, x, eps), None)
+    return _collect(loaded, plan, cfg, device, lambda gradient, x, eps, start: attacks.fgsm(gradient, x, eps))
 
 
 def collect_pgd(
@@ -62,31 +63,25 @@ def collect_pgd(
 ) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records as those of `collect_fgsm`."""
 
-    def attack(gradient: attacks.Gradient, x: Tensor, eps: float, start: Tensor) -> Tensor:
+    def make(gradient: attacks.Gradient, x: Tensor, eps: float, start: Tensor) -> Tensor:
         return attacks.pgd(
             gradient, x, eps, alpha=eps / 4 if cfg.alpha is None else cfg.alpha / 255, steps=cfg.steps, start=start
         )
 
-    return _collect(loaded, plan, cfg, device, attack, cfg.seed)
+    return _collect(loaded, plan, cfg, device, make, cfg.seed)
 
 
 def _collect(
-    loaded: Loaded, plan: Plan, cfg: FGSMConfig, device: torch.device, attack: Any, seed: int | None
+    loaded: Loaded, plan: Plan, cfg: FGSMConfig, device: torch.device, make: Any, seed: int | None = None
 ) -> tuple[Arrays, list[tuple[str, str]]]:
     got = attacks.attack_all(
         loaded.network,
         plan.sets["data"],
         plan.extra["labels"],
         plan.transform,
-        attack,
-        [e / 255 for e in cfg.eps],
-        device=device,
-        seed=seed,
-        forward_batch=cfg.forward_batch,
-        batch_size=cfg.batch_size,
-        workers=cfg.workers,
-        rows=plan.rows["data"],
-        what=plan.extra["what"],
+        attacks.Attack(make, [e / 255 for e in cfg.eps], seed),
+        Pass.of(cfg, device, plan.extra["what"]),
+        plan.rows["data"],
     )
     arrays = {"ids": np.array(got.ids), "labels": plan.extra["labels"][got.positions], "predictions": got.predictions}
     return arrays | {"eps": np.array([0.0, *cfg.eps])}, got.bad

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evalkit.data.images import Images
 from evalkit.errors import EvalkitError
-from evalkit.inference import check_eval_mode, check_finite, exact, fixed_chunks, gather, normaliser, progress
+from evalkit.inference import Pass, check_eval_mode, check_finite, exact, fixed_chunks, gather, normaliser, progress
 from evalkit.runtime import derive_rng, world_size
 
 Gradient = Callable[[Tensor], Tensor]  # images (B, 3, S, S) in [0, 1] -> gradient of the loss, same shape
@@ -76,49 +76,63 @@ class Attacked:
     bad: list[tuple[str, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """An attack and its strengths.
+
+    Args:
+        make: (gradient, x, eps, start) -> the adversarial images.
+        eps: the strengths, fractions of 1.
+        seed: of the random start, which belongs to the image and is the same for every eps; None: `start` is None.
+    """
+
+    make: Callable[[Gradient, Tensor, float, Tensor | None], Tensor]
+    eps: Sequence[float]
+    seed: int | None = None
+
+
 def attack_all(
     network: Callable[[Tensor], Any],
     images: Images,
     labels: np.ndarray,
     transform: Callable[..., Tensor],
-    attack: Callable[[Gradient, Tensor, float, Tensor | None], Tensor],
-    eps: Sequence[float],
-    *,
-    device: torch.device,
-    seed: int | None,
-    forward_batch: int = 64,
-    batch_size: int = 64,
-    workers: int = 2,
+    attack: Attack,
+    run: Pass,
     rows: Sequence[int] | np.ndarray | None = None,
-    what: str | None = None,
 ) -> Attacked:
-    """Predictions of `network` (as in `evalkit.inference.predict`) for `images`, clean and attacked with every strength
-    of `eps` (fractions of 1).
+    """Predictions of `network` (as in `evalkit.inference.predict`) for `images`, clean and attacked with every
+    strength; `labels`: (len(images),) as the network's outputs.
 
-    `labels`: (len(images),) as the network's outputs. `attack(gradient, x, eps, start)` makes the adversarial images;
-    `start` is the random start of `seed`, which belongs to the image and is the same for every eps, or None without a
-    seed. Raises ValueError for a network in training mode, EvalkitError for outputs that are not finite.
+    Raises ValueError for a network in training mode, EvalkitError for outputs that are not finite.
     """
+    device = run.device
     check_eval_mode(network)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
     normalise, index, predicted = normaliser(network, device), [], []
     bad: list[tuple[str, str]] = []
-    with progress(what, len(rows)) as advance:
+    with progress(run.what, len(rows)) as advance:
         for x, chunk in fixed_chunks(
-            images, transform, rows, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad
+            images,
+            transform,
+            rows,
+            run.forward_batch,
+            device,
+            batch_size=run.batch_size,
+            workers=run.workers,
+            bad=bad,
         ):
             filled = np.concatenate([chunk, np.repeat(chunk[:1], len(x) - len(chunk))])
-            start = None if seed is None else _starts(seed, [images.ids[i] for i in filled], x)
+            start = None if attack.seed is None else _starts(attack.seed, [images.ids[i] for i in filled], x)
             gradient = loss_gradient(network, normalise, torch.from_numpy(labels[filled]).to(device))
             with exact(gradients=True):
-                attacked = [attack(gradient, x, e, start) for e in eps]
+                attacked = [attack.make(gradient, x, e, start) for e in attack.eps]
             with exact():
                 columns = [_predictions(network(normalise(image))) for image in (x, *attacked)]
             index.append(chunk)
             predicted.append(torch.stack(columns, dim=1)[: len(chunk)].cpu().numpy())
             advance(len(chunk) * world_size())
     index = np.concatenate([np.zeros(0, np.int64), *index])
-    table = np.concatenate([np.zeros((0, 1 + len(eps)), np.int32), *predicted])
+    table = np.concatenate([np.zeros((0, 1 + len(attack.eps)), np.int32), *predicted])
     order, (table,), bad = gather(images, rows, index, [table], bad)
     ids = [images.ids[i] for i in order]
     check_finite(ids, (table >= 0).all(axis=1))

@@ -64,8 +64,8 @@ def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | Non
         raise EvalkitError(f"{a} and {b} do not both hold {what}; run `evalkit robustness` on both models first")
     made = []
     for name in shared:
-        for first, second in _pairs(name, *sides, names=(a, b)):
-            differences = paired(PROTOCOLS[name], *(_outcome(record) for record in (first, second)), names=(a, b))
+        for first, second in _pairs(name, sides[0], sides[1], names=(a, b)):
+            differences = paired(PROTOCOLS[name], _outcome(first), _outcome(second), names=(a, b))
             print(_text(first, second, differences))
             made.append(_json(first, second, differences))
     if out is not None:
@@ -119,9 +119,10 @@ def _difference(
     metric: Metric, a: float, b: float, resampled: np.ndarray, right: list[np.ndarray | None]
 ) -> Difference:
     test, high = None, metric.better == "high"
-    if all(r is not None and np.isin(r, (0, 1)).all() for r in right):
+    left, other = right
+    if left is not None and other is not None and all(np.isin(r, (0, 1)).all() for r in (left, other)):
         # an error is 1 where the image is wrong
-        test = mcnemar(*(r.astype(bool) == high for r in right))
+        test = mcnemar(left.astype(bool) == high, other.astype(bool) == high)
     interval = bootstrap.interval(a - b, resampled)
     shown = test[2] < ALPHA if test else not interval[0] <= 0 <= interval[1]
     better = ("a" if (a > b) == high else "b") if shown else None

@@ -6,14 +6,12 @@ one group, so the order of the files does not matter; confidences in float64; th
 most confident bin, which the code leaves out (`rms_calibration_error_include`).
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from evalkit import metrics
 from evalkit.bootstrap import Aurra, Calibration, Means, Statistic
-from evalkit.inference import predict
+from evalkit.inference import Pass, predict
 from evalkit.models import Loaded
 
 from . import layouts
@@ -70,16 +68,8 @@ def collect(
     With on_error="wrong" the unreadable images are rows too, at the end: logits of 0, which rank last, and `readable`
     (N,) bool tells them."""
     images, policy = plan.sets["data"], "fail" if cfg.on_error == "fail" else "skip"
-    options: dict[str, Any] = {
-        "forward_batch": cfg.forward_batch,
-        "batch_size": cfg.batch_size,
-        "workers": cfg.workers,
-        "on_error": policy,
-    }
-    what, parts = plan.extra["what"], plan.parts("data")
-    got = predict(
-        loaded.network, images, plan.transform, device=device, rows=plan.rows["data"], what=what, parts=parts, **options
-    )
+    run, parts = Pass.of(cfg, device, plan.extra["what"]), plan.parts("data")
+    got = predict(loaded.network, images, plan.transform, run, rows=plan.rows["data"], on_error=policy, parts=parts)
     label = dict(zip(images.ids, plan.extra["labels"]))
     ids, logits, lost = got.ids, got.logits, [sample for sample, _ in got.bad] if cfg.on_error == "wrong" else []
     if lost:
@@ -105,7 +95,7 @@ def evaluate(arrays: Arrays) -> Outcome:
     means = {"mean_confidence": confidence}
     if len(restrict) < arrays["logits"].shape[1]:
         means["top1_unrestricted"] = metrics.top_k_correct(arrays["logits"], restrict[labels]) & readable
-    statistics = [
+    statistics: list[Statistic] = [
         Means({"top1": correct, "top5": top5}),
         Calibration(confidence, correct),
         Aurra("aurra", metrics.log_confidence(z), correct),
@@ -130,7 +120,7 @@ def _extras(
     into two halves by a hash of their ids, and each half is scaled by the temperature that fits the other one (their
     mean is `temperature`; the spread of these numbers takes it as given).
     """
-    statistics = [
+    statistics: list[Statistic] = [
         Means({"nll": metrics.sample_nll(z, labels), "brier": metrics.sample_brier(z, labels)}),
         *(Aurra(f"aurra_{name}", score(z), correct) for name, score in metrics.SCORES.items() if name != "msp"),
     ]

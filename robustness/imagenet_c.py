@@ -15,7 +15,7 @@ from evalkit import data
 from evalkit.bootstrap import Means
 from evalkit.data.folders import FolderImages
 from evalkit.errors import EvalkitError, suggest
-from evalkit.inference import predict
+from evalkit.inference import Pass, predict
 from evalkit.models import Loaded
 
 from . import layouts
@@ -74,7 +74,7 @@ def prepare(loaded: Loaded, cfg: ImageNetCConfig, device: torch.device) -> Plan:
         f" {len(first.classes)} classes matched by name"
     )
     return Plan(
-        sets=sets,
+        sets=dict(sets),
         rows={name: layouts.spread(len(images), cfg.limit) for name, images in sets.items()},
         transform=transform,
         settings={
@@ -113,7 +113,9 @@ def _cells(root: Path, loaded: Loaded, cfg: ImageNetCConfig) -> tuple[dict[str, 
             sets[cell] = images
             if published:
                 count = np.bincount(images.labels, minlength=len(images.classes)).tolist()
-                found = layouts.find_problems("imagenet-c", sorted(loaded.classes), dict(zip(images.classes, count)))
+                found = layouts.find_problems(
+                    "imagenet-c", sorted(layouts.check_known(loaded)), dict(zip(images.classes, count))
+                )
                 problems += [f"{cell}: {problem}" for problem in found]
     for images in sets.values():  # the same files 75 times: keep their names once
         first = next(iter(sets.values()))
@@ -126,7 +128,8 @@ def _cells(root: Path, loaded: Loaded, cfg: ImageNetCConfig) -> tuple[dict[str, 
 
 def _corruption_folders(root: Path) -> dict[str, Path]:
     """Corruption -> its folder, in `root` or in that of its group. Raises EvalkitError for a folder that is neither."""
-    known, found = {*CORRUPTIONS, *EXTRA}, {}
+    known = {*CORRUPTIONS, *EXTRA}
+    found: dict[str, Path] = {}
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
         if folder.name in GROUPS:
             found |= _corruption_folders(folder)
@@ -153,13 +156,9 @@ def collect(
             loaded.network,
             images,
             plan.transform,
-            device=device,
+            Pass.of(cfg, device, f"imagenet-c {cell} {loaded.label}"),
             rows=plan.rows[cell],
-            forward_batch=cfg.forward_batch,
-            batch_size=cfg.batch_size,
-            workers=cfg.workers,
             on_error=cfg.on_error,
-            what=f"imagenet-c {cell} {loaded.label}",
             parts=plan.parts(cell.replace("/", "-")),
         )
         predictions[[row[sample] for sample in got.ids], column] = got.logits.argmax(axis=1)

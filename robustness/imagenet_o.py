@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from evalkit import metrics
-from evalkit.bootstrap import Detection, Means
+from evalkit.bootstrap import Detection, Means, Statistic
 from evalkit.data.folders import same_files
 from evalkit.errors import EvalkitError
-from evalkit.inference import predict
+from evalkit.inference import Pass, predict
 from evalkit.models import Loaded
 
 from . import layouts
@@ -85,26 +85,16 @@ def collect(
 ) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records of both sides: ids (N,) as role/path, ood (N,) bool, logits (N, K) float32 of all classes, restrict
     (K',)."""
-    got, options = (
-        {},
-        {
-            "forward_batch": cfg.forward_batch,
-            "batch_size": cfg.batch_size,
-            "workers": cfg.workers,
-            "on_error": cfg.on_error,
-        },
-    )
+    got = {}
     for role, images in plan.sets.items():
-        what = f"imagenet-o ({role}) {loaded.label}"
         got[role] = predict(
             loaded.network,
             images,
             plan.transform,
-            device=device,
+            Pass.of(cfg, device, f"imagenet-o ({role}) {loaded.label}"),
             rows=plan.rows[role],
-            what=what,
+            on_error=cfg.on_error,
             parts=plan.parts(role),
-            **options,
         )
     arrays = {
         "ids": np.array([f"{role}/{sample}" for role, records in got.items() for sample in records.ids]),
@@ -126,7 +116,10 @@ def evaluate(arrays: Arrays) -> Outcome:
     ood, z_all = arrays["ood"], arrays["logits"].astype(np.float64)
     z = np.take(z_all, arrays["restrict"], axis=1)
     log_confidence, confidence = metrics.log_confidence(z), metrics.confidence(z)
-    statistics = [Detection(-log_confidence, ood), Detection(log_confidence, ~ood, "_in", only=("aupr",))]
+    statistics: list[Statistic] = [
+        Detection(-log_confidence, ood),
+        Detection(log_confidence, ~ood, "_in", only=("aupr",)),
+    ]
     statistics += [
         Means({"mean_confidence_ood": confidence}, rows=ood),
         Means({"mean_confidence_id": confidence}, rows=~ood),

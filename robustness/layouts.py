@@ -66,7 +66,7 @@ def open_set(
     lie there without class folders, their classes told by the file `labels` (see `evalkit.data.val_labels`). Raises
     EvalkitError naming what is not so; `allow_partial` accepts missing folders and images.
     """
-    check_known(loaded)
+    own = check_known(loaded)
     if not Path(spec).is_dir():
         if "/" in spec:
             raise EvalkitError(f"no such folder: {spec}")
@@ -83,7 +83,7 @@ def open_set(
             [f"{spec} stands in for the published data: a demonstration, not a benchmark"],
         )
     published = is_imagenet(loaded)
-    known = wnids(kind) if published and SETS[kind].subset else loaded.classes
+    known = wnids(kind) if published and SETS[kind].subset else own
     root = class_root(Path(spec), kind)
     images = _images(kind, root, known, kind if published else Path(spec).name, labels)
     count = np.bincount(images.labels, minlength=len(known))
@@ -112,13 +112,14 @@ def open_set(
     )
 
 
-def check_known(loaded: Loaded) -> None:
-    """Raise EvalkitError for a model whose classes have no names."""
+def check_known(loaded: Loaded) -> list[str]:
+    """The names of the model's classes. Raises EvalkitError where they have none."""
     if loaded.classes is None:
         raise EvalkitError(
             f"the class names of {loaded.label} are not known, so its outputs cannot be matched with folders; evaluate"
             " an evalkit checkpoint"
         )
+    return loaded.classes
 
 
 def is_imagenet(loaded: Loaded) -> bool:

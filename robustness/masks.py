@@ -162,7 +162,7 @@ def image_masks(
                 random_ranks(sample, grid * grid, seed, repeat) < counts[:, None], (grid, grid), cells
             )
     for mode, by_mass in (("salient", salient_masks), ("nonsalient", nonsalient_masks)):
-        if at := by_mode(mode):
+        if saliency is not None and (at := by_mode(mode)):
             (values, shape), levels = saliency, [columns[c].level for c in at]
             out[:, at] = resample(by_mass(values, levels), shape, cells)
     return shifted(out, side, offset) if offset else out

@@ -54,7 +54,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     loaded, plan = _agreed(lambda: _prepare(protocol, spec, cfg, device))
     say(
         f"{protocol.name}: {loaded.label} on {', '.join(i.name for i in plan.sets.values())}",
-        *(f"  {note}" for note in [*_key_report(loaded), *plan.notes, *_remarks(plan)]),
+        *(f"  {note}" for note in [*models.describe(loaded.report), *plan.notes, *_remarks(plan)]),
     )
     checksum = loaded.sha256 or _sha256_of(loaded.network)
     identity = {
@@ -72,11 +72,15 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     path = Path(cfg.out) / "records" / f"{protocol.name}-{slug}-{digest[:12]}.npz"
     found = gather_objects(_read(path) if is_main() else None)[0]
     if found is None:
-        plan = replace(plan, parts=lambda role: Parts(path.with_suffix(".parts"), f"{role}-{_kind(device)}"))
+
+        def parts(role: str) -> Parts:
+            return Parts(path.with_suffix(".parts"), f"{role}-{_kind(device)}")
+
+        plan = replace(plan, parts=parts)
         arrays, about = _collect(protocol, loaded, plan, cfg, device)
         if is_main():
             store.write(path, arrays, about)
-        plan.parts("").remove()
+        parts("").remove()
     else:
         arrays, about = found
         said = [f"{role}: {text}" for role, i in plan.sets.items() if (text := fingerprint.remark(i.fingerprint))]
@@ -113,13 +117,15 @@ def _prepare(
 
 def _agreed(prepare: Callable[[], tuple[models.Loaded, Plan]]) -> tuple[models.Loaded, Plan]:
     """What `prepare` returns; if it fails in any process, Refused in all of them."""
+    found: tuple[models.Loaded, Plan] | None = None
+    error: EvalkitError | None = None
     try:
-        found, error = prepare(), None
+        found = prepare()
     except EvalkitError as e:
-        found, error = None, e
+        error = e
     first = next((message for message in gather_objects(error and str(error)) if message is not None), None)
-    if first is not None:
-        raise Refused(first) from error
+    if found is None or first is not None:
+        raise Refused(str(first)) from error
     return found
 
 
@@ -171,7 +177,12 @@ def _record(
         else fingerprint.combined({f"{role} {images.name}": images.fingerprint for role, images in plan.sets.items()})
     )
     skipped = 0 if cfg.on_error == "wrong" else len(about["bad"])
-    notes = [*plan.notes, *_remarks(plan), *(f"{what} in {n} images" for what, n in about["notes"].items())]
+    notes = [
+        *models.describe(loaded.report),
+        *plan.notes,
+        *_remarks(plan),
+        *(f"{what} in {n} images" for what, n in about["notes"].items()),
+    ]
     if outcome.intervals:
         notes.append(
             f"standard errors and 95 % intervals over images: {bootstrap.RESAMPLES:,} bootstrap resamples, standard"
@@ -230,19 +241,6 @@ def say(*lines: str) -> None:
     """Print, from the first process."""
     if is_main():
         print("\n".join(map(plain, lines)), flush=True)
-
-
-def _key_report(loaded: models.Loaded) -> list[str]:
-    """What loading a foreign weights file did beyond matching names."""
-    found = [
-        (what, loaded.report.get(kind, []))
-        for kind, what in (("renamed", "renamed to timm's names"), ("unexpected", "not used"))
-    ]
-    return [
-        f"{len(keys)} tensors of the file {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-        for what, keys in found
-        if keys
-    ]
 
 
 def _remarks(plan: Plan) -> list[str]:

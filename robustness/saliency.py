@@ -2,9 +2,9 @@
 attention, or a file."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from evalkit.inference import normaliser
 from evalkit.runtime import sha256_file
 
 from . import store
+
+if TYPE_CHECKING:
+    from evalkit.models.wrap import Wrapped
 
 DINO = "vit_small_patch16_224.dino"
 DINO_HEAD = 1  # the second of six: the one the published code uses
@@ -34,6 +37,7 @@ class Saliency:
 
     source: Source
     settings: dict[str, Any]  # what identifies it in a record
+    said: tuple[str, ...] = ()  # what loading its model did beyond matching names
 
     def __call__(self, x: Tensor, ids: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
         values, grid = self.source(x, ids)
@@ -48,7 +52,7 @@ class Saliency:
 
 
 def attention(
-    network: models.Network,
+    network: "models.Network | Wrapped",
     device: torch.device,
     head: int | None,
     settings: dict[str, Any],
@@ -61,7 +65,7 @@ def attention(
         if tuple(x.shape[-2:]) != tuple(network.input_size):
             x = torch.nn.functional.interpolate(x, size=tuple(network.input_size), mode="bilinear", antialias=True)
         values, grid = network.class_attention(normalise(x), head=head)
-        return values.cpu().numpy(), tuple(grid)
+        return values.cpu().numpy(), grid
 
     return Saliency(source, settings | {"head": "mean" if head is None else head})
 
@@ -73,7 +77,9 @@ def cached(path: Path, saliency: Saliency, ids: Sequence[str]) -> Saliency | Non
     if found is None or not set(ids) <= set(found[0]["ids"].tolist()):
         return None
     position = {sample: i for i, sample in enumerate(found[0]["ids"].tolist())}
-    values, grid = found[0]["saliency"], tuple(found[0]["grid"].tolist())
+    values = found[0]["saliency"]
+    rows, columns = found[0]["grid"].tolist()
+    grid = (rows, columns)
     return Saliency(lambda x, wanted: (values[[position[sample] for sample in wanted]], grid), saliency.settings)
 
 
@@ -135,7 +141,9 @@ def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.
     else:
         loaded = models.load(spec)
     auto = DINO_HEAD if loaded.name == DINO else None
-    return attention(loaded.network.to(device), device, _head(head, auto), {"source": spec, "sha256": loaded.sha256})
+    known = {"source": spec, "sha256": loaded.sha256}
+    found = attention(loaded.network.to(device), device, _head(head, auto), known)
+    return replace(found, said=tuple(f"saliency model: {line}" for line in models.describe(loaded.report)))
 
 
 def _head(head: str, auto: int | None) -> int | None:

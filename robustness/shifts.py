@@ -9,6 +9,7 @@ their code in: class folders matched by name, those of V2 by number, which sorte
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +18,14 @@ import torch
 from timm.data import RealLabelsImagenet
 
 from evalkit.bootstrap import Means
+from evalkit.data.folders import FolderImages
 from evalkit.models import Loaded
 
 from . import imagenet_a, layouts
 from .about.shifts import ImageNetValConfig
 from .config import ProtocolConfig
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
+from .sets import wnids
 
 VAL_IMAGES = 50_000
 V2_SETS = ("matched-frequency", "threshold0.7", "top-images")
@@ -40,6 +43,7 @@ def prepare(kind: str, loaded: Loaded, cfg: ProtocolConfig, device: torch.device
 def _which_v2(opened: layouts.Opened) -> layouts.Opened:
     """Papers print V2's matched-frequency set; the two easier ones, and a folder whose name does not tell, are not what
     a published value was made on."""
+    assert isinstance(opened.images, FolderImages), "the published set is a folder"
     folder = Path(opened.images.root).resolve().name
     variant = next((v for v in V2_SETS if v in folder), "of unknown choice")
     opened.images.name = f"imagenet-v2 {variant}"
@@ -64,7 +68,7 @@ IMAGENET_R, IMAGENET_SKETCH, IMAGENET_V2 = (
 def prepare_val(loaded: Loaded, cfg: ImageNetValConfig, device: torch.device) -> Plan:
     """Open the clean images, all or those of another set's classes, and their reassessed labels. Raises EvalkitError as
     `prepare` does."""
-    only = layouts.wnids(cfg.classes) if cfg.classes else None
+    only = wnids(cfg.classes) if cfg.classes else None
     opened = layouts.open_set(
         "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, only=only, labels=cfg.val_labels
     )
@@ -74,14 +78,14 @@ def prepare_val(loaded: Loaded, cfg: ImageNetValConfig, device: torch.device) ->
     return plan
 
 
-def real_labels(loaded: Loaded, ids: list[str]) -> np.ndarray | None:
+def real_labels(loaded: Loaded, ids: Sequence[str]) -> np.ndarray | None:
     """The reassessed labels of the images `ids`, as the model's outputs, (N, L) int16 filled up with -1; None unless
     all are called as in ImageNet val."""
     known = RealLabelsImagenet(range(VAL_IMAGES)).real_labels
     names = [sample.rpartition("/")[2] for sample in ids]
     if not all(name in known for name in names):
         return None
-    position = layouts.class_indices(loaded, sorted(loaded.classes))
+    position = layouts.class_indices(loaded, sorted(layouts.check_known(loaded)))
     table = np.full((len(ids), max(map(len, known.values()))), -1, np.int16)
     for row, name in zip(table, names):
         row[: len(known[name])] = position[known[name]]
@@ -106,7 +110,7 @@ def evaluate_val(arrays: Arrays) -> Outcome:
     if "real" not in arrays:
         return clean
     arrays = by_id(arrays)
-    labelled = (arrays["real"] >= 0).any(axis=1)
+    labelled = np.asarray((arrays["real"] >= 0).any(axis=1))
     right = (arrays["real"] == arrays["logits"].argmax(axis=1)[:, None]).any(axis=1) & arrays.get("readable", True)
     statistics = [*clean.statistics, Means({"real_top1": right}, rows=labelled)]
     known = {

@@ -19,7 +19,8 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 def write(path: Path, arrays: Arrays, about: dict[str, Any]) -> None:
     """Write `arrays` to `path` and `about`, JSON values, beside it; a crash leaves what was there before, or a pair
     that `read` refuses."""
-    write_atomic(path, lambda f: np.savez(f, **arrays))
+    named: dict[str, Any] = {**arrays}
+    write_atomic(path, lambda f: np.savez(f, **named))
     text = json.dumps(about | {"sha256": sha256_file(path)}, indent=1, sort_keys=True)
     write_atomic(path.with_suffix(".json"), lambda f: f.write(text.encode()))
 

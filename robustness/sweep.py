@@ -40,7 +40,7 @@ class How:
     seed: int = 0  # of what is drawn at random
     offset: int = 0  # pixels by which the dropped patches are moved right and down
     fill: Sequence[float] | None = None  # (3,) colour in [0, 1] of what is dropped; black without
-    rows: Sequence[int] | None = None  # positions of the images; all without
+    rows: Sequence[int] | np.ndarray | None = None  # positions of the images; all without
     forward_batch: int = 64  # rows of a forward pass
     batch_size: int = 64  # what a loader process reads at a time
     workers: int = 2
@@ -86,7 +86,8 @@ def sweep(
         raise ValueError(
             "Expected argument `saliency` to be a saliency source for the modes salient and nonsalient, but got None"
         )
-    saved, bad = Resumed(images, rows, told.parts), []
+    saved = Resumed(images, rows, told.parts)
+    bad: list[tuple[str, str]] = []
     queue = _Queue(_Forward(network, device, told.forward_batch, told.fill), images.ids, columns, told.seed)
     with exact(), progress(told.what, len(saved.left)) as advance:
         size, load = told.forward_batch, {"batch_size": told.batch_size, "workers": told.workers}
@@ -94,7 +95,9 @@ def sweep(
             side = x.shape[-1]
             check_grid(grid, side)
             ids = [images.ids[i] for i in chunk]
-            values, shape = saliency(x, ids) if needs_saliency else (None, (grid, grid))  # waits for the device
+            values, shape = None, (grid, grid)
+            if saliency is not None and needs_saliency:
+                values, shape = saliency(x, ids)  # waits for the device
             cells = grid if shape == (grid, grid) and not told.offset else side
             step = max(1, MASK_BYTES // (len(columns) * cells * cells))
             for some in (slice(start, start + step) for start in range(0, len(chunk), step)):
@@ -134,7 +137,10 @@ class _Queue:
         self.masked = np.array([c for c, s in enumerate(columns) if s.mode != "shuffle"])
         self.waiting: tuple[np.ndarray, Tensor, np.ndarray] | None = None
         # a list of blocks each; row numbers and shares are (n, C)
-        self.index, self.slots, self.dropped, self.saliency = [], [], [], []
+        self.index: list[np.ndarray] = []
+        self.slots: list[np.ndarray] = []
+        self.dropped: list[np.ndarray] = []
+        self.saliency: list[np.ndarray] = []
         self.saved = 0  # blocks
 
     def put(self, index: np.ndarray, x: Tensor, masks: np.ndarray, saliency: np.ndarray | None) -> None:
@@ -217,7 +223,7 @@ class _Forward:
         """Queue the images `x` (B, 3, S, S) in [0, 1] under `masks` (B, C, cells * cells); returns their row numbers,
         (B, C)."""
         numbers = np.empty(masks.shape[:2], np.int64)
-        packed, full = np.packbits(masks, axis=2), masks.all(axis=2)
+        packed, full = np.packbits(masks, axis=2), np.asarray(masks.all(axis=2))
         new: list[tuple[int, int]] = []
         for b in range(len(masks)):
             seen: dict[bytes, int] = {}
@@ -247,6 +253,7 @@ class _Forward:
         return numbers
 
     def _run(self, rows: slice) -> None:
+        assert self.pool is not None and self.masks is not None, "rows were added"
         image, masks = self.image[rows], self.masks[rows]
         n, cells = len(image), round(masks.shape[1] ** 0.5)
         if n < self.size:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from evalkit.data.loading import Batch, Order, steps_per_epoch, train_batches
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
 from evalkit.logger import Logger
+from evalkit.models import Network
 from evalkit.runtime import derive_rng, is_main, rank, seed_torch, world_size, write_atomic
 
 from . import session
@@ -83,27 +85,21 @@ def fit(s: Session, run: Path) -> None:
                         s.scaler.scale(loss).backward()
                     step_loss += loss.detach()
 
-                s.scaler.unscale_(s.optimizer)
-                norm = torch.nn.utils.get_total_norm([p.grad for p in s.trainee.parameters() if p.grad is not None])
-                if cfg.clip_grad is not None:
-                    torch.nn.utils.clip_grads_with_norm_(s.trainee.parameters(), cfg.clip_grad, norm)
-                s.scaler.step(s.optimizer)
-                s.scaler.update()
-                s.optimizer.zero_grad(set_to_none=True)
-                s.batchnorm.step()
-                s.method.after_step(context(s.step, None), s.network)
-                if s.ema:
-                    s.ema.update(s.method.eval_network(s.network))
-                # a scaler skips steps that overflow
-                healthy = step_loss.isfinite() & (norm.isfinite() | s.scaler.is_enabled())
+                done = s.step + 1
+                moments = (total, check_steps, eval_steps, cfg.log_steps, cfg.checkpoint_steps or total)
+                looked_at = any(done % n == 0 for n in moments)
+                norm = update(s, context(s.step, None), measured=looked_at)
+                healthy = step_loss.isfinite()
+                if norm is not None and not s.scaler.is_enabled():  # a scaler skips steps that overflow
+                    healthy = healthy & norm.isfinite()
                 bad_step = torch.where(healthy, bad_step, bad_step.clamp(max=s.step))
-                s.step += 1
+                s.step = done
                 log.moved(s.step)
 
                 last = s.step == total
                 evaluate_now = s.step % eval_steps == 0 or last
                 save_now = last or (cfg.checkpoint_steps is not None and s.step % cfg.checkpoint_steps == 0)
-                if not (evaluate_now or save_now or s.step % check_steps == 0 or s.step % cfg.log_steps == 0):
+                if not looked_at or norm is None:
                     continue
                 due = time.monotonic() - saved_at > 60 * cfg.checkpoint_minutes
                 first_bad, stop, due = guard.agree(total - int(bad_step), guard.received or 0, due)
@@ -161,6 +157,25 @@ def fit(s: Session, run: Path) -> None:
                     raise Stopped(int(stop))
         finally:
             log.close()
+
+
+def update(s: Session, ctx: Context, measured: bool) -> Tensor | None:
+    """Change the weights by the gradients, and what follows from the weights. Returns the norm of the gradients where
+    it is clipped or to be `measured`."""
+    s.scaler.unscale_(s.optimizer)
+    norm = None
+    if measured or s.cfg.clip_grad is not None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in s.trainee.parameters() if p.grad is not None])
+    if norm is not None and s.cfg.clip_grad is not None:
+        torch.nn.utils.clip_grads_with_norm_(s.trainee.parameters(), s.cfg.clip_grad, norm)
+    s.scaler.step(s.optimizer)
+    s.scaler.update()
+    s.optimizer.zero_grad(set_to_none=True)
+    s.batchnorm.step()
+    s.method.after_step(ctx, s.network)
+    if s.ema:
+        s.ema.update(s.method.eval_network(s.network))
+    return norm
 
 
 def batch_iterator(s: Session, start: int) -> Iterator[Batch]:
@@ -228,9 +243,11 @@ def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
     return x, batch.y.to(s.device, non_blocking=True)
 
 
-def accuracy(s: Session, network) -> dict[str, float]:
+def accuracy(s: Session, network: Network) -> dict[str, float]:
     """top1, top5 (of five classes or more) and cross-entropy of a network on the validation images."""
-    records = inference.predict(network.eval(), s.val_images, s.eval_transform, device=s.device, workers=s.cfg.workers)
+    records = inference.predict(
+        network.eval(), s.val_images, s.eval_transform, inference.Pass(s.device, workers=s.cfg.workers)
+    )
     if records.bad:
         raise EvalkitError(
             f"cannot read {len(records.bad)} validation images, e.g. {records.bad[0][0]}: {records.bad[0][1]}; replace"
@@ -250,7 +267,12 @@ def give_up(s: Session, run: Path, step: int) -> None:
     folder = run / "crash"
     batch = next(batch_iterator(s, step))
     if is_main():
-        arrays = {"x": batch.x.numpy(), "y": batch.y.numpy(), "index": np.asarray(batch.index), "step": step}
+        arrays: dict[str, Any] = {
+            "x": batch.x.numpy(),
+            "y": batch.y.numpy(),
+            "index": np.asarray(batch.index),
+            "step": step,
+        }
         write_atomic(folder / f"step-{step:09d}.npz", lambda f: np.savez(f, **arrays))
     raise EvalkitError(
         f"the loss was not finite at step {step}; its first micro-batch is in {folder}, checkpoints before it are"

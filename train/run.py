@@ -63,7 +63,7 @@ def headline(s: session.Session, run: Path) -> str:
     return (
         f"{cfg.model} ({millions:.1f} M parameters), {session.method_name(cfg.mixup)}, {len(s.train_images):,} +"
         f" {len(s.val_images):,} images of {s.train_images.name} at {cfg.image_size} pixels (decode={cfg.decode},"
-        f" augment_device={cfg.augment_device}), {loop.total_steps(s):,} steps of {cfg.batch_size}, {world_size()} x"
+        f" augment_device={cfg.augment_device}), {s.total_steps:,} steps of {cfg.batch_size}, {world_size()} x"
         f" {where}, into {run}"
     )
 

@@ -7,6 +7,7 @@ checkpoints/step-000001234.pth.sha256   what `sha256sum -c` reads
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -24,7 +25,7 @@ class SlimCheckpointHook(Hook):
     """Keeps mmengine's log buffers, clock and paths out of checkpoints: what is left loads with weights_only=True, and
     is the same in equal runs. Counters of the run stand in the file's meta, its config beside it in mm_config.py."""
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
         for key in ("time", "experiment_name", "cfg"):
             checkpoint["meta"].pop(key, None)

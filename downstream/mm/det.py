@@ -28,7 +28,7 @@ class EvalkitCoco(BaseMetric):
         self.truth = COCO(ann_file)
         self.categories = [c["id"] for c in self.truth.dataset["categories"]]
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         for sample in data_samples:
             found = sample["pred_instances"]
             boxes, scores, labels = (found[key].cpu().numpy() for key in ("bboxes", "scores", "labels"))
@@ -47,7 +47,7 @@ class EvalkitCoco(BaseMetric):
                 ]
             )
 
-    def compute_metrics(self, results: list) -> dict[str, Any]:
+    def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
         objects = [found for image in results for found in image]
         # a mask's own area decides whether it counts as small or large, hence the separate list
         return {
@@ -55,7 +55,7 @@ class EvalkitCoco(BaseMetric):
             "mask": self._ap([{k: v for k, v in o.items() if k != "bbox"} for o in objects], "segm"),
         }
 
-    def _ap(self, objects: list[dict], kind: str) -> np.ndarray:
+    def _ap(self, objects: list[dict[str, Any]], kind: str) -> np.ndarray:
         judged = COCOeval(self.truth, self.truth.loadRes(objects) if objects else self._nothing(), kind)
         judged.evaluate()
         judged.accumulate()

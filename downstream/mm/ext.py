@@ -40,7 +40,7 @@ class Finder(MetaPathFinder, Loader):
 
 
 class Operators(ModuleType):
-    def __getattr__(self, name: str) -> Callable:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
             raise AttributeError(name)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from evalkit.data.loading import checked, shield
 from evalkit.errors import EvalkitError
@@ -35,7 +35,7 @@ class Places:
                 yield [(index, step, slot * world_size() + rank()) for slot, index in enumerate(batch)]
 
 
-class Items:
+class Items(Dataset[Any]):
     """A dataset that returns the error for an image it cannot give: raised in a worker, it would arrive as a page of
     traceback."""
 
@@ -45,15 +45,15 @@ class Items:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, key: Any) -> Any:
         try:
-            return self.dataset[index]
+            return self.dataset[key]
         except EvalkitError as e:
             return e
         except Exception as e:
             why = (str(e).strip().splitlines() or ["no message"])[0]
             return EvalkitError(
-                f"{self.dataset.get_data_info(index)['img_path']} or its truth cannot be used ({type(e).__name__}:"
+                f"{self.dataset.get_data_info(key)['img_path']} or its truth cannot be used ({type(e).__name__}:"
                 f" {why}); replace it"
             )
 
@@ -65,13 +65,13 @@ class Seeded(Items):
         super().__init__(dataset)
         self.seed = seed
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Any:
-        index, *place = key
+    def __getitem__(self, key: Any) -> Any:
+        index, *place = key  # as `Places` gives them
         seed_everything(self.seed, "sample", *place)
         return super().__getitem__(index)
 
 
-def feed(built: DataLoader, items: Items, **order: Any) -> Iterator[Any]:
+def feed(built: DataLoader[Any], items: Items, **order: Any) -> Iterator[Any]:
     """The batches of `items` in the `order` given, made as mm's loader `built` makes them. Raises EvalkitError for an
     image that cannot be used."""
     return checked(
@@ -85,6 +85,6 @@ def feed(built: DataLoader, items: Items, **order: Any) -> Iterator[Any]:
     )
 
 
-def _collate(join: Callable[[list], Any], items: list) -> Any:
+def _collate(join: Callable[[list[Any]], Any], items: list[Any]) -> Any:
     """A batch of the items, or the first error among them."""
     return next((item for item in items if isinstance(item, EvalkitError)), None) or join(items)

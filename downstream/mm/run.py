@@ -217,7 +217,7 @@ def loop_config(
 # ---- evaluation
 
 
-def plain_model(runner: Runner) -> torch.nn.Module:
+def plain_model(runner: Runner) -> Any:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 

@@ -20,7 +20,7 @@ class EvalkitSegDataset(BaseSegDataset):
     """Images that lie in the folder itself: without a list mmseg takes those of all folders below as well, hidden ones
     included."""
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> list[dict[str, Any]]:
         return [
             entry
             for entry in super().load_data_list()
@@ -37,7 +37,7 @@ class EvalkitLabels(LoadAnnotations):
         super().__init__(**kwargs)
         self.classes = classes
 
-    def transform(self, results: dict) -> dict:
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         results = super().transform(results)
         labels, path = results["gt_seg_map"], results["seg_map_path"]
         if labels.shape != tuple(results["ori_shape"]):
@@ -61,7 +61,7 @@ class EvalkitIoU(IoUMetric):
 
     default_prefix = "seg"
 
-    def compute_metrics(self, results: list) -> dict[str, Any]:
+    def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
         intersection, union, _, truth = (
             np.sum([np.asarray(part, float) for part in parts], axis=0) for parts in zip(*results)
         )

@@ -1,10 +1,12 @@
 """The `evalkit` command: how it starts and how it ends."""
 
 import errno
+import io
 import os
 import sys
 import traceback
 import warnings
+from typing import Any
 
 import typer
 
@@ -12,7 +14,7 @@ from ..errors import EvalkitError
 from .app import app
 
 __all__ = ["app", "invoke", "main"]
-UsageError = typer.BadParameter.__base__.__base__  # what typer raises for any wrong command line
+UsageError: Any = typer.BadParameter.mro()[2]  # what typer raises for any wrong command line
 DEBUG = "EVALKIT_DEBUG"
 
 
@@ -64,7 +66,10 @@ def main() -> None:
     """Console script: one line on stderr for an error; exit 0 complete, 2 finished but incomplete, 1 error, 130
     interrupted."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only, a file name that is no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that knows ASCII only, a file name that is no text
     if os.environ.get(DEBUG) != "1":
         warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries tell their callers
         warnings.showwarning = lambda message, *_: print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -3,13 +3,13 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 import typer
 
 from .. import __version__
 from ..errors import EvalkitError, unknown
-from . import described, mixup, pack, recipes, schemas, study
+from . import bench, described, mixup, pack, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ Examples:
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench.app, name="bench")
 app.add_typer(mixup.app, name="mixup")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(study.app, name="study")
@@ -42,7 +43,7 @@ def _options(
         bool,
         typer.Option("--version", is_eager=True, help="print the version and exit", callback=lambda v: _version(v)),
     ] = False,
-):
+) -> None:
     pass
 
 
@@ -346,7 +347,7 @@ def doctor() -> int:
     return run()
 
 
-def _several(gpus: int | None) -> bool:
+def _several(gpus: int | None) -> TypeGuard[int]:
     """Whether to start processes: not for one, and not within one that was started already."""
     return gpus is not None and gpus > 1 and "WORLD_SIZE" not in os.environ
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from .. import fingerprint
@@ -33,8 +34,10 @@ class FolderImages(Images):
         try:
             "".join(ids).encode()
         except UnicodeEncodeError as e:
-            odd = next(os.fsencode(id) for id in ids if os.fsencode(id) != id.encode(errors="ignore"))
-            raise EvalkitError(f"a file name in {root} is not UTF-8, which its records need: {odd}; rename it") from e
+            odd = next(id for id in ids if os.fsencode(id) != id.encode(errors="ignore"))
+            raise EvalkitError(
+                f"a file name in {root} is not UTF-8, which its records need: {os.fsencode(odd)!r}; rename it"
+            ) from e
 
     def path(self, i: int) -> str:
         """The file of image i."""
@@ -145,7 +148,10 @@ def flat_files(root: str | Path) -> list[str]:
     return Scan(root).images(deep=False)
 
 
-def same_files(a: Images, rows_a: Sequence[int], b: Images, rows_b: Sequence[int]) -> list[tuple[str, str]]:
+Rows = Sequence[int] | np.ndarray  # positions in a set
+
+
+def same_files(a: Images, rows_a: Rows, b: Images, rows_b: Rows) -> list[tuple[str, str]]:
     """(id in `a`, id in `b`) of images at these rows whose files have the same content; none for sets that are not
     files on disk."""
     by_size: dict[int, list[tuple[str, str]]] = {}
@@ -164,9 +170,10 @@ def same_files(a: Images, rows_a: Sequence[int], b: Images, rows_b: Sequence[int
     return same
 
 
-def _paths(images: Images, rows: Sequence[int]) -> Iterator[tuple[str, str]]:
+def _paths(images: Images, rows: Rows) -> Iterator[tuple[str, str]]:
     for row in map(int, rows):
-        whole, i = images, row
+        whole: Images = images
+        i = row
         while isinstance(whole, Subset):
             whole, i = whole.images, int(whole.indices[i])
         if isinstance(whole, FolderImages):

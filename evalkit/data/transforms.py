@@ -155,15 +155,24 @@ class View:
 class TrainKeys(Protocol):
     """The keys of a training recipe that decide how a training image is made."""
 
-    image_size: int
-    augment: str
-    crop_scale: Sequence[float]
-    auto_augment: str | None
-    color_jitter: float
-    erasing: float
-    interpolation: str
-    decode: str
-    augment_device: str
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def augment(self) -> str: ...
+    @property
+    def crop_scale(self) -> Sequence[float]: ...
+    @property
+    def auto_augment(self) -> str | None: ...
+    @property
+    def color_jitter(self) -> float: ...
+    @property
+    def erasing(self) -> float: ...
+    @property
+    def interpolation(self) -> str: ...
+    @property
+    def decode(self) -> str: ...
+    @property
+    def augment_device(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ HIDDEN = ("bn_eps", "bn_momentum", "bn_tf", "pad_type")  # that timm's families 
 def shaping(architecture: str) -> frozenset[str]:
     """The arguments that shape an architecture: those of the constructors and functions of its family."""
     family = timm.model_entrypoint(architecture).__module__
-    found: list[Callable] = []
+    found: list[Callable[..., Any]] = []
     for item in vars(sys.modules[family]).values():
         if isclass(item) and (issubclass(item, nn.Module) or item.__module__ == family):
             found += [base for base in item.__mro__ if base not in (nn.Module, object)]
@@ -35,7 +35,7 @@ def shaping(architecture: str) -> frozenset[str]:
     return frozenset({*HIDDEN, *(name for item in found for name in _parameters(item))} - NOT_ARCHITECTURE)
 
 
-def _parameters(item: Callable) -> list[str]:
+def _parameters(item: Callable[..., Any]) -> list[str]:
     try:
         return [
             p.name for p in signature(item).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)

@@ -3,6 +3,7 @@ transformers and residual networks, EfficientNet-PyTorch (lukemelas) for Efficie
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
@@ -60,7 +61,7 @@ def _openmmlab(name: str, kind: type[nn.Module]) -> str:
     return inside
 
 
-def _efficientnet(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+def _efficientnet(model: Any, names: Iterable[str]) -> dict[str, str]:
     """Their name -> timm's. Theirs counts the blocks through, timm's within each stage."""
     blocks = [(f"blocks.{s}.{b}", block) for s, stage in enumerate(model.blocks) for b, block in enumerate(stage)]
     parts = {f"{theirs}.": f"{ours}." for theirs, ours in WHOLE.items()}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
@@ -39,7 +39,7 @@ class Wrapped(nn.Module):
             )
         return logits
 
-    def class_attention(self, x: Tensor, **kwargs: Any) -> None:
+    def class_attention(self, x: Tensor, **kwargs: Any) -> NoReturn:
         raise EvalkitError(
             f"model {self.name} is a plain callable without class attention; choose another saliency= (dino, a"
             " checkpoint or file.npz)"

@@ -29,17 +29,17 @@ def build(dirs: Iterable[str | Path], out: str | Path | None, protocols: Protoco
 
     Raises EvalkitError where there are no records or `out` cannot be written.
     """
-    dirs = [Path(d) for d in dirs]
-    if not dirs:
+    below = [Path(d) for d in dirs]
+    if not below:
         raise EvalkitError("no folder given; name one or more that hold results, e.g. `evalkit report runs`")
-    records, problems = results.scan(dirs)
+    records, problems = results.scan(below)
     for problem in problems:
         warnings.warn(problem, stacklevel=2)
     if not records:
         raise EvalkitError(
-            f"no readable record below {', '.join(map(str, dirs))}; run `evalkit train` or `evalkit robustness` again"
+            f"no readable record below {', '.join(map(str, below))}; run `evalkit train` or `evalkit robustness` again"
         )
-    out = Path(out) if out is not None else (dirs[0] if dirs[0].is_dir() else dirs[0].parent)
+    folder = Path(out) if out is not None else (below[0] if below[0].is_dir() else below[0].parent)
 
     # the baseline comes first
     rows = rows_of(runs_of(sorted(results.latest(records), key=lambda r: r["method"] != "vanilla")))
@@ -49,12 +49,12 @@ def build(dirs: Iterable[str | Path], out: str | Path | None, protocols: Protoco
     lead = page.lead(rows)
     for drawing in drawings:
         if drawing.png is not None:
-            _write(out / "figures" / f"{drawing.name}.png", drawing.png)
-    _write(out / "report.csv", render.csv_text(rows))
-    _write(out / "report.md", render.markdown(TITLE, lead, tables, published, drawings, made))
-    _write(out / "report.tex", render.latex([*tables, *published]))
-    _write(out / "report.html", page.html(TITLE, lead, rows, tables, published, drawings, made))
-    return out / "report.html"
+            _write(folder / "figures" / f"{drawing.name}.png", drawing.png)
+    _write(folder / "report.csv", render.csv_text(rows))
+    _write(folder / "report.md", render.markdown(TITLE, lead, tables, published, drawings, made))
+    _write(folder / "report.tex", render.latex([*tables, *published]))
+    _write(folder / "report.html", page.html(TITLE, lead, rows, tables, published, drawings, made))
+    return folder / "report.html"
 
 
 def _write(path: Path, content: str | bytes) -> None:

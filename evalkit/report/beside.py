@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Sequence
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..protocols import Metric, Protocols
 from .collect import Group, Record, Row, describe, groups_of
@@ -29,7 +29,7 @@ def published_values() -> list[Published]:
     values = []
     for path in sorted((resources.files("evalkit") / "published").iterdir(), key=lambda p: p.name):
         if path.name.endswith(".csv"):
-            with path.open(encoding="utf-8", newline="") as f:
+            with path.open(encoding="utf-8") as f:
                 values += [Published(**line) for line in csv.DictReader(f)]
     return values
 
@@ -58,7 +58,7 @@ def beside_published(rows: Sequence[Row], protocols: Protocols) -> list[Table]:
 def _table(
     group: Group,
     where: str,
-    own: Sequence[tuple[Row, list]],
+    own: Sequence[tuple[Row, list[Any]]],
     known: Sequence[Published],
     columns: Sequence[Metric],
     protocols: Protocols,

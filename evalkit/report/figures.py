@@ -121,7 +121,8 @@ def _curve(records: Sequence[Record], mode: str) -> plots.Curve | None:
     if len(records) > 1:
         bands = [statistics.stdev(v for v, _ in by_level[q]) if len(by_level[q]) > 1 else math.nan for q in levels]
     else:
-        bands = [math.nan if by_level[q][0][1] is None else by_level[q][0][1] for q in levels]
+        first = [by_level[q][0][1] for q in levels]
+        bands = [math.nan if sd is None else sd for sd in first]
         if levels[0] == 0 and not np.isnan(bands[1:]).all():
             bands[0] = 0.0  # nothing is drawn at random where nothing is dropped
     return plots.Curve(np.array(levels), np.array(means), np.array(bands))

@@ -67,7 +67,7 @@ def _line(row: Row, r: Record) -> list[str]:
 def deviation(record: Record) -> str:
     """What keeps this record from being the published measurement, or what it assumes; empty where nothing does."""
     if record["published"] is None:
-        return f"{NOT_RECORDED} by this version of evalkit whether it is the published measurement"
+        return NOT_RECORDED
     if record["demonstration"]:
         return DEMONSTRATION
     if not record["published"]:

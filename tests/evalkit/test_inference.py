@@ -10,7 +10,7 @@ from evalkit import inference, models
 from evalkit.data.images import ArrayImages, BadImage
 from evalkit.data.transforms import eval_transform
 from evalkit.errors import EvalkitError
-from evalkit.inference import predict
+from evalkit.inference import Pass, predict
 
 CPU = torch.device("cpu")
 NATIVE = eval_transform("native", 16)
@@ -37,7 +37,8 @@ def make_network(name="vit_tiny_patch16_224", **args):
 
 
 def run(images, network, **options):
-    return predict(network, images, NATIVE, device=CPU, **{"forward_batch": 8, "workers": 0} | options)
+    more = {key: options.pop(key) for key in ("rows", "on_error", "parts") if key in options}
+    return predict(network, images, NATIVE, Pass(CPU, **{"forward_batch": 8, "workers": 0} | options), **more)
 
 
 # ---- the numbers

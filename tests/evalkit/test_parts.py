@@ -8,7 +8,7 @@ from PIL import Image
 from evalkit import parts as module
 from evalkit.data.images import ArrayImages, BadImage, Subset
 from evalkit.data.transforms import eval_transform
-from evalkit.inference import predict
+from evalkit.inference import Pass, predict
 from evalkit.parts import Parts
 
 CPU = torch.device("cpu")
@@ -49,8 +49,9 @@ def network(stop_after=None):
 
 
 def run(images, stop_after=None, parts=None, **options):
-    options = {"device": CPU, "forward_batch": 4, "batch_size": 3, "workers": 0} | options
-    return predict(network(stop_after), images, eval_transform("native", 8), parts=parts, **options)
+    rows = options.pop("rows", None)
+    how = Pass(CPU, **{"forward_batch": 4, "batch_size": 3, "workers": 0} | options)
+    return predict(network(stop_after), images, eval_transform("native", 8), how, rows=rows, parts=parts)
 
 
 # ---- the files

@@ -4,8 +4,10 @@ import re
 
 import pytest
 
+from evalkit import config
 from evalkit.cli.described import protocols
 from evalkit.report.beside import published_values
+from evalkit.train.config import TrainConfig
 
 VALUES = published_values()
 
@@ -130,3 +132,25 @@ def test_models_exist_in_timm_unless_they_are_ours_or_nobodys():
 
     own = {"pvt_tiny", "pvt_small", "pvt_medium", "pvt_large", "CA-Swin-T", "CA-Swin-S"}
     assert {v.model.split(".")[0] for v in VALUES} - set(timm.list_models()) <= own
+
+
+# Printed in the papers beside the tables that ship: AutoMix appendix, table 14; OpenMixup's Tiny-ImageNet benchmark.
+ALSO_PRINTED = {"cifar100": {"76.42", "77.73", "78.04", "78.55"}, "tiny-imagenet": {"61.68"}}
+
+
+@pytest.mark.parametrize("name", [n for n in config.recipes() if not n.startswith("digits")])
+def test_what_a_recipe_expects_is_published_for_its_network(name):
+    expected = re.search(r"^# Expected: (.*)$", config.find(name).read_text(), re.M).group(1)
+    model = config.load(TrainConfig, name, ["data_dir=somewhere"]).model
+    published = {v.value for v in VALUES if v.table == "accuracy" and v.model == model} | ALSO_PRINTED.get(name, set())
+    numbers = set(re.findall(r"\b\d\d\.\d+\b", expected))
+    assert numbers <= published and (numbers or name == "cub")
+
+
+def test_the_range_that_imagenet_r50_expects():
+    values = [
+        float(v.value)
+        for v in VALUES
+        if v.model == "resnet50" and "PyTorch setting, 100 epochs" in v.source and v.method != "vanilla"
+    ]
+    assert (min(values), max(values)) == (77.01, 78.14) and len(values) == 15

@@ -11,7 +11,7 @@ from torch import nn
 from evalkit import models
 from evalkit.data.transforms import eval_transform
 from evalkit.errors import EvalkitError
-from evalkit.inference import predict
+from evalkit.inference import Pass, predict
 from evalkit.robustness import attacks
 
 from .fakes import CPU, noise, vit
@@ -126,23 +126,21 @@ def pgd_attack(gradient, x, eps, start):
     return attacks.pgd(gradient, x, eps, alpha=eps / 4, steps=3, start=start)
 
 
-def run(network, images, eps=(2 / 255, 8 / 255), attack=pgd_attack, seed=0, **options):
+def run(network, images, eps=(2 / 255, 8 / 255), attack=pgd_attack, seed=0, rows=None, **options):
     return attacks.attack_all(
         network,
         images,
         images.labels,
         NATIVE,
-        attack,
-        eps,
-        device=CPU,
-        seed=seed,
-        **{"forward_batch": 4, "workers": 0} | options,
+        attacks.Attack(attack, eps, seed),
+        Pass(CPU, **{"forward_batch": 4, "workers": 0} | options),
+        rows,
     )
 
 
 def test_the_clean_column_and_eps_0_are_the_clean_predictions():
     images, network = noise(13), vit()
-    clean = predict(network, images, NATIVE, device=CPU, forward_batch=4, workers=0)
+    clean = predict(network, images, NATIVE, Pass(CPU, forward_batch=4, workers=0))
     got = run(network, images, eps=(0.0, 8 / 255))
     assert (
         got.ids == clean.ids
@@ -158,7 +156,7 @@ def centred_resnet(images):
     with torch.no_grad():
         network.model.fc.weight.mul_(10)
         network.model.fc.bias -= torch.from_numpy(
-            predict(network, images, NATIVE, device=CPU, workers=0).logits.mean(axis=0)
+            predict(network, images, NATIVE, Pass(CPU, workers=0)).logits.mean(axis=0)
         )
     return network
 

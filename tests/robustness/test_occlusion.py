@@ -13,7 +13,7 @@ import torch
 from evalkit.data.images import Subset
 from evalkit.data.transforms import eval_transform
 from evalkit.errors import EvalkitError
-from evalkit.inference import predict
+from evalkit.inference import Pass, predict
 from evalkit.robustness import masks, occlusion
 from evalkit.robustness import sweep as engine
 from evalkit.robustness.masks import Setting, settings
@@ -236,7 +236,7 @@ def test_level_zero_is_the_clean_prediction_and_everything_dropped_the_constant_
     images, network = noise(9), vit()
     columns = settings(["random", "salient", "nonsalient"], [0.0, 0.5, 1.0], 2)
     got = run(network, images, columns, saliency=attention(network, CPU, None, {}))
-    clean = predict(network, images, NATIVE, device=CPU, workers=0)
+    clean = predict(network, images, NATIVE, Pass(CPU, workers=0))
     assert got.predictions[:, 0].tolist() == clean.logits.argmax(axis=1).tolist()
     black = (0 - torch.tensor(network.mean).view(1, 3, 1, 1)) / torch.tensor(network.std).view(1, 3, 1, 1)
     with torch.no_grad():

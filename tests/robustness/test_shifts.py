@@ -332,7 +332,7 @@ def test_every_kind_of_file_goes_through_as_pillow_converts_it(tmp_path, model, 
     preprocessing of the plain conversion."""
     from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
-    from evalkit.inference import predict
+    from evalkit.inference import Pass, predict
 
     root = link_tree(tmp_path / "imagenet-r", R, pixels)
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
@@ -354,7 +354,7 @@ def test_every_kind_of_file_goes_through_as_pillow_converts_it(tmp_path, model, 
     cfg = ImageNetRConfig(data=str(root), workers=0)
     plan, arrays, _ = collected("imagenet-r", model, cfg)
     reference = Compose([Resize(18), CenterCrop(16), PILToTensor()])  # floor(16 * 256 / 224)
-    seen = predict(model.network, plan.sets["data"], lambda image: reference(image), device=CPU, workers=0)
+    seen = predict(model.network, plan.sets["data"], lambda image: reference(image), Pass(CPU, workers=0))
     np.testing.assert_array_equal(arrays["logits"], seen.logits)
     notes = plan.sets["data"].notes
     assert (notes["cmyk_converted"], notes["exif_orientation_ignored"], notes["alpha_dropped"]) == (1, 1, 1)

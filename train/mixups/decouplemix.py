@@ -23,8 +23,8 @@ class DecoupleMix(MixMethod):
     regulariser; `lam_idx` k (0, the paper; the code's configurations have 0, 0.5 or 1). Draws: those of `method`.
 
     Differs from the paper / the official code in giving each term the power of its own share: the code orders the two
-    shares by the classes of the batch's first image, so that it swaps them where the own class is the larger number,
-    and leaves the regulariser out of batches whose first image is not mixed or mixed by halves.
+    shares by the classes of the first image that is mixed, so that it swaps them for the whole batch where that one's
+    own class is the larger number, and leaves the regulariser out where lam = 1/2.
     """
 
     family = "loss"

@@ -68,7 +68,6 @@ class TransMix(MixMethod):
         self.edge = one_of("edge", edge, EDGES)
         self.attn_ratio = attn_ratio
         self.normalize_attn = flag("normalize_attn", normalize_attn)
-        self.row_sum = 1.0 if normalize_attn or attn_ratio == 0 else None  # class attention need not add up to 1
         self.mask_down = one_of("mask_down", mask_down, MASK_DOWN)
         self.attention = block_depth(attn_depth)
         self.rollout_residual = flag("rollout_residual", rollout_residual)

@@ -39,6 +39,22 @@ def test_weights_of_the_two_terms():
     torch.testing.assert_close(half - none, 0.3 * decoupled_loss(logits, y, y.flip(0), YES.repeat(2), (0.6, 0.8)))
 
 
+def test_the_codes_order_of_the_shares():
+    """OpenMixup's soft_mix_cross_entropy gave these regularisers for lam = 0.3: the shares are swapped where the first
+    image's own class is the larger number, which here is a matter of the weights' order; for lam = 0.5 it gave 0."""
+    z = (torch.arange(18.0).view(3, 6) * 7 % 5) / 2
+    small, large, all_mixed = torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5]), YES.repeat(3)
+    for own, other, power, official, swapped in (
+        (small, large, 1, 1.882062, False),
+        (large, small, 1, 1.882063, True),
+        (small, large, 0.5, 2.570925, False),
+    ):
+        weights = (0.3**power, 0.7**power)
+        order = weights[::-1] if swapped else weights
+        assert decoupled_loss(z, own, other, all_mixed, order).item() == pytest.approx(official, abs=5e-6)
+        assert abs(decoupled_loss(z, own, other, all_mixed, order[::-1]).item() - official) > 0.05
+
+
 def test_the_two_classes_do_not_compete():
     """phi^(a,b) does not depend on z_b: raising both logits together lowers the loss without limit, which no softmax
     over all classes allows."""
