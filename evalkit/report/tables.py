@@ -168,6 +168,7 @@ def _notes(rows: Sequence[Row], page: Sequence[Group], protocols: Protocols) -> 
         (row.name, run.records[g]) for row in rows for run in row.runs for g in page if g in run.records
     )
     notes += [f"{p.title}: {p.sentence}" for p in shown]
+    # a dict keeps the first of equal notes in its place, which a set does not
     notes += dict.fromkeys(f"{c.title}: {c.meaning}." for p in shown for c in p.columns)
     if any(not r["complete"] for r in records):
         notes.append(

@@ -135,7 +135,7 @@ class AdAutoMix(LearnedMix):
         self.lam_embed = flag("lam_embed", lam_embed)
 
     @property
-    def training_passes(self) -> int:
+    def training_passes(self) -> int:  # type: ignore[override]  # computed
         return 3 if self.images > 2 else 2
 
     def make_block(self, channels: int) -> nn.Module:
