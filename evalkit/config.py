@@ -147,6 +147,11 @@ def read(path: Path, folder: str = "train") -> dict[str, Any]:
     return below | values
 
 
+def base_name(path: Path) -> Any:
+    """What the recipe file `path` names as its base; None for one without."""
+    return _read_file(path).get("base")
+
+
 def base_of(path: Path, name: Any, folder: str) -> Path:
     """The file that `base: name` in the recipe file `path` means: a file beside it, else a recipe's name."""
     if not isinstance(name, str):
