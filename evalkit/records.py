@@ -161,7 +161,7 @@ def make_record(
             "metrics": numbers.metrics,
             "undefined": undefined,
             "standard_errors": numbers.standard_errors,
-            "intervals": numbers.intervals,
+            "intervals": {k: protocol.metric(k).within(*pair) for k, pair in numbers.intervals.items()},
             "seed": made.seed,
             "config": asdict(made.config) | dict(made.resolved),
             "idle_keys": idle_keys(made.config),

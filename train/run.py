@@ -32,13 +32,15 @@ def train(
     if resume is not None:
         run, cfg = Path(resume), runs.resumed(TrainConfig, Path(resume), overrides or [])
     else:
+        assert cfg is not None, "a new run is made of a configuration"
         run = (
             Path(out)
             if out
             else Path("runs") / f"{cfg.data}-{session.method_name(cfg.mixup)}-seed{cfg.seed}".replace("/", "-")
         )
         cfg = replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
-    torch.set_num_threads(cfg.threads)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
     if resume is None:
         cfg = resolve(cfg, device)
@@ -180,7 +182,9 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
             if "trained" in s.scores:
                 trained = s.scores["trained"]["top1"]
                 notes.append(f"weights of the momentum encoder; the network that was trained: top1 {trained:.6f}")
-        errors = {k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values}
+        errors: dict[str, float | None] = {
+            k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values
+        }
         sha256 = sums["model.safetensors" if name == "raw" else "model_ema.safetensors"]
         record = make_record(
             "train",
