@@ -96,7 +96,7 @@ def to_yaml(cfg: Any) -> str:
 
 def save(cfg: Any, path: str | Path) -> None:
     """Write the configuration so that `evalkit train PATH` runs it again; atomic."""
-    from .runtime import write_atomic  # imports torch, which listing recipes does without
+    from .files import write_atomic
 
     write_atomic(
         path,
