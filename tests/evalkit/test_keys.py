@@ -107,7 +107,8 @@ def test_a_default_is_copied():
 
 
 def test_what_must_be_given():
-    assert [k for k in keys.of(TrainConfig) if keys.default(TrainConfig, k) == "???"] == [
+    must = [name for name in keys.of(TrainConfig) if keys.default(TrainConfig, name) == MISSING]
+    assert must == [
         "model",
         "data",
         "epochs",
