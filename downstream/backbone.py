@@ -2,7 +2,9 @@
 what became of them."""
 
 import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from evalkit import models
 from evalkit.checkpoint import find_folder, read_weights
 from evalkit.errors import EvalkitError, unknown
-from evalkit.models.convert import to_timm
-from evalkit.models.load import SUFFIXES, convert, head_names, pattern
+from evalkit.models.fit import fit
+from evalkit.models.load import SUFFIXES
 
 from . import positions
 
@@ -129,39 +131,22 @@ def build(name: str, model_args: dict[str, Any], img_size: int | None) -> Any:
     return model
 
 
-def fill(model: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[str, list[str]]:
-    """Load `tensors` into a model without head, position embeddings resampled to its size; which were "loaded",
-    "head_dropped", "resized" (these are among the loaded), "renamed" and "unexpected". Raises EvalkitError, as
-    `evalkit.models.load` does, for a file that lacks a tensor, has another shape for one or more layers than the
-    model: nothing is ever loaded in part."""
-    own, heads = model.state_dict(), head_names(model)
-    tensors, renamed = to_timm(model, tensors)
-    dropped = sorted(k for k in tensors if k not in own and k.rpartition(".")[0] in heads)
-    converted = positions.fit(model, tensors)
-    if any(k not in converted or converted[k].shape != v.shape for k, v in own.items()):
-        converted = convert(model, converted)
-    unexpected = sorted(k for k in converted if k not in own and k not in dropped)
-    numbered = {pattern(k) for k in own if pattern(k) != k}
-    problems = {
-        "lacks": sorted(k for k in own if k not in converted),
-        "has other shapes for": sorted(k for k in own if k in converted and converted[k].shape != own[k].shape),
-        "has layers that the model has not,": [k for k in unexpected if pattern(k) in numbered],
-    }
-    for what, keys in problems.items():
-        if keys:
-            shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-            raise EvalkitError(
-                f"{source} does not fit the backbone: it {what} {len(keys)} tensors ({shown}); give the model and"
-                " model_args it was made with"
-            )
-    model.load_state_dict({k: converted[k] for k in own})
-    return {
-        "loaded": sorted(own),
-        "head_dropped": dropped,
-        "resized": sorted(k for k in own if k in tensors and tensors[k].shape != own[k].shape),
-        "renamed": renamed,
-        "unexpected": unexpected,
-    }
+def fill(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    source: str,
+    before: Callable[[], Mapping[str, torch.Size]] | None = None,
+) -> dict[str, list[str]]:
+    """Load `tensors` into a model without head by `evalkit.models.fit`; the report of it, a head that was left out as
+    "head_dropped". Positions are resampled to the model's size; `before`: its shapes as it was pre-trained. Raises
+    EvalkitError."""
+    report = fit(model, tensors, source, before=before, positions=positions.fit)
+    return {"head_dropped": report.pop("dropped"), **report}
+
+
+def _shapes(name: str, model_args: dict[str, Any]) -> dict[str, torch.Size]:
+    """Of the tensors of a model as it was pre-trained."""
+    return {k: v.shape for k, v in models.create(name, num_classes=0, **model_args).model.state_dict().items()}
 
 
 class Backbone(nn.Module):
@@ -188,11 +173,12 @@ class Backbone(nn.Module):
         self.out_indices, self.norm = list(out_indices), norm
         self.model = build(model, dict(model_args or {}), img_size)
         self.report: dict[str, list[str]] = {}
+        before = partial(_shapes, model, model_args or {})
         if checkpoint == TIMM:
             published = models.create(model, num_classes=0, pretrained=True, **model_args or {}).model
-            self.report = fill(self.model, published.state_dict(), f"timm's file of '{model}'")
+            self.report = fill(self.model, published.state_dict(), f"timm's file of '{model}'", before)
         elif checkpoint is not None:
-            self.report = fill(self.model, read_weights(checkpoint, weights)[0], checkpoint)
+            self.report = fill(self.model, read_weights(checkpoint, weights)[0], checkpoint, before)
         self.report["frozen"] = self._freeze_unused(model)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

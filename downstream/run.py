@@ -16,6 +16,7 @@ import torch
 from evalkit import fingerprint, plots, results, runs
 from evalkit.errors import EvalkitError
 from evalkit.models import check_arguments
+from evalkit.models.fit import describe
 from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
 from evalkit.text import say
@@ -26,6 +27,7 @@ from .mm import require
 from .task import Data, Outcome, Task
 
 DATA = "data.json"  # fingerprints of what was trained and measured on
+WEIGHTS = "weights.json"  # what became of every tensor of the checkpoint
 SHEET, SHOWN = "samples.png", 6  # validation images beside the truth and what was predicted
 
 
@@ -130,6 +132,7 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
         sheet = plots.png(task.sheet(engine.samples(runner, mm_config, SHOWN), data.classes))
         write_atomic(run / SHEET, lambda f: f.write(sheet))
         parameters = sum(p.numel() for p in engine.plain_model(runner).parameters())
+        outcome = dataclasses.replace(outcome, notes=[*_told(run), *outcome.notes])
         record = _record(task, cfg, source, data, outcome, parameters, device, time.monotonic() - began)
         if not results.holds(run, record):
             results.append(run, record)
@@ -138,6 +141,7 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
             f" {run / SHEET}",
             flush=True,
         )
+        say(*(f"  {note}" for note in outcome.notes))
     return 0
 
 
@@ -217,7 +221,15 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
                 print(f"  {key}: {', '.join(report[key][:5])}{', ...' if len(report[key]) > 5 else ''}", flush=True)
     if note := _other_training(source):
         print(f"  {note}", flush=True)
-    write_atomic(run / "weights.json", lambda f: f.write(json.dumps(report, indent=1).encode()))
+    write_atomic(run / WEIGHTS, lambda f: f.write(json.dumps(report, indent=1).encode()))
+
+
+def _told(run: Path) -> list[str]:
+    """What a reader must know of the weights that the run began with."""
+    try:
+        return describe(json.loads((run / WEIGHTS).read_text()))
+    except (OSError, ValueError, AttributeError, TypeError) as e:
+        raise EvalkitError(f"{run / WEIGHTS} is missing or damaged; start again in another folder") from e
 
 
 def _other_training(source: Source) -> str:

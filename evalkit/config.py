@@ -54,7 +54,7 @@ def resolve(
             raise EvalkitError(f"key '{name}' no longer exists; {schema.RETIRED[name].now}")
         _override(conf, fields, text)
     given = {text.partition("=")[0] for text in overrides or []}
-    for name, value in schema.settle(OmegaConf.to_container(conf), given).items():
+    for name, value in schema.settle(plain(conf), given).items():
         _set(conf, fields, name, value, f"{_called(recipe)}: ")
     return conf
 
@@ -106,12 +106,17 @@ def save(cfg: Any, path: str | Path) -> None:
     )
 
 
+def plain(conf: Any) -> Any:
+    """What OmegaConf holds as plain containers."""
+    return OmegaConf.to_container(conf)
+
+
 # ---- recipe files
 
 
 def recipes(folder: str = "train") -> dict[str, Path]:
     """The recipes that come with evalkit: name -> file, sorted by name."""
-    root = Path(importlib.import_module("evalkit.configs").__file__).parent
+    root = Path(str(importlib.import_module("evalkit.configs").__file__)).parent
     return {path.stem: path for path in sorted((root / folder).glob("*.yaml"), key=lambda p: p.stem)}
 
 
@@ -159,7 +164,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise EvalkitError(f"{path}{line}: {_yaml_problem(e)}") from e
-    values = OmegaConf.to_container(conf)
+    values = plain(conf)
     if not isinstance(values, dict):
         raise EvalkitError(f"{path}: a recipe is a list of `key: value` lines, but this holds {type(values).__name__}")
     return values
@@ -179,7 +184,7 @@ def _override(conf: DictConfig, fields: dict[str, Any], text: str) -> None:
     if not inner:
         _set(conf, fields, name, _parse(key, value, _is_text(fields[name])))
         return
-    current = OmegaConf.to_container(conf)[name]
+    current = plain(conf)[name]
     if isinstance(current, str) and fields[name] is Any:
         current = {"name": current}
     if not isinstance(current, dict):
@@ -189,7 +194,7 @@ def _override(conf: DictConfig, fields: dict[str, Any], text: str) -> None:
             f"{name} is a choice of several, so '{key}' is ambiguous; replace it as a whole: {name}='{{choice: [...]}}'"
             f" or {name}=NAME"
         )
-    target = current
+    target: dict[str, Any] = current
     for part in inner[:-1]:
         target = target.setdefault(part, {})
         if not isinstance(target, dict):
@@ -204,7 +209,7 @@ def _parse(key: str, text: str, is_text: bool) -> Any:
     if is_text and text[0] not in "'\"" and text != "null":
         return text
     try:
-        value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]
+        value = plain(OmegaConf.create(f"value: {text}"))["value"]
     except (yaml.YAMLError, OmegaConfBaseException) as e:
         raise EvalkitError(f"{key}={text}: {_yaml_problem(e)}") from e
     if isinstance(value, dict) and (glued := next((k for k, v in value.items() if v is None and ":" in str(k)), None)):

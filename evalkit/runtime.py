@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -132,6 +132,33 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
                 f"cannot write {path}: {e.strerror or e}; free some space or choose another output folder"
             ) from e
         raise
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: all of them are on disk under temporary names before the first is renamed, so
+    a full disk, a folder without the right to write or a kill leaves the old ones, all of them."""
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    try:
+        for path, content in files.items():
+            if path.is_dir():
+                raise IsADirectoryError(0, f"{path} is a folder", str(path))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporaries[path], "wb") as f:
+                f.write(content)
+                f.flush()
+                os.fsync(f.fileno())
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+        for folder in {path.parent for path in files}:
+            sync_folder(folder)
+    except OSError as e:
+        raise EvalkitError(
+            f"cannot write {path}: {e.strerror or e}; free some space or choose another output folder"
+        ) from e
+    finally:
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -90,7 +90,7 @@ def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
         and chosen == PUBLISHED
         and by_dino
         and not variants,
-        notes=[layouts.check_line(opened, loaded), *opened.notes],
+        notes=[layouts.check_line(opened, loaded), *opened.notes, *(saliency.said if saliency is not None else ())],
         extra={"labels": indices[labels], "saliency": saliency},
     )
 

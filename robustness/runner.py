@@ -54,7 +54,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     loaded, plan = _agreed(lambda: _prepare(protocol, spec, cfg, device))
     say(
         f"{protocol.name}: {loaded.label} on {', '.join(i.name for i in plan.sets.values())}",
-        *(f"  {note}" for note in [*_key_report(loaded), *plan.notes, *_remarks(plan)]),
+        *(f"  {note}" for note in [*models.describe(loaded.report), *plan.notes, *_remarks(plan)]),
     )
     checksum = loaded.sha256 or _sha256_of(loaded.network)
     identity = {
@@ -177,7 +177,12 @@ def _record(
         else fingerprint.combined({f"{role} {images.name}": images.fingerprint for role, images in plan.sets.items()})
     )
     skipped = 0 if cfg.on_error == "wrong" else len(about["bad"])
-    notes = [*plan.notes, *_remarks(plan), *(f"{what} in {n} images" for what, n in about["notes"].items())]
+    notes = [
+        *models.describe(loaded.report),
+        *plan.notes,
+        *_remarks(plan),
+        *(f"{what} in {n} images" for what, n in about["notes"].items()),
+    ]
     if outcome.intervals:
         notes.append(
             f"standard errors and 95 % intervals over images: {bootstrap.RESAMPLES:,} bootstrap resamples, standard"
@@ -186,7 +191,7 @@ def _record(
     if about["bad"]:
         notes.append(f"{len(about['bad'])} images could not be read and {_fate(cfg)}")
     complete = plan.complete and (not about["bad"] or cfg.on_error != "fail")
-    more = {"sets": sets, **outcome.data, "n_skipped": skipped}
+    more = {"prepared": str(plan.transform), "sets": sets, **outcome.data, "n_skipped": skipped}
     return make_record(
         "robustness",
         protocol,
@@ -236,19 +241,6 @@ def say(*lines: str) -> None:
     """Print, from the first process."""
     if is_main():
         print("\n".join(map(plain, lines)), flush=True)
-
-
-def _key_report(loaded: models.Loaded) -> list[str]:
-    """What loading a foreign weights file did beyond matching names."""
-    found = [
-        (what, loaded.report.get(kind, []))
-        for kind, what in (("renamed", "renamed to timm's names"), ("unexpected", "not used"))
-    ]
-    return [
-        f"{len(keys)} tensors of the file {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-        for what, keys in found
-        if keys
-    ]
 
 
 def _remarks(plan: Plan) -> list[str]:

@@ -2,7 +2,7 @@
 attention, or a file."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Saliency:
 
     source: Source
     settings: dict[str, Any]  # what identifies it in a record
+    said: tuple[str, ...] = ()  # what loading its model did beyond matching names
 
     def __call__(self, x: Tensor, ids: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
         values, grid = self.source(x, ids)
@@ -82,7 +83,7 @@ def pooled(saliency: Saliency, cells: int) -> Saliency:
         values, grid = saliency(x, ids)
         return masks.pooled(values, grid, cells), (cells, cells)
 
-    return Saliency(source, saliency.settings | {"pooled": cells})
+    return replace(saliency, source=source, settings=saliency.settings | {"pooled": cells})
 
 
 def cached(path: Path, saliency: Saliency, ids: Sequence[str]) -> Saliency | None:
@@ -158,9 +159,9 @@ def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.
         loaded = models.load(spec)
     auto = DINO_HEAD if loaded.name == DINO else None
     like = evaluated.network if norm == "model" else None
-    return attention(
-        loaded.network.to(device), device, _head(head, auto), {"source": spec, "sha256": loaded.sha256}, like
-    )
+    known = {"source": spec, "sha256": loaded.sha256}
+    found = attention(loaded.network.to(device), device, _head(head, auto), known, like)
+    return replace(found, said=tuple(f"saliency model: {line}" for line in models.describe(loaded.report)))
 
 
 def _head(head: str, auto: int | None) -> int | None:

@@ -3,6 +3,7 @@ MogaNet; presets for 32-px images."""
 
 from . import ca_swin, moganet, pvt, small  # noqa: F401  (registers their architectures with timm)
 from .build import check_arguments
+from .fit import describe, resized_by_timm
 from .load import Loaded, imagenet_classes, load
 from .network import Network, Output, create, list_models
 from .wrap import wrap
@@ -13,8 +14,10 @@ __all__ = [
     "Output",
     "check_arguments",
     "create",
+    "describe",
     "imagenet_classes",
     "list_models",
     "load",
+    "resized_by_timm",
     "wrap",
 ]

@@ -47,6 +47,9 @@ class ClassAttentionSwin(Staged, SwinTransformer):
 
     The maps for dense tasks (`forward_intermediates`, `features_only`) are those before the class-attention block."""
 
+    converter_makes = ("cls_token",)  # from the file of a plain Swin, see `checkpoint_filter_fn`
+    converter_leaves_out = ("relative_position_bias_table",)
+
     layers: Any  # timm's stages
 
     def __init__(

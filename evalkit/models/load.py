@@ -1,22 +1,21 @@
 """Load a network from an evalkit checkpoint or run, a weights file, or timm's pretrained weights, and say where it came
 from."""
 
-import inspect
-import re
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
 from timm.data import ImageNetInfo
-from torch import Tensor, nn
+from torch import Size, Tensor
 
 from ..checkpoint import read_weights
 from ..errors import EvalkitError, unknown
 from ..records import Subject
 from .build import check_arguments
 from .convert import to_timm
+from .fit import fit, head_names, resized_by_timm, without_prefix
 from .network import Network, create
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Loaded:
     label: str
     weights: str  # "raw" or "ema"
     meta: dict[str, Any] = field(default_factory=dict)
-    # "unexpected" and "dropped" keys of the file, "renamed" ones of another code base
+    # what became of the tensors of the file: see `fit`
     report: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -85,7 +84,9 @@ def _from_timm(name: str, model: str | None, model_args: dict[str, Any], num_cla
     network = create(name, pretrained=True, num_classes=0 if num_classes == 0 else None, **model_args)
     if num_classes not in (None, network.num_classes):
         raise EvalkitError(f"timm's weights of '{name}' have {network.num_classes} classes, not {num_classes}")
-    return Loaded(network.eval(), name, _classes(network, None), None, name, None, name, "raw")
+    resized = resized_by_timm(name, network.model, model_args)
+    report = {"resized": resized} if resized else {}
+    return Loaded(network.eval(), name, _classes(network, None), None, name, None, name, "raw", report=report)
 
 
 def _from_file(
@@ -104,14 +105,15 @@ def _from_file(
         "num_classes": meta.get("num_classes") if num_classes is None else num_classes,
     }
     network = create(name, **args)
-    tensors, renamed = to_timm(network.model, tensors)
     head = f"{head_names(network.model)[0]}.weight"
-    if args["num_classes"] is None and head in tensors and len(tensors[head]) != network.num_classes:
-        network = create(name, **{**args, "num_classes": len(tensors[head])})
+    found = _head_of(network, tensors, head) if args["num_classes"] is None else None
+    if found not in (None, network.num_classes):
+        network = create(name, **{**args, "num_classes": found})
     # architectures that take any size do not know at which one they were trained
     if meta.get("image_size") and "img_size" not in model_args:
         network.input_size = (meta["image_size"], meta["image_size"])
-    report = _fill(network, tensors, str(path)) | ({"renamed": renamed} if renamed else {})
+    before = _before(name, args, meta) if "img_size" in model_args else None
+    report = fit(network.model, tensors, str(path), before=before)
     label = meta.get("label") or meta.get("method") or path.stem
     which = meta.get("weights") or weights or "raw"
     return Loaded(
@@ -128,67 +130,18 @@ def _from_file(
     )
 
 
-def _fill(network: Network, tensors: dict[str, Tensor], source: str) -> dict[str, list[str]]:
-    """Load `tensors` into the network, converted by timm where they are of another code base or size; all of the model
-    must be there."""
-    own = network.model.state_dict()
-    heads = head_names(network.model)
-    if any(
-        k not in tensors or tensors[k].shape != v.shape for k, v in own.items() if k.rpartition(".")[0] not in heads
-    ):
-        tensors = convert(network.model, tensors)
-    head = f"{heads[0]}.weight"
-    if head in own and head in tensors and len(tensors[head]) != len(own[head]):
-        raise EvalkitError(
-            f"{source} has {len(tensors[head])} classes, but the model has {len(own[head])}; give the class count of"
-            " the checkpoint"
-        )
-    extra = sorted(k for k in tensors if k not in own)
-    dropped = [k for k in extra if network.num_classes == 0 and k.rpartition(".")[0] in heads]
-    unexpected = [k for k in extra if k not in dropped]
-    patterns = {pattern(k) for k in own if pattern(k) != k}
-    problems = {
-        "lacks": sorted(k for k in own if k not in tensors),
-        "has other shapes for": sorted(k for k in own if k in tensors and tensors[k].shape != own[k].shape),
-        "has layers that the model has not,": [k for k in unexpected if pattern(k) in patterns],
+def _before(name: str, args: dict[str, Any], meta: dict[str, Any]) -> Callable[[], dict[str, Size]]:
+    """The shapes of the model at the image size that the file is for, rather than at the one asked for."""
+    own = {k: v for k, v in args.items() if k != "img_size"} | {
+        k: v for k, v in meta.get("model_args", {}).items() if k == "img_size"
     }
-    for what, keys in problems.items():
-        if keys:
-            shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-            advice = (
-                "load it with num_classes=0"
-                if all(k.rpartition(".")[0] in heads for k in keys)
-                else "give the model and model_args it was made with"
-            )
-            raise EvalkitError(
-                f"{source} does not fit model '{network.name}': it {what} {len(keys)} tensors ({shown}); {advice}"
-            )
-    network.model.load_state_dict({k: tensors[k] for k in own})
-    return {"unexpected": unexpected, "dropped": dropped}
+    return lambda: {k: v.shape for k, v in create(name, **own).model.state_dict().items()}
 
 
-def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What timm's converter for this architecture makes of a state dict: official key names, positional embeddings of
-    another size."""
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return tensors
-    options = {"adapt_layer_scale": True} if "adapt_layer_scale" in inspect.signature(convert).parameters else {}
-    try:
-        return convert(dict(tensors), model, **options)
-    except Exception:  # converters trip over files of another architecture; the caller then says what does not fit
-        return tensors
-
-
-def pattern(key: str) -> str:
-    """'blocks.11.attn' -> 'blocks.#.attn'."""
-    return re.sub(r"\d+", "#", key)
-
-
-def head_names(model: nn.Module) -> list[str]:
-    """Module paths of the classifier; two for distilled models."""
-    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or "head"
-    return [names] if isinstance(names, str) else list(names)
+def _head_of(network: Network, tensors: dict[str, Tensor], head: str) -> int | None:
+    """The number of classes that a file is for; None if it has no head that can be told."""
+    tensors = without_prefix(to_timm(network.model, tensors)[0], network.model.state_dict())[0]
+    return len(tensors[head]) if head in tensors and tensors[head].ndim else None
 
 
 def _classes(network: Network, classes: list[str] | None) -> list[str] | None:

@@ -1,5 +1,6 @@
 """Inputs that several kinds begin with: small image folders and checkpoints."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ def put(path: Path, seed: int = 0, size: int = 32) -> Path:
     return path
 
 
-def folders(root: Path, classes: str = "ab", count: int = 4, seed: int = 0) -> Path:
+def folders(root: Path, classes: Sequence[str] = "ab", count: int = 4, seed: int = 0) -> Path:
     """`count` images in each class folder."""
     for k, name in enumerate(classes):
         for i in range(count):

@@ -91,7 +91,7 @@ def test_a_weights_file_is_taken_for_dinos(tmp_path):
     source = open_saliency(str(tmp_path / "dino_deitsmall16_pretrain.pth"), "auto", None, CPU)
     np.testing.assert_allclose(source(x, ["a"])[0], by_hand(dino, x, 1), atol=1e-6)
     torch.save(vit().model.state_dict(), tmp_path / "other.pth")
-    with pytest.raises(EvalkitError, match="does not fit model 'vit_small_patch16_224.dino'"):
+    with pytest.raises(EvalkitError, match="does not fit model 'vit_small_patch16_224'"):
         open_saliency(str(tmp_path / "other.pth"), "auto", None, CPU)
 
 

@@ -212,9 +212,10 @@ def test_off_without_teacher_or_by_type(finished):
 )
 def test_what_does_not_go_together(finished, overrides, message, monkeypatch):
     if "data=fashion-mnist" in overrides:
-        digits = session.data.load("digits", "train")
-        digits.classes = [f"thing {c}" for c in digits.classes]
-        monkeypatch.setattr(session.data, "load", lambda *_, **__: digits)
+        digits = {split: session.data.load("digits", split) for split in ("train", "val")}
+        for images in digits.values():
+            images.classes = [f"thing {c}" for c in images.classes]
+        monkeypatch.setattr(session.data, "load", lambda _, split, **__: digits[split])
     with pytest.raises(EvalkitError, match=message):
         cfg = recipe(finished, *overrides)
         cfg.check()

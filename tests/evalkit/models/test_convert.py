@@ -94,11 +94,11 @@ def test_what_else_the_file_holds_is_reported_and_what_it_lacks_refused(tmp_path
 def test_other_files_are_left_as_they_are(tmp_path):
     state = weights("resnet18", num_classes=4)
     torch.save({"model": state}, tmp_path / "w.pth")
-    assert "renamed" not in load(tmp_path / "w.pth", model="resnet18").report
+    assert not load(tmp_path / "w.pth", model="resnet18").report["renamed"]
     # two for one place
     torch.save({"state_dict": state | {f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")
     loaded = load(tmp_path / "w.pth", model="resnet18")
-    assert "renamed" not in loaded.report and equal(state, loaded.network.model.state_dict())
+    assert not loaded.report["renamed"] and equal(state, loaded.network.model.state_dict())
 
 
 EFFICIENTNETS = ["tf_efficientnet_lite0", "efficientnet_b0", "tf_efficientnet_b1"]

@@ -25,6 +25,7 @@ class Teacher:
         self.network: Any = None
         self.sha256: str | None = None
         self.classes: list[str] | None = None
+        self.said: list[str] = []  # what loading its file did beyond matching names
 
     def load(self) -> Any:
         """The network, in evaluation mode, loaded at the first call. Raises EvalkitError where it cannot be."""
@@ -32,6 +33,7 @@ class Teacher:
             if isinstance(self.spec, str):
                 loaded = models.load(self.spec, model=self.model)
                 self.network, self.sha256, self.classes = loaded.network, loaded.sha256, loaded.classes
+                self.said = models.describe(loaded.report)
             else:
                 self.network = self.spec
             self.network.eval().requires_grad_(False)

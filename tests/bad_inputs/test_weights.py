@@ -1,0 +1,231 @@
+"""Weights that are not what the name says: whatever does not fit as it is, is refused by every command."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from evalkit import models
+from evalkit.cli import invoke
+from evalkit.downstream.backbone import Backbone
+from evalkit.errors import EvalkitError
+from evalkit.models import create, load
+from evalkit.robustness.saliency import open_saliency
+from evalkit.train.mixups.parts.teacher import Teacher
+
+from .cases import Case
+from .make import ARGS, NAME, folders, splits, training
+
+KIND = "Weights that are not what the name says"
+VIT = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+SWIN = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+
+
+def saved(folder, name, args, change=None, **more):
+    """The weights file of a timm model of random weights."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **args, **more)
+    state = {k: v + 0.01 * torch.randn_like(v) if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    torch.save(change(state) if change else state, folder / "w.pth")
+    return str(folder / "w.pth")
+
+
+# (as which model, of which model, its other arguments)
+OTHERS = {
+    "patch 32 as patch 16": ("vit_small_patch16_224", "vit_small_patch32_224", VIT),
+    "patch 8 as patch 16": ("vit_small_patch16_224", "vit_small_patch8_224", VIT),
+    "384 pixels as 224": ("vit_small_patch16_224", "vit_small_patch16_384", VIT),
+    "224 pixels as 384": ("vit_small_patch16_384", "vit_small_patch16_224", VIT),
+    "Swin window 12 as 7": ("swin_tiny_patch4_window7_224", "swin_base_patch4_window12_384", SWIN),
+    "a distilled model as a plain one": ("deit_small_patch16_224", "deit_small_distilled_patch16_224", VIT),
+    "BEiT 384 pixels as 224": ("beit_base_patch16_224", "beit_base_patch16_384", VIT),
+}
+
+
+def with_buffers(folder):
+    """SwinV2's window shows in nothing but the buffers that its authors' files hold."""
+    model = timm.create_model("swinv2_tiny_window16_256", **SWIN)
+    buffers = {k: v for k, v in model.named_buffers() if "relative" in k}
+    path = saved(folder, "swinv2_tiny_window16_256", SWIN, lambda state: state | buffers)
+    assert load(path, model="swinv2_tiny_window16_256", model_args=SWIN).report["unexpected"] == []
+    return load(path, model="swinv2_tiny_window8_256", model_args=SWIN)
+
+
+def loaded_as(folder, what):
+    to, of, args = OTHERS[what]
+    return load(saved(folder, of, args), model=to, model_args=args)
+
+
+def spoilt(folder, change):
+    return load(saved(folder, NAME, ARGS, change, num_classes=10), model=NAME, model_args=ARGS)
+
+
+def without(part):
+    return lambda state: {k: v for k, v in state.items() if part not in k}
+
+
+def with_more(name):
+    return lambda state: state | {name: torch.ones(32)}
+
+
+def repaired(folder, change):
+    """The same tensors are read from another wrapping."""
+    model = timm.create_model(NAME, num_classes=10, **ARGS)
+    torch.save(change(model.state_dict()), folder / "w.pth")
+    found = load(str(folder / "w.pth"), model=NAME, model_args=ARGS).network.model.state_dict()
+    assert all(torch.equal(v, found[k]) for k, v in model.state_dict().items())
+
+
+def prefixed(prefix):
+    return lambda state: {f"{prefix}{k}": v for k, v in state.items()}
+
+
+def hub(folder, change):
+    """A folder as timm writes it for the Hugging Face Hub."""
+    model = timm.create_model(NAME, num_classes=3, **ARGS)
+    config = {"architecture": NAME, "num_classes": 3, "model_args": ARGS, "label_names": ["a", "b", "c"]}
+    (folder / "config.json").write_text(json.dumps(change(config)))
+    save_file(model.state_dict(), folder / "model.safetensors")
+    found = load(str(folder))
+    assert found.network.num_classes == 3 and found.classes == ["a", "b", "c"]
+    assert torch.equal(found.network.model.norm.weight, model.norm.weight)
+
+
+def wrong_patch(folder):
+    return saved(folder, "vit_small_patch32_224", VIT), "vit_small_patch16_224"
+
+
+def evaluated(folder):
+    path, name = wrong_patch(folder)
+    data = folders(folder / "data", ["n01440764", "n01443537"])
+    return invoke(["eval", path, "--data", str(data), f"model={name}", "device=cpu", "--out", str(folder / "out")])
+
+
+def attacked(folder):
+    path, name = wrong_patch(folder)
+    data = ["--data", str(folders(folder / "data", ["n01440764"]))]
+    keys = [f"model={name}", "model_args={depth: 1, embed_dim: 32, num_heads: 2}", "device=cpu", "--out", f"{folder}/o"]
+    return invoke(["robustness", "fgsm", path, *data, *keys])
+
+
+def begun(folder):
+    path, name = wrong_patch(folder)
+    return invoke(training(splits(folder / "data"), f"init={path}", f"model={name}"))
+
+
+def asked(folder):
+    path, name = wrong_patch(folder)
+    return Teacher(path, model=name).load()
+
+
+def looked_at(folder):
+    path, _ = wrong_patch(folder)
+    return open_saliency(
+        path, "auto", load(saved(folder, NAME, ARGS), model=NAME, model_args=ARGS), torch.device("cpu")
+    )
+
+
+def transferred(folder, img_size):
+    path, name = wrong_patch(folder)
+    return Backbone(name, img_size, [0], model_args=VIT, checkpoint=path)
+
+
+def moved(folder, sizes):
+    """Positions of another image size are resampled where that is asked for, and said."""
+    of, to = sizes
+    path = saved(folder, "vit_small_patch16_224", VIT, img_size=of)
+    found = load(path, model="vit_small_patch16_224", model_args=VIT | {"img_size": to})
+    return "; ".join(models.describe(found.report))
+
+
+def moved_in_transfer(folder):
+    path = saved(folder, "vit_small_patch16_224", VIT)
+    return "; ".join(
+        models.describe(Backbone("vit_small_patch16_224", 64, [0], model_args=VIT, checkpoint=path).report)
+    )
+
+
+def other_head(folder):
+    """A head for other classes is left out by init=, and the record says so."""
+    path = saved(folder, NAME, ARGS, num_classes=7)
+    code, line = invoke(training(splits(folder / "data"), f"init={path}", f"model={NAME}"))
+    assert code == 0, line
+    return (folder / "run" / "results.jsonl").read_text()
+
+
+def scalars(state):
+    return {"state_dict": state, "best_acc": np.float64(0.5), "epoch": np.int64(3), "lr": np.float32(0.1)}
+
+
+CASES = [
+    *(Case(what, loaded_as, says="does not fit model|classes, but the model", argument=what) for what in OTHERS),
+    Case("SwinV2 window 16 as 8", with_buffers, says="is for another size of"),
+    *(
+        Case(f"{what}, by {command}", meet, says="does not fit model", argument=argument)
+        for command, meet, what, argument in (
+            ("eval", evaluated, "patch 32 as patch 16", None),
+            ("robustness", attacked, "patch 32 as patch 16", None),
+            ("train init=", begun, "patch 32 as patch 16", None),
+            ("a teacher", asked, "patch 32 as patch 16", None),
+            ("a saliency model", looked_at, "patch 32 as DINO's patch 16", None),
+            ("transfer at its own size", transferred, "patch 32 as patch 16", None),
+            ("transfer at another size", transferred, "patch 32 as patch 16", 64),
+        )
+    ),
+    *(
+        Case(f"a file without {part}", spoilt, says="it lacks", argument=without(part))
+        for part in ("cls_token", "norm1", "qkv.bias", "head", "pos_embed")
+    ),
+    *(
+        Case(f"a file with {name} besides", spoilt, says="layers that the model has not", argument=with_more(name))
+        for name in (
+            "blocks.0.ls1.gamma",
+            "blocks.0.attn.q_norm.weight",
+            "patch_embed.norm.weight",
+            "blocks.7.norm1.bias",
+        )
+    ),
+    *(
+        Case(f"names behind {prefix}", repaired, fate="mended", argument=prefixed(prefix))
+        for prefix in (
+            "module.",
+            "_orig_mod.",
+            "module._orig_mod.",
+            "_orig_mod.module.",
+            "model.",
+            "net.encoder.",
+            "backbone.",
+        )
+    ),
+    Case("NumPy scalars beside the weights", repaired, fate="mended", argument=scalars),
+    Case("a folder of the Hugging Face Hub", hub, fate="mended", argument=lambda config: config),
+    Case("such a folder of another library", hub, says="names no timm", argument=lambda c: {"architectures": ["ViT"]}),
+    Case("such a folder with a damaged config", hub, says="names no timm", argument=lambda c: [c]),
+    Case(
+        "positions of 32 pixels, asked for at 64",
+        moved,
+        says="1 tensors of the file resampled",
+        fate="said",
+        argument=(224, 64),
+    ),
+    Case("positions of 64 pixels under a name of 224, at 96", moved, says="another size of 1", argument=(64, 96)),
+    Case("positions resampled by transfer", moved_in_transfer, says="1 tensors of the file resampled", fate="said"),
+    Case("a head of other classes, by train init=", other_head, says="head of 7 classes was left out", fate="said"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bad_input(case, tmp_path):
+    case.check(tmp_path)
+
+
+def test_what_timm_would_resample_of_its_own_weights():
+    own = create("vit_small_patch16_224", num_classes=10, **{"img_size": 64}).model
+    assert models.resized_by_timm("vit_small_patch16_224", own, {"img_size": 64}) == ["pos_embed"]
+    assert models.resized_by_timm("vit_small_patch16_224", own, {}) == []
+    other = create("vit_small_patch16_224", patch_size=32).model
+    with pytest.raises(EvalkitError, match="another size of 2 tensors"):
+        models.resized_by_timm("vit_small_patch16_224", other, {"patch_size": 32})
