@@ -96,7 +96,7 @@ def to_yaml(cfg: Any) -> str:
 
 def save(cfg: Any, path: str | Path) -> None:
     """Write the configuration so that `evalkit train PATH` runs it again; atomic."""
-    from .runtime import write_atomic  # imports torch, which listing recipes does without
+    from .files import write_atomic
 
     write_atomic(
         path,
@@ -145,6 +145,11 @@ def read(path: Path, folder: str = "train") -> dict[str, Any]:
         raise EvalkitError(f"{path.name}: its base '{values['base']}' has a base itself; only one level is allowed")
     del values["base"]
     return below | values
+
+
+def base_name(path: Path) -> Any:
+    """What the recipe file `path` names as its base; None for one without."""
+    return _read_file(path).get("base")
 
 
 def base_of(path: Path, name: Any, folder: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ..errors import EvalkitError
+from ..errors import EvalkitError, worker_died
 from .app import app
 
 __all__ = ["app", "invoke", "main"]
@@ -51,6 +51,8 @@ def _explain(e: Exception) -> str:
             f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{context.command_path if context else 'evalkit'}"
             " --help`."
         )
+    if line := worker_died(e):
+        return line
     if isinstance(e, OSError) and e.errno == errno.ENOSPC:
         return (
             f"no space left on the disk{f' of {e.filename}' if e.filename else ''}; free some, or choose another folder"
