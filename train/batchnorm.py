@@ -1,7 +1,10 @@
 """Batch-norm statistics that do not depend on the number of processes."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -14,7 +17,9 @@ from evalkit.models import Network
 from evalkit.runtime import world_size
 
 from .config import TrainConfig
-from .mixups.base import MixMethod
+
+if TYPE_CHECKING:  # the momentum encoder of methods imports this module
+    from .mixups.base import MixMethod
 
 
 def share_batch_norm(network: Network, method: MixMethod, cfg: TrainConfig, device: torch.device) -> None:

@@ -134,11 +134,12 @@ class Case:
 
     def extra(self, make: Callable, seed: int) -> Tensor:
         """What the loader would make of the batch."""
-        pixels = (self.x.float() * 60 + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+        pixels = (self.x.float() * 60 + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         images = [Image.fromarray(image) for image in pixels]
         for i, image in enumerate(images):
             image.info = {"id": str(i), "view": View(0, 0, 1, 1, False)}
-        return torch.stack([make(image, np.random.default_rng([seed, i])) for i, image in enumerate(images)])
+        made = [make(image, np.random.default_rng([seed, i])) for i, image in enumerate(images)]
+        return torch.stack(made).to(self.x.device)  # as the loop uploads it with the images
 
     def forward(self, mixed: Mixed):
         return self.net(

@@ -112,6 +112,6 @@ def test_no_wait_for_a_gpu(name, preset, branch):
     # whose choices follow a network's gradients, which differ in the last bits
     if "gradients" not in METHODS[name].needs:
         again = case.method.mix(case.context(), case.x, case.y, case.net)
-        assert torch.allclose(again.x.cpu(), expected.x, atol=1e-5) and torch.allclose(
-            again.weights.cpu(), expected.weights, atol=1e-6
-        )
+        assert torch.allclose(again.x.cpu(), expected.x, atol=1e-5)
+        # a network's convolutions are rounded to TF32 on a GPU, and shares follow its features
+        assert torch.allclose(again.weights.cpu(), expected.weights, atol=2e-3 if METHODS[name].needs else 1e-6)

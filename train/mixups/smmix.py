@@ -89,7 +89,7 @@ class SMMix(MixMethod):
         mixed, mask = x.clone(), torch.ones(len(x), 1, height, width, device=x.device)
         target = window_pixels(each, least * patch, side * patch)
         mixed.permute(0, 2, 3, 1)[target] = x.permute(0, 2, 3, 1)[window_pixels(partner, source * patch, side * patch)]
-        mask.permute(0, 2, 3, 1)[target] = 0
+        mask.permute(0, 2, 3, 1)[target] = mask.new_zeros(())  # a number would be uploaded, and waited for
         own = ~window_tokens(least, side, grid).flatten(1)
         lam = 1 - side**2 / (grid[0] * grid[1])
         weights = pair_weights(torch.full((len(x),), lam, device=x.device), partner)
