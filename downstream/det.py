@@ -291,7 +291,8 @@ def published(cfg: DetConfig, source: Source, data: Data) -> bool:
     if recipe is None or not data.published or cfg.mm or not source.is_plain():
         return False
     reference = recipes.load(DetConfig, recipe, [], folder="det")
-    return all(getattr(cfg, name) == getattr(reference, name) for name in keys.named(DetConfig, "setting"))
+    compared = keys.named(DetConfig, "setting") | {"assumed"}
+    return all(getattr(cfg, name) == getattr(reference, name) for name in compared)
 
 
 def summary(outcome: Outcome) -> str:

@@ -204,7 +204,8 @@ def published(cfg: SegConfig, source: Source, data: Data) -> bool:
     if not data.published or cfg.mm or source.model.partition(".")[0] not in PUBLISHED or not source.is_plain():
         return False
     reference = recipes.load(SegConfig, f"pascal-context-{cfg.head}", [], folder="seg")
-    compared = keys.named(SegConfig, "setting") - {"ms"}  # a further test, which moves no other number
+    # `ms` is a further test, which moves no other number
+    compared = keys.named(SegConfig, "setting") - {"ms"} | {"assumed"}
     return all(getattr(cfg, name) == getattr(reference, name) for name in compared)
 
 

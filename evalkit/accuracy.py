@@ -19,6 +19,8 @@ from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 from .text import cell, say
 
+FAULTS, SHOWN = "faults.txt", 20  # where all missing classes and unreadable images stand, and how many are printed
+
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
     """Print top-1 and top-5 of `checkpoint` on `data_spec` (a folder of class folders, or an embedded set; by default
@@ -47,6 +49,11 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
         return 0 if complete else 2
     remarks = [*models.describe(loaded.report), *images.remarks, *absent_classes(images)]
     remarks += [f"{what} in {n:,} of the {len(images):,} images" for what, n in images.notes.items()]
+    faults = [*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)]
+    shown = faults[:SHOWN]
+    if len(faults) > SHOWN:
+        write_atomic(out / FAULTS, lambda f: f.write("\n".join([*faults, ""]).encode("utf-8", "backslashreplace")))
+        shown.append(f"and {len(faults) - SHOWN} more, listed in {FAULTS}")
     write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
     part = split if images.native_size else ""
     record = make_record(
@@ -65,16 +72,18 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
             time.monotonic() - began,
             complete,
             resolved={"preprocess": mode, "split": split},
-            notes=[*images.problems, *remarks, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)],
+            notes=[*remarks, *shown],
         ),
         published=complete and is_published(loaded, images, mode),
     )
     results.append(out, record)
-    say(*images.problems, *remarks, *(f"cannot read {id}: {reason}" for id, reason in records.bad))
+    say(*remarks, *shown)
     share = "  ".join(
         f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()
     )
-    say(f"{share}  on {len(records.ids)} images of {images.name} ({transform}); predictions: {out / 'predictions.csv'}")
+    averaged = " (averaged weights, ema)" if loaded.weights == "ema" else ""
+    where = f"{len(records.ids)} images of {images.name} ({transform})"
+    say(f"{share}{averaged}  on {where}; predictions: {out / 'predictions.csv'}")
     return 0 if complete else 2
 
 

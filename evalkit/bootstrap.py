@@ -51,7 +51,8 @@ def spread(
     `ids` (N,) unique. `strata` (N,) bool: the two sides of a detection task are drawn each by itself. The standard
     error of a mean is the closed form that the bootstrap converges to. Intervals are the percentiles of the resamples,
     moved so that the resamples' mean is the value itself: drawing images twice adds noise to the bins of a calibration
-    error, which rises by it. Raises ValueError for ids that are not unique.
+    error, which rises by it. What a metric can be cuts them when they are recorded. Raises ValueError for ids that
+    are not unique.
     """
     values = {name: value for s in statistics for name, value in s.values.items() if np.isfinite(value)}
     found = (
@@ -67,7 +68,7 @@ def spread(
     errors = {name: standard_error(found[name]) for name in values}
     for s in statistics:
         errors |= {name: metrics.standard_error(v) for name, v in getattr(s, "samples", {}).items() if name in values}
-    return Spread(errors, {name: _bounded(value, found[name]) for name, value in values.items()})
+    return Spread(errors, {name: interval(value, found[name]) for name, value in values.items()})
 
 
 def resample(
@@ -114,12 +115,6 @@ def interval(value: float, resampled: np.ndarray) -> tuple[float, float]:
     """95 % interval of a metric or a difference from its resamples (R,), centred as `spread` says."""
     low, high = np.quantile(resampled, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]) - (resampled.mean() - value)
     return float(low), float(high)
-
-
-def _bounded(value: float, resampled: np.ndarray) -> tuple[float, float]:
-    """`interval` of a metric that is never negative, cut at 1 if it is a fraction."""
-    low, high = interval(value, resampled)
-    return max(low, 0.0), min(high, 1.0) if max(value, resampled.max()) <= 1 else high
 
 
 # ---- statistics

@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import warnings
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def save(
             data = safetensors.torch.save(
                 {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"}
             )
-            write_atomic(temporary / name, lambda f, data=data: f.write(data))
+            write_atomic(temporary / name, methodcaller("write", data))
         packed = io.BytesIO()  # on a full disk, torch's own writer reports something else
         torch.save(canonical(state), packed)
         write_atomic(temporary / "train_state.pt", lambda f: f.write(packed.getbuffer()))

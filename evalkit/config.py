@@ -60,7 +60,7 @@ def resolve(
             raise EvalkitError(f"key '{name}' no longer exists; {schema.RETIRED[name].now}")
         _override(conf, fields, text)
     given = {text.partition("=")[0] for text in overrides or []}
-    for name, value in schema.settle(OmegaConf.to_container(conf), given).items():
+    for name, value in schema.settle(plain(conf), given).items():
         _set(conf, fields, name, value, f"{_called(recipe)}: ")
     return conf
 
@@ -102,7 +102,7 @@ def to_yaml(cfg: Any) -> str:
 
 def save(cfg: Any, path: str | Path) -> None:
     """Write the configuration so that `evalkit train PATH` runs it again; atomic."""
-    from .runtime import write_atomic  # imports torch, which listing recipes does without
+    from .files import write_atomic
 
     write_atomic(
         path,
@@ -112,12 +112,17 @@ def save(cfg: Any, path: str | Path) -> None:
     )
 
 
+def plain(conf: Any) -> Any:
+    """What OmegaConf holds as plain containers."""
+    return OmegaConf.to_container(conf)
+
+
 # ---- recipe files
 
 
 def recipes(folder: str = "train") -> dict[str, Path]:
     """The recipes that come with evalkit: name -> file, sorted by name."""
-    root = Path(importlib.import_module("evalkit.configs").__file__).parent
+    root = Path(str(importlib.import_module("evalkit.configs").__file__)).parent
     return {path.stem: path for path in sorted((root / folder).glob("*.yaml"), key=lambda p: p.stem)}
 
 
@@ -146,6 +151,11 @@ def read(path: Path, folder: str = "train") -> dict[str, Any]:
         raise EvalkitError(f"{path.name}: its base '{values['base']}' has a base itself; only one level is allowed")
     del values["base"]
     return below | values
+
+
+def base_name(path: Path) -> Any:
+    """What the recipe file `path` names as its base; None for one without."""
+    return _read_file(path).get("base")
 
 
 def base_of(path: Path, name: Any, folder: str) -> Path:
@@ -187,7 +197,7 @@ def _override(conf: DictConfig, fields: dict[str, Any], text: str) -> None:
     if not inner:
         _set(conf, fields, name, _parse(key, value, _is_text(fields[name])))
         return
-    current = OmegaConf.to_container(conf)[name]
+    current = plain(conf)[name]
     if isinstance(current, str) and fields[name] is Any:
         current = {"name": current}
     if not isinstance(current, dict):
@@ -197,7 +207,7 @@ def _override(conf: DictConfig, fields: dict[str, Any], text: str) -> None:
             f"{name} is a choice of several, so '{key}' is ambiguous; replace it as a whole: {name}='{{choice: [...]}}'"
             f" or {name}=NAME"
         )
-    target = current
+    target: dict[str, Any] = current
     for part in inner[:-1]:
         target = target.setdefault(part, {})
         if not isinstance(target, dict):

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,17 +20,17 @@ class Guard:
     def __init__(self, device: torch.device):
         self.device = device
         self.received: int | None = None
-        self.previous: dict[int, object] = {}
+        self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Guard":
         self.previous = {s: signal.signal(s, self._receive) for s in self.SIGNALS}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for s, handler in self.previous.items():
             signal.signal(s, handler)
 
-    def _receive(self, number: int, _frame) -> None:
+    def _receive(self, number: int, _frame: object) -> None:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self.received = number

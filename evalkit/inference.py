@@ -282,7 +282,7 @@ def check_finite(ids: Sequence[str], finite: ArrayLike) -> None:
     """Raise EvalkitError naming the samples whose outputs are NaN or infinite: those that are not `finite` (N,)."""
     finite = np.asarray(finite, dtype=bool)
     if not finite.all():
-        names = [ids[i] for i in np.flatnonzero(~finite)]
+        names = [ids[int(i)] for i in np.flatnonzero(~finite)]
         raise EvalkitError(
             f"the model's output is not finite for {len(names)} of {len(ids)} images, e.g. {', '.join(names[:5])}; is"
             " the checkpoint damaged?"

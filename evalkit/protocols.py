@@ -62,6 +62,10 @@ class Metric:
         arrow = {"high": " \N{UPWARDS ARROW}", "low": " \N{DOWNWARDS ARROW}", "neither": ""}[self.better]
         return f"{self.title}{unit}{arrow}"
 
+    def within(self, low: float, high: float) -> tuple[float, float]:
+        """An interval cut at what the metric can be."""
+        return max(low, 0.0), high if self.bound is None else min(high, self.bound)
+
     def text(self, value: float) -> str:
         """A value as tables print it.
 

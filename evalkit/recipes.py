@@ -51,7 +51,7 @@ def show(schema: type, recipe: str, overrides: list[str], folder: str = "train")
     given, comments = config.read(path, folder), sources(path, folder)
     changed = {text.partition("=")[0].partition(".")[0] for text in overrides}
     lines = [f"# {line}" for line in header(path)]
-    for key in conf:
+    for key in map(str, conf):
         note = "command line" if key in changed else comments.get(key, "" if key in given else "default")
         if key not in changed and key in given and value_of(conf, key) != given[key]:
             note = "for this mixup"
@@ -66,7 +66,7 @@ def diff(schema: type, a: str, b: str, folder: str = "train") -> str:
     ]
     width = max(len(a), len(b))
     lines = []
-    for key in pair[0][1]:
+    for key in map(str, pair[0][1]):
         texts = [value_text(conf, key) for _, conf, _ in pair]
         if texts[0] != texts[1]:
             lines.append(key)
@@ -82,7 +82,7 @@ def value_text(conf: DictConfig, key: str) -> str:
 
 def value_of(conf: DictConfig, key: str) -> Any:
     """A value as plain containers."""
-    return OmegaConf.to_container(conf)[key]
+    return config.plain(conf)[key]
 
 
 def flow(value: Any) -> str:
@@ -91,6 +91,6 @@ def flow(value: Any) -> str:
         return "{" + ", ".join(f"{flow(k)}: {flow(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(flow, value)) + "]"
-    if isinstance(value, str) and BARE.fullmatch(value) and OmegaConf.create(f"v: {value}")["v"] == value:
+    if isinstance(value, str) and BARE.fullmatch(value) and config.plain(OmegaConf.create(f"v: {value}"))["v"] == value:
         return value
     return json.dumps(value, ensure_ascii=False)

@@ -161,7 +161,7 @@ def make_record(
             "metrics": numbers.metrics,
             "undefined": undefined,
             "standard_errors": numbers.standard_errors,
-            "intervals": numbers.intervals,
+            "intervals": {k: protocol.metric(k).within(*pair) for k, pair in numbers.intervals.items()},
             "seed": made.seed,
             "config": asdict(made.config) | dict(made.resolved),
             "idle_keys": idle_keys(made.config),
@@ -239,7 +239,7 @@ def _check_content(record: Mapping[str, Any]) -> None:
                     f"Expected {part.removesuffix('s')} `{key}` to be a number or null, but got {_short(value)}"
                 )
     kinds: dict[str, Callable[[Any], bool]] = {
-        "notes": lambda v: all(isinstance(note, str) for note in v),
+        **dict.fromkeys(("notes", "assumed", "idle_keys"), lambda v: all(isinstance(note, str) for note in v)),
         "undefined": lambda v: all(isinstance(why, str) for why in v.values()),
         "series": lambda v: all(isinstance(row, Mapping) for row in v or []),
         "intervals": lambda v: all(

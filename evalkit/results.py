@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import EvalkitError
+from .files import sync_folder
 from .records import DATA_KEYS, Record, check, make_record, plain, settings, upgraded
-from .runtime import sync_folder
 
 __all__ = ["FILE", "append", "check", "latest", "make_record", "read", "scan", "settings"]
 

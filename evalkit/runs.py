@@ -90,7 +90,7 @@ def _lock(run: Path, job: str) -> IO[str]:
     path, host = run / LOCK, platform.node()
     while True:
         try:
-            file = open(path, "a+")  # noqa: SIM115 - held open as long as the run
+            file = open(path, "a+", errors="replace")  # noqa: SIM115 - held open as long as the run
         except OSError as e:
             raise EvalkitError(f"cannot write to {run}: {e.strerror}; choose another --out") from e
         try:

@@ -1,14 +1,11 @@
-"""Where and how a run executes: derived randomness, device, processes, environment record, files that survive a
-crash."""
+"""Where and how a run executes: derived randomness, device, processes, environment record."""
 
-import contextlib
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +13,10 @@ import torch.distributed as dist
 
 from . import __version__
 from .errors import EvalkitError
+from .files import sha256_file as sha256_file
+from .files import sync_folder as sync_folder
+from .files import write_atomic as write_atomic
+from .files import write_together as write_together
 
 # ---- randomness: derived from keys, never stored, so that resuming or another number of workers or processes changes
 # nothing
@@ -109,40 +110,3 @@ def environment(device: torch.device | None = None, packages: Sequence[str] = ()
 
 
 # ---- files
-
-
-def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Call `write(file)` on a temporary file, fsync it, rename it to `path`: a crash leaves the old file or the new
-    one, never half of one."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException as e:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(e, OSError):
-            raise EvalkitError(
-                f"cannot write {path}: {e.strerror or e}; free some space or choose another output folder"
-            ) from e
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sha256_file(path: str | Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

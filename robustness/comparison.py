@@ -247,6 +247,9 @@ def _text(a: Record, b: Record, differences: Sequence[Difference]) -> str:
     unsure = (
         [] if known else ["  whether the images are the same is not known: their fingerprints are of different kinds"]
     )
+    ways = [r["data"].get("prepared", "not recorded") for r in (a, b)]
+    if ways[0] != ways[1]:
+        unsure.append(f"  the images were not prepared alike, which moves numbers too: A: {ways[0]}; B: {ways[1]}")
     return "\n".join(map(plain, [head, *lines, note + chance, *unsure]))
 
 

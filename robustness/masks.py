@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evalkit.errors import EvalkitError
-
 
 def random_ranks(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> np.ndarray:
     """Rank of each patch in the random order of image `sample` (its POSIX path below the data folder), (patches,)
@@ -76,19 +74,6 @@ def nonsalient_masks(saliency: np.ndarray, levels: Sequence[float]) -> np.ndarra
     return _to_patches(np.stack([~_upper(kept_mass, 1 - level) for level in levels], axis=1), order)
 
 
-def counted_masks(saliency: np.ndarray, levels: Sequence[float], salient: bool) -> np.ndarray:
-    """(B, L, N) bool from `saliency` (B, N): the floor(level * N) most, or least, salient patches; ties by patch index.
-
-    >>> counted_masks(np.array([[.05, .40, .25, .10, .20]]), [.4, .6], salient=True)[0].astype(int).tolist()
-    [[0, 1, 1, 0, 0], [0, 1, 1, 0, 1]]
-    >>> counted_masks(np.array([[.05, .40, .25, .10, .20]]), [.4], salient=False)[0].astype(int).tolist()
-    [[1, 0, 0, 1, 0]]
-    """
-    ranks = np.argsort(np.argsort(saliency, axis=1, kind="stable"), axis=1)[:, None]
-    counts = np.array([dropped_count(level, saliency.shape[1]) for level in levels])[:, None]
-    return ranks >= saliency.shape[1] - counts if salient else ranks < counts
-
-
 def _ascending_mass(saliency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     saliency = np.asarray(saliency, dtype=np.float64)
     order = np.argsort(saliency, axis=1, kind="stable")
@@ -130,22 +115,6 @@ def shifted(masks: np.ndarray, side: int, offset: int) -> np.ndarray:
     return out.reshape(masks.shape)
 
 
-def pooled(saliency: np.ndarray, grid: tuple[int, int], cells: int) -> np.ndarray:
-    """Saliency (B, g_h * g_w) of a `grid` summed over each of cells * cells patches, (B, cells * cells). Raises
-    EvalkitError if they do not fit.
-
-    >>> pooled(np.arange(16.0).reshape(1, 16), (4, 4), 2).tolist()
-    [[10.0, 18.0, 42.0, 50.0]]
-    """
-    if any(g % cells for g in grid):
-        raise EvalkitError(
-            f"saliency of {grid[0]}x{grid[1]} patches cannot be summed to a grid of {cells}; choose a grid= that"
-            " divides it"
-        )
-    rows, cols = (g // cells for g in grid)
-    return saliency.reshape(-1, cells, rows, cells, cols).sum(axis=(2, 4)).reshape(-1, cells * cells)
-
-
 # ---- settings: the columns of the sweep
 
 
@@ -177,12 +146,10 @@ def image_masks(
     side: int,
     seed: int,
     offset: int = 0,
-    salient_by: str = "mass",
 ) -> np.ndarray:
     """(B, C, cells * cells) bool masks of the images `ids` under every setting.
 
-    cells is `grid`, or `side` (single pixels) for a saliency on another grid or an `offset`. `salient_by`: "mass" or
-    "count". Shuffling drops nothing.
+    cells is `grid`, or `side` (single pixels) for a saliency on another grid or an `offset`. Shuffling drops nothing.
     """
     cells = grid if (saliency is None or saliency[1] == (grid, grid)) and not offset else side
     out = np.zeros((len(ids), len(columns), cells * cells), dtype=bool)
@@ -197,6 +164,5 @@ def image_masks(
     for mode, by_mass in (("salient", salient_masks), ("nonsalient", nonsalient_masks)):
         if saliency is not None and (at := by_mode(mode)):
             (values, shape), levels = saliency, [columns[c].level for c in at]
-            made = by_mass(values, levels) if salient_by == "mass" else counted_masks(values, levels, mode == "salient")
-            out[:, at] = resample(made, shape, cells)
+            out[:, at] = resample(by_mass(values, levels), shape, cells)
     return shifted(out, side, offset) if offset else out

@@ -23,23 +23,15 @@ from evalkit.models import Loaded
 from evalkit.runtime import gather_objects, is_main
 
 from . import layouts, store
-from .about.occlusion import FILLS, MODES, OcclusionConfig
+from .about.occlusion import MODES, OcclusionConfig
 from .masks import settings
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
-from .saliency import DINO_HEAD, cached, open_saliency, pooled
+from .saliency import DINO_HEAD, cached, open_saliency
 from .sweep import check_grid, sweep
 
 PUBLISHED_GRID = 14
 PUBLISHED = {"modes": list(MODES), "levels": [i / 10 for i in range(10)], "repeats": 5, "grid": PUBLISHED_GRID}
-# none of them published
-VARIANTS = {
-    "saliency_norm": "own",
-    "saliency_pool": False,
-    "salient_by": "mass",
-    "offset": 0,
-    "fill": "black",
-    "shuffle": [],
-}
+VARIANTS = {"offset": 0, "fill": "black", "shuffle": []}  # with another value it is not the paper's main figure
 EMBEDDED_GRID = 8  # on embedded sets, for models without patches or with fewer than 4 a side
 
 
@@ -61,9 +53,7 @@ def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
         )
     needed = any(mode != "random" for mode in cfg.modes)
     source = cfg.saliency or ("self" if embedded else "dino")
-    saliency = open_saliency(source, cfg.head, loaded, device, cfg.saliency_norm) if needed else None
-    if saliency is not None and cfg.saliency_pool:
-        saliency = pooled(saliency, grid)
+    saliency = open_saliency(source, cfg.head, loaded, device) if needed else None
     variants = {key: getattr(cfg, key) for key, usual in VARIANTS.items() if getattr(cfg, key) != usual}
     chosen = {"modes": cfg.modes, "levels": cfg.levels, "repeats": cfg.repeats, "grid": grid}
     by_dino = saliency is not None and (saliency.settings["source"], saliency.settings["head"]) == ("dino", DINO_HEAD)
@@ -128,8 +118,7 @@ def collect(
         rows=plan.rows["data"],
         what=f"occlusion {loaded.label}",
         offset=cfg.offset,
-        salient_by=cfg.salient_by,
-        fill={"black": None, "mean": loaded.network.mean}[cfg.fill] if cfg.fill in FILLS else cfg.colour(),
+        fill=loaded.network.mean if cfg.fill == "mean" else None,
         keep_saliency=cache is not None,
         parts=plan.parts("data-saliency" if cache is not None else "data"),
     )

@@ -191,7 +191,7 @@ def _record(
     if about["bad"]:
         notes.append(f"{len(about['bad'])} images could not be read and {_fate(cfg)}")
     complete = plan.complete and (not about["bad"] or cfg.on_error != "fail")
-    more = {"sets": sets, **outcome.data, "n_skipped": skipped}
+    more = {"prepared": str(plan.transform), "sets": sets, **outcome.data, "n_skipped": skipped}
     return make_record(
         "robustness",
         protocol,

@@ -16,7 +16,7 @@ from evalkit.errors import EvalkitError
 from evalkit.inference import normaliser
 from evalkit.runtime import sha256_file
 
-from . import masks, store
+from . import store
 
 if TYPE_CHECKING:
     from evalkit.models.wrap import Wrapped
@@ -56,15 +56,10 @@ def attention(
     device: torch.device,
     head: int | None,
     settings: dict[str, Any],
-    like: "models.Network | Wrapped | None" = None,
 ) -> Saliency:
     """Class attention of the last block of `network` (on `device`), one head or their mean; images of another size are
-    resized to its own.
-
-    Images are normalised as `network` wants them, or as the network `like` does."""
-    normalise = normaliser(like or network, device)
-    if like is not None:
-        settings = settings | {"mean": list(like.mean), "std": list(like.std)}
+    resized to its own."""
+    normalise = normaliser(network, device)
 
     def source(x: Tensor, ids: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
         if tuple(x.shape[-2:]) != tuple(network.input_size):
@@ -73,17 +68,6 @@ def attention(
         return values.cpu().numpy(), grid
 
     return Saliency(source, settings | {"head": "mean" if head is None else head})
-
-
-def pooled(saliency: Saliency, cells: int) -> Saliency:
-    """`saliency` summed over the patches of a coarser grid of `cells` a side, which must divide its own (else
-    EvalkitError)."""
-
-    def source(x: Tensor, ids: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
-        values, grid = saliency(x, ids)
-        return masks.pooled(values, grid, cells), (cells, cells)
-
-    return replace(saliency, source=source, settings=saliency.settings | {"pooled": cells})
 
 
 def cached(path: Path, saliency: Saliency, ids: Sequence[str]) -> Saliency | None:
@@ -133,12 +117,11 @@ def file(path: str | Path, head: str = "auto") -> Saliency:
     return Saliency(source, {"source": "file", "sha256": sha256_file(path), "head": "auto"})
 
 
-def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.device, norm: str = "own") -> Saliency:
+def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.device) -> Saliency:
     """`spec`: "dino", "self" (the evaluated model), a .npz of saliency, a weights file of DINO's ViT-S/16, or another
     model or checkpoint.
 
-    `head`: "auto" (the published one of DINO, the mean of other models), "mean" or a number. `norm`: "model" normalises
-    images as the evaluated model does.
+    `head`: "auto" (the published one of DINO, the mean of other models), "mean" or a number.
     """
     if spec.endswith(".npz"):
         return file(spec, head)
@@ -158,9 +141,8 @@ def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.
     else:
         loaded = models.load(spec)
     auto = DINO_HEAD if loaded.name == DINO else None
-    like = evaluated.network if norm == "model" else None
     known = {"source": spec, "sha256": loaded.sha256}
-    found = attention(loaded.network.to(device), device, _head(head, auto), known, like)
+    found = attention(loaded.network.to(device), device, _head(head, auto), known)
     return replace(found, said=tuple(f"saliency model: {line}" for line in models.describe(loaded.report)))
 
 

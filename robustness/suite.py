@@ -12,7 +12,16 @@ from evalkit.runtime import world_size
 from . import runner
 from .about import PROTOCOLS
 from .config import AllConfig
-from .sets import SETS, TRAINED_ON
+from .sets import SETS, TRAINED_ON, DataSet
+
+
+def needs(name: str) -> dict[str, DataSet]:
+    """The set behind each data key of a protocol. Raises EvalkitError for one that nobody described."""
+    wanted = PROTOCOLS[name].needs
+    for kind in wanted.values():
+        if kind not in SETS:
+            raise EvalkitError(f"protocol {name} needs the data set '{kind}', which is none of robustness.sets.SETS")
+    return {key: SETS[kind] for key, kind in wanted.items()}
 
 
 def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
@@ -41,9 +50,7 @@ def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
     for name in sorted(found, key=lambda name: PROTOCOLS[name].passes):  # what is quick is there soon
         data = found[name]
         if data is None:
-            missing.append(
-                f"{name} ({', '.join(SETS[kind].title for kind in PROTOCOLS[name].needs.values())}: {looked})"
-            )
+            missing.append(f"{name} ({', '.join(s.title for s in needs(name).values())}: {looked})")
             continue
         try:
             code = max(code, runner.run(name, specs, _config(name, cfg, data)))
@@ -71,8 +78,8 @@ def _below(root: Path, name: str) -> dict[str, str] | None:
     if not root.is_dir():
         raise EvalkitError(f"no such folder: {root}; give the one that holds the data sets with --data-root DIR")
     keys = {}
-    for key, kind in PROTOCOLS[name].needs.items():
-        folder = next((root / folder for folder in SETS[kind].folders if (root / folder).is_dir()), None)
+    for key, wanted in needs(name).items():
+        folder = next((root / folder for folder in wanted.folders if (root / folder).is_dir()), None)
         if folder is None:
             return None
         keys[key] = str(folder)
@@ -83,7 +90,7 @@ def _stand_ins(name: str, loaded: Sequence[models.Loaded]) -> dict[str, str] | N
     """The data keys of a protocol filled with embedded sets, None if it has none or a model was trained on something
     else."""
     trained_on = {(model.meta.get("data") or {}).get("name") for model in loaded}
-    stand_ins = {key: SETS[kind].stand_in for key, kind in PROTOCOLS[name].needs.items()}
+    stand_ins = {key: wanted.stand_in for key, wanted in needs(name).items()}
     if trained_on != {TRAINED_ON} or None in stand_ins.values():
         return None
     return {key: stand_in for key, stand_in in stand_ins.items() if stand_in is not None}

@@ -33,6 +33,22 @@ class Sweep:
     saliency: np.ndarray | None  # (N, g_h * g_w) float32 of the patches, if it was to be kept
 
 
+@dataclass(frozen=True)
+class How:
+    """What a sweep may be told besides."""
+
+    seed: int = 0  # of what is drawn at random
+    offset: int = 0  # pixels by which the dropped patches are moved right and down
+    fill: Sequence[float] | None = None  # (3,) colour in [0, 1] of what is dropped; black without
+    rows: Sequence[int] | np.ndarray | None = None  # positions of the images; all without
+    forward_batch: int = 64  # rows of a forward pass
+    batch_size: int = 64  # what a loader process reads at a time
+    workers: int = 2
+    what: str | None = None  # names the pass in a progress bar
+    keep_saliency: bool = False
+    parts: Parts | None = None  # as in `predict`
+
+
 def sweep(
     network: Callable[[Tensor], Any],
     images: Images,
@@ -42,57 +58,56 @@ def sweep(
     grid: int,
     saliency: Saliency | None,
     device: torch.device,
-    seed: int = 0,
-    forward_batch: int = 64,
-    batch_size: int = 64,
-    workers: int = 2,
-    rows: Sequence[int] | np.ndarray | None = None,
-    what: str | None = None,
-    offset: int = 0,
-    salient_by: str = "mass",
-    fill: Sequence[float] | None = None,
-    keep_saliency: bool = False,
-    parts: Parts | None = None,
+    **how: Any,
 ) -> Sweep:
-    """Predictions of `network` (as in `evalkit.inference.predict`) for `images` under the settings `columns`.
+    """Predictions of a network for images under some settings.
 
     Each image is decoded once and passes the saliency model once, unmasked; its masked copies and those of other images
-    fill forward passes of `forward_batch` rows. Masks that coincide are forwarded once. `grid`: patches per side, a
-    divisor of the image side. `offset`: pixels by which the dropped patches are moved right and down. `salient_by`:
-    "mass" or "count". `fill`: (3,) colour in [0, 1] of what is dropped, black without. `parts` as in `predict`. Raises
-    ValueError for a network in training mode, EvalkitError for a grid that does not divide the image and for outputs or
-    saliency that are not finite.
+    fill forward passes of a fixed number of rows. Masks that coincide are forwarded once.
+
+    Args:
+        network: As in `evalkit.inference.predict`.
+        images: The data set.
+        transform: From an image to uint8 (3, S, S).
+        columns: The settings.
+        grid: Patches per side, a divisor of S.
+        saliency: Where it comes from, for the modes salient and nonsalient.
+        device: Where the network is.
+        how: Fields of `How`.
+
+    Raises ValueError for a network in training mode, EvalkitError for a grid that does not divide the image and for
+    outputs or saliency that are not finite.
     """
+    told = How(**how)
     check_eval_mode(network)
-    rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
+    rows = np.arange(len(images)) if told.rows is None else np.asarray(told.rows, dtype=np.int64)
     needs_saliency = any(s.mode in ("salient", "nonsalient") for s in columns)
     if needs_saliency and saliency is None:
         raise ValueError(
             "Expected argument `saliency` to be a saliency source for the modes salient and nonsalient, but got None"
         )
-    saved = Resumed(images, rows, parts)
+    saved = Resumed(images, rows, told.parts)
     bad: list[tuple[str, str]] = []
-    queue = _Queue(_Forward(network, device, forward_batch, fill), images.ids, columns, seed)
-    with exact(), progress(what, len(saved.left)) as advance:
-        for x, chunk in fixed_chunks(
-            images, transform, saved.left, forward_batch, device, batch_size=batch_size, workers=workers, bad=bad
-        ):
+    queue = _Queue(_Forward(network, device, told.forward_batch, told.fill), images.ids, columns, told.seed)
+    with exact(), progress(told.what, len(saved.left)) as advance:
+        size, load = told.forward_batch, {"batch_size": told.batch_size, "workers": told.workers}
+        for x, chunk in fixed_chunks(images, transform, saved.left, size, device, **load, bad=bad):
             side = x.shape[-1]
             check_grid(grid, side)
             ids = [images.ids[i] for i in chunk]
             values, shape = None, (grid, grid)
             if saliency is not None and needs_saliency:
                 values, shape = saliency(x, ids)  # waits for the device
-            cells = grid if shape == (grid, grid) and not offset else side
+            cells = grid if shape == (grid, grid) and not told.offset else side
             step = max(1, MASK_BYTES // (len(columns) * cells * cells))
             for some in (slice(start, start + step) for start in range(0, len(chunk), step)):
                 queue.flush()  # keeps the device busy while the next masks are made
                 own = None if values is None else values[some]
                 masks = image_masks(
-                    ids[some], own if own is None else (own, shape), columns, grid, side, seed, offset, salient_by
+                    ids[some], own if own is None else (own, shape), columns, grid, side, told.seed, told.offset
                 )
-                queue.put(chunk[some], x[: len(chunk)][some], masks, own if keep_saliency else None)
-            if parts is not None and parts.due():
+                queue.put(chunk[some], x[: len(chunk)][some], masks, own if told.keep_saliency else None)
+            if told.parts is not None and told.parts.due():
                 through, arrays = queue.unsaved()
                 saved.save(through, **arrays)
             advance(len(chunk) * world_size())

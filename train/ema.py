@@ -3,19 +3,20 @@
 import copy
 
 import torch
-from torch import nn
+
+from evalkit.models import Network
 
 
 class WeightAverage:
     """A copy of `network` whose parameters and floating-point buffers follow ema <- decay * ema + (1 - decay) * current
     (as DeiT's)."""
 
-    def __init__(self, network: nn.Module, decay: float):
+    def __init__(self, network: Network, decay: float):
         self.decay = decay
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
+    def update(self, network: Network) -> None:
         """Once per optimizer step."""
         current = network.state_dict()
         floating = [(e, current[k]) for k, e in self.network.state_dict().items() if e.is_floating_point()]

@@ -6,7 +6,7 @@ was killed and resumed, or runs with other worker or process counts, takes the v
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,14 @@ def fit(s: Session, run: Path) -> None:
         s.trainee.to(memory_format=torch.channels_last)
     if cfg.compile:
         s.network.compile()
-    module = s.trainee
+    module: torch.nn.Module = s.trainee
+    alone: Callable[[], AbstractContextManager[Any]] = nullcontext  # around a pass after which nothing is exchanged yet
     if world > 1:
         # Batch-norm statistics are averaged by BatchNormStatistics; a method's own parameters may take no part in some
         # steps.
         unused = not s.method.uses_all_parameters and any(True for _ in s.method.parameters())
         module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=unused)
+        alone = module.no_sync
 
     feed = Feed(batch_iterator(s, s.step))
     context = context_maker(s, total)
@@ -80,7 +82,7 @@ def fit(s: Session, run: Path) -> None:
                 step_loss = torch.zeros((), device=device)
                 for i in range(local_groups):
                     batch = next(feed)
-                    with nullcontext() if world == 1 or i == local_groups - 1 else module.no_sync():
+                    with nullcontext() if i == local_groups - 1 else alone():
                         loss = forward(s, module, context(s.step, batch.group, batch.extras), batch) / local_groups
                         s.scaler.scale(loss).backward()
                     step_loss += loss.detach()
@@ -102,9 +104,11 @@ def fit(s: Session, run: Path) -> None:
                 if not looked_at or norm is None:
                     continue
                 due = time.monotonic() - saved_at > 60 * cfg.checkpoint_minutes
-                first_bad, stop, due = guard.agree(total - int(bad_step), guard.received or 0, due)
-                if first_bad:
-                    give_up(s, run, total - int(first_bad))
+                # What is true in any process is true in all: they exchange the largest value of each. For the first bad
+                # step, of which the smallest is wanted, that is its distance from the end; 0 where no step was bad.
+                bad_from_end, stop, due = guard.agree(total - int(bad_step), guard.received or 0, due)
+                if bad_from_end:
+                    give_up(s, run, total - int(bad_from_end))
                 if s.step % cfg.log_steps == 0 or last:
                     now = time.monotonic()
                     values = {

@@ -12,6 +12,7 @@ import torch
 
 from evalkit import checkpoint, fingerprint, results, runs
 from evalkit.about import ACCURACY
+from evalkit.data.loading import steps_per_epoch
 from evalkit.data.published import published_set
 from evalkit.errors import EvalkitError
 from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
@@ -31,13 +32,15 @@ def train(
     if resume is not None:
         run, cfg = Path(resume), runs.resumed(TrainConfig, Path(resume), overrides or [])
     else:
+        assert cfg is not None, "a new run is made of a configuration"
         run = (
             Path(out)
             if out
             else Path("runs") / f"{cfg.data}-{session.method_name(cfg.mixup)}-seed{cfg.seed}".replace("/", "-")
         )
         cfg = replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
-    torch.set_num_threads(cfg.threads)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
     if resume is None:
         cfg = resolve(cfg, device)
@@ -146,7 +149,7 @@ def early(s: session.Session) -> list[str]:
     found = []
     if s.ema and (begun := s.ema.decay**steps) > 0.05:
         found.append(f"after {steps} steps the averaged weights still are {100 * begun:.0f} % those the run began with")
-    per_epoch = loop.steps_per_epoch(len(s.train_images), cfg.batch_size)
+    per_epoch = steps_per_epoch(len(s.train_images), cfg.batch_size)
     if cfg.warmup_epochs * per_epoch >= steps:
         found.append(f"the run ended within its warm-up of {cfg.warmup_epochs:g} epochs")
     return found
@@ -174,7 +177,9 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
             if "trained" in s.scores:
                 trained = s.scores["trained"]["top1"]
                 notes.append(f"weights of the momentum encoder; the network that was trained: top1 {trained:.6f}")
-        errors = {k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values}
+        errors: dict[str, float | None] = {
+            k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values
+        }
         sha256 = sums["model.safetensors" if name == "raw" else "model_ema.safetensors"]
         record = make_record(
             "train",

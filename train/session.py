@@ -68,7 +68,7 @@ class Session:
     step: int = 0
     seconds: float = 0.0  # of training up to the newest checkpoint, over all parts of a run that was resumed
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
-    best: dict[str, float] = field(default_factory=dict)  # top1 and step of the best evaluation so far
+    best: dict[str, Any] = field(default_factory=dict)  # top1 and step of the best evaluation so far
     history: list[float] = field(default_factory=list)  # top1 of every evaluation so far
 
     @property
@@ -156,6 +156,7 @@ def make_network(cfg: TrainConfig, num_classes: int, said: list[str] | None = No
         return network
     network = models.create(cfg.model, **create)
     loaded = models.load(cfg.init, model=cfg.model, model_args=dict(cfg.model_args))
+    assert isinstance(loaded.network, Network), "read from a file"
     weights, own = loaded.network.model.state_dict(), network.model.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     left = [k for k in own if k not in fitting]
@@ -240,7 +241,8 @@ def meta(s: Session) -> dict[str, Any]:
 def teachers(trainee: Trainee) -> list[Teacher]:
     """The frozen networks that the method and the distillation ask."""
     askers = [*trainee.method.modules(), trainee.distillation]
-    return [asker.teacher for asker in askers if isinstance(getattr(asker, "teacher", None), Teacher)]
+    found = (getattr(asker, "teacher", None) for asker in askers)
+    return [teacher for teacher in found if isinstance(teacher, Teacher)]
 
 
 def method_name(spec: Any) -> str:

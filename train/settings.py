@@ -103,7 +103,7 @@ def with_setting(
     for part in ("choice", "methods", "method"):
         if part in own:
             own[part] = with_setting(own[part], methods, wanted, applied)
-    name = own.get("name")
+    name = str(own.get("name"))
     if name not in methods:
         return own if isinstance(spec, Mapping) else spec
     for key, value in methods[name].get(RECIPE, {}).items():

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ..sheets import Objects
 
-THRESHOLDS = {"": slice(None), "50": 0, "75": 5}  # of the ten IoUs from 0.50 to 0.95
+THRESHOLDS: dict[str, Any] = {"": slice(None), "50": 0, "75": 5}  # of the ten IoUs from 0.50 to 0.95
 
 
 @METRICS.register_module()

@@ -217,6 +217,7 @@ Examples:
   evalkit robustness imagenet-a deit_small_patch16_224 --data imagenet-a
   evalkit robustness imagenet-o runs/deit --data imagenet-o --id imagenet/val
   evalkit robustness imagenet-val deit.pth model=deit_small_patch16_224 --data ILSVRC2012_img_val val_labels=val.txt
+  evalkit robustness occlusion runs/mixpro --recipe occlusion-shuffle 'shuffle=[2, 4, 8]'
   evalkit robustness pgd runs/mixpro 'eps=[2, 4]' steps=20
   evalkit robustness all runs/mixpro --data-root datasets
 """,
@@ -248,6 +249,9 @@ def robustness(
     out: Annotated[
         Path | None, typer.Option(help="folder for results.jsonl and the per-sample records", show_default=False)
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="a recipe's name or YAML file", show_default="the protocol's own")
+    ] = None,
     gpus: Gpus = None,
 ) -> int:
     """How a checkpoint holds.
@@ -269,6 +273,8 @@ def robustness(
         raise EvalkitError(f"--data-root belongs to all; {protocol} has --data")
     if data is not None and everything:
         raise EvalkitError("all has --data-root, the folder that holds the sets, instead of --data")
+    if recipe is not None and everything:
+        raise EvalkitError("--recipe belongs to one protocol; all runs each by its own")
     given = (("data", data), ("id_data", id), ("data_root", data_root), ("out", out))
     overrides += [f"{key}={value}" for key, value in given if value is not None]
     from .. import config, robustness
@@ -276,7 +282,8 @@ def robustness(
     if everything:
         shared = config.load(robustness.AllConfig, None, overrides)
         return _spawn(gpus) if _several(gpus) else robustness.run_all(models, shared)
-    recipe = protocol if protocol in config.recipes("robustness") else None
+    if recipe is None and protocol in config.recipes("robustness"):
+        recipe = protocol
     cfg = config.load(known[protocol].config, recipe, overrides, folder="robustness")
     return _spawn(gpus) if _several(gpus) else robustness.run(protocol, models, cfg)
 

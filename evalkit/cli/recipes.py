@@ -74,10 +74,11 @@ def recipes_keys(
 
 def _schema(recipe: str) -> tuple[type, str]:
     """The dataclass a recipe fills, and the folder it lies in; a file is a recipe for `evalkit train`."""
-    from ..config import recipes
+    from ..config import base_name, recipes
 
-    if recipe in recipes("robustness"):
-        return described.robustness()[recipe].config, "robustness"
+    if recipe in (shipped := recipes("robustness")):
+        protocol = recipe if recipe in described.robustness() else base_name(shipped[recipe])
+        return described.robustness()[protocol].config, "robustness"
     for folder, transfer in described.transfers().items():
         if recipe in recipes(folder):
             return transfer.config, folder

@@ -5,6 +5,7 @@ truncation. Results differ from Pillow's by one grey level where rounding falls 
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -165,7 +166,9 @@ def _moves(x: Tensor, names: np.ndarray, values: np.ndarray, fill: tuple[int, ..
     u, v = u - 0.5, v - 0.5
     left, top = u.floor(), v.floor()
     right_of, below = (u - left).float()[:, None], (v - top).float()[:, None]
-    taps, mix = ((0, 1), _linear) if interpolation == "bilinear" else ((-1, 0, 1, 2), _cubic)
+    linear = interpolation == "bilinear"
+    taps: tuple[int, ...] = (0, 1) if linear else (-1, 0, 1, 2)
+    mix: Callable[..., Tensor] = _linear if linear else _cubic
     columns = [(left.long() + k).clamp(0, width - 1) for k in taps]
     flat, lines = x.flatten(2), []
     for k in taps:

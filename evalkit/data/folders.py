@@ -172,10 +172,9 @@ def same_files(a: Images, rows_a: Rows, b: Images, rows_b: Rows) -> list[tuple[s
 
 def _paths(images: Images, rows: Rows) -> Iterator[tuple[str, str]]:
     for row in map(int, rows):
-        whole: Images = images
-        i = row
+        whole, i = images, row
         while isinstance(whole, Subset):
-            whole, i = whole.images, int(whole.indices[i])
+            i, whole = int(whole.indices[i]), whole.images
         if isinstance(whole, FolderImages):
             yield images.ids[row], whole.path(i)
 

@@ -160,7 +160,7 @@ def _shard(
         digest.update(bytes(2 * BLOCK))
 
     write_atomic(path, write)
-    arrays = index_arrays([images.ids[row] for row in rows], images.labels[rows], places)
+    arrays: dict[str, Any] = index_arrays([images.ids[row] for row in rows], images.labels[rows], places)
     note = np.frombuffer(digest.hexdigest().encode(), np.uint8)
     write_atomic(index_of(path), lambda file: np.savez(file, sha256=note, **arrays))
     return _about(path, len(rows), digest.hexdigest()), True

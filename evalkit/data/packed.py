@@ -127,7 +127,7 @@ def read_index(shard: Path) -> dict[str, np.ndarray]:
         raise EvalkitError(f"cannot read {index_of(shard)} ({reason}); run evalkit pack again, which mends it") from e
 
 
-def index_arrays(ids: Sequence[str], labels: Sequence[int], places: np.ndarray) -> dict[str, np.ndarray]:
+def index_arrays(ids: Sequence[str], labels: Sequence[int] | np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]:
     """A shard's index, of ids, labels and (offset, size, checksum) of each image."""
     texts, places = Texts(ids), places.reshape(-1, 3)
     rows = [texts.letters, texts.ends, np.asarray(labels, np.int64), *places.T]

@@ -24,7 +24,7 @@ class RandAugment:
     """
 
     def __init__(self, config: str, size: int, mean: tuple[float, ...], resampling: Image.Resampling):
-        settings = {
+        settings: dict[str, Any] = {
             "translate_const": int(size * 0.45),
             "img_mean": tuple(min(255, round(255 * m)) for m in mean),
             "interpolation": resampling,
@@ -53,6 +53,7 @@ class RandAugment:
 
     def apply(self, image: Image.Image, drawn: Drawn) -> Image.Image:
         """The image after `drawn`, by Pillow."""
+        op: Any
         for op, arguments in drawn:
             image = op.aug_fn(image, *arguments, **op.kwargs)
         return image
@@ -72,11 +73,12 @@ def _arguments(op: AugmentOp) -> tuple[Any, ...] | None:
     alone."""
     if op.prob < 1.0 and random.random() > op.prob:
         return None
-    magnitude = op.magnitude
-    if op.magnitude_std == float("inf"):
+    magnitude: Any = op.magnitude
+    spread: Any = op.magnitude_std
+    if spread == float("inf"):
         magnitude = random.uniform(0, magnitude)
-    elif op.magnitude_std > 0:
-        magnitude = random.gauss(magnitude, op.magnitude_std)
+    elif spread > 0:
+        magnitude = random.gauss(magnitude, spread)
     magnitude = max(0.0, min(magnitude, op.magnitude_max or 10.0))
     return op.level_fn(magnitude, op.hparams) if op.level_fn is not None else ()
 

@@ -82,6 +82,7 @@ def _select(
         if len(ids) >= IMAGES:
             kept = np.concatenate(pixels)[:IMAGES]
             return ArrayImages(name, ids[:IMAGES], labels[:IMAGES], DIGITS, kept, demonstration=True)
+    raise AssertionError("there is no last number")
 
 
 # ---- the fixed classifier

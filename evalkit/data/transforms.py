@@ -213,7 +213,8 @@ class TrainTransform:
         if not 0 <= cfg.erasing <= 1:
             raise EvalkitError(f"erasing={cfg.erasing} is a probability; give a number from 0 to 1")
         self.size, self.augment, self.jitter, self.erasing = cfg.image_size, cfg.augment, cfg.color_jitter, cfg.erasing
-        self.crop_scale, self.interpolation = tuple(cfg.crop_scale), cfg.interpolation
+        least, most = cfg.crop_scale
+        self.crop_scale, self.interpolation = (least, most), cfg.interpolation
         self.fit = EvalTransform(self.size, self.size, cfg.interpolation)
         self.resampling = INTERPOLATIONS[cfg.interpolation]
         self.rand_augment = (

@@ -94,5 +94,5 @@ def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
 @register_model
 def resnext50_32x4d_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNeXt-50 (32x4d) for 32-px images: 23.0 M parameters."""
-    args = {"block": Bottleneck, "layers": (3, 4, 6, 3), "cardinality": 32, "base_width": 4} | kwargs
+    args: dict[str, Any] = {"block": Bottleneck, "layers": (3, 4, 6, 3), "cardinality": 32, "base_width": 4} | kwargs
     return build_model_with_cfg(CifarResNet, "resnext50_32x4d_cifar", pretrained, **args)

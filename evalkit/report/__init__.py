@@ -7,7 +7,7 @@ from pathlib import Path
 from .. import results
 from ..errors import EvalkitError
 from ..protocols import Protocols
-from ..runtime import write_atomic
+from ..runtime import write_together
 from . import figures, page, render
 from .beside import beside_published
 from .collect import rows_of, runs_of
@@ -47,17 +47,15 @@ def build(dirs: Iterable[str | Path], out: str | Path | None, protocols: Protoco
     published = [*beside_published(rows, protocols), *transfers_beside_published(rows, protocols)]
     drawings, made = figures.draw(rows, protocols), provenance(rows, problems, protocols)
     lead = page.lead(rows)
-    for drawing in drawings:
-        if drawing.png is not None:
-            _write(folder / "figures" / f"{drawing.name}.png", drawing.png)
-    _write(folder / "report.csv", render.csv_text(rows))
-    _write(folder / "report.md", render.markdown(TITLE, lead, tables, published, drawings, made))
-    _write(folder / "report.tex", render.latex([*tables, *published]))
-    _write(folder / "report.html", page.html(TITLE, lead, rows, tables, published, drawings, made))
-    return folder / "report.html"
-
-
-def _write(path: Path, content: str | bytes) -> None:
+    files: dict[Path, str | bytes] = {
+        folder / "figures" / f"{drawing.name}.png": drawing.png for drawing in drawings if drawing.png is not None
+    }
+    files |= {
+        folder / "report.csv": render.csv_text(rows),
+        folder / "report.md": render.markdown(TITLE, lead, tables, published, drawings, made),
+        folder / "report.tex": render.latex([*tables, *published]),
+        folder / "report.html": page.html(TITLE, lead, rows, tables, published, drawings, made),
+    }
     # file names may hold bytes that are no text
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    write_atomic(path, lambda f: f.write(data))
+    write_together({p: c.encode("utf-8", "backslashreplace") if isinstance(c, str) else c for p, c in files.items()})
+    return folder / "report.html"

@@ -3,11 +3,11 @@
 import csv
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..protocols import Metric, Protocols
-from .collect import Group, Record, Row, describe, groups_of
-from .tables import NOT_MEASURED, Cell, Table, column_of, estimate
+from .collect import Group, Record, Row, Run, describe, groups_of
+from .tables import NOT_MEASURED, Cell, Table, column_of, estimate, preparations
 
 PRINTED = "Published values as their sources print them."
 
@@ -49,16 +49,32 @@ def beside_published(rows: Sequence[Row], protocols: Protocols) -> list[Table]:
         ]
         models = {name for row, _ in own for name in model_names(row)}
         known = [v for v in values if v.table == group.protocol and v.model in models]
-        columns = [c for c in protocols[group.protocol].columns if any(v.metric == c.name for v in known)]
-        if columns:
+        if columns := _columns(group, own, known, protocols):
             tables.append(_table(group, describe(group, groups), own, known, columns, protocols))
     return tables
+
+
+def _columns(
+    group: Group, own: Sequence[tuple[Row, list[Run]]], known: Sequence[Published], protocols: Protocols
+) -> list[Metric]:
+    """The protocol's columns that somebody published. A source that printed none of them, the median of the last
+    evaluations for one, shows what it printed, in a column of that name; a run that has nothing in these shows its own
+    columns: a number stands beside its like alone."""
+    metrics, main = protocols[group.protocol].metrics, {c.name for c in protocols[group.protocol].columns}
+    printed: dict[tuple[str, ...], set[str]] = {}
+    for v in known:
+        printed.setdefault((v.method, v.model, v.source), set()).add(v.metric)
+    shown = {name for names in printed.values() for name in names & main or names}
+    for _, runs in own:
+        measured = {name for run in runs for name in run.records[group]["metrics"]}
+        shown |= set() if measured & shown else measured & main
+    return [metric for metric in metrics if metric.name in shown and known]
 
 
 def _table(
     group: Group,
     where: str,
-    own: Sequence[tuple[Row, list[Any]]],
+    own: Sequence[tuple[Row, list[Run]]],
     known: Sequence[Published],
     columns: Sequence[Metric],
     protocols: Protocols,
@@ -78,6 +94,10 @@ def _table(
         cells = [Cell(metrics[c.name]) if c.name in metrics else NOT_MEASURED for c in columns]
         lines.append((f"{method}{name_of(model)} ({source})", cells))
     protocol = protocols[group.protocol]
+    if not set(columns) <= set(protocol.columns):
+        notes += [f"{c.title}: {c.meaning}." for c in columns]
+        notes.append("Numbers of different columns are no comparison: a best or a median is not the last.")
+    notes += preparations((row.name, run.records[group]) for row, runs in own for run in runs)
     title = f"{protocol.title} ({where})" + (f", {own[0][0].model}" if one_model else "")
     head = (protocol.title, where, "", len(columns))
     return Table(title, [head], [c.heading() for c in columns], lines, notes, len(by_source))

@@ -100,12 +100,9 @@ def _names(rows: list[list[Run]]) -> list[str]:
         if len(twins) > 1:
             configs = [results.settings(run.training) if run.training else {} for run in twins]
             different = sorted(differing(configs)) if all(configs) else []
+            mine = row[0].training["config"] if row[0].training else {}
             if 0 < len(different) <= 3:
-                extra += [
-                    f"{k}={short_value(row[0].training['config'].get(k))}"
-                    for k in different
-                    if k != "seed" or len(row) == 1
-                ]
+                extra += [f"{k}={short_value(mine.get(k))}" for k in different if k != "seed" or len(row) == 1]
             else:
                 extra.append(f"checkpoint {key.checkpoint[:8]}" if key.checkpoint else f"run {twins.index(row[0]) + 1}")
         if len(row) > 1:

@@ -164,7 +164,11 @@ def _notes(rows: Sequence[Row], page: Sequence[Group], protocols: Protocols) -> 
         f" arrows point to the better direction. {'; '.join(sets)}."
     ]
     notes += spread_notes([len(row.runs) for row in rows])
+    notes += preparations(
+        (row.name, run.records[g]) for row in rows for run in row.runs for g in page if g in run.records
+    )
     notes += [f"{p.title}: {p.sentence}" for p in shown]
+    # a dict keeps the first of equal notes in its place, which a set does not
     notes += dict.fromkeys(f"{c.title}: {c.meaning}." for p in shown for c in p.columns)
     if any(not r["complete"] for r in records):
         notes.append(
@@ -179,6 +183,23 @@ def _notes(rows: Sequence[Row], page: Sequence[Group], protocols: Protocols) -> 
     }
     notes += [f"n/a: {name}: {reason}." for name, reason in undefined.items()]
     return notes
+
+
+def preparations(named: Iterable[tuple[str, Record]]) -> list[str]:
+    """A sentence for every data set whose images were not prepared alike in all of the records, each with the name of
+    its row."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for name, record in named:
+        data = record["data"]
+        ways = found.setdefault((data["name"], data["fingerprint"]), {})
+        ways.setdefault(data.get("prepared") or "not recorded", []).append(name)
+    return [
+        f"The images of {data} were not prepared alike, which moves numbers too: "
+        + "; ".join(f"{way}: {', '.join(dict.fromkeys(names))}" for way, names in ways.items())
+        + "."
+        for (data, _), ways in found.items()
+        if len(ways) > 1
+    ]
 
 
 def spread_notes(seeds: Sequence[int]) -> list[str]:

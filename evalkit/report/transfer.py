@@ -75,11 +75,9 @@ def _sets(rows: Sequence[Row], protocols: Protocols) -> dict[Set, list[Line]]:
     sets = {}
     for key in sorted(found, key=lambda key: order.index(key.protocol)):
         detail = protocols[key.protocol].detail
-        known = [] if detail is None else list(detail.names)
-        sets[key] = sorted(
-            found[key].values(),
-            key=lambda line, known=known: known.index(line.detail) if line.detail in known else len(known),
-        )
+        places = {} if detail is None else {name: i for i, name in enumerate(detail.names)}
+        lines = [(places.get(line.detail, len(places)), i, line) for i, line in enumerate(found[key].values())]
+        sets[key] = [line for *_, line in sorted(lines, key=lambda item: item[:2])]
     return sets
 
 

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..runtime import write_atomic
+from ..files import write_atomic
 from . import devices, plan
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # what ends a job: the command gets them too
 STOPPED = (2, 130)  # exit codes of a command that saved its state and can go on
 
 
@@ -59,9 +60,12 @@ def _call(python: str, argv: list[str], cwd: Path, log: Path, environment: dict[
         out.flush()
         command = [python, "-m", "evalkit", *argv]
         process = subprocess.Popen(command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, env=os.environ | environment)
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, lambda n, _: process.send_signal(n))
-        code = process.wait()
+        before = {n: signal.signal(n, lambda n, _: process.send_signal(n)) for n in SIGNALS}
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
     lines = log.read_bytes()[-2000:].decode(errors="replace").strip().splitlines()
     return code, lines[-1] if lines else ""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import results
 from ..errors import EvalkitError
-from ..runtime import write_atomic
+from ..files import write_atomic
 from .spec import Cell, Evaluation, Study
 
 FILE = "plan.json"

@@ -3,19 +3,24 @@
 from dataclasses import dataclass
 
 from evalkit.errors import EvalkitError
-from evalkit.keys import key
+from evalkit.keys import Retired, key
 from evalkit.protocols import Figure, Metric, Protocol
 
 from ..config import ValConfig
 
 MODES = ("random", "salient", "nonsalient")
-FILLS = ("black", "mean")
+FILLS = {"black": "as the paper's code", "mean": "the evaluated model's mean, as OpenMixup drops patches"}
 
 
 @dataclass(frozen=True)
 class OcclusionConfig(ValConfig):
     """Patch dropping: random, salient and non-salient."""
 
+    RETIRED = {
+        "saliency_norm": Retired("a saliency model sees images normalised as it wants them", harmless=("own",)),
+        "saliency_pool": Retired("choose the saliency model's own grid=, which drops its patches", harmless=(False,)),
+        "salient_by": Retired("a level is always a share of the saliency's mass", harmless=("mass",)),
+    }
     modes: list[str] = key(
         list(MODES),
         "which patches are dropped",
@@ -42,19 +47,8 @@ class OcclusionConfig(ValConfig):
         " else dino",
     )
     head: str = key("auto", "attention head of the saliency model: auto (1 for dino, else mean), mean or a number")
-    saliency_norm: str = key(
-        "own",
-        "mean and standard deviation of the saliency model's input",
-        choices={"own": "its own", "model": "the evaluated model's"},
-    )
-    saliency_pool: bool = key(False, "sum the saliency of a finer grid over the patches of `grid`")
-    salient_by: str = key(
-        "mass",
-        "what a level of salient and nonsalient is a share of",
-        choices={"mass": "the saliency's mass", "count": "the patches"},
-    )
     offset: int = key(0, "by how much the dropped patches are moved right and down", unit="pixels", least=0)
-    fill: str = key("black", "colour of what is dropped: black, mean (the evaluated model's) or r,g,b in 0..1")
+    fill: str = key("black", "colour of what is dropped", choices=FILLS)
     shuffle: list[int] = key([], "the patches of grids with so many a side are shuffled too, ascending", least=1)
 
     def idle(self) -> dict[str, str]:
@@ -74,20 +68,8 @@ class OcclusionConfig(ValConfig):
             raise EvalkitError(f"levels must ascend within 0..1 and reach above 0, but got {self.levels}")
         if sorted(set(self.shuffle)) != self.shuffle:
             raise EvalkitError(f"shuffle must ascend, but got {self.shuffle}")
-        if self.fill not in FILLS:
-            self.colour()
         if self.head not in ("auto", "mean") and not self.head.isdecimal():
             raise EvalkitError(f"head must be auto, mean or a head's number, but got '{self.head}'")
-
-    def colour(self) -> list[float]:
-        """The r,g,b of `fill`."""
-        try:
-            values = [float(v) for v in self.fill.split(",")]
-        except ValueError:
-            values = []
-        if len(values) != 3 or not all(0 <= v <= 1 for v in values):
-            raise EvalkitError(f"fill must be black, mean or three numbers r,g,b in 0..1, but got '{self.fill}'")
-        return values
 
 
 AREA = "mean top-1 over the shares dropped, patches {}: area under the curve divided by its width"

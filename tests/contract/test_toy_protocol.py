@@ -64,6 +64,12 @@ def test_all_runs_it_where_its_data_are(measured, capsys):
     assert invoke(["robustness", "all", "m", "--data-root", str(measured / "one")])[0] == 1
 
 
+def test_a_data_set_that_is_forgotten_is_an_error(measured, monkeypatch):
+    monkeypatch.delitem(SETS, "toy-photographs")
+    code, message = invoke(["robustness", "all", str(measured / "one"), "--data-root", str(measured / "sets")])
+    assert code == 1 and message.startswith("protocol toy needs the data set 'toy-photographs', which is none of")
+
+
 def test_its_record_tells_what_its_description_says(measured):
     for record in results.read([measured / "out"]):
         assert (record["protocol"], record["version"], record["config"]["wobble"]) == ("toy", 7, 0.25)

@@ -239,6 +239,7 @@ def test_59_classes_leave_background_out(monkeypatch):
         (["seed=3", "workers=0", "ms=true", "label=x", "data_dir=d"], True, True),
         ([], False, False),
         (["lr=0.01"], True, False),
+        (["assumed=[]"], True, False),  # nobody takes the mark off
         (["classes=59"], True, False),
         (["mm.model.test_cfg.mode=whole"], True, False),
     ],

@@ -172,12 +172,9 @@ def test_intervals_hold_the_value_also_where_resampling_raises_it():
     )
 
 
-def test_intervals_stay_within_what_the_metric_can_be():
-    rare, all_right = np.arange(50) < 1, np.ones(50)
-    got = bootstrap.spread(
-        [Means({"rare": rare, "all": all_right, "nll": 1.5 + rare, "almost": ~rare})], ids_of(50)
-    ).intervals
-    assert got["all"] == (1.0, 1.0) and got["rare"][0] == 0.0 and got["almost"][1] == 1.0 and got["nll"][1] > 1.52
+def test_intervals_are_centred_on_the_value():
+    got = bootstrap.spread([Means({"all": np.ones(50), "rare": np.arange(50) < 1})], ids_of(50)).intervals
+    assert got["all"] == (1.0, 1.0) and got["rare"][0] < 0.02 < got["rare"][1]  # what it can be cuts it in the record
     assert bootstrap.interval(0.0, np.array([-0.2, 0.2]))[0] < 0  # a difference may be negative
 
 

@@ -244,11 +244,12 @@ def test_more_gpus_than_there_are(calls, monkeypatch):
         (["train", "--resume", "a", "--out", "b"], "--resume continues the run inside a; leave out --out"),
         (
             ["train", "digits", "--gpus", "0"],
-            "Invalid value for '--gpus': Input should be greater than or equal to 1. See `evalkit train --help`.",
+            # the words in the middle are typer's, and others in each of its versions
+            ("Invalid value for '--gpus': ", "See `evalkit train --help`."),
         ),
-        (["trian", "digits"], "No such command 'trian'. Did you mean 'train', 'transfer'? See `evalkit --help`."),
+        (["trian", "digits"], ("No such command 'trian'.", "'train', 'transfer'", "See `evalkit --help`.")),
         (["recipes"], "Missing command. See `evalkit recipes --help`."),
-        (["recipes", "diff", "digits"], "Missing argument 'B'. See `evalkit recipes diff --help`."),
+        (["recipes", "diff", "digits"], ("Missing argument ", "See `evalkit recipes diff --help`.")),
         (["recipes", "show", "digits", "epochs"], "'epochs' is not key=value; see `evalkit --help`"),
         (
             ["robustness", "occlusion", "workers=0"],
@@ -267,7 +268,8 @@ def test_more_gpus_than_there_are(calls, monkeypatch):
 )
 def test_usage_errors_are_one_line_and_exit_with_1(calls, words, message):
     code, text = cli.invoke(words)
-    assert code == 1 and text == message and not calls
+    assert code == 1 and not calls
+    assert text == message if isinstance(message, str) else all(part in text for part in message)
 
 
 # ---- how it ends
@@ -360,3 +362,31 @@ def test_every_command_has_help():
     ):
         done = cli.invoke([*words, "--help"])
         assert done == (0, "")
+
+
+def test_a_tilde_that_the_shell_left_alone_is_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    words = ["--out", "~/x", "--out=~/x", "data_dir=~/imagenet", "a=~", "label=~", "runs/~x", "x=y=~/z", "~"]
+    assert [cli.at_home(word) for word in words] == [
+        "--out",
+        "/home/me/x",
+        "--out=/home/me/x",
+        "data_dir=/home/me/imagenet",
+        "a=~",
+        "label=~",
+        "runs/~x",
+        "x=y=/home/me/z",
+        "~",
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_knows_few_characters_gets_them_escaped(encoding):
+    code = (
+        "from evalkit import cli\ncli.invoke = lambda argv: (print('top-1 5 ', chr(177), chr(0x4E2D)),"
+        " (1, chr(0x2026) + chr(0xDCE9)))[1]\ncli.main()"
+    )
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=env)
+    assert done.returncode == 1 and done.stdout.decode(encoding).startswith("top-1 5 ")
+    assert done.stderr.decode(encoding).startswith("error: ") and b"Traceback" not in done.stderr

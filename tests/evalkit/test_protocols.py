@@ -89,6 +89,12 @@ def test_a_star_describes_every_metric_that_fits_and_the_plain_name_comes_first(
         made.metric("bottom")
 
 
+def test_an_interval_stays_within_what_the_metric_can_be():
+    assert METRIC.within(-0.01, 1.02) == (0.0, 1.0) and METRIC.within(0.2, 0.4) == (0.2, 0.4)
+    assert Metric("nll", "NLL", "low", "x", "nat", bound=None).within(-0.1, 1.7) == (0.0, 1.7)
+    assert Metric("brier", "Brier", "low", "x", "", bound=2.0).within(1.0, 2.5) == (1.0, 2.0)
+
+
 def test_how_values_and_headings_are_printed():
     assert [Metric("x", "x", b, "x").heading() for b in ("high", "low", "neither")] == ["x ↑", "x ↓", "x"]
     assert Metric("x", "NLL", "low", "x", "nat").heading() == "NLL [nat] ↓"

@@ -230,7 +230,7 @@ def test_clean_accuracy_stands_beside_the_published_one_of_its_model():
     }
     assert beside_published(rows(record(**accuracy | {"published": False})), PROTOCOLS) == []  # any 50,000 images
     (made,) = beside_published(rows(record(**accuracy, model="deit_tiny_patch16_224")), PROTOCOLS)
-    assert ["73.8"] in [[c.value for c in line] for _, line in made.rows]
+    assert ["73.8", "–"] in [[c.value for c in line] for _, line in made.rows]  # top-1 and OpenMixup's best
     other = record(**accuracy, model="pvt_tiny", checkpoint_sha256="b" * 64)
     (made,) = beside_published(rows(record(**accuracy, model="deit_tiny_patch16_224"), other), PROTOCOLS)
     lines = {name: line[0].value for name, line in made.rows}
@@ -238,3 +238,45 @@ def test_clean_accuracy_stands_beside_the_published_one_of_its_model():
         lines["mixpro (pvt_tiny), pvt_tiny (this report)"] == "90.0"
         and lines["MixPro, pvt_tiny (MixPro paper, Table 1)"] == "76.7"
     )
+
+
+def test_a_number_stands_beside_its_like_alone():
+    """A training's last, best and median beside sources that print one of them, each in a column of its name."""
+    fields = {"protocol": "accuracy", "task": "train", "published": True, "demonstration": False, "n": 50_000}
+    data = {"name": "val", "fingerprint": "f", "split": "val"}
+    measured = {"top1": 0.801, "top1_best": 0.812, "top1_median": 0.789, "top5": 0.95, "loss": 0.9}
+    run = fields | {"data": data, "metrics": measured, "standard_errors": {}}
+
+    def beside(*records):
+        (made,) = beside_published(rows(*records), PROTOCOLS)
+        return made, {name: [c.value for c in line] for name, line in made.rows}
+
+    made, lines = beside(record(**run, model="deit_small_patch16_224", label="a"))
+    assert made.columns == ["top-1 ↑", "best top-1 ↑"] and lines["a (this report)"] == ["80.1", "81.2"]
+    assert lines["TransMix (MixPro paper, Table 1)"] == ["80.7", "–"]
+    assert lines["TransMix (OpenMixup ImageNet benchmark, DeiT setting, best epoch)"] == ["–", "80.68"]
+    assert any(note.startswith("best top-1: ") for note in made.notes)
+    assert any("no comparison" in note for note in made.notes)
+
+    made, lines = beside(record(**run, model="resnet34", label="a"))
+    assert made.columns == ["median top-1 ↑"] and lines["a (this report)"] == ["78.9"]
+    evaluated = run | {"task": "eval", "metrics": {"top1": 0.734}, "standard_errors": {}}
+    made, lines = beside(record(**evaluated, model="resnet34", label="a"))
+    assert made.columns == ["top-1 ↑", "median top-1 ↑"] and lines["a (this report)"] == ["73.4", "–"]
+    median = "OpenMixup ImageNet benchmark, PyTorch setting, 100 epochs, median of the last 5"
+    assert lines[f"CutMix ({median})"] == ["–", "73.58"]
+
+
+def test_images_that_were_prepared_in_two_ways_are_said_to_be():
+    ways = {"a": "shorter side 236 (bicubic), centre 224", "b": "shorter side 256 (bilinear), centre 224", "c": None}
+
+    def one(label, way):
+        data = {"name": "val", "fingerprint": "f", "split": "val"} | ({"prepared": way} if way else {})
+        return record(protocol="accuracy", data=data, label=label, checkpoint_sha256=label * 64)
+
+    said = [note for note in table(*(one(*item) for item in ways.items())).notes if "not prepared alike" in note]
+    assert said == [
+        "The images of val were not prepared alike, which moves numbers too: shorter side 236 (bicubic), centre 224: a;"
+        " shorter side 256 (bilinear), centre 224: b; not recorded: c."
+    ]
+    assert not any("prepared" in note for note in table(one("a", "x"), one("b", "x")).notes)

@@ -1,5 +1,5 @@
-"""Variants of occlusion: counted levels, offset, single pixels, fills, shuffled patches, pooled saliency, the cache;
-none of them is the published protocol."""
+"""Variants of occlusion: offset, single pixels, fills, shuffled patches, the cache; none of them is the published
+protocol."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 import torch
 from timm.data import ImageNetInfo
 
-from evalkit import models
+from evalkit import config, models
 from evalkit.errors import EvalkitError
 from evalkit.robustness import CONFIGS, imagenet_a, imagenet_o, layouts, masks, occlusion, run, saliency
 from evalkit.robustness import sweep as engine
@@ -18,7 +18,7 @@ from evalkit.robustness.saliency import Saliency
 from evalkit.robustness.sweep import sweep
 
 from .fakes import CPU, loaded, noise, records, save_checkpoint, shrink, vit, write_tree
-from .test_occlusion import NATIVE, Recorder, planted
+from .test_occlusion import NATIVE
 
 CLASSES = ["bird", "cat", "dog"]
 PATH = "n01440764/ILSVRC2012_val_00000293.JPEG"
@@ -45,34 +45,6 @@ def pixels(images, i):
 
 
 # ---- masks
-
-
-def test_counted_masks_equal_a_sort_and_share_the_axis_of_random():
-    rng = np.random.default_rng(0)
-    for case in range(50):
-        values = rng.random(49) if case % 2 else rng.integers(0, 4, 49).astype(float)
-        order = sorted(range(49), key=lambda p: (values[p], p))
-        levels = [i / 10 for i in range(11)]
-        top, bottom = (masks.counted_masks(values[None], levels, salient)[0] for salient in (True, False))
-        for i, (t, b) in enumerate(zip(top, bottom)):
-            count = i * 49 // 10
-            assert set(np.flatnonzero(t)) == set(order[49 - count :]) and set(np.flatnonzero(b)) == set(order[:count])
-
-
-def test_levels_by_count_drop_the_same_share_in_every_mode():
-    images = noise(3)
-    source = Saliency(lambda x, ids: (np.random.default_rng(0).random((len(x), 16)), (4, 4)), {})
-    columns = settings(["random", "salient", "nonsalient"], [0.25, 0.5, 1.0], 1)
-    got = go(Recorder(), images, columns, saliency=source, salient_by="count")
-    assert got.predictions.tolist() == [[0, 4, 8, 16, 4, 8, 16, 4, 8, 16]] * 3
-
-
-def test_counted_levels_drop_exactly_the_planted_patches():
-    images, network = noise(4), Recorder()
-    patches = [[3, 5], [0, 15], [7, 8], [1, 2]]
-    source, _ = planted(images, patches)
-    go(network, images, [Setting("salient", 2 / 16, 0)], saliency=source, salient_by="count")
-    assert [np.flatnonzero(m).tolist() for m in network.seen] == patches
 
 
 def test_an_offset_moves_the_patches_right_and_down_and_exposes_the_first_pixels():
@@ -156,30 +128,6 @@ def test_shuffled_patches_are_all_there_in_the_drawn_order():
         go(Keeper(), images, settings([], [], 1, [3]))
 
 
-def test_saliency_of_a_finer_grid_is_summed():
-    fine = np.random.default_rng(0).random((2, 64))
-    source = saliency.pooled(Saliency(lambda x, ids: (fine, (8, 8)), {"source": "x"}), 4)
-    values, grid = source(torch.zeros(2, 3, 16, 16), ["a", "b"])
-    assert grid == (4, 4) and source.settings == {"source": "x", "pooled": 4}
-    for b in range(2):
-        for cell in range(16):
-            y, x = divmod(cell, 4)
-            assert values[b, cell] == pytest.approx(fine[b].reshape(8, 8)[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].sum())
-    with pytest.raises(EvalkitError, match="saliency of 8x8 patches cannot be summed to a grid of 3"):
-        saliency.pooled(Saliency(lambda x, ids: (fine, (8, 8)), {}), 3)(torch.zeros(2, 3, 16, 16), ["a", "b"])
-
-
-def test_the_saliency_model_may_see_the_evaluated_models_normalisation(monkeypatch):
-    evaluated, other = vit(seed=0), vit(seed=1)
-    evaluated.mean, evaluated.std = (0.1, 0.2, 0.3), (0.3, 0.4, 0.5)
-    monkeypatch.setattr(saliency.models, "load", lambda name: loaded(other, ["x"] * 3))
-    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    source = saliency.open_saliency("runs/other", "auto", loaded(evaluated, ["x"] * 3), CPU, "model")
-    normal = (x - torch.tensor(evaluated.mean).view(3, 1, 1)) / torch.tensor(evaluated.std).view(3, 1, 1)
-    np.testing.assert_allclose(source(x, ["a", "b"])[0], other.class_attention(normal)[0].numpy(), atol=1e-7)
-    assert source.settings["mean"] == [0.1, 0.2, 0.3]
-
-
 # ---- from the command's keys to the record
 
 
@@ -202,10 +150,8 @@ def test_every_variant_reaches_the_record(setup):
     checkpoint, keys = setup
     variants = [
         {},
-        {"salient_by": "count"},
         {"offset": 2},
         {"fill": "mean"},
-        {"fill": "0.1,0.2,0.3"},
         {"shuffle": [2, 4]},
         {"grid": 16},
     ]
@@ -215,15 +161,15 @@ def test_every_variant_reaches_the_record(setup):
     made = records(Path(keys["out"]))
     assert len({r["records"] for r in made}) == len(variants)
     assert all(r["config"].items() >= variant.items() for r, variant in zip(made, variants))
-    plain, counted, _, _, _, shuffled, _, only = (r["metrics"] for r in made)
-    assert counted["top1_salient_1"] == plain["top1_salient_1"] == plain["top1_random_1"] == plain["top1_nonsalient_1"]
+    plain, _, _, shuffled, _, only = (r["metrics"] for r in made)
+    assert plain["top1_salient_1"] == plain["top1_random_1"] == plain["top1_nonsalient_1"]
     assert {k: v for k, v in shuffled.items() if "shuffle" not in k} == plain and {
         "top1_shuffle_2",
         "top1_shuffle_4",
     } < set(shuffled)
     assert "auc_shuffle" not in shuffled and set(only) == {"clean_top1", "top1_shuffle_1", "top1_shuffle_2"}
     assert only["top1_shuffle_1"] == plain["clean_top1"]  # one patch: nothing to shuffle
-    (row,) = [s for s in made[5]["series"] if s["mode"] == "shuffle" and s["level"] == 4]
+    (row,) = [s for s in made[3]["series"] if s["mode"] == "shuffle" and s["level"] == 4]
     assert len(row["runs"]) == 2 and row["sd"] is not None
     with pytest.raises(EvalkitError, match="offset=4 is a whole patch of 4 pixels or more"):
         run("occlusion", [str(checkpoint)], CONFIGS["occlusion"](**keys, offset=4))
@@ -276,11 +222,9 @@ def test_saliency_of_other_images_is_not_taken_from_the_cache(setup):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"salient_by": "mas"}, "unknown value of salient_by 'mas'. Did you mean 'mass'"),
-        ({"saliency_norm": "x"}, "unknown value of saliency_norm 'x'"),
         ({"offset": -1}, "key 'offset' must be at least 0, but got -1"),
-        ({"fill": "grey"}, "fill must be black, mean or three numbers r,g,b in 0..1, but got 'grey'"),
-        ({"fill": "0,0,2"}, "fill must be black"),
+        ({"fill": "grey"}, "unknown value of fill 'grey'. Choose one of: black, mean"),
+        ({"fill": "0,0,2"}, "unknown value of fill '0,0,2'"),
         ({"shuffle": [4, 2]}, "shuffle must ascend"),
         ({"shuffle": [0]}, "each number of key 'shuffle' must be at least 1"),
     ],
@@ -288,6 +232,37 @@ def test_saliency_of_other_images_is_not_taken_from_the_cache(setup):
 def test_one_clear_line(override, message):
     with pytest.raises(EvalkitError, match=message):
         CONFIGS["occlusion"](**override).check()
+
+
+def test_recipes_of_the_variants(tmp_path):
+    """What the sources publish: half a patch of offset, the paper's grids, OpenMixup's grey with its rounded counts."""
+    loads = lambda name, *more: config.load(CONFIGS["occlusion"], name, list(more), folder="robustness")  # noqa: E731
+    assert loads("occlusion-offset") == loads("occlusion", "offset=8")
+    assert loads("occlusion-shuffle") == loads("occlusion", "modes=[]", "shuffle=[2, 4, 8, 14, 16]")
+    grey = loads("occlusion-mean")
+    assert (grey.fill, grey.modes, grey.repeats) == ("mean", ["random"], 1)
+    counts = [masks.dropped_count(level, 196) for level in grey.levels]
+    assert counts == [round(196 * i / 10) for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("saliency_norm: model", "key 'saliency_norm' no longer exists; a saliency model sees images normalised as it"),
+        ("saliency_pool: true", "key 'saliency_pool' no longer exists; choose the saliency model's own grid="),
+        ("salient_by: count", "key 'salient_by' no longer exists; a level is always a share of the saliency's mass"),
+    ],
+)
+def test_files_with_keys_of_the_past(tmp_path, line, message):
+    """At what they were by default they are dropped with a line; else the line says what is left."""
+    usual = {"saliency_norm": "own", "saliency_pool": "false", "salient_by": "mass"}
+    path = tmp_path / "old.yaml"
+    path.write_text("\n".join(f"{key}: {value}" for key, value in usual.items()))
+    with pytest.warns(UserWarning, match="no longer exists; without it nothing changes"):
+        assert config.load(CONFIGS["occlusion"], path, folder="robustness") == CONFIGS["occlusion"]()
+    path.write_text(line)
+    with pytest.raises(EvalkitError, match=message):
+        config.load(CONFIGS["occlusion"], path, folder="robustness")
 
 
 # ---- published or not
@@ -338,11 +313,8 @@ def test_published_needs_every_setting_to_match(published, protocol):
             {"offset": 8},
         ]
         others += [
-            {"salient_by": "count"},
             {"fill": "mean"},
             {"shuffle": [4]},
-            {"saliency_norm": "model"},
-            {"saliency_pool": True},
         ]
     for keys in others:
         assert not published(protocol, **keys).published, keys

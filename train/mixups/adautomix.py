@@ -83,8 +83,8 @@ class AdAutoMix(LearnedMix):
     The other arguments are those of every learned mix block; `pairing` is for n = 2.
 
     Differs from the paper / the official code in taking the originals' k logits from the pass that gives z, not from
-    passes of their own, which also moves k's batch-norm statistics less, and where features overflow, as AutoMix. The
-    sign of S is the code's.
+    passes of their own, which also moves k's batch-norm statistics less; where features overflow and in the order of
+    q's passes, as AutoMix. The sign of S is the code's.
     """
 
     extra_passes = "2 forward of a copy, 1 backward through it, 1 forward + backward (3 images: 2)"
@@ -135,7 +135,7 @@ class AdAutoMix(LearnedMix):
         self.lam_embed = flag("lam_embed", lam_embed)
 
     @property
-    def training_passes(self) -> int:
+    def training_passes(self) -> int:  # type: ignore[override]  # computed
         return 3 if self.images > 2 else 2
 
     def make_block(self, channels: int) -> nn.Module:

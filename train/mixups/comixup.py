@@ -105,7 +105,8 @@ class CoMixup(SaliencyMethod):
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         batch, m = len(x), self.grid
-        block = check_grid("comixup", *x.shape[-2:], m)
+        height, width = x.shape[-2:]
+        block = check_grid("comixup", height, width, m)
         whole = batch // self.part * self.part
         sizes = [self.part] * (batch // self.part) + [batch - whole] * (batch > whole)
         ratio = ctx.draw("ratio", lambda rng: np.concatenate([rng.dirichlet([self.alpha] * n) for n in sizes]))

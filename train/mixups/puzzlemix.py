@@ -108,7 +108,8 @@ class PuzzleMix(SaliencyMethod):
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         grid = int(ctx.draw("grid", lambda rng: rng.choice(self.grids)))
         self.check_size(net, *x.shape[-2:])
-        block = check_grid("puzzlemix", *x.shape[-2:], grid)
+        height, width = x.shape[-2:]
+        block = check_grid("puzzlemix", height, width, grid)
         if len(x) == 1:
             return Mixed(x, torch.ones(1, 1, device=x.device))
         lam = beta(ctx, self.alpha)

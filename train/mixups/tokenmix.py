@@ -47,6 +47,7 @@ class TokenMix(MixMethod):
     """
 
     family = "attention"
+    row_sum = None  # the share of either image's own attention that is seen
     needs = "a teacher of the same classes"
     extra_passes = "1 forward of the teacher"
     bibtex = """

@@ -59,7 +59,7 @@ def bench(
         return x.clone()
 
     jobs = {name: mixer(name) for name in names}
-    seconds: dict[str, list[float]] = {"clone": []} | {name: [] for name in jobs}
+    seconds: dict[str, list[float]] = {name: [] for name in ("clone", *jobs)}
     with torch.no_grad():
         for repeat in range(-WARM_UP, repeats):
             for name, job in jobs.items():

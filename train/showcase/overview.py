@@ -5,6 +5,7 @@ import inspect
 import itertools
 import re
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from evalkit.keys import kind
@@ -57,7 +58,8 @@ def page(name: str) -> str:
 
 def described(cls: type[MixMethod]) -> list[tuple[str, ...]]:
     """(name, type, default, meaning) of every argument."""
-    words, found = meanings(cls), []
+    words = meanings(cls)
+    found: list[tuple[str, ...]] = []
     for name, p in arguments(cls).items():
         default = "must be given" if p.default is p.empty else flow(plain(p.default))
         found.append((name, typed(p.annotation), default, words.get(name, "")))
@@ -71,7 +73,8 @@ def meanings(cls: type[MixMethod]) -> dict[str, str]:
         lines = inspect.cleandoc(vars(owner).get("__doc__") or "").splitlines()
         start = next((i for i, line in enumerate(lines) if SECTION.match(line)), len(lines))
         own: dict[str, str] = {}
-        names, depth = [], 0
+        names: list[str] = []
+        depth = 0
         for line in itertools.takewhile(str.strip, lines[start + 1 :]):
             match = ARGUMENT.match(line)
             if match and (not names or len(match[1]) <= depth):
@@ -93,7 +96,7 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def aligned(lines: list[tuple[str, ...]]) -> str:
+def aligned(lines: Sequence[tuple[str, ...]]) -> str:
     """Cells in aligned columns."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)

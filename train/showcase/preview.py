@@ -40,10 +40,11 @@ class Noting(Context):
     change."""
 
     def draw(self, name: str, sample: Any) -> Any:
-        before = set(self.draws)
+        kept: Any = self.draws
+        before = set(kept)
         value = super().draw(name, sample)
-        if set(self.draws) == before:
-            self.draws[name] = value
+        if set(kept) == before:
+            kept[name] = value
         return value
 
 
@@ -185,7 +186,7 @@ class Subject:
             title,
             self.looks(seen[row : row + 1]),
         )
-        return item, {k: v for k, v in ctx.draws.items() if k not in settled}
+        return item, {k: v for k, v in (ctx.draws or {}).items() if k not in settled}
 
     def looks(self, x: Tensor) -> np.ndarray | None:
         """(rows, columns) class attention of one image, if it is to be shown and the network has one."""

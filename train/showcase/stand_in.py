@@ -25,7 +25,7 @@ def network(size: int, num_classes: int, patch: int = 16) -> Network:
     if size % patch:
         raise EvalkitError(f"images of {size} pixels do not divide into patches of {patch}; give a multiple of {patch}")
     seed_torch("stand-in", size)
-    arguments = {"img_size": size, "patch_size": patch, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    arguments: dict[str, Any] = {"img_size": size, "patch_size": patch, "embed_dim": 48, "depth": 2, "num_heads": 3}
     return models.create("vit_tiny_patch16_224", num_classes=num_classes, **arguments).eval()
 
 
@@ -55,7 +55,7 @@ def method(name: str, net: Network) -> MixMethod:
     ResNet, or 4 x 4."""
     size = net.input_size[0]
     patch = size // (4 if size % 7 else 7)
-    given = {
+    given: dict[str, Any] = {
         argument: network(size, net.num_classes, patch) if value is TEACHER else value
         for argument, value in find(name).stand_in.items()
     }
@@ -88,7 +88,7 @@ def answer_at_once(net: Network, methods: Iterable[MixMethod], x: Tensor) -> Non
             setattr(asked, question, functools.partial(_given, getattr(asked, question)(x)))
         for teacher in (value for value in vars(asker).values() if isinstance(value, Teacher)):
             seen = teacher.on(x)
-            seen.feature_map = functools.partial(_given, seen.feature_map(x))  # type: ignore[method-assign]
+            seen.feature_map = functools.partial(_given, seen.feature_map(x))
 
 
 def _given(value: Any, *_: Any, **__: Any) -> Any:

@@ -44,6 +44,7 @@ def load(spec: str, device: torch.device) -> Trained:
     settled = settle({"applied": [], "methods": {}} | recipe, (), recipe)  # runs of before this was done by the recipe
     chosen = settled.get("mixup", recipe["mixup"])
     net, method = loaded.network, from_config(chosen)
+    assert isinstance(net, Network), "read from a file"
     method.setup(net)
     try:
         method.load_state_dict(state["method"])

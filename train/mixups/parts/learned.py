@@ -161,5 +161,5 @@ def falling_weight(ctx: Context, weight: float, schedule: str) -> float:
 
 @lru_cache(maxsize=1)
 def compounded(total_steps: int) -> np.ndarray:
-    """(T,) products of (1 + cos(pi s / T)) / 2 over s = 0 .. t."""
-    return ((1 + np.cos(np.pi * np.arange(total_steps) / total_steps)) / 2).cumprod()
+    """(T + 1,) products of (1 + cos(pi s / T)) / 2 over s = 0 .. t."""
+    return ((1 + np.cos(np.pi * np.arange(total_steps + 1) / total_steps)) / 2).cumprod()

@@ -49,7 +49,7 @@ class SaliencyMethod(MixMethod):
         self.as_it_is = saliency_training or clean_lam > 0  # the network while its input gradient is taken
 
     @property
-    def training_passes(self) -> int:
+    def training_passes(self) -> int:  # type: ignore[override]  # computed
         return 2 if self.clean_lam else 1
 
     def input_saliency(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
