@@ -18,7 +18,7 @@ from . import keys, plain_yaml
 from .errors import EvalkitError, suggest, unknown
 
 T = TypeVar("T", bound=keys.Keys)
-NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)?(\.\d*)?([eE][-+]?\d+)?")  # that may stand in quotes
+NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)?(\.\d*)?([eE][-+]?\d+)?|nan|inf)")  # that may stand in quotes
 
 
 def load(schema: type[T], recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train") -> T:
