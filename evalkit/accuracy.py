@@ -76,7 +76,8 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
         ),
         published=complete and is_published(loaded, images, mode),
     )
-    results.append(out, record)
+    if not results.holds(out, record):  # the same command again adds nothing
+        results.append(out, record)
     say(*remarks, *shown)
     share = "  ".join(
         f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()

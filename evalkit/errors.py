@@ -8,6 +8,16 @@ class EvalkitError(Exception):
     """A problem the user can mend. The command line prints its message as one line and exits with 1."""
 
 
+def worker_died(e: BaseException) -> str | None:
+    """The line for a data worker that was killed, which torch raises wherever the main process is at that moment."""
+    if not (isinstance(e, RuntimeError) and "DataLoader worker (pid" in str(e)):
+        return None
+    return (
+        f"a data worker died ({' '.join(str(e).split())}); is memory or /dev/shm full? Try fewer workers, or workers=0;"
+        " a run continues with --resume"
+    )
+
+
 def suggest(name: str, options: Iterable[str]) -> str:
     """' Did you mean 'x'?' for the option closest to `name`; the list of options when none is close (at most 12
     named)."""

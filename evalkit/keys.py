@@ -14,10 +14,8 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
-
-from omegaconf import MISSING
 
 from .errors import EvalkitError, unknown
 
@@ -206,8 +204,3 @@ def spoken(number: float) -> str:
     if isinstance(number, int) and number >= MANY and (number + 1).bit_count() == 1:
         return f"2^{number.bit_length()}-1"
     return f"{number:g}" if isinstance(number, float) else str(number)
-
-
-def required(schema: type) -> Iterable[str]:
-    """The keys that must be given."""
-    return [name for name in of(schema) if default(schema, name) == MISSING]

@@ -99,10 +99,12 @@ def collect(
     columns = settings(cfg.modes, cfg.levels, cfg.repeats, cfg.shuffle)
     saliency, cache = plan.extra["saliency"], _cache(plan, cfg)
     if cache is not None:
-        found = gather_objects(
-            cached(cache, saliency, [images.ids[i] for i in plan.rows["data"]]) is not None if is_main() else None
-        )[0]
-        saliency, cache = (cached(cache, saliency, []), None) if found else (saliency, cache)
+        # The first process looks whether an earlier pass left the saliency of all these images; all do as it says: read
+        # that file, or make the saliency anew and keep it.
+        wanted = [images.ids[i] for i in plan.rows["data"]]
+        there = is_main() and cached(cache, saliency, wanted) is not None
+        if gather_objects(there)[0]:
+            saliency, cache = cached(cache, saliency, []), None
     got = sweep(
         loaded.network,
         images,
@@ -122,13 +124,11 @@ def collect(
         keep_saliency=cache is not None,
         parts=plan.parts("data-saliency" if cache is not None else "data"),
     )
-    side = 0 if cache is None else round(got.saliency.shape[1] ** 0.5)
-    if side and side * side == got.saliency.shape[1] and is_main():
-        store.write(
-            cache,
-            {"ids": np.array(got.ids), "saliency": got.saliency, "grid": np.array([side, side])},
-            saliency.settings,
-        )
+    if cache is not None and got.saliency is not None and is_main():
+        side = round(got.saliency.shape[1] ** 0.5)
+        if side * side == got.saliency.shape[1]:
+            kept = {"ids": np.array(got.ids), "saliency": got.saliency, "grid": np.array([side, side])}
+            store.write(cache, kept, plan.extra["saliency"].settings)
     arrays = {
         "ids": np.array(got.ids),
         "labels": plan.extra["labels"][got.positions],

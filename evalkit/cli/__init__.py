@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ..errors import EvalkitError
+from ..errors import EvalkitError, worker_died
 from ..text import plain
 from .app import app
 
@@ -52,6 +52,8 @@ def _explain(e: Exception) -> str:
             f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{context.command_path if context else 'evalkit'}"
             " --help`."
         )
+    if line := worker_died(e):
+        return line
     if isinstance(e, OSError) and e.errno == errno.ENOSPC:
         return (
             f"no space left on the disk{f' of {e.filename}' if e.filename else ''}; free some, or choose another folder"

@@ -1,15 +1,13 @@
 """The commands. They import what they need when they run, so that `evalkit --help` is quick."""
 
-import os
-import sys
 from pathlib import Path
-from typing import Annotated, TypeGuard
+from typing import Annotated
 
 import typer
 
 from .. import __version__
 from ..errors import EvalkitError, unknown
-from . import bench, described, mixup, pack, recipes, schemas, study
+from . import bench, described, mixup, pack, processes, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -30,11 +28,6 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(mixup.app, name="mixup")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(study.app, name="study")
-
-Gpus = Annotated[
-    int | None,
-    typer.Option(min=1, help="processes to run in, one per GPU (without GPUs: on the CPU)", show_default=False),
-]
 
 
 @app.callback()
@@ -74,7 +67,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    gpus: Gpus = None,
+    gpus: processes.Gpus = None,
     out: Annotated[Path | None, typer.Option(help="folder for the run", show_default="runs/DATA-METHOD-seedN")] = None,
     resume: Annotated[
         Path | None,
@@ -97,8 +90,8 @@ def train(
 
     # Read before any process is started: a wrong key is reported once, and at once.
     cfg = config.load(TrainConfig, recipe[0], overrides) if resume is None else None
-    if _several(gpus):
-        return _spawn(gpus)
+    if processes.several(gpus):
+        return processes.spawn(gpus)
     from ..train.run import train as run
 
     if resume is None:
@@ -165,7 +158,7 @@ def transfer(
         str | None, typer.Option(help="a recipe's name or YAML file", show_default="the one for the data")
     ] = None,
     ms: Annotated[bool, typer.Option("--ms", help="also test at several scales and flipped, as ms=true")] = False,
-    gpus: Gpus = None,
+    gpus: processes.Gpus = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for the run", show_default="runs/TASK-DATA-...-seedN")
     ] = None,
@@ -202,8 +195,8 @@ def transfer(
         if resume is not None
         else config.load(protocol.config, recipe or found.recipe(overrides), overrides, folder=task)
     )
-    if _several(gpus):
-        return _spawn(gpus)
+    if processes.several(gpus):
+        return processes.spawn(gpus)
     from ..downstream.run import transfer as run
 
     return run(found, checkpoint[0] if checkpoint else None, cfg, out, resume, overrides)
@@ -252,7 +245,7 @@ def robustness(
     recipe: Annotated[
         str | None, typer.Option(help="a recipe's name or YAML file", show_default="the protocol's own")
     ] = None,
-    gpus: Gpus = None,
+    gpus: processes.Gpus = None,
 ) -> int:
     """How a checkpoint holds.
 
@@ -281,11 +274,11 @@ def robustness(
 
     if everything:
         shared = config.load(robustness.AllConfig, None, overrides)
-        return _spawn(gpus) if _several(gpus) else robustness.run_all(models, shared)
+        return processes.spawn(gpus) if processes.several(gpus) else robustness.run_all(models, shared)
     if recipe is None and protocol in config.recipes("robustness"):
         recipe = protocol
     cfg = config.load(known[protocol].config, recipe, overrides, folder="robustness")
-    return _spawn(gpus) if _several(gpus) else robustness.run(protocol, models, cfg)
+    return processes.spawn(gpus) if processes.several(gpus) else robustness.run(protocol, models, cfg)
 
 
 @app.command(
@@ -345,18 +338,3 @@ def doctor() -> int:
     from ..doctor import run
 
     return run()
-
-
-def _several(gpus: int | None) -> TypeGuard[int]:
-    """Whether to start processes: not for one, and not within one that was started already."""
-    return gpus is not None and gpus > 1 and "WORLD_SIZE" not in os.environ
-
-
-def _spawn(gpus: int) -> int:
-    import torch
-
-    from ..launch import spawn, without_option
-
-    if torch.cuda.is_available() and gpus > torch.cuda.device_count():
-        raise EvalkitError(f"--gpus {gpus} asked for, but there are {torch.cuda.device_count()}; see `evalkit doctor`")
-    return spawn(gpus, without_option(sys.argv[1:], "--gpus"))

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..errors import EvalkitError
 from .images import BadImage, Images, decode, size_problem
 
-DECODERS = ("exact", "fast")
 RESAMPLINGS = ("bilinear", "bicubic")  # that `resize` knows
 
 

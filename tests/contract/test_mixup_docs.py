@@ -5,6 +5,7 @@ import re
 import pytest
 
 from evalkit.train import METHODS, create
+from evalkit.train.showcase.overview import arguments, meanings
 
 
 def test_methods_are_listed_in_alphabetical_order():
@@ -24,6 +25,20 @@ def test_every_method_says_where_it_comes_from_and_how_it_differs(name):
         text,
     )
     assert re.search(r"(x~|h~|T~|view\(x\)).*(=|are|as)", text)  # its formula in symbols
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_argument_has_a_meaning_of_its_own(name):
+    """In the `Args:` block of the class, or of the method whose argument it hands on."""
+    cls = METHODS[name]
+    words = meanings(cls)
+    assert [key for key in arguments(cls) if len(words.get(key, "")) < 2] == []
+
+
+def test_headings_group_arguments():
+    words = meanings(METHODS["mixpro"])
+    assert words["pal_detach"] == "No gradient through the cosine."
+    assert "The progress factor" not in " ".join(words.values())
 
 
 @pytest.mark.parametrize("name", METHODS)

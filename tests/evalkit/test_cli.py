@@ -291,6 +291,12 @@ def test_usage_errors_are_one_line_and_exit_with_1(calls, words, message):
             "no space left on the disk; free some, or choose another folder with --out",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "runs"), 1, "runs: Permission denied"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            1,
+            "a data worker died (DataLoader worker (pid 7) is killed by signal: Killed.); is memory or /dev/shm full?"
+            " Try fewer workers, or workers=0; a run continues with --resume",
+        ),
         (ValueError("first\nsecond"), 1, "ValueError: first (for the traceback set EVALKIT_DEBUG=1)"),
         (AssertionError(), 1, "AssertionError: no message (for the traceback set EVALKIT_DEBUG=1)"),
     ],

@@ -107,7 +107,15 @@ def test_a_default_is_copied():
 
 
 def test_what_must_be_given():
-    assert keys.required(TrainConfig) == ["model", "data", "epochs", "batch_size", "micro_batch", "lr"]
+    must = [name for name in keys.of(TrainConfig) if keys.default(TrainConfig, name) == MISSING]
+    assert must == [
+        "model",
+        "data",
+        "epochs",
+        "batch_size",
+        "micro_batch",
+        "lr",
+    ]
     assert keys.default(TrainConfig, "lr") == MISSING and keys.default(TrainConfig, "betas") == [0.9, 0.999]
 
 

@@ -224,17 +224,17 @@ def test_the_clean_images_of_a_run_are_prepared_as_it_validates(tmp_path, model,
         ({}, "shorter side 17 (bicubic), centre 16"),
         ({"preprocess": "published"}, "shorter side 18 (bilinear), centre 16"),
     ]:
-        plan = PROTOCOLS["imagenet-val"].prepare(model, ImageNetValConfig(data=folder, workers=0, **keys), CPU)
+        plan = PROTOCOLS["imagenet-val"].load().prepare(model, ImageNetValConfig(data=folder, workers=0, **keys), CPU)
         assert str(plan.transform) == words and plan.resolved == {"preprocess": keys.get("preprocess", "run")}
     r = str(link_tree(tmp_path / "r", R, pixels))
-    plan = PROTOCOLS["imagenet-r"].prepare(model, ImageNetRConfig(data=r, workers=0), CPU)
+    plan = PROTOCOLS["imagenet-r"].load().prepare(model, ImageNetRConfig(data=r, workers=0), CPU)
     assert str(plan.transform) == "shorter side 18 (bilinear), centre 16"
     model.meta["config"] = recipe | {"eval_size": None}  # a run at 12 pixels, but the network was told to take 16
-    plan = PROTOCOLS["imagenet-val"].prepare(model, ImageNetValConfig(data=folder, workers=0), CPU)
+    plan = PROTOCOLS["imagenet-val"].load().prepare(model, ImageNetValConfig(data=folder, workers=0), CPU)
     assert str(plan.transform) == "shorter side 18 (bilinear), centre 16"
     model.meta["config"] = {"image_size": 16}
     with pytest.raises(EvalkitError, match="does not say how its run prepared validation images"):
-        PROTOCOLS["imagenet-val"].prepare(model, ImageNetValConfig(data=folder, workers=0), CPU)
+        PROTOCOLS["imagenet-val"].load().prepare(model, ImageNetValConfig(data=folder, workers=0), CPU)
 
 
 def test_reassessed_labels(tmp_path, model, pixels):

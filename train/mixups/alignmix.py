@@ -22,11 +22,19 @@ class AlignMix(MixMethod):
         Sinkhorn(C), no gradient h~_j = lam F_j + (1 - lam) sum_k R_jk F'_k   or, by a fair coin,   h~_k = lam sum_j
         R_jk F_j + (1 - lam) F'_k t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    For networks whose classifier pools a feature map; one plan for each pair. Args: `alpha` (0: no mixing), `pairing`,
-    `input_prob`; of Sinkhorn `eps`, `iterations` at most and `tol`, below which the mean change of the potentials ends
-    it (0: never); `row_normalize` makes the shares R_jk of each j sum to 1, which an unfinished iteration does not;
-    `feat_l2norm` takes the cost between features of length 1, for which it does finish. Draws: layer (0: image, 1:
-    features), lam, partner, direction (0: the partner is aligned, 1: the image itself).
+    For networks whose classifier pools a feature map; one plan for each pair.
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
+        pairing: As CutMix.
+        input_prob: How often images are mixed instead of features.
+        eps: Of Sinkhorn's regulariser.
+        iterations: Of Sinkhorn at most.
+        tol: Mean change of the potentials below which Sinkhorn ends; 0: never.
+        row_normalize: Make the shares R_jk of each j sum to 1, which an unfinished iteration does not.
+        feat_l2norm: Take the cost between features of length 1, for which Sinkhorn does finish.
+
+    Draws: layer (0: image, 1: features), lam, partner, direction (0: the partner is aligned, 1: the image itself).
 
     Differs from the paper / the official code in nothing of the code's, which leaves out the autoencoder of the paper's
     variant. OpenMixup switches with Manifold Mixup instead of the images: a choice of manifold and of this with

@@ -21,9 +21,14 @@ class AttentiveCutMix(MixMethod):
         of largest A_i, else 0 x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 -
         lam_i) s(y_pi(i))
 
-    Args: `teacher` the pretrained network: a timm name, an evalkit checkpoint or a weights file (then with
-    `teacher_model`, its architecture); images are resized to its input size, so 224 pixels give ResNet-50's 7 x 7
-    cells; `top` number of cells; `pairing` as CutMix. Draws: partner.
+    Args:
+        teacher: The pretrained network: a timm name, an evalkit checkpoint or a weights file. Images are resized to
+            its input size, so 224 pixels give ResNet-50's 7 x 7 cells.
+        teacher_model: The architecture of a weights file.
+        top: Number of cells.
+        pairing: As CutMix.
+
+    Draws: partner.
 
     Differs from the paper / the official code in nothing known: there is no official code.
     """

@@ -14,8 +14,13 @@ class AttentiveMixPlus(AttentiveCutMix):
         lam0 ~ Beta(alpha, beta), one per batch;  k = floor(lam0 h w), at least 1;  M_i = 1 in the k cells of largest
         A_i, else 0 x~, lam, t as Attentive CutMix
 
-    Args: `teacher`, `teacher_model`, `pairing` as Attentive CutMix (OpenMixup takes torchvision's ResNet-18 for CNNs,
-    ResNet-50 for DeiT); `alpha`; `beta` (None: alpha).
+    Args:
+        teacher: As Attentive CutMix (OpenMixup takes torchvision's ResNet-18 for CNNs, ResNet-50 for DeiT).
+        teacher_model: The architecture of a weights file.
+        alpha: Parameter of the Beta distribution.
+        beta: Its second parameter; None: alpha.
+        pairing: As CutMix.
+
     Draws: lam, partner.
 
     Differs from the paper / the official code in each sample's own lam_i (the code takes sample 0's, different where

@@ -27,10 +27,17 @@ class AugMix(MixMethod):
 
     No image or label is mixed with another's. The views come with the batch: the loader calls
     `method.loader_extras["views"]` (see Views) and the method finds (B, views, C, H, W) in [0, 1] in
-    `ctx.extras["views"]`; normalising commutes with the blend. Args: `severity` of the operations up to 10, `width`
-    chains, `depth` operations in each (0: 1 to 3), `all_ops` adds the four that overlap with ImageNet-C; `jsd` False
-    trains on one view alone. Draws: none in `mix`; a view is a function of the image and the generator given by the
-    loader.
+    `ctx.extras["views"]`; normalising commutes with the blend.
+
+    Args:
+        severity: Of the operations, up to 10.
+        width: Number of chains.
+        depth: Operations in each chain; 0: 1 to 3.
+        all_ops: Add the four operations that overlap with ImageNet-C.
+        jsd: False: train on one view alone.
+        jsd_weight: Of the divergence in the loss.
+
+    Draws: none in `mix`; a view is a function of the image and the generator given by the loader.
 
     Differs from the paper / the official code in drawing integer parameters for non-square images from each side's own
     length.

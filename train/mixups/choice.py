@@ -19,12 +19,15 @@ class Choice(MixMethod):
 
         branch k ~ Categorical(probs);  x~, t and the loss are those of methods[k]
 
-    Args: `methods` any methods, `probs` their probabilities (equal if absent). In a recipe: {choice: [{name: mixup,
-    alpha: 0.8, prob: 0.5}, ...]}. Presets are the published switches: "default" DeiT's (as timm's batch mode, alphas
-    0.8 and 1); "transmix" and "mixpro" those of the methods; "transmix_released_s" what TransMix's DeiT-S configuration
-    really ran (its switch key is misspelt); "mixpro_nocutmix" the one of MixPro's component table.
-    Draws: branch (index into `methods`), then those of the branch. A choice inside a choice sees the same injected
-    `branch`.
+    Args:
+        methods: Any methods.
+        probs: Their probabilities; None: equal ones.
+
+    In a recipe: {choice: [{name: mixup, alpha: 0.8, prob: 0.5}, ...]}. Presets are the published switches: "default"
+    DeiT's (as timm's batch mode, alphas 0.8 and 1); "transmix" and "mixpro" those of the methods;
+    "transmix_released_s" what TransMix's DeiT-S configuration really ran (its switch key is misspelt);
+    "mixpro_nocutmix" the one of MixPro's component table. Draws: branch (index into `methods`), then those of the
+    branch. A choice inside a choice sees the same injected `branch`.
 
     Does not differ from the paper / the official code but in odd batches, whose middle sample is paired with itself
     instead of refused.

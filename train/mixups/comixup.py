@@ -29,15 +29,25 @@ class CoMixup(SaliencyMethod):
     Outputs are improved one after the other, `iterations` times: with N_k = cells of input k in the other outputs and v
     = A N, input k costs 2 gamma / m^2 v_k more where v_k > tau m^2 ("hard"), or the excess over it ("soft"). A = (1 -
     omega) I + omega D brings in how far apart the salient parts are. V is 1 for two different labels, 1/4 for an input
-    and a half of it; halves are of the two or three inputs an output shows. Args: `alpha`; `part` n (the rest of the
-    batch makes a smaller part); `grid` m; `beta`, `gamma`, `eta`, `omega`; `threshold` tau and `threshold_type`;
-    `threshold_first`: v = A applied to the counts above the threshold (the code, by a missing pair of brackets);
-    `iterations`; `resolve`: before the last, push outputs of the same inputs apart; `peak_stride` of the windows whose
-    places D compares; `clean_lam` weight of the loss of the clean batch (0: saliency in evaluation mode). Presets:
-    "released" the code for CIFAR and Tiny-ImageNet, "imagenet" the one for ImageNet. Images must be square, their side
-    a multiple of m. Draws: ratio (B,) (each part's sums to 1), labels (B, m, m) first input of each cell, counted
-    within the part. The loop over the outputs of a part is sequential by definition; all parts go through it at once,
-    on the device, without waiting for it.
+    and a half of it; halves are of the two or three inputs an output shows.
+
+    Args:
+        alpha: Parameter of the distribution of ratios.
+        part: n; the rest of the batch makes a smaller part.
+        grid: m.
+        beta, gamma, eta, omega: Weights, as above.
+        threshold: tau.
+        threshold_type: "hard" or "soft".
+        threshold_first: v = A applied to the counts above the threshold (the code, by a missing pair of brackets).
+        iterations: Rounds over the outputs of a part.
+        resolve: Before the last round, push outputs of the same inputs apart.
+        peak_stride: Of the windows whose places D compares.
+        clean_lam: Weight of the loss of the clean batch; 0: saliency in evaluation mode.
+
+    Presets: "released" the code for CIFAR and Tiny-ImageNet, "imagenet" the one for ImageNet. Images must be square,
+    their side a multiple of m. Draws: ratio (B,) (each part's sums to 1), labels (B, m, m) first input of each cell,
+    counted within the part. The loop over the outputs of a part is sequential by definition; all parts go through it
+    at once, on the device, without waiting for it.
 
     Differs from the paper / the official code in the solver of one output: strips of two rows or columns of cells,
     exactly, from five starts, instead of label swaps; in the hard penalty (see `threshold_first`); in one more forward

@@ -15,9 +15,15 @@ class CutMix(MixMethod):
         lam0 ~ Beta(alpha, alpha);  box of size (H, W) sqrt(1 - lam0) around a uniform pixel, clipped;  M = 0 inside it,
         1 outside x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    One box per batch. Args: `alpha` (0: no mixing), `pairing` "perm", "flip" (timm, DeiT) or "derange" (OpenMixup
-    redraws a permutation with fixed points), `edge` "old" (the official code: an odd side loses one pixel) or "new"
-    (timm 1.0.31 keeps it). Draws: lam, centre (row, column), box (replaces both), partner.
+    One box per batch.
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
+        pairing: Partners, "perm": a random permutation, "flip": the batch reversed (timm, DeiT), "derange": nobody
+            with oneself (OpenMixup redraws a permutation with fixed points).
+        edge: "old": the official code, an odd side loses one pixel; "new": timm 1.0.31 keeps it.
+
+    Draws: lam, centre (row, column), box (replaces both), partner.
 
     Differs from the paper / the official code in applying to every batch: a smaller probability is a choice with
     vanilla.

@@ -19,8 +19,12 @@ class DecoupleMix(MixMethod):
         f(x~_i) L' = L - eta mean_i (lam_i^k log phi^(a,b) + (1 - lam_i)^k log phi^(b,a)),   where x~_i shows both
         images and a != b
 
-    Args: `method` any method that mixes pairs, as in a recipe: a name or {name: ..., key: value}; `eta` weight of the
-    regulariser; `lam_idx` k (0, the paper; the code's configurations have 0, 0.5 or 1). Draws: those of `method`.
+    Args:
+        method: Any method that mixes pairs, as in a recipe: a name or {name: ..., key: value}.
+        eta: Weight of the regulariser.
+        lam_idx: k: 0, the paper; the code's configurations have 0, 0.5 or 1.
+
+    Draws: those of `method`.
 
     Differs from the paper / the official code in giving each term the power of its own share: the code orders the two
     shares by the classes of the first image that is mixed, so that it swaps them for the whole batch where that one's

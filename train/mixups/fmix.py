@@ -23,12 +23,21 @@ class FMix(MixMethod):
         W))^decay,   n ~ N(0, 1) M = 1 in the floor(lam H W) or ceil(lam H W) brightest pixels of grey (each rounding
         with probability 1/2), else 0 x~_i = M x_i + (1 - M) x_pi(i),   t_i = mean(M) s(y_i) + (1 - mean(M)) s(y_pi(i))
 
-    One mask per batch. Args: `alpha` (0: no mixing), `decay`; `max_soft` turns the up to 2 max_soft H W pixels around
-    the border into a ramp from 1 to 0; `reformulate` draws lam from Beta(alpha + 1, alpha) and keeps the own label
-    alone; `spectrum` "isotropic" is the formula, "reference" the official code, which takes the first two rows of
-    frequencies for the real and the imaginary part: along the width, its masks contain the frequencies 0 and 1 only;
-    `lam` "realised" labels by the mean of M, "sampled" by lam, as the code; `pairing`. Draws: lam, noise ((2, F, 2)
-    with F = W // 2 + 1, or W // 2 + 2 for an odd W; isotropic: (H, W, 2)), coin (round up), partner.
+    One mask per batch.
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
+        decay: Of the spectrum.
+        max_soft: Turn the up to 2 max_soft H W pixels around the border into a ramp from 1 to 0.
+        reformulate: Draw lam from Beta(alpha + 1, alpha) and keep the own label alone.
+        spectrum: "isotropic": the formula; "reference": the official code, which takes the first two rows of
+            frequencies for the real and the imaginary part: along the width, its masks contain the frequencies 0 and 1
+            only.
+        lam: "realised": label by the mean of M; "sampled": by lam, as the code.
+        pairing: As CutMix.
+
+    Draws: lam, noise ((2, F, 2) with F = W // 2 + 1, or W // 2 + 2 for an odd W; isotropic: (H, W, 2)), coin (round
+    up), partner.
 
     Differs from the paper / the official code in the label by default: the share of pixels, at most 1 / (H W) from lam.
     The masks are the code's.

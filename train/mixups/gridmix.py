@@ -24,9 +24,17 @@ class GridMix(MixMethod):
         1 to p - 1 M(r, c) = 0 where (r - y) mod p_h < hole height, (c - x) mod p_w < hole width and (r, c) is in the
         crop, else 1 x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    One mask per batch. Args: `alpha`, or [low, high] to draw lam0 uniformly (the code's default [0.1, 0.9]); `holes`,
-    `hole_aspect`, `area`, `aspect` the ranges of n, a, A, R, each two numbers or one; `pairing`. Draws: lam, holes,
-    hole_aspect, crop (A, R), offset (shares of the free width and height, in [0, 1)), partner.
+    One mask per batch.
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha), or [low, high] to draw lam0 uniformly (the code's default [0.1, 0.9]).
+        holes: The range of n, two numbers or one.
+        hole_aspect: The range of a, likewise.
+        area: The range of A, likewise.
+        aspect: The range of R, likewise.
+        pairing: As CutMix.
+
+    Draws: lam, holes, hole_aspect, crop (A, R), offset (shares of the free width and height, in [0, 1)), partner.
 
     Differs from the paper / the official code in clamping the crop to the image (there it exceeds it in about half of
     the draws, and slicing then loses or wraps holes) and the number of holes to the crop (an error there), and from the

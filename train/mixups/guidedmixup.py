@@ -18,9 +18,13 @@ class GuidedMixup(SaliencyMethod):
         first: one cycle M_i = s_i / (s_i + s_pi(i));   x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i =
         lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
-    Args: `saliency` "ap": input gradient, "sr": spectral residual, which needs no pass through the network; `clean_lam`
-    (with "ap") weight of the loss of the clean batch; `saliency_training`: the input gradient is taken in training mode
-    even without that loss, as the code does (preset "released"). Draws: none.
+    Args:
+        saliency: "ap": input gradient; "sr": spectral residual, which needs no pass through the network.
+        clean_lam: With "ap", weight of the loss of the clean batch.
+        saliency_training: Take the input gradient in training mode even without that loss, as the code does (preset
+            "released").
+
+    Draws: none.
 
     Differs from the paper / the official code in applying to every batch: a smaller probability is a choice with
     vanilla; in the pairing, which is the paper's: the code for CIFAR and Tiny-ImageNet asks for "greedy_c", a name its

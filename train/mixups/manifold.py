@@ -27,11 +27,16 @@ class ManifoldMixup(MixMethod):
         layer k, h = x for k = 0 h~_i = lam h_i + (1 - lam) h_pi(i),   logits = f_k(h~),   t_i = lam s(y_i) + (1 - lam)
         s(y_pi(i))
 
-    Gradients flow through both h_i and h_pi(i). Args: `alpha` (0: no mixing), `pairing`, `layers` the names of the
-    layers to choose from, "input" for the image. By default the image and the outputs of the first two stages (ResNet,
-    ConvNeXt, Swin, MogaNet, PVT), or of the first quarter and the first half of the blocks where there are no stages
-    (ViT: a choice of this toolkit, the paper has convolutional networks only). Draws: layer (index into the layers),
-    lam, partner.
+    Gradients flow through both h_i and h_pi(i).
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
+        pairing: As CutMix.
+        layers: Names of the layers to choose from, "input" for the image. None: the image and the outputs of the first
+            two stages (ResNet, ConvNeXt, Swin, MogaNet, PVT), or of the first quarter and the first half of the blocks
+            where there are no stages (ViT: a choice of this toolkit, the paper has convolutional networks only).
+
+    Draws: layer (index into the layers), lam, partner.
 
     Differs from the paper / the official code in the loss, which is the recipe's.
     """

@@ -26,14 +26,24 @@ class MaskMix(MixMethod):
         M_i = 1 in n cells chosen anew for each sample, 0 in the others, cropped to the image
         x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
-    Needs no class attention. Args: `scale` cell side in patches of the network, or `cell` in pixels; `alpha`,
-    `pairing`; `mask` "random", or "block": M = 0 in TokenMix's blocks of 4/7 of the cells, one mask per batch, without
-    tau; `count_rounding` "ceil" or "floor" of S tau; `lam_from_count` lam = n / S even where the image's border cuts
-    cells; `misaligned` shifts the grid by 1 to patch - 1 pixels; `shuffle` "crop", "canvas" or "both" permutes the
-    patches shown of the partner, of the own image, or each among themselves, in units of patches or (`shuffle_cells`)
-    cells. Presets of the paper's ablations: "block", "random", "random4x" (table 7, whose "region" is CutMix),
-    "shuffle_crop", "shuffle_canvas", "shuffle_both" (table 9). Draws: lam (tau), cells ((B, S) or (B, rows, columns), 1
-    = own image), partner, offset (row, column), noise ((B, patches) in [0, 1)).
+    Needs no class attention.
+
+    Args:
+        scale: Cell side in patches of the network.
+        cell: Cell side in pixels, instead.
+        alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
+        pairing: As CutMix.
+        mask: "random", or "block": M = 0 in TokenMix's blocks of 4/7 of the cells, one mask per batch, without tau.
+        count_rounding: "ceil" or "floor" of S tau.
+        lam_from_count: lam = n / S even where the image's border cuts cells.
+        misaligned: Shift the grid by 1 to patch - 1 pixels.
+        shuffle: Permute the patches shown: "crop" of the partner, "canvas" of the own image, "both" each among
+            themselves.
+        shuffle_cells: In units of cells instead of patches.
+
+    Presets of the paper's ablations: "block", "random", "random4x" (table 7, whose "region" is CutMix),
+    "shuffle_crop", "shuffle_canvas", "shuffle_both" (table 9). Draws: lam (tau), cells ((B, S) or (B, rows, columns),
+    1 = own image), partner, offset (row, column), noise ((B, patches) in [0, 1)).
 
     Differs from the paper / the official code in combining them: n is rounded up and each image has a mask of its own
     as in the code (the paper rounds down, its algorithm 1 has one mask per batch), lam is the true share of pixels as

@@ -24,11 +24,18 @@ class MergeMix(MixMethod):
         s(y_pi(i)) L = L(f(x~), t) + L(f(x'), t'),   x', t' the Mixup of the batch with lam' ~ Beta(mixup_alpha,
         mixup_alpha) and partners of its own
 
-    For plain vit_* and deit_* models. Args: `merged` share of the patches that are merged away (49 of 196);
-    `attn_depth` block of the attention (None: the last); `resample` draws each label's lam_i ~ N(merged, lam) and
-    stretches the batch's to 0 ... 1, as the released CIFAR configurations; `pairing` "derange" keeps any image from
-    being its own partner. Draws: lam, partner, mixup_lam, mixup_partner, noise ((B,) standard normal numbers, with
-    resample).
+    For plain vit_* and deit_* models.
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha) of the pasted share; 0: no mixing.
+        mixup_alpha: Parameter of Beta(mixup_alpha, mixup_alpha) of the Mixup besides; 0: the batch as it is.
+        merged: Share of the patches that are merged away (49 of 196).
+        attn_depth: Block of the attention; None: the last.
+        resample: Draw each label's lam_i ~ N(merged, lam) and stretch the batch's to 0 ... 1, as the released CIFAR
+            configurations.
+        pairing: As CutMix; "derange" keeps any image from being its own partner.
+
+    Draws: lam, partner, mixup_lam, mixup_partner, noise ((B,) standard normal numbers, with resample).
 
     Differs from the paper / the official code in ties, which merged patches always are (the first ones win here), in
     taking the attention and the map of merged tokens at the same block, in the pass for the attention, which keeps no

@@ -23,18 +23,28 @@ class MixPro(MixMethod):
         a_i = cos(softmax(z_i), lam_area,i s(y_i) + (1 - lam_area,i) s(y_pi(i)))
         lam_i = a_i lam_attn,i + (1 - a_i) lam_area,i,   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
-    The bare method; its published training switches between it, Mixup and CutMix (see Choice). Three parts, each with
-    its arguments: the mask: `mask` "random" or "block" with `scale`, `alpha`, `pairing`, `count_rounding`,
-    `lam_from_count`, `misaligned` as MaskMix, or "region", CutMix's box with `alpha` and `pairing`; the attention
-    label: `normalize_attn`, `mask_down`, `attn_depth`, `rollout_residual` as TransMix; the progress factor a: `pal`
-    "cosine", "equal" (1/2, which gives TransMix's label), "linear" (step / total steps), "parabolic" (its square),
-    "learnable" (sigmoid of a scalar that starts at 0, trained by the loss through lam) or "none" (area labels), with
-    `pal_detach` no gradient through the cosine and `pal_epochs` the number of epochs, for "linear" and "parabolic" to
-    count whole ones. `pal_hard_ce`: one-hot labels in the loss, smoothed ones only inside the cosine. Presets of the
-    paper's ablations: "pal_cutmix" (table 6), "misaligned" and "reduced" (table 8, B and C), "equal" (also MaskMix with
-    TransMix's label in table 6), "linear", "parabolic", "learnable" (table 10); scales 1, 2, 4 and 7 are figure 5.
-    "swin" has the cells of 56 pixels of the code's Swin for networks with an attention grid of stride 32 (ca_swin_*,
-    pvt_*), where a scale of 4 would be 128 pixels. Draws: those of MaskMix; with mask="region" those of CutMix.
+    The bare method; its published training switches between it, Mixup and CutMix (see Choice).
+
+    Args:
+        The mask:
+            mask: "random" or "block" as MaskMix, or "region": CutMix's box.
+            scale, alpha, pairing, count_rounding, lam_from_count, misaligned: As MaskMix; of "region" only `alpha` and
+                `pairing` count.
+        The attention label:
+            normalize_attn, mask_down, attn_depth, rollout_residual: As TransMix.
+        The progress factor a:
+            pal: "cosine", "equal" (1/2, which gives TransMix's label), "linear" (step / total steps), "parabolic" (its
+                square), "learnable" (sigmoid of a scalar that starts at 0, trained by the loss through lam) or "none"
+                (area labels).
+            pal_detach: No gradient through the cosine.
+            pal_epochs: The number of epochs, for "linear" and "parabolic" to count whole ones.
+            pal_hard_ce: one-hot labels in the loss, smoothed ones only inside the cosine.
+
+    Presets of the paper's ablations: "pal_cutmix" (table 6), "misaligned" and "reduced" (table 8, B and C), "equal"
+    (also MaskMix with TransMix's label in table 6), "linear", "parabolic", "learnable" (table 10); scales 1, 2, 4 and
+    7 are figure 5. "swin" has the cells of 56 pixels of the code's Swin for networks with an attention grid of stride
+    32 (ca_swin_*, pvt_*), where a scale of 4 would be 128 pixels. Draws: those of MaskMix; with mask="region" those of
+    CutMix.
 
     Differs from the paper / the official code in combining them: as the code, cells are rounded up, each image has a
     mask of its own (in the paper's algorithm 1, which the preset "paper" follows but for this, a batch has one) and A

@@ -26,8 +26,13 @@ class MixToken(MixMethod):
 
     Z~ are the logits of each patch token by an auxiliary head; undoing the mix brings each back to its own image. Only
     for networks whose `patch_embed` gives a token per patch (vit, deit, cait, swin); the dense loss, for those that
-    keep one token per patch to the end. Args: `alpha` (0: no mixing), `dense_weight` (0: no auxiliary head). Draws:
-    lam, centre (row, column of the token grid), box (replaces both).
+    keep one token per patch to the end.
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
+        dense_weight: Weight of the dense loss; 0: no auxiliary head.
+
+    Draws: lam, centre (row, column of the token grid), box (replaces both).
 
     Differs from the paper / the official code in the dense targets, the image's label in every patch (the paper has a
     machine annotator's score maps; this is its code without them), and at test time, where the auxiliary head is left

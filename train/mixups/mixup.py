@@ -15,7 +15,11 @@ class Mixup(MixMethod):
         lam ~ Beta(alpha, alpha), one per batch;  pi a permutation
         x~_i = lam x_i + (1 - lam) x_pi(i),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    Args: `alpha` (0: no mixing), `pairing` "perm", "flip" (timm, DeiT) or "derange".
+    Args:
+        alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
+        pairing: Partners, "perm": a random permutation, "flip": the batch reversed (timm, DeiT), "derange": nobody
+            with oneself.
+
     Draws: lam, partner.
 
     Does not differ from the paper / the official code (one lambda per batch, never folded to max(lam, 1 - lam)).

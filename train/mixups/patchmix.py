@@ -24,9 +24,14 @@ class PatchMix(MixMethod):
         t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i)) L = L(f(x~_i), t_i) + patch_loss mean_cells L(head(features of the
         cell), s(label of the cell's source))
 
-    Args: `grid` N (absent: 4 for sides up to 32 pixels, 8 up to 64, else 7), `alpha` (0: no mixing), `patch_loss`
-    weight of the loss over cells (0: none; 1 with it), whose features are averaged over each cell and go through the
-    network's own head; `pairing`. Draws: lam ((B,)), cells ((B, N, N), 1 = own image), partner.
+    Args:
+        grid: N; None: 4 for sides up to 32 pixels, 8 up to 64, else 7.
+        alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
+        patch_loss: Weight of the loss over cells (0: none; 1 with it), whose features are averaged over each cell and
+            go through the network's own head.
+        pairing: As CutMix.
+
+    Draws: lam ((B,)), cells ((B, N, N), 1 = own image), partner.
 
     Differs from the paper / the official code where those are not public in detail: this is a reconstruction from the
     paper's abstract (cells of a grid, label by number of cells, losses per patch), without its evolutionary search for

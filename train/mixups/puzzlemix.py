@@ -32,12 +32,19 @@ class PuzzleMix(SaliencyMethod):
         saliency shown there x~_i = z T x_i + (1 - z) T' x_pi(i),   lam_i = mean(z_i),   t_i = lam_i s(y_i) + (1 -
         lam_i) s(y_pi(i))
 
-    Args: `alpha`; `grids` the m, one drawn per batch; `beta`, `gamma`, `eta` as above; `neighbourhood` n: pixels along
-    a border are averages of n x n; `transport` and `t_eps`; `t_size` side in pixels of the blocks that move (None:
-    those of the mask); `clean_lam` weight of the loss of the clean batch (saliency is then taken in training mode);
-    `pairing` as CutMix. Images must be square, their side a multiple of m. Presets: "paper" and "released_tiny" are the
-    official code's for 32- and 64-pixel images, "released" the one for ImageNet (300 epochs). Draws: grid (m), lam,
-    partner.
+    Args:
+        alpha: Parameter of Beta(alpha, alpha).
+        grids: The m, one drawn per batch.
+        beta, gamma, eta: Weights, as above.
+        neighbourhood: n: pixels along a border are averages of n x n.
+        transport: Whether blocks move.
+        t_eps: Cost of a move per distance.
+        t_size: Side in pixels of the blocks that move; None: those of the mask.
+        clean_lam: Weight of the loss of the clean batch (saliency is then taken in training mode).
+        pairing: As CutMix.
+
+    Images must be square, their side a multiple of m. Presets: "paper" and "released_tiny" are the official code's for
+    32- and 64-pixel images, "released" the one for ImageNet (300 epochs). Draws: grid (m), lam, partner.
 
     Differs from the paper / the official code in minimising exactly where the code swaps labels with rounded and
     sometimes overflowing costs (grid 16: without proof), in keeping lam0 of the prior within [1e-4, 1 - 1e-4], where

@@ -23,10 +23,14 @@ class ResizeMix(MixMethod):
         box_i of h x w around a uniform pixel of each sample, shifted to lie inside the image;  M_i = 0 in it, else 1
         x~_i = T(x_pi(i)) in box_i, x_i elsewhere;   lam = 1 - h w / (H W),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    Args: `scope` the range of tau; `alpha` draws tau from Beta(alpha, alpha), and from U(scope) where that is outside
-    the scope; `box` "inside", or "clipped": one box per batch, cut off at the image's border, the partner squeezed into
-    what is left (OpenMixup); `pairing`. Draws: tau, centre ((B, 2) rows and columns; one (row, column) if clipped),
-    partner.
+    Args:
+        scope: The range of tau.
+        alpha: Draw tau from Beta(alpha, alpha), and from U(scope) where that is outside the scope.
+        box: "inside", or "clipped": one box per batch, cut off at the image's border, the partner squeezed into what
+            is left (OpenMixup).
+        pairing: As CutMix.
+
+    Draws: tau, centre ((B, 2) rows and columns; one (row, column) if clipped), partner.
 
     Does not differ from the paper / the official code; a batch of one image, and a tau for which no pixel is left, stay
     unmixed.

@@ -21,9 +21,14 @@ class SaliencyGrafting(MixMethod):
         sum (1 - M_i) S_pi(i)),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
     The map is that of the trained network for the images before mixing, in float32 and without gradient.
-    Args: `alpha` (0: every salient cell is grafted), `grid` g, or the side of the feature map where that is smaller,
-    `temperature`, `pairing`. Draws: lam, partner, keep ((B, g, g) uniform numbers: a salient cell is grafted where it
-    is below lam).
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha); 0: every salient cell is grafted.
+        grid: g, or the side of the feature map where that is smaller.
+        temperature: Of the softmax over cells.
+        pairing: As CutMix.
+
+    Draws: lam, partner, keep ((B, g, g) uniform numbers: a salient cell is grafted where it is below lam).
 
     Differs from the paper / the official code in what its abstract leaves open; the details above are guesses and there
     is no public code.

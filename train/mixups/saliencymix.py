@@ -19,10 +19,15 @@ class SaliencyMix(MixMethod):
         first one box of size (H, W) sqrt(1 - lam0) around (r, c), clipped;  M = 0 inside it, 1 outside x~_i = M x_i +
         (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    Args: `alpha` (0: no mixing); `pairing` as CutMix; `per_sample` False: one box for the batch, from the image
-    x_pi(0), as the official code; True: each sample's own, as the paper; `saliency` "uint8": of the pixels;
-    "float_compat": of the normalised floats, as the official code, whose OpenCV reads them bytewise so that the map is
-    mostly noise (noise alike, but not bit for bit). Draws: lam, partner.
+    Args:
+        alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
+        pairing: As CutMix.
+        per_sample: False: one box for the batch, from the image x_pi(0), as the official code; True: each sample's
+            own, as the paper.
+        saliency: "uint8": of the pixels; "float_compat": of the normalised floats, as the official code, whose OpenCV
+            reads them bytewise so that the map is mostly noise (noise alike, but not bit for bit).
+
+    Draws: lam, partner.
 
     Differs from the paper / the official code in taking the saliency of the pixels where the code takes noise (preset
     "released" does as the code), and in applying to every batch: a smaller probability is a choice with vanilla.

@@ -25,7 +25,12 @@ class SMMix(MixMethod):
 
     z_A, z_B are logits of an extra head for the mean own and the mean pasted token, z' = lam z0_i + (1 - lam) z0_pi(i)
     mixes the logits of the clean images. a and z0 come from a pass in evaluation mode without gradient. The published
-    training is a choice of half and half with Mixup, alpha 0.8. Args: `pairing`. Draws: side (s), partner.
+    training is a choice of half and half with Mixup, alpha 0.8.
+
+    Args:
+        pairing: As CutMix.
+
+    Draws: side (s), partner.
 
     Differs from the paper / the official code in an image paired with itself, which stays as it is; there such a batch
     is refused.

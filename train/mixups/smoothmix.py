@@ -21,10 +21,15 @@ class SmoothMix(MixMethod):
         G(r, c) = exp(-((r - c_y)^2 + (c - c_x)^2) / (2 sigma^2))
         x~_i = (1 - G) x_i + G x_pi(i),   lam = 1 - mean(G),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
-    One mask per batch. Args: `sigma` the range of sigma in shorter sides of the image; `swap_labels` gives the own
-    label the weight mean(G), as OpenMixup does; `pairing`. There is no lambda to draw, so `alpha` is accepted with a
-    warning and has no effect, as in OpenMixup. Draws: centre (the pixel: row, column), sigma (in shorter sides),
-    partner.
+    One mask per batch.
+
+    Args:
+        sigma: The range of sigma in shorter sides of the image.
+        swap_labels: Give the own label the weight mean(G), as OpenMixup does.
+        pairing: As CutMix.
+        alpha: Accepted with a warning and without effect, as in OpenMixup: there is no lambda to draw.
+
+    Draws: centre (the pixel: row, column), sigma (in shorter sides), partner.
 
     Differs from the paper / the official code in nothing known by default (no official code is public); OpenMixup swaps
     the labels (preset "openmixup"; "released" is the same).

@@ -25,9 +25,15 @@ class SnapMix(MixMethod):
 
     CAM is that of the trained network's positive features for the clean batch, in evaluation mode and without gradient;
     where it is constant, rho is CutMix's share of pixels. For networks with a linear classifier on the mean of a
-    feature map. Args: `alpha` (0: no mixing), `pairing`; `same_label`, where both images have one label, "official"
-    gives each of the two the weight rho_a + rho_b, "sum_once" leaves it at rho_a + rho_b in all. Draws: lam (2), centre
-    (2 rows and columns), box (the two boxes, replaces both), partner.
+    feature map.
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
+        pairing: As CutMix.
+        same_label: Where both images have one label, "official" gives each of the two the weight rho_a + rho_b,
+            "sum_once" leaves it at rho_a + rho_b in all.
+
+    Draws: lam (2), centre (2 rows and columns), box (the two boxes, replaces both), partner.
 
     Differs from the paper / the official code in `same_label`, which the preset "released" sets, in the evaluation mode
     of the CAM's pass and in applying to every batch: a smaller probability is a choice with vanilla.

@@ -27,11 +27,22 @@ class SuperMix(MixMethod):
         dL/dtheta;   theta <- theta - clamp(L / <dL/dtheta, g>) g until the distinct classes of q_i are f's top classes
         of x~_i;   t_i = sum_k r_ik s(yhat_ik), or softmax f(x~_i)
 
-    Only mixtures that succeed are returned, so M <= B; the batch as it is if none does. Args: `teacher` as Attentive
-    CutMix, a classifier of the same classes; `images` K; `alpha`; `width` w; `sparsity`; `sigma` of the smoothing, in
-    cells of theta; `tolerance` share of the batch that may fail; `iterations` at most; `label` "target": t from r,
-    "teacher": the teacher's prediction. Every iteration is a forward and a backward pass of the teacher, every fifth
-    waits for the device. Draws: ratio (B, K).
+    Only mixtures that succeed are returned, so M <= B; the batch as it is if none does.
+
+    Args:
+        teacher: As Attentive CutMix, a classifier of the same classes.
+        images: K.
+        alpha: Parameter of the distribution of ratios.
+        width: w.
+        sparsity: Weight of the masks' sparsity.
+        sigma: Of the smoothing, in cells of theta.
+        tolerance: Share of the batch that may fail.
+        iterations: At most.
+        label: "target": t from r; "teacher": the teacher's prediction.
+        teacher_model: The architecture of a weights file.
+
+    Every iteration is a forward and a backward pass of the teacher, every fifth waits for the device. Draws: ratio (B,
+    K).
 
     Differs from the paper / the official code in mixing while training (the code makes a data set beforehand), in
     asking only every fifth iteration whether to stop, and in comparing distinct classes: where images of a mixture

@@ -25,10 +25,17 @@ class Switch(MixMethod):
         M_i = 0 in the box, 1 outside, lam_i = mean(M_i) x~_i = M_i x_i + (1 - M_i) x_(B-1-i),   t_i = lam_i s(y_i) + (1
         - lam_i) s(y_(B-1-i))
 
-    Args: `mode` "batch" one decision, lambda and box for all images; "elem" one for each image; "pair" one for i and B
-    - 1 - i, which swap their content; `mixup_alpha`, `cutmix_alpha` (0: not that one); `prob`, `switch_prob`; `edge` of
-    the box as CutMix ("new" is timm 1.0.31). Draws, in pair and elem mode arrays over n = B / 2 or B decisions: apply
-    (bool), cutmix (bool), lam, centre ((n, 2): row, column).
+    Args:
+        mixup_alpha: Of Mixup; 0: not that one.
+        cutmix_alpha: Of CutMix; 0: not that one.
+        prob: How often anything is mixed.
+        switch_prob: How often it is CutMix, where both may be.
+        mode: "batch": one decision, lambda and box for all images; "elem": one for each image; "pair": one for i and B
+            - 1 - i, which swap their content.
+        edge: Of the box, as CutMix ("new" is timm 1.0.31).
+
+    Draws, in pair and elem mode arrays over n = B / 2 or B decisions: apply (bool), cutmix (bool), lam, centre ((n,
+    2): row, column).
 
     Differs from the paper / the official code in odd batches, which timm refuses; the image in the middle stays
     unmixed. By default the box is the one of CutMix, which loses a pixel of odd sides; the preset "timm" keeps it.

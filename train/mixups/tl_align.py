@@ -20,8 +20,13 @@ class TLAlign(MixMethod):
         mean over heads, no gradient t_i = l at the class token after the last block
 
     All l lie between the two labels, so one number per token is carried: the share w of s(y_i). Only for plain ViTs, in
-    which the class token and the patches attend to each other in every block. Args: `alpha` (0: no mixing), `pairing`
-    as CutMix. Draws: lam, centre (row, column of the patch grid), box (of patches, replaces both), partner.
+    which the class token and the patches attend to each other in every block.
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
+        pairing: As CutMix.
+
+    Draws: lam, centre (row, column of the patch grid), box (of patches, replaces both), partner.
 
     Differs from the paper / the official code in distilled models, whose distillation token starts with the class
     token's label; pyramid transformers are refused.

@@ -33,14 +33,23 @@ class TokenMix(MixMethod):
         M a_i,   s_B = sum (1 - M) a_pi(i) t_i = [s_A - e/2] onehot(y_i) + [s_B - e/2] onehot(y_pi(i)) + e/K for label
         smoothing e, of mass s_A + s_B, which need not be 1
 
-    The published training has binary cross-entropy and is a choice of half and half with Mixup, alpha 0.8. Args:
-    `teacher` "cam": class activation map, above 0, of the frozen `network` (a timm name, checkpoint or, with its
-    architecture `network_model`, weights file); "attn": its class attention; "self": the trained network's own class
-    attention, or class activation map where it has none; "area": shares of the tokens; "offline": maps from the folder
-    `maps` (see OfflineMaps). An image without any score gets the share of its tokens. `mask` "block" or "random";
-    `lam_const` lam (None: from Beta(1, 1)); `min_tokens` m (None: 14 for each 196); `cell` side of a token in pixels
-    (None: a patch); `clamp` no target below 0, which s < e/2 gives; `pairing`. Draws: lam (if it is drawn), tokens
-    ((rows, columns), 1 = own image), partner.
+    The published training has binary cross-entropy and is a choice of half and half with Mixup, alpha 0.8.
+
+    Args:
+        teacher: "cam": class activation map, above 0, of the frozen `network`; "attn": its class attention; "self":
+            the trained network's own class attention, or class activation map where it has none; "area": shares of the
+            tokens; "offline": maps from a folder. An image without any score gets the share of its tokens.
+        network: a timm name, a checkpoint or a weights file.
+        network_model: The architecture of a weights file.
+        maps: The folder of maps, see OfflineMaps.
+        mask: "block" or "random".
+        lam_const: lam; None: from Beta(1, 1).
+        min_tokens: m; None: 14 for each 196.
+        cell: Side of a token in pixels; None: a patch.
+        clamp: No target below 0, which s < e/2 gives.
+        pairing: As CutMix.
+
+    Draws: lam (if it is drawn), tokens ((rows, columns), 1 = own image), partner.
 
     Differs from the paper / the official code in the default teacher, a class activation map instead of maps made
     beforehand, and in `clamp`; the preset "released" sets both as there.

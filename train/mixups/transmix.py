@@ -18,12 +18,18 @@ class TransMix(MixMethod):
         lam_attn = sum_j M_j A_j / sum_j A_j            (M at the resolution of the patches)
         lam_i = r lam_attn,i + (1 - r) lam_area,   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
-    The bare method; its published training switches between it and Mixup (see Choice). Args: `alpha`, `pairing`, `edge`
-    as CutMix; `attn_ratio` r (0.5 as the code; 1 the formula; 0 CutMix's labels); `normalize_attn` (False: A as it is,
-    so that the partner's share holds the attention on the class token too); `mask_down` "nearest" or "area";
-    `attn_depth` block that A is taken from (1 is the first; None: the last) or "rollout", with or without the residual
-    of each block (`rollout_residual`); `aligned` moves the box to patch borders, preset "aligned" (row A of MixPro's
-    table 8). Draws: lam, centre, box, partner.
+    The bare method; its published training switches between it and Mixup (see Choice).
+
+    Args:
+        alpha, pairing, edge: As CutMix.
+        attn_ratio: r: 0.5 as the code; 1 the formula; 0 CutMix's labels.
+        normalize_attn: False: A as it is, so that the partner's share holds the attention on the class token too.
+        mask_down: "nearest" or "area".
+        attn_depth: Block that A is taken from (1 is the first; None: the last), or "rollout".
+        rollout_residual: The rollout with the residual of each block.
+        aligned: Move the box to patch borders, preset "aligned" (row A of MixPro's table 8).
+
+    Draws: lam, centre, box, partner.
 
     Differs from the paper / the official code in nothing by default: the mean of both labels and the division by sum A
     follow the code and the text, the preset "paper" follows the formula. With "rollout", whose residual the paper does

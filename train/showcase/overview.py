@@ -14,6 +14,7 @@ from evalkit.recipes import flow
 from ..mixups import METHODS, MixMethod, arguments, find
 
 SECTION = re.compile(r"^(\s*)Args:\s*$")
+GROUP = re.compile(r"^\s+[A-Z][\w ]*:$")  # a heading over some of the arguments
 ARGUMENT = re.compile(r"^(\s+)(`?\w+`?(?:, `?\w+`?)*):\s+(.*)$")
 
 
@@ -77,7 +78,9 @@ def meanings(cls: type[MixMethod]) -> dict[str, str]:
         depth = 0
         for line in itertools.takewhile(str.strip, lines[start + 1 :]):
             match = ARGUMENT.match(line)
-            if match and (not names or len(match[1]) <= depth):
+            if GROUP.match(line):
+                names = []
+            elif match and (not names or len(match[1]) <= depth):
                 names, depth = match[2].replace("`", "").split(", "), len(match[1])
                 own |= dict.fromkeys(names, match[3])
             else:

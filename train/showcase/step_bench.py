@@ -61,7 +61,12 @@ def bench(cfg: TrainConfig, methods: list[Any], device: torch.device, repeats: i
         for name, one in trained.items():
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            seconds = _timed(lambda one=one: [one.step() for _ in range(steps)], device) / steps
+
+            def several(one: _Trained = one) -> None:
+                for _ in range(steps):
+                    one.step()
+
+            seconds = _timed(several, device) / steps
             memory[name] = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
             if repeat >= 0:
                 times[name].append(seconds)

@@ -1,9 +1,13 @@
+from types import SimpleNamespace as Namespace
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from evalkit.errors import EvalkitError
 from evalkit.train.mixups.base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
+from evalkit.train.step import train_step
 
 from .fakes import FakeOutput, context
 
@@ -115,3 +119,78 @@ def test_autocast_does_not_round_the_label_shares():
 def test_a_method_must_mix():
     with pytest.raises(NotImplementedError):
         MixMethod().mix(context(), None, None, None)
+
+
+# ---- a method of one's own: what it gives is looked at
+
+
+class Own(MixMethod):
+    """Gives the weights that the test says, from mix or from relabel."""
+
+    def __init__(self, weights, relabelled=None, row_sum=1.0):
+        super().__init__()
+        self.weights, self.relabelled, self.row_sum = weights, relabelled, row_sum
+
+    def mix(self, ctx, x, y, net):
+        return Mixed(x, self.weights)
+
+    def relabel(self, ctx, mixed, y, out):
+        return mixed.weights if self.relabelled is None else self.relabelled
+
+
+def own_step(method):
+    ctx = Context.simple(3, np.random.default_rng(0))
+    x, y = torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    return train_step(ctx, lambda x, **_: Namespace(logits=x.mean((2, 3))), method, x, y)
+
+
+@pytest.mark.parametrize(
+    ("weights", "relabelled", "message"),
+    [
+        (
+            torch.full((4,), 0.5),
+            None,
+            r"`Mixed.weights` is \(4,\) torch.float32 for 4 images; one lambda for all pairs",
+        ),
+        (torch.eye(3), None, r"`Mixed.weights` is \(3, 3\)"),
+        (torch.eye(4).long(), None, "`Mixed.weights` is .* torch.int64"),
+        (torch.ones(4, 1), None, r"Own.mix must give label weights of shape \(M, 4\).*but gave \(4, 1\)"),
+        (torch.eye(4) * 0.5, None, "Own.mix gave label weights whose row adds up to 0.5 instead of 1"),
+        (torch.eye(4) * 1.2, None, "whose row adds up to 1.2 instead of 1"),
+        (torch.eye(4) * float("nan"), None, "Own.mix gave label weights that are not finite"),
+        (torch.eye(4), torch.full((4,), 0.25), r"Own.relabel must give label weights of shape .* but gave \(4,\)"),
+        (torch.eye(4), torch.eye(4) * 2, "Own.relabel gave label weights whose row adds up to 2 instead of 1"),
+    ],
+)
+def test_label_weights_that_would_train_something_else(weights, relabelled, message):
+    with pytest.raises(EvalkitError, match=message):
+        own_step(Own(weights, relabelled))
+
+
+@pytest.mark.parametrize("row_sum", [None, 0.5])
+def test_a_method_declares_what_its_rows_add_up_to(row_sum):
+    assert own_step(Own(torch.eye(4) * 0.5, row_sum=row_sum)).isfinite()
+
+
+def test_sums_are_looked_at_once_and_shapes_always():
+    method = Own(torch.eye(4))
+    own_step(method)
+    method.weights = torch.eye(4) * 0.5
+    own_step(method)  # a look in every step would wait for the device
+    method.weights = torch.ones(4, 2)
+    with pytest.raises(EvalkitError, match="must give label weights"):
+        own_step(method)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": torch.zeros(4, 3, 8)}, "mixed images must be"),
+        ({"partner": torch.zeros(3)}, r"partners must be \(4,\)"),
+        ({"mask": torch.zeros(4, 8, 8)}, "a mask must be"),
+        ({"mask": torch.zeros(4, 3, 8, 8)}, "a mask must be"),
+    ],
+)
+def test_shapes_of_a_mixed_batch(changes, message):
+    with pytest.raises(EvalkitError, match=message):
+        Mixed(**({"x": torch.zeros(4, 3, 8, 8), "weights": torch.eye(4)} | changes))

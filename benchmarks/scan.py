@@ -1,0 +1,51 @@
+"""Finding the files of a large image folder, beside torchvision's ImageFolder.
+
+    python benchmarks/scan.py --out benchmarks/results/scan.json
+
+320,000 empty files in 1,000 class folders. Both take turns in one process; CPU time, system calls included, so that
+other work on the machine matters little.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from torchvision.datasets import ImageFolder
+
+from evalkit.data.folders import folder
+from evalkit.runtime import environment
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=320_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    seconds: dict[str, list[float]] = {"evalkit": [], "torchvision": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        for c in range(1000):
+            (root / f"n{c:08d}").mkdir()
+            for i in range(args.files // 1000):
+                (root / f"n{c:08d}" / f"n{c:08d}_{i}.JPEG").touch()
+        for repeat in range(-1, args.repeats):  # the first round warms up
+            for name, scan in (("torchvision", lambda: ImageFolder(str(root))), ("evalkit", lambda: folder(root))):
+                began = time.process_time()
+                assert len(scan()) == args.files // 1000 * 1000
+                if repeat >= 0:
+                    seconds[name].append(time.process_time() - began)
+    ratios = [a / b for a, b in zip(seconds["evalkit"], seconds["torchvision"])]
+    if args.out:
+        made = {"files": args.files, "seconds": seconds, "ratios": ratios, "environment": environment()}
+        args.out.write_text(json.dumps(made, indent=1) + "\n")
+    for name, values in seconds.items():
+        print(f"{name}: {statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f})")
+    print(f"evalkit over torchvision: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""A run's bits with every kind of input: the same for any number of workers and after a kill."""
+
+from pathlib import Path
+
+import pytest
+
+from evalkit import results
+from evalkit.cli import invoke
+from evalkit.data import pack as packing
+from evalkit.train import loop
+
+from ..evalkit.test_packed import write
+from .test_resume import digest
+
+RECIPE = ["train", "digits", "model_args={depth: 1}", "epochs=4", "batch_size=8", "micro_batch=4", "mixup=mixpro"]
+RECIPE += [
+    "mixup.scale=2",
+    "augment=rrc",
+    "auto_augment=rand-m9-mstd0.5-inc1",
+    "erasing=0.5",
+    "threads=1",
+    "device=cpu",
+]
+RECIPE += ["checkpoint_steps=3", "keep=9", "log_steps=1"]
+PATHS = {
+    "files": ["data=folder", "decode=exact"],
+    "fast": ["data=folder", "decode=fast"],
+    "packed, device": ["data=packed", "decode=fast", "augment_device=device"],
+    "exact, device": ["data=packed", "decode=exact", "augment_device=device"],
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    files = write(root / "files", per_class=8)
+    list(packing.pack(files, root / "packed", packing.Encoding(50)))
+    return root
+
+
+def words(folders: Path, path: str) -> list[str]:
+    where = folders / ("packed" if "data=packed" in PATHS[path] else "files")
+    return [*RECIPE, *PATHS[path], f"data_dir={where}"]
+
+
+SLOW = ("files", "exact, device")  # like the other two, less of what is new
+
+
+@pytest.mark.parametrize("path", [pytest.param(p, marks=[pytest.mark.slow] * (p in SLOW)) for p in PATHS])
+def test_workers_and_kills_change_no_bit(folders, tmp_path, path, monkeypatch):
+    command = words(folders, path)
+    code, message = invoke([*command, "workers=0", "--out", str(tmp_path / "whole")])
+    assert code == 0, message
+    save = loop.session.save
+
+    def save_then_die(s, run):
+        folder = save(s, run)
+        if s.step == 3:
+            raise KeyboardInterrupt
+        return folder
+
+    monkeypatch.setattr(loop.session, "save", save_then_die)
+    assert invoke([*command, "workers=2", "--out", str(tmp_path / "run")])[0] == 130
+    monkeypatch.undo()
+    code, message = invoke(["train", "--resume", str(tmp_path / "run"), "workers=1"])
+    assert code == 0, message
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+    record = results.read([tmp_path / "run"])[0]
+    assert record["config"]["decode"] in PATHS[path][1] and record["config"]["augment_device"] in ("cpu", "device")
+    assert ("JPEG quality 90" in str(record["notes"])) == ("data=packed" in PATHS[path])
