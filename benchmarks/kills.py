@@ -64,9 +64,19 @@ def jobs(work: Path, run: Path) -> list[Job]:
     tiny = ["epochs=1", "batch_size=128", "micro_batch=64", "ema=0.9", "checkpoint_steps=3", "log_steps=1", "threads=1"]
     tiny += ["workers=1", "device=cpu", "eval_epochs=1"]
     train = ["train", "digits", *vit, *tiny, "mixup=transmix", "--out", str(run)]
-    scenes = ["steps=8", "batch_size=2", "workers=1", "log_steps=1", "checkpoint_steps=3", "threads=1", "device=cpu"]
+    scenes = [
+        "steps=8",
+        "warmup_steps=2",
+        "batch_size=2",
+        "workers=1",
+        "log_steps=1",
+        "checkpoint_steps=3",
+        "threads=1",
+        "device=cpu",
+    ]
     seg = ["transfer", "seg", str(work / "base"), *scenes, "head=linear", "--out", str(run)]
-    det = ["transfer", "det", "pvt_nano", "init=random", *scenes, "--out", str(run)]
+    boxes = [word for word in scenes if not word.startswith(("steps=", "batch_size="))] + ["epochs=1", "batch_size=24"]
+    det = ["transfer", "det", "pvt_nano", "init=random", *boxes, "--out", str(run)]
     again = {"train": ["train", "--resume", str(run)], "seg": ["transfer", "seg", "--resume", str(run)]}
     again["det"] = ["transfer", "det", "--resume", str(run)]
     held = ["workers=1", "device=cpu", "--out", str(run)]

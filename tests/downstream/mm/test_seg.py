@@ -25,7 +25,7 @@ PixelData = importlib.import_module("mmengine.structures").PixelData
 SegDataSample = importlib.import_module("mmseg.structures").SegDataSample
 
 CROP, STRIDE, PATCH, DIM, CLASSES = 64, 48, 16, 64, 7
-ARGS = {"depth": 2, "embed_dim": DIM, "num_heads": 2, "patch_size": PATCH}
+ARGS = {"depth": 2, "embed_dim": DIM, "num_heads": 2, "patch_size": PATCH, "img_size": 96}
 NAMES = (  # timm's name, mmsegmentation's
     (r"^patch_embed\.proj", "patch_embed.projection"),
     (r"^blocks\.(\d+)\.norm(\d)", r"layers.\1.ln\2"),
@@ -60,7 +60,7 @@ def renamed(name):
 def pretrained(tmp_path_factory):
     """A transformer of 96 pixels a side, its weights drawn wide enough to tell places apart, as a file."""
     torch.manual_seed(0)
-    model = models.create("vit_tiny_patch16_224", num_classes=5, img_size=96, **ARGS).model
+    model = models.create("vit_tiny_patch16_224", num_classes=5, **ARGS).model
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(0.2 * torch.randn(parameter.shape) + ("norm" in name and name.endswith("weight")))
