@@ -75,7 +75,11 @@ def jobs(work: Path, run: Path) -> list[Job]:
         "device=cpu",
     ]
     seg = ["transfer", "seg", str(work / "base"), *scenes, "head=linear", "--out", str(run)]
-    boxes = [word for word in scenes if not word.startswith(("steps=", "batch_size="))] + ["epochs=1", "batch_size=24"]
+    boxes = [word for word in scenes if not word.startswith(("steps=", "batch_size="))] + [
+        "epochs=1",
+        "decay_epochs=[]",
+        "batch_size=24",
+    ]
     det = ["transfer", "det", "pvt_nano", "init=random", *boxes, "--out", str(run)]
     again = {"train": ["train", "--resume", str(run)], "seg": ["transfer", "seg", "--resume", str(run)]}
     again["det"] = ["transfer", "det", "--resume", str(run)]

@@ -8,6 +8,8 @@ from omegaconf import MISSING
 from evalkit.errors import EvalkitError, unknown
 from evalkit.keys import Keys, key
 
+PUBLISHED_SETS = ("pascal-context", "coco")  # that data_dir says the place of
+
 
 @dataclass(frozen=True)
 class TransferConfig(Keys):
@@ -68,6 +70,15 @@ class TransferConfig(Keys):
     checkpoint_steps: int = key(500, "how often to write a checkpoint", unit="steps", above=0, role="execution")
     keep: int = key(2, "newest checkpoints that are kept", above=0, role="execution")
     mm: dict[str, Any] = key({}, "merged into the mm config that the other keys make")
+
+    def idle(self) -> dict[str, str]:
+        found = {}
+        if self.data not in PUBLISHED_SETS:
+            sets = " or ".join(f"data={name}" for name in PUBLISHED_SETS)
+            found["data_dir"] = f"data={self.data} lies where it says: use {sets}, or data=DIR for a folder of your own"
+        if self.init == "random":
+            found["weights"] = "init=random takes none from the checkpoint"
+        return found
 
 
 def merge(base: Any, changes: dict[str, Any], where: str = "mm") -> None:

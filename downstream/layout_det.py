@@ -12,6 +12,7 @@ from PIL import Image
 from evalkit.errors import EvalkitError
 from evalkit.fingerprint import of_split
 
+from . import coco_objects
 from .layout_seg import CHECKED, SPLITS, counts, shown_size
 
 COCO_IMAGES = {"train": 118_287, "val": 5000}
@@ -47,7 +48,11 @@ def coco(root: str | Path) -> DetData:
     )
     if not different:
         return replace(found, published=True)
-    return replace(found, name=Path(root).resolve().name, notes=[f"not COCO 2017 as published: {', '.join(different)}"])
+    return replace(
+        found,
+        name=Path(root).resolve().name,
+        notes=[f"not COCO 2017 as published: {', '.join(different)}", *found.notes],
+    )
 
 
 def coco_format(root: str | Path, name: str) -> DetData:
@@ -57,18 +62,20 @@ def coco_format(root: str | Path, name: str) -> DetData:
     root = Path(root)
     annotations = {split: _first(root, COCO_FILES, split, Path.is_file) for split in SPLITS}
     images = {split: _first(root, COCO_FOLDERS, split, Path.is_dir) for split in SPLITS}
-    count, with_objects, classes, files = {}, {}, {}, {}
+    count, with_objects, classes, files, said = {}, {}, {}, {}, []
     for split in SPLITS:
         path = root / annotations[split]
         content = _read_json(path)
         problem = (
             _json_problem(content)
+            or coco_objects.problem(content, train=split == "train")
             or _missing(content["images"], root / images[split])
             or _other_size(content["images"], root / images[split])
         )
         if problem:
             raise EvalkitError(f"{path}: {problem}")
         count[split] = len(content["images"])
+        said += coco_objects.notes(content, split)
         files[split] = sorted(image["file_name"] for image in content["images"])
         large = {image["id"] for image in content["images"] if min(image["width"], image["height"]) >= MIN_SIDE}
         with_objects[split] = len({entry["image_id"] for entry in content["annotations"]} & large)
@@ -86,7 +93,9 @@ def coco_format(root: str | Path, name: str) -> DetData:
         split: of_split([], [str(root / annotations[split])], [str(root / images[split] / f) for f in files[split]])
         for split in SPLITS
     }
-    return DetData(name, root, list(classes["train"].values()), annotations, images, count, with_objects, fingerprint)
+    return DetData(
+        name, root, list(classes["train"].values()), annotations, images, count, with_objects, fingerprint, notes=said
+    )
 
 
 def _first(root: Path, candidates: Sequence[str], split: str, there: Callable[[Path], bool]) -> str:

@@ -87,7 +87,7 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
         and (known := gather_objects(is_main() and _measured(task, cfg, source, data, run))[0])
     ):
         if is_main():
-            print(f"{known}; the run was finished, and nothing was added to it", flush=True)
+            say(f"{known}; the run was finished, and nothing was added to it")
         return 0
     mm_config["train_cfg"] = engine.loop_config(
         run, seed=cfg.seed, steps=steps, log_steps=cfg.log_steps, checkpoint_steps=cfg.checkpoint_steps, keep=cfg.keep
@@ -100,20 +100,16 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
             runs.start(run, cfg)
             write_atomic(run / DATA, lambda f: f.write(json.dumps(_fingerprints(data), indent=1).encode()))
         engine.save_config(mm_config, run / "mm_config.py")
-        print(
+        say(
             f"{task.name}: {source.label} ({source.model}) on {data.name}, {data.counts['train']} images,"
-            f" {len(data.classes)} classes",
-            flush=True,
+            f" {len(data.classes)} classes"
         )
         say(*data.notes, *compared)
     began = time.monotonic()
     runner = engine.build(mm_config, run, scope=task.scope, seed=cfg.seed, device=device, checkpoint=found and found[0])
     if is_main():
         if resume:
-            print(
-                f"resuming {run} at step {found[1]}" if found else f"{run} has no checkpoint yet; starting at step 0",
-                flush=True,
-            )
+            say(f"resuming {run} at step {found[1]}" if found else f"{run} has no checkpoint yet; starting at step 0")
         if found is None:
             _tell_weights(source, engine.plain_model(runner).backbone.report, run)
     try:
@@ -121,10 +117,9 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
     except engine.Stopped as e:
         number = e.args[0]
         if is_main():
-            print(
+            say(
                 f"stopped by {signal.Signals(number).name} at step {runner.iter}, saved; continue with:"
-                f" evalkit transfer {task.name} --resume {run}",
-                flush=True,
+                f" evalkit transfer {task.name} --resume {run}"
             )
         return 130 if number == signal.SIGINT else 2
     outcome = task.measure(cfg, data, lambda tta=False: engine.evaluate(runner, mm_config, tta=tta))
@@ -136,10 +131,8 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
         record = _record(task, cfg, source, data, outcome, parameters, device, time.monotonic() - began)
         if not results.holds(run, record):
             results.append(run, record)
-        print(
-            f"{task.summary(outcome)} on {data.name} ({data.counts['val']} images); {run / results.FILE},"
-            f" {run / SHEET}",
-            flush=True,
+        say(
+            f"{task.summary(outcome)} on {data.name} ({data.counts['val']} images); {run / results.FILE}, {run / SHEET}"
         )
         say(*(f"  {note}" for note in outcome.notes))
     return 0
@@ -208,19 +201,19 @@ def _compare(run: Path, data: Data) -> list[str]:
 def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> None:
     """What became of every tensor: the counts for the person watching, the names in weights.json."""
     if source.checkpoint is None:
-        print("backbone: random weights", flush=True)
+        say("backbone: random weights")
     else:
         counts = ", ".join(
             f"{len(report[key])} {key.replace('_', ' ')}"
             for key in ("loaded", "resized", "renamed", "head_dropped", "unexpected")
         )
         origin = f"timm's weights of {source.model}" if source.checkpoint == TIMM else f"weights of {source.checkpoint}"
-        print(f"backbone: {origin}: {counts}", flush=True)
+        say(f"backbone: {origin}: {counts}")
         for key in ("resized", "unexpected"):
             if report[key]:
-                print(f"  {key}: {', '.join(report[key][:5])}{', ...' if len(report[key]) > 5 else ''}", flush=True)
+                say(f"  {key}: {', '.join(report[key][:5])}{', ...' if len(report[key]) > 5 else ''}")
     if note := _other_training(source):
-        print(f"  {note}", flush=True)
+        say(f"  {note}")
     write_atomic(run / WEIGHTS, lambda f: f.write(json.dumps(report, indent=1).encode()))
 
 

@@ -3,6 +3,7 @@ an error."""
 
 import dataclasses
 import importlib
+import re
 import types
 import typing
 import warnings
@@ -13,10 +14,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import keys
+from . import keys, plain_yaml
 from .errors import EvalkitError, suggest, unknown
 
 T = TypeVar("T", bound=keys.Keys)
+NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)?(\.\d*)?([eE][-+]?\d+)?|nan|inf)")  # that may stand in quotes
 
 
 def load(schema: type[T], recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train") -> T:
@@ -34,6 +36,10 @@ def load(schema: type[T], recipe: str | Path | None, overrides: list[str] | None
         )
     cfg = to_instance(conf)
     cfg.check()
+    idle = cfg.idle()
+    for name in (text.partition("=")[0].partition(".")[0] for text in overrides or []):
+        if name in idle:
+            raise EvalkitError(f"key '{name}' has no effect here; {idle[name]}")
     return cfg
 
 
@@ -162,14 +168,16 @@ def base_of(path: Path, name: Any, folder: str) -> Path:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        conf = OmegaConf.create(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        OmegaConf.create(text)  # whose words for what is no YAML are the clearer ones
+        values = plain_yaml.parse(text)
     except (OSError, UnicodeDecodeError) as e:
         raise EvalkitError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
-    except (yaml.YAMLError, OmegaConfBaseException) as e:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as e:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise EvalkitError(f"{path}{line}: {_yaml_problem(e)}") from e
-    values = plain(conf)
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise EvalkitError(f"{path}: a recipe is a list of `key: value` lines, but this holds {type(values).__name__}")
     return values
@@ -214,8 +222,9 @@ def _parse(key: str, text: str, is_text: bool) -> Any:
     if is_text and text[0] not in "'\"" and text != "null":
         return text
     try:
-        value = plain(OmegaConf.create(f"value: {text}"))["value"]
-    except (yaml.YAMLError, OmegaConfBaseException) as e:
+        OmegaConf.create(f"value: {text}")
+        value = plain_yaml.parse(f"value: {text}")["value"]
+    except (yaml.YAMLError, OmegaConfBaseException, TypeError, KeyError, RecursionError) as e:
         raise EvalkitError(f"{key}={text}: {_yaml_problem(e)}") from e
     if isinstance(value, dict) and (glued := next((k for k, v in value.items() if v is None and ":" in str(k)), None)):
         raise EvalkitError(
@@ -232,14 +241,23 @@ def _set(conf: DictConfig, fields: dict[str, Any], name: Any, value: Any, where:
     """Give a key a value that its type takes."""
     if name not in fields:
         raise EvalkitError(f"{where}unknown key '{name}'.{suggest(str(name), fields)}")
+    plain_yaml.check_literal(value, f"{where}key '{name}'")
     try:
         if _is_text(fields[name]) and not isinstance(value, str | None):
             raise ValueError("YAML reads this as something else than text")
+        if isinstance(value, str) and not _takes_text(fields[name]) and not NUMBER.fullmatch(value):
+            raise ValueError("this is text")
         OmegaConf.update(conf, name, value, merge=False)
     except (OmegaConfBaseException, ValueError) as e:
         raise EvalkitError(
             f"{where}key '{name}' must be {keys.kind(fields[name], examples=True)}, but got {value!r}"
         ) from e
+
+
+def _takes_text(hint: Any) -> bool:
+    """Whether a key may hold text: OmegaConf would make numbers of '012' and '1_000', and true of 'yes'."""
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return any(part is Any or part is str for part in parts)
 
 
 def _is_text(hint: Any) -> bool:

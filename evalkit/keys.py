@@ -140,6 +140,11 @@ class Keys:
         line never do."""
         return {}
 
+    def idle(self) -> dict[str, str]:
+        """Key -> what would give it an effect, for each that has none beside the other keys as they are. Giving one of
+        these is an error."""
+        return {}
+
     def check(self) -> None:
         """Raises EvalkitError for a value outside the choices or bounds of its key; a class adds what depends on
         several keys."""

@@ -1,11 +1,13 @@
 """Names that come from files, folders and checkpoints, made harmless for where they are shown: terminal, page, table,
 cell."""
 
+import re
 import unicodedata
 
 # formulas begin with these in a spreadsheet, behind a blank or a tab as well
 FORMULA = ("=", "+", "-", "@", "|", "%")
 # what turns the order of the letters around, or is not seen at all
+_MARKDOWN = re.compile(r"[|`*\[\]$~]|(?<!\w)_|_(?!\w)|\\")
 _DIRECTIONS = {*range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF}
 
 
@@ -21,6 +23,13 @@ def plain(text: str) -> str:
 def _shown(letter: str) -> str:
     hidden = unicodedata.category(letter) in ("Cc", "Cs", "Co", "Cn") or ord(letter) in _DIRECTIONS
     return letter.encode("unicode_escape").decode() if hidden else letter
+
+
+def markdown(text: str) -> str:
+    """`text` as Markdown shows it: nothing in it is a tag, a link, a table's border or emphasis."""
+    return _MARKDOWN.sub(
+        lambda m: f"\\{m[0]}", plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    )
 
 
 def say(*lines: str) -> None:

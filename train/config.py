@@ -9,6 +9,9 @@ from omegaconf import MISSING
 from evalkit.errors import EvalkitError
 from evalkit.keys import Keys, key
 
+ADAPTIVE = ("adam", "adamw", "nadam", "radam", "lamb", "lion", "adan")
+MOMENTUM = ("sgd", "momentum", "nesterov", "lars")
+
 
 @dataclass(frozen=True)
 class TrainConfig(Keys):
@@ -203,6 +206,44 @@ class TrainConfig(Keys):
 
         return settle(values, given, [f.name for f in fields(cls)])
 
+    def idle(self) -> dict[str, str]:
+        found = {}
+        if self.augment != "rrc":
+            found["crop_scale"] = "it belongs to augment=rrc"
+        if self.loss != "bce":
+            found |= dict.fromkeys(("bce_threshold", "bce_reduction"), "it belongs to loss=bce")
+        if self.distill_teacher is None:
+            keys = ("distill_alpha", "distill_tau")
+            found |= dict.fromkeys(keys, "distillation needs distill_teacher=NAME, a timm name or a checkpoint")
+        elif self.distill_type != "soft":
+            found["distill_tau"] = "it belongs to distill_type=soft"
+        if self.schedule != "cosine":
+            found["min_lr"] = "it belongs to schedule=cosine"
+        if self.schedule != "step":
+            found |= dict.fromkeys(("decay_epochs", "decay_rate"), "it belongs to schedule=step")
+        if not self.warmup_epochs:
+            found |= dict.fromkeys(("warmup_lr", "warmup_by"), "a warm-up needs warmup_epochs=N")
+        if self.opt in ADAPTIVE:
+            found["momentum"] = f"opt={self.opt} has betas instead"
+        if self.opt in MOMENTUM:
+            found |= dict.fromkeys(("betas", "eps"), f"opt={self.opt} has momentum instead")
+        return found
+
+    def _check_schedule(self) -> None:
+        """Raises EvalkitError for a schedule that cannot be followed as it is written."""
+        if self.schedule == "cosine" and self.min_lr > self.lr:
+            raise EvalkitError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}, where it should fall to; lower it")
+        if self.warmup_epochs and self.warmup_lr > self.lr:
+            raise EvalkitError(
+                f"warmup_lr={self.warmup_lr:g} is above lr={self.lr:g}, to which it should rise; give a lower one"
+            )
+        if self.schedule == "step" and (
+            sorted(set(self.decay_epochs)) != list(self.decay_epochs) or max(self.decay_epochs) > self.epochs
+        ):
+            raise EvalkitError(
+                f"key 'decay_epochs' must be growing numbers up to epochs={self.epochs}, but got {self.decay_epochs}"
+            )
+
     def check(self) -> None:
         """Raises EvalkitError for a value that no run could use."""
         super().check()
@@ -217,6 +258,7 @@ class TrainConfig(Keys):
             raise EvalkitError(
                 "schedule=step needs the epochs at which the learning rate falls, for example decay_epochs=[30,60,90]"
             )
+        self._check_schedule()
         if self.distill_type == "soft" and self.distill_teacher is None:
             raise EvalkitError("distill_type=soft needs distill_teacher=NAME, a timm name or a checkpoint")
         if self.data == "packed" and not self.data_dir:

@@ -82,10 +82,7 @@ def go_on(s: session.Session, run: Path) -> None:
         s.seconds = float(session.of_meta(folder, meta, "seconds", int | float))
     if is_main():
         checkpoint.tidy(run, found and found[0], s.best.get("step"), s.cfg.keep)
-        print(
-            f"resuming {run} at step {s.step}" if found else f"{run} has no whole checkpoint yet; starting at step 0",
-            flush=True,
-        )
+        say(f"resuming {run} at step {s.step}" if found else f"{run} has no whole checkpoint yet; starting at step 0")
         say(*compared)
 
 
@@ -98,10 +95,9 @@ def _run(s: session.Session, run: Path) -> int:
     except loop.Stopped as e:
         number = e.args[0]
         if is_main():
-            print(
+            say(
                 f"stopped by {signal.Signals(number).name} at step {s.step}, saved; continue with: evalkit train"
-                f" --resume {run}",
-                flush=True,
+                f" --resume {run}"
             )
         return 130 if number == signal.SIGINT else 2
     if is_main():
@@ -110,10 +106,9 @@ def _run(s: session.Session, run: Path) -> int:
         new = [r for r in records(s, run) if not results.holds(run, r)]
         for r in new:
             results.append(run, r)
-        print(
+        say(
             f"{summary(s)}; checkpoint: {run / 'last'}"
-            + ("" if new else "; the run was finished, and nothing was added to it"),
-            flush=True,
+            + ("" if new else "; the run was finished, and nothing was added to it")
         )
     return 0
 

@@ -38,6 +38,14 @@ class SegConfig(TransferConfig):
     ms: bool = key(False, "also test at several scales, and mirrored unless flip is 0")
     ratios: list[float] = key([0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "the scales of ms, as factors on short_side", above=0)
 
+    def idle(self) -> dict[str, str]:
+        found = super().idle()
+        if self.head != "segmenter":
+            found["head_dropout"] = "it belongs to head=segmenter"
+        if not self.ms:
+            found["ratios"] = "they belong to a test at several scales, ms=true"
+        return found
+
     def check(self) -> None:
         super().check()
         if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
@@ -46,6 +54,8 @@ class SegConfig(TransferConfig):
             raise EvalkitError("key 'scale' needs short_side, the size that it multiplies")
         if not self.ratios:
             raise EvalkitError(f"key 'ratios' must be numbers above 0, but got {self.ratios}")
+        if self.min_lr > self.lr:
+            raise EvalkitError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}, where it should fall to; lower it")
         if self.warmup_steps >= self.steps:
             raise EvalkitError(f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; use fewer")
         if self.stride > self.crop:

@@ -26,6 +26,10 @@ class EvalkitCoco(BaseMetric):
     def __init__(self, ann_file: str, **kwargs: Any):
         super().__init__(**kwargs)
         self.truth = COCO(ann_file)
+        # an object of id 0 would count as not found: pycocotools takes the id for whether there is a match
+        for number, entry in enumerate(self.truth.dataset["annotations"], start=1):
+            entry["id"] = number
+        self.truth.createIndex()
         self.categories = [c["id"] for c in self.truth.dataset["categories"]]
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from ..errors import EvalkitError, worker_died
+from ..text import plain
 from .app import app
 
 __all__ = ["app", "invoke", "main"]
@@ -30,7 +31,7 @@ def invoke(argv: list[str]) -> tuple[int, str]:
     except Exception as e:
         if os.environ.get(DEBUG) == "1":
             traceback.print_exc()
-        return 1, " ".join(_explain(e).split())
+        return 1, plain(" ".join(_explain(e).split()))
     return code, "interrupted" if code == 130 else ""
 
 
@@ -74,7 +75,9 @@ def main() -> None:
             )  # a terminal that knows ASCII only, a file name that is no text
     if os.environ.get(DEBUG) != "1":
         warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries tell their callers
-        warnings.showwarning = lambda message, *_: print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: print(
+            f"warning: {plain(' '.join(str(message).split()))}", file=sys.stderr
+        )
     in_launch = "WORLD_SIZE" in os.environ
     if in_launch:
         from ..launch import launched, leave, watch_parent

@@ -33,6 +33,10 @@ def load(
         raise ValueError(f"Expected argument `limit` to be an integer larger than 0, but got {limit}")
     if name not in _EMBEDDED and size is not None:
         raise EvalkitError(f"data '{name}' has no size of its own to choose; images are resized by the transform")
+    if name in _EMBEDDED and root is not None:
+        raise EvalkitError(
+            f"data_dir has no effect on '{name}', which is embedded; to use images of your own add data=folder"
+        )
     if name in _EMBEDDED:
         images = _EMBEDDED[name](split, size or SIZE)
     elif name == "fashion-mnist":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jinja2
 
 from .. import __version__, plots
+from ..text import plain
 from .collect import Row
 from .figures import Drawing
 from .provenance import DEMONSTRATION, Provenance, training_configs
@@ -40,6 +41,7 @@ def html(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("evalkit.report", "."),
         autoescape=True,
+        finalize=lambda value: plain(value) if type(value) is str and "\n" not in value else value,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

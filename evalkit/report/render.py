@@ -4,6 +4,8 @@ import csv
 import io
 from collections.abc import Sequence
 
+from ..text import cell, plain
+from ..text import markdown as markdown_text
 from .collect import Record, Row, Run
 from .figures import Drawing
 from .provenance import NOT_RECORDED, Provenance
@@ -49,7 +51,7 @@ def csv_text(rows: Sequence[Row]) -> str:
         for run in row.runs:
             for record in run.records.values():
                 for metric in record["metrics"]:
-                    writer.writerow(_csv_line(row, run, record, metric))
+                    writer.writerow({k: cell(v) for k, v in _csv_line(row, run, record, metric).items()})
     return out.getvalue()
 
 
@@ -94,31 +96,37 @@ def markdown(
     drawings: Sequence[Drawing],
     made: Provenance,
 ) -> str:
-    parts = [f"# {title}", lead]
+    parts = [f"# {_md(title)}", _md(lead)]
     for table in tables:
-        parts += [f"## {table.title}", markdown_table(table), "\n".join(f"* {note}" for note in table.notes)]
+        parts += [f"## {_md(table.title)}", markdown_table(table), "\n".join(f"* {_md(note)}" for note in table.notes)]
     for drawing in drawings:
-        parts.append(f"## {drawing.title}")
+        parts.append(f"## {_md(drawing.title)}")
         if drawing.png is not None:
             parts.append(f"![{_md(drawing.title)}](figures/{drawing.name}.png)")
         if drawing.png is not None:
-            parts.append(drawing.caption)
+            parts.append(_md(drawing.caption))
         parts += ["\n".join(f"* Left out: {_md(reason)}" for reason in drawing.left_out)] if drawing.left_out else []
     if published:
         parts.append("## Beside published values")
         for table in published:
-            parts += [f"### {table.title}", markdown_table(table), "\n".join(f"* {note}" for note in table.notes)]
+            parts += [
+                f"### {_md(table.title)}",
+                markdown_table(table),
+                "\n".join(f"* {_md(note)}" for note in table.notes),
+            ]
     parts.append("## How these numbers were made")
     parts += ["\n".join(f"* {_md(line)}" for line in made.remarks)] if made.remarks else []
-    parts.append(_markdown_grid(made.head, made.lines))
+    parts.append(_markdown_grid(made.head, [[_md(str(c)) for c in line] for line in made.lines]))
     parts += ["### Notes", "\n".join(f"* {_md(line)}" for line in made.notes)] if made.notes else []
     if made.diff:
         parts += [
             "### What differs between the training runs",
-            _markdown_grid(["key", *made.diff_names], [[k, *values] for k, values in made.diff]),
+            _markdown_grid(
+                ["key", *map(_md, made.diff_names)], [[_md(k), *map(_md, values)] for k, values in made.diff]
+            ),
         ]
     parts += (
-        ["### Settings of the protocols", *(f"{_md(name)}: `{'; '.join(lines)}`" for name, lines in made.settings)]
+        ["### Settings of the protocols", *(f"{_md(name)}: {_md('; '.join(lines))}" for name, lines in made.settings)]
         if made.settings
         else []
     )
@@ -132,17 +140,17 @@ def markdown_table(table: Table) -> str:
     heads = [short for *_, short, span in table.heads for _ in range(span)]
     columns = [f"{head} {column}".strip() for head, column in zip(heads, table.columns)]
     return _markdown_grid(
-        ["", *columns], [[name, *(_md_cell(c) for c in cells)] for name, cells in table.rows], numbers=True
+        ["", *map(_md, columns)], [[_md(name), *map(_md_cell, cells)] for name, cells in table.rows], numbers=True
     )
 
 
 def _md_cell(cell: Cell) -> str:
-    text = cell.value + (f" ± {cell.spread}" if cell.spread else "")
-    return (f"**{text}**" if cell.best else text) + (f" ({cell.remark})" if cell.remark else "")
+    text = _md(cell.value + (f" ± {cell.spread}" if cell.spread else ""))
+    return (f"**{text}**" if cell.best else text) + (f" ({_md(cell.remark)})" if cell.remark else "")
 
 
 def _markdown_grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: bool = False) -> str:
-    rows = [[_md(str(cell)) for cell in line] for line in (head, *lines)]
+    rows = [[str(cell) for cell in line] for line in (head, *lines)]
     widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(head))]
     right = [numbers and i > 0 for i in range(len(head))]
     text = [
@@ -153,7 +161,7 @@ def _markdown_grid(head: Sequence[str], lines: Sequence[Sequence[str]], numbers:
 
 
 def _md(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return markdown_text(text)
 
 
 # ---- LaTeX
@@ -167,6 +175,7 @@ _TEX = {
         "<": r"\textless{}",
         ">": r"\textgreater{}",
     },
+    **{"[": "{[}", "]": "{]}", '"': "''", "`": r"\textasciigrave{}"},
     **{"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "·": r"$\cdot$", "…": r"\ldots{}"},
 }
 
@@ -216,4 +225,4 @@ def _tex_cell(cell: Cell) -> str:
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text)
+    return "".join(_TEX.get(c, c) for c in plain(text))

@@ -51,6 +51,15 @@ class OcclusionConfig(ValConfig):
     fill: str = key("black", "colour of what is dropped", choices=FILLS)
     shuffle: list[int] = key([], "the patches of grids with so many a side are shuffled too, ascending", least=1)
 
+    def idle(self) -> dict[str, str]:
+        found = {}
+        if not set(self.modes) & {"salient", "nonsalient"}:
+            keys = ("saliency", "head", "saliency_norm", "saliency_pool", "salient_by")
+            found |= dict.fromkeys(keys, "it belongs to modes=[salient] or [nonsalient]")
+        if "random" not in self.modes and not self.shuffle:
+            found |= dict.fromkeys(("repeats", "seed"), "it belongs to modes=[random], or to shuffle=[...]")
+        return found
+
     def check(self) -> None:
         super().check()
         if not (self.modes or self.shuffle) or len(set(self.modes)) < len(self.modes):

@@ -1,0 +1,127 @@
+"""Keys and values that mean something else than what stands there, or nothing at all."""
+
+import json
+
+import pytest
+
+from evalkit import config
+from evalkit.accuracy import EvalConfig
+from evalkit.cli import invoke
+from evalkit.robustness import CONFIGS
+from evalkit.train.config import TrainConfig
+
+from .cases import Case
+from .make import splits, training
+
+KIND = "Keys that are given and not used, values that are not what they look like"
+
+
+def override(folder, words):
+    return config.load(TrainConfig, "digits", words.split("|"))
+
+
+def recipe(folder, text):
+    (folder / "mine.yaml").write_text("base: digits\n" + text + "\n")
+    return config.load(TrainConfig, folder / "mine.yaml", [])
+
+
+def transferred(folder, words):
+    return invoke(["transfer", "seg", "vit_nano_patch4_32", *words.split("|"), "--out", str(folder / "run")])
+
+
+def measured(folder, words):
+    return config.load(CONFIGS["occlusion"], "occlusion", words.split("|"), folder="robustness")
+
+
+def evaluated(folder, words):
+    return config.load(EvalConfig, None, words.split("|"))
+
+
+def secret(folder):
+    """Neither the record nor the message shows what a variable of the environment holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SECRET", "hunter2")
+        code, line = invoke(training(splits(folder / "data"), "label=${oc.env:SECRET}"))
+    assert "hunter2" not in line and not (folder / "run").exists()
+    return code, line
+
+
+def kept(folder, value):
+    """Text that only looks like something else stays what it is, in the record too."""
+    key, text, expected = value
+    cfg = config.load(TrainConfig, "digits", [f"{key}={text}"])
+    assert getattr(cfg, key) == expected
+    config.save(cfg, folder / "config.yaml")
+    assert config.load(TrainConfig, folder / "config.yaml", []) == cfg
+    assert json.loads(json.dumps(config.to_dict(cfg)))[key] == expected
+
+
+REFERENCES = (
+    "label=${oc.env:HOME}",
+    "label=${model}",
+    "data_dir=/x/${oc.env:HOME}",
+    "mixup={name: '${label}'}",
+    "label=\\${a}",
+)
+SURPRISES = (
+    "epochs=1:30", "epochs=012", "epochs=0o17", "epochs=0b11", "epochs=1_000", "lr=1_0.5", "betas=[0_9]",
+    "mixup={name: mixup, alpha: 1:30}", "opt_args={x: 2001-01-01}", "methods={mixup: {alpha: 007}}",
+    "crop_scale=[1:30, 1]", "model_args={a: &x 1, b: *x}", "model_args={a: 1, a: 2}", "compile='true'",
+    "model_args={a: !!python/name:os.system ''}", "opt_args={a: !!binary aGk=}", "model_args=" + "[" * 60 + "]" * 60,
+)  # fmt: skip
+FILES = (
+    "label: yes", "label: 1:30", "epochs: 1:30", "epochs: 0o17", "seed: 017", "label: ${oc.env:HOME}",
+    "epochs: 1_000", "label: 2026-01-01", "lr: 0.1\nlr: 0.2", "label: &a x\nmodel: *a", "label: !!set {a}",
+    "label: ???", "label: =", "compile: 'yes'", "[1]: 2", "\tlabel: x",
+)  # fmt: skip
+IDLE = (
+    "augment=none|crop_scale=[0.5, 1]", "bce_threshold=0.2", "loss=ce|bce_reduction=mean",
+    "distill_alpha=0.3", "distill_tau=2", "schedule=constant|min_lr=1e-5", "decay_epochs=[1]", "decay_rate=0.5",
+    "warmup_epochs=0|warmup_lr=1e-6", "opt=adamw|momentum=0.5", "opt=sgd|betas=[0.9, 0.99]", "opt=sgd|eps=1e-6",
+)  # fmt: skip
+IMPOSSIBLE = (
+    "lr=1e-4|min_lr=1e-3", "warmup_epochs=1|lr=1e-4|warmup_lr=1", "schedule=step|epochs=9|decay_epochs=[3, 3]",
+    "schedule=step|epochs=9|decay_epochs=[6, 3]", "schedule=step|epochs=9|decay_epochs=[10]",
+)  # fmt: skip
+KEPT = (
+    ("label", "yes", "yes"), ("label", "1:30", "1:30"), ("label", "007", "007"), ("label", "2026-01-01", "2026-01-01"),
+    ("label", "'null'", "null"), ("label", "=1+1", "=1+1"), ("lr", "1e-3", 0.001), ("lr", ".5", 0.5), ("seed", "0", 0),
+    ("label", "1_000", "1_000"), ("label", "a: b", "a: b"), ("label", "#1", "#1"), ("label", "~", "~"),
+)  # fmt: skip
+
+REFUSED = (
+    "may mean several|not for recipes|twice|duplicate|must be|stands for|constructor|no meaning|nested too|no key"
+    "|YAML|unknown"
+)
+TRANSFER = ("data_dir=/x", "init=random|weights=raw", "head_dropout=0.1", "ratios=[1]")
+OCCLUSION = ("modes=[random]|saliency=self", "modes=[salient]|repeats=3", "modes=[random]|head=2")
+EVAL = ("batch_size=1:30", "split=${x}", "batch_size=010")
+
+
+def cases(words, meet, says, what=""):
+    return [Case(what + word.replace("\n", " / ")[:60], meet, says=says, argument=word) for word in words]
+
+
+def embedded(folder, words):
+    return invoke(["train", "digits", *words.split("|"), "--out", str(folder / "run")])
+
+
+CASES = [
+    *cases(["data_dir=/x", "data=digits-photo|data_dir=/x"], embedded, "data_dir has no effect on .* add data=folder"),
+    Case("a secret of the environment as label", secret, says="stands for nothing here"),
+    *cases(REFERENCES, override, r"'\$\{' stands for nothing here"),
+    *cases(SURPRISES, override, REFUSED),
+    *cases(FILES, recipe, REFUSED, "in a file: "),
+    *cases(IDLE, override, "has no effect here; "),
+    *cases(IMPOSSIBLE, override, "is above lr|must be growing numbers up to"),
+    *cases(TRANSFER, transferred, "has no effect here; ", "transfer: "),
+    *cases(["lr=1e-4|min_lr=1e-3"], transferred, "min_lr=0.001 is above", "transfer: "),
+    *cases(OCCLUSION, measured, "has no effect here; ", "occlusion: "),
+    *cases(EVAL, evaluated, REFUSED, "eval: "),
+    *(Case(f"{name}={text} is kept", kept, fate="mended", argument=(name, text, value)) for name, text, value in KEPT),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bad_input(case, tmp_path):
+    case.check(tmp_path)
