@@ -89,18 +89,23 @@ def test_training_lowers_the_loss(name, preset, branch):
     assert losses[-1] < losses[0] - 0.02
 
 
+def on_gpu(case):
+    """The case with its network, method and batch on the GPU."""
+    case.net.cuda()
+    case.method.cuda()
+    case.x, case.y = case.x.cuda(), case.y.cuda()
+    return case
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_method
 def test_no_wait_for_a_gpu(name, preset, branch):
     if METHODS[name].waits:
         pytest.skip(f"{name} {METHODS[name].waits}")
-    case = Case(name, preset, branch, layout=torch.channels_last, net=make_vit)
-    expected = case.mix()[0]
-    case.net.cuda()
-    case.method.cuda()
+    expected = Case(name, preset, branch, layout=torch.channels_last, net=make_vit).mix()[0]
+    case = on_gpu(Case(name, preset, branch, layout=torch.channels_last, net=make_vit))
     ctx = case.context()
-    case.x, case.y = case.x.cuda(), case.y.cuda()
     for mode in ("default", "error"):  # a warm-up first
         torch.cuda.set_sync_debug_mode(mode)
         try:
@@ -111,7 +116,8 @@ def test_no_wait_for_a_gpu(name, preset, branch):
     assert mixed.x.shape == expected.x.shape and mixed.x.is_contiguous(memory_format=torch.channels_last)
     # whose choices follow a network's gradients, which differ in the last bits
     if "gradients" not in METHODS[name].needs:
-        again = case.method.mix(case.context(), case.x, case.y, case.net)
+        fresh = on_gpu(Case(name, preset, branch, layout=torch.channels_last, net=make_vit))  # no statistics moved yet
+        again = fresh.method.mix(fresh.context(), fresh.x, fresh.y, fresh.net)
         assert torch.allclose(again.x.cpu(), expected.x, atol=1e-5)
         # a network's convolutions are rounded to TF32 on a GPU, and shares follow its features
         assert torch.allclose(again.weights.cpu(), expected.weights, atol=2e-3 if METHODS[name].needs else 1e-6)

@@ -90,6 +90,7 @@ def encoder_on(x: torch.Tensor, bn_batch: int, micro_batch: int):
     """Features of the momentum encoder in training mode, its batch-norm statistics after a step and the gradient of its
     logits with respect to the images."""
     device = torch.device("cuda")
+    torch.backends.cudnn.allow_tf32 = False  # its rounding depends on how many images a kernel sees
     torch.manual_seed(0)
     net, method = models.create("resnet10_cifar", num_classes=3).to(device).train(), create("automix")
     cfg = TrainConfig(
