@@ -85,8 +85,7 @@ def _object(entry: dict[str, Any], image: dict[str, Any], train: bool) -> str | 
     if found:
         return found
     bounds = None if isinstance(mask, dict) else _bounds(mask)
-    corners = bounds is not None and _overlap((x, y, w, h), bounds) > 0.99
-    if corners and _overlap((x, y, x + w, y + h), bounds) < 0.9:
+    if bounds and _overlap((x, y, w, h), bounds) > 0.99 and _overlap((x, y, x + w, y + h), bounds) < 0.9:
         return "has a box of two corners; COCO's is left, top, width, height: convert it"
     if x < -OUTSIDE or y < -OUTSIDE or x + w > width + OUTSIDE or y + h > height + OUTSIDE:
         return (

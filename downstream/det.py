@@ -20,11 +20,11 @@ from evalkit import keys
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
-from . import config, layout, scenes, sheets
+from . import config, readers, scenes, sheets
 from .about.det import DET, DetConfig
 from .backbone import Source
-from .layout_det import MIN_SIDE, DetData
-from .task import Data, Outcome, Task, mean_of_defined
+from .readers_det import MIN_SIDE, DetData
+from .task import Data, Scores, Task, mean_of_defined
 
 # pixels per place of the finest feature map: finer ones are left out, a coarser one cannot show small objects
 FINEST, COARSEST = 4, 8
@@ -36,7 +36,7 @@ PUBLISHED = {"pvt_tiny": "coco", "pvt_small": "coco", "pvt_medium": "coco-large"
 def find_data(cfg: DetConfig, run: Path) -> Data:
     """The set of `cfg`, checked; the embedded scenes are written into the run folder. Images without objects or below
     `MIN_SIDE` are not trained on."""
-    found = layout.detection(cfg.data, run / "data", cfg.data_dir)
+    found = readers.detection(cfg.data, run / "data", cfg.data_dir)
     return Data(
         name=found.name,
         classes=found.classes,
@@ -260,7 +260,7 @@ def _sampler(count: int, positive: float, add_truth: bool) -> dict[str, Any]:
     }
 
 
-def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]]) -> Outcome:
+def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]]) -> Scores:
     """COCO's average precision of boxes and of masks: mean over IoU 0.50 to 0.95, at 0.50, at 0.75; and the first of
     these for each class."""
     scores = evaluate()
@@ -276,7 +276,7 @@ def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     undefined = {
         name: "no object of the validation images counts" for name, value in metrics.items() if np.isnan(value)
     }
-    return Outcome(
+    return Scores(
         metrics,
         rows,
         undefined,
@@ -295,7 +295,7 @@ def published(cfg: DetConfig, source: Source, data: Data) -> bool:
     return all(getattr(cfg, name) == getattr(reference, name) for name in compared)
 
 
-def summary(outcome: Outcome) -> str:
+def summary(outcome: Scores) -> str:
     return ", ".join(f"{kind} AP {100 * outcome.metrics[f'{kind}_ap']:.1f} %" for kind in ("box", "mask"))
 
 

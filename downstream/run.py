@@ -13,7 +13,7 @@ from typing import Any, get_origin, get_type_hints
 
 import torch
 
-from evalkit import fingerprint, plots, results, runs
+from evalkit import fingerprint, plots, results, run_folder
 from evalkit.errors import EvalkitError
 from evalkit.models import check_arguments
 from evalkit.models.fit import describe
@@ -24,7 +24,7 @@ from evalkit.text import say
 from .backbone import TIMM, Source, resolve
 from .config import TransferConfig, merge
 from .mm import require
-from .task import Data, Outcome, Task
+from .task import Data, Scores, Task
 
 DATA = "data.json"  # fingerprints of what was trained and measured on
 WEIGHTS = "weights.json"  # what became of every tensor of the checkpoint
@@ -44,7 +44,7 @@ def transfer(
     resumable."""
     require(task.scope)
     if resume is not None:
-        run, cfg = Path(resume), runs.resumed(task.about.config, Path(resume), overrides or [])
+        run, cfg = Path(resume), run_folder.resumed(task.about.config, Path(resume), overrides or [])
         source = _read_source(run)
     else:
         assert spec is not None and cfg is not None, "a new run is made of a checkpoint and a configuration"
@@ -66,7 +66,7 @@ def transfer(
     init_processes(device)
     if cfg.batch_size % world_size():
         raise EvalkitError(f"batch_size={cfg.batch_size} cannot be shared by {world_size()} processes; use a multiple")
-    with runs.claimed(run, f"transfer {task.name}", new=resume is None) if is_main() else nullcontext():
+    with run_folder.claimed(run, f"transfer {task.name}", new=resume is None) if is_main() else nullcontext():
         return _run(task, cfg, source, run, device, resume is not None)
 
 
@@ -77,7 +77,7 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
     mm_config, steps = task.config(cfg, source, data, run), task.steps(cfg, data)
     merge(mm_config, cfg.mm)
 
-    from .mm import run as engine
+    from .mm import engine
     from .mm.checkpoints import newest
 
     found = gather_objects(newest(run) if resume and is_main() else None)[0]
@@ -97,7 +97,7 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
             write_atomic(
                 run / "source.json", lambda f: f.write(json.dumps(dataclasses.asdict(source), indent=1).encode())
             )
-            runs.start(run, cfg)
+            run_folder.start(run, cfg)
             write_atomic(run / DATA, lambda f: f.write(json.dumps(_fingerprints(data), indent=1).encode()))
         engine.save_config(mm_config, run / "mm_config.py")
         say(
@@ -149,7 +149,7 @@ def _measured(task: Task, cfg: TransferConfig, source: Source, data: Data, run: 
             and results.settings(r) == results.settings(r | {"config": json.loads(json.dumps(dataclasses.asdict(cfg)))})
         ):
             metrics = {k: float("nan") if v is None else v for k, v in r["metrics"].items()}
-            return f"{task.summary(Outcome(metrics, r['series'] or [], r['undefined']))} on {data.name}"
+            return f"{task.summary(Scores(metrics, r['series'] or [], r['undefined']))} on {data.name}"
     return None
 
 
@@ -236,7 +236,7 @@ def _record(
     cfg: TransferConfig,
     source: Source,
     data: Data,
-    outcome: Outcome,
+    outcome: Scores,
     parameters: int,
     device: torch.device,
     seconds: float,

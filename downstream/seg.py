@@ -16,11 +16,11 @@ from evalkit import keys
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
-from . import config, layout, scenes, sheets
+from . import config, readers, scenes, sheets
 from .about.seg import HEADS, SEG, SegConfig
 from .backbone import Source
-from .layout_seg import IGNORE, SegData
-from .task import Data, Outcome, Task, mean_of_defined
+from .readers_seg import IGNORE, SegData
+from .task import Data, Scores, Task, mean_of_defined
 
 PUBLISHED = ("deit_small_patch16_224",)  # the backbones that papers on mixing print numbers of
 
@@ -28,7 +28,7 @@ PUBLISHED = ("deit_small_patch16_224",)  # the backbones that papers on mixing p
 def find_data(cfg: SegConfig, run: Path) -> Data:
     """The set of `cfg`, checked; the embedded scenes are written into the run folder. With 59 classes background is a
     pixel of no class."""
-    found = layout.segmentation(cfg.data, run / "data", cfg.data_dir)
+    found = readers.segmentation(cfg.data, run / "data", cfg.data_dir)
     without = cfg.classes == 59
     if without and len(found.classes) != 60:
         raise EvalkitError(
@@ -173,7 +173,7 @@ def _flips(cfg: SegConfig) -> list[dict[str, Any]]:
     return [{"type": "RandomFlip", "prob": prob} for prob in ((0.0, 1.0) if cfg.flip else (0.0,))]
 
 
-def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]]) -> Outcome:
+def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]]) -> Scores:
     """Mean IoU over the classes that occur, pixel accuracy, IoU of each class; with `ms` also the mean IoU at several
     scales."""
     scores = {"": evaluate()} | ({"_ms": evaluate(tta=True)} if cfg.ms else {})
@@ -195,7 +195,7 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
             f"{absent} of {len(data.classes)} classes occur neither in the truth nor in a prediction and are left out"
             " of the means"
         )
-    return Outcome(metrics, rows, undefined, notes)
+    return Scores(metrics, rows, undefined, notes)
 
 
 def published(cfg: SegConfig, source: Source, data: Data) -> bool:
@@ -209,7 +209,7 @@ def published(cfg: SegConfig, source: Source, data: Data) -> bool:
     return all(getattr(cfg, name) == getattr(reference, name) for name in compared)
 
 
-def summary(outcome: Outcome) -> str:
+def summary(outcome: Scores) -> str:
     m = outcome.metrics
     return f"mIoU {100 * m['miou']:.2f} %" + (
         f", {100 * m['miou_ms']:.2f} % at several scales" if "miou_ms" in m else ""

@@ -30,7 +30,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Scores:
     """Metrics are fractions; `undefined` says why one is NaN; `series` has one row per class."""
 
     metrics: dict[str, float]
@@ -56,10 +56,10 @@ class Task:
     data: Callable[[Any, Path], Data]
     config: Callable[[Any, Source, Data, Path], dict[str, Any]]  # the mm config without its `train_cfg`
     steps: Callable[[Any, Data], int]
-    measure: Callable[[Any, Data, Callable[..., dict[str, Any]]], Outcome]  # config, data, evaluate(tta=...)
+    measure: Callable[[Any, Data, Callable[..., dict[str, Any]]], Scores]  # config, data, evaluate(tta=...)
     published: Callable[[Any, Source, Data], bool]  # whether this is what a paper prints
     sheet: Callable[[list[Any], list[str]], Figure]  # samples, classes: images beside the truth and what was predicted
-    summary: Callable[[Outcome], str]  # one line for the person watching
+    summary: Callable[[Scores], str]  # one line for the person watching
 
     @property
     def name(self) -> str:

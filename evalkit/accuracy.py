@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import config, data, inference, metrics, models, results, runs
+from . import config, data, inference, metrics, models, results, run_folder
 from .about import ACCURACY, EvalConfig
 from .data.published import published_set
 from .data.splits import absent_classes
@@ -36,7 +36,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     images = open_images(loaded, data_spec, split, cfg.allow_partial)
     out = Path(out) if out else results_folder(Path(checkpoint), loaded.label)
     if is_main():
-        runs.make(out)  # before the work whose results it is for
+        run_folder.make(out)  # before the work whose results it is for
     mode, transform = preparation(loaded, images, cfg.preprocess)
     records = inference.predict(network, images, transform, inference.Pass.of(cfg, device, "eval"))
     k = min(5, network.num_classes)

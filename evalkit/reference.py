@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from . import keys
 from .errors import EvalkitError, unknown
-from .recipes import flow
+from .recipe_text import flow
 
 Schemas = Mapping[str, type[keys.Keys]]  # command -> the class of its keys
 

@@ -9,13 +9,13 @@ from .config import AllConfig
 if TYPE_CHECKING:
     from .comparison import compare
     from .config import ProtocolConfig
-    from .runner import run
+    from .measure import run
     from .suite import run_all
 
     CONFIGS: dict[str, type[ProtocolConfig]]
 
 __all__ = ["CONFIGS", "PROTOCOLS", "AllConfig", "compare", "run", "run_all"]
-_LATER = {"compare": "comparison", "run": "runner", "run_all": "suite"}  # they need torch, which descriptions do not
+_LATER = {"compare": "comparison", "run": "measure", "run_all": "suite"}  # they need torch, which descriptions do not
 
 
 def __getattr__(name: str) -> Any:

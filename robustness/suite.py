@@ -9,7 +9,7 @@ from evalkit import models
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
-from . import runner
+from . import measure
 from .about import PROTOCOLS
 from .config import AllConfig
 from .sets import SETS, TRAINED_ON, DataSet
@@ -53,10 +53,10 @@ def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
             missing.append(f"{name} ({', '.join(s.title for s in needs(name).values())}: {looked})")
             continue
         try:
-            code = max(code, runner.run(name, specs, _config(name, cfg, data)))
+            code = max(code, measure.run(name, specs, _config(name, cfg, data)))
             ran.append(name)
         except EvalkitError as e:
-            if world_size() > 1 and not isinstance(e, runner.Refused):
+            if world_size() > 1 and not isinstance(e, measure.Refused):
                 raise EvalkitError(f"{name}: {e}") from e
             stopped[name] = str(e)
     if not ran:
@@ -64,7 +64,7 @@ def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
         raise EvalkitError(
             reasons.pop() if len(reasons) == 1 else "; ".join(f"{name}: {reason}" for name, reason in stopped.items())
         )
-    runner.say(
+    measure.say(
         f"ran: {', '.join(ran)}",
         *(f"not run: {what}" for what in missing),
         *(f"stopped: {name}: {reason}" for name, reason in stopped.items()),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evalkit import checkpoint, fingerprint, results, runs
+from evalkit import checkpoint, fingerprint, results, run_folder
 from evalkit.about import ACCURACY
 from evalkit.data.loading import steps_per_epoch
 from evalkit.data.published import published_set
@@ -30,7 +30,7 @@ def train(
     """Train by `cfg` into the folder `out`, or continue the run folder `resume`. Returns the exit code: 0 complete, 2
     stopped by a signal and resumable, 130 stopped by Ctrl-C and resumable."""
     if resume is not None:
-        run, cfg = Path(resume), runs.resumed(TrainConfig, Path(resume), overrides or [])
+        run, cfg = Path(resume), run_folder.resumed(TrainConfig, Path(resume), overrides or [])
     else:
         assert cfg is not None, "a new run is made of a configuration"
         run = (
@@ -45,7 +45,7 @@ def train(
     if resume is None:
         cfg = resolve(cfg, device)
     init_processes(device)
-    with runs.claimed(run, "train", new=resume is None) if is_main() else nullcontext():
+    with run_folder.claimed(run, "train", new=resume is None) if is_main() else nullcontext():
         s = session.build(cfg, device)
         loop.batch_iterator(s, 0)  # raises where sizes do not go together
         if is_main():
@@ -53,7 +53,7 @@ def train(
         if resume is not None:
             go_on(s, run)
         elif is_main():
-            runs.start(run, cfg)
+            run_folder.start(run, cfg)
             say(*(f"this setting: {line}" for line in cfg.applied), *s.remarks)
         return _run(s, run)
 

@@ -12,7 +12,7 @@ from mmseg.registry import DATASETS, METRICS, TRANSFORMS
 
 from evalkit.errors import EvalkitError
 
-from ..layout_seg import IGNORE
+from ..readers_seg import IGNORE
 
 
 @DATASETS.register_module()

@@ -14,10 +14,10 @@ app = typer.Typer(help="The recipes that come with evalkit.", rich_markup_mode=N
 @app.command("list")
 def recipes_list() -> int:
     """The name and the first line of every recipe."""
-    from .. import recipes
+    from .. import recipe_text
 
     folders = ("train", *described.transfers(), "robustness")
-    print(*(recipes.listing(folder) for folder in folders), sep="\n")
+    print(*(recipe_text.listing(folder) for folder in folders), sep="\n")
     return 0
 
 
@@ -25,10 +25,10 @@ def recipes_list() -> int:
 def recipes_show(recipe: Annotated[str, typer.Argument(help="name or YAML file")], overrides: Overrides = None) -> int:
     """A recipe with every key written out and the source of each disputed value; the output is a recipe itself."""
     check_overrides(overrides)
-    from .. import recipes
+    from .. import recipe_text
 
     schema, folder = _schema(recipe)
-    print(recipes.show(schema, recipe, overrides or [], folder))
+    print(recipe_text.show(schema, recipe, overrides or [], folder))
     return 0
 
 
@@ -45,11 +45,11 @@ def recipes_diff(
     b: Annotated[str, typer.Argument(metavar="B", help="name or YAML file")],
 ) -> int:
     """The values in which two recipes differ, with the source of each."""
-    from .. import recipes
+    from .. import recipe_text
 
     if (schema := _schema(a)) != _schema(b):
         raise EvalkitError(f"'{a}' and '{b}' are recipes for different commands, so they have no keys to compare")
-    print(recipes.diff(schema[0], a, b, schema[1]) or "no difference")
+    print(recipe_text.diff(schema[0], a, b, schema[1]) or "no difference")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import config
 from ..errors import EvalkitError, unknown
-from ..recipes import flow
+from ..recipe_text import flow
 
 FOLDER = "study"
 KEYS = ("title", "recipe", "set", "axes", "where", "except", "evaluate", "report", "published")

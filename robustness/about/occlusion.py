@@ -52,10 +52,9 @@ class OcclusionConfig(ValConfig):
     shuffle: list[int] = key([], "the patches of grids with so many a side are shuffled too, ascending", least=1)
 
     def idle(self) -> dict[str, str]:
-        found = {}
+        found: dict[str, str] = {}
         if not set(self.modes) & {"salient", "nonsalient"}:
-            keys = ("saliency", "head", "saliency_norm", "saliency_pool", "salient_by")
-            found |= dict.fromkeys(keys, "it belongs to modes=[salient] or [nonsalient]")
+            found |= dict.fromkeys(("saliency", "head"), "it belongs to modes=[salient] or [nonsalient]")
         if "random" not in self.modes and not self.shuffle:
             found |= dict.fromkeys(("repeats", "seed"), "it belongs to modes=[random], or to shuffle=[...]")
         return found

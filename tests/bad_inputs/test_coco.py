@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evalkit.downstream import coco_objects
-from evalkit.downstream.layout import detection
+from evalkit.downstream.readers import detection
 
 from .cases import Case
 from .make import put

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from evalkit import config, recipes
+from evalkit import config, recipe_text
 from evalkit.errors import EvalkitError
 from evalkit.train.config import TrainConfig
 
@@ -25,7 +25,7 @@ def load(name, mixup=None):
 @pytest.mark.parametrize("name", NAMES)
 def test_loads_and_says_what_to_expect(name):
     load(name)
-    header = "\n".join(recipes.header(config.find(name)))
+    header = "\n".join(recipe_text.header(config.find(name)))
     assert re.search(r"^Expected: .+", header, re.M) and re.search(r"^Cost: .+", header, re.M)
     if load(name).data == "folder":
         assert "Needs: data_dir=DIR" in header

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evalkit import cli, config, recipes
+from evalkit import cli, config, recipe_text
 from evalkit.downstream import det
 from evalkit.downstream.backbone import Source, resolve
 from evalkit.downstream.config import merge
@@ -62,7 +62,7 @@ def plain(value):
 @pytest.mark.parametrize("name", sorted(config.recipes("det")))
 def test_recipe_loads_and_says_what_it_costs(name):
     loaded(name)
-    header = recipes.header(config.find(name, "det"))
+    header = recipe_text.header(config.find(name, "det"))
     assert header[0] and any(line.startswith("Cost: ") for line in header)
 
 

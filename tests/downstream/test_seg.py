@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evalkit import cli, config, recipes
+from evalkit import cli, config, recipe_text
 from evalkit.downstream import seg
 from evalkit.downstream.backbone import Source
 from evalkit.downstream.config import merge
@@ -62,7 +62,7 @@ def built(recipe, *overrides):
 @pytest.mark.parametrize("name", sorted(config.recipes("seg")))
 def test_recipe_loads_and_says_what_it_costs(name):
     loaded(name)
-    header = recipes.header(config.find(name, "seg"))
+    header = recipe_text.header(config.find(name, "seg"))
     assert header[0] and any(line.startswith("Cost: ") for line in header)
 
 
@@ -276,7 +276,7 @@ def test_what_the_recipe_says_of_segmenter_is_so():
     from mmengine.config import Config
     from mmseg.registry import MODELS
 
-    words = " ".join(" ".join(recipes.header(config.find(f"pascal-context-{head}", "seg"))) for head in seg.HEADS)
+    words = " ".join(" ".join(recipe_text.header(config.find(f"pascal-context-{head}", "seg"))) for head in seg.HEADS)
     made = built("pascal-context-linear")
     assert "nesterov" not in made["optim_wrapper"]["optimizer"] and "without Nesterov" in words
     steps = 256 * math.ceil(4998 / 16)

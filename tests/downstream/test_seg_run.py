@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from evalkit import config, results
-from evalkit.downstream import layout_seg, seg
+from evalkit.downstream import readers_seg, seg
 from evalkit.downstream.run import transfer
 from evalkit.downstream.seg import SegConfig
 from evalkit.errors import EvalkitError
@@ -150,7 +150,7 @@ def test_a_damaged_checkpoint_is_passed_over_or_named(finished, tmp_path, harm):
 
 @needs_mm
 def test_a_full_disk_is_one_line(weights, shapes, tmp_path, monkeypatch):
-    engine = importlib.import_module("evalkit.downstream.mm.run")
+    engine = importlib.import_module("evalkit.downstream.mm.engine")
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(engine.Runner, "save_checkpoint", lambda *args, **kwargs: (_ for _ in ()).throw(full))
     with pytest.raises(
@@ -164,7 +164,7 @@ def test_measured_iou_is_that_of_the_predicted_pixels(finished, weights, shapes)
     """Intersection over union of every class, counted here over the predictions of the last checkpoint."""
     from mmengine.config import Config
 
-    engine = importlib.import_module("evalkit.downstream.mm.run")
+    engine = importlib.import_module("evalkit.downstream.mm.engine")
     made = Config.fromfile(finished / "mm_config.py").to_dict()
     runner = engine.build(made, finished, scope="mmseg", seed=0, device=torch.device("cpu"), checkpoint=None)
     state = torch.load(finished / "checkpoints/step-000000008.pth", weights_only=True)["state_dict"]
@@ -212,7 +212,7 @@ def test_a_lost_loss_ends_the_run_without_a_result(weights, shapes, tmp_path):
 @pytest.fixture
 def own(shapes, tmp_path, monkeypatch):
     """A copy of the shapes, of which only the first label map is looked at before the run."""
-    monkeypatch.setattr(layout_seg, "CHECKED", 1)
+    monkeypatch.setattr(readers_seg, "CHECKED", 1)
     shutil.copytree(shapes, tmp_path / "own")
     return tmp_path / "own"
 

@@ -6,7 +6,7 @@ import pytest
 
 from evalkit import config
 from evalkit.errors import EvalkitError
-from evalkit.recipes import sources
+from evalkit.recipe_text import sources
 from evalkit.robustness import CONFIGS, PROTOCOLS
 
 

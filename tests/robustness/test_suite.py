@@ -10,7 +10,7 @@ from PIL import Image
 
 from evalkit import config
 from evalkit.errors import EvalkitError
-from evalkit.robustness import PROTOCOLS, AllConfig, run_all, runner
+from evalkit.robustness import PROTOCOLS, AllConfig, measure, run_all
 from evalkit.robustness.sets import SETS
 
 from .fakes import records, save_checkpoint, write_corruptions, write_tree
@@ -22,7 +22,7 @@ TREE = {"cat": 2, "dog": 3, "bird": 2}
 @pytest.fixture
 def calls(monkeypatch):
     seen = []
-    monkeypatch.setattr(runner, "run", lambda name, specs, cfg: seen.append((name, cfg)) or 0)
+    monkeypatch.setattr(measure, "run", lambda name, specs, cfg: seen.append((name, cfg)) or 0)
     return seen
 
 
@@ -75,7 +75,7 @@ def test_a_protocol_that_stops_does_not_stop_the_others(tmp_path, monkeypatch, c
             raise EvalkitError("imagenet-a is broken; mend it")
         return 2 if name == "imagenet-r" else 0
 
-    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(measure, "run", run)
     assert run_all(["m"], AllConfig(data_root=str(write(tmp_path / "partial", "imagenet-r", "imagenet-sketch")))) == 2
     assert run_all(["m"], AllConfig(data_root=str(write(tmp_path / "stopped", "imagenet-a", "imagenet-sketch")))) == 2
     assert run_all(["m"], AllConfig(data_root=str(write(tmp_path / "whole", "imagenet-sketch")))) == 0

@@ -13,7 +13,7 @@ from .parts.boxes import EDGES
 from .parts.checks import beta_parameter, expect, is_number, one_of
 from .parts.masks import blend, outer_mask
 
-MODES = ("batch", "pair", "elem")
+SWITCHES = ("batch", "pair", "elem")
 
 
 class Switch(MixMethod):
@@ -70,7 +70,7 @@ class Switch(MixMethod):
         edge: str = "old",
     ):
         super().__init__()
-        self.mode = one_of("mode", mode, MODES)
+        self.mode = one_of("mode", mode, SWITCHES)
         self.mixup_alpha = beta_parameter(mixup_alpha, "mixup_alpha")
         self.cutmix_alpha = beta_parameter(cutmix_alpha, "cutmix_alpha")
         expect(mixup_alpha > 0 or cutmix_alpha > 0, "mixup_alpha", "larger than 0 where cutmix_alpha is 0", mixup_alpha)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evalkit.keys import kind
-from evalkit.recipes import flow
+from evalkit.recipe_text import flow
 
 from ..mixups import METHODS, MixMethod, arguments, find
 

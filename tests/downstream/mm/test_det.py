@@ -25,7 +25,7 @@ from evalkit.downstream.scenes import write_scenes
 from evalkit.downstream.task import Data
 
 require("mmdet")
-engine = importlib.import_module("evalkit.downstream.mm.run")
+engine = importlib.import_module("evalkit.downstream.mm.engine")
 metrics = importlib.import_module("evalkit.downstream.mm.det")
 Config = importlib.import_module("mmengine.config").Config
 importlib.import_module("mmdet.utils").register_all_modules(init_default_scope=True)

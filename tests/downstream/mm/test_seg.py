@@ -20,7 +20,7 @@ require("mmseg")
 Config = importlib.import_module("mmengine.config").Config
 MODELS = importlib.import_module("mmseg.registry").MODELS
 importlib.import_module("mmseg.utils").register_all_modules(init_default_scope=True)
-importlib.import_module("evalkit.downstream.mm.run")
+importlib.import_module("evalkit.downstream.mm.engine")
 PixelData = importlib.import_module("mmengine.structures").PixelData
 SegDataSample = importlib.import_module("mmseg.structures").SegDataSample
 

@@ -13,7 +13,7 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.report.collect import rows_of, runs_of
 from evalkit.report.tables import summary
-from evalkit.robustness import CONFIGS, PROTOCOLS, imagenet_a, run, runner
+from evalkit.robustness import CONFIGS, PROTOCOLS, imagenet_a, measure, run
 
 from .fakes import noise, records, save_checkpoint, write_corruptions, write_tree
 
@@ -313,11 +313,11 @@ def test_timm_weights_without_a_file_get_a_checksum_of_their_own(setup):
     from evalkit import models
 
     network = models.load(str(checkpoint)).network
-    before = runner._sha256_of(network)
-    assert len(before) == 64 and before == runner._sha256_of(models.load(str(checkpoint)).network)
+    before = measure._sha256_of(network)
+    assert len(before) == 64 and before == measure._sha256_of(models.load(str(checkpoint)).network)
     with torch.no_grad():
         network.model.head.bias[0] += 1e-3
-    assert runner._sha256_of(network) != before
+    assert measure._sha256_of(network) != before
 
 
 def test_one_clear_line_before_any_pass(setup, tmp_path):

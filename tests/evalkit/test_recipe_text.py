@@ -2,7 +2,7 @@
 
 import pytest
 
-from evalkit import config, recipes
+from evalkit import config, recipe_text
 from evalkit.errors import EvalkitError
 from evalkit.train.config import TrainConfig
 
@@ -29,16 +29,16 @@ def pair(tmp_path):
 
 
 def test_header_ends_with_the_first_line_that_is_no_comment(pair):
-    assert recipes.header(config.find(pair[0])) == ["Title", "Expected: much"]
+    assert recipe_text.header(config.find(pair[0])) == ["Title", "Expected: much"]
 
 
 def test_sources_come_from_the_recipe_and_below_it_where_the_value_does(pair):
-    assert recipes.sources(config.find(pair[0]), "train") == {"model": "from a paper", "lr": "said # twice"}
-    assert recipes.sources(config.find(pair[1]), "train") == {"lr": "said # twice", "epochs": "longer"}
+    assert recipe_text.sources(config.find(pair[0]), "train") == {"model": "from a paper", "lr": "said # twice"}
+    assert recipe_text.sources(config.find(pair[1]), "train") == {"lr": "said # twice", "epochs": "longer"}
 
 
 def test_show_writes_every_key_once_with_its_origin(pair):
-    lines = recipes.show(TrainConfig, pair[1], ["mixup.alpha=0.5", "data=digits-photo"]).splitlines()
+    lines = recipe_text.show(TrainConfig, pair[1], ["mixup.alpha=0.5", "data=digits-photo"]).splitlines()
     assert lines[0] == "# Above" and len(lines) == 1 + len(TrainConfig.__dataclass_fields__)
     for line in (
         "epochs: 5  # longer",
@@ -56,14 +56,14 @@ def test_show_writes_every_key_once_with_its_origin(pair):
 def test_what_is_shown_is_a_recipe_itself(tmp_path, name):
     overrides = ["data_dir=some: where", "label=1e-3", "model_args.x=[yes, 'no', 1e-9, null]"]
     path = tmp_path / "shown.yaml"
-    path.write_text(recipes.show(TrainConfig, name, overrides))
+    path.write_text(recipe_text.show(TrainConfig, name, overrides))
     assert config.load(TrainConfig, path) == config.load(TrainConfig, name, overrides)
 
 
 def test_diff(pair):
     a, b = pair
     width = max(len(a), len(b))
-    assert recipes.diff(TrainConfig, a, b).splitlines() == [
+    assert recipe_text.diff(TrainConfig, a, b).splitlines() == [
         "model",
         f"  {a:{width}}  m  # from a paper",
         f"  {b:{width}}  n",
@@ -71,11 +71,11 @@ def test_diff(pair):
         f"  {a:{width}}  3",
         f"  {b:{width}}  5  # longer",
     ]
-    assert recipes.diff(TrainConfig, a, a) == ""
+    assert recipe_text.diff(TrainConfig, a, a) == ""
 
 
 def test_diff_of_transmix_and_what_was_run_shows_the_misspelt_key():
-    text = recipes.diff(TrainConfig, "transmix", "transmix-as-run")
+    text = recipe_text.diff(TrainConfig, "transmix", "transmix-as-run")
     assert "mixup-switch-prob with hyphens, which the parser ignores" in text
     assert [line for line in text.splitlines() if not line.startswith(" ")] == [
         "mixup",
@@ -86,13 +86,16 @@ def test_diff_of_transmix_and_what_was_run_shows_the_misspelt_key():
 
 
 def test_listing_has_a_line_per_recipe():
-    lines = recipes.listing().splitlines()
+    lines = recipe_text.listing().splitlines()
     assert [line.split()[0] for line in lines] == sorted(config.recipes())
     assert all(len(line.split("  ", 1)[1].strip()) > 20 for line in lines)
 
 
 def test_unknown_recipe():
-    for call in (lambda: recipes.show(TrainConfig, "mixpr", []), lambda: recipes.diff(TrainConfig, "mixpro", "mixpr")):
+    for call in (
+        lambda: recipe_text.show(TrainConfig, "mixpr", []),
+        lambda: recipe_text.diff(TrainConfig, "mixpro", "mixpr"),
+    ):
         with pytest.raises(EvalkitError, match=r"unknown recipe 'mixpr'. Did you mean 'mixpro'\?"):
             call()
 
@@ -114,4 +117,4 @@ def test_unknown_recipe():
     ],
 )
 def test_flow(value, text):
-    assert recipes.flow(value) == text
+    assert recipe_text.flow(value) == text

@@ -16,8 +16,8 @@ from evalkit.errors import EvalkitError
 from evalkit.fingerprint import FULL
 
 from . import scenes
-from .layout_det import DetData, coco, coco_format
-from .layout_seg import SegData, context, find_voc, pascal_context, seg_folders
+from .readers_det import DetData, coco, coco_format
+from .readers_seg import SegData, context, find_voc, pascal_context, seg_folders
 
 ENVIRONMENT = "EVALKIT_DATA"
 Found = TypeVar("Found", SegData, DetData)

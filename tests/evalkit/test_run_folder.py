@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from evalkit import checkpoint, runs
+from evalkit import checkpoint, run_folder
 from evalkit.errors import EvalkitError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from evalkit import runs
-with runs.claimed(Path(sys.argv[1]), "train", new=False):
+from evalkit import run_folder
+with run_folder.claimed(Path(sys.argv[1]), "train", new=False):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -34,7 +34,7 @@ def hold(run: Path) -> subprocess.Popen:
 def test_a_second_process_is_told_who_works_there_until_a_kill_frees_the_folder(tmp_path):
     process = hold(tmp_path)
     try:
-        with pytest.raises(EvalkitError) as e, runs.claimed(tmp_path, "train", new=True):
+        with pytest.raises(EvalkitError) as e, run_folder.claimed(tmp_path, "train", new=True):
             pass
         assert str(e.value) == (
             f"{tmp_path} is in use by `evalkit train`, process {process.pid} on {platform.node()}; wait until that has"
@@ -43,15 +43,15 @@ def test_a_second_process_is_told_who_works_there_until_a_kill_frees_the_folder(
     finally:
         process.kill()
         process.communicate()
-    with runs.claimed(tmp_path, "transfer seg", new=False):  # the lock died with its holder
-        assert (tmp_path / runs.LOCK).read_text() == f"{platform.node()} {os.getpid()} transfer seg\n"
+    with run_folder.claimed(tmp_path, "transfer seg", new=False):  # the lock died with its holder
+        assert (tmp_path / run_folder.LOCK).read_text() == f"{platform.node()} {os.getpid()} transfer seg\n"
     assert not list(tmp_path.iterdir())
 
 
 def test_another_host_may_still_work_there(tmp_path):
-    lock = tmp_path / runs.LOCK
+    lock = tmp_path / run_folder.LOCK
     lock.write_text("node7 4242 train\n")
-    with pytest.raises(EvalkitError) as e, runs.claimed(tmp_path, "train", new=False):
+    with pytest.raises(EvalkitError) as e, run_folder.claimed(tmp_path, "train", new=False):
         pass
     assert str(e.value) == (
         f"{tmp_path} is in use by `evalkit train`, process 4242 on node7, or was when that machine stopped; if nothing"
@@ -59,7 +59,10 @@ def test_another_host_may_still_work_there(tmp_path):
     )
     assert lock.read_text() == "node7 4242 train\n"
     lock.write_bytes(b"\xff\x00")
-    with pytest.raises(EvalkitError, match="in use by another process"), runs.claimed(tmp_path, "train", new=False):
+    with (
+        pytest.raises(EvalkitError, match="in use by another process"),
+        run_folder.claimed(tmp_path, "train", new=False),
+    ):
         pass
 
 
@@ -70,7 +73,7 @@ def test_a_run_that_never_began_leaves_no_folder(tmp_path, there):
         run.mkdir(parents=True)
         (run / "mine.txt").write_text("mine")
     for error in (EvalkitError("no such data"), KeyboardInterrupt()):
-        with pytest.raises(type(error)), runs.claimed(run, "train", new=True):
+        with pytest.raises(type(error)), run_folder.claimed(run, "train", new=True):
             (run / "config.yaml").write_text("x")
             (run / "tensorboard").mkdir()
             raise error
@@ -79,11 +82,11 @@ def test_a_run_that_never_began_leaves_no_folder(tmp_path, there):
 
 @pytest.mark.parametrize("saved", ["checkpoints/step-1/meta.json", "crash/step-1.npz", "results.jsonl", "log.jsonl"])
 def test_what_a_run_saved_stays_after_an_error(tmp_path, saved):
-    with pytest.raises(EvalkitError), runs.claimed(tmp_path / "run", "train", new=True):
+    with pytest.raises(EvalkitError), run_folder.claimed(tmp_path / "run", "train", new=True):
         (tmp_path / "run" / saved).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / saved).write_text("x")
         raise EvalkitError("the disk is full")
-    assert (tmp_path / "run" / saved).exists() and not (tmp_path / "run" / runs.LOCK).exists()
+    assert (tmp_path / "run" / saved).exists() and not (tmp_path / "run" / run_folder.LOCK).exists()
 
 
 # ---- what a resume mends

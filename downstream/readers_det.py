@@ -13,7 +13,7 @@ from evalkit.errors import EvalkitError
 from evalkit.fingerprint import of_split
 
 from . import coco_objects
-from .layout_seg import CHECKED, SPLITS, counts, shown_size
+from .readers_seg import CHECKED, SPLITS, counts, shown_size
 
 COCO_IMAGES = {"train": 118_287, "val": 5000}
 COCO_CLASSES = 80

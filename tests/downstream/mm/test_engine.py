@@ -14,7 +14,7 @@ from evalkit.downstream.run import transfer
 from evalkit.downstream.seg import SegConfig
 
 require("mmseg")
-engine = importlib.import_module("evalkit.downstream.mm.run")
+engine = importlib.import_module("evalkit.downstream.mm.engine")
 checkpoints = importlib.import_module("evalkit.downstream.mm.checkpoints")
 backbones = importlib.import_module("evalkit.downstream.mm.backbone")
 BaseModule = importlib.import_module("mmengine.model").BaseModule

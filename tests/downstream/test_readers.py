@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evalkit.downstream import layout_det, layout_seg
-from evalkit.downstream.layout import detection, segmentation
-from evalkit.downstream.layout_seg import CONTEXT_CLASSES
+from evalkit.downstream import readers_det, readers_seg
+from evalkit.downstream.readers import detection, segmentation
+from evalkit.downstream.readers_seg import CONTEXT_CLASSES
 from evalkit.errors import EvalkitError
 
 COUNT = {"train": 4, "val": 3}
@@ -48,9 +48,9 @@ def voc(tmp_path):
 @pytest.fixture
 def miniature(monkeypatch):
     """The published counts, scaled down."""
-    monkeypatch.setattr(layout_seg, "CONTEXT_IMAGES", COUNT)
-    monkeypatch.setattr(layout_seg, "CONVERTED_IMAGES", {"train": 3, "val": 2})
-    monkeypatch.setattr(layout_det, "COCO_IMAGES", COUNT)
+    monkeypatch.setattr(readers_seg, "CONTEXT_IMAGES", COUNT)
+    monkeypatch.setattr(readers_seg, "CONVERTED_IMAGES", {"train": 3, "val": 2})
+    monkeypatch.setattr(readers_det, "COCO_IMAGES", COUNT)
 
 
 def objects(ids):
@@ -128,16 +128,16 @@ def test_pascal_context_is_found_and_published(voc, miniature, inside):
 
 
 def test_the_published_counts_are_those_of_paper_and_converter():
-    assert layout_seg.CONTEXT_IMAGES == {"train": 4998, "val": 5105} and layout_seg.CONVERTED_IMAGES == {
+    assert readers_seg.CONTEXT_IMAGES == {"train": 4998, "val": 5105} and readers_seg.CONVERTED_IMAGES == {
         "train": 4996,
         "val": 5104,
     }
-    assert layout_det.COCO_IMAGES == {"train": 118287, "val": 5000} and layout_det.COCO_CLASSES == 80
+    assert readers_det.COCO_IMAGES == {"train": 118287, "val": 5000} and readers_det.COCO_CLASSES == 80
 
 
 def test_what_the_converter_keeps_is_published_with_a_note(voc, miniature, monkeypatch):
-    monkeypatch.setattr(layout_seg, "CONTEXT_IMAGES", {"train": 6, "val": 5})
-    monkeypatch.setattr(layout_seg, "CONVERTED_IMAGES", COUNT)
+    monkeypatch.setattr(readers_seg, "CONTEXT_IMAGES", {"train": 6, "val": 5})
+    monkeypatch.setattr(readers_seg, "CONVERTED_IMAGES", COUNT)
     found = segmentation(str(voc), voc)
     assert found.published and found.notes == [
         "4 train and 3 val images instead of 6 and 5: the images that MMSegmentation's converter keeps"
@@ -220,7 +220,7 @@ def test_each_fault_of_pascal_context_in_one_line(voc, miniature, case):
 
 
 def test_label_maps_are_sampled_over_the_whole_split(voc, miniature, monkeypatch):
-    monkeypatch.setattr(layout_seg, "CHECKED", 2)
+    monkeypatch.setattr(readers_seg, "CHECKED", 2)
     relabel("000002", [99])(voc)  # of 0, 1, 2, 3 the first and the third
     assert "label 99" in said(segmentation, str(voc), voc)
 
