@@ -51,7 +51,7 @@ def shown(folder, name):
         )
     assert code == 2, line
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", said.getvalue())
-    assert any(text.startswith("cannot read b/") for text in said.getvalue().splitlines())
+    assert any(text.startswith("unreadable: b/") for text in said.getvalue().splitlines())
 
 
 def report(folder, name):

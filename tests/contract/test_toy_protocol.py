@@ -80,7 +80,7 @@ def test_its_record_tells_what_its_description_says(measured):
 def test_every_format_of_the_report_shows_it(measured):
     texts = {kind: (measured / "report" / f"report.{kind}").read_text() for kind in ("md", "html", "tex", "csv")}
     head = next(line for line in texts["md"].splitlines() if "share upright" in line)
-    assert [cell.strip() for cell in head.split("|")[2:-1]] == ["toys share upright ↑", "toys dizziness [nat] ↓"]
+    assert [cell.strip() for cell in head.split("|")[2:-1]] == ["toys share upright ↑", r"toys dizziness \[nat\] ↓"]
     for kind in ("md", "html", "tex"):
         assert "Wobbling toys" in texts[kind] and "Photographs of toys that wobble." in texts[kind], kind
         assert "mean negative log-likelihood of a toy" in texts[kind] and "Values in percent unless" in texts[kind]

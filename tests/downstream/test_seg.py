@@ -40,7 +40,6 @@ TINY = [
     "batch_size=4",
     "log_steps=2",
     "checkpoint_steps=4",
-    "ratios=[0.75,1.0]",
     "device=cpu",
 ]
 

@@ -29,7 +29,13 @@ needs_mm = pytest.mark.skipif(
 def finished(shapes, weights, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "finished"
     cfg = loaded(
-        "digits-scenes", f"data={shapes}", *TINY, "head=segmenter", "ms=true", "mm.model.decode_head.num_layers=1"
+        "digits-scenes",
+        f"data={shapes}",
+        *TINY,
+        "head=segmenter",
+        "ms=true",
+        "ratios=[0.75,1.0]",
+        "mm.model.decode_head.num_layers=1",
     )
     assert transfer(seg.TASK, str(weights), cfg, run) == 0
     return run

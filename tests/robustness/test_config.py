@@ -33,10 +33,10 @@ def test_overrides_and_saving(tmp_path):
     cfg = config.load(
         CONFIGS["occlusion"],
         "occlusion",
-        ["head=3", "levels=[0.5]", "modes=[random]", "limit=7", "data=007"],
+        ["head=3", "levels=[0.5]", "modes=[salient]", "limit=7", "data=007"],
         folder="robustness",
     )
-    assert (cfg.head, cfg.levels, cfg.modes, cfg.limit, cfg.data) == ("3", [0.5], ["random"], 7, "007")
+    assert (cfg.head, cfg.levels, cfg.modes, cfg.limit, cfg.data) == ("3", [0.5], ["salient"], 7, "007")
     config.save(cfg, tmp_path / "again.yaml")
     assert config.load(CONFIGS["occlusion"], tmp_path / "again.yaml", [], folder="robustness") == cfg
 

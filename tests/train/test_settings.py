@@ -12,7 +12,7 @@ METHODS = (
 
 
 def load(*overrides, recipe="digits"):
-    return config.load(TrainConfig, recipe, [METHODS, *overrides])
+    return config.load(TrainConfig, recipe, ["lr=0.1", METHODS, *overrides])
 
 
 def test_arguments_of_the_setting():

@@ -196,7 +196,7 @@ def test_a_users_own_class(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     mine = from_config({"name": "my_mix_module:Mine", "strength": 2.0})
     assert torch.equal(mine.mix(context(), torch.ones(1, 1, 1, 1), None, None).x, torch.full((1, 1, 1, 1), 2.0))
-    with pytest.raises(EvalkitError, match="missing a required argument: 'strength'"):
+    with pytest.raises(EvalkitError, match="Mine needs strength"):
         from_config("my_mix_module:Mine")
     with pytest.raises(EvalkitError, match="Did you mean 'strength'"):
         from_config({"name": "my_mix_module:Mine", "strenght": 1})
