@@ -73,7 +73,7 @@ def transfer(
 def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: torch.device, resume: bool) -> int:
     """Train and measure in a folder that is this command's own."""
     data: Data = gather_objects(task.data(cfg, run) if is_main() else None)[0]
-    compared = gather_objects(_compare(run, data) if resume is not None and is_main() else [])[0]
+    compared = gather_objects(_compare(run, data) if resume and is_main() else [])[0]
     mm_config, steps = task.config(cfg, source, data, run), task.steps(cfg, data)
     merge(mm_config, cfg.mm)
 

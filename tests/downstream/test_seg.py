@@ -219,14 +219,14 @@ def test_59_classes_leave_background_out(monkeypatch):
         {"train": "t", "val": "v"},
         True,
     )
-    monkeypatch.setattr(seg.layout, "segmentation", lambda *args: found)
+    monkeypatch.setattr(seg.readers, "segmentation", lambda *args: found)
     cfg = loaded("pascal-context-linear")
     data = [seg.find_data(replace(cfg, classes=k), Path("run")) for k in (60, 59)]
     assert [len(d.classes) for d in data] == [60, 59] and data[1].classes[0] == "c0" and data[1].fingerprint == "v"
     assert [d.train["reduce_zero_label"] for d in data] == [False, True] and data[1].val["metainfo"][
         "classes"
     ] == names[1:]
-    monkeypatch.setattr(seg.layout, "segmentation", lambda *args: replace(found, classes=names[:11]))
+    monkeypatch.setattr(seg.readers, "segmentation", lambda *args: replace(found, classes=names[:11]))
     with pytest.raises(EvalkitError, match="classes=59 belongs to Pascal Context, but pascal-context has 11 classes"):
         seg.find_data(replace(cfg, classes=59), Path("run"))
 

@@ -29,6 +29,7 @@ engine = importlib.import_module("evalkit.downstream.mm.engine")
 metrics = importlib.import_module("evalkit.downstream.mm.det")
 Config = importlib.import_module("mmengine.config").Config
 importlib.import_module("mmdet.utils").register_all_modules(init_default_scope=True)
+DefaultScope = importlib.import_module("mmengine.registry").DefaultScope
 MODELS = importlib.import_module("mmdet.registry").MODELS
 CLASSES = list("0123456789")
 THIN = [
@@ -185,7 +186,8 @@ def test_parameters_of_pvt_small_are_those_of_the_paper():
         *[{"data_root": "", "ann_file": ""}] * 2,
     )
     source = resolve("pvt_small", model=None, model_args={}, weights=None, random=True, label=None)
-    model = MODELS.build(Config(det.mm_config(loaded("coco"), source, data, Path("run"))).model)
+    with DefaultScope.overwrite_default_scope("mmdet"):  # a segmentation may have been built before in this process
+        model = MODELS.build(Config(det.mm_config(loaded("coco"), source, data, Path("run"))).model)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(44.14e6, abs=0.005e6)
 
 
