@@ -57,13 +57,17 @@ class Pending:
 class AdAutoMix(LearnedMix):
     """AdAutoMix (Qin, Jin et al., ICLR 2024, arXiv:2312.11954, section 3): an adversarial mix block phi for n images.
 
-        z = k's features of x in the middle;   (m_1 .. m_n) = softmax over images of up(phi(z_pi_1 .. z_pi_n, lam_1 ..
-        lam_n));   x~ = sum_j m_j x_pi_j n = 2: pi_1 the identity, lam_1 = lam ~ Beta(alpha, alpha), lam_2 = 1 - lam;
-        n > 2: n permutations, lam_j ~ Beta, divided by their sum L_one = L(h_q(q(x)), s(y)), n > 2: half of it and half
-        L(H_q(q(sum_j lam_j x_pi_j)), t);   L_q = L(H_q(q(x~)), t), t = sum_j lam_j s(y_pi_j) L_k = L(H_k(k(x~')), t'),
-        with permutations of its own;   S = mean sum_j lam_j cos(H_k(k(x~')), H_k(k(x_pi_j))) q and its heads follow the
-        gradient of L_one + L_q;   phi that of L_k, and every `adv_interval` steps of -beta L_k + cos_sign (1 - beta) S
-        k <- m k + (1 - m) q, heads included.   k with h_k is evaluated
+        z = k's features of x in the middle;   x~ = sum_j m_j x_pi_j,
+        (m_1 .. m_n) = softmax over images of up(phi(z_pi_1 .. z_pi_n, lam_1 .. lam_n))
+        n = 2: pi_1 the identity, lam_1 = lam ~ Beta(alpha, alpha), lam_2 = 1 - lam
+        n > 2: n permutations, lam_j ~ Beta(alpha, alpha), divided by their sum
+        L_one = L(h_q(q(x)), s(y));   n > 2: half of it and half L(H_q(q(sum_j lam_j x_pi_j)), t)
+        L_q = L(H_q(q(x~)), t),   t = sum_j lam_j s(y_pi_j)
+        L_k = L(H_k(k(x~')), t'), with permutations of its own
+        S = mean sum_j lam_j cos(H_k(k(x~')), H_k(k(x_pi_j)))
+        q and its heads follow the gradient of L_one + L_q
+        phi follows that of L_k, and every `adv_interval` steps of -beta L_k + cos_sign (1 - beta) S
+        k <- m k + (1 - m) q, heads included;   k with h_k is evaluated
 
     x~ of L_q is a blend without masks where lam_1 <= `lam_margin` or 1 - lam_1 < `lam_margin`. Presets: the code's
     configurations, "released" for ResNets on CIFAR-100; "openmixup" its port.

@@ -17,10 +17,12 @@ from .parts.masks import blend
 class AlignMix(MixMethod):
     """AlignMix (Venkataramanan et al., CVPR 2022, arXiv:2103.15375).
 
-        lam ~ Beta(alpha, alpha), one per batch;   with probability input_prob   x~_i = lam x_i + (1 - lam) x_pi(i),
-        else F, F' = feature maps of x_i and x_pi(i) before pooling, r places each;   C_jk = ||F_j - F'_k||^2;   R = r
-        Sinkhorn(C), no gradient h~_j = lam F_j + (1 - lam) sum_k R_jk F'_k   or, by a fair coin,   h~_k = lam sum_j
-        R_jk F_j + (1 - lam) F'_k t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        lam ~ Beta(alpha, alpha), one per batch
+        with probability input_prob: x~_i = lam x_i + (1 - lam) x_pi(i);   else:
+        F, F' = feature maps of x_i and x_pi(i) before pooling, r places each;   C_jk = ||F_j - F'_k||^2;
+        R = r Sinkhorn(C), no gradient
+        h~_j = lam F_j + (1 - lam) sum_k R_jk F'_k   or, by a fair coin,   h~_k = lam sum_j R_jk F_j + (1 - lam) F'_k
+        t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
     For networks whose classifier pools a feature map; one plan for each pair.
 

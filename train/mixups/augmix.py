@@ -21,9 +21,10 @@ VIEWS = "views"
 class AugMix(MixMethod):
     """AugMix (Hendrycks et al., ICLR 2020, arXiv:1912.02781).
 
-        (w_1, .., w_width) ~ Dirichlet(1, .., 1);  m ~ Beta(1, 1);  each chain applies 1 to 3 random operations in
-        sequence view(x) = (1 - m) x + m sum_i w_i chain_i(x);   p, q, r = predictions for x and two views,   a = (p + q
-        + r) / 3 L = L(f(x), s(y)) + jsd_weight (KL(p || a) + KL(q || a) + KL(r || a)) / 3
+        (w_1, .., w_width) ~ Dirichlet(1, .., 1);   m ~ Beta(1, 1);
+        each chain applies 1 to 3 random operations in sequence
+        view(x) = (1 - m) x + m sum_i w_i chain_i(x);   p, q, r = predictions for x and two views,   a = (p + q + r) / 3
+        L = L(f(x), s(y)) + jsd_weight (KL(p || a) + KL(q || a) + KL(r || a)) / 3
 
     No image or label is mixed with another's. The views come with the batch: the loader calls
     `method.loader_extras["views"]` (see Views) and the method finds (B, views, C, H, W) in [0, 1] in

@@ -127,11 +127,13 @@ class MaskedMix(LearnedMix):
 class AutoMix(MaskedMix):
     """AutoMix (Liu et al., ECCV 2022, arXiv:2103.13027, section 3 and algorithm 1).
 
-        z = k's features of x in the middle;  m = sigmoid(up(phi(z, z_pi, lam))), the partner's share;   x~(lam, pi) =
-        (1 - m) x + m x_pi L_one = L(h_q(q(x)), s(y)),   L_q = L(H_q(q(x~)), t), phi not trained,   t_i = lam s(y_i) +
-        (1 - lam) s(y_pi(i)) L_k = L(H_k(k(x~')), t') with lambda' and pi' of its own,   L_lam = gamma max(|1 - mean(m')
-        - lam'| - mask_margin, 0) q, its heads and phi follow the gradient of L_one + L_q + L_k + L_lam;   k <- m k + (1
-        - m) q, heads included.  k with h_k is evaluated
+        z = k's features of x in the middle;   m = sigmoid(up(phi(z, z_pi, lam))), the partner's share;
+        x~(lam, pi) = (1 - m) x + m x_pi
+        L_one = L(h_q(q(x)), s(y)),   L_q = L(H_q(q(x~)), t), phi not trained,   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        L_k = L(H_k(k(x~')), t') with lambda' and pi' of its own,
+        L_lam = gamma max(|1 - mean(m') - lam'| - mask_margin, 0)
+        q, its heads and phi follow the gradient of L_one + L_q + L_k + L_lam;   k <- m k + (1 - m) q, heads included.
+        k with h_k is evaluated
 
     H is a second head for mixed images. L_one and L_q train q, L_k and L_lam train only the mix block phi. Draws: lam,
     partner; lam_k, partner_k of L_k; adjust, train_block (bools); one (a dict: the draws of `head_one_mix`).

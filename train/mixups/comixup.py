@@ -21,10 +21,12 @@ STRIP = 2  # rows or columns of cells that are solved jointly
 class CoMixup(SaliencyMethod):
     """Co-Mixup (Kim, Choo, Jeong & Song, ICLR 2021, arXiv:2102.03065).
 
-        n inputs make n outputs; s_k = saliency of input k on m x m cells, sum 1;  a ~ Dirichlet(alpha, .., alpha);  c_k
-        = -s_k - eta / m^2 log(a_k + 1e-8) o^j_p = an input (one-hot) or half of two, chosen cell by cell to minimise
+        n inputs make n outputs; s_k = saliency of input k on m x m cells, sum 1;   a ~ Dirichlet(alpha, .., alpha);
+        c_k = -s_k - eta / m^2 log(a_k + 1e-8)
+        o^j_p = an input (one-hot) or half of two, chosen cell by cell to minimise
           sum_j sum_p c . o^j_p + beta / m^2 sum_(p,q) V(o^j_p, o^j_q) + penalty for showing inputs that other outputs
-        show already x~_j = sum_k up(o^j_k) x_k,   t_j = sum_k mean_p(o^j_p,k) s(y_k)
+              show already
+        x~_j = sum_k up(o^j_k) x_k,   t_j = sum_k mean_p(o^j_p,k) s(y_k)
 
     Outputs are improved one after the other, `iterations` times: with N_k = cells of input k in the other outputs and v
     = A N, input k costs 2 gamma / m^2 v_k more where v_k > tau m^2 ("hard"), or the excess over it ("soft"). A = (1 -

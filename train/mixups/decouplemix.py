@@ -15,9 +15,10 @@ from .parts.checks import expect, is_number
 class DecoupleMix(MixMethod):
     """Decoupled Mixup (Liu et al., NeurIPS 2023, arXiv:2203.10761), the cross-entropy form.
 
-        x~, t and L as those of `method`;   a = y_i,  b = y_pi(i);   phi^(a,b) = exp(z_a) / sum_(c != b) exp(z_c),  z =
-        f(x~_i) L' = L - eta mean_i (lam_i^k log phi^(a,b) + (1 - lam_i)^k log phi^(b,a)),   where x~_i shows both
-        images and a != b
+        x~, t and L as those of `method`;   a = y_i,   b = y_pi(i)
+        phi^(a,b) = exp(z_a) / sum_(c != b) exp(z_c),   z = f(x~_i)
+        L' = L - eta mean_i (lam_i^k log phi^(a,b) + (1 - lam_i)^k log phi^(b,a)),
+        where x~_i shows both images and a != b
 
     Args:
         method: Any method that mixes pairs, as in a recipe: a name or {name: ..., key: value}.

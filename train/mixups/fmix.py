@@ -19,9 +19,10 @@ LABELS = ("realised", "sampled")
 class FMix(MixMethod):
     """FMix (Harris et al., 2020, arXiv:2002.12047).
 
-        lam ~ Beta(alpha, alpha);  grey = real part of the inverse FFT of Z,   Z_f = (n_0 + i n_1) / max(|f|, 1 / max(H,
-        W))^decay,   n ~ N(0, 1) M = 1 in the floor(lam H W) or ceil(lam H W) brightest pixels of grey (each rounding
-        with probability 1/2), else 0 x~_i = M x_i + (1 - M) x_pi(i),   t_i = mean(M) s(y_i) + (1 - mean(M)) s(y_pi(i))
+        lam ~ Beta(alpha, alpha);   grey = real part of the inverse FFT of Z,
+        Z_f = (n_0 + i n_1) / max(|f|, 1 / max(H, W))^decay,   n ~ N(0, 1)
+        M = 1 in the floor(lam H W) or ceil(lam H W) brightest pixels of grey (a fair coin), else 0
+        x~_i = M x_i + (1 - M) x_pi(i),   t_i = mean(M) s(y_i) + (1 - mean(M)) s(y_pi(i))
 
     One mask per batch.
 

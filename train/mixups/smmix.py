@@ -17,11 +17,12 @@ from .parts.saliency import evaluating
 class SMMix(MixMethod):
     """SMMix (Chen et al., ICCV 2023, arXiv:2212.12977).
 
-        a = attention that each patch gets from all patches in the last block for the clean image, h x w;   s ~
-        U{floor(g/4), .., floor(3g/4)}, g = min(h, w), one per batch;   M_i = 0 in the s x s window of least a_i, else 1
-        x~_i = M_i x_i outside that window, in it the window of most a_pi(i) of x_pi(i);   lam = 1 - s^2 / (h w) t_i =
-        lam s(y_i) + (1 - lam) s(y_pi(i)),   L = L(z, t) + [L(z_A, s(y_i)) + L(z_B, s(y_pi(i)))] / 2 + KL(softmax z' ||
-        softmax z)
+        a = attention that each patch gets from all patches in the last block for the clean image, h x w;
+        s ~ U{floor(g/4), .., floor(3g/4)},
+        g = min(h, w), one per batch;   M_i = 0 in the s x s window of least a_i, else 1
+        x~_i = M_i x_i outside that window, in it the window of most a_pi(i) of x_pi(i);   lam = 1 - s^2 / (h w)
+        t_i = lam s(y_i) + (1 - lam) s(y_pi(i)),
+        L = L(z, t) + [L(z_A, s(y_i)) + L(z_B, s(y_pi(i)))] / 2 + KL(softmax z' || softmax z)
 
     z_A, z_B are logits of an extra head for the mean own and the mean pasted token, z' = lam z0_i + (1 - lam) z0_pi(i)
     mixes the logits of the clean images. a and z0 come from a pass in evaluation mode without gradient. The published

@@ -21,11 +21,12 @@ CHECK_EVERY = 5  # iterations between two waits for the device
 class SuperMix(MixMethod):
     """SuperMix (Dabouei et al., CVPR 2021, arXiv:2003.05034).
 
-        X_i = {x_i, x_i+1, .., x_i+K-1} (modulo B);  r_i ~ Dirichlet(alpha, .., alpha);  yhat = the teacher f's classes;
-        q_i = sum_k r_ik onehot(yhat_ik) M_ik = sigmoid(up(theta_ik)) / sum_k sigmoid(up(theta_ik)),  theta (w x w) from
-        0;   x~_i = sum_k M_ik x_i+k-1 L_i = KL(q_i || softmax f(x~_i)) + sparsity mean |M (M - 1)|;   g = smoothed
-        dL/dtheta;   theta <- theta - clamp(L / <dL/dtheta, g>) g until the distinct classes of q_i are f's top classes
-        of x~_i;   t_i = sum_k r_ik s(yhat_ik), or softmax f(x~_i)
+        X_i = {x_i, x_i+1, .., x_i+K-1} (modulo B);   r_i ~ Dirichlet(alpha, .., alpha);
+        yhat = the teacher f's classes;   q_i = sum_k r_ik onehot(yhat_ik)
+        M_ik = sigmoid(up(theta_ik)) / sum_k sigmoid(up(theta_ik)),   theta (w x w) from 0;   x~_i = sum_k M_ik x_i+k-1
+        L_i = KL(q_i || softmax f(x~_i)) + sparsity mean |M (M - 1)|;   g = smoothed dL/dtheta;
+        theta <- theta - clamp(L / <dL/dtheta, g>) g
+        until the distinct classes of q_i are f's top classes of x~_i;   t_i = sum_k r_ik s(yhat_ik), or softmax f(x~_i)
 
     Only mixtures that succeed are returned, so M <= B; the batch as it is if none does.
 

@@ -28,10 +28,12 @@ MAPS = "maps"
 class TokenMix(MixMethod):
     """TokenMix (Liu et al., ECCV 2022, arXiv:2207.08409).
 
-        M = 0 in blocks of int((1 - lam) N) + m tokens of the grid of N, else 1, one mask per batch;   x~_i = M x_i + (1
-        - M) x_pi(i) a_i = a teacher's score map of the clean image x_i and its label, normalised to sum 1;   s_A = sum
-        M a_i,   s_B = sum (1 - M) a_pi(i) t_i = [s_A - e/2] onehot(y_i) + [s_B - e/2] onehot(y_pi(i)) + e/K for label
-        smoothing e, of mass s_A + s_B, which need not be 1
+        M = 0 in blocks of int((1 - lam) N) + m tokens of the grid of N, else 1, one mask per batch;
+        x~_i = M x_i + (1 - M) x_pi(i)
+        a_i = a teacher's score map of the clean image x_i and its label, normalised to sum 1;   s_A = sum M a_i,
+        s_B = sum (1 - M) a_pi(i)
+        t_i = [s_A - e/2] onehot(y_i) + [s_B - e/2] onehot(y_pi(i)) + e/K for label smoothing e, of mass s_A + s_B,
+            which need not be 1
 
     The published training has binary cross-entropy and is a choice of half and half with Mixup, alpha 0.8.
 
