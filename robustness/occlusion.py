@@ -24,6 +24,7 @@ from evalkit.runtime import gather_objects, is_main
 
 from . import layouts, store
 from .about.occlusion import MODES, OcclusionConfig
+from .clean import open_clean
 from .masks import settings
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 from .saliency import DINO_HEAD, cached, open_saliency
@@ -38,9 +39,7 @@ EMBEDDED_GRID = 8  # on embedded sets, for models without patches or with fewer 
 def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
     """Open the images and settle grid and saliency. Raises EvalkitError for data that are missing, partial or of other
     classes, and for a wrong grid."""
-    opened = layouts.open_set(
-        "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels
-    )
+    opened = open_clean(loaded, cfg)
     indices = layouts.class_indices(loaded, opened.matched)
     transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess)
     embedded = opened.images.native_size is not None

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from evalkit import checkpoint, config, data, models
 from evalkit.data.loading import steps_per_epoch
-from evalkit.data.published import published_set
+from evalkit.data.published import published_set, sets_of_recipe
 from evalkit.data.splits import check_splits
 from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
@@ -64,7 +64,8 @@ class Session:
     ema: WeightAverage | None
     remarks: list[str]  # what a reader of the numbers must know of the data
     recipe: str | None = None  # whose settings these are, see `recipe_name`
-    whole: bool = False  # whether the training images are the published ones, whole
+    # whether the training and the validation images are those of the recipe, a published set, whole
+    whole: tuple[bool, bool] = (False, False)
     step: int = 0
     seconds: float = 0.0  # of training up to the newest checkpoint, over all parts of a run that was resumed
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
@@ -82,7 +83,7 @@ class Session:
     @property
     def is_published(self) -> bool:
         """Whether the run is a published one: by a recipe's settings, on the published data, to its end."""
-        return self.recipe is not None and self.whole and self.step == self.total_steps
+        return self.recipe is not None and self.whole[0] and self.step == self.total_steps
 
     @property
     def total_steps(self) -> int:
@@ -123,6 +124,8 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     optimizer = make_optimizer(network.model, method, cfg)
     remarks += [f"teacher {teacher.spec}: {line}" for teacher in teachers(trainee) for line in teacher.said]
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
+    recipe = recipe_name(cfg)
+    wanted = sets_of_recipe(config.read(config.find(recipe)) if recipe else None)
     return Session(
         cfg=cfg,
         device=device,
@@ -135,8 +138,8 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
-        recipe=recipe_name(cfg),
-        whole=published_set(train_images) == "imagenet-train",
+        recipe=recipe,
+        whole=(published_set(train_images) == wanted[0], published_set(val_images) == wanted[1]),
         remarks=remarks,
     )
 
