@@ -17,7 +17,12 @@ from .layouts import Opened
 
 
 def open_clean(loaded: Loaded, cfg: CleanConfig, only: Sequence[str] | None = None) -> Opened:
-    """The images of `cfg.data`, of the classes `only` if given.
+    """The images of `cfg.data`.
+
+    Args:
+        loaded: The model, whose classes they must be.
+        cfg: Where they lie, by folder or by name, and whether a part of them is accepted.
+        only: The classes that are wanted; None: all.
 
     Raises EvalkitError for data that are missing, partial or of other classes than the model's."""
     spec = cfg.data

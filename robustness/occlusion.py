@@ -38,7 +38,13 @@ EMBEDDED_GRID = 8  # on embedded sets, for models without patches or with fewer 
 
 def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
     """Open the images and settle grid and saliency. Raises EvalkitError for data that are missing, partial or of other
-    classes, and for a wrong grid."""
+    classes, and for a wrong grid.
+
+    Args:
+        loaded: The model with its classes and preprocessing.
+        cfg: Where the images and saliency come from, what is dropped and how.
+        device: Where the passes will run, those of a saliency model too.
+    """
     opened = open_clean(loaded, cfg)
     indices = layouts.class_indices(loaded, opened.matched)
     transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess)
@@ -93,7 +99,14 @@ def collect(
     loaded: Loaded, plan: Plan, cfg: OcclusionConfig, device: torch.device
 ) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records: ids and labels (N,) as the model's outputs, predictions (N, C) and dropped pixel shares (N, C), and
-    mode, level, repeat (C,) of each column."""
+    mode, level, repeat (C,) of each column.
+
+    Args:
+        loaded: The model, its network in evaluation mode on `device`.
+        plan: What `prepare` made.
+        cfg: How images are read and how many rows a forward pass has.
+        device: Where the passes run.
+    """
     images = plan.sets["data"]
     columns = settings(cfg.modes, cfg.levels, cfg.repeats, cfg.shuffle)
     saliency, cache = plan.extra["saliency"], _cache(plan, cfg)

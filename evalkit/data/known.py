@@ -60,6 +60,11 @@ def open_known(name: str, split: str, root: str | Path | None) -> Images:
     """The images of a part of a published set below `root`. `whole` of the result says which they are, where they are
     all of it; else a remark says what is not as published.
 
+    Args:
+        name: Of KNOWN.
+        split: One of its parts; "val" is the one it is validated on.
+        root: Folder that its archive was unpacked in.
+
     Raises EvalkitError for another part, and for files that are not there or not in the distributed layout."""
     known = KNOWN[name]
     if root is None:
@@ -79,7 +84,13 @@ def open_known(name: str, split: str, root: str | Path | None) -> Images:
 
 
 def compare(images: Images, known: Known, part: str) -> list[str]:
-    """What differs from the published part, one clause each."""
+    """What differs from the published part, one clause each.
+
+    Args:
+        images: What was found.
+        known: The published set.
+        part: Of it.
+    """
     total, each = known.splits[part]
     found = []
     if len(images.classes) != known.classes:

@@ -16,7 +16,12 @@ Row = tuple[str, int]  # the path of an image below the folder of images, and it
 
 
 def tiny_imagenet(root: str | Path, split: str) -> FolderImages:
-    """Tiny-ImageNet: train/WNID/images/*.JPEG, val/images/*.JPEG with val/val_annotations.txt, and wnids.txt."""
+    """Tiny-ImageNet: train/WNID/images/*.JPEG, val/images/*.JPEG with val/val_annotations.txt, and wnids.txt.
+
+    Args:
+        root: Folder that the archive unpacks to, or its parent.
+        split: "train" or "val"; the labels of its test images are not public.
+    """
     root = unpacked(root, ("tiny-imagenet-200",), "wnids.txt", "Tiny-ImageNet")
     classes = sorted(_lines(root / "wnids.txt"))
     if split == "train":
@@ -33,7 +38,12 @@ def tiny_imagenet(root: str | Path, split: str) -> FolderImages:
 
 
 def cub(root: str | Path, split: str) -> FolderImages:
-    """CUB-200-2011: images.txt, image_class_labels.txt, classes.txt and train_test_split.txt, 1 for training."""
+    """CUB-200-2011: images.txt, image_class_labels.txt, classes.txt and train_test_split.txt, 1 for training.
+
+    Args:
+        root: Folder that the archive unpacks to, or its parent.
+        split: "train" or "test".
+    """
     root = unpacked(root, ("CUB_200_2011",), "train_test_split.txt", "CUB-200-2011")
     table = {}
     for file in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"):
@@ -55,7 +65,12 @@ def cub(root: str | Path, split: str) -> FolderImages:
 
 def aircraft(root: str | Path, split: str) -> FolderImages:
     """FGVC-Aircraft by variants: variants.txt and images_variant_SPLIT.txt, lines of an image's number and its
-    variant."""
+    variant.
+
+    Args:
+        root: Folder that the archive unpacks to, or its parent.
+        split: "train", "val", "trainval" or "test".
+    """
     inside = ("data", "fgvc-aircraft-2013b/data", "fgvc-aircraft-2013b")
     root = unpacked(root, inside, "variants.txt", "FGVC-Aircraft")
     variants, path = list(_lines(root / "variants.txt")), root / f"images_variant_{split}.txt"
@@ -67,7 +82,13 @@ def aircraft(root: str | Path, split: str) -> FolderImages:
 
 
 def inaturalist(year: int, root: str | Path, split: str) -> FolderImages:
-    """iNaturalist 2017 or 2018: SPLITyear.json, with images, annotations and categories as in COCO."""
+    """iNaturalist 2017 or 2018: SPLITyear.json, with images, annotations and categories as in COCO.
+
+    Args:
+        year: 2017 or 2018, the competition.
+        root: Folder of the annotation files and of the images' own.
+        split: "train" or "val".
+    """
     root, path = Path(root), Path(root) / f"{split}{year}.json"
     try:
         content: Any = json.loads(path.read_bytes())
@@ -94,7 +115,12 @@ def inaturalist(year: int, root: str | Path, split: str) -> FolderImages:
 
 def places205(root: str | Path, split: str) -> FolderImages:
     """Places205: train_places205.csv and val_places205.csv, lines of a path such as a/abbey/NAME.jpg and a class
-    number, in the folder of the lists or above it, and the images as their archive unpacks."""
+    number, in the folder of the lists or above it, and the images as their archive unpacks.
+
+    Args:
+        root: Folder that the archives unpack to.
+        split: "train" or "val"; the labels of its test images are not public.
+    """
     root, file = Path(root), f"{split}_places205.csv"
     path = next((p for p in (root / file, root / "trainvalsplit_places205" / file) if p.is_file()), None)
     if path is None:
@@ -121,7 +147,14 @@ def places205(root: str | Path, split: str) -> FolderImages:
 
 
 def listed(name: str, root: Path, rows: Sequence[Row], classes: Sequence[str], source: Path) -> FolderImages:
-    """The images of a list: (path below `root`, class) in `rows`, read from the file `source`.
+    """The images of a list.
+
+    Args:
+        name: Of the set.
+        root: Folder of the images.
+        rows: Path below `root` and class of each image.
+        classes: Their names.
+        source: The file that lists them.
 
     Raises EvalkitError for a list that is empty, names an image twice or one that is not there."""
     if not rows:
@@ -148,7 +181,15 @@ def listed(name: str, root: Path, rows: Sequence[Row], classes: Sequence[str], s
 
 
 def unpacked(root: str | Path, inside: Sequence[str], file: str, title: str) -> Path:
-    """`root`, or the folder in it that the archive unpacks to: the one that holds `file`. Raises EvalkitError."""
+    """`root`, or the folder in it that the archive unpacks to: the one that holds `file`.
+
+    Args:
+        root: What the user gave.
+        inside: Folders that may lie in it.
+        file: What only the right one holds.
+        title: Of the set.
+
+    Raises EvalkitError where none does."""
     for place in (Path(root), *(Path(root) / part for part in inside)):
         if (place / file).is_file():
             return place
