@@ -190,7 +190,7 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
     meta, sums = snapshot.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
     used = s.val_images
     data = DataUsed(
-        used.name, used.fingerprint, s.cfg.val_split, used.demonstration, {"prepared": str(s.eval_transform)}
+        used.name, used.fingerprint, session.val_name(s.cfg), used.demonstration, {"prepared": str(s.eval_transform)}
     )
     published = s.is_published and published_set(used) == "imagenet-val"
     for name in s.networks():

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from evalkit import config, data, models
 from evalkit.data.loading import steps_per_epoch
 from evalkit.data.published import published_set
-from evalkit.data.splits import check_splits
+from evalkit.data.splits import check_splits, hold_out, spread
 from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
@@ -133,11 +133,8 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)
     torch.backends.cudnn.benchmark = not cfg.deterministic
-    train_images, val_images = images or (
-        data.load(cfg.data, cfg.train_split, root=cfg.data_dir),
-        data.load(cfg.data, cfg.val_split, root=cfg.data_dir),
-    )
-    remarks = check_splits(train_images, val_images, (cfg.train_split, cfg.val_split))
+    train_images, val_images = images or load_images(cfg)
+    remarks = check_splits(train_images, val_images, (cfg.train_split, val_name(cfg)))
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes), remarks).to(device)
     check_sizes(network, cfg)
@@ -170,6 +167,21 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         whole=published_set(train_images) == "imagenet-train",
         remarks=remarks,
     )
+
+
+def load_images(cfg: TrainConfig) -> tuple[data.Images, data.Images]:
+    """The images that a recipe trains on, and those that it validates on."""
+    train_images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
+    if cfg.holdout is None:
+        val_images = data.load(cfg.data, cfg.val_split, root=cfg.data_dir)
+    else:
+        train_images, val_images = hold_out(train_images, cfg.holdout)
+    return spread(train_images, cfg.limit), val_images
+
+
+def val_name(cfg: TrainConfig) -> str:
+    """What records call the images that a recipe validates on: a split, or what is held out of one."""
+    return cfg.val_split if cfg.holdout is None else f"{cfg.train_split}, {100 * cfg.holdout:g} % held out"
 
 
 def make_network(cfg: TrainConfig, num_classes: int, said: list[str] | None = None) -> Network:
