@@ -21,7 +21,7 @@ from .data.loading import eval_batches
 from .errors import EvalkitError
 from .parts import Parts
 from .progress import progress
-from .runtime import gather_objects, rank, world_size
+from .runtime import gather_objects, is_main, rank, world_size
 
 
 @dataclass(frozen=True, slots=True)
