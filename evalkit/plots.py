@@ -48,11 +48,17 @@ _STYLE: dict[Any, Any] = {
 
 
 class Curve(NamedTuple):
-    """One run's line in one panel. `band` is drawn as mean -+ band where it is finite."""
+    """One run's line in one panel.
 
-    x: np.ndarray  # (L,)
-    mean: np.ndarray  # (L,)
-    band: np.ndarray  # (L,) standard deviation, NaN = none
+    Args:
+        x: (L,) what is varied.
+        mean: (L,) the mean over the seeds.
+        band: (L,) standard deviation, drawn to both sides where it is finite.
+    """
+
+    x: np.ndarray
+    mean: np.ndarray
+    band: np.ndarray
 
 
 def line_style(index: int) -> dict[str, Any]:
@@ -156,10 +162,14 @@ def curves(
 
 @_styled
 def reliability(bins: dict[str, ReliabilityBins], errors: dict[str, float | None], order: dict[str, int]) -> Figure:
-    """Accuracy against confidence in bins of equal size, one panel per run, at most four a row; `errors`: label -> RMS
-    calibration error (fraction or None).
+    """Accuracy against confidence in bins of equal size, one panel per run, at most four a row.
 
     The last bin is hollow: the published RMS calibration error leaves it out.
+
+    Args:
+        bins: Label of a run -> its bins.
+        errors: Label -> RMS calibration error, a fraction or None.
+        order: Label -> place among the colours.
     """
     columns = min(4, len(bins))
     rows = -(-len(bins) // columns)
@@ -191,7 +201,12 @@ def reliability(bins: dict[str, ReliabilityBins], errors: dict[str, float | None
 
 @_styled
 def risk_coverage(curves: dict[str, Sequence[RiskCoverage]], order: dict[str, int]) -> Figure:
-    """Error among the most confident predictions against their share; `curves`: label -> one curve per seed."""
+    """Error among the most confident predictions against their share.
+
+    Args:
+        curves: Label -> one curve per seed.
+        order: Label -> place among the colours.
+    """
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     ax = figure.subplots()
     for label, runs in curves.items():
@@ -210,8 +225,13 @@ def risk_coverage(curves: dict[str, Sequence[RiskCoverage]], order: dict[str, in
 
 @_styled
 def precision_recall(curves: dict[str, Sequence[PrecisionRecall]], chance: float, order: dict[str, int]) -> Figure:
-    """Precision against recall of detecting out-of-distribution images, as steps; `chance` is their share of all
-    images."""
+    """Precision against recall of detecting out-of-distribution images, as steps.
+
+    Args:
+        curves: Label -> one curve per seed.
+        chance: Share of the out-of-distribution images among all.
+        order: Label -> place among the colours.
+    """
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     ax = figure.subplots()
     ax.axhline(chance, color=GREY, linewidth=1, linestyle=(0, (4, 3)))

@@ -1,7 +1,7 @@
 """What a results record is: one measurement and how it was made, built in one place and checked against a schema."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,44 +11,52 @@ import numpy as np
 from . import keys
 from .errors import suggest
 from .protocols import Protocol
+from .record_content import check_content, short
 
 Record = dict[str, Any]
 SCHEMA = 2
-MAX_DEPTH, LARGEST = 16, 1e300
 
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "schema": int,
-    "task": str,  # train | eval | transfer | robustness
-    "protocol": str,  # its name
-    "version": (int, str),  # of the protocol; raised whenever a number can move
-    "model": str,
-    "method": (str, type(None)),
-    "label": str,  # how tables and figures name the run
-    "checkpoint_sha256": (str, type(None)),
-    "weights": str,  # raw | ema
+# field -> its type, and what it is
+_DESCRIBED: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "schema": (int, "of the record itself"),
+    "task": (str, "train, eval, transfer or robustness: which command measured"),
+    "protocol": (str, "name of the protocol"),
+    "version": ((int, str), "of the protocol; raised whenever a number can move"),
+    "model": (str, "architecture, by its timm or evalkit name"),
+    "method": ((str, type(None)), "mixup of the training; null: unknown"),
+    "label": (str, "how tables and figures name the run"),
+    "checkpoint_sha256": ((str, type(None)), "of the weights file; null: there is none"),
+    "weights": (str, "raw, as the optimizer left them, or ema, their moving average"),
     "recipe": (
-        str,
-        type(None),
-    ),  # whose settings the weights were trained by, but for seed and execution; null: unknown
-    "data": dict,  # name, fingerprint, split
-    "demonstration": bool,  # the data are an embedded set, which shows that a protocol works and is no benchmark
-    "n": int,  # samples behind the metrics
-    "metrics": dict,  # name -> fraction in [0, 1] (or the metric's own unit); null = not defined, see `undefined`
-    "undefined": dict,  # name -> why that metric is null
-    "standard_errors": dict,  # name -> standard error over samples
-    "intervals": dict,  # name -> [low, high], 95 % over samples
-    "seed": (int, type(None)),
-    "config": dict,
-    "idle_keys": list,  # of the config, those that say where, how fast or under which name: they move no number
-    "environment": dict,
-    "seconds": (int, float, type(None)),
-    "complete": bool,
-    "published": bool,  # the published data, whole, by the published settings: published values may stand beside it
-    "assumed": list,  # what the published settings leave open, and what is taken for it
-    "records": (str, type(None)),  # per-sample records, a file name relative to the folder of results.jsonl
-    "series": (list, type(None)),
-    "notes": list,
+        (str, type(None)),
+        "whose settings the weights were trained by, but for seed and execution; null: unknown",
+    ),
+    "data": (dict, "name, fingerprint and split of what was measured on"),
+    "demonstration": (bool, "the data are an embedded set, which shows that a protocol works and is no benchmark"),
+    "n": (int, "samples behind the metrics"),
+    "metrics": (
+        dict,
+        "name: fraction in [0, 1], or the metric's own unit; null: not defined, `undefined` says why",
+    ),
+    "undefined": (dict, "name: why that metric is null"),
+    "standard_errors": (dict, "name: standard error over samples"),
+    "intervals": (dict, "name: [low, high], 95 % over samples"),
+    "seed": ((int, type(None)), "of the training or of the protocol's draws; null: nothing is drawn"),
+    "config": (dict, "every key, as it was resolved"),
+    "idle_keys": (list, "of the config, those that say where, how fast or under which name: they move no number"),
+    "environment": (dict, "versions, device, threads, commit"),
+    "seconds": ((int, float, type(None)), "that it took; null: not timed"),
+    "complete": (bool, "all samples of the data were measured"),
+    "published": (
+        bool,
+        "the published data, whole, by the published settings: published values may stand beside it",
+    ),
+    "assumed": (list, "what the published settings leave open, and what is taken for it"),
+    "records": ((str, type(None)), "per-sample records, a file name relative to the folder of results.jsonl"),
+    "series": ((list, type(None)), "points of curves: mode, level and a metric each"),
+    "notes": (list, "whatever was resampled, skipped, replaced or defaulted, in sentences"),
 }
+_FIELDS = {name: kind for name, (kind, _) in _DESCRIBED.items()}
 DATA_KEYS = ("name", "fingerprint", "split")
 
 # Schema 1, of evalkit 0.1.0. What it did not record is None once it is read: nothing is guessed.
@@ -60,33 +68,69 @@ _IDLE_1_EVALUATION = ("data", "id_data", "val_labels", "out", "model", "model_ar
 _IDLE_1_EVALUATION += ("batch_size", "forward_batch", "on_error", "allow_partial")
 
 
+def fields() -> list[tuple[str, str, str]]:
+    """(name, type in JSON's words, meaning) of every field of a record."""
+    words = {int: "integer", float: "number", str: "text", bool: "true or false", dict: "object", list: "list"}
+    words |= {type(None): "null"}
+    found = []
+    for name, (kind, meaning) in _DESCRIBED.items():
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        found.append((name, " or ".join(words[k] for k in kinds), meaning))
+    return found
+
+
 @dataclass(frozen=True)
 class Subject:
-    """The weights that were measured."""
+    """The weights that were measured.
+
+    Args:
+        model: Name of the architecture.
+        method: The mixup that it was trained with; None: unknown.
+        label: How tables and figures name the run.
+        sha256: Of the weights file.
+        weights: raw | ema.
+        recipe: Whose settings they were trained by, but for seed and execution; None: unknown.
+    """
 
     model: str
     method: str | None
     label: str
-    sha256: str | None  # of the weights file
-    weights: str = "raw"  # raw | ema
-    recipe: str | None = None  # whose settings they were trained by, but for seed and execution; None: unknown
+    sha256: str | None
+    weights: str = "raw"
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
 class DataUsed:
-    """The images that were measured on, as the code that opened them knows them."""
+    """The images that were measured on, as the code that opened them knows them.
+
+    Args:
+        name: How records name the set.
+        fingerprint: SCHEME:DIGEST of the images and their labels.
+        split: Which part of the set.
+        demonstration: An embedded set.
+        more: JSON values beside these in the record.
+    """
 
     name: str
     fingerprint: str
     split: str
-    demonstration: bool  # an embedded set
-    more: Mapping[str, Any] = field(default_factory=dict)  # JSON values beside these in the record
+    demonstration: bool
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What was measured over `n` samples. A metric is a fraction or in its own unit; one that is NaN or None is not
-    defined, `undefined` says why."""
+    """What was measured.
+
+    Args:
+        n: Samples behind the metrics.
+        metrics: Metric -> a fraction, or a number in its own unit; NaN or None: not defined.
+        undefined: Metric that is not defined -> why.
+        standard_errors: Metric -> standard error over samples.
+        intervals: Metric -> (low, high), 95 % over samples.
+        series: Rows of what figures draw.
+    """
 
     n: int
     metrics: Mapping[str, float | None]
@@ -98,15 +142,26 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Made:
-    """How it was measured. `config` is an instance of the class of its keys."""
+    """How it was measured.
+
+    Args:
+        config: An instance of the class of its keys.
+        environment: Versions and hardware.
+        seconds: How long it took; None: not measured.
+        complete: Whether nothing was missing.
+        seed: Of what is drawn at random; None: nothing is.
+        resolved: Keys that `config` left open, as they were settled.
+        records: File of the per-sample records.
+        notes: What a reader of the numbers should know, one sentence each.
+    """
 
     config: Any
     environment: Mapping[str, Any]
     seconds: float | None
     complete: bool
     seed: int | None = None
-    resolved: Mapping[str, Any] = field(default_factory=dict)  # keys that `config` left open, as they were settled
-    records: str | None = None  # file of the per-sample records
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+    records: str | None = None
     notes: Sequence[str] = ()
 
 
@@ -129,7 +184,7 @@ def make_record(
         subject: The weights.
         data: The images.
         numbers: The metrics. One that is not finite becomes None with its reason in `undefined`.
-        made: How.
+        made: How it was measured.
         published: Whether the data are the published ones, whole, and the settings the published ones.
         assumed: What the published settings leave open, and what is taken for it.
 
@@ -203,7 +258,7 @@ def check(record: Mapping[str, Any]) -> None:
         value = record[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(
-                f"Expected field `{key}` of a results record to be {_kind_name(kind)}, but got {_short(value)}"
+                f"Expected field `{key}` of a results record to be {_kind_name(kind)}, but got {short(value)}"
             )
     for key in DATA_KEYS:
         if not isinstance(record["data"].get(key), str):
@@ -211,7 +266,7 @@ def check(record: Mapping[str, Any]) -> None:
                 f"Expected field `data` of a results record to hold the strings {', '.join(DATA_KEYS)}, but {key} is"
                 f" {record['data'].get(key)!r}"
             )
-    _check_content(record)
+    check_content(record)
     for key, value in record["metrics"].items():
         if value is None and key not in record["undefined"]:
             raise ValueError(f"metric `{key}` is null without a reason in `undefined`")
@@ -221,56 +276,6 @@ def check(record: Mapping[str, Any]) -> None:
                 raise ValueError(f"`{name}` names '{key}', which is not a metric.{suggest(key, record['metrics'])}")
     if known is _FIELDS and record["published"] and (record["demonstration"] or not record["complete"]):
         raise ValueError("a demonstration or an incomplete measurement cannot be `published`")
-
-
-def _check_content(record: Mapping[str, Any]) -> None:
-    """Raise ValueError for what readers of records could not work with: nested too deep, numbers out of all bounds,
-    values of other types than tables and figures show."""
-    if _depth(record) > MAX_DEPTH:
-        raise ValueError(f"a results record is nested {MAX_DEPTH} deep at most, but this one is deeper")
-    numbers = {f: record.get(f, {}) for f in ("metrics", "standard_errors")}
-    numbers |= {f"series {i}": row for i, row in enumerate(record["series"] or []) if isinstance(row, Mapping)}
-    for part, values in numbers.items():
-        for key, value in values.items():
-            # a row of a series may hold words, and a list of numbers such as those of repeated runs
-            members = value if part not in _FIELDS and isinstance(value, list) else [value]
-            if not all(_is_number(v) or v is None or (part not in _FIELDS and isinstance(v, str)) for v in members):
-                raise ValueError(
-                    f"Expected {part.removesuffix('s')} `{key}` to be a number or null, but got {_short(value)}"
-                )
-    kinds: dict[str, Callable[[Any], bool]] = {
-        **dict.fromkeys(("notes", "assumed", "idle_keys"), lambda v: all(isinstance(note, str) for note in v)),
-        "undefined": lambda v: all(isinstance(why, str) for why in v.values()),
-        "series": lambda v: all(isinstance(row, Mapping) for row in v or []),
-        "intervals": lambda v: all(
-            isinstance(pair, list | tuple) and len(pair) == 2 and all(x is None or _is_number(x) for x in pair)
-            for pair in v.values()
-        ),
-        "n": lambda v: 0 <= v < 2**63,
-        "seconds": lambda v: v is None or _is_number(v),
-    }
-    for name, fits in kinds.items():
-        if name in record and not fits(record[name]):
-            raise ValueError(f"field `{name}` of a results record holds values of another type than such a field does")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
-
-
-def _depth(value: Any, above: int = 0) -> int:
-    """How deep containers are nested; stops just beyond MAX_DEPTH."""
-    if not isinstance(value, Mapping | list | tuple) or above > MAX_DEPTH:
-        return above
-    inner = value.values() if isinstance(value, Mapping) else value
-    return max((_depth(v, above + 1) for v in inner), default=above + 1)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, int) and abs(value) >= LARGEST:
-        return "a number of more than 300 digits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def upgraded(record: Mapping[str, Any]) -> Record:

@@ -24,6 +24,7 @@ from evalkit.runtime import gather_objects, is_main
 
 from . import layouts, store
 from .about.occlusion import MODES, OcclusionConfig
+from .clean import open_clean
 from .masks import settings
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 from .saliency import DINO_HEAD, cached, open_saliency
@@ -37,10 +38,14 @@ EMBEDDED_GRID = 8  # on embedded sets, for models without patches or with fewer 
 
 def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
     """Open the images and settle grid and saliency. Raises EvalkitError for data that are missing, partial or of other
-    classes, and for a wrong grid."""
-    opened = layouts.open_set(
-        "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels
-    )
+    classes, and for a wrong grid.
+
+    Args:
+        loaded: The model with its classes and preprocessing.
+        cfg: Where the images and saliency come from, what is dropped and how.
+        device: Where the passes will run, those of a saliency model too.
+    """
+    opened = open_clean(loaded, cfg)
     indices = layouts.class_indices(loaded, opened.matched)
     transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess)
     embedded = opened.images.native_size is not None
@@ -94,7 +99,14 @@ def collect(
     loaded: Loaded, plan: Plan, cfg: OcclusionConfig, device: torch.device
 ) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records: ids and labels (N,) as the model's outputs, predictions (N, C) and dropped pixel shares (N, C), and
-    mode, level, repeat (C,) of each column."""
+    mode, level, repeat (C,) of each column.
+
+    Args:
+        loaded: The model, its network in evaluation mode on `device`.
+        plan: What `prepare` made.
+        cfg: How images are read and how many rows a forward pass has.
+        device: Where the passes run.
+    """
     images = plan.sets["data"]
     columns = settings(cfg.modes, cfg.levels, cfg.repeats, cfg.shuffle)
     saliency, cache = plan.extra["saliency"], _cache(plan, cfg)
