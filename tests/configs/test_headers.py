@@ -39,17 +39,17 @@ HEADERS = {  # (folder, recipe) -> the numbers of its header, and the row of eac
     ],
     ("train", "tiny-imagenet"): [("61.68", {"method": "vanilla", "model": "resnet18_cifar", "setting": "tiny-400"})],
     ("det", "coco"): [
-        ("40.4", {"file": "transfer", "method": "baseline", "model": "pvt_small", "metric": "box_ap"}),
-        ("37.8", {"file": "transfer", "method": "baseline", "model": "pvt_small", "metric": "mask_ap"}),
+        ("40.4", {"file": "mixpro", "method": "baseline", "model": "pvt_small", "metric": "box_ap"}),
+        ("37.8", {"file": "mixpro", "method": "baseline", "model": "pvt_small", "metric": "mask_ap"}),
     ],
     ("robustness", "imagenet-a"): [
-        (value, {"file": "mixpro", "table": "imagenet-a", "method": "baseline", "metric": metric})
+        (value, {"file": "mixpro", "data": "imagenet-a", "method": "baseline", "metric": metric})
         for value, metric in (("19.1", "top1"), ("32.0", "rms_calibration_error"), ("23.8", "aurra"))
     ],
-    ("robustness", "imagenet-o"): [("20.9", {"file": "mixpro", "table": "imagenet-o", "method": "baseline"})],
-    ("robustness", "imagenet-r"): [("42.3", {"file": "timm", "table": "imagenet-r", **DEIT_S})],
-    ("robustness", "imagenet-sketch"): [("29.4", {"file": "timm", "table": "imagenet-sketch", **DEIT_S})],
-    ("robustness", "imagenet-v2"): [("68.5", {"file": "timm", "table": "imagenet-v2", **DEIT_S})],
+    ("robustness", "imagenet-o"): [("20.9", {"file": "mixpro", "data": "imagenet-o", "method": "baseline"})],
+    ("robustness", "imagenet-r"): [("42.3", {"file": "timm", "data": "imagenet-r", **DEIT_S})],
+    ("robustness", "imagenet-sketch"): [("29.4", {"file": "timm", "data": "imagenet-sketch", **DEIT_S})],
+    ("robustness", "imagenet-v2"): [("68.5", {"file": "timm", "data": "imagenet-v2", **DEIT_S})],
 }
 # Numbers of headers that no table here holds, and where they are: DeiT's README (79.854 by its own evaluation); the
 # share of one image among six, which chance scores; ImageNet-C's paper, table 1; Naseer et al.'s abstract.
