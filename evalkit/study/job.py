@@ -23,6 +23,10 @@ def run(folder: Path, id: str) -> int:
 
     A training or transfer that was begun goes on where it stopped. The signals that end a job are handed to the
     command, which saves and ends; the end is that of the command.
+
+    Args:
+        folder: The study's folder.
+        id: Of the job in its plan.
     """
     study = plan.read(folder)
     job = study.job(id)
