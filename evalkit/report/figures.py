@@ -37,6 +37,7 @@ class Drawing:
         png: Its bytes; None: nothing could be drawn.
         left_out: Labels of runs that it does not show, and why.
         half: Half the width of the page.
+        figure: Matplotlib's, where it was drawn here: for other formats.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Drawing:
     png: bytes | None
     left_out: list[str]
     half: bool = False
+    figure: Any = None
 
 
 def draw(rows: Sequence[Row], protocols: Protocols) -> list[Drawing]:
@@ -327,7 +329,8 @@ def _drawing(
     name: str, title: str, caption: str, left_out: list[str], make: Callable[[], Any], half: bool = False
 ) -> Drawing:
     figure = make()
-    return Drawing(name, title, caption, plots.png(figure) if figure is not None else None, left_out, half)
+    png = plots.png(figure) if figure is not None else None
+    return Drawing(name, title, caption, png, left_out, half, figure)
 
 
 MAKERS: dict[Drawn, Callable[[_Asked], Drawing]] = {

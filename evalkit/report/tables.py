@@ -41,6 +41,7 @@ class Table:
         rows: A name and one Cell per column.
         notes: Beneath it, one sentence each.
         quoted: How many of the last rows are published values.
+        label: What LaTeX refers to it by.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Table:
     rows: list[tuple[str, list[Cell]]]
     notes: list[str] = field(default_factory=list)
     quoted: int = 0
+    label: str = ""
 
 
 class Estimate(NamedTuple):
