@@ -118,7 +118,6 @@ def _percent_axes(ax: Axes, x: str, y: str | None) -> None:
 
 
 def legend(figure: Figure, labels: dict[str, int], marker: bool = True) -> None:
-    # a label that starts with "_" would be hidden: hence the space
     """The legend beneath the panels.
 
     Args:
@@ -126,6 +125,7 @@ def legend(figure: Figure, labels: dict[str, int], marker: bool = True) -> None:
         labels: Label -> place among the colours.
         marker: Whether the marker of each line is shown too.
     """
+    # a label that starts with "_" would be hidden: hence the space
     handles = [
         Line2D([], [], label=" " + shown(label, 40), **(line_style(i) | ({} if marker else {"marker": None})))
         for label, i in labels.items()

@@ -194,7 +194,7 @@ def differences(gathered: Gathered, measurement: str, protocols: Protocols, outc
         gathered: What was measured.
         measurement: "train" or the name of an evaluation.
         protocols: All protocols, by name.
-        outcomes: Per-sample records, where a difference is compared image by image.
+        outcomes: What per-sample records say, for differences image by image; see `gather.Outcomes`.
     """
     base, sets = gathered.baseline, gathered.record_sets(measurement)
     if base is None:
