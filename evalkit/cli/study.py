@@ -182,12 +182,13 @@ def _identity(job: Any) -> Any:
 
 
 IMAGENET = (1_281_167, 1000)
-SIZES = {"cifar10": (50_000, 10), "cifar100": (50_000, 100), "fashion-mnist": (60_000, 10)}
+FASHION_MNIST = (60_000, 10)
 
 
 def _training(recipe: str, overrides: Sequence[str]) -> Any:
     """What a training of the study comes to. Data that are not there are taken to be as large as ImageNet, and said."""
     from .. import config, data
+    from ..data.known import size_of
     from ..study.cost import Training
     from ..train.config import TrainConfig
 
@@ -199,7 +200,8 @@ def _training(recipe: str, overrides: Sequence[str]) -> Any:
         count, classes = round(len(images) * (1 - (cfg.holdout or 0))), len(images.classes)
     except EvalkitError:
         present = False
-        count, classes = SIZES.get(cfg.data.rpartition("/")[2], IMAGENET)
+        name = cfg.data.rpartition("/")[2]
+        count, classes = FASHION_MNIST if name == "fashion-mnist" else size_of(name, cfg.train_split) or IMAGENET
         remark = f"{where}: {count:,} training images of {classes} classes"
     count = min(count, cfg.limit or count)
     return Training(
