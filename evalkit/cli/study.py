@@ -27,7 +27,7 @@ def study_list() -> int:
 
 @app.command("show")
 def study_show(study: Name, only: Only = None) -> int:
-    """The axes and cells of a study, with the recipe and the keys of each."""
+    """The axes and cells of a study, with the recipe, the keys and the published values of each."""
     from ..study import spec
 
     found = spec.load(study)
@@ -37,7 +37,30 @@ def study_show(study: Name, only: Only = None) -> int:
     for cell in spec.select(found, only):
         what = f"left out: {cell.excluded}" if cell.excluded else " ".join([cell.recipe, *cell.overrides()])
         print(f"{cell.name:48} {what}")
+        for value, of in found.beside(cell):
+            said = "; ".join(part for part in (value.disputed and f"disputed: {value.disputed}", value.note) if part)
+            where = ", ".join(part for part in (value.source, value.table, value.form) if part)
+            quoted = f", quoted from {value.quoted}" if value.quoted else ""
+            print(f"    {value.value:>6} {value.metric} of {of} ({where}{quoted}{f'; {said}' if said else ''})")
     return 0
+
+
+@app.command("coverage")
+def study_coverage(
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, with the command as a list of arguments")] = False,
+) -> int:
+    """Every published cell of the source tables with its study and command; exit code 2 if one is nowhere."""
+    import json
+
+    from ..study import coverage
+
+    covered = coverage.coverage()
+    if as_json:
+        print(json.dumps(coverage.as_json(covered), indent=1))
+    else:
+        for line in coverage.lines(covered):
+            print(line)
+    return 2 if any(c.missing for c in covered) else 0
 
 
 @app.command(
@@ -116,13 +139,13 @@ def _ended(folder: Path) -> int:
 def _obstacle(recipe: str, overrides: list[str]) -> str | None:
     """Why `evalkit train recipe overrides` could not begin, or None."""
     from .. import config
+    from ..train.combination import obstacle
     from ..train.config import TrainConfig
 
     try:
-        config.load(TrainConfig, recipe, overrides)
+        return obstacle(config.load(TrainConfig, recipe, overrides))
     except EvalkitError as e:
         return str(e)
-    return None
 
 
 IMAGENET = (1_281_167, 1000)

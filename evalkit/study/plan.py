@@ -76,14 +76,15 @@ def make(
         if why is not None:
             left_out[cell.name] = why
             continue
-        jobs += _jobs(cell, overrides, study.evaluations, gpus)
+        jobs += jobs_of(cell, overrides, study.evaluations, gpus)
     if not jobs:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
         raise EvalkitError(f"no cell of this study is left to run{f' ({reasons})' if reasons else ''}")
     return Plan(study.name, study.title, jobs, left_out)
 
 
-def _jobs(cell: Cell, overrides: list[str], evaluations: Sequence[Evaluation], gpus: int) -> list[Job]:
+def jobs_of(cell: Cell, overrides: list[str], evaluations: Sequence[Evaluation], gpus: int = 1) -> list[Job]:
+    """The jobs of one cell: its training, then its evaluations."""
     training = f"cells/{cell.name}/train"
     first = Job(f"{cell.name}.train", cell.name, ["train", cell.recipe, *overrides], [], training, gpus)
     found = [first]

@@ -10,9 +10,10 @@ from typing import Any
 from .. import config
 from ..errors import EvalkitError, unknown
 from ..recipe_text import flow
+from . import printed
 
 FOLDER = "study"
-KEYS = ("title", "recipe", "set", "axes", "where", "except", "evaluate", "report", "published")
+KEYS = ("title", "recipe", "set", "axes", "where", "except", "cells", "evaluate", "report", "published")
 EVALUATIONS = ("robustness", "transfer")
 FORMS = ("last", "best", "median")
 Keys = dict[str, Any]  # of a recipe; a dotted one reaches into a mapping
@@ -81,7 +82,11 @@ class Study:
     axes: dict[str, list[str]]
     evaluations: list[Evaluation]
     report: Report
-    published: list[dict[str, str]]  # which published rows it stands for: source, table and what narrows them
+    published: list[printed.Entry]  # which published values it stands for
+
+    def beside(self, cell: Cell) -> list[printed.Beside]:
+        """The published values of a cell, each with what makes the number beside it."""
+        return printed.beside(self.published, cell.values, self.evaluations)
 
 
 def names() -> list[str]:
@@ -100,9 +105,15 @@ def load(study: str | Path) -> Study:
     where = _rules(path, "where", values.get("where"), axes, ("set",))
     left_out = _rules(path, "except", values.get("except"), axes, ("why",))
     shared = _keys(path, "set", values.get("set") or {})
+    evaluations = _evaluations(path, values.get("evaluate"))
+    entries = printed.read(path.name, values.get("published"), {axis: list(options) for axis, options in axes.items()})
+    if values.get("cells") not in (None, "all", "published"):
+        raise EvalkitError(f"{path.name}: cells: {unknown('choice', str(values['cells']), ('all', 'published'))}")
     cells = []
     for combination in itertools.product(*(options.items() for options in axes.values())):
         chosen = dict(zip(axes, (name for name, _ in combination)))
+        if values.get("cells") == "published" and not printed.beside(entries, chosen, evaluations):
+            continue
         keys: Keys = dict(shared)
         recipe = values.get("recipe")
         for _, own in combination:
@@ -119,9 +130,9 @@ def load(study: str | Path) -> Study:
         title=str(values.get("title") or path.stem),
         cells=cells,
         axes={axis: list(options) for axis, options in axes.items()},
-        evaluations=_evaluations(path, values.get("evaluate")),
+        evaluations=evaluations,
         report=_report(path, values.get("report"), axes),
-        published=_published(path, values.get("published")),
+        published=entries,
     )
 
 
@@ -235,16 +246,6 @@ def _report(path: Path, given: Any, axes: Mapping[str, Any]) -> Report:
     if report.baseline is not None and not any(report.baseline in axes[axis] for axis in report.rows):
         raise EvalkitError(f"{path.name}: report: baseline '{report.baseline}' is no value of a row's axis")
     return report
-
-
-def _published(path: Path, given: Any) -> list[dict[str, str]]:
-    entries = [given] if isinstance(given, dict) else given or []
-    for entry in entries:
-        if not isinstance(entry, dict) or "source" not in entry:
-            raise EvalkitError(
-                f"{path.name}: `published` needs a source, such as {{source: MixPro paper, table: Table 1}}"
-            )
-    return [{str(k): str(v) for k, v in entry.items()} for entry in entries]
 
 
 def _keys(path: Path, where: str, given: Any) -> Keys:
