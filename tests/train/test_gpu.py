@@ -63,7 +63,7 @@ def test_resume_is_exact_with_deterministic_kernels(tmp_path, extra, monkeypatch
 
     settings = [*RECIPE, *extra, "deterministic=true", "checkpoint_steps=20"]
     assert invoke([*settings, "--out", str(tmp_path / "whole")])[0] == 0
-    kept, save = [], loop.session.save
+    kept, save = [], loop.snapshot.save
 
     def save_once_then_die(s, run):
         folder = save(s, run)

@@ -51,7 +51,7 @@ def test_workers_and_kills_change_no_bit(folders, tmp_path, path, monkeypatch):
     command = words(folders, path)
     code, message = invoke([*command, "workers=0", "--out", str(tmp_path / "whole")])
     assert code == 0, message
-    save = loop.session.save
+    save = loop.snapshot.save
 
     def save_then_die(s, run):
         folder = save(s, run)

@@ -33,7 +33,7 @@ def photo(width=32, height=32, seed=0):
 
 
 def apply(name, level, image, sign=0.0):
-    return np.asarray(getattr(module, name)(image, level, Scripted(random=[sign]))).astype(int)
+    return np.asarray(getattr(module, f"_{name}")(image, level, Scripted(random=[sign]))).astype(int)
 
 
 # ---- the blend
