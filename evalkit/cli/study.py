@@ -69,13 +69,19 @@ def study_coverage(
 Examples:
   evalkit study run digits-methods --out studies/digits
   evalkit study run mine.yaml data_dir=DIR --only method=mixpro,seed=0 --dry-run
+  evalkit study run mixpro-robustness data_dir=DIR occlusion.data=DIR/val imagenet-a.data=DIR --only method=mixpro
   evalkit study run mine.yaml data_dir=DIR --jobs 16 --slurm slurm_partition=gpu --slurm gres=gpu:1 --slurm runtime=1440
 """,
 )
 def study_run(
     study: Name,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings of every training", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="settings of every training; of one evaluation as NAME.KEY=VALUE",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the study", show_default="studies/STUDY")] = None,
     only: Only = None,
@@ -99,6 +105,9 @@ def study_run(
         raise EvalkitError(f"'{odd[0]}' is not key=value; a study is one name or file, settings are written key=value")
     found = spec.load(study)
     cells = spec.select(found, only)
+    if dry_run and cells and _wants_folder(cells[0].recipe, [*cells[0].overrides(), *overrides]):
+        overrides = [*overrides, "data_dir=DIR"]
+        print("data_dir=DIR stands for the folder of the training images, which is not given")
     made = plan.make(found, cells, given=overrides, gpus=gpus, check=_obstacle)
     for name, why in made.left_out.items():
         print(f"left out: {name}: {why}")
@@ -134,6 +143,15 @@ def _ended(folder: Path) -> int:
                 print(f"{name}: {id}: {facts.get('message') or 'no message'} (jobs/{id}.log)")
     print(f"{made.title}: {', '.join(f'{len(entries)} {name}' for name, entries in states.items())}")
     return 0 if set(states) == {"done"} else 2
+
+
+def _wants_folder(recipe: str, overrides: list[str]) -> bool:
+    """Whether the recipe reads its images from a folder that is not given."""
+    from .. import config
+    from ..train.config import TrainConfig
+
+    conf = config.resolve(TrainConfig, recipe, [word for word in overrides if word.partition("=")[0].isidentifier()])
+    return conf.data in ("folder", "packed") and conf.data_dir is None
 
 
 def _obstacle(recipe: str, overrides: list[str]) -> str | None:

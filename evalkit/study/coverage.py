@@ -20,7 +20,7 @@ class Covered(NamedTuple):
         value: what is printed.
         study: name of the study that has it; empty where none does.
         cells: names of its cells there, one per seed.
-        only: what `--only` takes to select the first of them.
+        only: what `--only` takes to select them.
         command: the evalkit command that makes the number, as a list of arguments without its --out.
     """
 
@@ -50,14 +50,15 @@ def coverage() -> list[Covered]:
                 if value not in found:
                     command = () if cell.excluded else tuple(command_of(study, cell, of))
                     found[value] = Covered(value, study.name, (cell.name,), select(study, cell), command)
-                elif found[value].study == study.name:
+                elif found[value].study == study.name and found[value].only == select(study, cell):
                     found[value] = found[value]._replace(cells=(*found[value].cells, cell.name))
     return [found.get(v, Covered(v)) for v in published.values() if not v.source.startswith(OF_WEIGHTS)]
 
 
 def select(study: spec.Study, cell: spec.Cell) -> str:
-    """What `--only` takes for this cell alone; an axis of one value is left out."""
-    return ",".join(f"{axis}={value}" for axis, value in cell.values.items() if len(study.axes[axis]) > 1)
+    """What `--only` takes for this cell in all its seeds; an axis of one value is left out."""
+    chosen = {axis: value for axis, value in cell.values.items() if axis != "seed" and len(study.axes[axis]) > 1}
+    return ",".join(f"{axis}={value}" for axis, value in chosen.items())
 
 
 def command_of(study: spec.Study, cell: spec.Cell, of: str) -> list[str]:

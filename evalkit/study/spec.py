@@ -125,6 +125,9 @@ def load(study: str | Path) -> Study:
             raise EvalkitError(f"{path.name}: which recipe? Give `recipe: NAME`, or one in every value of an axis")
         why = next((str(rule["why"]) for rule in left_out if _applies(rule, chosen)), None)
         cells.append(Cell(chosen, recipe, keys, why))
+    names = [cell.name for cell in cells]
+    if twice := next((n for n in names if names.count(n) > 1), None):
+        raise EvalkitError(f"{path.name}: two cells would be called '{twice}'; rename a value of an axis")
     return Study(
         name=path.stem,
         title=str(values.get("title") or path.stem),
@@ -266,7 +269,7 @@ def _name(option: Any) -> str:
 
 def slug(text: str, axis: str = "") -> str:
     """`text` as part of a file name that no other text has; a number keeps the name of its axis."""
-    clean = "".join(c if (c.isascii() and c.isalnum()) or c in "._+" else "_" for c in text).strip("._")[:40]
+    clean = "".join(c if (c.isascii() and c.isalnum()) or c in "._+-" else "_" for c in text).strip("._-")[:40]
     if clean != text:
         clean = f"{clean}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return f"{axis}{clean}" if clean.replace(".", "").isdigit() else clean
