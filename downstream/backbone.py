@@ -10,6 +10,8 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import LayerNorm2d
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -149,12 +151,51 @@ def _shapes(name: str, model_args: dict[str, Any]) -> dict[str, torch.Size]:
     return {k: v.shape for k, v in models.create(name, num_classes=0, **model_args).model.state_dict().items()}
 
 
+def layers(model: nn.Module, name: str, coarse: bool = False) -> dict[str, int]:
+    """Parameter -> its layer as timm counts them from the stem, 0, on; `coarse`: stages where the model has some.
+    Raises EvalkitError for a model that timm cannot count."""
+    matcher = getattr(model, "group_matcher", None)
+    if matcher is None:
+        raise EvalkitError(
+            f"model '{name}' does not say which layers it has (timm's group_matcher), which freeze_stages and"
+            " layer_decay need; leave these keys out"
+        )
+    found: dict[str, int] = group_parameters(model, matcher(coarse=coarse), reverse=True)
+    return found
+
+
+def rescaling(channels: int, stride: int, wanted: int) -> nn.Module:
+    """(B, C, h, w) of `stride` to the stride `wanted`, a power of two away: transposed convolutions up, as in BEiT's
+    pyramid for mmsegmentation (ViTDet's layer normalisation between them, which is the same for any number of
+    processes), max-pooling down."""
+    if wanted >= stride:
+        return nn.Identity() if wanted == stride else nn.MaxPool2d(wanted // stride)
+    parts: list[nn.Module] = []
+    while stride > wanted:
+        parts += [LayerNorm2d(channels), nn.GELU()] if parts else []
+        parts.append(nn.ConvTranspose2d(channels, channels, 2, stride=2))
+        stride //= 2
+    return nn.Sequential(*parts)
+
+
 class Backbone(nn.Module):
     """(B, 3, H, W) normalised images to the maps (B, C, h, w) of `out_indices`; parameters that none of them depends on
     are frozen.
 
-    `norm` applies the model's final normalisation to the maps, as a decoder on the last tokens of a ViT needs.
-    `freeze_statistics` keeps those of batch normalisation as they were loaded. `report` tells what `fill` did.
+    `report` tells what `fill` did.
+
+    Args:
+        model: timm's name.
+        img_size: Side that position embeddings are made for; None: as pre-trained.
+        out_indices: Of the maps.
+        norm: Apply the model's final normalisation to the maps, as a decoder on the last tokens of a ViT needs.
+        model_args: Of the model's constructor.
+        checkpoint: Folder or file, `TIMM`, or None: random weights.
+        weights: "raw" or "ema" of a checkpoint folder.
+        freeze_statistics: Keep those of batch normalisation as they were loaded.
+        freeze: Keep the stem and this many first stages (blocks of a ViT) wholly as they were loaded, "all" of them.
+        strides: Of the maps after rescaling those of a plain ViT, whose own are all the same; None: as they are.
+        out_norm: Normalise each map by a LayerNorm of its own, which no checkpoint holds.
     """
 
     def __init__(
@@ -167,6 +208,9 @@ class Backbone(nn.Module):
         checkpoint: str | None = None,
         weights: str | None = None,
         freeze_statistics: bool = False,
+        freeze: int | str | None = None,
+        strides: list[int] | None = None,
+        out_norm: bool = False,
     ):
         super().__init__()
         self.freeze_statistics = freeze_statistics
@@ -179,25 +223,55 @@ class Backbone(nn.Module):
             self.report = fill(self.model, published.state_dict(), f"timm's file of '{model}'", before)
         elif checkpoint is not None:
             self.report = fill(self.model, read_weights(checkpoint, weights)[0], checkpoint, before)
-        self.report["frozen"] = self._freeze_unused(model)
+        info = [self.model.feature_info[i] for i in self.out_indices]
+        # nothing that a checkpoint of the model alone would lack
+        self.after = nn.ModuleList()
+        if strides is not None:
+            self.after = nn.ModuleList(rescaling(m["num_chs"], m["reduction"], s) for m, s in zip(info, strides))
+        elif out_norm:
+            self.after = nn.ModuleList(LayerNorm2d(m["num_chs"], eps=1e-5) for m in info)
+        self._freeze_unused(model)
+        self.held = [] if freeze is None else self._freeze(model, freeze)
+        self.report["frozen"] = [n for n, p in self.model.named_parameters() if not p.requires_grad]
+        self.train(self.training)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(
-            self.model.forward_intermediates(
-                x, indices=self.out_indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
-            )
+        maps = self.model.forward_intermediates(
+            x, indices=self.out_indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
         )
+        return tuple(f(m) for f, m in zip(self.after, maps)) if len(self.after) else tuple(maps)
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
         for module in self.modules() if self.freeze_statistics else ():
             if isinstance(module, _BatchNorm):
                 module.eval()
+        for module in getattr(self, "held", ()):
+            module.eval()
         return self
 
-    def _freeze_unused(self, name: str) -> list[str]:
-        """Freeze what gets no gradient (DistributedDataParallel would wait for it for ever); the names of these
-        parameters."""
+    def _freeze(self, name: str, stages: int | str) -> list[nn.Module]:
+        """Freeze the parameters of the stem and of `stages`, or "all"; the modules that must stay in evaluation for
+        statistics, dropout and stochastic depth to be frozen too."""
+        layer = layers(self.model, name, coarse=True) if stages != "all" else {}
+        count = len(set(layer.values())) - 1
+        if layer and int(stages) > count:
+            raise EvalkitError(
+                f"freeze_stages={stages}, but model '{name}' has {count} stages; freeze=backbone freezes all"
+            )
+        chosen = {n for n, _ in self.model.named_parameters() if stages == "all" or layer[n] <= int(stages)}
+        held = []
+        for prefix, module in self.model.named_modules():
+            own = [f"{prefix}.{n}" if prefix else n for n, _ in module.named_parameters()]
+            if own and all(n in chosen for n in own):
+                held.append(module)
+        for n, p in self.model.named_parameters():
+            if n in chosen:
+                p.requires_grad_(False)
+        return held
+
+    def _freeze_unused(self, name: str) -> None:
+        """Freeze what gets no gradient: DistributedDataParallel would wait for it for ever."""
         mode = self.training
         self.eval()
         try:
@@ -210,9 +284,7 @@ class Backbone(nn.Module):
                 " ViT, DeiT, PVT, Swin or ResNet"
             ) from e
         self.train(mode)
-        names, parameters = zip(*((n, p) for n, p in self.model.named_parameters() if p.requires_grad))
-        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-        unused = [(n, p) for n, p, g in zip(names, parameters, gradients) if g is None]
-        for _, p in unused:
-            p.requires_grad_(False)
-        return [n for n, _ in unused]
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        for p, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True)):
+            if gradient is None:
+                p.requires_grad_(False)

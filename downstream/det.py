@@ -37,10 +37,16 @@ def find_data(cfg: DetConfig, run: Path) -> Data:
     """The set of `cfg`, checked; the embedded scenes are written into the run folder. Images without objects or below
     `MIN_SIDE` are not trained on."""
     found = readers.detection(cfg.data, run / "data", cfg.data_dir)
+    if cfg.config is None and not found.masks:
+        raise EvalkitError(
+            f"{found.name} has boxes alone, but Mask R-CNN needs masks; use config=faster-rcnn_r50_fpn_1x_coco or"
+            " another detector of boxes"
+        )
     return Data(
         name=found.name,
         classes=found.classes,
-        counts={"train": found.with_objects["train"], "val": found.count["val"]},
+        counts={"train": found.with_objects["train"], "val": found.count["val"], "all": found.count["train"]},
+        masks=found.masks,
         fingerprint=found.fingerprint["val"],
         train_fingerprint=found.fingerprint["train"],
         published=found.published,
@@ -62,11 +68,11 @@ def _part(found: DetData, split: str) -> dict[str, Any]:
 
 
 def steps_per_epoch(cfg: DetConfig, data: Data) -> int:
-    return math.ceil(data.counts["train"] / cfg.batch_size)
+    return math.ceil(data.counts["train"] / config.given(cfg.batch_size))
 
 
 def steps(cfg: DetConfig, data: Data) -> int:
-    return cfg.epochs * steps_per_epoch(cfg, data)
+    return config.given(cfg.epochs) * steps_per_epoch(cfg, data)
 
 
 def pyramid(source: Source) -> tuple[list[int], list[int], list[int]]:
@@ -99,11 +105,11 @@ def mm_config(cfg: DetConfig, source: Source, data: Data, run: Path) -> dict[str
     loader = {"num_workers": cfg.workers, "persistent_workers": False}
     optimizer = config.optimizer(cfg)
     if cfg.lr_batch is not None:
-        optimizer["optimizer"]["lr"] = cfg.lr * cfg.batch_size / cfg.lr_batch
+        optimizer["optimizer"]["lr"] = config.given(cfg.lr) * config.given(cfg.batch_size) / cfg.lr_batch
     return {
         "model": _model(cfg, source, len(data.classes)),
         "train_dataloader": {
-            "batch_size": cfg.batch_size // world_size(),
+            "batch_size": config.given(cfg.batch_size) // world_size(),
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": cfg.seed},
             # lying and upright images apart, so that little is padded
             "batch_sampler": {"type": "AspectRatioBatchSampler"},
@@ -126,7 +132,7 @@ def mm_config(cfg: DetConfig, source: Source, data: Data, run: Path) -> dict[str
             *config.warmup(cfg),
             {
                 "type": "MultiStepLR",
-                "milestones": [e * epoch for e in cfg.decay_epochs],
+                "milestones": [e * epoch for e in config.given(cfg.decay_epochs)],
                 "gamma": 0.1,
                 "begin": 0,
                 "end": total,
@@ -266,16 +272,21 @@ def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     scores = evaluate()
     rows: list[dict[str, Any]] = [{"class": name} for name in data.classes]
     metrics: dict[str, float] = {}
+    undefined: dict[str, str] = {}
     for kind in ("box", "mask"):
+        if f"det/{kind}" not in scores:
+            why = "the detector predicts boxes alone" if data.masks else f"{data.name} has boxes alone"
+            metrics |= {f"{kind}_ap{suffix}": float("nan") for suffix in ("", "50", "75")}
+            undefined |= {f"{kind}_ap{suffix}": why for suffix in ("", "50", "75")}
+            continue
         ap = np.asarray(scores[f"det/{kind}"])  # (classes, 3), NaN for a class without an object
         for suffix, column in zip(("", "50", "75"), ap.T):
             metrics[f"{kind}_ap{suffix}"] = mean_of_defined(column)
         for row, value in zip(rows, ap[:, 0]):
             row[f"{kind}_ap"] = float(value)
-    absent = int(np.isnan(ap[:, 0]).sum())
-    undefined = {
-        name: "no object of the validation images counts" for name, value in metrics.items() if np.isnan(value)
-    }
+    absent = int(np.isnan(scores["det/box"][:, 0]).sum())
+    for name in (name for name, value in metrics.items() if np.isnan(value)):
+        undefined.setdefault(name, "no object of the validation images counts")
     return Scores(
         metrics,
         rows,
@@ -296,12 +307,15 @@ def published(cfg: DetConfig, source: Source, data: Data) -> bool:
 
 
 def summary(outcome: Scores) -> str:
-    return ", ".join(f"{kind} AP {100 * outcome.metrics[f'{kind}_ap']:.1f} %" for kind in ("box", "mask"))
+    known = {kind: outcome.metrics[f"{kind}_ap"] for kind in ("box", "mask")}
+    return ", ".join(f"{kind} AP {100 * ap:.1f} %" for kind, ap in known.items() if kind == "box" or not np.isnan(ap))
 
 
 def recipe(overrides: list[str]) -> str:
     """The embedded scenes have one of their own; anything else is trained like COCO."""
     given = dict(text.split("=", 1) for text in overrides if "=" in text)
+    if "config" in given:
+        return "stock-det"
     return f"{scenes.NAME}-det" if given.get("data", scenes.NAME) == scenes.NAME else "coco"
 
 

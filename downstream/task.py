@@ -27,6 +27,7 @@ class Data:
     notes: list[str] = field(default_factory=list)
     demonstration: bool = False  # the embedded scenes
     train_fingerprint: str = ""  # of the training images and their truth
+    masks: bool = True  # whether objects have more than a box
 
 
 @dataclass(frozen=True)
