@@ -21,7 +21,16 @@ CONSTRUCTOR = "EvalkitOptimConstructor"
 
 @dataclass
 class Plan:
-    """What a run trains by and for how long."""
+    """What a run trains by and for how long.
+
+    Args:
+        config: For mmengine, without its `train_cfg`.
+        steps: Steps in all.
+        epoch_steps: Steps of an epoch, where parts of the config count epochs.
+        resolved: Keys that were left open, as they were settled.
+        notes: What a reader should know, one sentence each.
+        base: The config that the key `config` names, as a literal.
+    """
 
     config: dict[str, Any]  # for mmengine, without its `train_cfg`
     steps: int
@@ -35,7 +44,14 @@ class Plan:
 
 
 def set_data(config: dict[str, Any], cfg: TransferConfig, data: Data, scope: str) -> list[str]:
-    """Our images in both loaders, the config's own pipelines over them."""
+    """Our images in both loaders, the config's own pipelines over them.
+
+    Args:
+        config: An mm config, changed.
+        cfg: The keys.
+        data: The images.
+        scope: mmseg or mmdet.
+    """
     notes: list[str] = []
     train, test = config["train_dataloader"], config["test_dataloader"]
     wanted = innermost(train["dataset"])
@@ -117,7 +133,13 @@ def square_crop(config: dict[str, Any]) -> int | None:
 
 def batch_size(config: dict[str, Any], cfg: TransferConfig, name: str) -> tuple[int, int]:
     """(images per step, those that the config was made for): by `base_batch_size`, else by "4xb4" in its name, else its
-    loader's times the processes."""
+    loader's times the processes.
+
+    Args:
+        config: An mm config.
+        cfg: The keys.
+        name: The file of the config, without its suffix.
+    """
     own = config["train_dataloader"]["batch_size"]
     spelled = re.search(r"(\d+)xb(\d+)", name)
     base = (config.get("auto_scale_lr") or {}).get("base_batch_size")
@@ -127,7 +149,15 @@ def batch_size(config: dict[str, Any], cfg: TransferConfig, name: str) -> tuple[
 
 def schedule(config: dict[str, Any], images: int, batch: int, wanted: int | None, by_steps: bool) -> tuple[int, int]:
     """(steps, steps of an epoch) of a config; `wanted` steps (or epochs) instead of its own stretch its schedulers but
-    for the warm-up, in place."""
+    for the warm-up, in place.
+
+    Args:
+        config: An mm config, whose schedulers are changed.
+        images: How many are trained on.
+        batch: Images per step.
+        wanted: Steps, or epochs; None: its own.
+        by_steps: Whether `wanted` counts steps.
+    """
     epoch = math.ceil(images / batch)
     loop = config.get("train_cfg") or {}
     if loop.get("max_iters"):
@@ -167,7 +197,13 @@ def _count_steps(scheduler: dict[str, Any], epoch: int, own: int, steps: int) ->
 
 def apply_keys(config: dict[str, Any], cfg: TransferConfig, device: str) -> list[str]:
     """Rates, mixed precision, freezing, layer-wise decay and averaging by their keys; sentences for what is different
-    from a config that has its own."""
+    from a config that has its own.
+
+    Args:
+        config: An mm config, changed.
+        cfg: The keys.
+        device: Type of the device, cpu or cuda.
+    """
     notes: list[str] = []
     wrapper, backbone = config["optim_wrapper"], config["model"]["backbone"]
     optimizer = wrapper["optimizer"]

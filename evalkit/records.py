@@ -16,39 +16,47 @@ Record = dict[str, Any]
 SCHEMA = 2
 MAX_DEPTH, LARGEST = 16, 1e300
 
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "schema": int,
-    "task": str,  # train | eval | transfer | robustness
-    "protocol": str,  # its name
-    "version": (int, str),  # of the protocol; raised whenever a number can move
-    "model": str,
-    "method": (str, type(None)),
-    "label": str,  # how tables and figures name the run
-    "checkpoint_sha256": (str, type(None)),
-    "weights": str,  # raw | ema
+# field -> its type, and what it is
+_DESCRIBED: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "schema": (int, "of the record itself"),
+    "task": (str, "train, eval, transfer or robustness: which command measured"),
+    "protocol": (str, "name of the protocol"),
+    "version": ((int, str), "of the protocol; raised whenever a number can move"),
+    "model": (str, "architecture, by its timm or evalkit name"),
+    "method": ((str, type(None)), "mixup of the training; null: unknown"),
+    "label": (str, "how tables and figures name the run"),
+    "checkpoint_sha256": ((str, type(None)), "of the weights file; null: there is none"),
+    "weights": (str, "raw, as the optimizer left them, or ema, their moving average"),
     "recipe": (
-        str,
-        type(None),
-    ),  # whose settings the weights were trained by, but for seed and execution; null: unknown
-    "data": dict,  # name, fingerprint, split
-    "demonstration": bool,  # the data are an embedded set, which shows that a protocol works and is no benchmark
-    "n": int,  # samples behind the metrics
-    "metrics": dict,  # name -> fraction in [0, 1] (or the metric's own unit); null = not defined, see `undefined`
-    "undefined": dict,  # name -> why that metric is null
-    "standard_errors": dict,  # name -> standard error over samples
-    "intervals": dict,  # name -> [low, high], 95 % over samples
-    "seed": (int, type(None)),
-    "config": dict,
-    "idle_keys": list,  # of the config, those that say where, how fast or under which name: they move no number
-    "environment": dict,
-    "seconds": (int, float, type(None)),
-    "complete": bool,
-    "published": bool,  # the published data, whole, by the published settings: published values may stand beside it
-    "assumed": list,  # what the published settings leave open, and what is taken for it
-    "records": (str, type(None)),  # per-sample records, a file name relative to the folder of results.jsonl
-    "series": (list, type(None)),
-    "notes": list,
+        (str, type(None)),
+        "whose settings the weights were trained by, but for seed and execution; null: unknown",
+    ),
+    "data": (dict, "name, fingerprint and split of what was measured on"),
+    "demonstration": (bool, "the data are an embedded set, which shows that a protocol works and is no benchmark"),
+    "n": (int, "samples behind the metrics"),
+    "metrics": (
+        dict,
+        "name: fraction in [0, 1], or the metric's own unit; null: not defined, `undefined` says why",
+    ),
+    "undefined": (dict, "name: why that metric is null"),
+    "standard_errors": (dict, "name: standard error over samples"),
+    "intervals": (dict, "name: [low, high], 95 % over samples"),
+    "seed": ((int, type(None)), "of the training or of the protocol's draws; null: nothing is drawn"),
+    "config": (dict, "every key, as it was resolved"),
+    "idle_keys": (list, "of the config, those that say where, how fast or under which name: they move no number"),
+    "environment": (dict, "versions, device, threads, commit"),
+    "seconds": ((int, float, type(None)), "that it took; null: not timed"),
+    "complete": (bool, "all samples of the data were measured"),
+    "published": (
+        bool,
+        "the published data, whole, by the published settings: published values may stand beside it",
+    ),
+    "assumed": (list, "what the published settings leave open, and what is taken for it"),
+    "records": ((str, type(None)), "per-sample records, a file name relative to the folder of results.jsonl"),
+    "series": ((list, type(None)), "points of curves: mode, level and a metric each"),
+    "notes": (list, "whatever was resampled, skipped, replaced or defaulted, in sentences"),
 }
+_FIELDS = {name: kind for name, (kind, _) in _DESCRIBED.items()}
 DATA_KEYS = ("name", "fingerprint", "split")
 
 # Schema 1, of evalkit 0.1.0. What it did not record is None once it is read: nothing is guessed.
@@ -58,6 +66,17 @@ _IDLE_1 = ("label", "data_dir", "workers", "device", "threads", "keep", "checkpo
 _IDLE_1 += ("log_steps",)
 _IDLE_1_EVALUATION = ("data", "id_data", "val_labels", "out", "model", "model_args", "weights")
 _IDLE_1_EVALUATION += ("batch_size", "forward_batch", "on_error", "allow_partial")
+
+
+def fields() -> list[tuple[str, str, str]]:
+    """(name, type in JSON's words, meaning) of every field of a record."""
+    words = {int: "integer", float: "number", str: "text", bool: "true or false", dict: "object", list: "list"}
+    words |= {type(None): "null"}
+    found = []
+    for name, (kind, meaning) in _DESCRIBED.items():
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        found.append((name, " or ".join(words[k] for k in kinds), meaning))
+    return found
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,14 @@ from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 
 def prepare(name: str, loaded: Loaded, cfg: FGSMConfig, device: torch.device) -> Plan:
-    """Open the clean images. Raises EvalkitError for data that are missing, partial or of other classes."""
+    """Open the clean images. Raises EvalkitError for data that are missing, partial or of other classes.
+
+    Args:
+        name: fgsm or pgd, as records name the protocol.
+        loaded: The model with its classes and preprocessing.
+        cfg: Where the images lie, how many are measured, and the strengths.
+        device: Where the passes will run.
+    """
     opened = layouts.open_set(
         "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels
     )
@@ -54,14 +61,28 @@ def collect_fgsm(
     loaded: Loaded, plan: Plan, cfg: FGSMConfig, device: torch.device
 ) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records: ids and labels (N,) as the model's outputs, predictions (N, 1 + E) for the clean and the attacked
-    images, eps (1 + E,) in 1/255."""
+    images, eps (1 + E,) in 1/255.
+
+    Args:
+        loaded: The model, its network in evaluation mode on `device`.
+        plan: What `prepare` made.
+        cfg: The strengths, and how images are read.
+        device: Where the passes run.
+    """
     return _collect(loaded, plan, cfg, device, lambda gradient, x, eps, start: attacks.fgsm(gradient, x, eps))
 
 
 def collect_pgd(
     loaded: Loaded, plan: Plan, cfg: PGDConfig, device: torch.device
 ) -> tuple[Arrays, list[tuple[str, str]]]:
-    """Records as those of `collect_fgsm`."""
+    """Records as those of `collect_fgsm`.
+
+    Args:
+        loaded: The model, its network in evaluation mode on `device`.
+        plan: What `prepare` made.
+        cfg: Strengths, steps, step size and seed, and how images are read.
+        device: Where the passes run.
+    """
 
     def make(gradient: attacks.Gradient, x: Tensor, eps: float, start: Tensor) -> Tensor:
         return attacks.pgd(
@@ -88,7 +109,12 @@ def _collect(
 
 
 def evaluate(name: str, arrays: Arrays) -> Outcome:
-    """clean_top1 and top1_eps_<eps> with standard errors over the images; the same as series."""
+    """clean_top1 and top1_eps_<eps> with standard errors over the images; the same as series.
+
+    Args:
+        name: fgsm or pgd, as records name the protocol.
+        arrays: The records of `collect_fgsm` or `collect_pgd`, in any order.
+    """
     arrays = by_id(arrays)
     correct = arrays["predictions"] == arrays["labels"][:, None]
     names = ["clean_top1", *(f"top1_eps_{eps:g}" for eps in arrays["eps"][1:])]

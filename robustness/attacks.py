@@ -24,15 +24,29 @@ Gradient = Callable[[Tensor], Tensor]  # images (B, 3, S, S) in [0, 1] -> gradie
 
 def fgsm(gradient: Gradient, x: Tensor, eps: float) -> Tensor:
     """clip_[0,1](x + eps sign(gradient(x))) of images `x` (B, 3, S, S) in [0, 1]. Source: arXiv 1412.6572, section
-    4."""
+    4.
+
+    Args:
+        gradient: The gradient of the loss by pixel values, (B, 3, S, S) -> (B, 3, S, S).
+        x: Images (B, 3, S, S) in [0, 1].
+        eps: The largest change of a pixel value, on the scale of [0, 1].
+    """
     return (x + eps * gradient(x).sign()).clamp(0, 1)
 
 
 def pgd(gradient: Gradient, x: Tensor, eps: float, *, alpha: float, steps: int, start: Tensor) -> Tensor:
     """`steps` times x' <- clip_[0,1](clip_[x-eps, x+eps](x' + alpha sign(gradient(x')))) from x' = clip_[0,1](x + eps
-    start), `start` within [-1, 1].
+    start).
 
-    Images `x` (B, 3, S, S) in [0, 1]; the ball stays centred at x. Source: arXiv 1706.06083, equation 2.
+    The ball stays centred at x. Source: arXiv 1706.06083, equation 2.
+
+    Args:
+        gradient: The gradient of the loss by pixel values, (B, 3, S, S) -> (B, 3, S, S).
+        x: Images (B, 3, S, S) in [0, 1].
+        eps: The largest change of a pixel value, on the scale of [0, 1].
+        alpha: The change of a pixel value in one step, on the same scale.
+        steps: How many steps are taken.
+        start: Where the attack starts within the ball, (B, 3, S, S) in [-1, 1]; 0 is the image itself.
     """
     attacked = (x + eps * start).clamp(0, 1)
     for _ in range(steps):
@@ -42,13 +56,24 @@ def pgd(gradient: Gradient, x: Tensor, eps: float, *, alpha: float, steps: int, 
 
 
 def random_start(seed: int, sample: str, shape: Sequence[int]) -> np.ndarray:
-    """Uniform in [-1, 1], float32, of `shape`: depends on seed and sample id alone."""
+    """Uniform in [-1, 1], float32, of `shape`: depends on seed and sample id alone.
+
+    Args:
+        seed: The seed of the attack.
+        sample: Id of the image, its POSIX path below the data folder.
+        shape: Shape of one image, (3, S, S).
+    """
     return derive_rng(seed, "pgd", sample).uniform(-1, 1, size=tuple(shape)).astype(np.float32)
 
 
 def loss_gradient(network: Callable[[Tensor], Any], normalise: Callable[[Tensor], Tensor], y: Tensor) -> Gradient:
     """The gradient, by pixel values, of the cross entropy of `network` with the labels `y` (B,); a sum over the images,
     so that they do not mix.
+
+    Args:
+        network: Normalised images (B, 3, S, S) to logits (B, K), in evaluation mode.
+        normalise: Pixels in [0, 1] to what `network` expects.
+        y: Labels (B,) as the network's outputs.
 
     Raises EvalkitError if the network cannot be differentiated.
     """
@@ -68,11 +93,18 @@ def loss_gradient(network: Callable[[Tensor], Any], normalise: Callable[[Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Attacked:
-    """Predictions for clean and attacked images, in the order of the data set."""
+    """Predictions for clean and attacked images, in the order of the data set.
+
+    Args:
+        ids: Of the N images.
+        positions: (N,) in the data set.
+        predictions: (N, 1 + E) int32: clean, then each eps.
+        bad: (id, reason) of images that could not be read.
+    """
 
     ids: list[str]
-    positions: np.ndarray  # (N,) in the data set
-    predictions: np.ndarray  # (N, 1 + E) int32: clean, then each eps
+    positions: np.ndarray
+    predictions: np.ndarray
     bad: list[tuple[str, str]]
 
 
@@ -100,8 +132,16 @@ def attack_all(
     run: Pass,
     rows: Sequence[int] | np.ndarray | None = None,
 ) -> Attacked:
-    """Predictions of `network` (as in `evalkit.inference.predict`) for `images`, clean and attacked with every
-    strength; `labels`: (len(images),) as the network's outputs.
+    """Predictions of a network for images, clean and attacked with every strength.
+
+    Args:
+        network: As in `evalkit.inference.predict`.
+        images: The data set.
+        labels: Label of every image of the data set as an output of the network, (len(images),).
+        transform: From a PIL image to pixels (3, S, S) float32 in [0, 1].
+        attack: From gradient, images and their ids to the attacked images, one batch for each strength.
+        run: Batch sizes, workers and device of the pass.
+        rows: Positions of the images that are measured; None: all.
 
     Raises ValueError for a network in training mode, EvalkitError for outputs that are not finite.
     """

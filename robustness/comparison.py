@@ -34,25 +34,42 @@ Record = dict[str, Any]
 @dataclass(frozen=True)
 class Difference:
     """One metric of two models. `mcnemar`: images that only A and only B get right, and the two-sided p; None where it
-    is no share of images."""
+    is no share of images.
+
+    Args:
+        metric: Name of the metric in records.
+        a: Its value for A, in the metric's own unit.
+        b: The same for B.
+        difference: The value of A less that of B.
+        standard_error: Of the difference, over images that both saw.
+        interval: Of the difference, 95 %: (low, high).
+        mcnemar: Images that only A and only B get right, and the two-sided p; None where the metric is no share of
+            images.
+        better: The side whose advantage the interval confirms, "a" or "b"; None where it does not.
+    """
 
     metric: str
     a: float
     b: float
-    difference: float  # a - b
+    difference: float
     standard_error: float
-    interval: tuple[float, float]  # 95 %
+    interval: tuple[float, float]
     mcnemar: tuple[int, int, float] | None
-    better: str | None  # "a", "b", or None where neither is shown to be
+    better: str | None
 
 
 def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | None = None) -> int:
-    """Print how the runs `a` and `b` differ in every metric of every robustness protocol that both have (or of
-    `protocols`); 0.
+    """Print how two runs differ in every metric of every robustness protocol that both have; 0.
 
-    `a`, `b`: a folder of results of one model, or FOLDER:NAME with a model's label or the start of its checkpoint's
-    sha256. `out`: folder for compare.json. Raises EvalkitError where the runs are not of the same protocol version,
-    data, settings and images, or their records are gone.
+    Args:
+        a: A folder of results of one model, or FOLDER:NAME with a model's label or the start of its checkpoint's
+            sha256.
+        b: The other run, named the same way.
+        protocols: Names of the protocols that are compared; empty: all that both have.
+        out: Folder for compare.json and the figures; None: only print.
+
+    Raises EvalkitError where the runs are not of the same protocol version, data, settings and images, or their records
+    are gone.
     """
     sides = [_runs(spec, protocols) for spec in (a, b)]
     shared = [
@@ -83,8 +100,14 @@ def paired(
     b: tuple[np.ndarray, Outcome],
     names: tuple[str, str] = ("A", "B"),
 ) -> list[Difference]:
-    """Every metric of `protocol` with a better side that both define, from (ids in order, outcome) of each. Raises
-    EvalkitError for different images."""
+    """Every metric of a protocol with a better side that both models define. Raises EvalkitError for different images.
+
+    Args:
+        protocol: Its description, which says which side of a metric is better.
+        a: (ids in order, outcome) of the first model.
+        b: The same of the second.
+        names: How errors name the two.
+    """
     (ids, first), (other, second) = a, b
     if ids.shape != other.shape or (ids != other).any():
         odd = sorted(set(ids.tolist()) ^ set(other.tolist()))
@@ -130,8 +153,11 @@ def _difference(
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
-    """(images only `a` gets right, only `b`, exact two-sided p) of two models' correctness (N,) bool; p = 1 where they
-    never differ.
+    """(images only `a` gets right, only `b`, exact two-sided p) of two models; p = 1 where they never differ.
+
+    Args:
+        a: Whether the first model is right, (N,) bool.
+        b: Whether the second one is, for the same images.
 
     >>> only_a, only_b, p = mcnemar(np.array([1] * 9 + [0] * 1, bool), np.array([0] * 8 + [1] * 2, bool))
     >>> only_a, only_b, round(p, 4)

@@ -22,7 +22,13 @@ from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 def prepare(loaded: Loaded, cfg: ProtocolConfig, device: torch.device) -> Plan:
     """Open the images and find the model's classes among them. Raises EvalkitError for data that are missing, partial
-    or of other classes."""
+    or of other classes.
+
+    Args:
+        loaded: The model with its classes and preprocessing.
+        cfg: Where the images lie and how many are measured.
+        device: Where the passes will run.
+    """
     return plan_for(
         "imagenet-a",
         loaded,
@@ -32,8 +38,16 @@ def prepare(loaded: Loaded, cfg: ProtocolConfig, device: torch.device) -> Plan:
 
 
 def plan_for(name: str, loaded: Loaded, cfg: ProtocolConfig, opened: layouts.Opened, own: bool = False) -> Plan:
-    """The plan of the protocol `name`, which classifies the images of `opened` among its classes; with `own` a
-    checkpoint of a run sees them as the run validated itself, unless told otherwise."""
+    """The plan of a protocol that classifies images among the classes of their set.
+
+    Args:
+        name: The protocol, as records name it.
+        loaded: The model with its classes and preprocessing.
+        cfg: How images are prepared and how many are measured.
+        opened: The checked data set.
+        own: Whether a checkpoint of a run sees the images as the run validated itself, unless the configuration says
+            otherwise.
+    """
     restrict = layouts.class_indices(loaded, opened.classes)
     transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess, own)
     notes = [layouts.check_line(opened, loaded)]
@@ -66,7 +80,14 @@ def collect(
     (K',).
 
     With on_error="wrong" the unreadable images are rows too, at the end: logits of 0, which rank last, and `readable`
-    (N,) bool tells them."""
+    (N,) bool tells them.
+
+    Args:
+        loaded: The model, its network in evaluation mode on `device`.
+        plan: What `plan_for` made.
+        cfg: How images are read, and what becomes of unreadable ones.
+        device: Where the passes run.
+    """
     images, policy = plan.sets["data"], "fail" if cfg.on_error == "fail" else "skip"
     run, parts = Pass.of(cfg, device, plan.extra["what"]), plan.parts("data")
     got = predict(loaded.network, images, plan.transform, run, rows=plan.rows["data"], on_error=policy, parts=parts)

@@ -47,7 +47,13 @@ SIDE = 224
 
 def prepare(loaded: Loaded, cfg: ImageNetCConfig, device: torch.device) -> Plan:
     """Open every corruption at every severity. Raises EvalkitError for data that are missing, partial or of other
-    classes, and for another input size."""
+    classes, and for another input size.
+
+    Args:
+        loaded: The model with its classes and preprocessing.
+        cfg: Where the images lie, which corruptions and severities are measured.
+        device: Where the passes will run.
+    """
     root = layouts.class_root(_existing(layouts.choose("imagenet-c", cfg.data, loaded)), "imagenet-c")
     layouts.check_known(loaded)
     sets, problems, notes = _cells(root, loaded, cfg)
@@ -147,7 +153,14 @@ def collect(
     loaded: Loaded, plan: Plan, cfg: ImageNetCConfig, device: torch.device
 ) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records: ids and labels (N,) as the model's outputs, predictions (N, C) int16 with -1 where the image is missing,
-    corruption and severity (C,)."""
+    corruption and severity (C,).
+
+    Args:
+        loaded: The model, its network in evaluation mode on `device`.
+        plan: What `prepare` made.
+        cfg: How images are read.
+        device: Where the passes run.
+    """
     labels = {images.ids[i]: int(images.labels[i]) for cell, images in plan.sets.items() for i in plan.rows[cell]}
     row = {sample: i for i, sample in enumerate(sorted(labels))}
     predictions, bad = np.full((len(row), len(plan.sets)), -1, np.int16), []

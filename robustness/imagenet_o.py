@@ -27,7 +27,13 @@ EXTRA = ("aupr", "auroc", "fpr95_hendrycks")  # of the scores that are not the p
 
 def prepare(loaded: Loaded, cfg: ImageNetOConfig, device: torch.device) -> Plan:
     """Open both sides and the classes they share. Raises EvalkitError for data that are missing, partial or of other
-    classes."""
+    classes.
+
+    Args:
+        loaded: The model with its classes and preprocessing.
+        cfg: Where the images of both sides lie and how many are measured.
+        device: Where the passes will run.
+    """
     ood = layouts.open_set("imagenet-o", layouts.choose("imagenet-o", cfg.data, loaded), loaded, cfg.allow_partial)
     ind = layouts.open_set(
         "val",
@@ -84,7 +90,14 @@ def collect(
     loaded: Loaded, plan: Plan, cfg: ImageNetOConfig, device: torch.device
 ) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records of both sides: ids (N,) as role/path, ood (N,) bool, logits (N, K) float32 of all classes, restrict
-    (K',)."""
+    (K',).
+
+    Args:
+        loaded: The model, its network in evaluation mode on `device`.
+        plan: What `prepare` made.
+        cfg: How images are read.
+        device: Where the passes run.
+    """
     got = {}
     for role, images in plan.sets.items():
         got[role] = predict(

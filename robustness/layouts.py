@@ -24,19 +24,35 @@ PUBLISHED_SIDE = 224
 
 @dataclass(frozen=True)
 class Opened:
-    """A data set and how it compares with the published one."""
+    """A data set and how it compares with the published one.
+
+    Args:
+        images: The images, with the names of their classes.
+        classes: The classes of the protocol, in order.
+        matched: Those of them that have a folder.
+        complete: Whether no image of the set is missing.
+        published: Whether it is the published set, whole.
+        notes: What a reader of the numbers should know, one sentence each.
+    """
 
     images: Images
-    classes: list[str]  # the classes of the protocol, in order
-    matched: list[str]  # those of them that have a folder
+    classes: list[str]
+    matched: list[str]
     complete: bool
-    published: bool  # the published set, not a stand-in or a folder of the user's own classes
+    published: bool
     notes: list[str]
 
 
 def choose(kind: str, given: str | None, loaded: Loaded, option: str = "--data") -> str:
     """The data of a set: what was given, else the embedded stand-in for a checkpoint trained on digits-photo. Raises
-    EvalkitError, which names the `option` that gives them, otherwise."""
+    EvalkitError, which names the `option` that gives them, otherwise.
+
+    Args:
+        kind: The data set, a name in SETS.
+        given: The folder or embedded set that the user named; None: nothing.
+        loaded: The model; one that was trained on digits-photo has a stand-in.
+        option: The option that gives the data, for the error.
+    """
     if given is not None:
         return given
     wanted = SETS[kind]
@@ -58,13 +74,20 @@ def open_set(
     only: Sequence[str] | None = None,
     labels: str | None = None,
 ) -> Opened:
-    """Open `spec`, an embedded set or a folder of class folders, as one of SETS (but imagenet-c); of it only the
-    classes `only`, if given.
+    """Open an embedded set or a folder of class folders as one of SETS (but imagenet-c).
 
     For a model of the ImageNet classes the folder must be the published set: only its classes, none missing or empty,
-    the published counts; otherwise its class folders must be some of the model's classes. The images of "val" may also
-    lie there without class folders, their classes told by the file `labels` (see `evalkit.data.val_labels`). Raises
-    EvalkitError naming what is not so; `allow_partial` accepts missing folders and images.
+    the published counts; otherwise its class folders must be some of the model's classes. Raises EvalkitError naming
+    what is not so.
+
+    Args:
+        kind: The data set, a name in SETS.
+        spec: A folder, or the name of an embedded set.
+        loaded: The model, whose classes the folders must be.
+        allow_partial: Whether missing folders and images are accepted.
+        only: The classes that are read; None: all.
+        labels: A file that tells the classes of images of "val" that lie there without class folders, see
+            `evalkit.data.val_labels`.
     """
     own = check_known(loaded)
     if not Path(spec).is_dir():
@@ -157,7 +180,12 @@ def _load(name: str, size: int | None) -> Images:
 
 def class_root(folder: Path, kind: str) -> Path:
     """`folder`, or the one inside it that the archive of `kind` unpacks to. Raises EvalkitError where there are
-    several."""
+    several.
+
+    Args:
+        folder: What the user named.
+        kind: The data set, a name in SETS.
+    """
     inside = [folder / name for name in SETS[kind].unpacked or (kind,) if (folder / name).is_dir()]
     if not inside or any(WNID.fullmatch(p.name) for p in folder.iterdir()):
         return folder
@@ -169,7 +197,13 @@ def class_root(folder: Path, kind: str) -> Path:
 
 
 def find_problems(kind: str, classes: Sequence[str], count: dict[str, int]) -> list[str]:
-    """What differs from the published set, one clause each; `count`: images of each class."""
+    """What differs from the published set, one clause each; `count`: images of each class.
+
+    Args:
+        kind: The data set, a name in SETS.
+        classes: The class folders that are there.
+        count: Class -> number of its images.
+    """
     problems = []
     gone = [c for c in classes if count[c] == 0]
     if gone:
@@ -188,7 +222,12 @@ def find_problems(kind: str, classes: Sequence[str], count: dict[str, int]) -> l
 
 
 def check_line(opened: Opened, loaded: Loaded) -> str:
-    """What a person should see before trusting a number: folders found, classes compared."""
+    """What a person should see before trusting a number: folders found, classes compared.
+
+    Args:
+        opened: The checked data set.
+        loaded: The model that it is measured with.
+    """
     return (
         f"{len(opened.matched)} of {len(opened.classes)} class folders matched by name, of {loaded.network.num_classes}"
         " classes of the model"
@@ -197,7 +236,12 @@ def check_line(opened: Opened, loaded: Loaded) -> str:
 
 def class_indices(loaded: Loaded, classes: Sequence[str]) -> np.ndarray:
     """Position of each of `classes` among the model's outputs, (K',) int64, by name. Raises EvalkitError for a class
-    the model does not have."""
+    the model does not have.
+
+    Args:
+        loaded: The model with the names of its outputs.
+        classes: Names of classes, (K',).
+    """
     position = {name: i for i, name in enumerate(loaded.classes or [])}
     missing = [c for c in classes if c not in position]
     if missing:
@@ -209,22 +253,39 @@ def class_indices(loaded: Loaded, classes: Sequence[str]) -> np.ndarray:
 
 
 def labels_in(images: Images, classes: Sequence[str]) -> np.ndarray:
-    """Label of every image as an index into `classes`, (N,) int64, by name; -1 where it is none of them."""
+    """Label of every image as an index into `classes`, (N,) int64, by name; -1 where it is none of them.
+
+    Args:
+        images: The images, with the names of their classes.
+        classes: Names of the classes among which they are classified.
+    """
     position = {name: i for i, name in enumerate(classes)}
     table = np.array([position.get(name, -1) for name in images.classes] + [-1], dtype=np.int64)
     return table[images.labels]
 
 
 def spread(n: int, limit: int | None) -> np.ndarray:
-    """All of 0..n-1, or `limit` of them evenly spaced."""
+    """All of 0..n-1, or `limit` of them evenly spaced.
+
+    Args:
+        n: How many there are.
+        limit: How many are kept; None: all.
+    """
     return np.arange(n) if limit is None or limit >= n else np.arange(limit) * n // limit
 
 
 def pipeline(
     loaded: Loaded, images: Images, mode: str | None, own: bool = False
 ) -> tuple[EvalTransform | TimmTransform, dict[str, Any]]:
-    """The preprocessing and how it is named in a record; `own`: unless told otherwise, a checkpoint of a run sees the
-    images as the run validated itself. Raises EvalkitError for a model with another than square input."""
+    """The preprocessing and how it is named in a record. Raises EvalkitError for a model with another than square
+    input.
+
+    Args:
+        loaded: The model, with the preprocessing of its pre-training and of its run.
+        images: The images; an embedded set is used as it is.
+        mode: The preprocessing that the user asked for; None: the protocol's.
+        own: Whether a checkpoint of a run sees the images as the run validated itself, unless `mode` says otherwise.
+    """
     height, width = loaded.network.input_size
     if height != width:
         raise EvalkitError(

@@ -15,6 +15,12 @@ def random_ranks(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> n
     The order sorts the first raw words of a counter-based generator whose stream is fixed for all time, keyed by (seed,
     repeat) and the path alone.
 
+    Args:
+        sample: Id of the image, its POSIX path below the data folder.
+        patches: How many patches the image has.
+        seed: The seed of the masks, 0 to 2^64-1.
+        repeat: Which of the repeated masks of the image, from 0.
+
     >>> random_ranks("n01440764/ILSVRC2012_val_00000293.JPEG", 196)[:10].tolist()
     [29, 50, 89, 152, 163, 140, 119, 104, 19, 36]
     """
@@ -22,8 +28,15 @@ def random_ranks(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> n
 
 
 def shuffled_order(sample: str, patches: int, seed: int = 0, repeat: int = 0) -> np.ndarray:
-    """Which patch of image `sample` stands at each place once its patches are shuffled, (patches,) int64; draws of its
-    own, keyed as `random_ranks`."""
+    """Which patch stands at each place of an image once its patches are shuffled, (patches,) int64; draws of its own,
+    keyed as `random_ranks`.
+
+    Args:
+        sample: Id of the image.
+        patches: How many patches the image has.
+        seed: The seed of the orders.
+        repeat: Which of the repeated orders of the image, from 0.
+    """
     return np.argsort(_words(sample, patches, seed, repeat, stream=1), kind="stable")
 
 
@@ -46,6 +59,10 @@ def path_hash(sample: str) -> int:
 def dropped_count(level: float, patches: int) -> int:
     """floor(level * patches), safe against the rounding of decimal levels.
 
+    Args:
+        level: The share that is dropped, 0 to 1.
+        patches: How many patches there are.
+
     >>> [dropped_count(i / 10, 196) for i in range(10)]
     [0, 19, 39, 58, 78, 98, 117, 137, 156, 176]
     """
@@ -53,8 +70,11 @@ def dropped_count(level: float, patches: int) -> int:
 
 
 def salient_masks(saliency: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """(B, L, N) bool from `saliency` (B, N): the patches whose ascending cumulative share of mass exceeds 1 - level;
-    ties by patch index.
+    """(B, L, N) bool: the patches whose ascending cumulative share of mass exceeds 1 - level; ties by patch index.
+
+    Args:
+        saliency: Mass of each patch, (B, N), not negative.
+        levels: The L shares of the mass that are dropped.
 
     >>> salient_masks(np.array([[.05, .40, .25, .10, .20]]), [.3, .5])[0].astype(int).tolist()
     [[0, 1, 0, 0, 0], [0, 1, 1, 0, 0]]
@@ -64,8 +84,11 @@ def salient_masks(saliency: np.ndarray, levels: Sequence[float]) -> np.ndarray:
 
 
 def nonsalient_masks(saliency: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """(B, L, N) bool from `saliency` (B, N): the complement of the salient set of 1 - level, at most `level` of the
-    mass.
+    """(B, L, N) bool: the complement of the salient set of 1 - level, at most `level` of the mass.
+
+    Args:
+        saliency: Mass of each patch, (B, N), not negative.
+        levels: The L shares of the mass that are dropped.
 
     >>> nonsalient_masks(np.array([[.05, .40, .25, .10, .20]]), [.5, .7])[0].astype(int).tolist()
     [[1, 0, 0, 1, 1], [1, 0, 1, 1, 1]]
@@ -95,7 +118,13 @@ def _to_patches(sorted_masks: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def resample(masks: np.ndarray, grid: tuple[int, int], cells: int) -> np.ndarray:
-    """Masks (..., g_h * g_w) of a `grid` as (..., cells * cells), each cell taking the patch it starts in."""
+    """Masks of one grid on a finer or coarser square one, (..., cells * cells): each cell takes the patch it starts in.
+
+    Args:
+        masks: (..., g_h * g_w), rows of patches one after another.
+        grid: (g_h, g_w), patches down and across.
+        cells: Cells per side of the result.
+    """
     if grid == (cells, cells):
         return masks
     rows, cols = (np.arange(cells) * g // cells for g in grid)
@@ -103,8 +132,12 @@ def resample(masks: np.ndarray, grid: tuple[int, int], cells: int) -> np.ndarray
 
 
 def shifted(masks: np.ndarray, side: int, offset: int) -> np.ndarray:
-    """Masks of single pixels (..., side * side) moved `offset` pixels right and down; nothing is dropped in the first
-    rows and columns.
+    """Masks of single pixels moved right and down; nothing is dropped in the first rows and columns.
+
+    Args:
+        masks: (..., side * side), True where a pixel is dropped.
+        side: Pixels per side of the image.
+        offset: By how many pixels they move.
 
     >>> shifted(np.ones((1, 9), bool), 3, 1).astype(int).tolist()
     [[0, 0, 0, 0, 1, 1, 0, 1, 1]]
@@ -119,14 +152,29 @@ def shifted(masks: np.ndarray, side: int, offset: int) -> np.ndarray:
 
 
 class Setting(NamedTuple):
-    mode: str  # clean | random | salient | nonsalient | shuffle
-    level: float  # share dropped; of shuffle, patches per side
+    """One column of the records: what is dropped from an image.
+
+    Args:
+        mode: clean | random | salient | nonsalient | shuffle.
+        level: Share dropped; of shuffle, patches per side.
+        repeat: Which of the repeated draws, from 0; 0 where nothing is drawn.
+    """
+
+    mode: str
+    level: float
     repeat: int
 
 
 def settings(modes: Sequence[str], levels: Sequence[float], repeats: int, shuffle: Sequence[int] = ()) -> list[Setting]:
     """The clean image, every mode at every level above 0, and every grid of `shuffle`; what is drawn at random
-    `repeats` times."""
+    `repeats` times.
+
+    Args:
+        modes: Of random, salient and nonsalient, those that are measured.
+        levels: Shares that are dropped; 0 is left out, the clean image is always there.
+        repeats: How often what is drawn at random is drawn.
+        shuffle: Patches per side of the grids whose patches are shuffled.
+    """
     out = [Setting("clean", 0.0, 0)]
     for mode in modes:
         out += [
@@ -147,9 +195,18 @@ def image_masks(
     seed: int,
     offset: int = 0,
 ) -> np.ndarray:
-    """(B, C, cells * cells) bool masks of the images `ids` under every setting.
+    """(B, C, cells * cells) bool masks of images under every setting. cells is `grid`, or `side` (single pixels) for a
+    saliency on another grid or an `offset`. Shuffling drops nothing.
 
-    cells is `grid`, or `side` (single pixels) for a saliency on another grid or an `offset`. Shuffling drops nothing.
+    Args:
+        ids: Ids of the B images.
+        saliency: ((B, g_h * g_w), (g_h, g_w)): mass of each patch and the grid it lies on; None: no setting asks for
+            it.
+        columns: The C settings.
+        grid: Patches per side that are dropped.
+        side: Pixels per side of the images.
+        seed: The seed of what is drawn at random.
+        offset: Pixels by which the dropped patches are moved right and down.
     """
     cells = grid if (saliency is None or saliency[1] == (grid, grid)) and not offset else side
     out = np.zeros((len(ids), len(columns), cells * cells), dtype=bool)

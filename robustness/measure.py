@@ -33,14 +33,20 @@ class Refused(EvalkitError):
 
 
 def run(protocol: str, specs: Sequence[str | models.Loaded], cfg: ProtocolConfig) -> int:
-    """Evaluate every model of `specs` and append to `cfg.out`/results.jsonl.
+    """Evaluate models and append to `cfg.out`/results.jsonl. Returns 0, or 2 if images could not be read or data were
+    partial.
 
-    A model is anything `evalkit.models.load` takes, or what it or `evalkit.models.wrap` returns.
     Per-sample records go to `cfg.out`/records and are used again when model, data, settings and protocol version are
     the same; a pass over images that was killed goes on where it was saved last, a few seconds before (attacks start
-    again). Returns 0, or 2 if images could not be read or data were partial. Started by torchrun, the processes share
-    the images. Raises Refused for anything wrong before the pass, in every process; another EvalkitError may be of one
-    process alone, which must then end, so that torchrun ends those that wait for it.
+    again). Started by torchrun, the processes share the images.
+
+    Args:
+        protocol: Name of the protocol.
+        specs: The models: anything `evalkit.models.load` takes, or what it or `evalkit.models.wrap` returns.
+        cfg: The keys of the protocol.
+
+    Raises Refused for anything wrong before the pass, in every process; another EvalkitError may be of one process
+    alone, which must then end, so that torchrun ends those that wait for it.
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)

@@ -37,7 +37,13 @@ EMBEDDED_GRID = 8  # on embedded sets, for models without patches or with fewer 
 
 def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
     """Open the images and settle grid and saliency. Raises EvalkitError for data that are missing, partial or of other
-    classes, and for a wrong grid."""
+    classes, and for a wrong grid.
+
+    Args:
+        loaded: The model with its classes and preprocessing.
+        cfg: Where the images and saliency come from, what is dropped and how.
+        device: Where the passes will run, those of a saliency model too.
+    """
     opened = layouts.open_set(
         "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels
     )
@@ -94,7 +100,14 @@ def collect(
     loaded: Loaded, plan: Plan, cfg: OcclusionConfig, device: torch.device
 ) -> tuple[Arrays, list[tuple[str, str]]]:
     """Records: ids and labels (N,) as the model's outputs, predictions (N, C) and dropped pixel shares (N, C), and
-    mode, level, repeat (C,) of each column."""
+    mode, level, repeat (C,) of each column.
+
+    Args:
+        loaded: The model, its network in evaluation mode on `device`.
+        plan: What `prepare` made.
+        cfg: How images are read and how many rows a forward pass has.
+        device: Where the passes run.
+    """
     images = plan.sets["data"]
     columns = settings(cfg.modes, cfg.levels, cfg.repeats, cfg.shuffle)
     saliency, cache = plan.extra["saliency"], _cache(plan, cfg)

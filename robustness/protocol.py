@@ -20,35 +20,58 @@ PER_SAMPLE = ("ids", "labels", "ood", "logits", "predictions", "dropped", "reada
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked measurement of one model: what will be read, and everything its numbers depend on."""
+    """A checked measurement of one model: what will be read, and everything its numbers depend on.
 
-    sets: dict[str, Images]  # role -> images
-    rows: dict[str, np.ndarray]  # role -> positions evaluated
+    Args:
+        sets: Role -> images.
+        rows: Role -> positions evaluated.
+        transform: From a PIL image to pixels (3, S, S) float32 in [0, 1].
+        settings: JSON values that, with protocol, version, model and data, fix every number.
+        resolved: The keys of the configuration that were left open, as they were settled.
+        complete: All of the data set is there.
+        published: The published settings on the published data.
+        notes: What a reader of the numbers should know, one sentence each.
+        extra: What the protocol itself prepared.
+        parts: Where the pass over the images of a role is saved while it runs.
+    """
+
+    sets: dict[str, Images]
+    rows: dict[str, np.ndarray]
     transform: Callable[..., Tensor]
-    settings: dict[str, Any]  # JSON values that, with protocol, version, model and data, fix every number
-    resolved: dict[str, Any]  # the keys of the configuration that were left open, as they were settled
-    complete: bool  # all of the data set is there
-    published: bool  # the published settings on the published data
+    settings: dict[str, Any]
+    resolved: dict[str, Any]
+    complete: bool
+    published: bool
     notes: list[str]
-    extra: dict[str, Any] = field(default_factory=dict)  # what the protocol itself prepared
-    # where the pass over the images of a role is saved while it runs
+    extra: dict[str, Any] = field(default_factory=dict)
     parts: Callable[[str], Parts | None] = lambda role: None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The numbers of one measurement, a function of the per-sample records alone."""
+    """The numbers of one measurement, a function of the per-sample records alone.
+
+    Args:
+        n: Samples behind the metrics.
+        metrics: Metric -> value, a fraction or in its own unit; NaN where it is not defined.
+        standard_errors: Metric -> standard error over samples.
+        undefined: Metric that is NaN -> why.
+        series: Rows of what figures draw, such as accuracy by level; None: the protocol has none.
+        data: Counts that belong beside the data's name in the record.
+        intervals: Metric -> 95 % interval (low, high).
+        statistics: Behind the metrics, of the samples in the order of their ids: what two models are compared by.
+        strata: (N,) bool: the two sides that are resampled each by itself.
+    """
 
     n: int
     metrics: dict[str, float]
     standard_errors: dict[str, float]
-    undefined: dict[str, str] = field(default_factory=dict)  # metric that is NaN -> why
+    undefined: dict[str, str] = field(default_factory=dict)
     series: list[dict[str, Any]] | None = None
-    data: dict[str, Any] = field(default_factory=dict)  # counts that belong beside the data's name in the record
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95 %
-    # behind the metrics, of the samples in the order of their ids: what two models are compared by
+    data: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     statistics: Sequence[bootstrap.Statistic] = ()
-    strata: np.ndarray | None = None  # (N,) bool: the two sides that are resampled each by itself
+    strata: np.ndarray | None = None
 
 
 def by_id(arrays: Arrays) -> Arrays:
@@ -66,8 +89,16 @@ def outcome(
     series: list[dict[str, Any]] | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """The outcome that `statistics` make, with their standard errors and intervals. `arrays` by id; `more`: metrics
-    without a spread; `reasons`: why a metric may be NaN."""
+    """The outcome that statistics make, with their standard errors and intervals.
+
+    Args:
+        arrays: The records, sorted by id.
+        statistics: The metrics as functions of how often each sample counts.
+        more: Metrics without a spread.
+        reasons: Metric -> why it may be NaN.
+        series: Rows of what figures draw.
+        data: Counts that belong beside the data's name in the record.
+    """
     values = {name: value for s in statistics for name, value in s.values.items()} | dict(more or {})
     spread = bootstrap.spread(statistics, arrays["ids"], arrays.get("ood"))
     undefined = {
@@ -88,10 +119,14 @@ def outcome(
 
 @dataclass(frozen=True)
 class Measurement:
-    """What measures a protocol: `prepare` checks and opens everything, `collect` makes the forward passes, `evaluate`
-    computes the numbers from the records."""
+    """What measures a protocol.
+
+    Args:
+        prepare: Checks and opens everything, from model, configuration and device, before anything runs.
+        collect: Makes the forward passes: (records by name, (id, reason) of images that could not be read).
+        evaluate: Computes the numbers from the records alone.
+    """
 
     prepare: Callable[[Loaded, Any, torch.device], Plan]
-    # (loaded, plan, cfg, device) -> records and unreadable images
     collect: Callable[..., tuple[Arrays, list[tuple[str, str]]]]
     evaluate: Callable[[Arrays], Outcome]

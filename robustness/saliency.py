@@ -32,12 +32,17 @@ class Saliency:
     """Calling it with pixels in [0, 1] (F, 3, S, S) and the ids of the first n gives their saliency (n, g_h * g_w)
     float64 and the grid (g_h, g_w).
 
+    Args:
+        source: Pixels in [0, 1] (F, 3, S, S) and ids of the first n to saliency (n, g_h * g_w) and grid (g_h, g_w).
+        settings: What identifies it in a record.
+        said: What loading its model did beyond matching names.
+
     Raises EvalkitError naming the image where the saliency is negative, not finite or zero everywhere.
     """
 
     source: Source
-    settings: dict[str, Any]  # what identifies it in a record
-    said: tuple[str, ...] = ()  # what loading its model did beyond matching names
+    settings: dict[str, Any]
+    said: tuple[str, ...] = ()
 
     def __call__(self, x: Tensor, ids: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
         values, grid = self.source(x, ids)
@@ -57,8 +62,14 @@ def attention(
     head: int | None,
     settings: dict[str, Any],
 ) -> Saliency:
-    """Class attention of the last block of `network` (on `device`), one head or their mean; images of another size are
-    resized to its own."""
+    """Class attention of the last block of a network; images of another size are resized to its own.
+
+    Args:
+        network: A ViT, on `device`, that tells its class attention.
+        device: Where the passes run.
+        head: The attention head that is taken, from 0; None: the mean of all.
+        settings: What the records say of this saliency, JSON values.
+    """
     normalise = normaliser(network, device)
 
     def source(x: Tensor, ids: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
@@ -72,7 +83,13 @@ def attention(
 
 def cached(path: Path, saliency: Saliency, ids: Sequence[str]) -> Saliency | None:
     """`saliency` as an earlier pass wrote it to `path`; None where that is not there, damaged, or lacks one of
-    `ids`."""
+    `ids`.
+
+    Args:
+        path: The .npz of a pass over the images.
+        saliency: What the pass would ask otherwise; its settings are part of the result.
+        ids: The images that must be there.
+    """
     found = store.read(path)
     if found is None or not set(ids) <= set(found[0]["ids"].tolist()):
         return None
@@ -85,7 +102,12 @@ def cached(path: Path, saliency: Saliency, ids: Sequence[str]) -> Saliency | Non
 
 def file(path: str | Path, head: str = "auto") -> Saliency:
     """Saliency from a .npz with `ids` (n,) text and `saliency` (n, g*g) numbers. Raises EvalkitError for a file that is
-    none of that, or a chosen head."""
+    none of that, or a chosen head.
+
+    Args:
+        path: A .npz with `ids` (n,) text and `saliency` (n, g*g) numbers.
+        head: Must be "auto": a file has no heads.
+    """
     if head != "auto":
         raise EvalkitError(
             f"head={head} chooses an attention head of a model, but {path} is a file of saliency; leave it out"
@@ -118,10 +140,14 @@ def file(path: str | Path, head: str = "auto") -> Saliency:
 
 
 def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.device) -> Saliency:
-    """`spec`: "dino", "self" (the evaluated model), a .npz of saliency, a weights file of DINO's ViT-S/16, or another
-    model or checkpoint.
+    """Where the saliency maps of an evaluation come from.
 
-    `head`: "auto" (the published one of DINO, the mean of other models), "mean" or a number.
+    Args:
+        spec: "dino", "self" (the evaluated model), a .npz of saliency, a weights file of DINO's ViT-S/16, or another
+            model or checkpoint.
+        head: "auto" (the published one of DINO, the mean of other models), "mean" or a number.
+        evaluated: The model that is measured.
+        device: Where the saliency model runs.
     """
     if spec.endswith(".npz"):
         return file(spec, head)

@@ -9,16 +9,27 @@ TRAINED_ON = "digits-photo"  # what a checkpoint must have been trained on for t
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set by its facts. One of the user's own classes may lie in its place, see `layouts.open_set`."""
+    """A data set by its facts. One of the user's own classes may lie in its place, see `layouts.open_set`.
+
+    Args:
+        name: As `--data` errors, `needs` of protocols and the lists in evalkit/data call it.
+        title: As a person calls it.
+        folders: Below the data root, the first that is there.
+        stand_in: The embedded set that demonstrates it.
+        images: In all, where the classes hold different numbers.
+        per_class: Images of each class, where all hold as many.
+        subset: Of 200 classes of ImageNet, listed in evalkit/data.
+        unpacked: Folders that its archives unpack to, where their name is not the set's own.
+    """
 
     name: str
     title: str
-    folders: tuple[str, ...]  # below the data root, the first that is there
-    stand_in: str | None = None  # the embedded set that demonstrates it
-    images: int | None = None  # in all, where the classes hold different numbers
+    folders: tuple[str, ...]
+    stand_in: str | None = None
+    images: int | None = None
     per_class: int | None = None
-    subset: bool = False  # of 200 classes of ImageNet, listed in evalkit/data
-    unpacked: tuple[str, ...] = ()  # folders that its archives unpack to, where their name is not the set's own
+    subset: bool = False
+    unpacked: tuple[str, ...] = ()
 
     def wnids(self) -> list[str]:
         """The sorted WordNet ids of a subset."""

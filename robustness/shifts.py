@@ -32,8 +32,14 @@ V2_SETS = ("matched-frequency", "threshold0.7", "top-images")
 
 
 def prepare(kind: str, loaded: Loaded, cfg: ProtocolConfig, device: torch.device) -> Plan:
-    """Open the set `kind`, imagenet-r, imagenet-sketch or imagenet-v2. Raises EvalkitError for data that are missing,
-    partial or of other classes."""
+    """Open one of the shifted sets. Raises EvalkitError for data that are missing, partial or of other classes.
+
+    Args:
+        kind: Imagenet-r, imagenet-sketch or imagenet-v2.
+        loaded: The model with its classes and preprocessing.
+        cfg: Where the images lie and how many are measured.
+        device: Where the passes will run.
+    """
     opened = layouts.open_set(kind, layouts.choose(kind, cfg.data, loaded), loaded, cfg.allow_partial)
     if kind == "imagenet-v2" and opened.published:
         opened = _which_v2(opened)
@@ -67,7 +73,13 @@ IMAGENET_R, IMAGENET_SKETCH, IMAGENET_V2 = (
 
 def prepare_val(loaded: Loaded, cfg: ImageNetValConfig, device: torch.device) -> Plan:
     """Open the clean images, all or those of another set's classes, and their reassessed labels. Raises EvalkitError as
-    `prepare` does."""
+    `prepare` does.
+
+    Args:
+        loaded: The model with its classes and preprocessing.
+        cfg: Where the images lie and which classes are measured.
+        device: Where the passes will run.
+    """
     only = wnids(cfg.classes) if cfg.classes else None
     opened = layouts.open_set(
         "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, only=only, labels=cfg.val_labels
@@ -79,8 +91,13 @@ def prepare_val(loaded: Loaded, cfg: ImageNetValConfig, device: torch.device) ->
 
 
 def real_labels(loaded: Loaded, ids: Sequence[str]) -> np.ndarray | None:
-    """The reassessed labels of the images `ids`, as the model's outputs, (N, L) int16 filled up with -1; None unless
-    all are called as in ImageNet val."""
+    """The reassessed labels of images as the model's outputs, (N, L) int16 filled up with -1; None unless all images
+    are called as in ImageNet val.
+
+    Args:
+        loaded: The model with the names of its outputs.
+        ids: Ids of the N images.
+    """
     known = RealLabelsImagenet(range(VAL_IMAGES)).real_labels
     names = [sample.rpartition("/")[2] for sample in ids]
     if not all(name in known for name in names):
@@ -95,7 +112,14 @@ def real_labels(loaded: Loaded, ids: Sequence[str]) -> np.ndarray | None:
 def collect_val(
     loaded: Loaded, plan: Plan, cfg: ImageNetValConfig, device: torch.device
 ) -> tuple[Arrays, list[tuple[str, str]]]:
-    """The records of ImageNet-A, and `real` (N, L), see `real_labels`, where it is known."""
+    """The records of ImageNet-A, and `real` (N, L), see `real_labels`, where it is known.
+
+    Args:
+        loaded: The model, its network in evaluation mode on `device`.
+        plan: What `prepare_val` made.
+        cfg: How images are read.
+        device: Where the passes run.
+    """
     arrays, bad = imagenet_a.collect(loaded, plan, cfg, device)
     if (real := plan.extra.get("real")) is not None:
         row = {sample: i for i, sample in enumerate(plan.sets["data"].ids)}

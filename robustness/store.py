@@ -17,8 +17,13 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 def write(path: Path, arrays: Arrays, about: dict[str, Any]) -> None:
-    """Write `arrays` to `path` and `about`, JSON values, beside it; a crash leaves what was there before, or a pair
-    that `read` refuses."""
+    """Write arrays and what they are; a crash leaves what was there before, or a pair that `read` refuses.
+
+    Args:
+        path: The .npz; `about` goes to a .json beside it.
+        arrays: Per-sample records by name.
+        about: JSON values that the records depend on.
+    """
     named: dict[str, Any] = {**arrays}
     write_atomic(path, lambda f: np.savez(f, **named))
     text = json.dumps(about | {"sha256": sha256_file(path)}, indent=1, sort_keys=True)

@@ -26,12 +26,18 @@ def needs(name: str) -> dict[str, DataSet]:
 
 def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
     """Run every protocol whose data lie below `cfg.data_root`, or the stand-ins of a checkpoint trained on
-    digits-photo, on the models of `specs`.
+    digits-photo.
 
     What is not there is named and no failure; a protocol that stops with an error is named too, the others go on.
-    Returns 0, or 2 if one stopped or is not complete. Raises EvalkitError if no data are found for any protocol, if
-    every protocol stopped, and, in one of several processes, for an error within a pass: the other processes are still
-    in that pass, and only the end of this one ends them.
+    Returns 0, or 2 if one stopped or is not complete.
+
+    Args:
+        specs: The models, as `run` takes them.
+        cfg: Where the data lie, and the keys that all protocols share.
+
+    Raises EvalkitError if no data are found for any protocol, if every protocol stopped, and, in one of several
+    processes, for an error within a pass: the other processes are still in that pass, and only the end of this one ends
+    them.
     """
     if cfg.data_root is None:
         loaded = [

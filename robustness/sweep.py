@@ -23,30 +23,52 @@ MASK_BYTES = 2**26  # of the masks made at a time
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Predictions of a network for every image under every setting, in the order of the data set."""
+    """Predictions of a network for every image under every setting, in the order of the data set.
+
+    Args:
+        ids: Of the N images.
+        positions: (N,) in the data set.
+        predictions: (N, C) int32 class index.
+        dropped: (N, C) float64 share of the pixels dropped.
+        bad: (id, reason) of images that could not be read.
+        saliency: (N, g_h * g_w) float32 of the patches, if it was to be kept.
+    """
 
     ids: list[str]
-    positions: np.ndarray  # (N,) in the data set
-    predictions: np.ndarray  # (N, C) int32 class index
-    dropped: np.ndarray  # (N, C) float64 share of the pixels dropped
-    bad: list[tuple[str, str]]  # (id, reason) of images that could not be read
-    saliency: np.ndarray | None  # (N, g_h * g_w) float32 of the patches, if it was to be kept
+    positions: np.ndarray
+    predictions: np.ndarray
+    dropped: np.ndarray
+    bad: list[tuple[str, str]]
+    saliency: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class How:
-    """What a sweep may be told besides."""
+    """What a sweep may be told besides.
 
-    seed: int = 0  # of what is drawn at random
-    offset: int = 0  # pixels by which the dropped patches are moved right and down
-    fill: Sequence[float] | None = None  # (3,) colour in [0, 1] of what is dropped; black without
-    rows: Sequence[int] | np.ndarray | None = None  # positions of the images; all without
-    forward_batch: int = 64  # rows of a forward pass
-    batch_size: int = 64  # what a loader process reads at a time
+    Args:
+        seed: Of what is drawn at random.
+        offset: Pixels by which the dropped patches are moved right and down.
+        fill: (3,) colour in [0, 1] of what is dropped; black without.
+        rows: Positions of the images; all without.
+        forward_batch: Rows of a forward pass.
+        batch_size: What a loader process reads at a time.
+        workers: Processes that read images.
+        what: Names the pass in a progress bar.
+        keep_saliency: Whether the result holds the saliency.
+        parts: As in `predict`.
+    """
+
+    seed: int = 0
+    offset: int = 0
+    fill: Sequence[float] | None = None
+    rows: Sequence[int] | np.ndarray | None = None
+    forward_batch: int = 64
+    batch_size: int = 64
     workers: int = 2
-    what: str | None = None  # names the pass in a progress bar
+    what: str | None = None
     keep_saliency: bool = False
-    parts: Parts | None = None  # as in `predict`
+    parts: Parts | None = None
 
 
 def sweep(
@@ -120,7 +142,12 @@ def sweep(
 
 
 def check_grid(grid: int, side: int) -> None:
-    """Raise EvalkitError unless `grid` divides the image side, naming values that do."""
+    """Raise EvalkitError unless `grid` divides the image side, naming values that do.
+
+    Args:
+        grid: Patches per side.
+        side: Pixels per side of the image.
+    """
     if side % grid:
         fits = [g for g in range(2, side // 2 + 1) if side % g == 0]
         raise EvalkitError(

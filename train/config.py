@@ -52,6 +52,16 @@ class TrainConfig(Keys):
     )
     train_split: str = key("train", "the part of the data that is trained on")
     val_split: str = key("val", "the part of the data that is validated on")
+    holdout: float | None = key(
+        None,
+        "share of the training images, of each class alike, that is not trained but validated on, in place of"
+        " val_split: for choices such as settings; null: none",
+        above=0,
+        most=0.5,
+    )
+    limit: int | None = key(
+        None, "train on so many of the training images, evenly spaced over the set; null: all", above=0
+    )
     image_size: int = key(224, "side of the training images", unit="pixels", above=0)
 
     # augmentation
@@ -208,6 +218,8 @@ class TrainConfig(Keys):
 
     def idle(self) -> dict[str, str]:
         found = {}
+        if self.holdout is not None:
+            found["val_split"] = "holdout validates on training images; give holdout=null for val_split"
         if self.augment != "rrc":
             found["crop_scale"] = "it belongs to augment=rrc"
         if self.loss != "bce":

@@ -10,14 +10,23 @@ from evalkit.runtime import pick_device, world_size
 from .. import plan
 from ..backbone import Source
 from ..task import Data, Task
-from . import plug, stock
+from . import needs, plug, stock
 
 
 def adopt(task: Task, cfg: Any, source: Source, data: Data, run: Path, saved: Path | None) -> plan.Plan:
     """The plan of a run by the config that `cfg.config` names, or by the one that the run kept in the file `saved`.
 
     Raises EvalkitError for a config that is not found, is not read, or whose model, data or schedule are of a kind that
-    a transferred backbone cannot take part in."""
+    a transferred backbone cannot take part in.
+
+    Args:
+        task: The transfer.
+        cfg: Its keys.
+        source: The pre-trained backbone.
+        data: The images.
+        run: The run folder.
+        saved: The config as the run kept it; None: it is read by its name.
+    """
     scope = task.scope
     import_module(f"{scope}.utils").register_all_modules(init_default_scope=True)
     base, notes = (stock.load(saved), []) if saved else stock.read(cfg.config, scope)
@@ -25,12 +34,12 @@ def adopt(task: Task, cfg: Any, source: Source, data: Data, run: Path, saved: Pa
     for name in config.pop("custom_imports", []):  # those of a file that the user named in this command
         notes.append(f"imports {name}")
     several = world_size() > 1 and pick_device(cfg.device).type == "cuda"
-    if plug.one_process(config["model"], several):
+    if needs.one_process(config["model"], several):
         notes.append("batch normalisation is not synchronised: there is one process, or no GPU")
-    notes += plug.set_classes(config["model"], len(data.classes))
+    notes += needs.set_classes(config["model"], len(data.classes))
     crop = plan.square_crop(config) if scope == "mmseg" else None
     notes += plug.replace_backbone(config["model"], source, scope, crop=crop, drop_path=cfg.drop_path)
-    notes += plug.set_normalisation(config["model"], source)
+    notes += needs.set_normalisation(config["model"], source)
     notes += plan.set_data(config, cfg, data, scope)
     batch, made_for = plan.batch_size(config, cfg, Path(cfg.config).stem)
     if batch % world_size():
@@ -54,7 +63,13 @@ def adopt(task: Task, cfg: Any, source: Source, data: Data, run: Path, saved: Pa
 
 
 def evaluator(task: Task, data: Data, run: Path) -> dict[str, Any]:
-    """The one of the built-in configs."""
+    """The one of the built-in configs.
+
+    Args:
+        task: The transfer.
+        data: The images.
+        run: The run folder.
+    """
     if task.scope == "mmseg":
         return {"type": "EvalkitIoU", "collect_dir": str(run / "mm")}
     file = str(Path(data.val["data_root"]) / data.val["ann_file"])
@@ -62,7 +77,12 @@ def evaluator(task: Task, data: Data, run: Path) -> dict[str, Any]:
 
 
 def described(model: dict[str, Any], scope: str) -> str:
-    """How tables call the network behind the backbone."""
+    """How tables call the network behind the backbone.
+
+    Args:
+        model: The `model` of an mm config.
+        scope: mmseg or mmdet.
+    """
     if scope == "mmdet":
         return str(model["type"])
     head = model["decode_head"]

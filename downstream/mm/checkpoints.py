@@ -35,7 +35,14 @@ class SlimCheckpointHook(Hook):
 
 
 def save(runner: Runner, run: Path, step: int, keep: int) -> None:
-    """A checkpoint of the current step: written under another name, made durable, renamed; then the oldest go."""
+    """A checkpoint of the current step: written under another name, made durable, renamed; then the oldest go.
+
+    Args:
+        runner: What trains: its model, optimizer and schedules are saved.
+        run: The run folder.
+        step: How many steps are done.
+        keep: How many checkpoints stay.
+    """
     folder = run / "checkpoints"
     partial, path = folder / ".partial", folder / f"step-{step:09d}.pth"
     try:
@@ -61,7 +68,13 @@ def save(runner: Runner, run: Path, step: int, keep: int) -> None:
 
 
 def save_best(runner: Runner, path: Path, step: int) -> None:
-    """The weights of the current step, the best so far, in the place of those before."""
+    """The weights of the current step, the best so far, in the place of those before.
+
+    Args:
+        runner: What holds the model.
+        path: The file, replaced.
+        step: The step that the weights are of.
+    """
     partial = path.with_name(f".{path.name}.partial")
     runner.save_checkpoint(
         str(path.parent),

@@ -63,8 +63,16 @@ class QuietRunner(Runner):
 def build(
     config: dict[str, Any], run: Path, *, scope: str, seed: int, device: torch.device, checkpoint: Path | None
 ) -> Runner:
-    """The Runner of an mm config ("mmseg" or "mmdet" by `scope`), ready to train; from `checkpoint` on, if there is
-    one."""
+    """The Runner of an mm config, ready to train.
+
+    Args:
+        config: The mm config as plain containers.
+        run: The run folder.
+        scope: "mmseg" or "mmdet", where parts are looked up by name.
+        seed: The seed of the run.
+        device: Where it trains.
+        checkpoint: The folder it goes on from; None: from the start.
+    """
     import_module(f"{scope}.utils").register_all_modules(init_default_scope=True)
     import_module(f"{__package__}.{scope.removeprefix('mm')}")
     config = {key: copy.deepcopy(value) for key, value in config.items() if not key.startswith(("test_", "tta_"))}
@@ -110,12 +118,24 @@ def in_one_line(what: str) -> Iterator[None]:
 
 
 def save_config(config: dict[str, Any], path: Path) -> None:
-    """The mm config as a Python file that mm's own tools read."""
+    """The mm config as a Python file that mm's own tools read.
+
+    Args:
+        config: The mm config as plain containers.
+        path: The file.
+    """
     write_atomic(path, lambda f: f.write(Config(config).pretty_text.encode()))
 
 
 def loop_config(cfg: TransferConfig, run: Path, steps: int, epoch_steps: int | None = None) -> dict[str, Any]:
-    """`train_cfg` of an mm config."""
+    """`train_cfg` of an mm config.
+
+    Args:
+        cfg: The keys.
+        run: The run folder.
+        steps: Steps in all.
+        epoch_steps: Steps of an epoch; None: nothing counts epochs.
+    """
     return {
         "type": "EvalkitLoop",
         "run": str(run),
@@ -152,8 +172,13 @@ def averaged(runner: Runner) -> Iterator[None]:
 
 @torch.no_grad()
 def evaluate(runner: Runner, config: dict[str, Any], *, tta: bool = False) -> dict[str, Any]:
-    """What the config's `test_evaluator` says of its `test_dataloader`; with `tta` through its `tta_model` and
-    `tta_pipeline`."""
+    """What the config's `test_evaluator` says of its `test_dataloader`.
+
+    Args:
+        runner: What holds the model.
+        config: The mm config as plain containers.
+        tta: Whether images are seen at several scales, through `tta_model` and `tta_pipeline`.
+    """
     model = plain_model(runner)
     for buffer in model.buffers() if world_size() > 1 else ():
         # batch normalisation has other statistics in every process; those of the first are the ones saved
@@ -179,8 +204,13 @@ def evaluate(runner: Runner, config: dict[str, Any], *, tta: bool = False) -> di
 
 @torch.no_grad()
 def samples(runner: Runner, config: dict[str, Any], count: int) -> list[Any]:
-    """`count` images of `test_dataloader`, evenly spaced, each with truth and prediction as the task's sheet shows
-    them."""
+    """Images of `test_dataloader`, evenly spaced, each with truth and prediction as the task's sheet shows them.
+
+    Args:
+        runner: What holds the model.
+        config: The mm config as plain containers.
+        count: How many images.
+    """
     model = plain_model(runner).eval()
     with quiet():
         data = DATASETS.build(Config(config["test_dataloader"]["dataset"]).to_dict())

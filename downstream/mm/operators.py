@@ -1,12 +1,6 @@
 """mmcv's compiled operators in the terms of torchvision and PyTorch, under their own names and signatures; `ext` serves
 them. Each fills tensors that mmcv hands it, as the compiled ones do.
-
-Gradients are those of PyTorch, computed by running the operator again where it has no backward of its own.
 """
-
-from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +9,21 @@ from torch import Tensor
 
 from evalkit.errors import EvalkitError
 
+from . import deformable
+from .deformable import gradients, same_type
+
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the (N, 4) corner boxes to keep, by falling score; with offset 1 the right and bottom edge pixels
-    belong to a box.
+    """Indices of the boxes to keep, by falling score.
 
-    Among equal scores mmcv's order is arbitrary; here the earlier box comes first."""
+    Among equal scores mmcv's order is arbitrary; here the earlier box comes first.
+
+    Args:
+        boxes: (N, 4) corners: left, top, right, bottom.
+        scores: (N,) confidences.
+        iou_threshold: A box that overlaps a better one by more than this is left out.
+        offset: 1 where the right and bottom edge pixels belong to a box, else 0.
+    """
     shift = boxes.new_tensor([0, 0, offset, offset])
     # mmcv's threshold is a float32, torchvision's a float64: an overlap of exactly 0.7 would fall on the other side
     return torchvision.ops.nms(boxes + shift, scores, float(np.float32(iou_threshold)))
@@ -39,7 +42,18 @@ def softnms(
 ) -> Tensor:
     """Soft suppression (Bodla et al., ICCV 2017, arXiv 1704.04503) of (N, 4) corner boxes: fills the first rows of
     `dets` (N, 5) with boxes and their scores as they were picked, returns their indices. `method` 0: none is left of an
-    overlap from `iou_threshold` on, 1: one minus the overlap of it, 2: exp(-overlap^2 / sigma) of any."""
+    overlap from `iou_threshold` on, 1: one minus the overlap of it, 2: exp(-overlap^2 / sigma) of any.
+
+    Args:
+        boxes: (N, 4) corners: left, top, right, bottom.
+        scores: (N,) confidences.
+        dets: (N, 5), whose first rows are filled.
+        iou_threshold: The overlap from which a box loses.
+        sigma: Width of method 2.
+        min_score: Boxes that fall below it are left out.
+        method: 0, 1 or 2, see above.
+        offset: 1 where the right and bottom edge pixels belong to a box, else 0.
+    """
     corners, left = boxes.float(), scores.float().clone()
     sides = corners[:, 2:] - corners[:, :2] + offset
     areas = sides.prod(dim=1)
@@ -77,10 +91,23 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Fill `output` (N, C, h, w) with the averages of `input` (B, C, H, W) over the bins of `rois` (N, 5): image, left,
-    top, right, bottom."""
+    """Fill `output` with the averages of `input` over the bins of boxes.
+
+    Args:
+        input: (B, C, H, W) maps.
+        rois: (N, 5) boxes: image, left, top, right, bottom.
+        output: (N, C, h, w), filled.
+        argmax_y: Left alone: only a maximum needs it.
+        argmax_x: Left alone: only a maximum needs it.
+        aligned_height: h, bins of a box from top to bottom.
+        aligned_width: w, bins from left to right.
+        spatial_scale: Cells of the map per unit of the boxes.
+        sampling_ratio: Samples per side of a bin; 0: as many as it has cells, rounded up.
+        pool_mode: 1, the average; nothing else is taken.
+        aligned: Whether boxes are moved by half a cell, so that corners mean pixel centres.
+    """
     _only_average(pool_mode)
-    input, rois = _same_type(input, rois)
+    input, rois = same_type(input, rois)
     output.copy_(
         torchvision.ops.roi_align(input, rois, (aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned)
     )
@@ -100,9 +127,23 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Fill `grad_input` (B, C, H, W) with the gradient of the input for `grad_output` (N, C, h, w)."""
+    """Fill `grad_input` with the gradient of the input.
+
+    Args:
+        grad_output: (N, C, h, w), the gradient of the output.
+        rois: (N, 5) boxes: image, left, top, right, bottom.
+        argmax_y: Left alone: only a maximum needs it.
+        argmax_x: Left alone: only a maximum needs it.
+        grad_input: (B, C, H, W), filled.
+        aligned_height: h, bins of a box from top to bottom.
+        aligned_width: w, bins from left to right.
+        spatial_scale: Cells of the map per unit of the boxes.
+        sampling_ratio: Samples per side of a bin; 0: as many as it has cells, rounded up.
+        pool_mode: 1, the average; nothing else is taken.
+        aligned: Whether boxes are moved by half a cell, so that corners mean pixel centres.
+    """
     _only_average(pool_mode)
-    grad_output, rois = _same_type(grad_output, rois)
+    grad_output, rois = same_type(grad_output, rois)
     size = aligned_height, aligned_width, *grad_input.shape
     grad_input.copy_(
         torch.ops.torchvision._roi_align_backward(grad_output, rois, spatial_scale, *size, sampling_ratio, aligned)
@@ -112,15 +153,6 @@ def roi_align_backward(
 def _only_average(pool_mode: int) -> None:
     if pool_mode != 1:
         raise EvalkitError("RoIAlign with pool_mode='max' needs mmcv's compiled operators; use pool_mode='avg'")
-
-
-def _same_type(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """All in the type that torchvision wants them in: at least float32, since half-precision floats are too coarse for
-    coordinates."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 # ---- focal loss
@@ -136,168 +168,40 @@ def _focal(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: 
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, *, gamma: float, alpha: float
 ) -> None:
-    """Fill `output` (N, C) with `_focal` of `input`; `weight` (C,) by class or empty."""
-    output.copy_(_focal(*_same_type(input), target, weight, gamma, alpha))
+    """Fill `output` (N, C) with `_focal` of `input`; `weight` (C,) by class or empty.
+
+    Args:
+        input: (N, C) logits.
+        target: (N,) classes; C: none of them.
+        weight: (C,) by class, or empty.
+        output: What is filled.
+        gamma: Power of the focus.
+        alpha: Share of the positive class.
+    """
+    output.copy_(_focal(*same_type(input), target, weight, gamma, alpha))
 
 
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, *, gamma: float, alpha: float
 ) -> None:
-    """Fill `grad_input` (N, C) with the derivative of each loss by its logit."""
-    (found,) = _gradients(lambda x: _focal(x, target, weight, gamma, alpha).sum(), _same_type(input))
+    """Fill `grad_input` (N, C) with the derivative of each loss by its logit.
+
+    Args:
+        input: (N, C) logits.
+        target: (N,) classes; C: none of them.
+        weight: (C,) by class, or empty.
+        grad_input: Filled with that of the input.
+        gamma: Power of the focus.
+        alpha: Share of the positive class.
+    """
+    (found,) = gradients(lambda x: _focal(x, target, weight, gamma, alpha).sum(), same_type(input))
     grad_input.copy_(found)
-
-
-def _gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], outer: Tensor | None = None) -> list[Tensor]:
-    """Of `function` by each of its inputs, for the gradient `outer` of what it returns."""
-    with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in inputs]
-        out = function(*leaves)
-        return list(torch.autograd.grad(out, leaves, outer, allow_unused=False))
-
-
-# ---- deformable convolution (Dai et al., ICCV 2017, arXiv 1703.06211; modulated: Zhu et al., CVPR 2019)
-
-
-def deform_conv_forward(
-    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor, **shape: int
-) -> None:
-    """Fill `output`; the strides, paddings and dilations in `shape` are mmcv's."""
-    output.copy_(_plain_deform(shape)(*_same_type(input, offset, weight)))
-
-
-def deform_conv_backward_input(
-    input: Tensor,
-    offset: Tensor,
-    grad_output: Tensor,
-    grad_input: Tensor,
-    grad_offset: Tensor,
-    weight: Tensor,
-    columns: Tensor,
-    **shape: int,
-) -> None:
-    """Fill `grad_input` and `grad_offset`."""
-    *inputs, outer = _same_type(input, offset, weight, grad_output)
-    found = _gradients(_plain_deform(shape), inputs, outer)
-    grad_input.copy_(found[0])
-    grad_offset.copy_(found[1])
-
-
-def deform_conv_backward_parameters(
-    input: Tensor,
-    offset: Tensor,
-    grad_output: Tensor,
-    grad_weight: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    *,
-    scale: float,
-    **shape: int,
-) -> None:
-    """Add `scale` times the gradient to `grad_weight`."""
-    x, offset, outer, weight = _same_type(input, offset, grad_output, grad_weight)
-    (found,) = _gradients(lambda w: _plain_deform(shape)(x, offset, w), [torch.zeros_like(weight)], outer)
-    grad_weight.add_(found.to(grad_weight.dtype), alpha=scale)
-
-
-def _plain_deform(shape: dict[str, int]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    stride, padding, dilation = ((shape[f"{k}H"], shape[f"{k}W"]) for k in ("d", "pad", "dilation"))
-    return lambda x, offset, weight: torchvision.ops.deform_conv2d(x, offset, weight, None, stride, padding, dilation)
-
-
-def modulated_deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    *,
-    with_bias: bool,
-    **shape: int,
-) -> None:
-    """Fill `output`; the strides, paddings and dilations in `shape` are mmcv's."""
-    inputs = _same_type(input, offset, mask, weight, *([bias] if with_bias else []))
-    output.copy_(_modulated(shape)(*inputs))
-
-
-def modulated_deform_conv_backward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    columns: Tensor,
-    grad_input: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
-    grad_offset: Tensor,
-    grad_mask: Tensor,
-    grad_output: Tensor,
-    *,
-    with_bias: bool,
-    **shape: int,
-) -> None:
-    """Fill the five gradients."""
-    *inputs, outer = _same_type(input, offset, mask, weight, *([bias] if with_bias else []), grad_output)
-    targets = (grad_input, grad_offset, grad_mask, grad_weight, grad_bias)
-    for target, found in zip(targets, _gradients(_modulated(shape), inputs, outer)):
-        target.copy_(found)
-
-
-def _modulated(shape: dict[str, int]) -> Callable[..., Tensor]:
-    stride, padding, dilation = ((shape[f"{k}_h"], shape[f"{k}_w"]) for k in ("stride", "pad", "dilation"))
-
-    def convolve(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return torchvision.ops.deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
-
-    return convolve
-
-
-# ---- deformable attention (Zhu et al., ICLR 2021, arXiv 2010.04159)
-
-
-def ms_deform_attn_forward(
-    value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, *, im2col_step: int
-) -> Tensor:
-    """(B, queries, channels): the sums of `value` at `locations`, by mmcv's own form of it with grid_sample."""
-    return _attend(shapes)(*_same_type(value, locations, weights)).to(value.dtype)
-
-
-def ms_deform_attn_backward(
-    value: Tensor,
-    shapes: Tensor,
-    starts: Tensor,
-    locations: Tensor,
-    weights: Tensor,
-    grad_output: Tensor,
-    grad_value: Tensor,
-    grad_locations: Tensor,
-    grad_weights: Tensor,
-    *,
-    im2col_step: int,
-) -> None:
-    """Fill the three gradients."""
-    *inputs, outer = _same_type(value, locations, weights, grad_output)
-    for target, found in zip((grad_value, grad_locations, grad_weights), _gradients(_attend(shapes), inputs, outer)):
-        target.copy_(found)
-
-
-def _attend(shapes: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    attend: Any = import_module("mmcv.ops.multi_scale_deform_attn").multi_scale_deformable_attn_pytorch
-    sizes = shapes.tolist()
-    return lambda value, locations, weights: attend(value, sizes, locations, weights)
 
 
 SERVED = {
     function.__name__: function
     for function in (
         *(nms, softnms, roi_align_forward, roi_align_backward, sigmoid_focal_loss_forward, sigmoid_focal_loss_backward),
-        *(deform_conv_forward, deform_conv_backward_input, deform_conv_backward_parameters),
-        *(modulated_deform_conv_forward, modulated_deform_conv_backward),
-        *(ms_deform_attn_forward, ms_deform_attn_backward),
+        *deformable.SERVED,
     )
 }

@@ -3,8 +3,7 @@ them.
 
 The maps have the strides of the config's own backbone: of a pyramid the stages of these strides, dilated where timm's
 model can be; of a plain ViT, whose maps all have one stride, blocks evenly spaced and rescaled, as BEiT's and MAE's
-configs for mmsegmentation do. Everything else of the model is untouched, but for what one process or this data set
-makes necessary.
+configs for mmsegmentation do.
 """
 
 import copy
@@ -19,6 +18,7 @@ from evalkit import models
 from evalkit.errors import EvalkitError
 
 from ..backbone import Source
+from .needs import one_process
 from .stock import LACKING, said
 
 PROBE = 128  # side of the image that shows a backbone's maps
@@ -30,7 +30,12 @@ NORMALISED = ("swin", "convnext")
 
 @dataclass(frozen=True)
 class Maps:
-    """`channels` and `strides` of each map that a backbone gives."""
+    """`channels` and `strides` of each map that a backbone gives.
+
+    Args:
+        channels: Of each map.
+        strides: Pixels of the image per cell of each map.
+    """
 
     channels: list[int]
     strides: list[int]
@@ -38,7 +43,18 @@ class Maps:
 
 @dataclass
 class Choice:
-    """Which maps of ours are used, and how they are made."""
+    """Which maps of ours are used, and how they are made.
+
+    Args:
+        indices: Of our maps, from 0.
+        channels: Of each.
+        strides: Of each, after rescaling.
+        norm: Whether the model's final normalisation is applied.
+        pyramid: Whether the maps are rescaled.
+        out_norm: Whether each map has a LayerNorm of its own.
+        model_args: What the model is built with for this.
+        notes: What a reader should know, one sentence each.
+    """
 
     indices: list[int]
     channels: list[int]
@@ -84,7 +100,15 @@ def replace_backbone(
 def part(
     source: Source, indices: list[int], *, norm: bool, img_size: int | None, model_args: dict[str, Any]
 ) -> dict[str, Any]:
-    """The backbone of an mm config."""
+    """The backbone of an mm config.
+
+    Args:
+        source: Our backbone.
+        indices: Of its maps, from 0.
+        norm: Whether its final normalisation is applied.
+        img_size: Pixels per side that position embeddings are made for.
+        model_args: What the model is built with.
+    """
     return {
         "type": "EvalkitTimmBackbone",
         "model": source.model,
@@ -271,74 +295,3 @@ def _set_reader(reader: dict[str, Any], old: Maps, new: Choice, model: dict[str,
             and old.channels[places] == found
         ):
             reader["in_channels"] = new.channels[places]
-
-
-# ---- what one process and other classes make necessary
-
-
-def one_process(value: Any, several: bool) -> bool:
-    """Batch normalisation instead of the synchronised one, unless there are several processes on GPUs; whether there
-    was any."""
-    changed = False
-    if isinstance(value, dict):
-        if value.get("type") in ("SyncBN", "MMSyncBN") and not several:
-            value["type"], changed = "BN", True
-        for inner in value.values():
-            changed |= one_process(inner, several)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            changed |= one_process(inner, several)
-    return changed
-
-
-def set_classes(model: dict[str, Any], count: int) -> list[str]:
-    """As many classes as the data set has, wherever the model says how many; sentences for what that costs."""
-    known = sorted({v for _, k, v in _entries(model) if k in ("num_classes", "num_things_classes") and v})
-    if not known:
-        raise EvalkitError(
-            "the config's model does not say how many classes it has (num_classes); choose another config"
-        )
-    old, notes = known[-1], []
-    if any(k == "num_stuff_classes" and v for _, k, v in _entries(model)):
-        raise EvalkitError(
-            "the config is one of panoptic segmentation, whose truth no reader here has; choose one of instances or of"
-            " semantic segmentation"
-        )
-    for container, key, value in list(_entries(model)):
-        if (
-            key in ("num_classes", "num_things_classes", "out_channels") and value == old and "num_classes" in container
-        ) or (key == "num_things_classes" and value == old):
-            container[key] = count
-        elif key == "class_weight" and isinstance(value, list | tuple) and count != old:
-            if len(set(value[:-1])) == 1 and len(value) in (old, old + 1):
-                container[key] = [value[0]] * (count + len(value) - old - 1) + [value[-1]]
-            else:
-                container[key] = None
-                notes.append(f"the weights of {len(value)} classes in the loss are left out: they are of another set")
-    return notes
-
-
-def _entries(value: Any) -> list[tuple[dict[str, Any], str, Any]]:
-    found: list[tuple[dict[str, Any], str, Any]] = []
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            found += [(value, key, inner), *_entries(inner)]
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            found += _entries(inner)
-    return found
-
-
-def set_normalisation(model: dict[str, Any], source: Source) -> list[str]:
-    """The mean and deviation that the weights were trained with; a sentence where the config has others."""
-    preprocessor = model.setdefault("data_preprocessor", {})
-    ours = {"mean": [255 * v for v in source.mean], "std": [255 * v for v in source.std], "bgr_to_rgb": True}
-    same = all(
-        preprocessor.get(k) is not None and torch.allclose(torch.tensor(preprocessor[k]), torch.tensor(v), atol=1e-2)
-        for k, v in ours.items()
-        if k != "bgr_to_rgb"
-    )
-    same &= bool(preprocessor.get("bgr_to_rgb", preprocessor.get("rgb_to_bgr") is not True))
-    preprocessor.pop("rgb_to_bgr", None)
-    preprocessor |= ours
-    return [] if same else [f"images are normalised as {source.model} was trained, not as the config says"]

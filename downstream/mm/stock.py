@@ -35,7 +35,12 @@ def shipped(scope: str) -> dict[str, Path]:
 
 def find(name: str, scope: str) -> Path:
     """The file of a config that is a path or the name of one that comes with `scope`, its folder before it or not.
-    Raises EvalkitError."""
+    Raises EvalkitError.
+
+    Args:
+        name: A path, or a name.
+        scope: mmseg or mmdet.
+    """
     path = Path(name)
     if path.suffix in SUFFIXES and path.is_file():
         return path
@@ -50,7 +55,12 @@ def find(name: str, scope: str) -> Path:
 
 def read(name: str, scope: str) -> tuple[dict[str, Any], list[str]]:
     """The parts of a config as plain containers, and a sentence for each thing that was taken out. Raises EvalkitError
-    for one that is not there, does not run, or is no config of a network that is trained and tested."""
+    for one that is not there, does not run, or is no config of a network that is trained and tested.
+
+    Args:
+        name: A path, or a name.
+        scope: mmseg or mmdet.
+    """
     path = find(name, scope)
     try:
         # what mmpretrain registers is not there, and imports are seen to below
@@ -130,7 +140,12 @@ def _imports(config: dict[str, Any], path: Path) -> list[str]:
 
 def dump(config: dict[str, Any], path: str | Path = "the config") -> str:
     """The config as a Python literal, which `load` reads. Raises EvalkitError for one that holds anything else than
-    numbers, texts and containers."""
+    numbers, texts and containers.
+
+    Args:
+        config: The parts of a config.
+        path: Where they come from, for errors.
+    """
     text = repr(config)
     try:
         if ast.literal_eval(text) != config:
@@ -144,7 +159,12 @@ def dump(config: dict[str, Any], path: str | Path = "the config") -> str:
 
 def load(path: Path, trusted: bool = False) -> dict[str, Any]:
     """What `dump` wrote. Raises EvalkitError for a damaged file, and, unless it is `trusted`, for one that would import
-    or call code by its path: a run folder may be another person's."""
+    or call code by its path: a run folder may be another person's.
+
+    Args:
+        path: What holds the literal.
+        trusted: Whether the user named the config in this command.
+    """
     try:
         config = ast.literal_eval(path.read_text())
         assert isinstance(config, dict) and isinstance(config["model"]["backbone"], dict)

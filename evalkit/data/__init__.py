@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import EvalkitError, unknown
 from .embedded import SIZE, digits, digits_photo, fashion_mnist
 from .folders import folder, split_folder
-from .images import BadImage, Images, Subset
+from .images import BadImage, Images
 from .packed import packed
 from .readers import READERS, STREAMS, timm_images
+from .splits import spread
 from .stand_ins import digits_a, digits_o
 
 __all__ = ["NAMES", "BadImage", "Images", "folder", "load"]
@@ -54,6 +53,4 @@ def load(
         raise EvalkitError(f"data '{name}' is a folder; give data=folder data_dir={name}")
     else:
         raise unknown("data", name, (*NAMES, *(f"{reader}/NAME" for reader in READERS)))
-    if limit is None or limit >= len(images):
-        return images
-    return Subset(images, np.arange(limit) * len(images) // limit)
+    return images if limit is None or limit >= len(images) else spread(images, limit)

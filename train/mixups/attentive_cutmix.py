@@ -17,9 +17,9 @@ from .parts.teacher import Teacher
 class AttentiveCutMix(MixMethod):
     """Attentive CutMix (Walawalkar et al., ICASSP 2020, arXiv:2003.13048).
 
-        A_i = mean over channels of a pretrained network's last feature map (h, w) for x_i;  M_i = 1 in the `top` cells
-        of largest A_i, else 0 x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 -
-        lam_i) s(y_pi(i))
+        A_i = mean over channels of a pretrained network's last feature map (h, w) for x_i;
+        M_i = 1 in the `top` cells of largest A_i, else 0
+        x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
     Args:
         teacher: The pretrained network: a timm name, an evalkit checkpoint or a weights file. Images are resized to

@@ -11,8 +11,9 @@ from .parts.checks import beta_parameter
 class AttentiveMixPlus(AttentiveCutMix):
     """AttentiveMix+ (Li et al., OpenMixup, arXiv:2209.04851), after Attentive CutMix (arXiv:2003.13048).
 
-        lam0 ~ Beta(alpha, beta), one per batch;  k = floor(lam0 h w), at least 1;  M_i = 1 in the k cells of largest
-        A_i, else 0 x~, lam, t as Attentive CutMix
+        lam0 ~ Beta(alpha, beta), one per batch;   k = floor(lam0 h w), at least 1;
+        M_i = 1 in the k cells of largest A_i, else 0
+        x~, lam, t as Attentive CutMix
 
     Args:
         teacher: As Attentive CutMix (OpenMixup takes torchvision's ResNet-18 for CNNs, ResNet-50 for DeiT).

@@ -23,14 +23,23 @@ from .parts.mixblock import MixBlock
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What the losses need of the time of mixing."""
+    """What the losses need of the time of mixing.
 
-    z: Tensor  # (B, C, h, w) the momentum encoder's features of the images
-    lam: float  # the mix block's own lambda, partners and dropout mask
+    Args:
+        z: (B, C, h, w) the momentum encoder's features of the images.
+        lam: The mix block's own lambda, partners and dropout mask.
+        partner: Its partners, (B,) int64.
+        keep: Its dropout mask, if it has one.
+        train_block: Whether this step trains the mix block.
+        one: What the head for clean images sees, if not the images.
+    """
+
+    z: Tensor
+    lam: float
     partner: Tensor
     keep: Tensor | None
     train_block: bool
-    one: Mixed | None  # what the head for clean images sees, if not the images
+    one: Mixed | None
 
 
 class MaskedMix(LearnedMix):
@@ -127,11 +136,13 @@ class MaskedMix(LearnedMix):
 class AutoMix(MaskedMix):
     """AutoMix (Liu et al., ECCV 2022, arXiv:2103.13027, section 3 and algorithm 1).
 
-        z = k's features of x in the middle;  m = sigmoid(up(phi(z, z_pi, lam))), the partner's share;   x~(lam, pi) =
-        (1 - m) x + m x_pi L_one = L(h_q(q(x)), s(y)),   L_q = L(H_q(q(x~)), t), phi not trained,   t_i = lam s(y_i) +
-        (1 - lam) s(y_pi(i)) L_k = L(H_k(k(x~')), t') with lambda' and pi' of its own,   L_lam = gamma max(|1 - mean(m')
-        - lam'| - mask_margin, 0) q, its heads and phi follow the gradient of L_one + L_q + L_k + L_lam;   k <- m k + (1
-        - m) q, heads included.  k with h_k is evaluated
+        z = k's features of x in the middle;   m = sigmoid(up(phi(z, z_pi, lam))), the partner's share;
+        x~(lam, pi) = (1 - m) x + m x_pi
+        L_one = L(h_q(q(x)), s(y)),   L_q = L(H_q(q(x~)), t), phi not trained,   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        L_k = L(H_k(k(x~')), t') with lambda' and pi' of its own,
+        L_lam = gamma max(|1 - mean(m') - lam'| - mask_margin, 0)
+        q, its heads and phi follow the gradient of L_one + L_q + L_k + L_lam;   k <- m k + (1 - m) q, heads included.
+        k with h_k is evaluated
 
     H is a second head for mixed images. L_one and L_q train q, L_k and L_lam train only the mix block phi. Draws: lam,
     partner; lam_k, partner_k of L_k; adjust, train_block (bools); one (a dict: the draws of `head_one_mix`).
@@ -177,7 +188,12 @@ class AutoMix(MaskedMix):
 
 
 def scaled_to(own: Tensor, lam: float) -> Tensor:
-    """Masks (B, 1, H, W) whose means are lambda: each scaled down, or its complement scaled down."""
+    """Masks (B, 1, H, W) whose means are lambda: each scaled down, or its complement scaled down.
+
+    Args:
+        own: Masks (B, 1, H, W) in [0, 1].
+        lam: The mean that each is to have.
+    """
     own = own.clamp(1e-8, 1 - 1e-8)
     mean = own.mean((1, 2, 3), keepdim=True)
     return torch.where(mean > lam, own * (lam / mean), 1 - (1 - own) * ((1 - lam) / (1 - mean)))

@@ -12,8 +12,9 @@ from .parts.checks import beta_parameter, one_of
 class CutMix(MixMethod):
     """CutMix (Yun et al., ICCV 2019, arXiv:1905.04899, equations 1 and 2).
 
-        lam0 ~ Beta(alpha, alpha);  box of size (H, W) sqrt(1 - lam0) around a uniform pixel, clipped;  M = 0 inside it,
-        1 outside x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        lam0 ~ Beta(alpha, alpha);   box of size (H, W) sqrt(1 - lam0) around a uniform pixel, clipped;
+        M = 0 inside it, 1 outside
+        x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
     One box per batch.
 

@@ -18,11 +18,12 @@ class GridMix(MixMethod):
     """GridMix (Baek, Bang and Shim, Pattern Recognition 109, 2021) with the geometry of its public code
     (IlyaDobrynin/GridMixup).
 
-        lam0 ~ Beta(alpha, alpha);  n holes across, hole shape a, crop area A and shape R uniform from their ranges
-        crop: w = min(floor(sqrt(floor(H W A) / R)), W),  h = min(floor(w R), H),  at a uniform place (y, x)
-        n = min(n, floor(w / 2)),  p_w = ceil(w / n),  p_h = floor(a p_w);   hole sides = floor(p sqrt(1 - lam0)), from
-        1 to p - 1 M(r, c) = 0 where (r - y) mod p_h < hole height, (c - x) mod p_w < hole width and (r, c) is in the
-        crop, else 1 x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        lam0 ~ Beta(alpha, alpha);   n holes across, hole shape a, crop area A and shape R uniform from their ranges
+        crop: w = min(floor(sqrt(floor(H W A) / R)), W),   h = min(floor(w R), H),   at a uniform place (y, x)
+        n = min(n, floor(w / 2)),   p_w = ceil(w / n),   p_h = floor(a p_w);
+        hole sides = floor(p sqrt(1 - lam0)), from 1 to p - 1
+        M(r, c) = 0 where (r - y) mod p_h < hole height, (c - x) mod p_w < hole width and (r, c) is in the crop, else 1
+        x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
     One mask per batch.
 
@@ -116,7 +117,15 @@ class GridMix(MixMethod):
 
 def stripes(size: int, crop: int, start: int, patch: int, ratio: float) -> np.ndarray:
     """(size,) bool: the first `ratio` of every `patch` pixels of the crop [start, start + crop); from 1 to patch - 1 of
-    them."""
+    them.
+
+    Args:
+        size: Pixels of the side.
+        crop: Pixels that are striped.
+        start: Where they begin.
+        patch: Pixels from one stripe to the next.
+        ratio: Share of a patch that the stripe takes.
+    """
     hole = min(max(int(patch * ratio), 1), patch - 1)
     inside = np.arange(size) - start
     return (inside >= 0) & (inside < crop) & (inside % max(patch, 1) < hole)

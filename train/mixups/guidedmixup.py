@@ -13,10 +13,11 @@ from .parts.saliency import SaliencyMethod, blur, spectral_residual
 class GuidedMixup(SaliencyMethod):
     """GuidedMixup (Kang & Kim, AAAI 2023, arXiv:2306.16612).
 
-        s_i = blurred saliency (7 x 7, sigma 3) with sum 1;  D_ij = ||s_i - s_j||
+        s_i = blurred saliency (7 x 7, sigma 3) with sum 1;   D_ij = ||s_i - s_j||
         pi: from the largest D_ij on, i -> j and then from j to the farthest image not yet taken, at last back to the
-        first: one cycle M_i = s_i / (s_i + s_pi(i));   x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),   t_i =
-        lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
+            first: one cycle
+        M_i = s_i / (s_i + s_pi(i));   x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),
+        t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
     Args:
         saliency: "ap": input gradient; "sr": spectral residual, which needs no pass through the network.

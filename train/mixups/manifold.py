@@ -23,9 +23,9 @@ STAGES = ("layer1", "layer2"), ("stages.0", "stages.1"), ("layers.0", "layers.1"
 class ManifoldMixup(MixMethod):
     """Manifold Mixup (Verma et al., ICML 2019, arXiv:1806.05236).
 
-        lam ~ Beta(alpha, alpha), k ~ U{0, 1, 2}, pi a permutation, one each per batch;   h = g_k(x), the output of
-        layer k, h = x for k = 0 h~_i = lam h_i + (1 - lam) h_pi(i),   logits = f_k(h~),   t_i = lam s(y_i) + (1 - lam)
-        s(y_pi(i))
+        lam ~ Beta(alpha, alpha), k ~ U{0, 1, 2}, pi a permutation, one each per batch;
+        h = g_k(x), the output of layer k, h = x for k = 0
+        h~_i = lam h_i + (1 - lam) h_pi(i),   logits = f_k(h~),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
     Gradients flow through both h_i and h_pi(i).
 
@@ -98,7 +98,12 @@ class ManifoldMixup(MixMethod):
 
 
 def one_tensor(layer: str, h: Any) -> Tensor:
-    """What a layer gave, if it is a tensor. Raises EvalkitError for anything else."""
+    """What a layer gave, if it is a tensor. Raises EvalkitError for anything else.
+
+    Args:
+        layer: Name of the layer, for the error.
+        h: What it gave.
+    """
     if not isinstance(h, Tensor):
         raise EvalkitError(
             f"layer '{layer}' gives more than one tensor and cannot be mixed; give manifold other `layers`"

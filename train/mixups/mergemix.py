@@ -19,10 +19,12 @@ class MergeMix(MixMethod):
     """MergeMix (Jin et al., 2025, arXiv:2510.23479, its code in OpenMixup). Experimental.
 
         a_i = attention of each of the N patches of x_i to the class token, summed over heads, in a pass that merges
-        similar tokens (see token_merging);  lam0 ~ Beta(alpha, alpha),  n = floor(lam0 N);   M_i = 1 in the n patches
-        of largest a_i, else 0 x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam = n / N,   t_i = lam s(y_i) + (1 - lam)
-        s(y_pi(i)) L = L(f(x~), t) + L(f(x'), t'),   x', t' the Mixup of the batch with lam' ~ Beta(mixup_alpha,
-        mixup_alpha) and partners of its own
+            similar tokens (see token_merging)
+        lam0 ~ Beta(alpha, alpha),   n = floor(lam0 N);
+        M_i = 1 in the n patches of largest a_i, else 0
+        x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam = n / N,   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        L = L(f(x~), t) + L(f(x'), t'),
+        x', t' the Mixup of the batch with lam' ~ Beta(mixup_alpha, mixup_alpha) and partners of its own
 
     For plain vit_* and deit_* models.
 

@@ -19,10 +19,11 @@ LAYER = "patch_embed"
 class MixToken(MixMethod):
     """MixToken (Jiang et al., NeurIPS 2021, arXiv:2104.10858, "All Tokens Matter").
 
-        T = patch embeddings of x, an h x w grid;   box of CutMix on that grid, lam0 ~ Beta(alpha, alpha), one per
-        batch;   M = 0 in it, else 1 T~_i = M T_i + (1 - M) T_(B-1-i), then position embeddings, class token and blocks;
-        lam = mean(M) t_i = lam s(y_i) + (1 - lam) s(y_(B-1-i)),   L = L(class logits, t) + dense_weight mean_j L(Z_ij,
-        s(y_i)),   Z = M Z~ + (1 - M) Z~_(B-1-i)
+        T = patch embeddings of x, an h x w grid;
+        box of CutMix on that grid, lam0 ~ Beta(alpha, alpha), one per batch;   M = 0 in it, else 1
+        T~_i = M T_i + (1 - M) T_(B-1-i), then position embeddings, class token and blocks;   lam = mean(M)
+        t_i = lam s(y_i) + (1 - lam) s(y_(B-1-i)),   L = L(class logits, t) + dense_weight mean_j L(Z_ij, s(y_i)),
+        Z = M Z~ + (1 - M) Z~_(B-1-i)
 
     Z~ are the logits of each patch token by an auxiliary head; undoing the mix brings each back to its own image. Only
     for networks whose `patch_embed` gives a token per patch (vit, deit, cait, swin); the dense loss, for those that
@@ -126,5 +127,10 @@ def patch_embedding(net: Network) -> Any:
 
 
 def swap(tokens: Tensor, inside: Tensor) -> Tensor:
-    """Tokens (B, h w, D) or (B, h, w, D), inside the box (h, w, 1) those of the image B - 1 - i. Its own inverse."""
+    """Tokens, inside the box those of the image B - 1 - i. Its own inverse.
+
+    Args:
+        tokens: (B, h w, D) or (B, h, w, D).
+        inside: The box, (h, w, 1) bool.
+    """
     return torch.where(inside.flatten(0, 1) if tokens.ndim == 3 else inside, tokens.flip(0), tokens)

@@ -19,10 +19,11 @@ from .parts.masks import blend
 class PatchMix(MixMethod):
     """PatchMix (Cascante-Bonilla et al., BMVC 2021, arXiv:2106.09011): random grids and pairs.
 
-        lam0_i ~ Beta(alpha, alpha) for each sample;  K_i = round((1 - lam0_i) N^2) of the N x N cells, chosen
-        uniformly, show the partner M_i = 0 in them, else 1;   x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),
-        t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i)) L = L(f(x~_i), t_i) + patch_loss mean_cells L(head(features of the
-        cell), s(label of the cell's source))
+        lam0_i ~ Beta(alpha, alpha) for each sample;
+        K_i = round((1 - lam0_i) N^2) of the N x N cells, chosen uniformly, show the partner
+        M_i = 0 in them, else 1;   x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = mean(M_i),
+        t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
+        L = L(f(x~_i), t_i) + patch_loss mean_cells L(head(features of the cell), s(label of the cell's source))
 
     Args:
         grid: N; None: 4 for sides up to 32 pixels, 8 up to 64, else 7.
@@ -117,7 +118,14 @@ def cells_per_side(pixels: int) -> int:
 
 def cell_logits(model: Any, features: Tensor, size: Sequence[int], side: int) -> Tensor:
     """(B N^2, K) logits of every cell: the features before the head, averaged over the cell, through the head as if
-    they were an image."""
+    they were an image.
+
+    Args:
+        model: The timm model.
+        features: What it gives before the head.
+        size: H and W of the images.
+        side: N, cells per side.
+    """
     prefix = getattr(model, "num_prefix_tokens", 0)
     channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
     if features.ndim == 3:

@@ -24,18 +24,22 @@ LARGEST_GRID = 16
 class PuzzleMix(SaliencyMethod):
     """Puzzle Mix (Kim, Choo & Song, ICML 2020, arXiv:2009.06962).
 
-        s_i = |d loss / d x_i| averaged over the m x m blocks, sum 1;  lam0 ~ Beta(alpha, alpha);  z in {1, 1/2, 0}^(m x
-          m) minimises sum_p z_p s_pi(i),p + (1 - z_p) s_i,p - eta / m^2 log(binom(2, 2 - 2 z_p) lam0^(2 z_p) (1 -
-          lam0)^(2 - 2 z_p) + 1e-8) + sum_(p,q) beta / (16 m) [(z_p - z_q)^2 + gamma d_pq(z_p, z_q)],  d_pq = difference
-          of the pixels along the border of p and q
+        s_i = |d loss / d x_i| averaged over the m x m blocks, sum 1;   lam0 ~ Beta(alpha, alpha);
+        z in {1, 1/2, 0}^(m x m) minimises
+          sum_p z_p s_pi(i),p + (1 - z_p) s_i,p - eta / m^2 log(binom(2, 2 - 2 z_p) lam0^(2 z_p) (1 - lam0)^(2 - 2 z_p)
+              + 1e-8)
+          + sum_(p,q) beta / (16 m) [(z_p - z_q)^2 + gamma d_pq(z_p, z_q)],
+          d_pq = difference of the pixels along the border of p and q
         T, T' move the blocks of x_i, x_pi(i) to where z > 0, 1 - z > 0, at a cost of t_eps per distance minus the
-        saliency shown there x~_i = z T x_i + (1 - z) T' x_pi(i),   lam_i = mean(z_i),   t_i = lam_i s(y_i) + (1 -
-        lam_i) s(y_pi(i))
+            saliency shown there
+        x~_i = z T x_i + (1 - z) T' x_pi(i),   lam_i = mean(z_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
     Args:
         alpha: Parameter of Beta(alpha, alpha).
         grids: The m, one drawn per batch.
-        beta, gamma, eta: Weights, as above.
+        beta: Weight of neighbouring blocks with different labels, as above.
+        gamma: Weight of what differs across their border, as above.
+        eta: Weight of the prior of lambda, as above.
         neighbourhood: n: pixels along a border are averages of n x n.
         transport: Whether blocks move.
         t_eps: Cost of a move per distance.
@@ -191,7 +195,16 @@ def border_differences(
 
     Mean over channels and the length of a border of |pixel before - pixel after| in units of the range [0, 1], each
     pixel averaged over n x n. Float64 (B, m - 1, m) for the borders between rows of blocks, (B, m, m - 1) for those
-    between `columns`."""
+    between columns.
+
+    Args:
+        x: Normalised images (B, C, H, W).
+        std: (C,), of the normalisation, on the scale of [0, 1].
+        partner: Index of the other image, (B,).
+        grid: m, blocks per side.
+        neighbourhood: n, pixels per side that are averaged.
+        columns: Whether the borders are those between columns.
+    """
     block = x.shape[2] // grid
     n = math.gcd(min(neighbourhood, block), block)
     std = std.to(x.device, torch.float64, non_blocking=True)[:, None, None]

@@ -15,10 +15,12 @@ class SaliencyGrafting(MixMethod):
     """Saliency Grafting (Park et al., AAAI 2022, arXiv:2112.08796). Experimental: a reconstruction from the paper's
     abstract.
 
-        Phi_i = mean over channels of |last feature map| for x_i, averaged on g x g cells;   S_i = softmax(Phi_i /
-        temperature) over the cells lam0 ~ Beta(alpha, alpha);   M_i = 0 in the cells c with S_pi(i),c > mean(S_pi(i)),
-        each with probability lam0, else 1 x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = sum M_i S_i / (sum M_i S_i +
-        sum (1 - M_i) S_pi(i)),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
+        Phi_i = mean over channels of |last feature map| for x_i, averaged on g x g cells;
+        S_i = softmax(Phi_i / temperature) over the cells
+        lam0 ~ Beta(alpha, alpha);
+        M_i = 0 in the cells c with S_pi(i),c > mean(S_pi(i)), each with probability lam0, else 1
+        x~_i = M_i x_i + (1 - M_i) x_pi(i),   lam_i = sum M_i S_i / (sum M_i S_i + sum (1 - M_i) S_pi(i)),
+        t_i = lam_i s(y_i) + (1 - lam_i) s(y_pi(i))
 
     The map is that of the trained network for the images before mixing, in float32 and without gradient.
 

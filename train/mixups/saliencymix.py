@@ -15,9 +15,10 @@ from .parts.saliency import fine_grained, fine_grained_of_floats, to_bytes
 class SaliencyMix(MixMethod):
     """SaliencyMix (Uddin et al., ICLR 2021, arXiv:2006.01791).
 
-        lam0 ~ Beta(alpha, alpha);  S = fine-grained saliency of the image the box is cut from;  (r, c) = argmax S, the
-        first one box of size (H, W) sqrt(1 - lam0) around (r, c), clipped;  M = 0 inside it, 1 outside x~_i = M x_i +
-        (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
+        lam0 ~ Beta(alpha, alpha);   S = fine-grained saliency of the image the box is cut from;
+        (r, c) = argmax S, the first one
+        box of size (H, W) sqrt(1 - lam0) around (r, c), clipped;   M = 0 inside it, 1 outside
+        x~_i = M x_i + (1 - M) x_pi(i),   lam = mean(M),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
     Args:
         alpha: Parameter of Beta(alpha, alpha); 0: no mixing.

@@ -17,11 +17,14 @@ VARIANCE = 2.0  # weight of the variance in the mask loss
 class SAMix(MaskedMix):
     """SAMix (Li et al., arXiv:2111.15454, section 4): AutoMix with another mix block phi and mask loss.
 
-        lam' = f_k(lam), z_a = (1 + lam') z, z_b = (2 - lam') z_pi;   P = softmax(theta_q([z_a, z_b])^T theta_k([z_a,
-        z_b]) / sqrt(C/2)) m = sigmoid(up(P value(z_b))), the partner's share, value with a hidden layer and dropout;
-        x~ = (1 - m) x + m x_pi f_k(lam) = (4/3 lam^3 - 2 lam^2 + (k + 1) lam) / (k + 1/3), the identity for k < 0;
-        the losses L_one, L_q, L_k as AutoMix L_lam = gamma (max(|1 - mean(m) - lam| - mask_margin, 0) - 2 var(m)), the
-        mean and variance over all masks and pixels
+        lam' = f_k(lam), z_a = (1 + lam') z, z_b = (2 - lam') z_pi;
+        P = softmax(theta_q([z_a, z_b])^T theta_k([z_a, z_b]) / sqrt(C/2))
+        m = sigmoid(up(P value(z_b))), the partner's share, value with a hidden layer and dropout;
+        x~ = (1 - m) x + m x_pi
+        f_k(lam) = (4/3 lam^3 - 2 lam^2 + (k + 1) lam) / (k + 1/3), the identity for k < 0;
+        the losses L_one, L_q, L_k as AutoMix
+        L_lam = gamma (max(|1 - mean(m) - lam| - mask_margin, 0) - 2 var(m)), the mean and variance over all masks and
+            pixels
 
     The presets "cifar", "released_cifar" and "cifar_vit" (the DeiT's) are configurations of its code; "vit" and
     "convnext", for ImageNet, where none is public, are AutoMix's with its upsampling. Draws: those of AutoMix; keep,

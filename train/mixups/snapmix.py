@@ -18,10 +18,10 @@ SAME_LABEL = ("sum_once", "official")
 class SnapMix(MixMethod):
     """SnapMix (Huang, Wang & Tao, AAAI 2021, arXiv:2012.04846).
 
-        lam_a, lam_b ~ Beta(alpha, alpha);  boxes b_a, b_b as CutMix, one of each per batch;  M = 0 in b_a, else 1
-        x~_i = M x_i + (1 - M) T(x_pi(i) in b_b),  T resizes to b_a;   S_i = up(CAM_y(i)) - min, divided by its sum
-        rho_a = 1 - sum of S_i in b_a,   rho_b = sum of S_pi(i) in b_b,   t_i = rho_a s(y_i) + rho_b s(y_pi(i)),  of any
-        mass from 0 to 2
+        lam_a, lam_b ~ Beta(alpha, alpha);   boxes b_a, b_b as CutMix, one of each per batch;   M = 0 in b_a, else 1
+        x~_i = M x_i + (1 - M) T(x_pi(i) in b_b),   T resizes to b_a;   S_i = up(CAM_y(i)) - min, divided by its sum
+        rho_a = 1 - sum of S_i in b_a,   rho_b = sum of S_pi(i) in b_b,   t_i = rho_a s(y_i) + rho_b s(y_pi(i)),
+        of any mass from 0 to 2
 
     CAM is that of the trained network's positive features for the clean batch, in evaluation mode and without gradient;
     where it is constant, rho is CutMix's share of pixels. For networks with a linear classifier on the mean of a
@@ -113,13 +113,22 @@ def area(box: Box) -> int:
 
 
 def inside(x: Tensor, box: Box) -> Tensor:
-    """The part of (..., H, W) in the box."""
+    """The part of (..., H, W) in the box.
+
+    Args:
+        x: (..., H, W).
+        box: First and last row, first and last column, the last ones excluded.
+    """
     return x[..., box[0] : box[1], box[2] : box[3]]
 
 
 def semantic_map(cam: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) each pixel's share of a class activation map (B, h, w), its smallest value taken off; NaN where it is
-    constant."""
+    """(B, H, W) each pixel's share of a class activation map, its smallest value taken off; NaN where it is constant.
+
+    Args:
+        cam: (B, h, w).
+        size: H and W of the images.
+    """
     cam = cam - cam.amin((1, 2), keepdim=True)  # before as well: what is constant becomes exactly 0
     pixels = F.interpolate(cam[:, None], size=size, mode="bilinear")[:, 0]
     pixels = pixels - pixels.amin((1, 2), keepdim=True)

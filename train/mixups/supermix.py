@@ -21,19 +21,20 @@ CHECK_EVERY = 5  # iterations between two waits for the device
 class SuperMix(MixMethod):
     """SuperMix (Dabouei et al., CVPR 2021, arXiv:2003.05034).
 
-        X_i = {x_i, x_i+1, .., x_i+K-1} (modulo B);  r_i ~ Dirichlet(alpha, .., alpha);  yhat = the teacher f's classes;
-        q_i = sum_k r_ik onehot(yhat_ik) M_ik = sigmoid(up(theta_ik)) / sum_k sigmoid(up(theta_ik)),  theta (w x w) from
-        0;   x~_i = sum_k M_ik x_i+k-1 L_i = KL(q_i || softmax f(x~_i)) + sparsity mean |M (M - 1)|;   g = smoothed
-        dL/dtheta;   theta <- theta - clamp(L / <dL/dtheta, g>) g until the distinct classes of q_i are f's top classes
-        of x~_i;   t_i = sum_k r_ik s(yhat_ik), or softmax f(x~_i)
+        X_i = {x_i, x_i+1, .., x_i+K-1} (modulo B);   r_i ~ Dirichlet(alpha, .., alpha);
+        yhat = the teacher f's classes;   q_i = sum_k r_ik onehot(yhat_ik)
+        M_ik = sigmoid(up(theta_ik)) / sum_k sigmoid(up(theta_ik)),   theta (w x w) from 0;   x~_i = sum_k M_ik x_i+k-1
+        L_i = KL(q_i || softmax f(x~_i)) + sparsity mean |M (M - 1)|;   g = smoothed dL/dtheta;
+        theta <- theta - clamp(L / <dL/dtheta, g>) g
+        until the distinct classes of q_i are f's top classes of x~_i;   t_i = sum_k r_ik s(yhat_ik), or softmax f(x~_i)
 
     Only mixtures that succeed are returned, so M <= B; the batch as it is if none does.
 
     Args:
         teacher: As Attentive CutMix, a classifier of the same classes.
-        images: K.
+        images: K, how many are mixed.
         alpha: Parameter of the distribution of ratios.
-        width: w.
+        width: w, cells per side of theta.
         sparsity: Weight of the masks' sparsity.
         sigma: Of the smoothing, in cells of theta.
         tolerance: Share of the batch that may fail.
@@ -160,19 +161,34 @@ class SuperMix(MixMethod):
 
 
 def shows(logits: Tensor, classes: Tensor) -> Tensor:
-    """(B,) bool: the distinct ones among `classes` (B, K) are the highest of `logits` (B, C)."""
+    """(B,) bool: the distinct ones among some classes are the highest of the logits.
+
+    Args:
+        logits: Of the mixed images, (B, C).
+        classes: (B, K), those that a mixed image is made of.
+    """
     distinct = torch.zeros_like(logits).scatter(1, classes, 1.0).sum(1, keepdim=True)
     higher = (logits[:, None] > logits.gather(1, classes)[:, :, None]).sum(2)
     return (higher < distinct).all(1)
 
 
 def normalised_masks(theta: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, K, H, W) shares of K images in each pixel, which sum to 1, from (B, K, w, w)."""
+    """(B, K, H, W) shares of K images in each pixel, which sum to 1.
+
+    Args:
+        theta: What is optimised, (B, K, w, w).
+        size: H and W of the images.
+    """
     masks = F.interpolate(theta, size=tuple(size), mode="bilinear").sigmoid()
     return masks / masks.sum(1, keepdim=True)
 
 
 def smoothed(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of (B, K, w, w) over floor(5 sigma) cells, with zeros outside."""
+    """Gaussian smoothing over floor(5 sigma) cells, with zeros outside.
+
+    Args:
+        maps: (B, K, w, w).
+        sigma: Standard deviation in cells, up to the rounding of 5 sigma.
+    """
     size = max(int(5 * sigma), 1)
     return correlate(F.pad(maps, ((size - 1) // 2, size // 2) * 2), gaussian(size, size / 5))

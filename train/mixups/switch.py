@@ -20,10 +20,10 @@ class Switch(MixMethod):
     """The Mixup / CutMix switch of DeiT (Touvron et al., ICML 2021, arXiv:2012.12877) and of ResNet strikes back
     (arXiv:2110.00476), as timm's Mixup.
 
-        u < prob:  mix, else x~ = x.   v < switch_prob:  CutMix with lam0 ~ Beta(cutmix_alpha, cutmix_alpha), else Mixup
-        with lam ~ Beta(mixup_alpha, mixup_alpha);   the partner of image i is B - 1 - i Mixup: M_i = lam_i.   CutMix:
-        M_i = 0 in the box, 1 outside, lam_i = mean(M_i) x~_i = M_i x_i + (1 - M_i) x_(B-1-i),   t_i = lam_i s(y_i) + (1
-        - lam_i) s(y_(B-1-i))
+        u < prob: mix, else x~ = x;   the partner of image i is B - 1 - i
+        v < switch_prob: CutMix with lam0 ~ Beta(cutmix_alpha, cutmix_alpha),   M_i = 0 in the box, 1 outside
+        else: Mixup with lam ~ Beta(mixup_alpha, mixup_alpha),   M_i = lam_i
+        x~_i = M_i x_i + (1 - M_i) x_(B-1-i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_(B-1-i))
 
     Args:
         mixup_alpha: Of Mixup; 0: not that one.
@@ -128,6 +128,12 @@ class Switch(MixMethod):
 
 
 def mirror(half: np.ndarray, batch: int, middle: float) -> np.ndarray:
-    """(batch, ...): the decisions (batch // 2, ...) of the first half, `middle` for the one in the middle of an odd
-    batch, the first half backwards."""
+    """(batch, ...) decisions: those of the first half, `middle` for the one in the middle of an odd batch, the first
+    half backwards.
+
+    Args:
+        half: Decisions of the first half, (batch // 2, ...).
+        batch: Images in the batch, B.
+        middle: What stands in the middle of an odd batch.
+    """
     return np.concatenate([half, np.full((batch % 2, *half.shape[1:]), middle), half[::-1]])

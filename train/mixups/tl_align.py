@@ -15,9 +15,11 @@ class TLAlign(MixMethod):
     """TL-Align (Xiao et al., ICCV 2023, arXiv:2210.06455): token-label alignment.
 
         x~, M as CutMix on the h x w grid of patches:  lam0 ~ Beta(alpha, alpha), box of whole patches from x_pi(i),
-        lam = mean(M) l_0 = lam s(y_i) + (1 - lam) s(y_pi(i)) at the class token,  s(y_i) at the patches of x_i,
-        s(y_pi(i)) at those of x_pi(i) l_b = (l_(b-1) + A_b l_(b-1)) / 2,   A_b = attention matrix of block b for x~,
-        mean over heads, no gradient t_i = l at the class token after the last block
+        lam = mean(M)
+        l_0 = lam s(y_i) + (1 - lam) s(y_pi(i)) at the class token,   s(y_i) at the patches of x_i,
+        s(y_pi(i)) at those of x_pi(i)
+        l_b = (l_(b-1) + A_b l_(b-1)) / 2,   A_b = attention matrix of block b for x~, mean over heads, no gradient
+        t_i = l at the class token after the last block
 
     All l lie between the two labels, so one number per token is carried: the share w of s(y_i). Only for plain ViTs, in
     which the class token and the patches attend to each other in every block.

@@ -28,10 +28,12 @@ MAPS = "maps"
 class TokenMix(MixMethod):
     """TokenMix (Liu et al., ECCV 2022, arXiv:2207.08409).
 
-        M = 0 in blocks of int((1 - lam) N) + m tokens of the grid of N, else 1, one mask per batch;   x~_i = M x_i + (1
-        - M) x_pi(i) a_i = a teacher's score map of the clean image x_i and its label, normalised to sum 1;   s_A = sum
-        M a_i,   s_B = sum (1 - M) a_pi(i) t_i = [s_A - e/2] onehot(y_i) + [s_B - e/2] onehot(y_pi(i)) + e/K for label
-        smoothing e, of mass s_A + s_B, which need not be 1
+        M = 0 in blocks of int((1 - lam) N) + m tokens of the grid of N, else 1, one mask per batch;
+        x~_i = M x_i + (1 - M) x_pi(i)
+        a_i = a teacher's score map of the clean image x_i and its label, normalised to sum 1;   s_A = sum M a_i,
+        s_B = sum (1 - M) a_pi(i)
+        t_i = [s_A - e/2] onehot(y_i) + [s_B - e/2] onehot(y_pi(i)) + e/K for label smoothing e, of mass s_A + s_B,
+            which need not be 1
 
     The published training has binary cross-entropy and is a choice of half and half with Mixup, alpha 0.8.
 
@@ -214,14 +216,23 @@ class TokenMix(MixMethod):
 
 
 def attention_map(network: Network, x: Tensor) -> Tensor:
-    """(B, rows, columns) class attention."""
+    """(B, rows, columns) class attention.
+
+    Args:
+        network: A ViT that tells its class attention.
+        x: Normalised images (B, C, H, W).
+    """
     attention, grid = network.class_attention(x)
     return attention.unflatten(1, grid)
 
 
 def shares(scores: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) shares of each image's scores (B, rows, columns) in the tokens `own` (rows, columns), and in the others;
-    those of the tokens without scores."""
+    """(B,) shares of each image's scores in the own tokens, and in the others; those of the tokens without scores.
+
+    Args:
+        scores: (B, rows, columns), not negative.
+        own: (rows, columns) bool: what shows the own image.
+    """
     total = scores.sum((1, 2))
     scores, found = scores / (total[:, None, None] + 1e-8), total >= 1e-6
 
