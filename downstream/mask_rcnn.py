@@ -30,7 +30,13 @@ def pyramid(source: Source) -> tuple[list[int], list[int], list[int]]:
 
 
 def model(cfg: DetConfig, source: Source, classes: int) -> dict[str, Any]:
-    """Mask R-CNN; what no key says is as in mmdetection's and the PVT authors' configs."""
+    """The `model` of an mm config; what no key says is as in mmdetection's and the PVT authors' configs.
+
+    Args:
+        cfg: The recipe.
+        source: The pre-trained backbone.
+        classes: How many there are.
+    """
     indices, channels, strides = pyramid(source)
     levels = [strides[0] * 2**i for i in range(LEVELS)]
     pooled = {"type": "SingleRoIExtractor", "out_channels": cfg.channels, "featmap_strides": levels[:4]}
