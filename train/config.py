@@ -44,11 +44,13 @@ class TrainConfig(Keys):
     # on what
     data: str = key(
         MISSING,
-        "the images: digits, digits-photo, fashion-mnist, folder, packed, or a timm reader prefix such as hfds/NAME",
+        "the images: digits, digits-photo, fashion-mnist, folder, packed, a published set as it is distributed"
+        " (cifar10, cifar100, tiny-imagenet, cub, aircraft, inat2017, inat2018, places205), or a timm reader prefix"
+        " such as hfds/NAME",
         role="place",
     )
     data_dir: str | None = key(
-        None, "the folder that holds the images, of data=folder and of timm's readers", role="place"
+        None, "the folder that holds the images, of data=folder, published sets and timm's readers", role="place"
     )
     train_split: str = key("train", "the part of the data that is trained on")
     val_split: str = key("val", "the part of the data that is validated on")
@@ -279,6 +281,13 @@ class TrainConfig(Keys):
             raise EvalkitError(
                 "data=folder needs data_dir=DIR, a folder with a sub-folder per split that holds a sub-folder per class"
             )
+        if not self.data_dir and not self.data.startswith("digits"):
+            from evalkit.data.known import KNOWN
+
+            if self.data in KNOWN:
+                raise EvalkitError(
+                    f"data={self.data} needs data_dir=DIR, the folder that {KNOWN[self.data].title} was unpacked in"
+                )
         if self.batch_size % self.micro_batch:
             raise EvalkitError(
                 f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}; "

@@ -13,7 +13,6 @@ import torch
 from evalkit import checkpoint, fingerprint, results, run_folder
 from evalkit.about import ACCURACY
 from evalkit.data.loading import steps_per_epoch
-from evalkit.data.published import published_set
 from evalkit.errors import EvalkitError
 from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
@@ -192,7 +191,7 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
     data = DataUsed(
         used.name, used.fingerprint, session.val_name(s.cfg), used.demonstration, {"prepared": str(s.eval_transform)}
     )
-    published = s.is_published and published_set(used) == "imagenet-val"
+    published = s.is_published and s.whole[1]
     for name in s.networks():
         values = dict(s.scores[name])
         notes = [*s.remarks, *(f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items())]

@@ -23,7 +23,7 @@ from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
 from evalkit.errors import EvalkitError
-from evalkit.inference import progress
+from evalkit.progress import progress
 from evalkit.runtime import world_size, write_atomic
 
 from ..config import TransferConfig
