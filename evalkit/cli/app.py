@@ -7,7 +7,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError, unknown
-from . import bench, described, mixup, pack, processes, recipes, schemas, study
+from . import bench, compare, described, mixup, pack, processes, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -286,29 +286,7 @@ def robustness(
     return processes.spawn(gpus) if processes.several(gpus) else robustness.run(protocol, models, cfg)
 
 
-@app.command(
-    epilog="""\b
-Examples:
-  evalkit robustness occlusion runs/vanilla runs/mixpro --out results
-  evalkit compare results:vanilla results:mixpro
-  evalkit compare results:vanilla results:mixpro --protocol occlusion --out comparison
-"""
-)
-def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="a folder of results of one model, or FOLDER:LABEL")],
-    b: Annotated[str, typer.Argument(metavar="B", help="the same of the other model")],
-    protocol: Annotated[
-        list[str] | None, typer.Option(help="only this protocol; may be given again", show_default=False)
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for compare.json", show_default=False)] = None,
-) -> int:
-    """Is A better than B on the same images?
-
-    Paired bootstrap and McNemar's exact test on the per-sample records of `evalkit robustness`, a verdict per metric.
-    """
-    from ..robustness import compare
-
-    return compare(a, b, protocol or [], out)
+app.command(epilog=compare.EPILOG)(compare.compare)
 
 
 @app.command(

@@ -46,6 +46,7 @@ class Plan:
     title: str
     jobs: list[Job]
     left_out: dict[str, str] = field(default_factory=dict)  # name of a cell -> why
+    values: dict[str, dict[str, str]] = field(default_factory=dict)  # name of a cell -> axis -> value
     python: str = sys.executable
 
     def job(self, id: str) -> Job:
@@ -80,7 +81,8 @@ def make(
     if not jobs:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
         raise EvalkitError(f"no cell of this study is left to run{f' ({reasons})' if reasons else ''}")
-    return Plan(study.name, study.title, jobs, left_out)
+    values = {cell.name: dict(cell.values) for cell in cells if cell.name not in left_out}
+    return Plan(study.name, study.title, jobs, left_out, values)
 
 
 def _jobs(cell: Cell, overrides: list[str], evaluations: Sequence[Evaluation], gpus: int) -> list[Job]:
@@ -115,7 +117,8 @@ def start(folder: Path, plan: Plan) -> None:
                     f"{folder / other.out} was begun with another command ({odd} is different); choose another --out"
                 )
         known |= {job.id: job for job in plan.jobs}
-        plan = replace(plan, jobs=list(known.values()), left_out=before.left_out | plan.left_out)
+        left_out, values = before.left_out | plan.left_out, before.values | plan.values
+        plan = replace(plan, jobs=list(known.values()), left_out=left_out, values=values)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(plan), indent=1) + "\n"
     write_atomic(folder / FILE, lambda f: f.write(text.encode()))
