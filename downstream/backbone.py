@@ -239,9 +239,6 @@ class Backbone(nn.Module):
         checkpoint: The weights, as `evalkit.checkpoint.read_weights` takes them; None: random ones.
         weights: raw or ema; None: averaged weights where there are some.
         freeze_statistics: Whether batch normalisation keeps its statistics as they were loaded.
-        freeze: Keep the stem and this many first stages (blocks of a ViT) wholly as they were loaded, "all" of them.
-        strides: Of the maps after rescaling those of a plain ViT, whose own are all the same; None: as they are.
-        out_norm: Normalise each map by a LayerNorm of its own, which no checkpoint holds.
     """
 
     def __init__(
@@ -254,9 +251,6 @@ class Backbone(nn.Module):
         checkpoint: str | None = None,
         weights: str | None = None,
         freeze_statistics: bool = False,
-        freeze: int | str | None = None,
-        strides: list[int] | None = None,
-        out_norm: bool = False,
     ):
         super().__init__()
         self.freeze_statistics = freeze_statistics
@@ -269,30 +263,82 @@ class Backbone(nn.Module):
             self.report = fill(self.model, published.state_dict(), f"timm's file of '{model}'", before)
         elif checkpoint is not None:
             self.report = fill(self.model, read_weights(checkpoint, weights)[0], checkpoint, before)
-        info = [self.model.feature_info[i] for i in self.out_indices]
-        # nothing that a checkpoint of the model alone would lack
-        self.after = nn.ModuleList()
-        if strides is not None:
-            self.after = nn.ModuleList(rescaling(m["num_chs"], m["reduction"], s) for m, s in zip(info, strides))
-        elif out_norm:
-            self.after = nn.ModuleList(LayerNorm2d(m["num_chs"], eps=1e-5) for m in info)
         self._freeze_unused(model)
-        self.held = [] if freeze is None else self._freeze(model, freeze)
         self.report["frozen"] = [n for n, p in self.model.named_parameters() if not p.requires_grad]
-        self.train(self.training)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        maps = self.model.forward_intermediates(
-            x, indices=self.out_indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
+        return tuple(
+            self.model.forward_intermediates(
+                x, indices=self.out_indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
+            )
         )
-        return tuple(f(m) for f, m in zip(self.after, maps)) if len(self.after) else tuple(maps)
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
         for module in self.modules() if self.freeze_statistics else ():
             if isinstance(module, _BatchNorm):
                 module.eval()
-        for module in getattr(self, "held", ()):
+        return self
+
+    def _freeze_unused(self, name: str) -> None:
+        """Freeze what gets no gradient: DistributedDataParallel would wait for it for ever."""
+        mode = self.training
+        self.eval()
+        try:
+            with torch.enable_grad():
+                total = sum(m.sum() for m in self(torch.zeros(1, 3, *PROBE)))
+        except Exception as e:
+            why = (str(e).strip().splitlines() or [type(e).__name__])[0]
+            raise EvalkitError(
+                f"model '{name}' does not take images of any size ({why}), which segmentation and detection need; use a"
+                " ViT, DeiT, PVT, Swin or ResNet"
+            ) from e
+        self.train(mode)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        for p, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True)):
+            if gradient is None:
+                p.requires_grad_(False)
+
+
+class AdaptedBackbone(Backbone):
+    """A `Backbone` whose maps are made what a stock config reads, and of which parts stay as they were loaded.
+
+    Args:
+        args: Of `Backbone`, in order.
+        freeze: The stem and this many first stages (blocks of a ViT) stay wholly as they were loaded, or "all" of them.
+        strides: Of the maps after rescaling those of a plain ViT, whose own are all the same; None: as they are.
+        out_norm: Whether each map is normalised by a LayerNorm of its own, which no checkpoint holds.
+        kwargs: Of `Backbone`, by name.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        freeze: int | str | None = None,
+        strides: list[int] | None = None,
+        out_norm: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        info = [self.model.feature_info[i] for i in self.out_indices]
+        self.after = nn.ModuleList()
+        if strides is not None:
+            self.after = nn.ModuleList(rescaling(m["num_chs"], m["reduction"], s) for m, s in zip(info, strides))
+        elif out_norm:
+            self.after = nn.ModuleList(LayerNorm2d(m["num_chs"], eps=1e-5) for m in info)
+        self.held: list[nn.Module] = []
+        if freeze is not None:
+            self.held = self._freeze(type(self.model).__name__, freeze)
+            self.report["frozen"] = [n for n, p in self.model.named_parameters() if not p.requires_grad]
+        self.train(self.training)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = super().forward(x)
+        return tuple(f(m) for f, m in zip(self.after, maps)) if len(self.after) else maps
+
+    def train(self, mode: bool = True) -> "AdaptedBackbone":
+        super().train(mode)
+        for module in getattr(self, "held", ()):  # while Backbone is built there is none yet
             module.eval()
         return self
 
@@ -315,22 +361,3 @@ class Backbone(nn.Module):
             if n in chosen:
                 p.requires_grad_(False)
         return held
-
-    def _freeze_unused(self, name: str) -> None:
-        """Freeze what gets no gradient: DistributedDataParallel would wait for it for ever."""
-        mode = self.training
-        self.eval()
-        try:
-            with torch.enable_grad():
-                total = sum(m.sum() for m in self(torch.zeros(1, 3, *PROBE)))
-        except Exception as e:
-            why = (str(e).strip().splitlines() or [type(e).__name__])[0]
-            raise EvalkitError(
-                f"model '{name}' does not take images of any size ({why}), which segmentation and detection need; use a"
-                " ViT, DeiT, PVT, Swin or ResNet"
-            ) from e
-        self.train(mode)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        for p, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True)):
-            if gradient is None:
-                p.requires_grad_(False)
