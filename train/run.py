@@ -44,7 +44,9 @@ def train(
             if out
             else Path("runs") / f"{cfg.data}-{session.method_name(cfg.mixup)}-seed{cfg.seed}".replace("/", "-")
         )
-        cfg = replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
+        cfg = replace(
+            cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        )
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)

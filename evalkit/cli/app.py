@@ -56,6 +56,7 @@ Examples:
   evalkit train mixpro data_dir=imagenet --gpus 8              ImageNet folders train/ and val/
   evalkit train runs/mine/config.yaml seed=1 --out runs/mine-1
   evalkit train --resume runs/mine workers=8
+  srun --nodes=4 --ntasks-per-node=1 evalkit train mixpro data_dir=imagenet --gpus 8
 """,
 )
 def train(
@@ -68,6 +69,8 @@ def train(
         ),
     ] = None,
     gpus: processes.Gpus = None,
+    nodes: processes.Nodes = None,
+    rendezvous: processes.Rendezvous = None,
     out: Annotated[Path | None, typer.Option(help="folder for the run", show_default="runs/DATA-METHOD-seedN")] = None,
     resume: Annotated[
         Path | None,
@@ -90,8 +93,8 @@ def train(
 
     # Read before any process is started: a wrong key is reported once, and at once.
     cfg = config.load(TrainConfig, recipe[0], overrides) if resume is None else None
-    if processes.several(gpus):
-        return processes.spawn(gpus)
+    if (code := processes.across(gpus, nodes, rendezvous)) is not None:
+        return code
     from ..train.run import train as run
 
     if resume is None:

@@ -89,7 +89,7 @@ def compare(images: Images, known: Known, part: str) -> list[str]:
     Args:
         images: What was found.
         known: The published set.
-        part: Of it.
+        part: Which part of it.
     """
     total, each = known.splits[part]
     found = []

@@ -124,7 +124,12 @@ _OF_DIFFERENCE += ("p_holm", "verdict")
 
 
 def differences_csv(found: Sequence[Difference], gathered: Gathered) -> str:
-    """One line per difference, fractions with all their digits."""
+    """One line per difference, fractions with all their digits.
+
+    Args:
+        found: The differences.
+        gathered: What was measured.
+    """
     lines = []
     for d in found:
         first = gathered.places[d.place][0].cell.values
