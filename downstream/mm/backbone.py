@@ -2,7 +2,7 @@
 
 from mmengine.registry import MODELS
 
-from ..backbone import AdaptedBackbone
+from ..adapted import AdaptedBackbone
 
 
 @MODELS.register_module()  # in the root registry, where mmseg and mmdet both look

@@ -125,8 +125,6 @@ def modulated_deform_conv_forward(
     mask: Tensor,
     output: Tensor,
     columns: Tensor,
-    *,
-    with_bias: bool,
     **shape: int,
 ) -> None:
     """Fill `output`; the strides, paddings and dilations in `shape` are mmcv's.
@@ -140,10 +138,9 @@ def modulated_deform_conv_forward(
         mask: Factors on the samples.
         output: What is filled.
         columns: A buffer, left alone.
-        with_bias: Whether there is a bias.
         shape: Kernel, stride, padding, dilation and groups, by mmcv's names.
     """
-    inputs = same_type(input, offset, mask, weight, *([bias] if with_bias else []))
+    inputs = same_type(input, offset, mask, weight, *([bias] if shape["with_bias"] else []))
     output.copy_(_modulated(shape)(*inputs))
 
 
@@ -155,14 +152,7 @@ def modulated_deform_conv_backward(
     offset: Tensor,
     mask: Tensor,
     columns: Tensor,
-    grad_input: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
-    grad_offset: Tensor,
-    grad_mask: Tensor,
-    grad_output: Tensor,
-    *,
-    with_bias: bool,
+    *gradients_: Tensor,
     **shape: int,
 ) -> None:
     """Fill the five gradients.
@@ -175,16 +165,11 @@ def modulated_deform_conv_backward(
         offset: (B, 2 * groups * h * w, H', W'), rows before columns.
         mask: Factors on the samples.
         columns: A buffer, left alone.
-        grad_input: Filled with that of the input.
-        grad_weight: Filled with that of the weights.
-        grad_bias: Filled with that of the bias.
-        grad_offset: Filled with that of the offsets.
-        grad_mask: Filled with that of the factors.
-        grad_output: Gradient of the output.
-        with_bias: Whether there is a bias.
-        shape: Kernel, stride, padding, dilation and groups, by mmcv's names.
+        gradients_: Those of input, weight, bias, offset and mask, which are filled, and that of the output.
+        shape: Kernel, stride, padding, dilation and groups, by mmcv's names, and whether there is a bias.
     """
-    *inputs, outer = same_type(input, offset, mask, weight, *([bias] if with_bias else []), grad_output)
+    grad_input, grad_weight, grad_bias, grad_offset, grad_mask, grad_output = gradients_
+    *inputs, outer = same_type(input, offset, mask, weight, *([bias] if shape["with_bias"] else []), grad_output)
     targets = (grad_input, grad_offset, grad_mask, grad_weight, grad_bias)
     for target, found in zip(targets, gradients(_modulated(shape), inputs, outer)):
         target.copy_(found)
@@ -224,11 +209,7 @@ def ms_deform_attn_backward(
     starts: Tensor,
     locations: Tensor,
     weights: Tensor,
-    grad_output: Tensor,
-    grad_value: Tensor,
-    grad_locations: Tensor,
-    grad_weights: Tensor,
-    *,
+    *gradients_: Tensor,
     im2col_step: int,
 ) -> None:
     """Fill the three gradients.
@@ -239,14 +220,12 @@ def ms_deform_attn_backward(
         starts: (levels,), the first key of each map.
         locations: (B, queries, heads, levels, points, 2) in [0, 1].
         weights: The same without its last axis.
-        grad_output: Gradient of the output.
-        grad_value: Filled with that of the values.
-        grad_locations: Filled with that of the places.
-        grad_weights: Filled with that of the weights.
+        gradients_: That of the output, and those of value, locations and weights, which are filled.
         im2col_step: Left alone: how the compiled one splits its work.
     """
+    grad_output, *targets = gradients_
     *inputs, outer = same_type(value, locations, weights, grad_output)
-    for target, found in zip((grad_value, grad_locations, grad_weights), gradients(_attend(shapes), inputs, outer)):
+    for target, found in zip(targets, gradients(_attend(shapes), inputs, outer)):
         target.copy_(found)
 
 

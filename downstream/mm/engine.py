@@ -141,12 +141,14 @@ def loop_config(cfg: TransferConfig, run: Path, steps: int, epoch_steps: int | N
         "run": str(run),
         "seed": cfg.seed,
         "max_iters": steps,
-        "log_steps": cfg.log_steps,
-        "checkpoint_steps": cfg.checkpoint_steps,
+        "every": {
+            "log": cfg.log_steps,
+            "checkpoint": cfg.checkpoint_steps,
+            "epoch": epoch_steps,
+            "val": cfg.val_steps,
+        },
         "keep": cfg.keep,
         "accumulate": cfg.accumulate,
-        "epoch_steps": epoch_steps,
-        "val_steps": cfg.val_steps,
     }
 
 

@@ -33,21 +33,18 @@ class Stopped(Exception):
 
 @LOOPS.register_module()
 class EvalkitLoop(BaseLoop):
-    """Steps `max_iters`, with a log line every `log_steps` and a checkpoint every `checkpoint_steps` and when a signal
-    asks for the end.
+    """A training loop that logs, saves, measures, and ends when a signal asks for it.
 
     Args:
-        runner: mmengine's.
-        dataloader: Config or loader of the training images.
-        run: Folder of the run.
-        seed: Of all draws.
-        max_iters: Steps of the run.
-        log_steps: Between log lines.
-        checkpoint_steps: Between checkpoints.
-        keep: Newest checkpoints that are kept.
+        runner: What the loop belongs to.
+        dataloader: The training loader, or the config of one.
+        run: The run folder.
+        seed: The seed of order and augmentation.
+        max_iters: Steps in all.
+        every: Steps between two of: "log" lines, "checkpoint"s, "epoch"s (for schedulers and hooks that count them;
+            None: the run is one), "val" measurements (None: there are none).
+        keep: How many checkpoints stay.
         accumulate: Parts that a step's images are computed in.
-        epoch_steps: Steps of an epoch, for schedulers and hooks that count epochs; None: the run is one.
-        val_steps: Between measurements; None: there are none.
     """
 
     def __init__(
@@ -57,18 +54,15 @@ class EvalkitLoop(BaseLoop):
         run: str,
         seed: int,
         max_iters: int,
-        log_steps: int,
-        checkpoint_steps: int,
+        every: dict[str, int | None],
         keep: int,
         accumulate: int = 1,
-        epoch_steps: int | None = None,
-        val_steps: int | None = None,
     ):
         super().__init__(runner, dataloader)
         self.folder, self.seed, self.max_iters = Path(run), seed, max_iters
-        self.log_steps, self.checkpoint_steps, self.keep = log_steps, checkpoint_steps, keep
-        self.accumulate, self.val_steps = accumulate, val_steps
-        self.epoch_steps = epoch_steps or max_iters
+        self.log_steps, self.checkpoint_steps, self.keep = every["log"] or 1, every["checkpoint"] or 1, keep
+        self.accumulate, self.val_steps = accumulate, every["val"]
+        self.epoch_steps = every["epoch"] or max_iters
         self.max_epochs = -(-max_iters // self.epoch_steps)
         self._epoch = 0
         self._iter = 0  # what Runner.resume sets

@@ -11,7 +11,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..backbone import layers
+from ..adapted import layers
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
