@@ -98,3 +98,26 @@ class Task:
     @property
     def name(self) -> str:
         return self.about.name
+
+    def training(self, spec: str, overrides: list[str]) -> list[str] | None:
+        """The words of `evalkit train` that do this instead: none.
+
+        Args:
+            spec: The checkpoint.
+            overrides: `key=value` as typed.
+        """
+        return None
+
+    def transfer(self, spec: str | None, cfg: Any, out: Path | None, resume: Path | None, overrides: list[str]) -> int:
+        """Train and measure, see `run.transfer`.
+
+        Args:
+            spec: The checkpoint; None: with `resume`.
+            cfg: The recipe; None: with `resume`.
+            out: The run folder; None: one below runs/.
+            resume: The run folder that goes on; None: a new run.
+            overrides: `key=value` as typed.
+        """
+        from .run import transfer
+
+        return transfer(self, spec, cfg, out, resume, overrides)

@@ -213,6 +213,16 @@ def _best(link: Path) -> Path:
     return folder
 
 
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint or run folder says of itself; {} for a weights file, which says nothing. Raises EvalkitError
+    for what is not there or damaged."""
+    path = Path(path)
+    if not path.exists():
+        raise EvalkitError(f"no such checkpoint: {path}")
+    folder = find_folder(path) if path.is_dir() else None
+    return verify(folder) if folder else {}
+
+
 def load_state(folder: Path) -> Any:
     """The training state of a checkpoint folder, as it was written: the caller checks what it holds."""
     return weights_files.read_torch(folder / "train_state.pt")

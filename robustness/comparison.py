@@ -8,9 +8,10 @@ proportions or percentages", Psychometrika 12, 1947.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,15 @@ class Difference:
     better: str | None
 
 
-def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | None = None) -> int:
-    """Print how two runs differ in every metric of every robustness protocol that both have; 0.
+def compare(
+    a: str,
+    b: str,
+    protocols: Sequence[str] = (),
+    out: str | Path | None = None,
+    transfers: Mapping[str, Protocol] = MappingProxyType({}),
+) -> int:
+    """Print how two runs differ in every metric of every protocol that both have, robustness, accuracy and transfers
+    with predictions of each image; 0.
 
     Args:
         a: A folder of results of one model, or FOLDER:NAME with a model's label or the start of its checkpoint's
@@ -69,11 +77,13 @@ def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | Non
         b: The other run, named the same way.
         protocols: Names of the protocols that are compared; empty: all that both have.
         out: Folder for compare.json and the figures; None: only print.
+        transfers: The transfers by name, which the command line knows.
 
     Raises EvalkitError where the runs are not of the same protocol version, data, settings and images, or their records
     are gone.
     """
-    sides = [_runs(spec, protocols) for spec in (a, b)]
+    known = KNOWN | transfers
+    sides = [_runs(spec, protocols, known) for spec in (a, b)]
     shared = [
         name for name in dict.fromkeys(r["protocol"] for r in sides[0]) if any(r["protocol"] == name for r in sides[1])
     ]
@@ -86,7 +96,7 @@ def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | Non
     made = []
     for name in shared:
         for first, second in _pairs(name, sides[0], sides[1], names=(a, b)):
-            differences = paired(KNOWN[name], outcome_of(first), outcome_of(second), names=(a, b))
+            differences = paired(known[name], outcome_of(first), outcome_of(second), names=(a, b))
             print(_text(first, second, differences))
             made.append(_json(first, second, differences))
     if out is not None:
@@ -174,16 +184,17 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
 # ---- which records
 
 
-def _runs(spec: str, protocols: Sequence[str]) -> list[Record]:
-    """The latest robustness records of the one model that `spec` names."""
-    if odd := [p for p in protocols if p not in KNOWN]:
-        raise unknown("protocol", odd[0], KNOWN)
+def _runs(spec: str, protocols: Sequence[str], known: Mapping[str, Protocol]) -> list[Record]:
+    """The latest records of the one model that `spec` names."""
+    if odd := [p for p in protocols if p not in known]:
+        raise unknown("protocol", odd[0], known)
     cuts = [i for i, letter in enumerate(spec) if letter == ":" and Path(spec[:i]).exists()]
     folder, name = (spec, None) if Path(spec).exists() or not cuts else (spec[: cuts[0]], spec[cuts[0] + 1 :])
     found = [
         r
         for r in results.latest(results.read([folder]))
-        if r["protocol"] in (protocols or KNOWN) and r["task"] in ("robustness", "eval")
+        if r["protocol"] in (protocols or known)
+        and (r["task"] in ("robustness", "eval") or (r["task"] == "transfer" and r["records"] is not None))
     ]
     chosen = [
         r
@@ -235,7 +246,7 @@ def _obstacle(a: Record, b: Record) -> str | None:
 
 def outcome_of(record: Record) -> tuple[np.ndarray, Outcome]:
     """(ids in order, outcome) of a record, from its per-sample records; raises EvalkitError where they are gone."""
-    if record["task"] in ("eval", "train"):
+    if record["task"] in ("eval", "train", "transfer"):
         return _predicted(record)
     found = store.read(Path(record["_dir"]) / record["records"]) if record["records"] else None
     if found is None:
@@ -248,13 +259,14 @@ def outcome_of(record: Record) -> tuple[np.ndarray, Outcome]:
 
 
 def _predicted(record: Record) -> tuple[np.ndarray, Outcome]:
-    """The same of a record of accuracy, from its predictions.csv."""
-    path = Path(record["_dir"]) / accuracy.PREDICTIONS
-    ids, correct = accuracy.read_predictions(path) if record["task"] == "eval" else (np.zeros(0), np.zeros(0))
+    """The same of a record of accuracy, or of a transfer, from its predictions."""
+    name = {"eval": accuracy.PREDICTIONS, "transfer": record["records"]}.get(record["task"])
+    path = Path(record["_dir"]) / (name or accuracy.PREDICTIONS)
+    ids, correct = accuracy.read_predictions(path) if name else (np.zeros(0), np.zeros(0))
     if len(ids) != record["n"] or abs(correct.mean() - record["metrics"]["top1"]) > 1e-9:
         raise EvalkitError(
-            f"{path} does not hold the predictions of {record['label']} on {record['data']['name']}; evaluate it again"
-            " with `evalkit eval`, into a folder of its own"
+            f"{path} does not hold the predictions of {record['label']} on {record['data']['name']}; measure it again"
+            " with `evalkit eval` or `evalkit transfer`, into a folder of its own"
         )
     statistics = [bootstrap.Means({"top1": correct})]
     return ids, Outcome(len(ids), statistics[0].values, {}, statistics=statistics)

@@ -22,6 +22,8 @@ def obstacle(cfg: TrainConfig) -> str | None:
     Frozen teachers are left out: whether their weights are there is not a question of the combination. Raises
     EvalkitError for a network or a method that does not exist or does not take its arguments.
     """
+    if cfg.model is None:  # the network of a checkpoint, which the run will read
+        return None
     given = json.dumps([cfg.model, cfg.model_args, cfg.mixup, cfg.image_size], sort_keys=True)
     return _obstacle(given)
 
@@ -36,7 +38,8 @@ def _obstacle(given: str) -> str | None:
         try:
             part.setup(network)
             network.prepare(attention=part.attention, inject_layers=part.inject_layers)
-            part.check_size(network, size, size)
+            if size is not None:  # else the data of the run decide
+                part.check_size(network, size, size)
         except EvalkitError as e:
             return str(e)
         except RuntimeError as e:

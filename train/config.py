@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
@@ -11,6 +11,13 @@ from evalkit.keys import Keys, key
 
 ADAPTIVE = ("adam", "adamw", "nadam", "radam", "lamb", "lion", "adan")
 MOMENTUM = ("sgd", "momentum", "nesterov", "lars")
+# A recipe for anybody's data may leave these null: `settle_sizes` settles them when a run begins, so that whatever
+# reads a run's configuration finds a value.
+if TYPE_CHECKING:
+    Size = int
+    Name = str
+else:
+    Size, Name = int | None, str | None
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,9 @@ class TrainConfig(Keys):
     """Every key a training recipe may hold, flat. A recipe must give the keys without a default."""
 
     # what is trained
-    model: str = key(MISSING, "the architecture, by its timm or evalkit name")
+    model: Name = key(
+        MISSING, "the architecture, by its timm or evalkit name; null: that of the checkpoint that init names"
+    )
     model_args: dict[str, Any] = key({}, "arguments passed to the architecture's constructor")
     init: str | None = key(
         None, "weights to start from: a checkpoint folder or file, or 'pretrained' (timm's); null: random ones"
@@ -39,6 +48,9 @@ class TrainConfig(Keys):
         " command line comes first",
     )
     applied: list[str] = key([], "what `models` and `methods` brought, written by the program", role="place")
+    picked: list[str] = key(
+        [], "what was picked from the data where a recipe left it open, written by the program", role="place"
+    )
     label: str | None = key(None, "how reports name this run; null: by the method", role="place")
 
     # on what
@@ -64,7 +76,13 @@ class TrainConfig(Keys):
     limit: int | None = key(
         None, "train on so many of the training images, evenly spaced over the set; null: all", above=0
     )
-    image_size: int = key(224, "side of the training images", unit="pixels", above=0)
+    image_size: Size = key(
+        224,
+        "side of the training images; null: that of init's weights, else the median shorter side of the images in"
+        " steps of 32, within what the network is made for",
+        unit="pixels",
+        above=0,
+    )
 
     # augmentation
     augment: str = key(
@@ -133,9 +151,16 @@ class TrainConfig(Keys):
 
     # schedule
     epochs: int = key(MISSING, "passes over the training images", above=0)
-    batch_size: int = key(MISSING, "images per optimizer step over all processes", above=0)
-    micro_batch: int = key(
-        MISSING, "images per forward pass: they are mixed with one another and share batch-norm statistics", above=0
+    batch_size: Size = key(
+        MISSING,
+        "images per optimizer step over all processes; null: the power of two from 8 to 128 that leaves 20 steps to an"
+        " epoch",
+        above=0,
+    )
+    micro_batch: Size = key(
+        MISSING,
+        "images per forward pass: they are mixed with one another and share batch-norm statistics; null: batch_size",
+        above=0,
     )
     mix_draws: str = key(
         "group",
@@ -152,6 +177,12 @@ class TrainConfig(Keys):
         1, "published accumulation steps per optimizer step (decides the draws alone, not the memory)", above=0
     )
     lr: float = key(MISSING, "learning rate after warm-up", above=0)
+    lr_batch: int | None = key(
+        None,
+        "the batch size that lr is meant for: lr, min_lr and warmup_lr are scaled in proportion when a run begins;"
+        " null: as they are",
+        above=0,
+    )
     min_lr: float = key(0.0, "learning rate at the end of a cosine", least=0)
     warmup_lr: float = key(0.0, "learning rate at the start of warm-up", least=0)
     warmup_epochs: float = key(0.0, "length of the linear warm-up", unit="epochs", least=0)
@@ -229,10 +260,12 @@ class TrainConfig(Keys):
 
     @classmethod
     def settle(cls, values: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
-        """What the recipe's setting, its `methods`, brings for the mixup that is chosen."""
-        from .settings import settle
+        """The network of the checkpoint that training starts from, where the recipe leaves it open; what the recipe's
+        setting, its `methods`, brings for the mixup that is chosen."""
+        from .settings import settle, that_of_init
 
-        return settle(values, given, [f.name for f in fields(cls)])
+        own = that_of_init(values)
+        return own | settle({**values, **own}, given, [f.name for f in fields(cls)])
 
     def idle(self) -> dict[str, str]:
         found = {}
@@ -261,28 +294,10 @@ class TrainConfig(Keys):
             found |= dict.fromkeys(("betas", "eps"), f"opt={self.opt} has momentum instead")
         return found
 
-    def _check_schedule(self) -> None:
-        """Raises EvalkitError for a schedule that cannot be followed as it is written."""
-        if self.schedule == "cosine" and self.cooldown_epochs and self.cooldown_epochs >= self.epochs:
-            raise EvalkitError(
-                f"cooldown_epochs={self.cooldown_epochs:g} leave nothing of epochs={self.epochs} for the cosine; give"
-                " fewer"
-            )
-        if self.schedule == "cosine" and self.min_lr > self.lr:
-            raise EvalkitError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}, where it should fall to; lower it")
-        if self.warmup_epochs and self.warmup_lr > self.lr:
-            raise EvalkitError(
-                f"warmup_lr={self.warmup_lr:g} is above lr={self.lr:g}, to which it should rise; give a lower one"
-            )
-        if self.schedule == "step" and (
-            sorted(set(self.decay_epochs)) != list(self.decay_epochs) or max(self.decay_epochs) > self.epochs
-        ):
-            raise EvalkitError(
-                f"key 'decay_epochs' must be growing numbers up to epochs={self.epochs}, but got {self.decay_epochs}"
-            )
-
     def check(self) -> None:
         """Raises EvalkitError for a value that no run could use."""
+        from .schedules import check_schedule
+
         super().check()
         if not self.betas or max(self.betas) >= 1:
             raise EvalkitError(f"key 'betas' must be numbers from 0 to below 1, but got {self.betas}")
@@ -295,7 +310,7 @@ class TrainConfig(Keys):
             raise EvalkitError(
                 "schedule=step needs the epochs at which the learning rate falls, for example decay_epochs=[30,60,90]"
             )
-        self._check_schedule()
+        check_schedule(self)
         if self.distill_type == "soft" and self.distill_teacher is None:
             raise EvalkitError("distill_type=soft needs distill_teacher=NAME, a timm name or a checkpoint")
         if self.data == "packed" and not self.data_dir:
@@ -311,6 +326,8 @@ class TrainConfig(Keys):
                 raise EvalkitError(
                     f"data={self.data} needs data_dir=DIR, the folder that {KNOWN[self.data].title} was unpacked in"
                 )
+        if self.batch_size is None or self.micro_batch is None:
+            return  # settled with the data
         if self.batch_size % self.micro_batch:
             raise EvalkitError(
                 f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}; "

@@ -56,6 +56,7 @@ def train(
     init_processes(device)
     with run_folder.claimed(run, "train", new=resume is None) if is_main() else nullcontext():
         s = session.build(cfg, device)
+        cfg = s.cfg
         loop.batch_iterator(s, 0)  # raises where sizes do not go together
         if is_main():
             say(headline(s, run))

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+from evalkit.errors import EvalkitError
+
 from .config import TrainConfig
 
 
@@ -35,3 +37,23 @@ def learning_rate(cfg: TrainConfig, steps_per_epoch: int) -> Callable[[int], flo
         return cfg.lr
 
     return value
+
+
+def check_schedule(cfg: TrainConfig) -> None:
+    """Raise EvalkitError for a schedule that cannot be followed as it is written."""
+    if cfg.schedule == "cosine" and cfg.cooldown_epochs and cfg.cooldown_epochs >= cfg.epochs:
+        raise EvalkitError(
+            f"cooldown_epochs={cfg.cooldown_epochs:g} leave nothing of epochs={cfg.epochs} for the cosine; give fewer"
+        )
+    if cfg.schedule == "cosine" and cfg.min_lr > cfg.lr:
+        raise EvalkitError(f"min_lr={cfg.min_lr:g} is above lr={cfg.lr:g}, where it should fall to; lower it")
+    if cfg.warmup_epochs and cfg.warmup_lr > cfg.lr:
+        raise EvalkitError(
+            f"warmup_lr={cfg.warmup_lr:g} is above lr={cfg.lr:g}, to which it should rise; give a lower one"
+        )
+    if cfg.schedule == "step" and (
+        sorted(set(cfg.decay_epochs)) != list(cfg.decay_epochs) or max(cfg.decay_epochs) > cfg.epochs
+    ):
+        raise EvalkitError(
+            f"key 'decay_epochs' must be growing numbers up to epochs={cfg.epochs}, but got {cfg.decay_epochs}"
+        )

@@ -27,6 +27,7 @@ from .mixups import from_config
 from .mixups.base import Context, MixMethod
 from .mixups.parts.teacher import Teacher
 from .optim import make_optimizer
+from .sizes import settle_sizes
 from .step import train_step
 
 # What a set of weights that is evaluated is called
@@ -122,7 +123,8 @@ class Session:
 
 
 def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, data.Images] | None = None) -> Session:
-    """Data, network, method and optimizer of a recipe, seeded; the same in every process.
+    """Data, network, method and optimizer of a recipe, seeded; the same in every process. What the recipe leaves open
+    is settled by the data.
 
     Args:
         cfg: The recipe.
@@ -134,7 +136,8 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     torch.use_deterministic_algorithms(cfg.deterministic)
     torch.backends.cudnn.benchmark = not cfg.deterministic
     train_images, val_images = images or load_images(cfg)
-    remarks = check_splits(train_images, val_images, (cfg.train_split, val_name(cfg)))
+    cfg = settle_sizes(cfg, train_images)
+    remarks = check_splits(train_images, val_images, (cfg.train_split, val_name(cfg))) + cfg.picked
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes), remarks).to(device)
     check_sizes(network, cfg)

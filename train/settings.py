@@ -4,11 +4,12 @@ keys of the recipe; `methods`, for a method, arguments and, under `recipe`, keys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from evalkit.checkpoint import read_meta
 from evalkit.errors import EvalkitError, unknown
 
 RECIPE = "recipe"
-OF_THE_SETTING = ("mixup", "methods", "models", "applied")  # keys that no method's `recipe` may hold
-OF_A_MODEL = ("model", "models", "applied")  # keys that no entry of `models` may hold
+OF_THE_SETTING = ("mixup", "methods", "models", "applied", "picked")  # keys that no method's `recipe` may hold
+OF_A_MODEL = ("model", "models", "applied", "picked")  # keys that no entry of `models` may hold
 
 
 def settle(values: Mapping[str, Any], given: Collection[str], known: Collection[str]) -> dict[str, Any]:
@@ -46,6 +47,20 @@ def settle(values: Mapping[str, Any], given: Collection[str], known: Collection[
         else:
             applied.append(f"{key}={value} for {name}")
     return {"mixup": mixup, "methods": {}, "applied": applied, **changes}
+
+
+def that_of_init(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`model` and `model_args` of the checkpoint that `init` names, for a recipe whose `model` is null; else nothing.
+
+    Args:
+        values: All keys of the configuration.
+    """
+    if values["model"] is not None or values["init"] in (None, "pretrained"):
+        return {}
+    meta = read_meta(values["init"])
+    if not isinstance(meta.get("model"), str):
+        raise EvalkitError(f"init={values['init']} does not say its architecture; add model=NAME")
+    return {"model": meta["model"], "model_args": {**meta.get("model_args", {}), **values["model_args"]}}
 
 
 def of_model(

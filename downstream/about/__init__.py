@@ -3,6 +3,6 @@ measures it lies one folder up."""
 
 from evalkit.protocols import Protocol, by_name
 
-from . import det, seg
+from . import cls, det, seg
 
-PROTOCOLS: dict[str, Protocol] = by_name((seg.SEG, det.DET))
+PROTOCOLS: dict[str, Protocol] = by_name((seg.SEG, det.DET, cls.CLS))

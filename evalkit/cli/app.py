@@ -147,6 +147,8 @@ Examples:
   evalkit transfer det runs/pvt                                        Mask R-CNN on the embedded scenes
   evalkit transfer det pvt_small.pth model=pvt_small data=coco data_dir=DIR --gpus 8
   evalkit transfer det runs/pvt config=retinanet_r50_fpn_1x_coco       any config of mmdetection or mmsegmentation
+  evalkit transfer cls runs/mixpro data=digits                         linear probe; or mode=knn, mode=fewshot
+  evalkit transfer cls runs/mixpro data=MY mode=finetune epochs=10     own folders MY/train and MY/val
   evalkit transfer seg --resume runs/mine
 """,
 )
@@ -173,9 +175,10 @@ def transfer(
         typer.Option(help="continue the run in this folder, by its own config; needs no CKPT", show_default=False),
     ] = None,
 ) -> int:
-    """Segmentation or detection from a checkpoint.
+    """Segmentation, detection or another set's classes from a checkpoint.
 
-    Trains a decoder and the backbone together and measures them; a stopped run continues from where it was.
+    Trains a decoder and the backbone together and measures them; a stopped run continues from where it was. Classes
+    come from frozen features, or from fine-tuning.
     """
     if task not in described.transfers():
         raise unknown("transfer", task, described.transfers())
@@ -196,6 +199,11 @@ def transfer(
         takers = ", ".join(name for name, p in described.transfers().items() if hasattr(p.config, "ms"))
         raise EvalkitError(f"--ms belongs to {takers}; {task} is tested at one scale")
     overrides += ["ms=true"] * ms
+    if checkpoint and (instead := found.training(checkpoint[0], overrides)) is not None:
+        if recipe is not None:
+            raise EvalkitError("fine-tuning has the recipe `finetune`; name another to `evalkit train` itself")
+        print(f"evalkit train {' '.join(instead)}", flush=True)
+        return train(instead, gpus=gpus, out=out)
     cfg = (
         None
         if resume is not None
@@ -203,9 +211,7 @@ def transfer(
     )
     if processes.several(gpus):
         return processes.spawn(gpus)
-    from ..downstream.run import transfer as run
-
-    return run(found, checkpoint[0] if checkpoint else None, cfg, out, resume, overrides)
+    return found.transfer(checkpoint[0] if checkpoint else None, cfg, out, resume, overrides)
 
 
 @app.command(

@@ -116,7 +116,12 @@ def _recipe(words: list[str]) -> "TrainConfig":
     from .. import config
     from ..train.config import TrainConfig
 
-    return config.load(TrainConfig, recipe[0], overrides)
+    cfg = config.load(TrainConfig, recipe[0], overrides)
+    sizes = {"model": "resnet18", "image_size": 64, "batch_size": 64, "micro_batch": 64}
+    if left := [name for name in sizes if getattr(cfg, name) is None]:
+        example = " ".join(f"{name}={sizes[name]}" for name in left)
+        raise EvalkitError(f"recipe '{recipe[0]}' leaves {', '.join(left)} to the data of a run; give {example}")
+    return cfg
 
 
 def _write(record: Path | None, made: dict[str, object]) -> None:

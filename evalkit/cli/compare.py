@@ -32,8 +32,8 @@ def compare(
     """Is A better than B?
 
     Two models on the same images: paired bootstrap and McNemar's exact test on the per-sample records of `evalkit
-    robustness` and `evalkit eval`. Two methods of several seeds, of a study or of runs: paired by seed. A verdict per
-    metric.
+    robustness`, `evalkit eval` and `evalkit transfer cls`. Two methods of several seeds, of a study or of runs: paired
+    by seed. A verdict per metric.
     """
     from ..study import versus
 
@@ -43,4 +43,4 @@ def compare(
         return versus.compare(a, b, protocol or [], described.protocols(), outcome_of, out)
     from ..robustness import compare
 
-    return compare(a, b, protocol or [], out)
+    return compare(a, b, protocol or [], out, described.transfers())

@@ -213,9 +213,11 @@ def _identity(job: Any) -> Any:
     from ..study.reuse import Identity
     from ..train import session
     from ..train.config import TrainConfig
+    from ..train.sizes import settle_sizes
 
     cfg = config.load(TrainConfig, job.argv[1], list(job.argv[2:]))
     train_images, val_images = session.load_images(cfg)
+    cfg = settle_sizes(cfg, train_images)
     # what `models` and `methods` bring stands in the other keys
     moving = keys.named(TrainConfig, "setting", "seed") - {"models", "methods"}
     settings = {key: value for key, value in config.to_dict(cfg).items() if key in moving}
@@ -232,12 +234,14 @@ def _training(recipe: str, overrides: Sequence[str]) -> Any:
     from ..data.known import size_of
     from ..study.cost import Training
     from ..train.config import TrainConfig
+    from ..train.sizes import settle_sizes
 
     cfg = config.load(TrainConfig, recipe, list(overrides))
     where = f"{cfg.data} in {cfg.data_dir}" if cfg.data_dir else cfg.data
     remark, present = "", True
     try:
         images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
+        cfg = settle_sizes(cfg, images)
         count, classes = round(len(images) * (1 - (cfg.holdout or 0))), len(images.classes)
     except EvalkitError:
         present = False
@@ -248,7 +252,7 @@ def _training(recipe: str, overrides: Sequence[str]) -> Any:
     return Training(
         cfg.model,
         dict(cfg.model_args),
-        cfg.image_size,
+        cfg.image_size or 224,  # the images that would say are not there
         classes,
         count,
         cfg.epochs,

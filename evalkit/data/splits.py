@@ -36,7 +36,7 @@ def check_splits(train: Images, val: Images, names: tuple[str, str]) -> list[str
     if val.fingerprint == train.fingerprint:
         raise EvalkitError(
             f"splits '{names[0]}' and '{names[1]}' of {train.name} hold the same images; put them into folders of their"
-            " own"
+            " own, or validate on a part of the training images with holdout=0.2"
         )
     both = (("training", train), ("validation", val))
     remarks = [f"{what} images: {note}" for what, images in both for note in [*images.remarks, *images.survey()]]

@@ -14,7 +14,7 @@ NAMES = sorted(config.recipes())
 # Keys that say where and how a run executes and what it writes; a recipe need not give them.
 NOT_THE_METHOD = {
     *("augment_device", "compile", "device", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps"),
-    *("applied", "holdout", "limit"),
+    *("applied", "holdout", "limit", "picked", "lr_batch"),
 }
 
 
@@ -42,7 +42,7 @@ def test_is_complete_or_a_few_lines_on_one_that_is(name):
     else:
         distillation = {key for key in every if key.startswith("distill_")}
         # settings for networks (`models`) are of a recipe that several were published with
-        assert set(text) - {"models"} in (
+        assert set(text) - {"models", "lr_batch"} in (
             every - distillation - {"models"},
             every - {"models"},
         )  # without a teacher the keys about it say nothing
