@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def images(scan: Scan, folders: Sequence[str]) -> tuple[Texts, list[int]]:
     newest = max(max(times[2:]) for times in scan.times.values()) / 1e9
     if not scan.links and newest < began - SETTLED:
         visited = Texts(scan.times)
-        arrays = {
+        arrays: dict[str, Any] = {
             "visited": visited.letters,
             "visited_ends": visited.ends,
             "times": np.array(list(scan.times.values()), np.int64),
