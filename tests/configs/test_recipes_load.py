@@ -214,9 +214,8 @@ def test_published_alphas(name):
     methods = ("mixup", "cutmix", "manifold", "saliencymix", "fmix", "resizemix", "puzzlemix")
     made = [from_config(load(name, method).mixup) for method in methods]
     assert tuple(method.alpha for method in made) == ALPHAS[name]
-    assert {n for n in NAMES if config.read(config.find(n)).get("methods")} - {"deit-distilled"} == set(
-        ALPHAS
-    )  # that one has deit-300's
+    inherited = {"deit-distilled"}  # deit-300's
+    assert {n for n in NAMES if config.read(config.find(n)).get("methods")} == set(ALPHAS) | inherited
 
 
 def test_published_settings_besides_alphas():
@@ -251,6 +250,9 @@ def test_switches(name):
         "mixpro": {"mixpro": 0.5, "mixup": 0.25, "cutmix": 0.25},
     }
     published |= {
+        "deit-distilled": published["deit-300"],
+        "transmix-distilled": published["transmix"],
+        "tokenmix": {"mixup": 0.5, "tokenmix": 0.5},
         "digits-photo-deit": published["deit-300"],
         "digits-photo-transmix": published["transmix"],
         "digits-photo-mixpro": published["mixpro"],
