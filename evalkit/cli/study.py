@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import EvalkitError
+from ..text import say
 from .words import split
 
 app = typer.Typer(help="Many trainings and evaluations as one: a table of a paper, or your own.", rich_markup_mode=None)
@@ -21,7 +22,7 @@ def study_list() -> int:
     from ..study import spec
 
     for name in spec.names():
-        print(f"{name:26} {spec.load(name).title}")
+        say(f"{name:26} {spec.load(name).title}")
     return 0
 
 
@@ -31,12 +32,12 @@ def study_show(study: Name, only: Only = None) -> int:
     from ..study import spec
 
     found = spec.load(study)
-    print(found.title)
+    say(found.title)
     for axis, values in found.axes.items():
-        print(f"  {axis}: {', '.join(values)}")
+        say(f"  {axis}: {', '.join(values)}")
     for cell in spec.select(found, only):
         what = f"left out: {cell.excluded}" if cell.excluded else " ".join([cell.recipe, *cell.overrides()])
-        print(f"{cell.name:48} {what}")
+        say(f"{cell.name:48} {what}")
     return 0
 
 
@@ -78,12 +79,12 @@ def study_run(
     cells = spec.select(found, only)
     made = plan.make(found, cells, given=overrides, gpus=gpus, check=_obstacle)
     for name, why in made.left_out.items():
-        print(f"left out: {name}: {why}")
+        say(f"left out: {name}: {why}")
     folder = out or Path("studies") / found.name
     if dry_run:
         from ..study import cost
 
-        print(cost.table(made, folder, _training))
+        say(*cost.table(made, folder, _training).split("\n"))
         return 0
     plan.start(folder, made)
     engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
@@ -138,8 +139,8 @@ def _ended(folder: Path) -> int:
     for name, entries in states.items():
         if name in ("failed", "stopped"):
             for id, facts in entries:
-                print(f"{name}: {id}: {facts.get('message') or 'no message'} (jobs/{id}.log)")
-    print(f"{made.title}: {', '.join(f'{len(entries)} {name}' for name, entries in states.items())}")
+                say(f"{name}: {id}: {facts.get('message') or 'no message'} (jobs/{id}.log)")
+    say(f"{made.title}: {', '.join(f'{len(entries)} {name}' for name, entries in states.items())}")
     return 0 if set(states) == {"done"} else 2
 
 
