@@ -16,7 +16,7 @@ def idle(cfg: "TrainConfig") -> dict[str, str]:
     rules = [  # whether the keys are idle, the keys, why
         (cfg.augment != "rrc", ["crop_scale"], "it belongs to augment=rrc"),
         (not (cfg.auto_augment or cfg.color_jitter), ["augment_device"], "it belongs to auto_augment or color_jitter"),
-        (cfg.holdout is not None, ["val_split"], "holdout=null validates on it"),
+        (cfg.holdout is not None, ["val_split"], "holdout validates on training images; give holdout=null for it"),
         (cfg.loss != "bce", ["bce_threshold", "bce_reduction"], "it belongs to loss=bce"),
         (
             cfg.distill_teacher is None,
@@ -33,7 +33,8 @@ def idle(cfg: "TrainConfig") -> dict[str, str]:
             ["distill_tau"],
             "it belongs to distill_type=soft",
         ),
-        (cfg.schedule != "cosine", ["min_lr"], "it belongs to schedule=cosine"),
+        (cfg.schedule != "cosine", ["min_lr", "cooldown_epochs"], "it belongs to schedule=cosine"),
+        (cfg.ema is None, ["ema_warmup_epochs"], "it belongs to ema=DECAY"),
         (cfg.schedule != "step", ["decay_epochs", "decay_rate"], "it belongs to schedule=step"),
         (
             cfg.schedule == "constant" and not (cfg.warmup_epochs and cfg.warmup_by is None),
