@@ -57,7 +57,7 @@ def study_coverage(
 
     covered = coverage.coverage()
     if as_json:
-        say(json.dumps(coverage.as_json(covered), indent=1))
+        print(json.dumps(coverage.as_json(covered), indent=1))
     else:
         for line in coverage.lines(covered):
             say(line)
@@ -165,7 +165,7 @@ def study_report(
 
     found = spec.load(study)
     folder = folder or Path("studies") / found.name
-    say(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of))
+    say(*str(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of)).split("\n"))
     return 0
 
 
