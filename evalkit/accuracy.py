@@ -11,7 +11,7 @@ import torch
 
 from . import config, data, inference, metrics, models, results, run_folder
 from .about import ACCURACY, EvalConfig
-from .data.published import published_set
+from .data.published import published_set, sets_of_recipe
 from .data.splits import absent_classes
 from .errors import EvalkitError
 from .preparation import preparation, recipe_of
@@ -19,13 +19,20 @@ from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 from .text import cell, say
 
+PREDICTIONS = "predictions.csv"
 FAULTS, SHOWN = "faults.txt", 20  # where all missing classes and unreadable images stand, and how many are printed
 
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
-    """Print top-1 and top-5 of `checkpoint` on `data_spec` (a folder of class folders, or an embedded set; by default
-    what it was trained on), write predictions.csv and a results record into `out`. Returns 0, or 2 if images or classes
-    are missing."""
+    """Print top-1 and top-5 of a checkpoint, write predictions.csv and a results record. Returns 0, or 2 if images or
+    classes are missing.
+
+    Args:
+        checkpoint: A run or checkpoint folder, a weights file or a timm name.
+        data_spec: A folder of class folders, or an embedded set; None: what it was trained on.
+        out: Where results go; None: the run folder, see `results_folder`.
+        overrides: `key=value` of the evaluation's keys.
+    """
     began = time.monotonic()
     cfg = config.load(EvalConfig, None, overrides)
     device = pick_device(cfg.device)
@@ -33,7 +40,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     loaded = models.load(checkpoint, model=cfg.model, weights=cfg.weights)
     network = loaded.network.to(device)
     split = cfg.split or recipe_of(loaded).get("val_split", "val")
-    images = open_images(loaded, data_spec, split, cfg.allow_partial)
+    images = open_images(loaded, data_spec, (cfg.data_dir, split), cfg.allow_partial)
     out = Path(out) if out else results_folder(Path(checkpoint), loaded.label)
     if is_main():
         run_folder.make(out)  # before the work whose results it is for
@@ -54,7 +61,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     if len(faults) > SHOWN:
         write_atomic(out / FAULTS, lambda f: f.write("\n".join([*faults, ""]).encode("utf-8", "backslashreplace")))
         shown.append(f"and {len(faults) - SHOWN} more, listed in {FAULTS}")
-    write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
+    write_predictions(out / PREDICTIONS, records, loaded.classes or images.classes, correct[1])
     part = split if images.native_size else ""
     record = make_record(
         "eval",
@@ -84,43 +91,70 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     )
     averaged = " (averaged weights, ema)" if loaded.weights == "ema" else ""
     where = f"{len(records.ids)} images of {images.name} ({transform})"
-    say(f"{share}{averaged}  on {where}; predictions: {out / 'predictions.csv'}")
+    say(f"{share}{averaged}  on {where}; predictions: {out / PREDICTIONS}")
     return 0 if complete else 2
 
 
 def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
-    """Whether this is the published measurement: all of ImageNet's validation images, prepared in the published way or
-    as the recipe of the run says, of weights that published values may stand beside."""
-    return loaded.published and mode in ("published", "run") and published_set(images) == "imagenet-val"
+    """Whether this is the published measurement: all validation images of the recipe of the run, or of ImageNet for
+    other weights, prepared as the recipe says or, of ImageNet, in the published way, of weights that published values
+    may stand beside.
+
+    Args:
+        loaded: The weights and where they come from.
+        images: The images that were measured.
+        mode: How they were prepared.
+    """
+    name = loaded.subject().recipe
+    wanted = sets_of_recipe(config.read(config.find(name)) if name in config.recipes() else None)[1]
+    modes = ("published", "run") if wanted == "imagenet-val" else ("run",)
+    return loaded.published and mode in modes and published_set(images) == wanted
 
 
 def results_folder(source: Path, label: str) -> Path:
     """Where results go unless --out says: the run folder that `source` is or lies in (its checkpoints come and go),
-    else a folder beside runs."""
+    else a folder beside runs.
+
+    Args:
+        source: The checkpoint.
+        label: The run's name.
+    """
     if not source.is_dir():
         return Path("runs") / label
     folder = source.resolve()
     return Path(os.path.relpath(folder.parent.parent)) if folder.parent.name == "checkpoints" else source
 
 
-def open_images(loaded: models.Loaded, spec: str | None, split: str, allow_partial: bool) -> data.Images:
-    """The images of `spec`, labelled by the class names of the checkpoint."""
-    spec = spec or loaded.meta.get("data", {}).get("name")
+def open_images(
+    loaded: models.Loaded, spec: str | None, where: tuple[str | None, str], allow_partial: bool
+) -> data.Images:
+    """The images of a set, labelled by the class names of the checkpoint.
+
+    Args:
+        loaded: The checkpoint with its classes.
+        spec: A folder or an embedded set; None: what the checkpoint was trained on.
+        where: The folder of a set that is given by name, if any, and the part of the set.
+        allow_partial: Whether class folders may be missing.
+    """
+    root, split = where
+    spec = spec or (recipe_of(loaded).get("data") if root else None) or loaded.meta.get("data", {}).get("name")
     if spec is None:
         raise EvalkitError("which images? Give --data DIR, a folder of class folders, or the name of an embedded set")
-    if Path(spec).is_dir():
+    if root is not None and not data.has_parts(spec):
+        raise EvalkitError(f"data_dir belongs to data by name, such as cifar100; {spec} is none: give --data DIR alone")
+    if root is None and Path(spec).is_dir():
         if loaded.classes is None:
             raise EvalkitError(
                 f"{loaded.source} does not name its classes, so folders cannot be matched to them; evaluate an evalkit"
                 " checkpoint"
             )
         return data.folder(spec, classes=loaded.classes, allow_partial=allow_partial)
-    if spec not in data.NAMES:
+    if spec not in data.NAMES and not data.has_parts(spec):
         raise EvalkitError(
             f"no such folder or data set: {spec}; give --data DIR or one of"
             f" {', '.join(n for n in data.NAMES if n != 'folder')}"
         )
-    images = data.load(spec, split)
+    images = data.load(spec, split, root=root)
     if (images.labels < 0).any():
         raise EvalkitError(
             f"{spec} holds images of no class, which have no accuracy; it is for `evalkit robustness imagenet-o`"
@@ -136,7 +170,14 @@ def open_images(loaded: models.Loaded, spec: str | None, split: str, allow_parti
 
 
 def write_predictions(path: Path, records: inference.Records, classes: list[str], correct: np.ndarray) -> None:
-    """One row per image: id, label, prediction, its probability, whether it is right."""
+    """One row per image: id, label, prediction, its probability, whether it is right.
+
+    Args:
+        path: The file.
+        records: Ids, labels and logits.
+        classes: Names of the model's outputs.
+        correct: (N,) bool.
+    """
     probability = torch.from_numpy(records.logits).double().softmax(1).numpy()
     predicted = probability.argmax(1)
     text = io.StringIO()
@@ -153,3 +194,15 @@ def write_predictions(path: Path, records: inference.Records, classes: list[str]
             ]
         )
     write_atomic(path, lambda f: f.write(text.getvalue().encode()))
+
+
+def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(ids (N,) in order, whether each image is right (N,) float64) of a file that `write_predictions` wrote; empty
+    where it is not there or damaged."""
+    try:
+        with path.open(newline="") as f:
+            lines = {line["file_name"]: float(line["correct"]) for line in csv.DictReader(f)}
+    except (OSError, ValueError, KeyError, TypeError):
+        lines = {}
+    ids = sorted(lines)
+    return np.array(ids), np.array([lines[id] for id in ids])

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from evalkit import config, data, models
 from evalkit.data.loading import steps_per_epoch
-from evalkit.data.published import published_set
+from evalkit.data.published import published_set, sets_of_recipe
 from evalkit.data.splits import check_splits, hold_out, spread
 from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
@@ -69,7 +69,7 @@ class Session:
         ema: The averaged weights; None: the recipe wants none.
         remarks: What a reader of the numbers must know of the data.
         recipe: Whose settings these are, see `recipe_name`.
-        whole: Whether the training images are the published ones, whole.
+        whole: Whether the training and the validation images are those of the recipe, a published set, whole.
         step: Optimizer steps done; the only clock.
         seconds: Of training up to the newest checkpoint, over all parts of a run that was resumed.
         scores: Newest evaluation of "raw" and "ema".
@@ -90,7 +90,7 @@ class Session:
     ema: WeightAverage | None
     remarks: list[str]
     recipe: str | None = None
-    whole: bool = False
+    whole: tuple[bool, bool] = (False, False)
     step: int = 0
     seconds: float = 0.0
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Session:
     @property
     def is_published(self) -> bool:
         """Whether the run is a published one: by a recipe's settings, on the published data, to its end."""
-        return self.recipe is not None and self.whole and self.step == self.total_steps
+        return self.recipe is not None and self.whole[0] and self.step == self.total_steps
 
     @property
     def total_steps(self) -> int:
@@ -150,7 +150,9 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)
     remarks += [f"teacher {teacher.spec}: {line}" for teacher in teachers(trainee) for line in teacher.said]
-    ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
+    ema = WeightAverage(network) if cfg.ema is not None else None
+    recipe = recipe_name(cfg)
+    wanted = sets_of_recipe(config.read(config.find(recipe)) if recipe else None)
     return Session(
         cfg=cfg,
         device=device,
@@ -163,8 +165,8 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
-        recipe=recipe_name(cfg),
-        whole=published_set(train_images) == "imagenet-train",
+        recipe=recipe,
+        whole=(published_set(train_images) == wanted[0], published_set(val_images) == wanted[1]),
         remarks=remarks,
     )
 

@@ -7,7 +7,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError, unknown
-from . import bench, described, mixup, pack, processes, recipes, schemas, study
+from . import bench, compare, described, mixup, pack, processes, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ Examples:
   evalkit train mixpro data_dir=imagenet --gpus 8              ImageNet folders train/ and val/
   evalkit train runs/mine/config.yaml seed=1 --out runs/mine-1
   evalkit train --resume runs/mine workers=8
+  srun --nodes=4 --ntasks-per-node=1 evalkit train mixpro data_dir=imagenet --gpus 8
 """,
 )
 def train(
@@ -68,6 +69,8 @@ def train(
         ),
     ] = None,
     gpus: processes.Gpus = None,
+    nodes: processes.Nodes = None,
+    rendezvous: processes.Rendezvous = None,
     out: Annotated[Path | None, typer.Option(help="folder for the run", show_default="runs/DATA-METHOD-seedN")] = None,
     resume: Annotated[
         Path | None,
@@ -90,8 +93,8 @@ def train(
 
     # Read before any process is started: a wrong key is reported once, and at once.
     cfg = config.load(TrainConfig, recipe[0], overrides) if resume is None else None
-    if processes.several(gpus):
-        return processes.spawn(gpus)
+    if (code := processes.across(gpus, nodes, rendezvous)) is not None:
+        return code
     from ..train.run import train as run
 
     if resume is None:
@@ -107,6 +110,7 @@ def train(
 Examples:
   evalkit eval runs/mine --data imagenet/val
   evalkit eval runs/mine/best --data digits-photo
+  evalkit eval runs/cifar data_dir=cifar-100-python                the test part of the set that the run was trained on
   evalkit eval deit_small_patch16_224 --data imagenet/val --out runs/deit
 """,
 )
@@ -116,7 +120,8 @@ def eval(
     ],
     overrides: Overrides = None,
     data: Annotated[
-        str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)
+        str | None,
+        typer.Option(help="a folder of class folders, or data by name (with data_dir=DIR)", show_default=False),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for results.jsonl and the predictions as CSV")] = None,
 ) -> int:
@@ -210,6 +215,7 @@ Examples:
   evalkit robustness imagenet-a deit_small_patch16_224 --data imagenet-a
   evalkit robustness imagenet-o runs/deit --data imagenet-o --id imagenet/val
   evalkit robustness imagenet-val deit.pth model=deit_small_patch16_224 --data ILSVRC2012_img_val val_labels=val.txt
+  evalkit robustness imagenet-val deit_small_patch16_224 --data torch/imagenet data_dir=imagenet
   evalkit robustness occlusion runs/mixpro --recipe occlusion-shuffle 'shuffle=[2, 4, 8]'
   evalkit robustness pgd runs/mixpro 'eps=[2, 4]' steps=20
   evalkit robustness all runs/mixpro --data-root datasets
@@ -230,7 +236,8 @@ def robustness(
         ),
     ],
     data: Annotated[
-        str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)
+        str | None,
+        typer.Option(help="a folder of class folders, or data by name (with data_dir=DIR)", show_default=False),
     ] = None,
     id: Annotated[
         str | None,
@@ -281,29 +288,7 @@ def robustness(
     return processes.spawn(gpus) if processes.several(gpus) else robustness.run(protocol, models, cfg)
 
 
-@app.command(
-    epilog="""\b
-Examples:
-  evalkit robustness occlusion runs/vanilla runs/mixpro --out results
-  evalkit compare results:vanilla results:mixpro
-  evalkit compare results:vanilla results:mixpro --protocol occlusion --out comparison
-"""
-)
-def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="a folder of results of one model, or FOLDER:LABEL")],
-    b: Annotated[str, typer.Argument(metavar="B", help="the same of the other model")],
-    protocol: Annotated[
-        list[str] | None, typer.Option(help="only this protocol; may be given again", show_default=False)
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for compare.json", show_default=False)] = None,
-) -> int:
-    """Is A better than B on the same images?
-
-    Paired bootstrap and McNemar's exact test on the per-sample records of `evalkit robustness`, a verdict per metric.
-    """
-    from ..robustness import compare
-
-    return compare(a, b, protocol or [], out)
+app.command(epilog=compare.EPILOG)(compare.compare)
 
 
 @app.command(

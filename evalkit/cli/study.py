@@ -96,6 +96,36 @@ def study_status(folder: Annotated[Path, typer.Argument(metavar="DIR", help="the
     return _ended(folder)
 
 
+@app.command(
+    "report",
+    epilog="""\b
+Examples:
+  evalkit study report digits-methods
+  evalkit study report mine.yaml --folder studies/mine --out paper/tables
+""",
+)
+def study_report(
+    study: Name,
+    folder: Annotated[
+        Path | None, typer.Option(help="folder that the study was run in", show_default="studies/STUDY")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the report", show_default="FOLDER/report")] = None,
+) -> int:
+    """Tables and figures of a study, as far as it was run.
+
+    Means over seeds, differences to the baseline with their significance, cost, and published values beside them; as
+    Markdown, CSV, LaTeX and HTML, figures as PNG, SVG and PDF.
+    """
+    from ..robustness.comparison import outcome_of
+    from ..study import report, spec
+    from . import described
+
+    found = spec.load(study)
+    folder = folder or Path("studies") / found.name
+    print(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of))
+    return 0
+
+
 def _ended(folder: Path) -> int:
     """Print how the jobs stand; the exit code for it."""
     from ..study import plan
@@ -126,12 +156,13 @@ def _obstacle(recipe: str, overrides: list[str]) -> str | None:
 
 
 IMAGENET = (1_281_167, 1000)
-SIZES = {"cifar10": (50_000, 10), "cifar100": (50_000, 100), "fashion-mnist": (60_000, 10)}
+FASHION_MNIST = (60_000, 10)
 
 
 def _training(recipe: str, overrides: Sequence[str]) -> Any:
     """What a training of the study comes to. Data that are not there are taken to be as large as ImageNet, and said."""
     from .. import config, data
+    from ..data.known import size_of
     from ..study.cost import Training
     from ..train.config import TrainConfig
 
@@ -143,7 +174,8 @@ def _training(recipe: str, overrides: Sequence[str]) -> Any:
         count, classes = round(len(images) * (1 - (cfg.holdout or 0))), len(images.classes)
     except EvalkitError:
         present = False
-        count, classes = SIZES.get(cfg.data.rpartition("/")[2], IMAGENET)
+        name = cfg.data.rpartition("/")[2]
+        count, classes = FASHION_MNIST if name == "fashion-mnist" else size_of(name, cfg.train_split) or IMAGENET
         remark = f"{where}: {count:,} training images of {classes} classes"
     count = min(count, cfg.limit or count)
     return Training(

@@ -1,4 +1,5 @@
-"""Labelled images by name: embedded sets, image folders, and what timm reads."""
+"""Labelled images by name: embedded sets, image folders, published sets as they are distributed, and what timm
+reads."""
 
 from pathlib import Path
 
@@ -6,27 +7,38 @@ from ..errors import EvalkitError, unknown
 from .embedded import SIZE, digits, digits_photo, fashion_mnist
 from .folders import folder, split_folder
 from .images import BadImage, Images
+from .known import KNOWN, open_known
 from .packed import packed
 from .readers import READERS, STREAMS, timm_images
 from .splits import spread
 from .stand_ins import digits_a, digits_o
 
-__all__ = ["NAMES", "BadImage", "Images", "folder", "load"]
+__all__ = ["NAMES", "BadImage", "Images", "folder", "has_parts", "load"]
 
 _EMBEDDED = {"digits": digits, "digits-photo": digits_photo, "digits-a": digits_a, "digits-o": digits_o}
-NAMES = (*_EMBEDDED, "fashion-mnist", "folder", "packed")
+NAMES = (*_EMBEDDED, "fashion-mnist", "folder", "packed", *KNOWN)
+
+
+def has_parts(name: str) -> bool:
+    """Whether `name` is that of data with parts of their own that lie in a folder: a published set as it is
+    distributed, packed images or what timm reads. Commands open these by name, a part and a folder."""
+    return name in KNOWN or name == "packed" or name.partition("/")[0].lower() in (*READERS, *STREAMS)
 
 
 def load(
     name: str, split: str = "val", *, root: str | Path | None = None, size: int | None = None, limit: int | None = None
 ) -> Images:
-    """The images of a split.
+    """The images of a split. Raises EvalkitError, naming the closest, for a name or split that does not exist, and for
+    data that are not there or incomplete.
 
-    `name`: digits | digits-photo | digits-a | digits-o (embedded, made at `size` pixels, 32 by default) | fashion-mnist
-    | folder (root/<split>/<class>/ or root/<class>/) | packed (what `evalkit pack` wrote) | torch/NAME or hfds/NAME.
-    `root`: where the files are. `limit`:
-    that many images, evenly spaced over the set; their ids stay. Raises EvalkitError, naming the closest, for a name or
-    split that does not exist, and for data that are not there or incomplete.
+    Args:
+        name: digits, digits-photo, digits-a, digits-o (embedded); fashion-mnist; folder (root/<split>/<class>/ or
+            root/<class>/); packed (what `evalkit pack` wrote); torch/NAME or hfds/NAME; or a published set as it is
+            distributed, see `known.KNOWN`.
+        split: Which part of it.
+        root: Where the files are.
+        size: Pixels per side that an embedded set is made at; None: 32.
+        limit: So many images, evenly spaced over the set; their ids stay. None: all.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"Expected argument `limit` to be an integer larger than 0, but got {limit}")
@@ -47,6 +59,8 @@ def load(
             images = packed(root, split)
         else:
             images = folder(split_folder(root, split), name=Path(root).resolve().name)
+    elif name in KNOWN:
+        images = open_known(name, split, root)
     elif name.partition("/")[0].lower() in (*READERS, *STREAMS):
         images = timm_images(name, split, root)
     elif Path(name).is_dir():
