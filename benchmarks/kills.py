@@ -163,7 +163,7 @@ class Bench:
         which must agree."""
         title = jobs(self.work, self.work)[i].title
         if title not in self.whole:
-            run, log = self.work / "whole", self.work / "writes.txt"
+            run, log = self.work / "run", self.work / "writes.txt"
             job = jobs(self.work, run)[i]
             words = [*job.words, *(["--gpus", str(job.processes)] if job.processes > 1 else [])]
             command = [sys.executable, "-m", "evalkit", *words]
@@ -186,7 +186,7 @@ def case(bench: Bench, i: int, who: str, at: str | float, rng: random.Random) ->
     """One kill, before the write `at` or at that share of the command's time; what became of the command and its
     processes, and, continued, of its results."""
     left, seconds, _ = bench.undisturbed(i)
-    run = bench.work / "kill"
+    run = bench.work / "run"
     job = jobs(bench.work, run)[i]
     row = {"job": job.title, "who": who, "at": at if isinstance(at, str) else round(at, 3), "struck": False}
     for _ in range(4):  # on a machine that has become quicker, the command may have ended by then

@@ -86,9 +86,11 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
     merge(mm_config, cfg.mm)
 
     from .mm import engine
-    from .mm.checkpoints import newest
+    from .mm.checkpoints import newest, prune
 
     found = gather_objects(newest(run) if resume and is_main() else None)[0]
+    if found and is_main():
+        prune(run, found[0], cfg.keep)
     if (
         found
         and found[1] == steps
