@@ -130,7 +130,10 @@ def _note(folder: Path, id: str, **facts: Any) -> None:
 
 
 def prune(run: Path) -> None:
-    """Remove the training states of a finished run: its weights stay, it cannot be trained further."""
+    """Remove the training states of a finished run: its weights stay, it cannot be trained further. A run that was made
+    elsewhere keeps them."""
+    if run.is_symlink():
+        return
     for path in run.glob("checkpoints/*/train_state.pt"):
         path.unlink(missing_ok=True)
 
