@@ -20,6 +20,7 @@ from evalkit.text import say
 
 from . import loop, mixed_samples, session, snapshot
 from .config import TrainConfig
+from .ema import beginning_left
 from .resolve import resolve
 
 
@@ -200,9 +201,9 @@ def early(s: session.Session) -> list[str]:
     """What makes the numbers of a short run less than what its weights could give."""
     cfg, steps = s.cfg, s.step
     found = []
-    if s.ema and (begun := s.ema.decay**steps) > 0.05:
-        found.append(f"after {steps} steps the averaged weights still are {100 * begun:.0f} % those the run began with")
     per_epoch = steps_per_epoch(len(s.train_images), cfg.batch_size)
+    if s.ema and (begun := beginning_left(cfg, per_epoch, steps)) > 0.05:
+        found.append(f"after {steps} steps the averaged weights still are {100 * begun:.0f} % those the run began with")
     if cfg.warmup_epochs * per_epoch >= steps:
         found.append(f"the run ended within its warm-up of {cfg.warmup_epochs:g} epochs")
     return found

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import EvalkitError
+from ..text import say
 from .words import split
 
 app = typer.Typer(help="Many trainings and evaluations as one: a table of a paper, or your own.", rich_markup_mode=None)
@@ -21,23 +22,46 @@ def study_list() -> int:
     from ..study import spec
 
     for name in spec.names():
-        print(f"{name:26} {spec.load(name).title}")
+        say(f"{name:26} {spec.load(name).title}")
     return 0
 
 
 @app.command("show")
 def study_show(study: Name, only: Only = None) -> int:
-    """The axes and cells of a study, with the recipe and the keys of each."""
+    """The axes and cells of a study, with the recipe, the keys and the published values of each."""
     from ..study import spec
 
     found = spec.load(study)
-    print(found.title)
+    say(found.title)
     for axis, values in found.axes.items():
-        print(f"  {axis}: {', '.join(values)}")
+        say(f"  {axis}: {', '.join(values)}")
     for cell in spec.select(found, only):
         what = f"left out: {cell.excluded}" if cell.excluded else " ".join([cell.recipe, *cell.overrides()])
-        print(f"{cell.name:48} {what}")
+        say(f"{cell.name:48} {what}")
+        for value, of in found.beside(cell):
+            said = "; ".join(part for part in (value.disputed and f"disputed: {value.disputed}", value.note) if part)
+            where = ", ".join(part for part in (value.source, value.table, value.form) if part)
+            quoted = f", quoted from {value.quoted}" if value.quoted else ""
+            say(f"    {value.value:>6} {value.metric} of {of} ({where}{quoted}{f'; {said}' if said else ''})")
     return 0
+
+
+@app.command("coverage")
+def study_coverage(
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, with the command as a list of arguments")] = False,
+) -> int:
+    """Every published cell of the source tables with its study and command; exit code 2 if one is nowhere."""
+    import json
+
+    from ..study import coverage
+
+    covered = coverage.coverage()
+    if as_json:
+        print(json.dumps(coverage.as_json(covered), indent=1))
+    else:
+        for line in coverage.lines(covered):
+            say(line)
+    return 2 if any(c.missing for c in covered) else 0
 
 
 @app.command(
@@ -46,13 +70,20 @@ def study_show(study: Name, only: Only = None) -> int:
 Examples:
   evalkit study run digits-methods --out studies/digits
   evalkit study run mine.yaml data_dir=DIR --only method=mixpro,seed=0 --dry-run
+  evalkit study run mixpro-robustness data_dir=DIR occlusion.data=DIR/val imagenet-a.data=DIR --only method=mixpro
+  evalkit study run mine.yaml --use studies/pilot --use runs
   evalkit study run mine.yaml data_dir=DIR --jobs 16 --slurm slurm_partition=gpu --slurm gres=gpu:1 --slurm runtime=1440
 """,
 )
 def study_run(
     study: Name,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings of every training", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="settings of every training; of one evaluation as NAME.KEY=VALUE",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the study", show_default="studies/STUDY")] = None,
     only: Only = None,
@@ -63,30 +94,42 @@ def study_run(
         typer.Option(metavar="KEY=VALUE", help="run as Slurm jobs with this resource; may be given again"),
     ] = None,
     profile: Annotated[Path | None, typer.Option(help="a Snakemake profile's folder, handed on")] = None,
+    use: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="take trainings made before from here; may be given again"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print every command and the cost, run nothing")] = False,
 ) -> int:
     """Run what is missing of a study; run again after a kill, it goes on.
 
     A failed cell stops no other; cells that cannot be are named. Exit code 2 if anything is missing at the end.
     """
-    from ..study import engine, plan, spec
+    from .. import run_folder
+    from ..study import engine, plan, reuse, spec
 
     odd, overrides = split(words)
     if odd:
         raise EvalkitError(f"'{odd[0]}' is not key=value; a study is one name or file, settings are written key=value")
     found = spec.load(study)
     cells = spec.select(found, only)
+    if dry_run and cells and _wants_folder(cells[0].recipe, [*cells[0].overrides(), *overrides]):
+        overrides = [*overrides, "data_dir=DIR"]
+        say("data_dir=DIR stands for the folder of the training images, which is not given")
     made = plan.make(found, cells, given=overrides, gpus=gpus, check=_obstacle)
     for name, why in made.left_out.items():
-        print(f"left out: {name}: {why}")
+        say(f"left out: {name}: {why}")
     folder = out or Path("studies") / found.name
     if dry_run:
         from ..study import cost
 
-        print(cost.table(made, folder, _training))
+        say(*cost.table(made, folder, _training).split("\n"))
         return 0
-    plan.start(folder, made)
-    engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
+    run_folder.make(folder)
+    with run_folder.claimed(folder, f"study run {found.name}", new=False):
+        plan.start(folder, made)
+        for line in reuse.take(folder, made, use, _identity) if use else []:
+            say(line)
+        engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
     return _ended(folder)
 
 
@@ -122,7 +165,7 @@ def study_report(
 
     found = spec.load(study)
     folder = folder or Path("studies") / found.name
-    print(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of))
+    say(*str(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of)).split("\n"))
     return 0
 
 
@@ -138,30 +181,56 @@ def _ended(folder: Path) -> int:
     for name, entries in states.items():
         if name in ("failed", "stopped"):
             for id, facts in entries:
-                print(f"{name}: {id}: {facts.get('message') or 'no message'} (jobs/{id}.log)")
-    print(f"{made.title}: {', '.join(f'{len(entries)} {name}' for name, entries in states.items())}")
+                say(f"{name}: {id}: {facts.get('message') or 'no message'} (jobs/{id}.log)")
+    say(f"{made.title}: {', '.join(f'{len(entries)} {name}' for name, entries in states.items())}")
     return 0 if set(states) == {"done"} else 2
+
+
+def _wants_folder(recipe: str, overrides: list[str]) -> bool:
+    """Whether the recipe reads its images from a folder that is not given."""
+    from .. import config
+    from ..train.config import TrainConfig
+
+    conf = config.resolve(TrainConfig, recipe, [word for word in overrides if word.partition("=")[0].isidentifier()])
+    return conf.data in ("folder", "packed") and conf.data_dir is None
 
 
 def _obstacle(recipe: str, overrides: list[str]) -> str | None:
     """Why `evalkit train recipe overrides` could not begin, or None."""
     from .. import config
+    from ..train.combination import obstacle
     from ..train.config import TrainConfig
 
     try:
-        config.load(TrainConfig, recipe, overrides)
+        return obstacle(config.load(TrainConfig, recipe, overrides))
     except EvalkitError as e:
         return str(e)
-    return None
+
+
+def _identity(job: Any) -> Any:
+    """What the numbers of a training job follow from."""
+    from .. import config, keys
+    from ..about import ACCURACY
+    from ..study.reuse import Identity
+    from ..train import session
+    from ..train.config import TrainConfig
+
+    cfg = config.load(TrainConfig, job.argv[1], list(job.argv[2:]))
+    train_images, val_images = session.load_images(cfg)
+    # what `models` and `methods` bring stands in the other keys
+    moving = keys.named(TrainConfig, "setting", "seed") - {"models", "methods"}
+    settings = {key: value for key, value in config.to_dict(cfg).items() if key in moving}
+    return Identity(settings, train_images.fingerprint, val_images.fingerprint, ACCURACY.version)
 
 
 IMAGENET = (1_281_167, 1000)
-SIZES = {"cifar10": (50_000, 10), "cifar100": (50_000, 100), "fashion-mnist": (60_000, 10)}
+FASHION_MNIST = (60_000, 10)
 
 
 def _training(recipe: str, overrides: Sequence[str]) -> Any:
     """What a training of the study comes to. Data that are not there are taken to be as large as ImageNet, and said."""
     from .. import config, data
+    from ..data.known import size_of
     from ..study.cost import Training
     from ..train.config import TrainConfig
 
@@ -173,7 +242,8 @@ def _training(recipe: str, overrides: Sequence[str]) -> Any:
         count, classes = round(len(images) * (1 - (cfg.holdout or 0))), len(images.classes)
     except EvalkitError:
         present = False
-        count, classes = SIZES.get(cfg.data.rpartition("/")[2], IMAGENET)
+        name = cfg.data.rpartition("/")[2]
+        count, classes = FASHION_MNIST if name == "fashion-mnist" else size_of(name, cfg.train_split) or IMAGENET
         remark = f"{where}: {count:,} training images of {classes} classes"
     count = min(count, cfg.limit or count)
     return Training(

@@ -47,12 +47,20 @@ class Training:
 
 @dataclass
 class Estimate:
-    """Sums over the jobs that are left to run."""
+    """Sums over the jobs that are left to run.
 
-    hours: float = 0.0  # of one H100
-    disk: float = 0.0  # bytes that stay
-    peak: float = 0.0  # bytes of the largest training state, which is removed when its cell is finished
-    missing: set[str] = field(default_factory=set)  # data that are not there
+    Args:
+        hours: Of one H100.
+        disk: Bytes that stay.
+        peak: Bytes of the largest training state, which is removed when its cell is finished.
+        missing: Data that are not there.
+        remarks: What the sums leave open, one sentence each.
+    """
+
+    hours: float = 0.0
+    disk: float = 0.0
+    peak: float = 0.0
+    missing: set[str] = field(default_factory=set)
     remarks: set[str] = field(default_factory=set)
 
 
@@ -69,9 +77,10 @@ def table(made: plan.Plan, folder: Path, training: Callable[[str, Sequence[str]]
         if plan.finished(folder, job):
             lines.append(f"done     {_command(job)}")
             continue
-        note = ""
         if job.argv[0] == "train":
             note = _count(sums, training(job.argv[1], job.argv[2:]))
+        else:
+            note = next((word for word in job.argv if word.startswith(("data=", "data_dir="))), "")
         lines.append(f"to run   {_command(job)}{f'  # {note}' if note else ''}")
     lines.append(
         f"{sum(line.startswith('to run') for line in lines)} of {len(made.jobs)} commands to run; trainings about"

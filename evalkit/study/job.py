@@ -30,6 +30,10 @@ def run(folder: Path, id: str) -> int:
 
     A training or transfer that was begun goes on where it stopped. The signals that end a job are handed to the
     command, which saves and ends; the end is that of the command.
+
+    Args:
+        folder: The study's folder.
+        id: Of the job in its plan.
     """
     study = plan.read(folder)
     job = study.job(id)
@@ -126,7 +130,10 @@ def _note(folder: Path, id: str, **facts: Any) -> None:
 
 
 def prune(run: Path) -> None:
-    """Remove the training states of a finished run: its weights stay, it cannot be trained further."""
+    """Remove the training states of a finished run: its weights stay, it cannot be trained further. A run that was made
+    elsewhere keeps them."""
+    if run.is_symlink():
+        return
     for path in run.glob("checkpoints/*/train_state.pt"):
         path.unlink(missing_ok=True)
 

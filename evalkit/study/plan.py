@@ -40,13 +40,22 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every job of a study in one folder, and the cells that cannot be."""
+    """Every job of a study in one folder, and the cells that cannot be.
+
+    Args:
+        study: Name or path of the study file.
+        title: As the study calls itself.
+        jobs: Every job, those it waits for first.
+        left_out: Name of a cell -> why.
+        values: Name of a cell -> axis -> value.
+        python: The interpreter that runs them.
+    """
 
     study: str
     title: str
     jobs: list[Job]
-    left_out: dict[str, str] = field(default_factory=dict)  # name of a cell -> why
-    values: dict[str, dict[str, str]] = field(default_factory=dict)  # name of a cell -> axis -> value
+    left_out: dict[str, str] = field(default_factory=dict)
+    values: dict[str, dict[str, str]] = field(default_factory=dict)
     python: str = sys.executable
 
     def job(self, id: str) -> Job:
@@ -66,18 +75,23 @@ def make(
     Args:
         study: what to plan.
         cells: those of its cells that are wanted.
-        given: overrides for every training, such as data_dir=DIR.
+        given: overrides for every training, such as data_dir=DIR; with the name of an evaluation before them for that
+            one, such as imagenet-a.data=DIR.
         gpus: of each training.
         check: says why a cell cannot be trained; such a cell is left out and named.
     """
     jobs, left_out = [], {}
+    own = {
+        e.name: [w.removeprefix(f"{e.name}.") for w in given if w.startswith(f"{e.name}.")] for e in study.evaluations
+    }
+    shared = [word for word in given if not any(word.startswith(f"{name}.") for name in own)]
     for cell in cells:
-        overrides = [*cell.overrides(), *given]
+        overrides = [*cell.overrides(), *shared]
         why = cell.excluded or (check(cell.recipe, overrides) if check else None)
         if why is not None:
             left_out[cell.name] = why
             continue
-        jobs += _jobs(cell, overrides, study.evaluations, gpus)
+        jobs += jobs_of(cell, overrides, study.evaluations, gpus, own)
     if not jobs:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
         raise EvalkitError(f"no cell of this study is left to run{f' ({reasons})' if reasons else ''}")
@@ -85,22 +99,40 @@ def make(
     return Plan(study.name, study.title, jobs, left_out, values)
 
 
-def _jobs(cell: Cell, overrides: list[str], evaluations: Sequence[Evaluation], gpus: int) -> list[Job]:
+def jobs_of(
+    cell: Cell,
+    overrides: list[str],
+    evaluations: Sequence[Evaluation],
+    gpus: int = 1,
+    given: Mapping[str, list[str]] | None = None,
+) -> list[Job]:
+    """The jobs of one cell: its training, then its evaluations.
+
+    Args:
+        cell: of the study.
+        overrides: of its training.
+        evaluations: that it goes through.
+        gpus: of the training.
+        given: evaluation's name -> further words of its command.
+    """
     training = f"cells/{cell.name}/train"
     first = Job(f"{cell.name}.train", cell.name, ["train", cell.recipe, *overrides], [], training, gpus)
     found = [first]
     for evaluation in evaluations:
         out = f"cells/{cell.name}/{evaluation.name}"
-        keys = Cell({}, "", evaluation.keys).overrides()
+        keys = [*Cell({}, "", evaluation.keys).overrides(), *(given or {}).get(evaluation.name, [])]
         argv = [evaluation.command, evaluation.what, training, *keys]
         found.append(Job(f"{cell.name}.{evaluation.name}", cell.name, argv, [first.id], out, 1))
     return found
 
 
 def start(folder: Path, plan: Plan) -> None:
-    """Write plan.json into the study's folder, which other cells of the study may share; refuses another study's.
+    """Write plan.json, which other cells of the study may share; refuses another study's. Raises EvalkitError where a
+    job of the same name was begun with another command.
 
-    Raises EvalkitError where a job of the same name was begun with another command.
+    Args:
+        folder: The study's folder.
+        plan: The jobs of the cells that are wanted now.
     """
     if (folder / FILE).exists():
         before = read(folder)
@@ -136,13 +168,23 @@ def read(folder: Path) -> Plan:
 
 
 def finished(folder: Path, job: Job) -> bool:
-    """Whether the job has left a complete record."""
+    """Whether the job has left a complete record.
+
+    Args:
+        folder: The study's folder.
+        job: One of its jobs.
+    """
     path = folder / job.out / results.FILE
     return path.is_file() and any(record["complete"] for record in results.scan([path])[0])
 
 
 def state(folder: Path, job: Job) -> Mapping[str, Any]:
-    """How the job stands: {"state": "done" | "failed" | "stopped" | "running" | "waiting", ...}."""
+    """How the job stands: {"state": "done" | "failed" | "stopped" | "running" | "waiting", ...}.
+
+    Args:
+        folder: The study's folder.
+        job: One of its jobs.
+    """
     if finished(folder, job):
         return {"state": "done"}
     try:

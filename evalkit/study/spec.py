@@ -10,9 +10,10 @@ from typing import Any
 from .. import config
 from ..errors import EvalkitError, unknown
 from ..recipe_text import flow
+from . import printed
 
 FOLDER = "study"
-KEYS = ("title", "recipe", "set", "axes", "where", "except", "evaluate", "report", "published")
+KEYS = ("title", "recipe", "set", "axes", "where", "except", "cells", "evaluate", "report", "published")
 EVALUATIONS = ("robustness", "transfer")
 FORMS = ("last", "best", "median")
 Keys = dict[str, Any]  # of a recipe; a dotted one reaches into a mapping
@@ -54,12 +55,19 @@ class Report:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a study: the value of every axis, and what that means for the recipe."""
+    """One training of a study.
+
+    Args:
+        values: Axis -> value.
+        recipe: The recipe that it trains by.
+        keys: Key -> value in place of the recipe's.
+        excluded: Why this combination is left out.
+    """
 
     values: dict[str, str]
     recipe: str
     keys: Keys
-    excluded: str | None = None  # why this combination is left out
+    excluded: str | None = None
 
     @property
     def name(self) -> str:
@@ -73,7 +81,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study file, read and checked."""
+    """A study file, read and checked.
+
+    Args:
+        name: As its file is called.
+        title: A line that says what it compares.
+        cells: Every training.
+        axes: Axis -> its values, in order.
+        evaluations: What is measured of every training.
+        report: What its report shows.
+        published: Which published values it stands for.
+    """
 
     name: str
     title: str
@@ -81,7 +99,11 @@ class Study:
     axes: dict[str, list[str]]
     evaluations: list[Evaluation]
     report: Report
-    published: list[dict[str, str]]  # which published rows it stands for: source, table and what narrows them
+    published: list[printed.Entry]  # which published values it stands for
+
+    def beside(self, cell: Cell) -> list[printed.Beside]:
+        """The published values of a cell, each with what makes the number beside it."""
+        return printed.beside(self.published, cell.values, self.evaluations)
 
 
 def names() -> list[str]:
@@ -100,9 +122,15 @@ def load(study: str | Path) -> Study:
     where = _rules(path, "where", values.get("where"), axes, ("set",))
     left_out = _rules(path, "except", values.get("except"), axes, ("why",))
     shared = _keys(path, "set", values.get("set") or {})
+    evaluations = _evaluations(path, values.get("evaluate"))
+    entries = printed.read(path.name, values.get("published"), {axis: list(options) for axis, options in axes.items()})
+    if values.get("cells") not in (None, "all", "published"):
+        raise EvalkitError(f"{path.name}: cells: {unknown('choice', str(values['cells']), ('all', 'published'))}")
     cells = []
     for combination in itertools.product(*(options.items() for options in axes.values())):
         chosen = dict(zip(axes, (name for name, _ in combination)))
+        if values.get("cells") == "published" and not printed.beside(entries, chosen, evaluations):
+            continue
         keys: Keys = dict(shared)
         recipe = values.get("recipe")
         for _, own in combination:
@@ -114,21 +142,26 @@ def load(study: str | Path) -> Study:
             raise EvalkitError(f"{path.name}: which recipe? Give `recipe: NAME`, or one in every value of an axis")
         why = next((str(rule["why"]) for rule in left_out if _applies(rule, chosen)), None)
         cells.append(Cell(chosen, recipe, keys, why))
+    names = [cell.name for cell in cells]
+    if twice := next((n for n in names if names.count(n) > 1), None):
+        raise EvalkitError(f"{path.name}: two cells would be called '{twice}'; rename a value of an axis")
     return Study(
         name=path.stem,
         title=str(values.get("title") or path.stem),
         cells=cells,
         axes={axis: list(options) for axis, options in axes.items()},
-        evaluations=_evaluations(path, values.get("evaluate")),
+        evaluations=evaluations,
         report=_report(path, values.get("report"), axes),
-        published=_published(path, values.get("published")),
+        published=entries,
     )
 
 
 def select(study: Study, only: str | None) -> list[Cell]:
-    """The cells that `axis=value,axis=value` leaves; a value counts whatever its case, several are joined by '|'.
+    """The cells that a choice leaves. Raises EvalkitError for an axis or a value that the study does not have.
 
-    Raises EvalkitError for an axis or a value that the study does not have.
+    Args:
+        study: The study.
+        only: `axis=value,axis=value`; a value counts whatever its case, several are joined by '|'. None: all cells.
     """
     wanted: dict[str, set[str]] = {}
     for word in (only or "").split(","):
@@ -237,16 +270,6 @@ def _report(path: Path, given: Any, axes: Mapping[str, Any]) -> Report:
     return report
 
 
-def _published(path: Path, given: Any) -> list[dict[str, str]]:
-    entries = [given] if isinstance(given, dict) else given or []
-    for entry in entries:
-        if not isinstance(entry, dict) or "source" not in entry:
-            raise EvalkitError(
-                f"{path.name}: `published` needs a source, such as {{source: MixPro paper, table: Table 1}}"
-            )
-    return [{str(k): str(v) for k, v in entry.items()} for entry in entries]
-
-
 def _keys(path: Path, where: str, given: Any) -> Keys:
     if not isinstance(given, dict) or not all(isinstance(k, str) for k in given):
         raise EvalkitError(f"{path.name}: `{where}` must map keys of a recipe to values, but got {given!r}")
@@ -264,8 +287,13 @@ def _name(option: Any) -> str:
 
 
 def slug(text: str, axis: str = "") -> str:
-    """`text` as part of a file name that no other text has; a number keeps the name of its axis."""
-    clean = "".join(c if (c.isascii() and c.isalnum()) or c in "._+" else "_" for c in text).strip("._")[:40]
+    """A text as part of a file name that no other text has.
+
+    Args:
+        text: The text.
+        axis: Name of its axis, which a number keeps.
+    """
+    clean = "".join(c if (c.isascii() and c.isalnum()) or c in "._+-" else "_" for c in text).strip("._-")[:40]
     if clean != text:
         clean = f"{clean}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return f"{axis}{clean}" if clean.replace(".", "").isdigit() else clean

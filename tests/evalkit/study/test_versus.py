@@ -8,15 +8,14 @@ from evalkit.cli.described import protocols
 from evalkit.errors import EvalkitError
 from evalkit.robustness.comparison import compare as compare_models
 from evalkit.robustness.comparison import outcome_of
-from evalkit.study import plan, versus
+from evalkit.study import versus
 from tests.evalkit import fake_records
 
 from .test_report import TOP1, ran  # noqa: F401
 
 
 def test_methods_of_a_study_are_compared_seed_by_seed(ran, tmp_path, capsys):  # noqa: F811
-    study, folder = ran
-    plan.start(folder, plan.make(study, study.cells))
+    _, folder = ran
     a, b = f"{folder}:method=GOOD", f"{folder}:method=vanilla"
     assert versus.is_over_seeds(a) and not versus.is_over_seeds("nowhere")
     assert versus.compare(a, b, ["accuracy"], protocols(), outcome_of, tmp_path) == 0
