@@ -18,7 +18,8 @@ def recipes_list() -> int:
     from .. import recipe_text
 
     folders = ("train", *described.transfers(), "robustness")
-    print(*(recipe_text.listing(folder) for folder in folders), sep="\n")
+    # a transfer may need no recipe
+    print(*filter(None, (recipe_text.listing(folder) for folder in folders)), sep="\n")
     return 0
 
 
