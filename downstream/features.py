@@ -104,7 +104,11 @@ def features(
     made = Features(records.ids, records.labels, records.logits)
     counted = [f"{images.name}: {what} in {n:,} of the {len(images):,} images" for what, n in images.notes.items()]
     if is_main() and not records.bad:  # what could not be read may have been mended the next time
-        arrays = {"ids": np.array(made.ids, dtype=np.str_), "labels": made.labels, "values": made.values}
+        arrays: dict[str, Any] = {
+            "ids": np.array(made.ids, dtype=np.str_),
+            "labels": made.labels,
+            "values": made.values,
+        }
         arrays["notes"] = np.array(counted, dtype=np.str_)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, lambda f: np.savez(f, identity=np.array(text), **arrays))

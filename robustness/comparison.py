@@ -82,7 +82,7 @@ def compare(
     Raises EvalkitError where the runs are not of the same protocol version, data, settings and images, or their records
     are gone.
     """
-    known = KNOWN | transfers
+    known = {**KNOWN, **transfers}
     sides = [_runs(spec, protocols, known) for spec in (a, b)]
     shared = [
         name for name in dict.fromkeys(r["protocol"] for r in sides[0]) if any(r["protocol"] == name for r in sides[1])

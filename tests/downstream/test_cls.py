@@ -71,7 +71,7 @@ def test_features_are_the_networks_and_neighbours_scikit_learns(measured, finish
 
 
 def test_random_is_what_the_training_began_with(finished):
-    began = session.build(tiny("ema=0.9", "augment_device=cpu"), torch.device("cpu")).network.model
+    began = session.build(tiny("ema=0.9"), torch.device("cpu")).network.model
     own = features.extractor(str(finished), ClsConfig(init="random")).loaded.network.model.state_dict()
     assert own and all((began.state_dict()[name] == tensor).all() for name, tensor in own.items())
 
