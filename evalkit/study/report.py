@@ -17,7 +17,7 @@ from ..report.collect import Record
 from ..report.provenance import provenance
 from ..report.tables import Table
 from ..text import cell
-from . import figures, plan, reuse, tables
+from . import costs, figures, plan, reuse, tables
 from .gather import TRAIN, Gathered, Outcomes, gather
 from .spec import Study
 from .tables import Difference
@@ -45,6 +45,8 @@ def build(study: Study, folder: Path, out: Path, protocols: Protocols, outcomes:
         table = tables.differences_table(gathered, differences, own[0].title if own else "")
         shown += [*own, *([table] if table else [])]
         found += differences
+    if (table := costs.table(gathered)) is not None:
+        shown.append(table)
     rows = gathered.report_rows()
     drawings = [*figures.draw(gathered, protocols), *run_figures.draw(rows, protocols)]
     made = provenance(rows, gathered.problems, protocols)
