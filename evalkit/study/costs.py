@@ -16,7 +16,14 @@ COLUMNS = ("#Params", "with teacher", "#FLOPs", "images/s")
 
 
 class Costs(NamedTuple):
-    """Of a training; None where it is not known."""
+    """What a training cost; None where it is not known.
+
+    Args:
+        parameters: of the classifier.
+        with_teacher: those and the parameters of frozen teachers.
+        macs: multiply-adds of a forward pass of one image.
+        images_per_second: of the training, median over its log.
+    """
 
     parameters: int | None
     with_teacher: int | None
