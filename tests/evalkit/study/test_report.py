@@ -13,7 +13,7 @@ from evalkit.cli.described import protocols
 from evalkit.errors import EvalkitError
 from evalkit.robustness import store
 from evalkit.robustness.comparison import outcome_of
-from evalkit.study import costs, figures, gather, plan, report, spec, tables
+from evalkit.study import beside, costs, figures, gather, plan, report, spec, tables
 from tests.evalkit import fake_records
 
 TOP1 = {  # of three seeds: a clear gain, a gain with too much spread
@@ -80,7 +80,7 @@ def test_the_report_holds_means_gains_costs_and_what_they_allow_to_say(ran, tmp_
     assert "2.00x" in next(x for x in text.splitlines() if x.startswith("| noisy"))
     gain = next(x for x in text.splitlines() if x.startswith("| gain over vanilla"))
     assert f"+{mean - 100 * np.mean(TOP1['vanilla']):.2f}" in gain
-    part = text[text.index(": differences") :]
+    part = text[text.index(", differences") :]
     differences = {x.split("|")[1].strip(): x for x in reversed(part.splitlines()) if re.match(r"\| (good|noisy), ", x)}
     assert "better" in differences["good, vit"] and "no difference shown" in differences["noisy, vit"]
     assert "not decidable (2 seeds, 3 are the least)" in differences["good, net"]
@@ -166,3 +166,25 @@ def test_progress_factors_and_numeric_axes_are_drawn(ran, tmp_path):
     line = figures.numeric(gathered, values)["scale"][""]
     assert [(x, found.mean) for x, found in line] == [(1.0, 0.5), (2.0, 0.6)]
     assert "results-train-top1-by-scale" in {d.name for d in figures.draw(gathered, protocols())}
+
+
+def test_published_values_stand_beside_the_studys_own_with_their_form(tmp_path):
+    model = "deit_small_patch16_224"
+    axes = {"model": {model: {}}, "method": {"TransMix": {}, "MixPro": {}}, "seed": [0, 1]}
+    changes = {
+        "axes": axes,
+        "report": None,
+        "except": None,
+        "published": {"source": "MixPro paper", "table": "Table 1"},
+    }
+    study, folder = spec.load(_changed(tmp_path, **changes)), tmp_path / "ran"
+    for cell in study.cells:
+        top1 = {"TransMix": 0.800, "MixPro": 0.811}[cell.values["method"]] + 0.002 * int(cell.values["seed"])
+        write(folder / "cells" / cell.name / "train", fake_records.record(metrics={"top1": top1}, demonstration=False))
+    found = beside.table(gather.gather(study, folder), protocols())
+    lines = {name: [c.value for c in cells] for name, cells in found.rows}
+    # Table 1 of the paper: DeiT-S with TransMix 80.7, quoted, and with MixPro 81.3
+    own, published, difference, form, source, state = lines["TransMix, top1"]
+    assert (own, published, difference, form) == ("80.10", "80.7", "-0.60", "not stated")
+    assert "quoted from TransMix paper" in source and state == "not the published settings or data"
+    assert lines["MixPro, top1"][:3] == ["81.20", "81.3", "-0.10"]
