@@ -19,7 +19,7 @@ STUDY = {
     "set": {
         "model": "vit_nano_patch4_32",
         "model_args": {"depth": 1},
-        "limit": 200,
+        "limit": 600,
         "epochs": 2,
         "batch_size": 20,
         "micro_batch": 20,
@@ -66,7 +66,7 @@ def test_killed_at_random(tmp_path):
     killed, folder = 0, tmp_path / "killed"
     while killed < KILLS:
         before, process = progress(folder), start(file, folder)
-        wanted = before + rng.randint(1, 12)  # of some 80 lines: the next one or much later
+        wanted = before + rng.randint(1, 20)  # of some 240 lines: the next one or much later
         end = time.monotonic() + 600
         while progress(folder) < wanted and process.poll() is None:
             assert time.monotonic() < end
