@@ -219,7 +219,7 @@ def split_folder(root: str | Path, split: str) -> Path:
     splits = [
         name
         for name in _class_folders(Scan(root))
-        if name in (split, *USUAL_SPLITS) and any(entry.is_dir() for entry in os.scandir(root / name))
+        if name in (split, *USUAL_SPLITS) and any(entry.is_dir() for entry in (root / name).iterdir())
     ]
     if split in splits:
         return root / split

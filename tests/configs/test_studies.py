@@ -17,6 +17,7 @@ EPOCHS = {
     "openmixup-deit": 300,
     "tiny-400": 400,
     "transmix": 300,
+    "transmix-distilled": 300,
     "mixpro": 300,
 }
 # OpenMixup's page names an alpha for Co-Mixup, whose code for ImageNet draws with 1, and for SmoothMix and TokenMix,
