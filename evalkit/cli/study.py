@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import EvalkitError
+from ..text import say
 from .words import split
 
 app = typer.Typer(help="Many trainings and evaluations as one: a table of a paper, or your own.", rich_markup_mode=None)
@@ -21,23 +22,46 @@ def study_list() -> int:
     from ..study import spec
 
     for name in spec.names():
-        print(f"{name:26} {spec.load(name).title}")
+        say(f"{name:26} {spec.load(name).title}")
     return 0
 
 
 @app.command("show")
 def study_show(study: Name, only: Only = None) -> int:
-    """The axes and cells of a study, with the recipe and the keys of each."""
+    """The axes and cells of a study, with the recipe, the keys and the published values of each."""
     from ..study import spec
 
     found = spec.load(study)
-    print(found.title)
+    say(found.title)
     for axis, values in found.axes.items():
-        print(f"  {axis}: {', '.join(values)}")
+        say(f"  {axis}: {', '.join(values)}")
     for cell in spec.select(found, only):
-        what = f"left out: {cell.excluded}" if cell.excluded else " ".join([cell.recipe, *cell.overrides()])
-        print(f"{cell.name:48} {what}")
+        words = " ".join([cell.weights or cell.recipe, *cell.overrides()])
+        say(f"{cell.name:48} {f'left out: {cell.excluded}' if cell.excluded else words}")
+        for value, of in found.beside(cell):
+            said = "; ".join(part for part in (value.disputed and f"disputed: {value.disputed}", value.note) if part)
+            where = ", ".join(part for part in (value.source, value.table, value.form) if part)
+            quoted = f", quoted from {value.quoted}" if value.quoted else ""
+            say(f"    {value.value:>6} {value.metric} of {of} ({where}{quoted}{f'; {said}' if said else ''})")
     return 0
+
+
+@app.command("coverage")
+def study_coverage(
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, with the command as a list of arguments")] = False,
+) -> int:
+    """Every published cell of the source tables with its study and command; exit code 2 if one is nowhere."""
+    import json
+
+    from ..study import coverage
+
+    covered = coverage.coverage()
+    if as_json:
+        print(json.dumps(coverage.as_json(covered), indent=1))
+    else:
+        for line in coverage.lines(covered):
+            say(line)
+    return 2 if any(c.missing for c in covered) else 0
 
 
 @app.command(
@@ -46,6 +70,7 @@ def study_show(study: Name, only: Only = None) -> int:
 Examples:
   evalkit study run digits-methods --out studies/digits
   evalkit study run mine.yaml data_dir=DIR --only method=mixpro,seed=0 --dry-run
+  evalkit study run mixpro-robustness data_dir=DIR occlusion.data=DIR/val imagenet-a.data=DIR --only method=mixpro
   evalkit study run mine.yaml --use studies/pilot --use runs
   evalkit study run mine.yaml data_dir=DIR --jobs 16 --slurm slurm_partition=gpu --slurm gres=gpu:1 --slurm runtime=1440
 """,
@@ -53,7 +78,12 @@ Examples:
 def study_run(
     study: Name,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings of every training", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="settings of every training; of one evaluation as NAME.KEY=VALUE",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the study", show_default="studies/STUDY")] = None,
     only: Only = None,
@@ -82,20 +112,28 @@ def study_run(
         raise EvalkitError(f"'{odd[0]}' is not key=value; a study is one name or file, settings are written key=value")
     found = spec.load(study)
     cells = spec.select(found, only)
+    if (
+        dry_run
+        and cells
+        and not cells[0].weights
+        and _wants_folder(cells[0].recipe, [*cells[0].overrides(), *overrides])
+    ):
+        overrides = [*overrides, "data_dir=DIR"]
+        say("data_dir=DIR stands for the folder of the training images, which is not given")
     made = plan.make(found, cells, given=overrides, gpus=gpus, check=_obstacle)
     for name, why in made.left_out.items():
-        print(f"left out: {name}: {why}")
+        say(f"left out: {name}: {why}")
     folder = out or Path("studies") / found.name
     if dry_run:
         from ..study import cost
 
-        print(cost.table(made, folder, _training))
+        say(*cost.table(made, folder, _training).split("\n"))
         return 0
     run_folder.make(folder)
     with run_folder.claimed(folder, f"study run {found.name}", new=False):
         plan.start(folder, made)
         for line in reuse.take(folder, made, use, _identity) if use else []:
-            print(line)
+            say(line)
         engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
     return _ended(folder)
 
@@ -132,7 +170,7 @@ def study_report(
 
     found = spec.load(study)
     folder = folder or Path("studies") / found.name
-    print(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of))
+    say(*str(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of)).split("\n"))
     return 0
 
 
@@ -148,21 +186,31 @@ def _ended(folder: Path) -> int:
     for name, entries in states.items():
         if name in ("failed", "stopped"):
             for id, facts in entries:
-                print(f"{name}: {id}: {facts.get('message') or 'no message'} (jobs/{id}.log)")
-    print(f"{made.title}: {', '.join(f'{len(entries)} {name}' for name, entries in states.items())}")
+                say(f"{name}: {id}: {facts.get('message') or 'no message'} (jobs/{id}.log)")
+    say(f"{made.title}: {', '.join(f'{len(entries)} {name}' for name, entries in states.items())}")
     return 0 if set(states) == {"done"} else 2
+
+
+def _wants_folder(recipe: str, overrides: list[str]) -> bool:
+    """Whether the recipe reads its images from a folder that is not given."""
+    from .. import config
+    from ..data.known import KNOWN
+    from ..train.config import TrainConfig
+
+    conf = config.resolve(TrainConfig, recipe, [word for word in overrides if word.partition("=")[0].isidentifier()])
+    return conf.data_dir is None and conf.data in ("folder", "packed", *KNOWN)
 
 
 def _obstacle(recipe: str, overrides: list[str]) -> str | None:
     """Why `evalkit train recipe overrides` could not begin, or None."""
     from .. import config
+    from ..train.combination import obstacle
     from ..train.config import TrainConfig
 
     try:
-        config.load(TrainConfig, recipe, overrides)
+        return obstacle(config.load(TrainConfig, recipe, overrides))
     except EvalkitError as e:
         return str(e)
-    return None
 
 
 def _identity(job: Any) -> Any:

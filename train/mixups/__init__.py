@@ -31,6 +31,7 @@ from .mixtoken import MixToken
 from .mixup import Mixup
 from .patchmix import PatchMix
 from .puzzlemix import PuzzleMix
+from .regmixup import RegMixup
 from .resizemix import ResizeMix
 from .saliency_grafting import SaliencyGrafting
 from .saliencymix import SaliencyMix
@@ -38,6 +39,7 @@ from .samix import SAMix
 from .smmix import SMMix
 from .smoothmix import SmoothMix
 from .snapmix import SnapMix
+from .sumix import SUMix
 from .supermix import SuperMix
 from .switch import Switch
 from .tl_align import TLAlign
@@ -69,6 +71,7 @@ METHODS: dict[str, type[MixMethod]] = {
     "mixup": Mixup,
     "patchmix": PatchMix,
     "puzzlemix": PuzzleMix,
+    "regmixup": RegMixup,
     "resizemix": ResizeMix,
     "saliency_grafting": SaliencyGrafting,
     "saliencymix": SaliencyMix,
@@ -76,6 +79,7 @@ METHODS: dict[str, type[MixMethod]] = {
     "smmix": SMMix,
     "smoothmix": SmoothMix,
     "snapmix": SnapMix,
+    "sumix": SUMix,
     "supermix": SuperMix,
     "switch": Switch,
     "tl_align": TLAlign,
@@ -118,8 +122,8 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
         preset: One of the method's `PRESETS`, whose arguments are taken.
         kwargs: Arguments of the method, in place of the preset's.
 
-    Raises EvalkitError for a name, preset or argument that does not exist, naming the closest one that does; ValueError
-    for a wrong value.
+    Raises EvalkitError for a name, preset or argument that does not exist, naming the closest one that does, and for an
+    argument that has no effect beside the others; ValueError for a wrong value.
     """
     cls = find(name)
     if preset not in cls.PRESETS:
@@ -136,7 +140,13 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
         given["methods"] = [m if isinstance(m, MixMethod) else from_config(m) for m in given["methods"]]
     if isinstance(given.get("method"), str | Mapping):
         given["method"] = from_config(given["method"])
-    return cls(**given)
+    made = cls(**given)
+    for key in kwargs.keys() & cls.counts_with.keys():
+        other, values = cls.counts_with[key]
+        if given.get(other, known[other].default) not in values:
+            needed = " or ".join(f"{other}={'null' if value is None else str(value).lower()}" for value in values)
+            raise EvalkitError(f"{name} key '{key}' has no effect here; it belongs to {needed}")
+    return made
 
 
 def from_config(spec: str | Mapping[str, Any]) -> MixMethod:
