@@ -20,6 +20,7 @@ CURVES = {  # key in the log -> title of the panel
     "val_loss_raw": "validation loss",
     "progress": "mean progress factor",
 }
+BATCH, SPEED = "progress_batch", "images_per_second"
 
 
 def draw(gathered: Gathered, protocols: Protocols) -> list[Drawing]:
@@ -35,10 +36,17 @@ def draw(gathered: Gathered, protocols: Protocols) -> list[Drawing]:
         records = [r for by_seed in sets.values() for r in by_seed.values()]
         for metric in metrics_of(gathered.study, measurement, records, protocols):
             drawings += _of_metric(gathered, measurement, metric)
-    return [*drawings, *_training(gathered)]
+    return [*drawings, *_training(gathered), *_of_batch(gathered)]
 
 
-def _values(gathered: Gathered, measurement: str, metric: Metric) -> dict[Place, Point]:
+def values_of(gathered: Gathered, measurement: str, metric: Metric) -> dict[Place, Point]:
+    """The results of a metric.
+
+    Args:
+        gathered: the study's measurements.
+        measurement: "train" or the name of an evaluation.
+        metric: of its protocol.
+    """
     found = {}
     for place, by_seed in gathered.record_sets(measurement).items():
         values = [v for r in by_seed.values() if (v := r["metrics"].get(metric.name)) is not None]
@@ -48,7 +56,7 @@ def _values(gathered: Gathered, measurement: str, metric: Metric) -> dict[Place,
 
 
 def _of_metric(gathered: Gathered, measurement: str, metric: Metric) -> list[Drawing]:
-    values = _values(gathered, measurement, metric)
+    values = values_of(gathered, measurement, metric)
     if not values:
         return []
     of = {e.name: e.what for e in gathered.study.evaluations}
@@ -123,6 +131,20 @@ def _training(gathered: Gathered) -> list[Drawing]:
     return [Drawing("training", "Training", caption, plots.png(figure), left_out, figure=figure)]
 
 
+def _of_batch(gathered: Gathered) -> list[Drawing]:
+    """The progress factors of one batch at the end of the trainings (MixPro's Figure 2 b), of the first seed."""
+    values = {}
+    for place, members in gathered.places.items():
+        found = [v for m in members if (v := (read_log(m) or {}).get(BATCH))]
+        if found:
+            values[name_of(place, gathered)] = [value for _, value in found[0]]
+    if not values:
+        return []
+    figure = charts.samples(values, "progress factor")
+    caption = "Of the samples of one mixed batch in the last step, ascending; of several seeds the first."
+    return [_drawing("progress-batch", "Progress factor by sample", caption, figure, half=True)]
+
+
 def read_log(m: Measured) -> dict[str, list[tuple[float, float]]] | None:
     """Key -> (epoch, value) of the log of a training; None where it cannot be read."""
     record = m.records.get(TRAIN)
@@ -133,9 +155,10 @@ def read_log(m: Measured) -> dict[str, list[tuple[float, float]]] | None:
         steps = [(line["step"], line["epoch"]) for line in lines if line.get("epoch")]
         per_epoch = steps[-1][0] / steps[-1][1]
         for line in lines:
-            for key in CURVES:
+            for key in (*CURVES, SPEED):
                 if isinstance(value := line.get(key), int | float):
                     found[key].append((round(line["step"] / per_epoch, 4), float(value)))
+            found[BATCH] += [(line["step"] / per_epoch, float(v)) for v in line.get(BATCH) or []]
     except (OSError, ValueError, KeyError, TypeError, IndexError, ZeroDivisionError):
         return None
     return dict(found)
