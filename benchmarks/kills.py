@@ -1,18 +1,22 @@
-"""Kill commands anywhere, continue them, and compare what they leave behind with runs that were not disturbed.
+"""Kill commands anywhere, continue them, and compare what they leave behind with runs that nobody disturbed.
 
-    python benchmarks/kills.py --random 60 --seed 0 --out benchmarks/results/kills.json
-    python benchmarks/kills.py --random 5 --only train,report                    a handful
+    python benchmarks/kills.py --out benchmarks/results/kills.json      all; a repeated call runs what is missing there
+    python benchmarks/kills.py --random 5 --placed 2 --only train,report                                    a handful
 
 Each kill is a SIGKILL of one process of a running command: the command itself (the parent), one of its processes (a
-rank) or one of its data workers. The random ones strike at a random moment; the placed ones just before a certain call
-of os.replace, the renames between which belong what a command writes together. After each kill, no process of the
-command may be left after 10 seconds; then the command is repeated (with --resume where it has that) and must end with
-exit code 0 in time, with the same bytes of weights and training state, and the same records but for their seconds.
+rank) or one of its data workers. The random ones strike at a random moment; the placed ones before a write, one for
+every name that a command puts in its place, removes or appends to: between the writes on both sides of it. After each
+kill no process of the command may be left after 10 seconds, and a command whose rank or worker was killed must say so
+in one line; then it is repeated (with --resume where it has that) and must end with exit code 0 in time, with the same
+bytes of weights and training state, and the same records but for their seconds.
+
+To spare the imports, a command runs in a fork of this process, which has imported everything and computed nothing;
+what it is compared with, and every process of --gpus 2, is started anew.
 """
 
 import argparse
-import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -21,30 +25,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
-from evalkit import results
+try:
+    from .killing import HOOK, family, left_behind, orphans, pick
+except ImportError:  # run as a script
+    from killing import HOOK, family, left_behind, orphans, pick  # type: ignore[import-not-found,no-redef]
 
-ORPHAN_SECONDS, HANG_SECONDS = 10.0, 240.0
-IDLE = ("seconds", "environment", "_dir", "label")
-
-# Run in the command's processes by way of sitecustomize: the N-th rename of the process is never reached.
-STRIKE = """
-import os
-if "KILL_AT_RENAME" in os.environ and os.environ.get("RANK", "0") == "0":
-    left, replace = int(os.environ["KILL_AT_RENAME"]), os.replace
-    def strike(*args, **options):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), 9)
-        return replace(*args, **options)
-    os.replace = strike
-"""
+ORPHAN_SECONDS, HANG_SECONDS = 10.0, 300.0
+FORK = multiprocessing.get_context("fork")
 
 
 @dataclass(frozen=True)
@@ -55,209 +50,257 @@ class Job:
     words: list[str]
     again: list[str] | None = None
     processes: int = 1
-    renames: list[int] = field(default_factory=list)  # before which of its renames a placed kill strikes
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} x{self.processes}"
+
+    @property
+    def whom(self) -> list[str]:
+        """Whom a kill can strike."""
+        workers = [] if self.name == "report" else ["worker"]
+        return ["parent", *(["rank"] if self.processes > 1 else []), *workers]
 
 
 def jobs(work: Path, run: Path) -> list[Job]:
-    """The commands, small: networks of a layer or two, few steps."""
-    vit = ["model=vit_nano_patch4_32", "model_args={depth: 1}"]
-    tiny = ["epochs=1", "batch_size=128", "micro_batch=64", "ema=0.9", "checkpoint_steps=3", "log_steps=1", "threads=1"]
-    tiny += ["workers=1", "device=cpu", "eval_epochs=1"]
-    train = ["train", "digits", *vit, *tiny, "mixup=transmix", "--out", str(run)]
-    scenes = [
-        "steps=8",
-        "warmup_steps=2",
-        "batch_size=2",
-        "workers=1",
-        "log_steps=1",
-        "checkpoint_steps=3",
-        "threads=1",
-        "device=cpu",
-    ]
-    seg = ["transfer", "seg", str(work / "base"), *scenes, "head=linear", "--out", str(run)]
-    boxes = [word for word in scenes if not word.startswith(("steps=", "batch_size="))] + [
-        "epochs=1",
-        "decay_epochs=[]",
-        "batch_size=24",
-    ]
-    det = ["transfer", "det", "pvt_nano", "init=random", *boxes, "--out", str(run)]
-    again = {"train": ["train", "--resume", str(run)], "seg": ["transfer", "seg", "--resume", str(run)]}
-    again["det"] = ["transfer", "det", "--resume", str(run)]
-    held = ["workers=1", "device=cpu", "--out", str(run)]
-    return [
-        Job("train", train, again["train"], 1, [1, 5, 9, 14, 20, 26]),
-        Job("train", train, again["train"], 2, [12]),
-        Job("eval", ["eval", str(work / "base"), *held], None, 1, [0]),
-        Job("robustness", ["robustness", "occlusion", str(work / "base"), "--data", "digits", *held], None, 1, [0]),
-        Job("seg", seg, again["seg"], 1, [8]),
-        Job("det", det, again["det"], 1, [8]),
-        Job("report", ["report", str(work / "base"), "--out", str(run)], None, 1, [3]),
-    ]
-
-
-def start(job: Job, words: list[str], env: dict[str, str]) -> subprocess.Popen:
-    several = ["--gpus", str(job.processes)] if job.processes > 1 else []
-    command = [sys.executable, "-m", "evalkit", *words, *several]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True
-    )
-
-
-def finish(job: Job, words: list[str], env: dict[str, str]) -> tuple[int | None, str, float]:
-    """Exit code (None after a hang), output and seconds of a command that nobody disturbs."""
-    began, process = time.monotonic(), start(job, words, env)
-    try:
-        text = process.communicate(timeout=HANG_SECONDS)[0]
-        return process.returncode, text, time.monotonic() - began
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return None, process.communicate()[0], HANG_SECONDS
-
-
-def family(pid: int) -> list[psutil.Process]:
-    """The process `pid` and all below it."""
-    try:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def pick(members: list[psutil.Process], who: str, rng: random.Random) -> psutil.Process:
-    """The parent, a process of the launch (a rank), or one that has no process below it (a data worker)."""
-    if who == "rank":
-        ranks = [m for m in members if m.ppid() == members[0].pid and len(members) > 1]
-        return rng.choice(ranks or members)
-    if who == "worker":
-        return rng.choice([m for m in members if not m.children()] or members)
-    return members[0]
-
-
-def orphans(members: list[psutil.Process]) -> tuple[int, float]:
-    """How many of the processes are there after 10 seconds, and when the last was gone."""
-    began = time.monotonic()
-    while time.monotonic() - began < ORPHAN_SECONDS:
-        left = [m for m in members if m.is_running() and m.status() != psutil.STATUS_ZOMBIE]
-        if not left:
-            return 0, time.monotonic() - began
-        time.sleep(0.05)
-    return len(left), ORPHAN_SECONDS
-
-
-def left_behind(run: Path) -> dict[str, str]:
-    """The bytes of weights and training states, and the records, by name."""
-    out = {}
-    for path in sorted(run.rglob("*")):
-        if path.is_file() and path.suffix in (".safetensors", ".pt", ".pth") and not path.is_symlink():
-            out[str(path.relative_to(run))] = hashlib.sha256(path.read_bytes()).hexdigest()
-        if path.is_symlink():
-            out[str(path.relative_to(run))] = os.readlink(path)
-        if path.name in ("predictions.csv", "report.csv", "report.md", "report.tex"):
-            out[path.name] = hashlib.sha256(path.read_bytes().replace(str(run).encode(), b"RUN")).hexdigest()
-    if list(run.rglob(results.FILE)):
-        for r in results.scan([run])[0]:
-            kept = {k: v for k, v in r.items() if k not in IDLE}
-            kept["config"] = {k: v for k, v in r["config"].items() if k not in ("out", "label")}
-            text = json.dumps(kept, sort_keys=True).replace(str(run), "RUN")
-            out[f"record {len(out)} {r['protocol']} {r['weights']}"] = hashlib.sha256(text.encode()).hexdigest()
+    """The commands, small: networks of a layer or two, few steps, few images."""
+    held = ["workers=1", "device=cpu"]
+    tiny = [*held, "threads=1", "log_steps=1", "checkpoint_steps=3", "keep=1"]
+    train = ["train", "digits", "model=vit_nano_patch4_32", "model_args={depth: 1}", "epochs=1", "batch_size=128"]
+    train += [*tiny, "micro_batch=64", "ema=0.9", "eval_epochs=0.4", "mixup=transmix", "--out", str(run)]
+    base = str(work / "base")
+    scenes = [*tiny, "warmup_steps=2", "batch_size=2"]
+    seg = ["transfer", "seg", base, "--recipe", "digits-scenes", f"data={work / 'seg'}", *scenes, "steps=8"]
+    seg += ["head=linear", "--out", str(run)]
+    det = ["transfer", "det", "pvt_nano", "init=random", "--recipe", "digits-scenes-det"]
+    det += [f"data={work / 'scenes' / 'coco'}", *scenes, "epochs=1", "decay_epochs=[]", "channels=16"]
+    det += ["fc_channels=32", "mask_convs=1", "rois=16", "proposals=20", "--out", str(run)]
+    hold = ["robustness", "occlusion", base, "--data", "digits", "modes=[random]", "levels=[0.5]", "repeats=1"]
+    hold += ["limit=128", *held, "--out", str(run)]
+    resumed = {"train": ["train"], "seg": ["transfer", "seg"], "det": ["transfer", "det"]}
+    out = [Job("eval", ["eval", base, *held, "--out", str(run)]), Job("report", ["report", base, "--out", str(run)])]
+    for processes in (1, 2):
+        for name, words in {"train": train, "robustness": hold, "seg": seg, "det": det}.items():
+            again = [*resumed[name], "--resume", str(run)] if name in resumed else None
+            out.append(Job(name, words, again, processes))
     return out
 
 
-def kill(job: Job, run: Path, who: str, at: float | int, env: dict[str, str], rng: random.Random) -> dict:
-    """One kill: strike (at a moment in seconds, or before a rename), wait for orphans, continue, compare later."""
-    placed = isinstance(at, int)
-    process = start(job, job.words, env | ({"KILL_AT_RENAME": str(at)} if placed else {}))
-    if placed:
-        members = []
-        while process.poll() is None:
-            members = family(process.pid) or members
-            time.sleep(0.1)
-        struck = process.returncode != 0
+def import_all() -> None:
+    from evalkit.downstream.mm import require
+
+    require("mmseg", "mmdet")
+    import evalkit.downstream.det
+    import evalkit.downstream.mm.det
+    import evalkit.downstream.mm.seg
+    import evalkit.downstream.run
+    import evalkit.downstream.seg
+    import evalkit.report
+    import evalkit.robustness.occlusion
+    import evalkit.train.run  # noqa: F401
+
+
+def write_data(work: Path) -> None:
+    """Scenes in COCO's format, and the same as images and masks."""
+    from evalkit.downstream import scenes
+
+    scenes.write_scenes(work / "scenes", train=16, val=6)
+    for split in scenes.FIRST_ID:
+        for image in sorted((work / "scenes" / scenes.COCO / f"{split}2017").iterdir()):
+            mask = work / "scenes" / scenes.VOC / "SegmentationClassContext" / f"{image.stem}.png"
+            for kind, file in (("images", image), ("masks", mask)):
+                (work / "seg" / kind / split).mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, work / "seg" / kind / split)
+    (work / "seg" / "classes.txt").write_text("".join(f"{name}\n" for name in ("background", *scenes.DIGITS)))
+
+
+def _command(words: list[str], out: Path, env: dict[str, str]) -> None:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with open(out, "w") as f:
+        os.dup2(f.fileno(), 1)
+        os.dup2(f.fileno(), 2)
+    os.environ.update(env)
+    random.seed()  # a process of its own has generators of its own
+    np.random.seed()
+    sys.argv = ["evalkit", *words]
+    exec(HOOK, {})
+    from evalkit.cli import main
+
+    main()
+
+
+@dataclass
+class Bench:
+    """Where the runs lie, and what an undisturbed run of each job left behind."""
+
+    work: Path
+    whole: dict[str, tuple[dict[str, str], float, Counter[str]]]
+
+    def start(self, job: Job, words: list[str], **env: str) -> tuple[multiprocessing.process.BaseProcess, Path]:
+        out = self.work / f"{time.monotonic_ns()}.txt"
+        several = ["--gpus", str(job.processes)] if job.processes > 1 else []
+        process = FORK.Process(target=_command, args=([*words, *several], out, env))
+        process.start()
+        return process, out
+
+    def finish(self, process: multiprocessing.process.BaseProcess, out: Path) -> tuple[int | None, str]:
+        """Exit code (None after a hang) and output."""
+        process.join(HANG_SECONDS)
+        code = process.exitcode
+        if code is None:
+            os.killpg(process.pid or 0, signal.SIGKILL)
+            process.join()
+        text = out.read_text(errors="replace")
+        out.unlink()
+        return code, text
+
+    def undisturbed(self, i: int) -> tuple[dict[str, str], float, Counter[str]]:
+        """What job `i` leaves behind, its seconds in a fork, and its writes: of a process of its own and of a fork,
+        which must agree."""
+        title = jobs(self.work, self.work)[i].title
+        if title not in self.whole:
+            run, log = self.work / "whole", self.work / "writes.txt"
+            job = jobs(self.work, run)[i]
+            words = [*job.words, *(["--gpus", str(job.processes)] if job.processes > 1 else [])]
+            command = [sys.executable, "-m", "evalkit", *words]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+            assert done.returncode == 0, f"{job.title} does not even run: {(done.stdout + done.stderr)[-800:]}"
+            left = left_behind(run)
+            shutil.rmtree(run)
+            began = time.monotonic()
+            code, text = self.finish(*self.start(job, job.words, WRITES_LOG=str(log)))
+            assert code == 0 and left_behind(run) == left, f"{job.title}: two runs differ {text[-800:]}"
+            seconds, writes = time.monotonic() - began, Counter(log.read_text().splitlines() if log.exists() else [])
+            shutil.rmtree(run)
+            log.unlink(missing_ok=True)
+            self.whole[title] = left, seconds, writes
+        return self.whole[title]
+
+
+def case(bench: Bench, i: int, who: str, at: str | float, rng: random.Random) -> dict:
+    """One kill, before the write `at` or at that share of the command's time; what became of the command and its
+    processes, and, continued, of its results."""
+    left, seconds, _ = bench.undisturbed(i)
+    run = bench.work / "kill"
+    job = jobs(bench.work, run)[i]
+    row = {"job": job.title, "who": who, "at": at if isinstance(at, str) else round(at, 3), "struck": False}
+    for _ in range(4):  # on a machine that has become quicker, the command may have ended by then
+        shutil.rmtree(run, ignore_errors=True)
+        process, out = bench.start(job, job.words, **({"KILL_BEFORE": at} if isinstance(at, str) else {}))
+        members: set[psutil.Process] = set()  # of any time: those of a process that is gone are nobody's children
+        began = time.monotonic()
+        while process.exitcode is None and not row["struck"]:
+            now = family(process.pid)
+            members |= set(now)
+            due = not isinstance(at, str) and time.monotonic() - began >= at * seconds
+            if due and (victim := pick(now, who, job.processes, rng)):
+                victim.kill()
+                row["struck"] = True
+            time.sleep(0 if row["struck"] else 0.1)
+        if isinstance(at, str):
+            row["struck"] = process.exitcode == -signal.SIGKILL
+        if row["struck"] or isinstance(at, str):
+            break
+        bench.finish(process, out)
+        at *= 0.6
+    if who == "parent":
+        process.join(HANG_SECONDS)
+        count, row["gone_after"] = orphans(members, ORPHAN_SECONDS)
+        bench.finish(process, out)
+        told = ""
     else:
-        time.sleep(at)
-        members = family(process.pid)
-        struck = process.poll() is None and bool(members)
-        if struck:
-            pick(members, who, rng).kill()
-    gone, seconds = orphans(members) if struck else (0, 0.0)
-    try:  # a command whose rank or worker was killed ends by itself
-        said = process.communicate(timeout=HANG_SECONDS)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return {"job": job.name, "processes": job.processes, "who": who, "at": at, "fault": "it hung after the kill"}
+        code, said = bench.finish(process, out)
+        count, row["gone_after"] = orphans(members, ORPHAN_SECONDS)
+        told = next((line for line in said.splitlines()[::-1] if line.startswith("error: ")), "")
+        row["told"] = told[:150]
+        expected = "of 2 ended with SIGKILL" if who == "rank" else "a data worker died"
+        needed = who == "rank" or code != 0  # a worker may have handed over its last batch
+        if row["struck"] and needed and (code != 1 or expected not in told):
+            return row | {"fault": f"exit code {code} and '{said[-300:]}' after its {who} was killed"}
+    if count:
+        return row | {"fault": f"{count} processes were left after {ORPHAN_SECONDS:g} s"}
+    if not row["struck"]:
+        return row | {"fault": "it could not be struck"}
     again = job.again if job.again and (run / "config.yaml").exists() else job.words
-    code, text, _ = finish(job, again, env)
-    fault = f"{gone} processes were left after {ORPHAN_SECONDS:g} s" if gone else None
+    code, text = bench.finish(*bench.start(job, again))
     if code != 0:
-        fault = f"exit code {code} after the kill: {text[-300:]}"
-    told = said.strip().splitlines()[-1:] if struck and who != "parent" and not placed else []
-    found = {"job": job.name, "processes": job.processes, "who": who, "at": round(at, 2), "struck": struck}
-    return found | {"gone_after": round(seconds, 2), "fault": fault, "told": told[0][:160] if told else None}
+        return row | {"fault": f"exit code {code} after the kill: {text[-300:]}"}
+    now = left_behind(run)
+    differing = sorted(k for k in {*now, *left} if now.get(k) != left.get(k))
+    return row | {"fault": f"differs: {', '.join(differing[:4])}" if differing else None}
+
+
+def plans(bench: Bench, only: set[str], count: int, placed: int, seed: int) -> list[tuple[str, int, str, str | float]]:
+    """(name, job, whom, where) of every kill: all random ones, and `placed` of the placed ones of each job."""
+    rng = random.Random(seed)
+    chosen = [(i, job) for i, job in enumerate(jobs(bench.work, bench.work)) if not only or job.name in only]
+    alone = [(i, job) for i, job in chosen if job.processes == 1]
+    out: list[tuple[str, int, str, str | float]] = []
+    for i, job in chosen if placed else []:
+        writes = bench.undisturbed(i)[2] if job.processes == 1 else Counter()
+        places = [f"{write} {min(2, n)}" for write, n in writes.items()]
+        places += [f"{write} 1" for write, n in writes.items() if write == "append results.jsonl" and n > 1]
+        for place in places if placed >= len(places) else rng.sample(places, placed):
+            out.append((f"{job.title} before {place}", i, "parent", place))
+    turn = [*alone, *chosen]
+    for n in range(count):
+        i, job = turn[n % len(turn)]
+        who = job.whom[(n // len(turn) + (n % len(turn) >= len(alone))) % len(job.whom)]
+        out.append((f"random {seed}-{n}: {job.title}", i, who, rng.uniform(0.1, 0.95)))
+    return out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", type=int, default=60, help="random kills, spread over the commands")
-    parser.add_argument("--placed", type=int, default=12, help="placed kills at most")
+    parser.add_argument("--placed", type=int, default=100, help="placed kills of each command at most")
     parser.add_argument("--only", default="", help="commands, comma-separated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
-    rng, work = random.Random(args.seed), Path(tempfile.mkdtemp(prefix="kills-"))
-    (work / "site").mkdir()
-    (work / "site" / "sitecustomize.py").write_text(STRIKE)
-    env = os.environ | {"PYTHONPATH": f"{work / 'site'}:{os.getcwd()}", "OMP_NUM_THREADS": "1"}
-    base = next(job for job in jobs(work, work / "base") if job.name == "train")
-    code, text, _ = finish(base, base.words, env)
-    assert code == 0, text
-    only = set(args.only.split(",")) - {""}
-    chosen = [i for i, job in enumerate(jobs(work, work)) if not only or job.name in only]
-    plans: list[tuple[int, str, float | int | None]] = [
-        (chosen[n % len(chosen)], rng.choice(["parent", "rank", "worker"]), None) for n in range(args.random)
-    ]
-    plans += [(i, "parent", at) for i in chosen for at in jobs(work, work)[i].renames][: args.placed]
-    whole: dict[int, tuple[dict, float]] = {}
-    rows = []
-    for n, (i, who, at) in enumerate(plans):
-        if i not in whole:
-            run = work / f"whole-{i}"
-            job = jobs(work, run)[i]
-            code, text, seconds = finish(job, job.words, env)
-            assert code == 0, f"{job.name} does not even run: {text[-500:]}"
-            whole[i] = left_behind(run), seconds
-        run = work / f"kill-{n}"
-        job = jobs(work, run)[i]
-        moment = rng.uniform(0.15, 0.95) * whole[i][1] if at is None else at
-        row = kill(job, run, who, moment, env, rng)
-        if not row.get("fault"):
-            other = left_behind(run)
-            differing = sorted(k for k in {*other, *whole[i][0]} if other.get(k) != whole[i][0].get(k))
-            row["fault"] = f"differs: {', '.join(differing[:4])}" if differing else None
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        if not row["fault"]:
-            shutil.rmtree(run, ignore_errors=True)
-        if args.out:
-            write(args, rows)
-    if not any(row["fault"] for row in rows):
-        shutil.rmtree(work)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    os.environ["OMP_NUM_THREADS"] = "1"
+    work = Path(tempfile.mkdtemp(prefix="kills-"))
+    import_all()
+    bench = Bench(work, {})
+    rows = json.loads(args.out.read_text())["rows"] if args.out and args.out.exists() else []
+    try:
+        process = FORK.Process(target=write_data, args=(work,))
+        process.start()
+        process.join()
+        base = next(job for job in jobs(work, work / "base") if job.name == "train")
+        code, text = bench.finish(*bench.start(base, base.words))
+        assert code == 0, text
+        for name, i, who, at in plans(bench, set(args.only.split(",")) - {""}, args.random, args.placed, args.seed):
+            if any(row["case"] == name for row in rows):
+                continue
+            row = {"case": name, **case(bench, i, who, at, random.Random(f"{args.seed} {name}"))}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            if args.out:
+                write(args.out, rows)
+    finally:
+        for process in multiprocessing.active_children():
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        shutil.rmtree(work, ignore_errors=True)
     sys.exit(1 if any(row["fault"] for row in rows) else 0)
 
 
-def write(args: argparse.Namespace, rows: list[dict]) -> None:
-    placed = [row for row in rows if isinstance(row["at"], int)]
+def write(out: Path, rows: list[dict]) -> None:
     summary = {
         "what": "SIGKILL of a parent, a rank or a data worker, then the command continued or repeated",
-        "same": "bytes of weights and training states, links, records but for seconds and environment",
-        "seed": args.seed,
+        "same": "bytes of weights and training states, links, reports, and records but for seconds and environment",
         "torch": torch.__version__,
         "kills": len(rows),
-        "placed": len(placed),
-        "struck": sum(bool(row.get("struck")) for row in rows),
+        "placed": sum(isinstance(row["at"], str) for row in rows),
+        "of": dict(sorted(Counter(row["job"] for row in rows).items())),
+        "struck": dict(sorted(Counter(row["who"] for row in rows if row["struck"]).items())),
         "faults": sum(bool(row["fault"]) for row in rows),
-        "gone_after_at_most": max((row.get("gone_after", 0.0) for row in rows), default=0.0),
+        "gone_after_at_most": max((row["gone_after"] for row in rows), default=0.0),
     }
-    args.out.write_text(json.dumps(summary | {"rows": rows}, indent=1) + "\n")
+    lines = ",\n  ".join(json.dumps(row) for row in rows)
+    out.write_text(json.dumps(summary, indent=1)[:-2] + f',\n "rows": [\n  {lines}\n ]\n}}\n')
 
 
 if __name__ == "__main__":

@@ -27,23 +27,39 @@ PROBE = (64, 96)  # height and width of the image that shows whether a backbone 
 
 @dataclass(frozen=True)
 class Source:
-    """A backbone by name: enough to build it, to fill it, and to say in a record what it was."""
+    """A backbone by name: enough to build it, to fill it, and to say in a record what it was.
+
+    Args:
+        model: Name of the architecture, evalkit's or timm's.
+        model_args: What it is built with beside its defaults.
+        checkpoint: A folder or file, `TIMM`, or None: random weights.
+        weights: "raw" or "ema"; None: what a bare file holds.
+        sha256: Of the weights.
+        method: The mixup it was trained with, if known.
+        label: How tables name the transfer.
+        mean: Of the images it wants, per channel, of values in [0, 1].
+        std: The same, their standard deviation.
+        channels: Of each map that forward_intermediates gives.
+        strides: Pixels of the image per pixel of each map.
+        of_training: Arguments of pre-training that regularised it: here the recipe's own keys do.
+        recipe: Whose settings the weights were trained by, if known.
+        published: Whether published values may stand beside results of these weights.
+    """
 
     model: str
     model_args: dict[str, Any]
-    checkpoint: str | None  # a folder or file, `TIMM`, or None: random weights
-    weights: str | None  # "raw" or "ema"; None: what a bare file holds
-    sha256: str | None  # of the weights
-    method: str | None  # the mixup it was trained with, if known
+    checkpoint: str | None
+    weights: str | None
+    sha256: str | None
+    method: str | None
     label: str
     mean: list[float]
     std: list[float]
-    channels: list[int]  # of each map that forward_intermediates gives
-    strides: list[int]  # pixels of the image per pixel of each map
-    # arguments of pre-training that regularised it: here the recipe's own keys do
+    channels: list[int]
+    strides: list[int]
     of_training: dict[str, Any] = field(default_factory=dict)
-    recipe: str | None = None  # whose settings the weights were trained by, if known
-    published: bool = False  # whether published values may stand beside results of these weights
+    recipe: str | None = None
+    published: bool = False
 
     def is_plain(self) -> bool:
         """Whether the architecture is the named one as it stands, whatever size it was made for."""
@@ -53,9 +69,17 @@ class Source:
 def resolve(
     spec: str, *, model: str | None, model_args: dict[str, Any], weights: str | None, random: bool, label: str | None
 ) -> Source:
-    """What `spec` means: an evalkit checkpoint or run folder, a weights file (with `model`), or a timm name. With
-    `random` only the architecture is taken from it. Raises EvalkitError for what is not there or does not say its
-    architecture."""
+    """What a checkpoint's name or path means. Raises EvalkitError for what is not there or does not say its
+    architecture.
+
+    Args:
+        spec: An evalkit checkpoint or run folder, a weights file (with `model`), or a timm name.
+        model: The architecture, for files that do not name theirs.
+        model_args: What it is built with beside what the checkpoint says.
+        weights: raw or ema; None: averaged weights where there are some.
+        random: Whether only the architecture is taken, its weights drawn at random.
+        label: How tables name the transfer; None: as the checkpoint is called.
+    """
     path, sha256 = Path(spec), None
     meta: dict[str, Any] = {}
     if path.exists():
@@ -114,7 +138,12 @@ def _fixed(path: Path) -> Path:
 def build(name: str, model_args: dict[str, Any], img_size: int | None) -> Any:
     """The timm model without its head, for images of any size: one that its patches do not divide is padded at the
     right and at the bottom, position embeddings are resampled to its grid (both as mmsegmentation's transformers do).
-    The embeddings are made for `img_size` pixels a side (None: as pre-trained)."""
+
+    Args:
+        name: Name of the architecture.
+        model_args: What it is built with beside its defaults.
+        img_size: Pixels per side that position embeddings are made for; None: as pre-trained.
+    """
     kind = type(models.create(name, num_classes=0, **model_args).model)
     accepted = {
         arg
@@ -137,9 +166,15 @@ def fill(
     source: str,
     before: Callable[[], Mapping[str, torch.Size]] | None = None,
 ) -> dict[str, list[str]]:
-    """Load `tensors` into a model without head by `evalkit.models.fit`; the report of it, a head that was left out as
-    "head_dropped". Positions are resampled to the model's size; `before`: its shapes as it was pre-trained. Raises
-    EvalkitError."""
+    """Load weights into a model without head by `evalkit.models.fit`; the report of it, a head that was left out as
+    "head_dropped". Positions are resampled to the model's size. Raises EvalkitError.
+
+    Args:
+        model: The model without head.
+        tensors: Weights by the names of the whole model.
+        source: Where they come from, for errors.
+        before: Makes the shapes that the model had as it was pre-trained; None: those it has.
+    """
     report = fit(model, tensors, source, before=before, positions=positions.fit)
     return {"head_dropped": report.pop("dropped"), **report}
 
@@ -150,11 +185,19 @@ def _shapes(name: str, model_args: dict[str, Any]) -> dict[str, torch.Size]:
 
 
 class Backbone(nn.Module):
-    """(B, 3, H, W) normalised images to the maps (B, C, h, w) of `out_indices`; parameters that none of them depends on
-    are frozen.
+    """(B, 3, H, W) normalised images to maps (B, C, h, w) of some blocks; parameters that none of them depends on are
+    frozen. `report` tells what `fill` did.
 
-    `norm` applies the model's final normalisation to the maps, as a decoder on the last tokens of a ViT needs.
-    `freeze_statistics` keeps those of batch normalisation as they were loaded. `report` tells what `fill` did.
+    Args:
+        model: Name of the architecture.
+        img_size: Pixels per side that position embeddings are made for; None: as pre-trained.
+        out_indices: The blocks or stages whose maps are given, from 0.
+        norm: Whether the model's final normalisation is applied to the maps, as a decoder on the last tokens of a ViT
+            needs.
+        model_args: What the model is built with beside its defaults.
+        checkpoint: The weights, as `evalkit.checkpoint.read_weights` takes them; None: random ones.
+        weights: raw or ema; None: averaged weights where there are some.
+        freeze_statistics: Whether batch normalisation keeps its statistics as they were loaded.
     """
 
     def __init__(

@@ -17,7 +17,12 @@ MANY = 100  # predictions per image that average precision counts
 
 
 def problem(content: dict[str, Any], train: bool) -> str | None:
-    """What is wrong with the objects of a file whose images and categories are as they should be; None for nothing."""
+    """What is wrong with the objects of a file whose images and categories are as they should be; None for nothing.
+
+    Args:
+        content: The parsed annotation file.
+        train: Whether it is the training split, where a box without area is left out instead of refused.
+    """
     images = {image["id"]: image for image in content["images"]}
     objects = content["annotations"]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in images):
@@ -42,7 +47,12 @@ def problem(content: dict[str, Any], train: bool) -> str | None:
 
 
 def notes(content: dict[str, Any], split: str) -> list[str]:
-    """What is counted of the objects of a file without a problem, one sentence each."""
+    """What is counted of the objects of a file without a problem, one sentence each.
+
+    Args:
+        content: The parsed annotation file.
+        split: Name of the split, for the sentences.
+    """
     objects, names = content["annotations"], [category["name"] for category in content["categories"]]
     small = sum(entry["area"] <= 0 or min(entry["bbox"][2:]) < 1 for entry in objects)
     ignored = sum(bool(entry.get("ignore")) and not entry["iscrowd"] for entry in objects)

@@ -82,9 +82,15 @@ class TransferConfig(Keys):
 
 
 def merge(base: Any, changes: dict[str, Any], where: str = "mm") -> None:
-    """Put `changes` into the mm config `base`, level by level; a number as key is a place in a list.
+    """Put changes into an mm config, level by level; a number as key is a place in a list.
 
-    Raises EvalkitError for an unknown key at the top and for a place that a list has not."""
+    Args:
+        base: The mm config, or a part of it, which is changed.
+        changes: Key -> new value, nested as the config is.
+        where: The key that is changed, for errors.
+
+    Raises EvalkitError for an unknown key at the top and for a place that a list has not.
+    """
     check_names(where, changes)
     for key_or_place, value in changes.items():
         name = f"{where}.{key_or_place}"
@@ -109,8 +115,13 @@ SCOPES = ("mmengine", "mmcv", "mmseg", "mmdet")  # that may stand before the nam
 
 
 def check_names(where: str, value: Any) -> None:
-    """Raises EvalkitError for a part named by the path of its code, which mmengine would import and call: a run folder
-    is other people's file as well."""
+    """Args:
+        where: The key that holds it, for errors.
+        value: A part of an mm config, nested as it is.
+
+    Raises EvalkitError for a part named by the path of its code, which mmengine would import and call: a run folder
+    is other people's file as well.
+    """
     if isinstance(value, dict):
         for key, inner in value.items():
             scope, dot, name = inner.partition(".") if key == "type" and isinstance(inner, str) else ("", "", "")

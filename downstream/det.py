@@ -35,7 +35,12 @@ PUBLISHED = {"pvt_tiny": "coco", "pvt_small": "coco", "pvt_medium": "coco-large"
 
 def find_data(cfg: DetConfig, run: Path) -> Data:
     """The set of `cfg`, checked; the embedded scenes are written into the run folder. Images without objects or below
-    `MIN_SIDE` are not trained on."""
+    `MIN_SIDE` are not trained on.
+
+    Args:
+        cfg: Which data, and where.
+        run: The run folder.
+    """
     found = readers.detection(cfg.data, run / "data", cfg.data_dir)
     return Data(
         name=found.name,
@@ -61,12 +66,12 @@ def _part(found: DetData, split: str) -> dict[str, Any]:
     }
 
 
-def steps_per_epoch(cfg: DetConfig, data: Data) -> int:
+def _steps_per_epoch(cfg: DetConfig, data: Data) -> int:
     return math.ceil(data.counts["train"] / cfg.batch_size)
 
 
-def steps(cfg: DetConfig, data: Data) -> int:
-    return cfg.epochs * steps_per_epoch(cfg, data)
+def _steps(cfg: DetConfig, data: Data) -> int:
+    return cfg.epochs * _steps_per_epoch(cfg, data)
 
 
 def pyramid(source: Source) -> tuple[list[int], list[int], list[int]]:
@@ -86,8 +91,15 @@ def pyramid(source: Source) -> tuple[list[int], list[int], list[int]]:
 
 
 def mm_config(cfg: DetConfig, source: Source, data: Data, run: Path) -> dict[str, Any]:
-    """Everything mmdetection needs but `train_cfg`: model, data, schedule, test."""
-    epoch, total = steps_per_epoch(cfg, data), steps(cfg, data)
+    """Everything mmdetection needs but `train_cfg`: model, data, schedule, test.
+
+    Args:
+        cfg: The recipe.
+        source: The pre-trained backbone.
+        data: Where images and annotations lie.
+        run: The run folder, where predictions go.
+    """
+    epoch, total = _steps_per_epoch(cfg, data), _steps(cfg, data)
     if cfg.warmup_steps >= total:
         raise EvalkitError(
             f"warmup_steps={cfg.warmup_steps} leaves nothing of the {total} steps of {cfg.epochs} epochs; use fewer"
@@ -262,7 +274,13 @@ def _sampler(count: int, positive: float, add_truth: bool) -> dict[str, Any]:
 
 def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]]) -> Scores:
     """COCO's average precision of boxes and of masks: mean over IoU 0.50 to 0.95, at 0.50, at 0.75; and the first of
-    these for each class."""
+    these for each class.
+
+    Args:
+        cfg: The recipe, which says whether there are masks.
+        data: The classes, in the order of the annotations.
+        evaluate: Runs the evaluation of the validation set and gives mm's metrics by name.
+    """
     scores = evaluate()
     rows: list[dict[str, Any]] = [{"class": name} for name in data.classes]
     metrics: dict[str, float] = {}
@@ -286,7 +304,13 @@ def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
 
 def published(cfg: DetConfig, source: Source, data: Data) -> bool:
     """Whether this is what a paper prints: a backbone of theirs, all of the data, and the value of the recipe for this
-    very backbone for every key that moves a number."""
+    very backbone for every key that moves a number.
+
+    Args:
+        cfg: The recipe as it ran.
+        source: The pre-trained backbone.
+        data: The data as they were opened.
+    """
     recipe = PUBLISHED.get(source.model.partition(".")[0])
     if recipe is None or not data.published or cfg.mm or not source.is_plain():
         return False
@@ -311,7 +335,7 @@ TASK = Task(
     recipe=recipe,
     data=find_data,
     config=mm_config,
-    steps=steps,
+    steps=_steps,
     measure=measure,
     published=published,
     sheet=sheets.detection,

@@ -28,7 +28,12 @@ def resample_everywhere(model: Any) -> None:
 
 
 def fit(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` with the positions of a square grid resampled to the grid of `model`."""
+    """Weights whose positions, of a square grid, are resampled to the grid of a model.
+
+    Args:
+        model: The model that they are for.
+        tensors: Weights by name.
+    """
     positions = tensors.get("pos_embed")
     if not resampled(model) or positions is None or positions.shape == model.pos_embed.shape:
         return tensors

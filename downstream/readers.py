@@ -24,9 +24,14 @@ Found = TypeVar("Found", SegData, DetData)
 
 
 def segmentation(data: str, made: Path, root: str | None = None) -> SegData:
-    """The set `data` means: digits-scenes (written to `made`), pascal-context (at or below `root`, else EVALKIT_DATA),
-    or a folder in Pascal Context's layout or one of images and masks. Raises EvalkitError for what is missing or wrong,
-    and for a pascal-context that is not the published one."""
+    """The segmentation set of a name or folder. Raises EvalkitError for what is missing or wrong, and for a
+    pascal-context that is not the published one.
+
+    Args:
+        data: digits-scenes, pascal-context, or a folder in Pascal Context's layout or one of images and masks.
+        made: The folder that embedded scenes are written to.
+        root: The folder at or below which published sets lie; None: EVALKIT_DATA.
+    """
     if data == scenes.NAME:
         fingerprint = {split: f"{FULL}:{digest}" for split, digest in scenes.write_scenes(made).items()}
         return context(made / scenes.VOC, scenes.NAME, ["background", *DIGITS], fingerprint)
@@ -37,9 +42,14 @@ def segmentation(data: str, made: Path, root: str | None = None) -> SegData:
 
 
 def detection(data: str, made: Path, root: str | None = None) -> DetData:
-    """The set `data` means: digits-scenes (written to `made`), coco (at or below `root`, else EVALKIT_DATA), or a
-    folder in COCO's format. Raises EvalkitError for what is missing or wrong, and for a coco that is not the published
-    one."""
+    """The detection set of a name or folder. Raises EvalkitError for what is missing or wrong, and for a coco that is
+    not the published one.
+
+    Args:
+        data: digits-scenes, coco, or a folder in COCO's format.
+        made: The folder that embedded scenes are written to.
+        root: The folder at or below which published sets lie; None: EVALKIT_DATA.
+    """
     if data == scenes.NAME:
         fingerprint = {split: f"{FULL}:{digest}" for split, digest in scenes.write_scenes(made).items()}
         return replace(coco_format(made / scenes.COCO, scenes.NAME), fingerprint=fingerprint)

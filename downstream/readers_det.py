@@ -24,15 +24,28 @@ COCO_FOLDERS = ("{}2017", "{}", "images")
 
 @dataclass(frozen=True)
 class DetData:
-    """Images and COCO annotations of a detection set; paths are relative to `root`, mappings by split."""
+    """Images and COCO annotations of a detection set; paths are relative to `root`, mappings by split.
+
+    Args:
+        name: How records name the set.
+        root: The folder that paths are relative to.
+        classes: In the order of the annotation file, which is that of the labels in MMDetection.
+        annotations: Split -> annotation file.
+        images: Split -> folder of its images.
+        count: Split -> number of its images.
+        with_objects: Split -> number of its images of at least `MIN_SIDE` that show at least one.
+        fingerprint: Split -> digest of its annotations and images.
+        published: Whether it is the published set, whole.
+        notes: What a reader of the numbers should know, one sentence each.
+    """
 
     name: str
     root: Path
-    classes: list[str]  # in the order of the annotation file, which is that of the labels in MMDetection
-    annotations: dict[str, str]  # file
-    images: dict[str, str]  # folder
-    count: dict[str, int]  # images
-    with_objects: dict[str, int]  # images of at least `MIN_SIDE` that show at least one
+    classes: list[str]
+    annotations: dict[str, str]
+    images: dict[str, str]
+    count: dict[str, int]
+    with_objects: dict[str, int]
     fingerprint: dict[str, str]
     published: bool = False
     notes: list[str] = field(default_factory=list)
@@ -58,7 +71,12 @@ def coco(root: str | Path) -> DetData:
 def coco_format(root: str | Path, name: str) -> DetData:
     """Data in COCO's format: in root/annotations instances_{train,val}2017.json, instances_{train,val}.json or
     {train,val}.json; the images in root/{train,val}2017, root/{train,val} or root/images. Every object needs a mask.
-    Raises EvalkitError."""
+    Raises EvalkitError.
+
+    Args:
+        root: The folder.
+        name: How records name the set.
+    """
     root = Path(root)
     annotations = {split: _first(root, COCO_FILES, split, Path.is_file) for split in SPLITS}
     images = {split: _first(root, COCO_FOLDERS, split, Path.is_dir) for split in SPLITS}

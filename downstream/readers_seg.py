@@ -95,18 +95,32 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 @dataclass(frozen=True)
 class SegData:
     """Images and label maps of a segmentation set; paths are relative to `root`, mappings by split. Label i is class i,
-    255 none of them."""
+    255 none of them.
+
+    Args:
+        name: How records name the set.
+        root: The folder that paths are relative to.
+        classes: Names of the classes; label i is the i-th.
+        images: Split -> folder of its images.
+        masks: Split -> folder of its label maps.
+        ids: Split -> file names of its images without suffix.
+        lists: Split -> file with one id per line; None: every image of the folder.
+        suffixes: Of an image, of a label map.
+        fingerprint: Split -> digest of its images and label maps.
+        published: The published set, whole.
+        notes: What a reader of the numbers should know, one sentence each.
+    """
 
     name: str
     root: Path
     classes: list[str]
-    images: dict[str, str]  # folder
-    masks: dict[str, str]  # folder
-    ids: dict[str, list[str]]  # file names without suffix
-    lists: dict[str, str | None]  # file with one id per line; None: every image of the folder
-    suffixes: tuple[str, str]  # of an image, of a label map
+    images: dict[str, str]
+    masks: dict[str, str]
+    ids: dict[str, list[str]]
+    lists: dict[str, str | None]
+    suffixes: tuple[str, str]
     fingerprint: dict[str, str]
-    published: bool = False  # the published set, whole
+    published: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -138,7 +152,14 @@ def find_voc(root: Path) -> Path | None:
 
 
 def context(voc: Path, name: str, classes: list[str], fingerprint: dict[str, str] | None = None) -> SegData:
-    """A set in Pascal Context's layout whose label maps may hold the labels of `classes` only."""
+    """A set in Pascal Context's layout whose label maps hold labels of known classes only.
+
+    Args:
+        voc: The folder VOC2010.
+        name: How records name the set.
+        classes: Names of the classes that label maps may hold.
+        fingerprint: Split -> digest; None: computed from the files.
+    """
     lists: dict[str, str | None] = {split: f"ImageSets/SegmentationContext/{split}.txt" for split in SPLITS}
     ids = {split: _listed(voc / path) for split, path in lists.items() if path is not None}
     both = set(ids["train"]) & set(ids["val"])
@@ -261,6 +282,12 @@ def shown_size(photo: Image.Image) -> tuple[int, int]:
 
 
 def counts(found: dict[str, int], expected: dict[str, int]) -> str:
+    """What differs between two counts by split, as a clause.
+
+    Args:
+        found: Split -> number of images that are there.
+        expected: Split -> number of images that should be.
+    """
     return (
         f"{found['train']:,} train and {found['val']:,} val images instead of {expected['train']:,} and"
         f" {expected['val']:,}"

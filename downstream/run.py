@@ -39,9 +39,17 @@ def transfer(
     resume: Path | None = None,
     overrides: list[str] | None = None,
 ) -> int:
-    """Train `task` by `cfg` from the checkpoint `spec` into the folder `out`, or continue the run folder `resume`, and
-    measure. Returns the exit code: 0 complete, 2 stopped by a signal and resumable, 130 stopped by Ctrl-C and
-    resumable."""
+    """Train a transfer task from a checkpoint and measure it. Returns the exit code: 0 complete, 2 stopped by a signal
+    and resumable, 130 stopped by Ctrl-C and resumable.
+
+    Args:
+        task: What is trained and measured.
+        spec: The checkpoint, as `backbone.resolve` takes it; None: with `resume`.
+        cfg: The recipe; None: with `resume`.
+        out: The run folder; None: one below runs/, named after task, data, backbone and seed.
+        resume: The run folder that goes on; None: a new run.
+        overrides: `key=value` of keys that change no bit, for a run that goes on.
+    """
     require(task.scope)
     if resume is not None:
         run, cfg = Path(resume), run_folder.resumed(task.about.config, Path(resume), overrides or [])

@@ -36,8 +36,14 @@ COCO = "coco"
 
 @dataclass(frozen=True)
 class Scene:
-    """`pixels` (H, W, 3) uint8; of its n digits, the lowest first: `digits` (n,) int64, `masks` (n, H, W) bool of the
-    visible pixels, `rows` (n,) int64 among scikit-learn's digits."""
+    """An image of digits that overlap.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        digits: (n,) int64, what the n digits are, the lowest first.
+        masks: (n, H, W) bool, their visible pixels.
+        rows: (n,) int64, their places among scikit-learn's digits.
+    """
 
     pixels: np.ndarray
     digits: np.ndarray
@@ -59,8 +65,14 @@ class Scene:
 
 
 def make_scene(split: str, index: int, *, seed: int = 0, size: int = 96) -> Scene:
-    """Scene `index` of a split: up to 6 digits on `size` x 4/3 `size` pixels, lying or upright. The splits share no
-    digit."""
+    """One scene: up to 6 digits, lying or upright. The splits share no digit.
+
+    Args:
+        split: train or val.
+        index: Which scene of the split, from 0.
+        seed: The seed of all scenes.
+        size: Pixels of the short side; the long one is 4/3 of it.
+    """
     rng = derive_rng(NAME, VERSION, seed, split, index)
     strokes, labels = source_digits()
     height, width = rng.permutation([size, round(size * 4 / 3)])
@@ -102,13 +114,20 @@ def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray
 
 
 def write_scenes(root: str | Path, *, seed: int = 0, train: int = 240, val: int = 60, size: int = 96) -> dict[str, str]:
-    """Write `train` and `val` scenes below `root`, in both layouts, unless they are there already; returns the
-    fingerprint of each split.
+    """Write scenes in both layouts, unless they are there already; returns the fingerprint of each split.
 
     Pascal Context: VOCdevkit/VOC2010/{JPEGImages, SegmentationClassContext, ImageSets/SegmentationContext}, labels 0
     (background) and 1 + digit. COCO: coco/{train2017, val2017, annotations/instances_{train,val}2017.json}, category 1
-    + digit, masks run-length encoded. The folder appears whole or not at all. Raises EvalkitError where it holds
-    anything else, ValueError for an empty split.
+    + digit, masks run-length encoded. The folder appears whole or not at all.
+
+    Args:
+        root: The folder that is made.
+        seed: The seed of all scenes.
+        train: How many scenes to train on.
+        val: How many scenes to validate on.
+        size: Pixels of the short side.
+
+    Raises EvalkitError where it holds anything else, ValueError for an empty split.
     """
     root, settings = Path(root), {"version": VERSION, "seed": seed, "train": train, "val": val, "size": size}
     for split in FIRST_ID:

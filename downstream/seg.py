@@ -27,7 +27,12 @@ PUBLISHED = ("deit_small_patch16_224",)  # the backbones that papers on mixing p
 
 def find_data(cfg: SegConfig, run: Path) -> Data:
     """The set of `cfg`, checked; the embedded scenes are written into the run folder. With 59 classes background is a
-    pixel of no class."""
+    pixel of no class.
+
+    Args:
+        cfg: Which data, and where.
+        run: The run folder.
+    """
     found = readers.segmentation(cfg.data, run / "data", cfg.data_dir)
     without = cfg.classes == 59
     if without and len(found.classes) != 60:
@@ -62,7 +67,14 @@ def _part(found: SegData, split: str, without_background: bool) -> dict[str, Any
 
 
 def mm_config(cfg: SegConfig, source: Source, data: Data, run: Path) -> dict[str, Any]:
-    """Everything mmsegmentation needs but `train_cfg`: model, data, schedule, test."""
+    """Everything mmsegmentation needs but `train_cfg`: model, data, schedule, test.
+
+    Args:
+        cfg: The recipe.
+        source: The pre-trained backbone.
+        data: Where images and label maps lie.
+        run: The run folder.
+    """
     crop = (cfg.crop, cfg.crop)
     loader = {"num_workers": cfg.workers, "persistent_workers": False}
     load, labels = {"type": "LoadImageFromFile"}, {"type": "EvalkitLabels", "classes": len(data.classes)}
@@ -175,7 +187,14 @@ def _flips(cfg: SegConfig) -> list[dict[str, Any]]:
 
 def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]]) -> Scores:
     """Mean IoU over the classes that occur, pixel accuracy, IoU of each class; with `ms` also the mean IoU at several
-    scales."""
+    scales.
+
+    Args:
+        cfg: The recipe, which says whether several scales are measured too.
+        data: The classes, in the order of the labels.
+        evaluate: Runs the evaluation of the validation set and gives mm's metrics by name; with tta=True at several
+            scales.
+    """
     scores = {"": evaluate()} | ({"_ms": evaluate(tta=True)} if cfg.ms else {})
     metrics: dict[str, float] = {}
     rows: list[dict[str, Any]] = [{"class": name} for name in data.classes]
@@ -200,7 +219,13 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
 
 def published(cfg: SegConfig, source: Source, data: Data) -> bool:
     """Whether this is what a paper prints: a backbone of theirs, all of the data, and the value of the Pascal Context
-    recipe for every key that moves a number."""
+    recipe for every key that moves a number.
+
+    Args:
+        cfg: The recipe as it ran.
+        source: The pre-trained backbone.
+        data: The data as they were opened.
+    """
     if not data.published or cfg.mm or source.model.partition(".")[0] not in PUBLISHED or not source.is_plain():
         return False
     reference = recipes.load(SegConfig, f"pascal-context-{cfg.head}", [], folder="seg")

@@ -15,8 +15,14 @@ COLUMNS = ("image", "truth", "prediction")
 
 
 class Objects(NamedTuple):
-    """`boxes` (n, 4): left, top, right, bottom in pixels; `masks` (n, H, W) bool; `labels` (n,) indices of classes;
-    `scores` (n,), None for the truth."""
+    """Objects of an image.
+
+    Args:
+        boxes: (n, 4): left, top, right, bottom in pixels.
+        masks: (n, H, W) bool, the pixels of each.
+        labels: (n,) indices of classes.
+        scores: (n,) confidences; None: the truth.
+    """
 
     boxes: np.ndarray
     masks: np.ndarray
@@ -25,8 +31,13 @@ class Objects(NamedTuple):
 
 
 def segmentation(samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str]) -> Figure:
-    """`samples`: image (H, W, 3) uint8, true and predicted labels (H, W). A class called background stays bare, pixels
-    that do not count (255) are black."""
+    """Images with true and predicted labels beside them. A class called background stays bare, pixels that do not count
+    (255) are black.
+
+    Args:
+        samples: Image (H, W, 3) uint8, true and predicted labels (H, W), of each row.
+        classes: Names of the classes.
+    """
     bare = [i for i, name in enumerate(classes) if name == "background"]
 
     def draw(ax: Axes, image: np.ndarray, labels: np.ndarray) -> None:
@@ -50,8 +61,13 @@ def segmentation(samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], c
 def detection(
     samples: Sequence[tuple[np.ndarray, Objects, Objects]], classes: Sequence[str], threshold: float = 0.5
 ) -> Figure:
-    """`samples`: image (H, W, 3) uint8, true and predicted objects; of the predicted those with a score of at least
-    `threshold` are shown."""
+    """Images with true and predicted objects beside them.
+
+    Args:
+        samples: Image (H, W, 3) uint8, true and predicted objects, of each row.
+        classes: Names of the classes.
+        threshold: The score from which on a predicted object is shown.
+    """
 
     def draw(ax: Axes, image: np.ndarray, objects: Objects) -> None:
         scores = np.ones(len(objects.labels)) if objects.scores is None else objects.scores

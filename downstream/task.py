@@ -15,23 +15,43 @@ from .backbone import Source
 
 @dataclass(frozen=True)
 class Data:
-    """A data set on disk. `train` and `val` are the parts of an mm dataset config that say what lies where."""
+    """A data set on disk.
+
+    Args:
+        name: How records name the set.
+        classes: Names of the classes, in the order of labels.
+        counts: Images of each split.
+        fingerprint: Of the validation images and their truth.
+        published: Whether this is the set of the papers.
+        train: The part of an mm dataset config that says where training data lie.
+        val: The same of the validation data.
+        notes: What a reader of the numbers should know, one sentence each.
+        demonstration: The embedded scenes.
+        train_fingerprint: Of the training images and their truth.
+    """
 
     name: str
     classes: list[str]
-    counts: dict[str, int]  # images of each split
-    fingerprint: str  # of the validation images and their truth
-    published: bool  # whether this is the set of the papers
+    counts: dict[str, int]
+    fingerprint: str
+    published: bool
     train: dict[str, Any]
     val: dict[str, Any]
     notes: list[str] = field(default_factory=list)
-    demonstration: bool = False  # the embedded scenes
-    train_fingerprint: str = ""  # of the training images and their truth
+    demonstration: bool = False
+    train_fingerprint: str = ""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics are fractions; `undefined` says why one is NaN; `series` has one row per class."""
+    """What a task measured.
+
+    Args:
+        metrics: Metric -> value, a fraction; NaN where it is not defined.
+        series: One row per class.
+        undefined: Metric that is NaN -> why.
+        notes: What a reader of the numbers should know, one sentence each.
+    """
 
     metrics: dict[str, float]
     series: list[dict[str, Any]]
@@ -47,19 +67,31 @@ def mean_of_defined(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Task:
-    """A transfer by name. The functions know nothing of how training runs, and import no mm package."""
+    """A transfer by name. The functions know nothing of how training runs, and import no mm package.
+
+    Args:
+        about: Its description.
+        scope: "mmseg" or "mmdet".
+        recipe: key=value overrides to the recipe that they call for.
+        data: Config, run folder: finds and checks the data, or writes the embedded ones there.
+        config: The mm config without its `train_cfg`.
+        steps: Optimizer steps of a run, from recipe and data.
+        measure: config, data, evaluate(tta=...).
+        published: Whether this is what a paper prints.
+        sheet: samples, classes: images beside the truth and what was predicted.
+        summary: One line for the person watching.
+    """
 
     about: Protocol
-    scope: str  # "mmseg" or "mmdet"
-    recipe: Callable[[list[str]], str]  # key=value overrides to the recipe that they call for
-    # config, run folder: finds and checks the data, or writes the embedded ones there
+    scope: str
+    recipe: Callable[[list[str]], str]
     data: Callable[[Any, Path], Data]
-    config: Callable[[Any, Source, Data, Path], dict[str, Any]]  # the mm config without its `train_cfg`
+    config: Callable[[Any, Source, Data, Path], dict[str, Any]]
     steps: Callable[[Any, Data], int]
-    measure: Callable[[Any, Data, Callable[..., dict[str, Any]]], Scores]  # config, data, evaluate(tta=...)
-    published: Callable[[Any, Source, Data], bool]  # whether this is what a paper prints
-    sheet: Callable[[list[Any], list[str]], Figure]  # samples, classes: images beside the truth and what was predicted
-    summary: Callable[[Scores], str]  # one line for the person watching
+    measure: Callable[[Any, Data, Callable[..., dict[str, Any]]], Scores]
+    published: Callable[[Any, Source, Data], bool]
+    sheet: Callable[[list[Any], list[str]], Figure]
+    summary: Callable[[Scores], str]
 
     @property
     def name(self) -> str:

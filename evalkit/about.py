@@ -10,8 +10,11 @@ from .protocols import Metric, Protocol
 class EvalConfig(Keys):
     """What `evalkit eval CKPT --data DIR key=value` may set."""
 
+    data_dir: str | None = key(
+        None, "the folder of images that --data gives by name: a published set or what timm reads", role="place"
+    )
     split: str | None = key(
-        None, "the part of an embedded set; null: the one that the checkpoint's run validated on, else val"
+        None, "the part of data given by name; null: the one that the checkpoint's run validated on, else val"
     )
     model: str | None = key(None, "architecture of a bare weights file", role="place")
     weights: str | None = key(

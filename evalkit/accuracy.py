@@ -11,7 +11,7 @@ import torch
 
 from . import config, data, inference, metrics, models, results, run_folder
 from .about import ACCURACY, EvalConfig
-from .data.published import published_set
+from .data.published import published_set, sets_of_recipe
 from .data.splits import absent_classes
 from .errors import EvalkitError
 from .preparation import preparation, recipe_of
@@ -33,7 +33,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     loaded = models.load(checkpoint, model=cfg.model, weights=cfg.weights)
     network = loaded.network.to(device)
     split = cfg.split or recipe_of(loaded).get("val_split", "val")
-    images = open_images(loaded, data_spec, split, cfg.allow_partial)
+    images = open_images(loaded, data_spec, (cfg.data_dir, split), cfg.allow_partial)
     out = Path(out) if out else results_folder(Path(checkpoint), loaded.label)
     if is_main():
         run_folder.make(out)  # before the work whose results it is for
@@ -89,9 +89,13 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
 
 
 def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
-    """Whether this is the published measurement: all of ImageNet's validation images, prepared in the published way or
-    as the recipe of the run says, of weights that published values may stand beside."""
-    return loaded.published and mode in ("published", "run") and published_set(images) == "imagenet-val"
+    """Whether this is the published measurement: all validation images of the recipe of the run, or of ImageNet for
+    other weights, prepared as the recipe says or, of ImageNet, in the published way, of weights that published values
+    may stand beside."""
+    name = loaded.subject().recipe
+    wanted = sets_of_recipe(config.read(config.find(name)) if name in config.recipes() else None)[1]
+    modes = ("published", "run") if wanted == "imagenet-val" else ("run",)
+    return loaded.published and mode in modes and published_set(images) == wanted
 
 
 def results_folder(source: Path, label: str) -> Path:
@@ -103,24 +107,30 @@ def results_folder(source: Path, label: str) -> Path:
     return Path(os.path.relpath(folder.parent.parent)) if folder.parent.name == "checkpoints" else source
 
 
-def open_images(loaded: models.Loaded, spec: str | None, split: str, allow_partial: bool) -> data.Images:
-    """The images of `spec`, labelled by the class names of the checkpoint."""
-    spec = spec or loaded.meta.get("data", {}).get("name")
+def open_images(
+    loaded: models.Loaded, spec: str | None, where: tuple[str | None, str], allow_partial: bool
+) -> data.Images:
+    """The images of `spec`, labelled by the class names of the checkpoint; `where`: the folder of a set that is given
+    by name, and the part of it."""
+    root, split = where
+    spec = spec or (recipe_of(loaded).get("data") if root else None) or loaded.meta.get("data", {}).get("name")
     if spec is None:
         raise EvalkitError("which images? Give --data DIR, a folder of class folders, or the name of an embedded set")
-    if Path(spec).is_dir():
+    if root is not None and not data.has_parts(spec):
+        raise EvalkitError(f"data_dir belongs to data by name, such as cifar100; {spec} is none: give --data DIR alone")
+    if root is None and Path(spec).is_dir():
         if loaded.classes is None:
             raise EvalkitError(
                 f"{loaded.source} does not name its classes, so folders cannot be matched to them; evaluate an evalkit"
                 " checkpoint"
             )
         return data.folder(spec, classes=loaded.classes, allow_partial=allow_partial)
-    if spec not in data.NAMES:
+    if spec not in data.NAMES and not data.has_parts(spec):
         raise EvalkitError(
             f"no such folder or data set: {spec}; give --data DIR or one of"
             f" {', '.join(n for n in data.NAMES if n != 'folder')}"
         )
-    images = data.load(spec, split)
+    images = data.load(spec, split, root=root)
     if (images.labels < 0).any():
         raise EvalkitError(
             f"{spec} holds images of no class, which have no accuracy; it is for `evalkit robustness imagenet-o`"

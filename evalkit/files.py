@@ -1,6 +1,8 @@
 """Files that are whole or not there, without importing torch."""
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -14,14 +16,12 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Call `write(file)` on a temporary file, fsync it, rename it to `path`: a crash leaves the old file or the new
     one, never half of one."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as f:
+        with _opened(path) as f:
             write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+            _flush(f)
+            os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as e:
         with contextlib.suppress(OSError):
@@ -33,31 +33,78 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
         raise
 
 
-def write_together(files: Mapping[Path, bytes]) -> None:
+def write_together(files: Mapping[Path, bytes], unfinished: Path) -> bool:
     """Write files that belong together: all of them are on disk under temporary names before the first is renamed, so
-    a full disk, a folder without the right to write or a kill leaves the old ones, all of them."""
-    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    a full disk or a folder without the right to write leaves the old ones, all of them. A kill between two of the
+    renames leaves the file `unfinished`, which says so to whoever looks there.
+
+    Returns whether it was there, from a call that was cut off; raises EvalkitError where a file cannot be written, or
+    while another process is at it.
+    """
+    path, cut_off = unfinished, unfinished.exists()
+    names = ", ".join(sorted(path.name for path in files))
     try:
-        for path, content in files.items():
-            if path.is_dir():
-                raise IsADirectoryError(0, f"{path} is a folder", str(path))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporaries[path], "wb") as f:
+        with contextlib.ExitStack() as opened:
+            for path, content in files.items():
+                if path.is_dir():
+                    raise IsADirectoryError(0, f"{path} is a folder", str(path))
+                f = opened.enter_context(_opened(path))
                 f.write(content)
-                f.flush()
-                os.fsync(f.fileno())
-        for path, temporary in temporaries.items():
-            os.replace(temporary, path)
-        for folder in {path.parent for path in files}:
-            sync_folder(folder)
+                _flush(f)
+            path = unfinished
+            mark = opened.enter_context(open(unfinished, "ab"))
+            if not _lock(mark):
+                raise EvalkitError(f"another process is writing into {unfinished.parent}; try again when it has ended")
+            mark.truncate(0)
+            mark.write(f"Some of these may be of an earlier writing; write all of them again: {names}\n".encode())
+            _flush(mark)
+            sync_folder(unfinished.parent)
+            for path in files:
+                os.replace(_temporary(path), path)
+            for folder in {path.parent for path in files}:
+                sync_folder(folder)
+            unfinished.unlink()
     except OSError as e:
         raise EvalkitError(
             f"cannot write {path}: {e.strerror or e}; free some space or choose another output folder"
         ) from e
     finally:
-        for temporary in temporaries.values():
+        for path in files:
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                _temporary(path).unlink()
+    return cut_off
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The temporary file of `path`, empty, locked while it is open; those of processes that were killed go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), open(left, "rb") as file:
+            if _lock(file):
+                left.unlink()
+    file = open(_temporary(path), "wb")  # noqa: SIM115 - the caller closes it
+    while _lock(file, wait=True) and not _temporary(path).exists():  # taken for a dead one's before it was locked
+        file.close()
+        file = open(_temporary(path), "wb")  # noqa: SIM115
+    return file
+
+
+def _lock(file: IO[bytes], wait: bool = False) -> bool:
+    """Whether the file is now locked by this process; False on a file system without locks as well."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    except OSError:
+        return False
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

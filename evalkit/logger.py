@@ -1,4 +1,4 @@
-"""What a run says while it goes: log.jsonl (the record), TensorBoard and other trackers, and a progress bar or plain lines on the main
+"""What a run says while it goes: log.jsonl (the record), trackers, and a progress bar or plain lines on the main
 process."""
 
 import json

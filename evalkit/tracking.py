@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import EvalkitError
-from .runtime import write_atomic
+from .files import write_atomic
 
 FILE = "track.json"  # which run of a tracker a run folder is, so that a resume goes on in it
 PROJECT = "evalkit"

@@ -20,6 +20,7 @@ from evalkit.models import Loaded
 
 from . import attacks, layouts
 from .about.attacks import FGSMConfig, PGDConfig
+from .clean import open_clean
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 
@@ -32,9 +33,7 @@ def prepare(name: str, loaded: Loaded, cfg: FGSMConfig, device: torch.device) ->
         cfg: Where the images lie, how many are measured, and the strengths.
         device: Where the passes will run.
     """
-    opened = layouts.open_set(
-        "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels
-    )
+    opened = open_clean(loaded, cfg)
     indices = layouts.class_indices(loaded, opened.matched)
     transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess)
     own = {key: getattr(cfg, key) for key in ("steps", "alpha", "seed") if hasattr(cfg, key)}

@@ -70,6 +70,21 @@ class ValConfig(ProtocolConfig):
 
 
 @dataclass(frozen=True)
+class CleanConfig(ValConfig):
+    """What the protocols take that read clean images alone: these may be given by name, as in training."""
+
+    data_dir: str | None = key(
+        None,
+        "the folder of data that are given by name: a published set such as cifar100, or what timm reads, such as"
+        " torch/imagenet",
+        role="place",
+    )
+    split: str | None = key(
+        None, "their part; null: the one that the checkpoint's run validated on, else val", role="place"
+    )
+
+
+@dataclass(frozen=True)
 class ClassificationConfig(ProtocolConfig):
     """Accuracy, calibration and selective prediction; an unreadable image can count as a wrong answer of no
     confidence."""

@@ -24,6 +24,7 @@ from evalkit.runtime import gather_objects, is_main
 
 from . import layouts, store
 from .about.occlusion import MODES, OcclusionConfig
+from .clean import open_clean
 from .masks import settings
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 from .saliency import DINO_HEAD, cached, open_saliency
@@ -44,9 +45,7 @@ def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
         cfg: Where the images and saliency come from, what is dropped and how.
         device: Where the passes will run, those of a saliency model too.
     """
-    opened = layouts.open_set(
-        "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, labels=cfg.val_labels
-    )
+    opened = open_clean(loaded, cfg)
     indices = layouts.class_indices(loaded, opened.matched)
     transform, preprocess = layouts.pipeline(loaded, opened.images, cfg.preprocess)
     embedded = opened.images.native_size is not None

@@ -23,6 +23,7 @@ from evalkit.models import Loaded
 
 from . import imagenet_a, layouts
 from .about.shifts import ImageNetValConfig
+from .clean import open_clean
 from .config import ProtocolConfig
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 from .sets import wnids
@@ -81,9 +82,7 @@ def prepare_val(loaded: Loaded, cfg: ImageNetValConfig, device: torch.device) ->
         device: Where the passes will run.
     """
     only = wnids(cfg.classes) if cfg.classes else None
-    opened = layouts.open_set(
-        "val", layouts.choose("val", cfg.data, loaded), loaded, cfg.allow_partial, only=only, labels=cfg.val_labels
-    )
+    opened = open_clean(loaded, cfg, only)
     plan = imagenet_a.plan_for("imagenet-val", loaded, cfg, opened, own=True)
     if opened.published and only is None:
         plan.extra["real"] = real_labels(loaded, opened.images.ids)

@@ -26,8 +26,15 @@ def share_batch_norm(network: Network, method: MixMethod, cfg: TrainConfig, devi
     """Make batch norm see `cfg.bn_batch` images as one, those of a micro-batch in each process (SyncBN). Called before
     the method's `setup`, so that copies it takes of the network, a momentum encoder, have the same layers.
 
+    Args:
+        network: The network, whose layers are replaced.
+        method: The mixup, which may keep some processes out of a pass.
+        cfg: The recipe: how many images one normalisation sees, and the batches.
+        device: Where the network trains.
+
     Raises EvalkitError where the processes do not add up to that many, or where the method's draws could keep some of
-    them out of a pass that the others wait in, so that a run never silently normalises otherwise than its recipe."""
+    them out of a pass that the others wait in, so that a run never silently normalises otherwise than its recipe.
+    """
     if cfg.bn_batch is None or not any(isinstance(m, _BatchNorm) for m in network.modules()):
         return
     together = cfg.micro_batch * world_size()
@@ -59,8 +66,11 @@ class BatchNormStatistics:
 
     PyTorch updates them after every forward pass of every process instead, which makes 2 processes differ from 1
     process with 2 accumulated micro-batches. Inside `micro_batch()` each layer's momentum is 1, so its running buffers
-    hold that batch's statistics; afterwards they are as before, until `step()`. A network with `passes` kinds of
-    forward pass per micro-batch is updated by one kind after the other.
+    hold that batch's statistics; afterwards they are as before, until `step()`.
+
+    Args:
+        model: What holds the layers of batch norm.
+        passes: Kinds of forward pass per micro-batch; the statistics follow one kind after the other.
     """
 
     def __init__(self, model: nn.Module, passes: int = 1):

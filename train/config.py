@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from evalkit.errors import EvalkitError
 from evalkit.keys import Keys, key
+from evalkit.tracking import TRACKERS
 
 ADAPTIVE = ("adam", "adamw", "nadam", "radam", "lamb", "lion", "adan")
 MOMENTUM = ("sgd", "momentum", "nesterov", "lars")
@@ -44,14 +45,26 @@ class TrainConfig(Keys):
     # on what
     data: str = key(
         MISSING,
-        "the images: digits, digits-photo, fashion-mnist, folder, packed, or a timm reader prefix such as hfds/NAME",
+        "the images: digits, digits-photo, fashion-mnist, folder, packed, a published set as it is distributed"
+        " (cifar10, cifar100, tiny-imagenet, cub, aircraft, inat2017, inat2018, places205), or a timm reader prefix"
+        " such as hfds/NAME",
         role="place",
     )
     data_dir: str | None = key(
-        None, "the folder that holds the images, of data=folder and of timm's readers", role="place"
+        None, "the folder that holds the images, of data=folder, published sets and timm's readers", role="place"
     )
     train_split: str = key("train", "the part of the data that is trained on")
     val_split: str = key("val", "the part of the data that is validated on")
+    holdout: float | None = key(
+        None,
+        "share of the training images, of each class alike, that is not trained but validated on, in place of"
+        " val_split: for choices such as settings; null: none",
+        above=0,
+        most=0.5,
+    )
+    limit: int | None = key(
+        None, "train on so many of the training images, evenly spaced over the set; null: all", above=0
+    )
     image_size: int = key(224, "side of the training images", unit="pixels", above=0)
 
     # augmentation
@@ -186,6 +199,9 @@ class TrainConfig(Keys):
     seed: int = key(0, "of the initial weights, the order of images and all draws", least=0, role="seed")
 
     # records
+    track: str | None = key(
+        None, "where log.jsonl is shown besides TensorBoard; null: nowhere", choices=TRACKERS, role="execution"
+    )
     eval_epochs: float = key(1.0, "how often to validate", unit="epochs", above=0)
     median_evals: int | None = key(
         None,
@@ -208,6 +224,8 @@ class TrainConfig(Keys):
 
     def idle(self) -> dict[str, str]:
         found = {}
+        if self.holdout is not None:
+            found["val_split"] = "holdout validates on training images; give holdout=null for val_split"
         if self.augment != "rrc":
             found["crop_scale"] = "it belongs to augment=rrc"
         if self.loss != "bce":
@@ -267,6 +285,13 @@ class TrainConfig(Keys):
             raise EvalkitError(
                 "data=folder needs data_dir=DIR, a folder with a sub-folder per split that holds a sub-folder per class"
             )
+        if not self.data_dir and not self.data.startswith("digits"):
+            from evalkit.data.known import KNOWN
+
+            if self.data in KNOWN:
+                raise EvalkitError(
+                    f"data={self.data} needs data_dir=DIR, the folder that {KNOWN[self.data].title} was unpacked in"
+                )
         if self.batch_size % self.micro_batch:
             raise EvalkitError(
                 f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}; "

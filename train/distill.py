@@ -20,6 +20,12 @@ class Distillation:
 
     Touvron et al., ICML 2021, arXiv 2012.12877, section 4. The teacher lives outside the module tree: in no checkpoint,
     no optimizer, no DDP.
+
+    Args:
+        teacher: The network that is imitated.
+        kind: "hard" (the teacher's class) or "soft" (its probabilities).
+        alpha: The teacher's share of the loss, 0 to 1.
+        tau: Temperature of the probabilities of "soft".
     """
 
     def __init__(self, teacher: Teacher, kind: str = "hard", alpha: float = 0.5, tau: float = 3.0):
@@ -36,7 +42,14 @@ class Distillation:
 def from_config(cfg: TrainConfig, network: Network, method: MixMethod, classes: Sequence[str]) -> Distillation | None:
     """The recipe's distillation, with `network` set to train its distillation head; None without a teacher.
 
-    Raises EvalkitError where network, teacher and method do not go together."""
+    Args:
+        cfg: The recipe.
+        network: The network, which must have a distillation head.
+        method: The mixup, whose loss must be one of class probabilities.
+        classes: Names of the training classes, which the teacher's must be.
+
+    Raises EvalkitError where network, teacher and method do not go together.
+    """
     if cfg.distill_teacher is None or cfg.distill_type == "none":
         return None
     network.train_distilled()

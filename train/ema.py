@@ -8,8 +8,13 @@ from evalkit.models import Network
 
 
 class WeightAverage:
-    """A copy of `network` whose parameters and floating-point buffers follow ema <- decay * ema + (1 - decay) * current
-    (as DeiT's)."""
+    """A copy of a network whose parameters and floating-point buffers follow ema <- decay * ema + (1 - decay) * current
+    (as DeiT's).
+
+    Args:
+        network: The network that is followed.
+        decay: How much of the average stays in each step, 0 to 1.
+    """
 
     def __init__(self, network: Network, decay: float):
         self.decay = decay

@@ -15,12 +15,22 @@ WORTH_SAYING = 0.1  # share of the time
 
 @dataclass
 class Feed:
-    """Counts, since the last `turn`, the time spent waiting for `batches` and what they took to make."""
+    """Hands out batches and counts, since the last `turn`, the time spent waiting for them and what they took to make.
+
+    Args:
+        batches: The batches, from the loader.
+        waited: Seconds of the loop without a batch.
+        reading: Seconds of a worker, of storage.
+        preparing: Seconds of a worker, of decoding and augmentation.
+        images: Images that were handed out.
+        turns: How often `turn` was called.
+        advised: Whether a word on slow input was said already.
+    """
 
     batches: Iterator[Batch]
-    waited: float = 0.0  # seconds
-    reading: float = 0.0  # seconds of a worker, of storage
-    preparing: float = 0.0  # seconds of a worker, of decoding and augmentation
+    waited: float = 0.0
+    reading: float = 0.0
+    preparing: float = 0.0
     images: int = 0
     turns: int = 0
     advised: bool = False

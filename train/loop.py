@@ -7,7 +7,7 @@ was killed and resumed, or runs with other worker or process counts, takes the v
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from evalkit.logger import Logger
 from evalkit.models import Network
 from evalkit.runtime import derive_rng, is_main, rank, seed_torch, world_size, write_atomic
 
-from . import session
+from . import session, snapshot
 from .feed import Feed
 from .losses import BinaryCrossEntropy, soft_cross_entropy, soft_target
 from .mixups.base import Context
@@ -41,7 +41,12 @@ class Stopped(Exception):
 
 def fit(s: Session, run: Path) -> None:
     """Train from `s.step` to the end; checkpoints and logs go to `run`. Raises Stopped after a signal, EvalkitError
-    when the loss is lost."""
+    when the loss is lost.
+
+    Args:
+        s: The run, at the step where it goes on.
+        run: The run folder.
+    """
     cfg, device, world = s.cfg, s.device, world_size()
     per_epoch, total = steps_per_epoch(len(s.train_images), cfg.batch_size), s.total_steps
     rate = learning_rate(cfg, per_epoch)
@@ -68,7 +73,7 @@ def fit(s: Session, run: Path) -> None:
 
     feed = Feed(batch_iterator(s, s.step))
     context = context_maker(s, total)
-    log = Logger(run, s.step, total)
+    log = Logger(run, s.step, total, cfg.track, asdict(cfg))
     bad_step = torch.full((), total, device=device)  # first step with a loss that is not finite
     began = time.monotonic() - s.seconds
     window, shown, saved_at = time.monotonic(), s.step, time.monotonic()
@@ -152,7 +157,7 @@ def fit(s: Session, run: Path) -> None:
                 if improved or save_now or due or stop:
                     s.seconds = time.monotonic() - began
                     if is_main():
-                        folder = session.save(s, run)
+                        folder = snapshot.save(s, run)
                         if improved:
                             checkpoint.link(run, "best", folder)
                         checkpoint.prune(run, cfg.keep)
@@ -165,7 +170,13 @@ def fit(s: Session, run: Path) -> None:
 
 def update(s: Session, ctx: Context, measured: bool) -> Tensor | None:
     """Change the weights by the gradients, and what follows from the weights. Returns the norm of the gradients where
-    it is clipped or to be `measured`."""
+    it is clipped or to be `measured`.
+
+    Args:
+        s: The run, whose parameters hold gradients.
+        ctx: The context of the step's last micro-batch, for the method's own updates.
+        measured: Whether the norm of the gradients is wanted for the log.
+    """
     s.scaler.unscale_(s.optimizer)
     norm = None
     if measured or s.cfg.clip_grad is not None:
@@ -183,7 +194,12 @@ def update(s: Session, ctx: Context, measured: bool) -> Tensor | None:
 
 
 def batch_iterator(s: Session, start: int) -> Iterator[Batch]:
-    """This process's micro-batches from step `start` on."""
+    """This process's micro-batches from step `start` on.
+
+    Args:
+        s: The run.
+        start: The optimizer step that comes first.
+    """
     cfg = s.cfg
     return train_batches(
         s.train_images,
@@ -199,7 +215,12 @@ def batch_iterator(s: Session, start: int) -> Iterator[Batch]:
 
 def context_maker(s: Session, total: int) -> Callable[..., Context]:
     """(step, group, extras of the batch) -> the method's context; the draws are keyed by what was published, never by
-    process or micro-batch count."""
+    process or micro-batch count.
+
+    Args:
+        s: The run.
+        total: Optimizer steps of the whole run.
+    """
     cfg, network, device = s.cfg, s.network, s.device
     groups_per_accumulation = cfg.batch_size // cfg.micro_batch // cfg.accumulate
     criterion = soft_cross_entropy if cfg.loss == "ce" else BinaryCrossEntropy(cfg.bce_threshold, cfg.bce_reduction)
@@ -224,7 +245,14 @@ def context_maker(s: Session, total: int) -> Callable[..., Context]:
 
 
 def forward(s: Session, module: torch.nn.Module, ctx: Context, batch: Batch) -> Tensor:
-    """Loss of one micro-batch in training mode."""
+    """Loss of one micro-batch in training mode.
+
+    Args:
+        s: The run, for precision and device.
+        module: The trainee, or what DDP made of it.
+        ctx: The method's context.
+        batch: Images (B, C, H, W) and labels (B,) as `prepare` gives them.
+    """
     cfg = s.cfg
     s.trainee.train()
     x, y = prepare(s, batch, ctx)
@@ -235,7 +263,13 @@ def forward(s: Session, module: torch.nn.Module, ctx: Context, batch: Batch) -> 
 
 
 def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
-    """Upload a micro-batch, finish its augmentation on the device, normalise it, erase."""
+    """Upload a micro-batch, finish its augmentation on the device, normalise it, erase.
+
+    Args:
+        s: The run.
+        batch: A micro-batch as the loader gives it.
+        ctx: The method's context, whose generator erases.
+    """
     x = batch.x.to(s.device, non_blocking=True)
     x = s.train_transform.finish(x, batch.operations.numpy(), batch.values.numpy()).float().div_(255)
     x = (x - ctx.mean[:, None, None]) / ctx.std[:, None, None]
@@ -248,7 +282,12 @@ def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
 
 
 def accuracy(s: Session, network: Network) -> dict[str, float]:
-    """top1, top5 (of five classes or more) and cross-entropy of a network on the validation images."""
+    """top1, top5 (of five classes or more) and cross-entropy of a network on the validation images.
+
+    Args:
+        s: The run, with its validation images.
+        network: The network, in any mode; it is put back.
+    """
     records = inference.predict(
         network.eval(), s.val_images, s.eval_transform, inference.Pass(s.device, workers=s.cfg.workers)
     )
@@ -267,7 +306,13 @@ def accuracy(s: Session, network: Network) -> dict[str, float]:
 
 def give_up(s: Session, run: Path, step: int) -> None:
     """The loss of `step` was not finite: save that batch, then stop. Checkpoints are older than the step, so they are
-    clean."""
+    clean.
+
+    Args:
+        s: The run.
+        run: The run folder.
+        step: The step whose loss was not finite.
+    """
     folder = run / "crash"
     batch = next(batch_iterator(s, step))
     if is_main():

@@ -18,7 +18,12 @@ COUNT = 8
 @torch.no_grad()
 def save(s: Session, path: Path) -> None:
     """Write mixed.npz: x uint8 (8, 3, S, S), weights float32 (8, B), labels int64 (B,), classes. One sample from each
-    of 8 draws of the method on the first micro-batch of the last step, labelled with the trained network."""
+    of 8 draws of the method on the first micro-batch of the last step, labelled with the trained network.
+
+    Args:
+        s: The run at its end.
+        path: The file mixed.npz.
+    """
     batch = next(loop.batch_iterator(s, s.step - 1))
     make = loop.context_maker(s, s.step)
     images, weights = [], []

@@ -14,7 +14,12 @@ from .mixups.base import MixMethod
 
 def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters with and without weight decay: norms, biases and what the model itself exempts (position
-    embedding, class token) are not decayed unless `decay_norm_and_bias`."""
+    embedding, class token) are not decayed unless `decay_norm_and_bias`.
+
+    Args:
+        model: What is optimised.
+        cfg: The recipe: weight decay and whom it spares.
+    """
     exempt = set(getattr(model, "no_weight_decay", set)())
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
@@ -28,7 +33,13 @@ def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict[str, Any]]
 def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Optimizer:
     """timm's optimizer `opt` over the model's and the method's parameters; each group's "lr_scale" multiplies the
     schedule, and its "schedule" replaces keys of the recipe in its own one, for example {"lr": 1e-3, "min_lr":
-    1e-4}. Raises EvalkitError for what the optimizer does not take."""
+    1e-4}. Raises EvalkitError for what the optimizer does not take.
+
+    Args:
+        model: The network.
+        method: The mixup, which may own parameters.
+        cfg: The recipe: optimizer, learning rate, weight decay.
+    """
     try:
         info = get_optimizer_info(cfg.opt)
     except ValueError as e:

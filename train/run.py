@@ -13,13 +13,12 @@ import torch
 from evalkit import checkpoint, fingerprint, results, run_folder
 from evalkit.about import ACCURACY
 from evalkit.data.loading import steps_per_epoch
-from evalkit.data.published import published_set
 from evalkit.errors import EvalkitError
 from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
 from evalkit.text import say
 
-from . import loop, mixed_samples, session
+from . import loop, mixed_samples, session, snapshot
 from .config import TrainConfig
 from .resolve import resolve
 
@@ -27,8 +26,15 @@ from .resolve import resolve
 def train(
     cfg: TrainConfig | None, out: Path | None = None, resume: Path | None = None, overrides: list[str] | None = None
 ) -> int:
-    """Train by `cfg` into the folder `out`, or continue the run folder `resume`. Returns the exit code: 0 complete, 2
-    stopped by a signal and resumable, 130 stopped by Ctrl-C and resumable."""
+    """Train by a recipe, or continue a run. Returns the exit code: 0 complete, 2 stopped by a signal and resumable, 130
+    stopped by Ctrl-C and resumable.
+
+    Args:
+        cfg: The recipe; None: with `resume`.
+        out: The run folder; None: one below runs/ with a name of its own.
+        resume: The run folder that goes on; None: a new run.
+        overrides: `key=value` of keys that change no bit, for a run that goes on.
+    """
     if resume is not None:
         run, cfg = Path(resume), run_folder.resumed(TrainConfig, Path(resume), overrides or [])
     else:
@@ -59,7 +65,12 @@ def train(
 
 
 def headline(s: session.Session, run: Path) -> str:
-    """What begins, in one line."""
+    """What begins, in one line.
+
+    Args:
+        s: The run as it begins.
+        run: The run folder.
+    """
     cfg = s.cfg
     millions = sum(p.numel() for p in s.network.model.parameters()) / 1e6
     where = f"{torch.cuda.get_device_name(s.device)}" if s.device.type == "cuda" else f"CPU, {cfg.threads} threads"
@@ -73,13 +84,18 @@ def headline(s: session.Session, run: Path) -> str:
 
 def go_on(s: session.Session, run: Path) -> None:
     """Bring a freshly built session to the run's newest whole checkpoint, and the folder to what that checkpoint
-    says."""
+    says.
+
+    Args:
+        s: The run, freshly built.
+        run: The run folder.
+    """
     found, compared = checkpoint.newest(run), []
     if found is not None:
         folder, meta = found
         compared = same_images(s, folder, meta, run)
-        session.restore(s, folder)
-        s.seconds = float(session.of_meta(folder, meta, "seconds", int | float))
+        snapshot.restore(s, folder)
+        s.seconds = float(snapshot.of_meta(folder, meta, "seconds", int | float))
     if is_main():
         checkpoint.tidy(run, found and found[0], s.best.get("step"), s.cfg.keep)
         say(f"resuming {run} at step {s.step}" if found else f"{run} has no whole checkpoint yet; starting at step 0")
@@ -114,9 +130,16 @@ def _run(s: session.Session, run: Path) -> int:
 
 
 def same_images(s: session.Session, folder: Path, meta: dict[str, Any], run: Path) -> list[str]:
-    """Raise EvalkitError unless training and validation images are those that the checkpoint `folder` was written with;
-    a sentence where that is not certain."""
-    known, said = session.of_meta(folder, meta, "data", dict), []
+    """Raise EvalkitError unless training and validation images are those that a checkpoint was written with; a sentence
+    where that is not certain.
+
+    Args:
+        s: The run, with the images as they are now.
+        folder: The checkpoint.
+        meta: What its meta.json says.
+        run: The run folder.
+    """
+    known, said = snapshot.of_meta(folder, meta, "data", dict), []
     of = {"training": ("fingerprint", s.train_images), "validation": ("val_fingerprint", s.val_images)}
     for what, (key, images) in of.items():
         before = known.get(key)
@@ -156,14 +179,19 @@ def early(s: session.Session) -> list[str]:
 
 
 def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
-    """One results record per exported set of weights."""
+    """One results record per exported set of weights.
+
+    Args:
+        s: The run at its end.
+        run: The run folder.
+    """
     n, out = len(s.val_images), []
-    meta, sums = session.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
+    meta, sums = snapshot.meta(s), checkpoint.verify((run / "last").resolve())["sha256"]
     used = s.val_images
     data = DataUsed(
-        used.name, used.fingerprint, s.cfg.val_split, used.demonstration, {"prepared": str(s.eval_transform)}
+        used.name, used.fingerprint, session.val_name(s.cfg), used.demonstration, {"prepared": str(s.eval_transform)}
     )
-    published = s.is_published and published_set(used) == "imagenet-val"
+    published = s.is_published and s.whole[1]
     for name in s.networks():
         values = dict(s.scores[name])
         notes = [*s.remarks, *(f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items())]

@@ -13,6 +13,10 @@ def learning_rate(cfg: TrainConfig, steps_per_epoch: int) -> Callable[[int], flo
     timm does; mmcv warms up to the cosine instead of `lr`, less than 1 % lower): min_lr + (lr - min_lr) (1 + cos(pi t /
     epochs)) / 2 at epoch position t. `schedule_by: epoch` holds the value within each epoch, and so does `warmup_by:
     epoch` for the warm-up (mmcv: epoch and step).
+
+    Args:
+        cfg: The recipe: schedule, warm-up and epochs.
+        steps_per_epoch: Optimizer steps of an epoch.
     """
 
     def value(step: int) -> float:

@@ -1,19 +1,17 @@
-"""Everything a training run is made of, built from its config, and its exact state on disk."""
+"""Everything a training run is made of, built from its config."""
 
-import copy
 import os
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from evalkit import checkpoint, config, data, models
+from evalkit import config, data, models
 from evalkit.data.loading import steps_per_epoch
-from evalkit.data.published import published_set
-from evalkit.data.splits import check_splits
+from evalkit.data.published import published_set, sets_of_recipe
+from evalkit.data.splits import check_splits, hold_out, spread
 from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
@@ -37,7 +35,13 @@ WEIGHTS = {"raw": "raw weights", "ema": "averaged weights (ema)", "trained": "th
 
 class Trainee(nn.Module):
     """Network and method as one module whose forward is the training step, so that DDP and state_dict see all
-    parameters."""
+    parameters.
+
+    Args:
+        network: The network that is trained.
+        method: The mixup.
+        distillation: The teacher's share of the loss; None: no teacher.
+    """
 
     def __init__(self, network: Network, method: MixMethod, distillation: distill.Distillation | None = None):
         super().__init__()
@@ -49,7 +53,29 @@ class Trainee(nn.Module):
 
 @dataclass
 class Session:
-    """The parts of a run. `step` counts optimizer steps done; it is the only clock."""
+    """The parts of a run.
+
+    Args:
+        cfg: The recipe without any `auto`.
+        device: Where this process trains.
+        train_images: The training images.
+        val_images: The validation images.
+        train_transform: From a training image to a tensor.
+        eval_transform: From a validation image to pixels in [0, 1].
+        trainee: Network and method as one module.
+        optimizer: Of the trainee's parameters.
+        scaler: Of the loss under float16; idle else.
+        batchnorm: Keeps the running statistics of batch norm.
+        ema: The averaged weights; None: the recipe wants none.
+        remarks: What a reader of the numbers must know of the data.
+        recipe: Whose settings these are, see `recipe_name`.
+        whole: Whether the training and the validation images are those of the recipe, a published set, whole.
+        step: Optimizer steps done; the only clock.
+        seconds: Of training up to the newest checkpoint, over all parts of a run that was resumed.
+        scores: Newest evaluation of "raw" and "ema".
+        best: top1 and step of the best evaluation so far.
+        history: top1 of every evaluation so far.
+    """
 
     cfg: TrainConfig
     device: torch.device
@@ -62,14 +88,14 @@ class Session:
     scaler: torch.amp.GradScaler
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
-    remarks: list[str]  # what a reader of the numbers must know of the data
-    recipe: str | None = None  # whose settings these are, see `recipe_name`
-    whole: bool = False  # whether the training images are the published ones, whole
+    remarks: list[str]
+    recipe: str | None = None
+    whole: tuple[bool, bool] = (False, False)
     step: int = 0
-    seconds: float = 0.0  # of training up to the newest checkpoint, over all parts of a run that was resumed
-    scores: dict[str, dict[str, float]] = field(default_factory=dict)  # newest evaluation of "raw" and "ema"
-    best: dict[str, Any] = field(default_factory=dict)  # top1 and step of the best evaluation so far
-    history: list[float] = field(default_factory=list)  # top1 of every evaluation so far
+    seconds: float = 0.0
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    history: list[float] = field(default_factory=list)
 
     @property
     def network(self) -> Network:
@@ -82,7 +108,7 @@ class Session:
     @property
     def is_published(self) -> bool:
         """Whether the run is a published one: by a recipe's settings, on the published data, to its end."""
-        return self.recipe is not None and self.whole and self.step == self.total_steps
+        return self.recipe is not None and self.whole[0] and self.step == self.total_steps
 
     @property
     def total_steps(self) -> int:
@@ -96,17 +122,19 @@ class Session:
 
 
 def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, data.Images] | None = None) -> Session:
-    """Data, network, method and optimizer of a recipe, seeded; the same in every process. `images` for training and
-    validation stand in for the recipe's own."""
+    """Data, network, method and optimizer of a recipe, seeded; the same in every process.
+
+    Args:
+        cfg: The recipe.
+        device: Where this process trains.
+        images: For training and validation; None: the recipe's own.
+    """
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)
     torch.backends.cudnn.benchmark = not cfg.deterministic
-    train_images, val_images = images or (
-        data.load(cfg.data, cfg.train_split, root=cfg.data_dir),
-        data.load(cfg.data, cfg.val_split, root=cfg.data_dir),
-    )
-    remarks = check_splits(train_images, val_images, (cfg.train_split, cfg.val_split))
+    train_images, val_images = images or load_images(cfg)
+    remarks = check_splits(train_images, val_images, (cfg.train_split, val_name(cfg)))
     seed_torch(cfg.seed, "init")
     network = make_network(cfg, len(train_images.classes), remarks).to(device)
     check_sizes(network, cfg)
@@ -123,6 +151,8 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     optimizer = make_optimizer(network.model, method, cfg)
     remarks += [f"teacher {teacher.spec}: {line}" for teacher in teachers(trainee) for line in teacher.said]
     ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
+    recipe = recipe_name(cfg)
+    wanted = sets_of_recipe(config.read(config.find(recipe)) if recipe else None)
     return Session(
         cfg=cfg,
         device=device,
@@ -135,15 +165,36 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
-        recipe=recipe_name(cfg),
-        whole=published_set(train_images) == "imagenet-train",
+        recipe=recipe,
+        whole=(published_set(train_images) == wanted[0], published_set(val_images) == wanted[1]),
         remarks=remarks,
     )
 
 
+def load_images(cfg: TrainConfig) -> tuple[data.Images, data.Images]:
+    """The images that a recipe trains on, and those that it validates on."""
+    train_images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
+    if cfg.holdout is None:
+        val_images = data.load(cfg.data, cfg.val_split, root=cfg.data_dir)
+    else:
+        train_images, val_images = hold_out(train_images, cfg.holdout)
+    return spread(train_images, cfg.limit), val_images
+
+
+def val_name(cfg: TrainConfig) -> str:
+    """What records call the images that a recipe validates on: a split, or what is held out of one."""
+    return cfg.val_split if cfg.holdout is None else f"{cfg.train_split}, {100 * cfg.holdout:g} % held out"
+
+
 def make_network(cfg: TrainConfig, num_classes: int, said: list[str] | None = None) -> Network:
     """The recipe's network, starting from `init` if given: a head for another number of classes is left out, anything
-    else must fit. What a reader must know of the file is appended to `said`."""
+    else must fit.
+
+    Args:
+        cfg: The recipe.
+        num_classes: How many classes it tells apart.
+        said: What a reader must know of the file is appended to it.
+    """
     models.check_arguments(cfg.model, cfg.model_args)
     create = {"num_classes": num_classes, **cfg.model_args}
     said = [] if said is None else said
@@ -176,8 +227,13 @@ def make_network(cfg: TrainConfig, num_classes: int, said: list[str] | None = No
 
 @torch.no_grad()
 def check_sizes(network: Network, cfg: TrainConfig) -> None:
-    """Raises EvalkitError where the network does not take images of the recipe's sizes: before there is a run, not in
-    its first step."""
+    """Args:
+        network: The network.
+        cfg: The recipe: sizes of training and validation images.
+
+    Raises EvalkitError where the network does not take images of the recipe's sizes: before there is a run, not in
+    its first step.
+    """
     network.eval()
     for size in {cfg.image_size, cfg.eval_size or cfg.image_size}:
         try:
@@ -191,51 +247,6 @@ def check_sizes(network: Network, cfg: TrainConfig) -> None:
 
 
 # ---- state on disk
-
-
-def save(s: Session, run: Path) -> Path:
-    """Write the run's checkpoint for the current step; returns its folder."""
-    networks = s.networks()
-    state: dict[str, Any] = {
-        "step": s.step,
-        "scores": s.scores,
-        "best": s.best,
-        "history": s.history,
-        "optimizer": s.optimizer.state_dict(),
-        "scaler": s.scaler.state_dict(),
-        "method": s.method.state_dict(),
-        # the network that is trained, where the one that is exported is another one
-        "network": None if networks["raw"] is s.network else s.network.model.state_dict(),
-    }
-    ema = networks["ema"].model.state_dict() if "ema" in networks else None
-    return checkpoint.save(run, s.step, networks["raw"].model.state_dict(), ema, state, meta(s))
-
-
-def meta(s: Session) -> dict[str, Any]:
-    """What a reader of the checkpoint must know to use and to judge it."""
-    cfg, network = s.cfg, s.network
-    return {
-        "model": cfg.model,
-        "model_args": dict(cfg.model_args),
-        "num_classes": network.num_classes,
-        "classes": s.train_images.classes,
-        "image_size": cfg.eval_size or cfg.image_size,
-        "mean": list(network.mean),
-        "std": list(network.std),
-        "method": method_name(cfg.mixup),
-        "label": cfg.label or method_name(cfg.mixup),
-        "teachers": {str(teacher.spec): teacher.sha256 for teacher in teachers(s.trainee)},
-        "best": s.best,  # says what the link of that name must point at
-        "seconds": s.seconds,  # here, not in the training state, which is the same in every run of a recipe
-        "data": {
-            "name": s.train_images.name,
-            "fingerprint": s.train_images.fingerprint,
-            "val_fingerprint": s.val_images.fingerprint,
-        },
-        "config": config.to_dict(cfg),
-        "recipe": s.recipe,
-        "published": s.is_published,
-    }
 
 
 def teachers(trainee: Trainee) -> list[Teacher]:
@@ -252,69 +263,3 @@ def method_name(spec: Any) -> str:
     if "choice" in spec:
         return "+".join(method_name(child) for child in spec["choice"])
     return spec["name"]
-
-
-def of_meta(folder: Path, meta: dict[str, Any], key: str, kind: Any) -> Any:
-    """A value of a checkpoint's meta that a resume needs."""
-    if isinstance(meta.get(key), kind) and not isinstance(meta[key], bool):
-        return meta[key]
-    raise EvalkitError(
-        f"{folder} was written by another version of evalkit (meta.json: '{key}' is missing or of another type); begin"
-        f" a new run from its weights with init={folder}"
-    )
-
-
-STATE_KINDS = {"step": int, "scores": dict, "best": dict, "history": list, "optimizer": dict, "method": dict}
-
-
-def restore(s: Session, folder: Path) -> None:
-    """Bring a freshly built session to the state saved in a checkpoint folder. Raises EvalkitError for a state that is
-    not that of this recipe."""
-    weights = checkpoint.read_weights(folder, "raw")[0]
-    state = checkpoint.load_state(folder)
-    try:
-        if not isinstance(state, dict):
-            raise TypeError(f"the training state is of type {type(state).__name__}")
-        for key, kind in STATE_KINDS.items():
-            if not isinstance(state[key], kind) or isinstance(state[key], bool):
-                raise TypeError(f"'{key}' of the training state is of type {type(state[key]).__name__}")
-        s.method.load_state_dict(state["method"])
-        s.network.model.load_state_dict(weights if state["network"] is None else state["network"])
-        if s.ema:
-            s.ema.network.model.load_state_dict(checkpoint.read_weights(folder, "ema")[0])
-        load_optimizer(s.optimizer, state["optimizer"])
-        s.scaler.load_state_dict(state["scaler"])
-        for key in ("step", "scores", "best", "history"):
-            setattr(s, key, state[key])
-        check_scores(s)
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as e:
-        what = f"it lacks {e}" if isinstance(e, KeyError) else (str(e).splitlines() or [type(e).__name__])[0]
-        raise EvalkitError(
-            f"{folder} does not fit this recipe ({what}); resume with the run's own config.yaml, use another checkpoint"
-            f" of its run, or begin a new run from its weights with init={folder}"
-        ) from e
-
-
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's state; torch takes moments of any shape and groups of any content, and fails steps later."""
-    own, saved = optimizer.param_groups, state["param_groups"]
-    if len(saved) != len(own) or any(k in b and not _alike(a[k], b[k]) for a, b in zip(own, saved) for k in a):
-        raise ValueError("the optimizer's groups are others")
-    optimizer.load_state_dict(copy.deepcopy(state))
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if value is not None and not (isinstance(value, Tensor) and value.shape in (parameter.shape, ())):
-                raise ValueError(f"the optimizer's '{name}' does not fit its parameter")
-
-
-def _alike(a: Any, b: Any) -> bool:
-    if isinstance(a, list | tuple):  # parameters, Adam's betas
-        return isinstance(b, list | tuple) and len(a) == len(b)
-    return type(a) is type(b) or all(isinstance(v, int | float) and not isinstance(v, bool) for v in (a, b))
-
-
-def check_scores(s: Session) -> None:
-    """Raises TypeError for a state whose numbers are none."""
-    numbers = [*s.history, *s.best.values(), *(v for scores in s.scores.values() for v in scores.values())]
-    if not s.step >= 0 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in numbers):
-        raise TypeError("its step or its accuracies are no numbers")

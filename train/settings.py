@@ -51,8 +51,14 @@ def settle(values: Mapping[str, Any], given: Collection[str], known: Collection[
 def of_model(
     values: Mapping[str, Any], given: Collection[str], known: Collection[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The keys that `models` holds for the configuration's network, with a line for each; what is `given` on the
-    command line comes first. A network of which the setting says nothing gets a line that says so."""
+    """The keys that `models` holds for the configuration's network, with a line for each. A network of which the
+    setting says nothing gets a line that says so.
+
+    Args:
+        values: The configuration, key -> value.
+        given: Keys of the command line, which come first.
+        known: Names of all keys.
+    """
     models, model = values["models"], values["model"]
     if not models:
         return {}, []
@@ -93,8 +99,15 @@ def names(spec: Any) -> Iterator[str]:
 def with_setting(
     spec: Any, methods: Mapping[str, Mapping[str, Any]], wanted: dict[str, tuple[str, Any]], applied: list[str]
 ) -> Any:
-    """The value of `mixup` with the arguments that `methods` has for each method in it. Its own arguments come first,
-    then those of its preset. The recipe keys that the methods want are added to `wanted`, lines to `applied`."""
+    """The value of `mixup` with the arguments that a setting has for each method in it. Its own arguments come first,
+    then those of its preset.
+
+    Args:
+        spec: The value of `mixup`: a name, a mapping or a choice.
+        methods: The setting: method -> argument or recipe key -> value.
+        wanted: The recipe keys that the methods want are added to it: key -> (method, value).
+        applied: A line for each argument is added to it.
+    """
     from .mixups import METHODS
 
     if isinstance(spec, Sequence) and not isinstance(spec, str):
@@ -123,8 +136,12 @@ def with_setting(
 
 
 def check(methods: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raises EvalkitError for a name in `methods` that is no method, and for arguments or recipe keys that do not
-    exist."""
+    """Args:
+        methods: The setting: method -> argument or recipe key -> value.
+        known: Names of all recipe keys.
+
+    Raises EvalkitError for a name that is no method, and for arguments or recipe keys that do not exist.
+    """
     from .mixups import METHODS, arguments
 
     for name, entry in methods.items():

@@ -35,7 +35,14 @@ class SlimCheckpointHook(Hook):
 
 
 def save(runner: Runner, run: Path, step: int, keep: int) -> None:
-    """A checkpoint of the current step: written under another name, made durable, renamed; then the oldest go."""
+    """A checkpoint of the current step: written under another name, made durable, renamed; then the oldest go.
+
+    Args:
+        runner: What trains: its model, optimizer and schedules are saved.
+        run: The run folder.
+        step: How many steps are done.
+        keep: How many checkpoints stay.
+    """
     folder = run / "checkpoints"
     partial, path = folder / ".partial", folder / f"step-{step:09d}.pth"
     try:

@@ -19,7 +19,12 @@ THRESHOLDS: dict[str, Any] = {"": slice(None), "50": 0, "75": 5}  # of the ten I
 @METRICS.register_module()
 class EvalkitCoco(BaseMetric):
     """Per class: AP, AP50 and AP75 of boxes and of masks, each (classes, 3), fractions; NaN for a class without an
-    object in `ann_file`."""
+    object in `ann_file`.
+
+    Args:
+        ann_file: The annotations, in COCO's format.
+        kwargs: As mmdetection's CocoMetric takes them.
+    """
 
     default_prefix = "det"
 

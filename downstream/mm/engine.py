@@ -48,8 +48,18 @@ class Stopped(Exception):
 
 @LOOPS.register_module()
 class EvalkitLoop(BaseLoop):
-    """Steps `max_iters`, with a log line every `log_steps` and a checkpoint every `checkpoint_steps` and when a signal
-    asks for the end."""
+    """A training loop that logs, saves, and ends when a signal asks for it.
+
+    Args:
+        runner: What the loop belongs to.
+        dataloader: The training loader, or the config of one.
+        run: The run folder.
+        seed: The seed of order and augmentation.
+        max_iters: Steps in all.
+        log_steps: Steps between two lines of the log.
+        checkpoint_steps: Steps between two checkpoints.
+        keep: How many checkpoints stay.
+    """
 
     def __init__(
         self,
@@ -160,8 +170,16 @@ class QuietRunner(Runner):
 def build(
     config: dict[str, Any], run: Path, *, scope: str, seed: int, device: torch.device, checkpoint: Path | None
 ) -> Runner:
-    """The Runner of an mm config ("mmseg" or "mmdet" by `scope`), ready to train; from `checkpoint` on, if there is
-    one."""
+    """The Runner of an mm config, ready to train.
+
+    Args:
+        config: The mm config as plain containers.
+        run: The run folder.
+        scope: "mmseg" or "mmdet", where parts are looked up by name.
+        seed: The seed of the run.
+        device: Where it trains.
+        checkpoint: The folder it goes on from; None: from the start.
+    """
     import_module(f"{scope}.utils").register_all_modules(init_default_scope=True)
     import_module(f"{__package__}.{scope.removeprefix('mm')}")
     config = {key: copy.deepcopy(value) for key, value in config.items() if not key.startswith(("test_", "tta_"))}
@@ -195,14 +213,28 @@ def build(
 
 
 def save_config(config: dict[str, Any], path: Path) -> None:
-    """The mm config as a Python file that mm's own tools read."""
+    """The mm config as a Python file that mm's own tools read.
+
+    Args:
+        config: The mm config as plain containers.
+        path: The file.
+    """
     write_atomic(path, lambda f: f.write(Config(config).pretty_text.encode()))
 
 
 def loop_config(
     run: Path, *, seed: int, steps: int, log_steps: int, checkpoint_steps: int, keep: int
 ) -> dict[str, Any]:
-    """`train_cfg` of an mm config."""
+    """`train_cfg` of an mm config.
+
+    Args:
+        run: The run folder.
+        seed: The seed of order and augmentation.
+        steps: Steps in all.
+        log_steps: Steps between two lines of the log.
+        checkpoint_steps: Steps between two checkpoints.
+        keep: How many checkpoints stay.
+    """
     return {
         "type": "EvalkitLoop",
         "run": str(run),
@@ -223,8 +255,13 @@ def plain_model(runner: Runner) -> Any:
 
 @torch.no_grad()
 def evaluate(runner: Runner, config: dict[str, Any], *, tta: bool = False) -> dict[str, Any]:
-    """What the config's `test_evaluator` says of its `test_dataloader`; with `tta` through its `tta_model` and
-    `tta_pipeline`."""
+    """What the config's `test_evaluator` says of its `test_dataloader`.
+
+    Args:
+        runner: What holds the model.
+        config: The mm config as plain containers.
+        tta: Whether images are seen at several scales, through `tta_model` and `tta_pipeline`.
+    """
     model = plain_model(runner)
     for buffer in model.buffers() if world_size() > 1 else ():
         # batch normalisation has other statistics in every process; those of the first are the ones saved
@@ -249,8 +286,13 @@ def evaluate(runner: Runner, config: dict[str, Any], *, tta: bool = False) -> di
 
 @torch.no_grad()
 def samples(runner: Runner, config: dict[str, Any], count: int) -> list[Any]:
-    """`count` images of `test_dataloader`, evenly spaced, each with truth and prediction as the task's sheet shows
-    them."""
+    """Images of `test_dataloader`, evenly spaced, each with truth and prediction as the task's sheet shows them.
+
+    Args:
+        runner: What holds the model.
+        config: The mm config as plain containers.
+        count: How many images.
+    """
     model = plain_model(runner).eval()
     with quiet():
         data = DATASETS.build(Config(config["test_dataloader"]["dataset"]).to_dict())

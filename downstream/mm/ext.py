@@ -54,10 +54,16 @@ class Operators(ModuleType):
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the (N, 4) corner boxes to keep, by falling score; with offset 1 the right and bottom edge pixels
-    belong to a box.
+    """Indices of the boxes to keep, by falling score.
 
-    Among equal scores mmcv's order is arbitrary; here the earlier box comes first."""
+    Among equal scores mmcv's order is arbitrary; here the earlier box comes first.
+
+    Args:
+        boxes: (N, 4) corners: left, top, right, bottom.
+        scores: (N,) confidences.
+        iou_threshold: A box that overlaps a better one by more than this is left out.
+        offset: 1 where the right and bottom edge pixels belong to a box, else 0.
+    """
     shift = boxes.new_tensor([0, 0, offset, offset])
     # mmcv's threshold is a float32, torchvision's a float64: an overlap of exactly 0.7 would fall on the other side
     return torchvision.ops.nms(boxes + shift, scores, float(np.float32(iou_threshold)))
@@ -77,8 +83,21 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Fill `output` (N, C, h, w) with the averages of `input` (B, C, H, W) over the bins of `rois` (N, 5): image, left,
-    top, right, bottom."""
+    """Fill `output` with the averages of `input` over the bins of boxes.
+
+    Args:
+        input: (B, C, H, W) maps.
+        rois: (N, 5) boxes: image, left, top, right, bottom.
+        output: (N, C, h, w), filled.
+        argmax_y: Left alone: only a maximum needs it.
+        argmax_x: Left alone: only a maximum needs it.
+        aligned_height: h, bins of a box from top to bottom.
+        aligned_width: w, bins from left to right.
+        spatial_scale: Cells of the map per unit of the boxes.
+        sampling_ratio: Samples per side of a bin; 0: as many as it has cells, rounded up.
+        pool_mode: 1, the average; nothing else is taken.
+        aligned: Whether boxes are moved by half a cell, so that corners mean pixel centres.
+    """
     _only_average(pool_mode)
     input, rois = _same_type(input, rois)
     output.copy_(
@@ -100,7 +119,21 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Fill `grad_input` (B, C, H, W) with the gradient of the input for `grad_output` (N, C, h, w)."""
+    """Fill `grad_input` with the gradient of the input.
+
+    Args:
+        grad_output: (N, C, h, w), the gradient of the output.
+        rois: (N, 5) boxes: image, left, top, right, bottom.
+        argmax_y: Left alone: only a maximum needs it.
+        argmax_x: Left alone: only a maximum needs it.
+        grad_input: (B, C, H, W), filled.
+        aligned_height: h, bins of a box from top to bottom.
+        aligned_width: w, bins from left to right.
+        spatial_scale: Cells of the map per unit of the boxes.
+        sampling_ratio: Samples per side of a bin; 0: as many as it has cells, rounded up.
+        pool_mode: 1, the average; nothing else is taken.
+        aligned: Whether boxes are moved by half a cell, so that corners mean pixel centres.
+    """
     _only_average(pool_mode)
     grad_output, rois = _same_type(grad_output, rois)
     size = aligned_height, aligned_width, *grad_input.shape

@@ -24,7 +24,12 @@ def seed_everything(*keys: str | int) -> None:
 
 
 class Places:
-    """A batch sampler from step `start` on, its indices as (index, step, place in the global batch)."""
+    """A batch sampler from step `start` on, its indices as (index, step, place in the global batch).
+
+    Args:
+        batches: mm's batch sampler: a list of indices per batch.
+        start: The step that comes first.
+    """
 
     def __init__(self, batches: Any, start: int):
         self.batches, self.start = batches, start
@@ -59,7 +64,12 @@ class Items(Dataset[Any]):
 
 
 class Seeded(Items):
-    """A dataset whose augmentation depends on the seed and the place in the run only."""
+    """A dataset whose augmentation depends on the seed and the place in the run only.
+
+    Args:
+        dataset: mm's dataset.
+        seed: The seed of the run.
+    """
 
     def __init__(self, dataset: Any, seed: int):
         super().__init__(dataset)
@@ -72,8 +82,14 @@ class Seeded(Items):
 
 
 def feed(built: DataLoader[Any], items: Items, **order: Any) -> Iterator[Any]:
-    """The batches of `items` in the `order` given, made as mm's loader `built` makes them. Raises EvalkitError for an
-    image that cannot be used."""
+    """The batches of some items, made as mm's own loader makes them. Raises EvalkitError for an image that cannot be
+    used.
+
+    Args:
+        built: mm's loader: its collation, workers and memory are used.
+        items: The dataset that is read.
+        order: Arguments of a DataLoader that say which items come when.
+    """
     return checked(
         DataLoader(
             items,

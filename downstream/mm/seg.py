@@ -30,8 +30,13 @@ class EvalkitSegDataset(BaseSegDataset):
 
 @TRANSFORMS.register_module()
 class EvalkitLabels(LoadAnnotations):
-    """Loads a label map and refuses one that does not hold `classes` labels for each pixel of the image: mmseg would
-    not count what is wrong, or stop there."""
+    """Loads a label map and refuses one that does not hold a known label for each pixel of the image: mmseg would not
+    count what is wrong, or stop there.
+
+    Args:
+        classes: How many classes there are; labels are 0 to classes - 1, and 255 for none.
+        kwargs: As mmsegmentation's LoadAnnotations takes them.
+    """
 
     def __init__(self, classes: int, **kwargs: Any):
         super().__init__(**kwargs)

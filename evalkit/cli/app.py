@@ -107,6 +107,7 @@ def train(
 Examples:
   evalkit eval runs/mine --data imagenet/val
   evalkit eval runs/mine/best --data digits-photo
+  evalkit eval runs/cifar data_dir=cifar-100-python                the test part of the set that the run was trained on
   evalkit eval deit_small_patch16_224 --data imagenet/val --out runs/deit
 """,
 )
@@ -116,7 +117,8 @@ def eval(
     ],
     overrides: Overrides = None,
     data: Annotated[
-        str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)
+        str | None,
+        typer.Option(help="a folder of class folders, or data by name (with data_dir=DIR)", show_default=False),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for results.jsonl and the predictions as CSV")] = None,
 ) -> int:
@@ -210,6 +212,7 @@ Examples:
   evalkit robustness imagenet-a deit_small_patch16_224 --data imagenet-a
   evalkit robustness imagenet-o runs/deit --data imagenet-o --id imagenet/val
   evalkit robustness imagenet-val deit.pth model=deit_small_patch16_224 --data ILSVRC2012_img_val val_labels=val.txt
+  evalkit robustness imagenet-val deit_small_patch16_224 --data torch/imagenet data_dir=imagenet
   evalkit robustness occlusion runs/mixpro --recipe occlusion-shuffle 'shuffle=[2, 4, 8]'
   evalkit robustness pgd runs/mixpro 'eps=[2, 4]' steps=20
   evalkit robustness all runs/mixpro --data-root datasets
@@ -230,7 +233,8 @@ def robustness(
         ),
     ],
     data: Annotated[
-        str | None, typer.Option(help="a folder of class folders, or the name of an embedded set", show_default=False)
+        str | None,
+        typer.Option(help="a folder of class folders, or data by name (with data_dir=DIR)", show_default=False),
     ] = None,
     id: Annotated[
         str | None,

@@ -140,11 +140,12 @@ def _training(recipe: str, overrides: Sequence[str]) -> Any:
     remark, present = "", True
     try:
         images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
-        count, classes = len(images), len(images.classes)
+        count, classes = round(len(images) * (1 - (cfg.holdout or 0))), len(images.classes)
     except EvalkitError:
         present = False
         count, classes = SIZES.get(cfg.data.rpartition("/")[2], IMAGENET)
         remark = f"{where}: {count:,} training images of {classes} classes"
+    count = min(count, cfg.limit or count)
     return Training(
         cfg.model,
         dict(cfg.model_args),

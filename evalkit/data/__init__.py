@@ -1,21 +1,28 @@
-"""Labelled images by name: embedded sets, image folders, and what timm reads."""
+"""Labelled images by name: embedded sets, image folders, published sets as they are distributed, and what timm
+reads."""
 
 from pathlib import Path
-
-import numpy as np
 
 from ..errors import EvalkitError, unknown
 from .embedded import SIZE, digits, digits_photo, fashion_mnist
 from .folders import folder, split_folder
-from .images import BadImage, Images, Subset
+from .images import BadImage, Images
+from .known import KNOWN, open_known
 from .packed import packed
 from .readers import READERS, STREAMS, timm_images
+from .splits import spread
 from .stand_ins import digits_a, digits_o
 
-__all__ = ["NAMES", "BadImage", "Images", "folder", "load"]
+__all__ = ["NAMES", "BadImage", "Images", "folder", "has_parts", "load"]
 
 _EMBEDDED = {"digits": digits, "digits-photo": digits_photo, "digits-a": digits_a, "digits-o": digits_o}
-NAMES = (*_EMBEDDED, "fashion-mnist", "folder", "packed")
+NAMES = (*_EMBEDDED, "fashion-mnist", "folder", "packed", *KNOWN)
+
+
+def has_parts(name: str) -> bool:
+    """Whether `name` is that of data with parts of their own that lie in a folder: a published set as it is
+    distributed, packed images or what timm reads. Commands open these by name, a part and a folder."""
+    return name in KNOWN or name == "packed" or name.partition("/")[0].lower() in (*READERS, *STREAMS)
 
 
 def load(
@@ -24,7 +31,8 @@ def load(
     """The images of a split.
 
     `name`: digits | digits-photo | digits-a | digits-o (embedded, made at `size` pixels, 32 by default) | fashion-mnist
-    | folder (root/<split>/<class>/ or root/<class>/) | packed (what `evalkit pack` wrote) | torch/NAME or hfds/NAME.
+    | folder (root/<split>/<class>/ or root/<class>/) | packed (what `evalkit pack` wrote) | torch/NAME or hfds/NAME |
+    a published set as it is distributed, see `known.KNOWN`.
     `root`: where the files are. `limit`:
     that many images, evenly spaced over the set; their ids stay. Raises EvalkitError, naming the closest, for a name or
     split that does not exist, and for data that are not there or incomplete.
@@ -48,12 +56,12 @@ def load(
             images = packed(root, split)
         else:
             images = folder(split_folder(root, split), name=Path(root).resolve().name)
+    elif name in KNOWN:
+        images = open_known(name, split, root)
     elif name.partition("/")[0].lower() in (*READERS, *STREAMS):
         images = timm_images(name, split, root)
     elif Path(name).is_dir():
         raise EvalkitError(f"data '{name}' is a folder; give data=folder data_dir={name}")
     else:
         raise unknown("data", name, (*NAMES, *(f"{reader}/NAME" for reader in READERS)))
-    if limit is None or limit >= len(images):
-        return images
-    return Subset(images, np.arange(limit) * len(images) // limit)
+    return images if limit is None or limit >= len(images) else spread(images, limit)

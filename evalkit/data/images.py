@@ -34,9 +34,10 @@ class Images:
     """Random access to labelled images; subclasses write `read`.
 
     `ids`: N unique names, POSIX paths where the images are files. `labels`: (N,) int64 index into `classes`, -1 for
-    none of them. `native_size`: side in pixels of an embedded set, whose images are used as they are; None otherwise.
-    `demonstration`: whether the set was made to show that something works, and is no benchmark. `problems`: what is
-    wrong with the set; `remarks`: what is no fault, but a reader must know. `foreground`: (N, H, W) bool, True where
+    none of them. `native_size`: side in pixels of a set in memory, whose images are used as they are; None otherwise.
+    `demonstration`: whether the set was made to show that something works, and is no benchmark. `whole`: the part of a
+    published set that these are, all of it, where its own lists say so ("cifar100-test"). `problems`: what is wrong
+    with the set; `remarks`: what is no fault, but a reader must know. `foreground`: (N, H, W) bool, True where
     the object is, or None. `notes`: how many images the last whole pass saw with a peculiarity (see `decode`); `noted`:
     the peculiarities by position that the last pass has seen so far. Raises ValueError for ids that are not unique and
     labels that are not indices of classes.
@@ -44,6 +45,7 @@ class Images:
 
     foreground: np.ndarray | None = None
     demonstration = False
+    whole: str | None = None
 
     def __init__(
         self,

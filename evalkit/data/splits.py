@@ -4,8 +4,9 @@ import numpy as np
 
 from .. import fingerprint
 from ..errors import EvalkitError
+from ..runtime import derive_rng
 from .folders import same_files
-from .images import Images
+from .images import Images, Subset
 
 SHOWN = 5  # classes that are named
 
@@ -54,3 +55,35 @@ def absent_classes(images: Images, what: str = "image") -> list[str]:
         f"no {what} is of {len(gone)} of the {len(images.classes)} classes: {', '.join(gone[:SHOWN])}"
         f"{', ...' if len(gone) > SHOWN else ''}"
     ]
+
+
+def hold_out(images: Images, share: float) -> tuple[Subset, Subset]:
+    """The images without a share of each class, and that share: always the same images of a set, whatever the seed of a
+    run and the order of the set.
+
+    Raises EvalkitError where not one image would be held out, or none of a class left.
+    """
+    order, held = np.array(images.by_id()), []
+    for label in np.unique(images.labels[images.labels >= 0]):
+        rows = order[images.labels[order] == label]
+        count = round(share * len(rows))
+        if count == len(rows):
+            raise EvalkitError(
+                f"holdout={share:g} leaves no training image of class '{images.classes[label]}'; give a smaller share"
+            )
+        held.append(derive_rng("holdout", images.classes[label]).permutation(rows)[:count])
+    out = np.zeros(len(images), dtype=bool)
+    out[np.concatenate(held)] = True
+    if not out.any():
+        raise EvalkitError(f"holdout={share:g} holds out none of the {len(images)} images; give a larger share")
+    return Subset(images, np.flatnonzero(~out)), Subset(images, np.flatnonzero(out))
+
+
+def spread(images: Images, limit: int | None) -> Images:
+    """`limit` of the images, evenly spaced over the set; all of them for None. Raises EvalkitError for more than there
+    are."""
+    if limit is None:
+        return images
+    if limit > len(images):
+        raise EvalkitError(f"limit={limit} is more than the {len(images)} training images; give {len(images)} or less")
+    return Subset(images, np.arange(limit) * len(images) // limit)

@@ -16,6 +16,7 @@ from .tables import summary
 from .transfer import transfers, transfers_beside_published
 
 TITLE = "evalkit report"
+UNFINISHED = "report-unfinished.txt"  # stands beside a report whose files are not all of one writing
 
 
 def build(dirs: Iterable[str | Path], out: str | Path | None, protocols: Protocols) -> Path:
@@ -57,5 +58,7 @@ def build(dirs: Iterable[str | Path], out: str | Path | None, protocols: Protoco
         folder / "report.html": page.html(TITLE, lead, rows, tables, published, drawings, made),
     }
     # file names may hold bytes that are no text
-    write_together({p: c.encode("utf-8", "backslashreplace") if isinstance(c, str) else c for p, c in files.items()})
+    content = {p: c.encode("utf-8", "backslashreplace") if isinstance(c, str) else c for p, c in files.items()}
+    if write_together(content, folder / UNFINISHED):
+        warnings.warn(f"the report in {folder} was cut off while it was written; it is whole now", stacklevel=2)
     return folder / "report.html"

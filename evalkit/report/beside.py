@@ -1,54 +1,32 @@
 """Own rows beside published values of the same model and protocol, with their sources."""
 
-import csv
-from collections.abc import Sequence
-from importlib import resources
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
+from .. import published
 from ..protocols import Metric, Protocols
+from ..published import Published
 from .collect import Group, Record, Row, Run, describe, groups_of
 from .tables import NOT_MEASURED, Cell, Table, column_of, estimate, preparations
 
 PRINTED = "Published values as their sources print them."
 
 
-class Published(NamedTuple):
-    """One published value; `value` is in percent (parameters: in millions) with the digits its source prints."""
-
-    table: str  # the protocol
-    method: str
-    model: str
-    metric: str
-    value: str
-    source: str
-    decoder: str = ""  # of a segmentation
-
-
-def published_values() -> list[Published]:
-    """All published values that ship with evalkit (evalkit/published/*.csv)."""
-    values = []
-    for path in sorted((resources.files("evalkit") / "published").iterdir(), key=lambda p: p.name):
-        if path.name.endswith(".csv"):
-            with path.open(encoding="utf-8") as f:
-                values += [Published(**line) for line in csv.DictReader(f)]
-    return values
-
-
 def beside_published(rows: Sequence[Row], protocols: Protocols) -> list[Table]:
     """For every protocol that was run as published: own rows and the published ones of the same models."""
-    values, tables = published_values(), []
+    tables: list[Table] = []
     groups = groups_of([run for row in rows for run in row.runs], protocols)
     for group in groups:
         if group.protocol not in protocols or protocols[group.protocol].kind == "transfer":
             continue
+        values = values_for(group.protocol, group.data, protocols)
         own = [
             (row, runs)
             for row in rows
             if (runs := [run for run in row.runs if group in run.records and run.records[group]["published"]])
-            and any(v.table == group.protocol and v.model in model_names(row) for v in values)
+            and any(v.model in model_names(row) for v in values)
         ]
         models = {name for row, _ in own for name in model_names(row)}
-        known = [v for v in values if v.table == group.protocol and v.model in models]
+        known = [v for v in values if v.model in models]
         if columns := _columns(group, own, known, protocols):
             tables.append(_table(group, describe(group, groups), own, known, columns, protocols))
     return tables
@@ -63,7 +41,7 @@ def _columns(
     metrics, main = protocols[group.protocol].metrics, {c.name for c in protocols[group.protocol].columns}
     printed: dict[tuple[str, ...], set[str]] = {}
     for v in known:
-        printed.setdefault((v.method, v.model, v.source), set()).add(v.metric)
+        printed.setdefault((v.method, v.model, v.place), set()).add(v.measured)
     shown = {name for names in printed.values() for name in names & main or names}
     for _, runs in own:
         measured = {name for run in runs for name in run.records[group]["metrics"]}
@@ -87,12 +65,12 @@ def _table(
         cells = [column_of([estimate(runs, group, c.name)], [len(row.runs)], c)[0] for c in columns]
         lines.append((f"{row.name}{name_of(row.model)} (this report{mark})", cells))
         notes += [f"{row.name}: assumed {reason}." for reason in reasons]
-    by_source: dict[tuple[str, str, str], dict[str, str]] = {}
+    by_source: dict[tuple[str, str, str], dict[str, Published]] = {}
     for v in known:
-        by_source.setdefault((v.method, v.model, v.source), {})[v.metric] = v.value
-    for (method, model, source), metrics in by_source.items():
-        cells = [Cell(metrics[c.name]) if c.name in metrics else NOT_MEASURED for c in columns]
-        lines.append((f"{method}{name_of(model)} ({source})", cells))
+        by_source.setdefault((v.method, v.model, v.place), {})[v.measured] = v
+    for (method, model, place), found in by_source.items():
+        cells = [Cell(found[c.name].value) if c.name in found else NOT_MEASURED for c in columns]
+        lines.append((f"{method}{name_of(model)} ({place}{disputed(found.values())})", cells))
     protocol = protocols[group.protocol]
     if not set(columns) <= set(protocol.columns):
         notes += [f"{c.title}: {c.meaning}." for c in columns]
@@ -101,6 +79,27 @@ def _table(
     title = f"{protocol.title} ({where})" + (f", {own[0][0].model}" if one_model else "")
     head = (protocol.title, where, "", len(columns))
     return Table(title, [head], [c.heading() for c in columns], lines, notes, len(by_source))
+
+
+def values_for(protocol: str, data: str, protocols: Protocols) -> list[Published]:
+    """The published values that a protocol measures, on data of that name; of ImageNet where no source prints any of
+    such data, since a folder of ImageNet may be called anything. What one source quotes of another stands once."""
+    names = {m.name for m in protocols[protocol].metrics}
+    known = [v for v in published.values() if v.task == protocol and v.measured in names and v.method]
+    sets = {v.data for v in known}
+    if len(sets) > 1:
+        known = [v for v in known if v.data == (data if data in sets else "imagenet")]
+    original = {_what(v) for v in known if not v.quoted}
+    return [v for v in known if not (v.quoted and _what(v) in original)]
+
+
+def _what(v: Published) -> tuple[str, ...]:
+    return v.model, v.decoder, v.method, v.measured, v.value
+
+
+def disputed(values: Iterable[Published]) -> str:
+    """The mark behind the place of values that another table or a printed gain contradicts."""
+    return ", disputed" if any(v.disputed for v in values) else ""
 
 
 def assumptions(records: Sequence[Record]) -> tuple[str, list[str]]:

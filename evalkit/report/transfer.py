@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from .. import fingerprint, results
 from ..protocols import Protocol, Protocols
-from .beside import PRINTED, Published, assumptions, model_names, published_values
+from ..published import Published
+from .beside import PRINTED, assumptions, disputed, model_names, values_for
 from .collect import Record, Row, differing, short_value
 from .tables import NOT_MEASURED, Cell, Table, column_of, estimate_of
 
@@ -51,11 +52,11 @@ def transfers(rows: Sequence[Row], protocols: Protocols) -> list[Table]:
 def transfers_beside_published(rows: Sequence[Row], protocols: Protocols) -> list[Table]:
     """For every set that was run as published: own rows and the published ones of the same models, with their
     sources."""
-    tables, values, sets = [], published_values(), _sets(rows, protocols)
+    tables, sets = [], _sets(rows, protocols)
     for key, lines in sets.items():
         own = [line for line in lines if line.published]
         models = {name for line in own for name in model_names(line.row)}
-        known = [v for v in values if v.table == key.protocol and v.model in models]
+        known = [v for v in values_for(key.protocol, key.data, protocols) if v.model in models]
         if known:
             tables.append(_table(protocols[key.protocol], key, own, _title(protocols, key, list(sets)), known))
     return tables
@@ -120,12 +121,12 @@ def _table(protocol: Protocol, key: Set, lines: Sequence[Line], title: str, know
             name = f"{name}, this report{mark}"
             notes += [f"{line.row.name}: assumed {reason}." for reason in reasons]
         rows.append((name, [Cell(line.row.model), *called(line.detail), *(column[i] for column in numbers)]))
-    quoted: dict[tuple[str, str, str, str], dict[str, str]] = {}
+    quoted: dict[tuple[str, str, str, str], dict[str, Published]] = {}
     for v in known:
-        quoted.setdefault((v.method, v.model, v.decoder, v.source), {})[v.metric] = v.value
-    for (method, model, decoder, source), values in quoted.items():
-        cells = [Cell(values[c.name]) if c.name in values else NOT_MEASURED for c in columns]
-        rows.append((f"{method} ({source})", [Cell(model), *called(decoder), *cells]))
+        quoted.setdefault((v.method, v.model, v.decoder, v.place), {})[v.measured] = v
+    for (method, model, decoder, place), found in quoted.items():
+        cells = [Cell(found[c.name].value) if c.name in found else NOT_MEASURED for c in columns]
+        rows.append((f"{method} ({place}{disputed(found.values())})", [Cell(model), *called(decoder), *cells]))
     titles = ["backbone", *([detail.title] if detail else []), *(c.heading() for c in columns)]
     heads = [(protocol.title, key.data, "", len(titles))]
     return Table(title, heads, titles, rows, [*notes, *([PRINTED] if known else [])], len(quoted))

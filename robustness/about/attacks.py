@@ -6,11 +6,11 @@ from evalkit.errors import EvalkitError
 from evalkit.keys import key
 from evalkit.protocols import Metric, Protocol
 
-from ..config import ValConfig
+from ..config import CleanConfig
 
 
 @dataclass(frozen=True)
-class FGSMConfig(ValConfig):
+class FGSMConfig(CleanConfig):
     """Fast gradient sign attack."""
 
     eps: list[float] = key(

@@ -6,14 +6,14 @@ from evalkit.errors import EvalkitError
 from evalkit.keys import Retired, key
 from evalkit.protocols import Figure, Metric, Protocol
 
-from ..config import ValConfig
+from ..config import CleanConfig
 
 MODES = ("random", "salient", "nonsalient")
 FILLS = {"black": "as the paper's code", "mean": "the evaluated model's mean, as OpenMixup drops patches"}
 
 
 @dataclass(frozen=True)
-class OcclusionConfig(ValConfig):
+class OcclusionConfig(CleanConfig):
     """Patch dropping: random, salient and non-salient."""
 
     RETIRED = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from evalkit.keys import key
 from evalkit.protocols import Metric, Protocol
 
-from ..config import ClassificationConfig, ValConfig
+from ..config import ClassificationConfig, CleanConfig
 from .imagenet_a import AURRA, OTHERS, RMS, TOP1
 
 
@@ -25,7 +25,7 @@ class ImageNetV2Config(ClassificationConfig):
 
 
 @dataclass(frozen=True)
-class ImageNetValConfig(ClassificationConfig, ValConfig):
+class ImageNetValConfig(ClassificationConfig, CleanConfig):
     """The clean images, by the labels of ImageNet and by the reassessed ones."""
 
     classes: str | None = key(

@@ -126,7 +126,7 @@ def test_the_schedule_is_mmdetections_1x():
     warmup, decay = base("schedules/schedule_1x.py")["param_scheduler"]
     own = built("coco")["param_scheduler"]
     assert own[0] == warmup
-    steps = det.steps(loaded("coco"), COCO)
+    steps = det.TASK.steps(loaded("coco"), COCO)
     assert steps == 12 * 7330 and own[1]["milestones"] == [7330 * epoch for epoch in decay["milestones"]] == [
         58640,
         80630,

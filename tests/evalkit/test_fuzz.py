@@ -23,7 +23,7 @@ from evalkit.downstream.seg import SegConfig
 from evalkit.errors import EvalkitError
 from evalkit.robustness.about.occlusion import OcclusionConfig
 from evalkit.runtime import sha256_file
-from evalkit.train import session
+from evalkit.train import session, snapshot
 from evalkit.train.config import TrainConfig
 
 from . import fake_records
@@ -176,7 +176,7 @@ def test_training_states(tmp_path):
     x = torch.zeros(2, 3, cfg.image_size, cfg.image_size)
     s.network(x).logits.sum().backward()
     s.optimizer.step()
-    saved = session.save(s, tmp_path / "run")
+    saved = snapshot.save(s, tmp_path / "run")
     whole = checkpoint.load_state(saved)
     meta = json.loads((saved / "meta.json").read_text())
     for rng in seeds(30):
@@ -187,7 +187,7 @@ def test_training_states(tmp_path):
         (saved / "train_state.pt").write_bytes(content)
         meta["sha256"]["train_state.pt"] = sha256_file(saved / "train_state.pt")
         (saved / "meta.json").write_text(json.dumps(meta))
-        survives(lambda: session.restore(s, saved))
+        survives(lambda: snapshot.restore(s, saved))
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])

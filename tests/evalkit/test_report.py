@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import os
 import re
 from html.parser import HTMLParser
 
@@ -346,3 +347,21 @@ def test_a_rerun_supersedes_in_every_table(tmp_path):
     for name in ("report.md", "report.html", "report.tex", "report.csv"):
         text = (tmp_path / name).read_text()
         assert "12.3" not in text and "0.123" not in text and ("45.6" in text or "0.456" in text)
+
+
+def test_a_report_cut_off_between_two_of_its_files_says_so(runs, tmp_path):
+    """Killed before the second rename: the folder holds a note, and the next report names it."""
+    replace, seen = os.replace, []
+    if (pid := os.fork()) == 0:
+        os.replace = lambda *args: os.kill(os.getpid(), 9) if len(seen) else (seen.append(args), replace(*args))
+        report.build([runs], tmp_path / "out", PROTOCOLS)
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    note = tmp_path / "out" / report.UNFINISHED
+    assert "write all of them again" in note.read_text()
+    with pytest.warns(UserWarning, match=f"the report in {tmp_path / 'out'} was cut off while it was written"):
+        report.build([runs], tmp_path / "out", PROTOCOLS)
+    whole = report.build([runs], tmp_path / "whole", PROTOCOLS).parent
+    assert not note.exists() and not list((tmp_path / "out").rglob(".*"))
+    for name in ("report.csv", "report.md", "report.tex", "report.html"):
+        assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()

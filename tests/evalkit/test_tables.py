@@ -253,8 +253,8 @@ def test_a_number_stands_beside_its_like_alone():
 
     made, lines = beside(record(**run, model="deit_small_patch16_224", label="a"))
     assert made.columns == ["top-1 ↑", "best top-1 ↑"] and lines["a (this report)"] == ["80.1", "81.2"]
-    assert lines["TransMix (MixPro paper, Table 1)"] == ["80.7", "–"]
-    assert lines["TransMix (OpenMixup ImageNet benchmark, DeiT setting, best epoch)"] == ["–", "80.68"]
+    assert lines["TransMix (TransMix supplementary, Table 2)"] == ["80.7", "–"]
+    assert lines["TransMix (OpenMixup ImageNet benchmark, DeiT, best, mean of 3 runs, disputed)"] == ["–", "80.68"]
     assert any(note.startswith("best top-1: ") for note in made.notes)
     assert any("no comparison" in note for note in made.notes)
 
@@ -263,7 +263,7 @@ def test_a_number_stands_beside_its_like_alone():
     evaluated = run | {"task": "eval", "metrics": {"top1": 0.734}, "standard_errors": {}}
     made, lines = beside(record(**evaluated, model="resnet34", label="a"))
     assert made.columns == ["top-1 ↑", "median top-1 ↑"] and lines["a (this report)"] == ["73.4", "–"]
-    median = "OpenMixup ImageNet benchmark, PyTorch setting, 100 epochs, median of the last 5"
+    median = "OpenMixup ImageNet benchmark, PyTorch-style, 100 epochs, median of the last 5"
     assert lines[f"CutMix ({median})"] == ["–", "73.58"]
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from evalkit import checkpoint, config, models
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
-from evalkit.train import create, loop, session, train_step
+from evalkit.train import create, loop, session, snapshot, train_step
 from evalkit.train.config import TrainConfig
 from evalkit.train.distill import Distillation
 from evalkit.train.losses import distillation_loss
@@ -180,7 +180,7 @@ def test_a_resumed_run_is_the_same(finished, tmp_path):
     loop.fit(whole, tmp_path / "whole")
     (middle,) = (f.parent for f in (tmp_path / "whole").rglob("meta.json") if json.loads(f.read_text())["step"] == 3)
     resumed = session.build(cfg, torch.device("cpu"))
-    session.restore(resumed, middle)
+    snapshot.restore(resumed, middle)
     loop.fit(resumed, tmp_path / "resumed")
     for a, b in ((whole.network, resumed.network), (whole.ema.network, resumed.ema.network)):
         assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
@@ -193,7 +193,7 @@ def test_off_without_teacher_or_by_type(finished):
         assert (
             s.trainee.distillation is None
             and not s.network.model.distilled_training
-            and not session.meta(s)["teachers"]
+            and not snapshot.meta(s)["teachers"]
         )
 
 

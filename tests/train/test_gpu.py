@@ -63,14 +63,14 @@ def test_resume_is_exact_with_deterministic_kernels(tmp_path, extra, monkeypatch
 
     settings = [*RECIPE, *extra, "deterministic=true", "checkpoint_steps=20"]
     assert invoke([*settings, "--out", str(tmp_path / "whole")])[0] == 0
-    kept, save = [], loop.session.save
+    kept, save = [], loop.snapshot.save
 
     def save_once_then_die(s, run):
         folder = save(s, run)
         kept.append(folder)
         raise KeyboardInterrupt  # dies right after the first checkpoint
 
-    monkeypatch.setattr(loop.session, "save", save_once_then_die)
+    monkeypatch.setattr(loop.snapshot, "save", save_once_then_die)
     assert invoke([*settings, "--out", str(tmp_path / "run")])[0] == 130
     monkeypatch.undo()
     code, message = invoke(["train", "--resume", str(tmp_path / "run"), "workers=0"])

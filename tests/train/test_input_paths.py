@@ -51,7 +51,7 @@ def test_workers_and_kills_change_no_bit(folders, tmp_path, path, monkeypatch):
     command = words(folders, path)
     code, message = invoke([*command, "workers=0", "--out", str(tmp_path / "whole")])
     assert code == 0, message
-    save = loop.session.save
+    save = loop.snapshot.save
 
     def save_then_die(s, run):
         folder = save(s, run)
@@ -59,7 +59,7 @@ def test_workers_and_kills_change_no_bit(folders, tmp_path, path, monkeypatch):
             raise KeyboardInterrupt
         return folder
 
-    monkeypatch.setattr(loop.session, "save", save_then_die)
+    monkeypatch.setattr(loop.snapshot, "save", save_then_die)
     assert invoke([*command, "workers=2", "--out", str(tmp_path / "run")])[0] == 130
     monkeypatch.undo()
     code, message = invoke(["train", "--resume", str(tmp_path / "run"), "workers=1"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evalkit import checkpoint, config
-from evalkit.train import METHODS, loop, session
+from evalkit.train import METHODS, loop, session, snapshot
 from evalkit.train.config import TrainConfig
 from evalkit.train.run import train
 
@@ -56,7 +56,7 @@ def run_from(cfg, folder, start=None):
     folder.mkdir()
     s = session.build(cfg, torch.device("cpu"))
     if start is not None:
-        session.restore(s, start)
+        snapshot.restore(s, start)
     loop.fit(s, folder)
     return s
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from evalkit import checkpoint, config, data, results
 from evalkit.errors import EvalkitError
-from evalkit.train import loop, session
+from evalkit.train import loop, session, snapshot
 from evalkit.train.config import TrainConfig
 from evalkit.train.run import train
 from tests.conftest import tiny
@@ -145,7 +145,7 @@ def test_start_from_a_checkpoint(finished, tmp_path):
 def test_restore_refuses_another_model(finished):
     s = session.build(tiny("model_args={depth: 2}"), torch.device("cpu"))
     with pytest.raises(EvalkitError, match="does not fit this recipe"):
-        session.restore(s, (finished / "last").resolve())
+        snapshot.restore(s, (finished / "last").resolve())
 
 
 def test_loss_and_schedule_of_the_recipe_are_used(tmp_path):
@@ -180,7 +180,7 @@ def test_validation_at_another_size(tmp_path):
         torch.device("cpu"),
     )
     assert s.train_transform(s.train_images.read(0), np.random.default_rng(0)).shape == (3, 24, 24)
-    assert s.eval_transform(s.val_images.read(0)).shape == (3, 32, 32) and session.meta(s)["image_size"] == 32
+    assert s.eval_transform(s.val_images.read(0)).shape == (3, 32, 32) and snapshot.meta(s)["image_size"] == 32
 
 
 def test_the_record_names_a_teacher_and_its_weights(finished, tmp_path):

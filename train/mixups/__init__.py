@@ -111,7 +111,12 @@ def arguments(cls: type[MixMethod]) -> dict[str, inspect.Parameter]:
 
 
 def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
-    """The method `name` (of METHODS, or "module:Class") with the arguments of `preset`, overridden by `kwargs`.
+    """A mixup by name.
+
+    Args:
+        name: One of METHODS, or "module:Class".
+        preset: One of the method's `PRESETS`, whose arguments are taken.
+        kwargs: Arguments of the method, in place of the preset's.
 
     Raises EvalkitError for a name, preset or argument that does not exist, naming the closest one that does; ValueError
     for a wrong value.

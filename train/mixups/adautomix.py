@@ -24,7 +24,13 @@ class GeneratorBlock(nn.Module):
     """Logits (B, n, h, w) of n images' shares from their features, n maps (B, C, h, w) (AdAutoMix, section 3.2).
 
     logits_i = softmax(q_i^T sum_(j != i) k_j / sqrt(C/2)) v_i, with lambda_i as a further channel if `lam_embed`; v is
-    a 1x1 convolution, q and k are ones with a ReLU after them, as the code has it."""
+    a 1x1 convolution, q and k are ones with a ReLU after them, as the code has it.
+
+    Args:
+        channels: C of the features.
+        lam_embed: Whether lambda_i is one more channel of the features.
+        norm: What follows the 1x1 convolutions: "none", "bn" or "ln".
+    """
 
     def __init__(self, channels: int, lam_embed: bool = True, norm: str = "none"):
         super().__init__()
@@ -44,14 +50,23 @@ class GeneratorBlock(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What the losses need of the time of mixing."""
+    """What the losses need of the time of mixing.
 
-    z: Tensor  # (B, C, h, w) the momentum encoder's features of the images
-    logits: Tensor | None  # (B, K) its mixup head's of the images, where the step is adversarial
-    sources: Tensor  # (B, n) images of each mixed sample of the generator's own loss, and their shares
+    Args:
+        z: (B, C, h, w) the momentum encoder's features of the images.
+        logits: (B, K) its mixup head's of the images, where the step is adversarial.
+        sources: (B, n) images of each mixed sample of the generator's own loss, and their shares.
+        lams: The n shares of the generator's own mix.
+        train_block: Whether this step trains the generator.
+        plain: The blend that the loss of clean images takes in, for n > 2.
+    """
+
+    z: Tensor
+    logits: Tensor | None
+    sources: Tensor
     lams: list[float]
     train_block: bool
-    plain: Tensor | None  # the blend that the loss of clean images takes in, for n > 2
+    plain: Tensor | None
 
 
 class AdAutoMix(LearnedMix):
@@ -227,14 +242,24 @@ class AdAutoMix(LearnedMix):
 
 
 def combine(x: Tensor, sources: Tensor, masks: Tensor) -> Tensor:
-    """sum_j m_j x_(source j) of images `x` (B, C, H, W) for masks (B or 1, n, H, W) that sum to 1; exact where all
-    sources are the same image."""
+    """sum_j m_j x_(source j); exact where all sources are the same image.
+
+    Args:
+        x: Images (B, C, H, W).
+        sources: Which n images make each mixed one, (B, n) int64.
+        masks: Their shares in each pixel, (B or 1, n, H, W), which sum to 1.
+    """
     first, *others = (x[s] for s in sources.unbind(1))
     masks = masks.to(x.dtype)
     return first + sum(masks[:, j : j + 1] * (other - first) for j, other in enumerate(others, 1))
 
 
 def label_weights(sources: Tensor, lams: Sequence[float]) -> Tensor:
-    """(B, B) float32 label weights: row i holds lam_j at its sources (B, n), added up where they are the same image."""
+    """(B, B) float32 label weights: row i holds lam_j at its sources, added up where they are the same image.
+
+    Args:
+        sources: Which n images make each mixed one, (B, n) int64.
+        lams: Their n shares, which sum to 1.
+    """
     shares = torch.stack([torch.full((len(sources),), lam, device=sources.device) for lam in lams], 1)
     return torch.zeros(len(sources), len(sources), device=sources.device).scatter_add(1, sources, shares)

@@ -133,17 +133,26 @@ class AlignMix(MixMethod):
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """(B, r, r) ||a_j - b_k||^2 of (B, r, C), without a tensor of r^2 C numbers for each pair."""
+    """(B, r, r) ||a_j - b_k||^2, without a tensor of r^2 C numbers for each pair.
+
+    Args:
+        a: r vectors of each pair's first image, (B, r, C).
+        b: Those of its second image, (B, r, C).
+    """
     dot = a @ b.transpose(1, 2)
     return (a.square().sum(2)[:, :, None] + b.square().sum(2)[:, None] - 2 * dot).clamp(min=0)
 
 
 def sinkhorn(cost: Tensor, eps: float, iterations: int, tol: float) -> Tensor:
-    """(B, r, r) transport plans of entropy `eps` with marginals 1 / r for costs (B, r, r) (Cuturi, NeurIPS 2013), in
-    the log domain.
+    """(B, r, r) transport plans with marginals 1 / r (Cuturi, NeurIPS 2013), in the log domain.
 
-    All plans stop together once the batch mean of sum_j |change of u_j| is below `tol`. The device decides that by
-    leaving further updates out, so nothing waits for it.
+    All plans stop together. The device decides that by leaving further updates out, so nothing waits for it.
+
+    Args:
+        cost: Costs (B, r, r) of moving each place to each other.
+        eps: Weight of the entropy: the larger, the more even a plan.
+        iterations: The most updates.
+        tol: They stop once the batch mean of sum_j |change of u_j| is below it.
     """
     places = cost.shape[-1]
     kernel, marginal = cost / -eps, math.log(1 / places + 1e-8)

@@ -119,7 +119,15 @@ def jensen_shannon(logits: tuple[Tensor, ...]) -> Tensor:
 @dataclass(frozen=True)
 class Views:
     """(RGB image, generator) -> (count, 3, H, W) float32 in [0, 1]: independent AugMix views of the image, not
-    normalised."""
+    normalised.
+
+    Args:
+        count: How many views are made.
+        severity: How strong the operations are, 0 to 10.
+        width: Chains of operations that are blended.
+        depth: Operations of a chain; 0: 1 to 3, drawn for each.
+        all_ops: Whether the four operations that overlap with ImageNet-C are among them.
+    """
 
     count: int = 2
     severity: float = 3.0
@@ -145,7 +153,16 @@ def augmix(
     operations: tuple[Operation, ...],
 ) -> np.ndarray:
     """(H, W, 3) float32 in [0, 1]: one view. Every operation works on uint8 images, so it rounds; the blend does
-    not."""
+    not.
+
+    Args:
+        image: The image, RGB.
+        rng: Where the draws come from.
+        severity: How strong the operations are, 0 to 10.
+        width: Chains of operations that are blended.
+        depth: Operations of a chain; 0: 1 to 3, drawn for each.
+        operations: What is drawn from.
+    """
     weights = rng.dirichlet(np.ones(width))
     share = rng.beta(1.0, 1.0)
     view = (1 - share) * np.asarray(image, dtype=np.float64)
@@ -158,76 +175,81 @@ def augmix(
     return (view / 255).astype(np.float32)
 
 
-def autocontrast(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+def _autocontrast(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
     return ImageOps.autocontrast(image)
 
 
-def equalize(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+def _equalize(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
     return ImageOps.equalize(image)
 
 
-def posterize(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+def _posterize(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
     return ImageOps.posterize(image, 4 - int(level * 4 / 10))
 
 
-def solarize(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+def _solarize(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
     return ImageOps.solarize(image, 256 - int(level * 256 / 10))
 
 
-def rotate(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-    return image.rotate(either_sign(int(level * 30 / 10), rng), resample=Image.Resampling.BILINEAR)
+def _rotate(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+    return image.rotate(_either_sign(int(level * 30 / 10), rng), resample=Image.Resampling.BILINEAR)
 
 
-def shear_x(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-    return affine(image, (1, either_sign(level * 0.3 / 10, rng), 0, 0, 1, 0))
+def _shear_x(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+    return _affine(image, (1, _either_sign(level * 0.3 / 10, rng), 0, 0, 1, 0))
 
 
-def shear_y(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-    return affine(image, (1, 0, 0, either_sign(level * 0.3 / 10, rng), 1, 0))
+def _shear_y(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+    return _affine(image, (1, 0, 0, _either_sign(level * 0.3 / 10, rng), 1, 0))
 
 
-def translate_x(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-    return affine(image, (1, 0, either_sign(int(level * (image.width / 3) / 10), rng), 0, 1, 0))
+def _translate_x(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+    return _affine(image, (1, 0, _either_sign(int(level * (image.width / 3) / 10), rng), 0, 1, 0))
 
 
-def translate_y(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-    return affine(image, (1, 0, 0, 0, 1, either_sign(int(level * (image.height / 3) / 10), rng)))
+def _translate_y(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+    return _affine(image, (1, 0, 0, 0, 1, _either_sign(int(level * (image.height / 3) / 10), rng)))
 
 
-def color(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+def _color(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
     return ImageEnhance.Color(image).enhance(0.1 + level * 1.8 / 10)
 
 
-def contrast(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+def _contrast(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
     return ImageEnhance.Contrast(image).enhance(0.1 + level * 1.8 / 10)
 
 
-def brightness(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+def _brightness(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
     return ImageEnhance.Brightness(image).enhance(0.1 + level * 1.8 / 10)
 
 
-def sharpness(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
+def _sharpness(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
     return ImageEnhance.Sharpness(image).enhance(0.1 + level * 1.8 / 10)
 
 
-def either_sign(value: float, rng: np.random.Generator) -> float:
+def _either_sign(value: float, rng: np.random.Generator) -> float:
     return -value if rng.random() > 0.5 else value
 
 
-def affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
     """The image at matrix (x, y): output pixels from where the matrix points, black outside, bilinear."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
 
 
 OPERATIONS: tuple[Operation, ...] = (
-    autocontrast,
-    equalize,
-    posterize,
-    rotate,
-    solarize,
-    shear_x,
-    shear_y,
-    translate_x,
-    translate_y,
+    _autocontrast,
+    _equalize,
+    _posterize,
+    _rotate,
+    _solarize,
+    _shear_x,
+    _shear_y,
+    _translate_x,
+    _translate_y,
 )
-EXTRA: tuple[Operation, ...] = (color, contrast, brightness, sharpness)  # overlap with the corruptions of ImageNet-C
+EXTRA: tuple[Operation, ...] = (
+    _color,
+    _contrast,
+    _brightness,
+    _sharpness,
+)  # overlap with the corruptions of ImageNet-C

@@ -23,14 +23,23 @@ from .parts.mixblock import MixBlock
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What the losses need of the time of mixing."""
+    """What the losses need of the time of mixing.
 
-    z: Tensor  # (B, C, h, w) the momentum encoder's features of the images
-    lam: float  # the mix block's own lambda, partners and dropout mask
+    Args:
+        z: (B, C, h, w) the momentum encoder's features of the images.
+        lam: The mix block's own lambda, partners and dropout mask.
+        partner: Its partners, (B,) int64.
+        keep: Its dropout mask, if it has one.
+        train_block: Whether this step trains the mix block.
+        one: What the head for clean images sees, if not the images.
+    """
+
+    z: Tensor
+    lam: float
     partner: Tensor
     keep: Tensor | None
     train_block: bool
-    one: Mixed | None  # what the head for clean images sees, if not the images
+    one: Mixed | None
 
 
 class MaskedMix(LearnedMix):
@@ -179,7 +188,12 @@ class AutoMix(MaskedMix):
 
 
 def scaled_to(own: Tensor, lam: float) -> Tensor:
-    """Masks (B, 1, H, W) whose means are lambda: each scaled down, or its complement scaled down."""
+    """Masks (B, 1, H, W) whose means are lambda: each scaled down, or its complement scaled down.
+
+    Args:
+        own: Masks (B, 1, H, W) in [0, 1].
+        lam: The mean that each is to have.
+    """
     own = own.clamp(1e-8, 1 - 1e-8)
     mean = own.mean((1, 2, 3), keepdim=True)
     return torch.where(mean > lam, own * (lam / mean), 1 - (1 - own) * ((1 - lam) / (1 - mean)))

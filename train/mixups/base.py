@@ -22,17 +22,29 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a method may know about the moment it is called in. `Context.simple` makes one for anybody's own training
-    loop."""
+    loop.
+
+    Args:
+        step: Optimizer steps done.
+        total_steps: Optimizer steps of the whole training.
+        rng: Where every draw comes from; nothing else may be random.
+        target: (B,) labels -> (B, K) smoothed one-hot.
+        criterion: (M, K) logits, (M, K) targets -> scalar.
+        mean: (C,) of the normalised input.
+        std: (C,), the same, standard deviation.
+        extras: per-sample data from the loader.
+        draws: Injected instead of drawn, so that a test is an equation.
+    """
 
     step: int
     total_steps: int
     rng: np.random.Generator
-    target: Callable[[Tensor], Tensor]  # (B,) labels -> (B, K) smoothed one-hot
-    criterion: Callable[[Tensor, Tensor], Tensor]  # (M, K) logits, (M, K) targets -> scalar
-    mean: Tensor  # (C,) of the normalised input
+    target: Callable[[Tensor], Tensor]
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    mean: Tensor
     std: Tensor
-    extras: Mapping[str, Tensor] = field(default_factory=dict)  # per-sample data from the loader
-    draws: Mapping[str, Any] | None = None  # injected instead of drawn, so that a test is an equation
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    draws: Mapping[str, Any] | None = None
 
     @classmethod
     def simple(
@@ -71,14 +83,23 @@ class Context:
 @dataclass(frozen=True, slots=True)
 class Mixed:
     """A mixed batch. B sources, M mixed samples (M = B for pairwise methods). One mask for all, (1, 1, H, W), may be
-    given; it is seen as M."""
+    given; it is seen as M.
 
-    x: Tensor  # (M, C, H, W) what the network sees
-    weights: Tensor  # (M, B) float32 share of each source's label in each mixed sample
-    mask: Tensor | None = None  # (M, 1, H, W) share of the own image in each pixel
-    partner: Tensor | None = None  # (M,) index of the other image
-    inject: tuple[str, Callable[[Tensor], Tensor]] | None = None  # mix features at this layer
-    state: Any = None  # what this method's own loss needs later
+    Args:
+        x: (M, C, H, W) what the network sees.
+        weights: (M, B) float32 share of each source's label in each mixed sample.
+        mask: (M, 1, H, W) share of the own image in each pixel.
+        partner: (M,) index of the other image.
+        inject: Mix features at this layer.
+        state: What this method's own loss needs later.
+    """
+
+    x: Tensor
+    weights: Tensor
+    mask: Tensor | None = None
+    partner: Tensor | None = None
+    inject: tuple[str, Callable[[Tensor], Tensor]] | None = None
+    state: Any = None
 
     def __post_init__(self) -> None:
         if self.x.ndim != 4:
@@ -219,13 +240,26 @@ def shape(x: Tensor) -> str:
 
 
 def beta(ctx: Context, alpha: float, name: str = "lam") -> float:
-    """One lambda ~ Beta(alpha, alpha) in float64; 1.0 (no mixing) for alpha <= 0."""
+    """One lambda ~ Beta(alpha, alpha) in float64; 1.0 (no mixing) for alpha <= 0.
+
+    Args:
+        ctx: The context, whose generator draws.
+        alpha: Both parameters of the distribution.
+        name: The draw's name, by which a test injects it.
+    """
     return float(ctx.draw(name, lambda rng: rng.beta(alpha, alpha) if alpha > 0 else 1.0))
 
 
 def pair(ctx: Context, batch: int, pairing: str, name: str = "partner") -> np.ndarray:
-    """(B,) int64 partner indices: "perm" uniform permutation, "flip" the reversed batch, "derange" a uniform random
-    B-cycle (never oneself)."""
+    """(B,) int64 partner of each image.
+
+    Args:
+        ctx: The context, whose generator draws.
+        batch: Images in the batch, B.
+        pairing: "perm" uniform permutation, "flip" the reversed batch, "derange" a uniform random B-cycle (never
+            oneself).
+        name: The draw's name, by which a test injects it.
+    """
 
     def sample(rng: np.random.Generator) -> np.ndarray:
         if pairing == "flip":
@@ -247,7 +281,13 @@ def check_pairing(pairing: str) -> str:
 
 
 def upload(array: np.ndarray | float, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A host array on the device of `like` without waiting for the device; `dtype` defaults to the array's own."""
+    """A host array on the device of a tensor, without waiting for the device.
+
+    Args:
+        array: What is uploaded.
+        like: A tensor on the device.
+        dtype: Of the result; None: the array's own.
+    """
     host = torch.as_tensor(array, dtype=dtype)
     if like.device.type == "cuda":
         return host.pin_memory().to(like.device, non_blocking=True)
@@ -255,7 +295,12 @@ def upload(array: np.ndarray | float, like: Tensor, dtype: torch.dtype | None = 
 
 
 def laid_out_like(x: Tensor, mixed: Tensor) -> Tensor:
-    """`mixed` (M, C, H, W), channels last where the batch `x` is."""
+    """Mixed images, channels last where the batch is.
+
+    Args:
+        x: The batch.
+        mixed: (M, C, H, W).
+    """
     return (
         mixed.contiguous(memory_format=torch.channels_last)
         if x.is_contiguous(memory_format=torch.channels_last)

@@ -36,9 +36,12 @@ class CoMixup(SaliencyMethod):
     Args:
         alpha: Parameter of the distribution of ratios.
         part: n; the rest of the batch makes a smaller part.
-        grid: m.
-        beta, gamma, eta, omega: Weights, as above.
-        threshold: tau.
+        grid: m, cells per side.
+        beta: Weight of neighbouring cells that show different inputs, as above.
+        gamma: Weight of showing what other outputs show already, as above.
+        eta: Weight of the prior of the ratios, as above.
+        omega: Share of the distance D in A, as above.
+        threshold: tau of the formula.
         threshold_type: "hard" or "soft".
         threshold_first: v = A applied to the counts above the threshold (the code, by a missing pair of brackets).
         iterations: Rounds over the outputs of a part.
@@ -197,10 +200,14 @@ class CoMixup(SaliencyMethod):
 
 
 def best_output(cost: Tensor, beta: float, counts: Tensor | None) -> Tensor:
-    """One output (P, m, m, n) of least cost for the costs (P, m, m, n) of the inputs.
+    """One output (P, m, m, n) of least cost.
 
-    `counts` (P, n) cells of each input in the output so far: its two or three most shown inputs may also be shown half
-    and half. None: whole inputs only."""
+    Args:
+        cost: Of showing each of the n inputs in each cell, (P, m, m, n).
+        beta: Cost of two neighbouring cells that show different inputs.
+        counts: (P, n) cells of each input in the output so far: its two or three most shown inputs may also be shown
+            half and half. None: whole inputs only.
+    """
     parts, m, _, n = cost.shape
     meaning = torch.eye(n, dtype=cost.dtype, device=cost.device).expand(parts, n, n)  # (P, L, n) what each label shows
     pairwise = 1 - meaning
@@ -238,13 +245,22 @@ def same_inputs(shown: Tensor) -> Tensor:
 
 
 def weighed(compatibility: Tensor, counts: Tensor) -> Tensor:
-    """(P, n) A N for A (P, n, n) and counts N (P, n)."""
+    """(P, n) A N.
+
+    Args:
+        compatibility: A, (P, n, n).
+        counts: N, cells of each input, (P, n).
+    """
     return (compatibility @ counts[..., None])[..., 0]
 
 
 def peak_distances(saliency: Tensor, stride: int = 1) -> Tensor:
-    """(B, B) float32 sum of absolute row and column differences, in strides, of the most salient 8 x 8 pixels of (B, H,
-    W)."""
+    """(B, B) float32 sum of absolute row and column differences of the most salient 8 x 8 pixels.
+
+    Args:
+        saliency: (B, H, W), not negative.
+        stride: Pixels per unit of the distance.
+    """
     window = min(8, *saliency.shape[1:])
     pooled = F.avg_pool2d(saliency.float()[:, None], window, stride)[:, 0]
     peak = pooled.flatten(1).argmax(1)

@@ -93,8 +93,15 @@ class DecoupleMix(MixMethod):
 def decoupled_loss(
     logits: Tensor, first: Tensor, second: Tensor, both: Tensor, weights: tuple[Tensor | float, Tensor | float] = (1, 1)
 ) -> Tensor:
-    """Mean of -w_a log phi^(a,b) - w_b log phi^(b,a) over logits (B, K), classes (B,) and `weights` of the two, 0 where
-    `both` (B,) is false or the classes are the same."""
+    """Mean of -w_a log phi^(a,b) - w_b log phi^(b,a), 0 for samples that do not count or whose classes are the same.
+
+    Args:
+        logits: Of the mixed samples, (B, K).
+        first: Classes a, (B,).
+        second: Classes b, (B,).
+        both: (B,) bool: the samples that count.
+        weights: w_a and w_b, numbers or (B,).
+    """
     with torch.autocast(logits.device.type, enabled=False):
         z = logits.float()
         total = torch.zeros_like(z[:, 0])

@@ -105,12 +105,26 @@ class FMix(MixMethod):
 
 def noise_shape(height: int, width: int, spectrum: str) -> tuple[int, int, int]:
     """Shape of the standard normal noise: (rows, columns) of frequencies, real and imaginary part; of the rows the code
-    draws it uses two."""
+    draws it uses two.
+
+    Args:
+        height: H of the images.
+        width: W of the images.
+        spectrum: "isotropic" (the formula) or "reference" (the official code).
+    """
     return (height, width, 2) if spectrum == "isotropic" else (2, width // 2 + 1 + width % 2, 2)
 
 
 def grey_image(noise: np.ndarray, height: int, width: int, decay: float, spectrum: str) -> np.ndarray:
-    """(H, W) float64 random field of low frequencies."""
+    """(H, W) float64 random field of low frequencies.
+
+    Args:
+        noise: Standard normal, of `noise_shape`.
+        height: H of the images.
+        width: W of the images.
+        decay: Power of the frequency by which amplitudes fall.
+        spectrum: "isotropic" or "reference".
+    """
     rows, columns, _ = noise.shape
     frequency = np.hypot(np.fft.fftfreq(height)[:rows, None], np.fft.fftfreq(width)[:columns])
     scaled = noise / np.maximum(frequency, 1 / max(height, width))[:, :, None] ** decay
@@ -123,7 +137,14 @@ def grey_image(noise: np.ndarray, height: int, width: int, decay: float, spectru
 
 def brightest(grey: np.ndarray, lam: float, up: bool, max_soft: float) -> np.ndarray:
     """(H, W) float64 mask: 1 in exactly floor or ceil (`up`) of lam H W pixels, the brightest; a linear ramp around the
-    border if max_soft > 0."""
+    border if max_soft > 0.
+
+    Args:
+        grey: The field, (H, W).
+        lam: Share of the pixels that are 1.
+        up: Whether lam H W is rounded up.
+        max_soft: Half the share of the pixels that the ramp takes, at most lam and 1 - lam; 0: none.
+    """
     count = (math.ceil if up else math.floor)(lam * grey.size)
     soft = int(grey.size * min(max_soft, lam, 1 - lam))
     mask = np.zeros(grey.size)

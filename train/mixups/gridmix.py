@@ -117,7 +117,15 @@ class GridMix(MixMethod):
 
 def stripes(size: int, crop: int, start: int, patch: int, ratio: float) -> np.ndarray:
     """(size,) bool: the first `ratio` of every `patch` pixels of the crop [start, start + crop); from 1 to patch - 1 of
-    them."""
+    them.
+
+    Args:
+        size: Pixels of the side.
+        crop: Pixels that are striped.
+        start: Where they begin.
+        patch: Pixels from one stripe to the next.
+        ratio: Share of a patch that the stripe takes.
+    """
     hole = min(max(int(patch * ratio), 1), patch - 1)
     inside = np.arange(size) - start
     return (inside >= 0) & (inside < crop) & (inside % max(patch, 1) < hole)

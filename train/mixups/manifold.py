@@ -98,7 +98,12 @@ class ManifoldMixup(MixMethod):
 
 
 def one_tensor(layer: str, h: Any) -> Tensor:
-    """What a layer gave, if it is a tensor. Raises EvalkitError for anything else."""
+    """What a layer gave, if it is a tensor. Raises EvalkitError for anything else.
+
+    Args:
+        layer: Name of the layer, for the error.
+        h: What it gave.
+    """
     if not isinstance(h, Tensor):
         raise EvalkitError(
             f"layer '{layer}' gives more than one tensor and cannot be mixed; give manifold other `layers`"

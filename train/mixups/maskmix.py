@@ -164,7 +164,15 @@ class MaskMix(MixMethod):
 
 def draw_cells(ctx: Context, batch: int, grid: tuple[int, int], alpha: float, rounding: str) -> np.ndarray:
     """(B, rows, columns) bool on the host: one share tau ~ Beta(alpha, alpha) per batch, that share of the cells chosen
-    anew for each sample."""
+    anew for each sample.
+
+    Args:
+        ctx: The context, whose generator draws.
+        batch: Images in the batch, B.
+        grid: Rows and columns of cells.
+        alpha: Both parameters of the share's distribution.
+        rounding: How a share becomes a number of cells: "ceil" or "floor".
+    """
 
     def sample(rng: np.random.Generator) -> np.ndarray:
         size = math.prod(grid)
@@ -176,20 +184,42 @@ def draw_cells(ctx: Context, batch: int, grid: tuple[int, int], alpha: float, ro
 
 
 def draw_blocks(ctx: Context, batch: int, grid: tuple[int, int]) -> np.ndarray:
-    """(B, rows, columns) bool on the host: TokenMix's mask of blocks, the same for all samples."""
+    """(B, rows, columns) bool on the host: TokenMix's mask of blocks, the same for all samples.
+
+    Args:
+        ctx: The context, whose generator draws.
+        batch: Images in the batch, B.
+        grid: Rows and columns of cells.
+    """
     cells = ctx.draw("cells", lambda rng: np.tile(token_block_mask(rng, grid, token_count(grid)), (batch, 1, 1)))
     return np.asarray(cells, dtype=bool).reshape(batch, *grid)
 
 
 def pixel_mask(cells: Tensor, cell: int, offset: tuple[int, int], height: int, width: int) -> Tensor:
-    """(B, rows, columns) cells of `cell` pixels -> (B, 1, H, W), cropped at `offset`."""
+    """(B, 1, H, W) mask of pixels.
+
+    Args:
+        cells: (B, rows, columns), of the own image.
+        cell: Pixels per side of a cell.
+        offset: Rows and columns of pixels that are cut off above and to the left.
+        height: H of the images.
+        width: W of the images.
+    """
     top, left = offset
     pixels = cells.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
     return pixels[:, None, top : top + height, left : left + width]
 
 
 def pixel_share(cells: np.ndarray, cell: int, offset: tuple[int, int], height: int, width: int) -> np.ndarray:
-    """(B,) share of the image's pixels in the chosen cells, exact: the mean of `pixel_mask`."""
+    """(B,) share of the image's pixels in the chosen cells, exact: the mean of `pixel_mask`.
+
+    Args:
+        cells: (B, rows, columns) bool.
+        cell: Pixels per side of a cell.
+        offset: Rows and columns of pixels that are cut off above and to the left.
+        height: H of the images.
+        width: W of the images.
+    """
 
     def sides(count: int, start: int, size: int) -> np.ndarray:  # what is left of each row or column of cells
         return np.diff(np.clip(np.arange(count + 1) * cell - start, 0, size))
@@ -202,7 +232,16 @@ def pixel_share(cells: np.ndarray, cell: int, offset: tuple[int, int], height: i
 
 def shuffle_order(ctx: Context, cells: np.ndarray, cell: int, patch: int, height: int, width: int) -> np.ndarray:
     """(B, N): position j of the patch grid shows patch order[j]. Own positions are permuted among themselves, and so
-    are the partner's."""
+    are the partner's.
+
+    Args:
+        ctx: The context, whose generator draws.
+        cells: (B, rows, columns) bool: what shows the own image.
+        cell: Pixels per side of a cell.
+        patch: Pixels per side of a patch, of which a cell has one or more.
+        height: H of the images.
+        width: W of the images.
+    """
     rows, columns = height // patch, width // patch
     own = cells.repeat(cell // patch, 1).repeat(cell // patch, 2)[:, :rows, :columns].reshape(len(cells), -1)
     noise = np.asarray(ctx.draw("noise", lambda rng: rng.random(own.shape)))
@@ -212,7 +251,13 @@ def shuffle_order(ctx: Context, cells: np.ndarray, cell: int, patch: int, height
 
 
 def permute_patches(x: Tensor, order: Tensor, patch: int) -> Tensor:
-    """Images (B, C, H, W) whose patch j is patch order[:, j] of `x`."""
+    """Images whose patch j is patch order[:, j] of `x`.
+
+    Args:
+        x: Images (B, C, H, W).
+        order: (B, N) int64, N patches row by row.
+        patch: Pixels per side of a patch.
+    """
     patches = F.unfold(x, patch, stride=patch)  # (B, C patch^2, N)
     moved = F.fold(patches.gather(2, order[:, None].expand_as(patches)), x.shape[-2:], patch, stride=patch)
     return (

@@ -28,10 +28,17 @@ class MixPro(MixMethod):
     Args:
         The mask:
             mask: "random" or "block" as MaskMix, or "region": CutMix's box.
-            scale, alpha, pairing, count_rounding, lam_from_count, misaligned: As MaskMix; of "region" only `alpha` and
-                `pairing` count.
+            scale: As MaskMix; not of "region".
+            alpha: As MaskMix, or as CutMix for "region".
+            pairing: As MaskMix.
+            count_rounding: As MaskMix; not of "region".
+            lam_from_count: As MaskMix; not of "region".
+            misaligned: As MaskMix; not of "region".
         The attention label:
-            normalize_attn, mask_down, attn_depth, rollout_residual: As TransMix.
+            normalize_attn: As TransMix.
+            mask_down: As TransMix.
+            attn_depth: As TransMix.
+            rollout_residual: As TransMix.
         The progress factor a:
             pal: "cosine", "equal" (1/2, which gives TransMix's label), "linear" (step / total steps), "parabolic" (its
                 square), "learnable" (sigmoid of a scalar that starts at 0, trained by the loss through lam) or "none"

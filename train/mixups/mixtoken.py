@@ -127,5 +127,10 @@ def patch_embedding(net: Network) -> Any:
 
 
 def swap(tokens: Tensor, inside: Tensor) -> Tensor:
-    """Tokens (B, h w, D) or (B, h, w, D), inside the box (h, w, 1) those of the image B - 1 - i. Its own inverse."""
+    """Tokens, inside the box those of the image B - 1 - i. Its own inverse.
+
+    Args:
+        tokens: (B, h w, D) or (B, h, w, D).
+        inside: The box, (h, w, 1) bool.
+    """
     return torch.where(inside.flatten(0, 1) if tokens.ndim == 3 else inside, tokens.flip(0), tokens)

@@ -118,7 +118,14 @@ def cells_per_side(pixels: int) -> int:
 
 def cell_logits(model: Any, features: Tensor, size: Sequence[int], side: int) -> Tensor:
     """(B N^2, K) logits of every cell: the features before the head, averaged over the cell, through the head as if
-    they were an image."""
+    they were an image.
+
+    Args:
+        model: The timm model.
+        features: What it gives before the head.
+        size: H and W of the images.
+        side: N, cells per side.
+    """
     prefix = getattr(model, "num_prefix_tokens", 0)
     channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
     if features.ndim == 3:

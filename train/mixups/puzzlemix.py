@@ -37,7 +37,9 @@ class PuzzleMix(SaliencyMethod):
     Args:
         alpha: Parameter of Beta(alpha, alpha).
         grids: The m, one drawn per batch.
-        beta, gamma, eta: Weights, as above.
+        beta: Weight of neighbouring blocks with different labels, as above.
+        gamma: Weight of what differs across their border, as above.
+        eta: Weight of the prior of lambda, as above.
         neighbourhood: n: pixels along a border are averages of n x n.
         transport: Whether blocks move.
         t_eps: Cost of a move per distance.
@@ -193,7 +195,16 @@ def border_differences(
 
     Mean over channels and the length of a border of |pixel before - pixel after| in units of the range [0, 1], each
     pixel averaged over n x n. Float64 (B, m - 1, m) for the borders between rows of blocks, (B, m, m - 1) for those
-    between `columns`."""
+    between columns.
+
+    Args:
+        x: Normalised images (B, C, H, W).
+        std: (C,), of the normalisation, on the scale of [0, 1].
+        partner: Index of the other image, (B,).
+        grid: m, blocks per side.
+        neighbourhood: n, pixels per side that are averaged.
+        columns: Whether the borders are those between columns.
+    """
     block = x.shape[2] // grid
     n = math.gcd(min(neighbourhood, block), block)
     std = std.to(x.device, torch.float64, non_blocking=True)[:, None, None]

@@ -113,8 +113,14 @@ class ResizeMix(MixMethod):
 
 
 def paste(x: Tensor, small: Tensor, partner: np.ndarray, start: np.ndarray) -> Tensor:
-    """A copy of `x` (B, C, H, W) with small[partner] (B, C, h, w) at the rows and columns `start`, (B, 2) or (1, 2) for
-    one place in all images."""
+    """A copy of images with the partner's small one in it.
+
+    Args:
+        x: Images (B, C, H, W).
+        small: The images made smaller, (B, C, h, w).
+        partner: Index of the other image, (B,).
+        start: Row and column of its corner, (B, 2), or (1, 2) for one place in all images.
+    """
     height, width = small.shape[-2:]
     mixed = x.clone()
     if len(start) == 1:

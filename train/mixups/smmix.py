@@ -114,8 +114,12 @@ class SMMix(MixMethod):
 
 
 def windows(attention: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """(B, 2) row and column where the `side` x `side` window of least, and of most, attention (B, h, w) starts; the
-    first of equal ones."""
+    """(B, 2) row and column where the window of least, and of most, attention starts; the first of equal ones.
+
+    Args:
+        attention: (B, h, w), not negative.
+        side: Tokens per side of the window.
+    """
     sums = F.avg_pool2d(attention[:, None], side, stride=1)[:, 0]
     found = (sums.flatten(1).argmin(1), sums.flatten(1).argmax(1))
     least, most = (torch.stack([i // sums.shape[2], i % sums.shape[2]], 1) for i in found)
@@ -123,19 +127,36 @@ def windows(attention: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def window_tokens(start: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
-    """(B, h, w) bool: the windows that start at (B, 2)."""
+    """(B, h, w) bool: the windows.
+
+    Args:
+        start: Row and column of each one's corner, (B, 2).
+        side: Tokens per side.
+        grid: h and w.
+    """
     rows, columns = (torch.arange(n, device=start.device) - start[:, i, None] for i, n in enumerate(grid))
     rows, columns = ((offset >= 0) & (offset < side) for offset in (rows, columns))
     return rows[:, :, None] & columns[:, None]
 
 
 def window_pixels(image: Tensor, start: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices into (B, H, W, C) of `side` x `side` pixels from `start` (B, 2) on, in the images `image` (B,)."""
+    """Indices into (B, H, W, C) of the pixels of windows.
+
+    Args:
+        image: Which image each lies in, (B,).
+        start: Row and column of its corner in pixels, (B, 2).
+        side: Pixels per side.
+    """
     offset = torch.arange(side, device=start.device)
     return image[:, None, None], (start[:, :1] + offset)[:, :, None], (start[:, 1:] + offset)[:, None]
 
 
 def mean_token(tokens: Tensor, chosen: Tensor) -> Tensor:
-    """(B, D) mean of the tokens (B, N, D) that are `chosen` (B, N)."""
+    """(B, D) mean of the tokens (B, N, D) that are `chosen` (B, N).
+
+    Args:
+        tokens: (B, N, D).
+        chosen: (B, N) bool.
+    """
     share = chosen.to(tokens.dtype) / chosen.sum(1, keepdim=True)
     return (share[:, None] @ tokens)[:, 0]

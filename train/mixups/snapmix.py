@@ -113,13 +113,22 @@ def area(box: Box) -> int:
 
 
 def inside(x: Tensor, box: Box) -> Tensor:
-    """The part of (..., H, W) in the box."""
+    """The part of (..., H, W) in the box.
+
+    Args:
+        x: (..., H, W).
+        box: First and last row, first and last column, the last ones excluded.
+    """
     return x[..., box[0] : box[1], box[2] : box[3]]
 
 
 def semantic_map(cam: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) each pixel's share of a class activation map (B, h, w), its smallest value taken off; NaN where it is
-    constant."""
+    """(B, H, W) each pixel's share of a class activation map, its smallest value taken off; NaN where it is constant.
+
+    Args:
+        cam: (B, h, w).
+        size: H and W of the images.
+    """
     cam = cam - cam.amin((1, 2), keepdim=True)  # before as well: what is constant becomes exactly 0
     pixels = F.interpolate(cam[:, None], size=size, mode="bilinear")[:, 0]
     pixels = pixels - pixels.amin((1, 2), keepdim=True)

@@ -32,9 +32,9 @@ class SuperMix(MixMethod):
 
     Args:
         teacher: As Attentive CutMix, a classifier of the same classes.
-        images: K.
+        images: K, how many are mixed.
         alpha: Parameter of the distribution of ratios.
-        width: w.
+        width: w, cells per side of theta.
         sparsity: Weight of the masks' sparsity.
         sigma: Of the smoothing, in cells of theta.
         tolerance: Share of the batch that may fail.
@@ -161,19 +161,34 @@ class SuperMix(MixMethod):
 
 
 def shows(logits: Tensor, classes: Tensor) -> Tensor:
-    """(B,) bool: the distinct ones among `classes` (B, K) are the highest of `logits` (B, C)."""
+    """(B,) bool: the distinct ones among some classes are the highest of the logits.
+
+    Args:
+        logits: Of the mixed images, (B, C).
+        classes: (B, K), those that a mixed image is made of.
+    """
     distinct = torch.zeros_like(logits).scatter(1, classes, 1.0).sum(1, keepdim=True)
     higher = (logits[:, None] > logits.gather(1, classes)[:, :, None]).sum(2)
     return (higher < distinct).all(1)
 
 
 def normalised_masks(theta: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, K, H, W) shares of K images in each pixel, which sum to 1, from (B, K, w, w)."""
+    """(B, K, H, W) shares of K images in each pixel, which sum to 1.
+
+    Args:
+        theta: What is optimised, (B, K, w, w).
+        size: H and W of the images.
+    """
     masks = F.interpolate(theta, size=tuple(size), mode="bilinear").sigmoid()
     return masks / masks.sum(1, keepdim=True)
 
 
 def smoothed(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of (B, K, w, w) over floor(5 sigma) cells, with zeros outside."""
+    """Gaussian smoothing over floor(5 sigma) cells, with zeros outside.
+
+    Args:
+        maps: (B, K, w, w).
+        sigma: Standard deviation in cells, up to the rounding of 5 sigma.
+    """
     size = max(int(5 * sigma), 1)
     return correlate(F.pad(maps, ((size - 1) // 2, size // 2) * 2), gaussian(size, size / 5))

@@ -128,6 +128,12 @@ class Switch(MixMethod):
 
 
 def mirror(half: np.ndarray, batch: int, middle: float) -> np.ndarray:
-    """(batch, ...): the decisions (batch // 2, ...) of the first half, `middle` for the one in the middle of an odd
-    batch, the first half backwards."""
+    """(batch, ...) decisions: those of the first half, `middle` for the one in the middle of an odd batch, the first
+    half backwards.
+
+    Args:
+        half: Decisions of the first half, (batch // 2, ...).
+        batch: Images in the batch, B.
+        middle: What stands in the middle of an odd batch.
+    """
     return np.concatenate([half, np.full((batch % 2, *half.shape[1:]), middle), half[::-1]])

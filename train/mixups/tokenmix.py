@@ -216,14 +216,23 @@ class TokenMix(MixMethod):
 
 
 def attention_map(network: Network, x: Tensor) -> Tensor:
-    """(B, rows, columns) class attention."""
+    """(B, rows, columns) class attention.
+
+    Args:
+        network: A ViT that tells its class attention.
+        x: Normalised images (B, C, H, W).
+    """
     attention, grid = network.class_attention(x)
     return attention.unflatten(1, grid)
 
 
 def shares(scores: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) shares of each image's scores (B, rows, columns) in the tokens `own` (rows, columns), and in the others;
-    those of the tokens without scores."""
+    """(B,) shares of each image's scores in the own tokens, and in the others; those of the tokens without scores.
+
+    Args:
+        scores: (B, rows, columns), not negative.
+        own: (rows, columns) bool: what shows the own image.
+    """
     total = scores.sum((1, 2))
     scores, found = scores / (total[:, None, None] + 1e-8), total >= 1e-6
 

@@ -21,7 +21,9 @@ class TransMix(MixMethod):
     The bare method; its published training switches between it and Mixup (see Choice).
 
     Args:
-        alpha, pairing, edge: As CutMix.
+        alpha: As CutMix.
+        pairing: As CutMix.
+        edge: As CutMix.
         attn_ratio: r: 0.5 as the code; 1 the formula; 0 CutMix's labels.
         normalize_attn: False: A as it is, so that the partner's share holds the attention on the class token too.
         mask_down: "nearest" or "area".

@@ -30,6 +30,13 @@ def bench(
     its own, right after a clone, so that both see the same moods of the machine; the ratio is to the median of all
     clones. Every timed call begins with the freed memory handed back to the system, as in a new process; see
     `release_memory`.
+
+    Args:
+        names: The methods.
+        batch: Images in a batch.
+        size: Pixels per side of an image.
+        device: Where the methods run.
+        repeats: Turns of every method.
     """
     x = torch.from_numpy(derive_rng("bench").standard_normal((batch, 3, size, size), dtype=np.float32)).to(device)
     y = torch.arange(batch, device=device) % CLASSES
@@ -72,7 +79,14 @@ def bench(
 
 
 def views(make: Callable[..., Tensor], batch: int, size: int, device: torch.device) -> Tensor:
-    """What the loader makes of an image, for a whole batch."""
+    """What the loader makes of an image, for a whole batch.
+
+    Args:
+        make: What the loader makes of one image.
+        batch: Images in the batch.
+        size: Pixels per side of an image.
+        device: Where the result goes.
+    """
     image = Image.fromarray(derive_rng("bench").integers(256, size=(size, size, 3), dtype=np.uint8))
     made = make(image, derive_rng("bench"))
     return made[None].repeat(batch, *[1] * made.ndim).to(device)
@@ -90,7 +104,13 @@ def release_memory() -> None:
 
 
 def timed(job: Callable[[int], object], repeat: int, device: torch.device) -> float:
-    """Seconds of one call, until the device is done."""
+    """Seconds of one call, until the device is done.
+
+    Args:
+        job: What is timed, called with the number of the repeat.
+        repeat: That number.
+        device: Where it runs.
+    """
     release_memory()
     if device.type == "cuda":
         torch.cuda.synchronize(device)

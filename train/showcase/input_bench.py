@@ -14,7 +14,13 @@ from ..config import TrainConfig
 
 @dataclass(frozen=True)
 class Rate:
-    """Images per second, the median and the range over the repeats, and the share of the time that reading took."""
+    """How fast training images come.
+
+    Args:
+        name: What was measured, in words.
+        images: Images per second: median, least and most over the repeats.
+        reading: Share of the time that reading from storage took; None: not measured.
+    """
 
     name: str
     images: tuple[float, float, float]
@@ -27,7 +33,13 @@ class Rate:
 
 
 def bench(cfg: TrainConfig, batch: int, repeats: int) -> Iterator[Rate]:
-    """One core with each way of decoding and augmenting, in turns; then the recipe as it is, with its workers."""
+    """One core with each way of decoding and augmenting, in turns; then the recipe as it is, with its workers.
+
+    Args:
+        cfg: The recipe, whose data and augmentation are measured.
+        batch: Images that are decoded at a time.
+        repeats: Turns of each way.
+    """
     images = data.load(cfg.data, cfg.train_split, root=cfg.data_dir)
     ways = [("exact", "cpu"), ("fast", "cpu")] + [("fast", "device")] * bool(cfg.auto_augment or cfg.color_jitter)
     batch = min(batch, len(images))

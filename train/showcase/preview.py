@@ -28,11 +28,17 @@ SWEEP = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 @dataclass(frozen=True)
 class Look:
-    """What is shown of each method."""
+    """What is shown of each method.
+
+    Args:
+        lambdas: Values of lambda that are shown beside the free draw.
+        pairs: Every image with its partner instead of the first one alone.
+        attention: The class attention beneath each mixed sample.
+    """
 
     lambdas: Sequence[float] = SWEEP
-    pairs: bool = False  # every image with its partner instead of the first one alone
-    attention: bool = False  # the class attention beneath each mixed sample
+    pairs: bool = False
+    attention: bool = False
 
 
 class Noting(Context):
@@ -98,7 +104,12 @@ def save(
 
 
 def load(paths: list[Path], size: int = SIZE) -> tuple[list[str], Tensor]:
-    """Names and uint8 pixels (B, 3, S, S) of image files, or of the two photographs if there are none."""
+    """Names and uint8 pixels (B, 3, S, S) of image files, or of the two photographs if there are none.
+
+    Args:
+        paths: Image files; none: the two photographs.
+        size: S, pixels per side.
+    """
     from evalkit.data.embedded import photos
     from evalkit.data.images import decode
 
@@ -122,8 +133,18 @@ def pictures(
     labels: Tensor | None = None,
     look: Look | None = None,
 ) -> list[Picture]:
-    """Of the image number `first`: a free draw, then lambda at some values with everything else as drawn; as many more
-    draws if the method draws no lambda. `labels` (B,) are the images' classes, by default one for each."""
+    """Of one image: a free draw, then lambda at some values with everything else as drawn; as many more draws if the
+    method draws no lambda.
+
+    Args:
+        name: The method, as the sheet calls it.
+        method: It, set up with `net`.
+        pixels: Images (B, 3, S, S) uint8.
+        net: The network that answers the method.
+        first: Which image.
+        labels: The images' classes, (B,); None: one for each.
+        look: What is shown; None: the usual.
+    """
     look = look or Look()
     shown = Subject(name, method, pixels, net, first, torch.arange(len(pixels)) if labels is None else labels, look)
     free, draws = shown.picture(0, {}, "a draw")
@@ -137,7 +158,17 @@ def pictures(
 
 @dataclass(frozen=True)
 class Subject:
-    """A method about to mix `pixels` (B, 3, S, S), of which the mixed sample of image `first` is looked at."""
+    """A method about to mix images, of which the mixed sample of one is looked at.
+
+    Args:
+        name: The method, as the sheet calls it.
+        method: It, set up with `net`.
+        pixels: Images (B, 3, S, S) uint8.
+        net: The network that answers the method.
+        first: Which image is looked at.
+        labels: The images' classes, (B,).
+        look: What is shown.
+    """
 
     name: str
     method: MixMethod

@@ -19,11 +19,21 @@ CELL, LEFT, TOP = 1.5, 1.5, 0.2  # inches
 
 @dataclass(frozen=True)
 class Picture:
-    pixels: np.ndarray  # (S, S, 3) uint8
-    mask: np.ndarray | None  # (S, S) share of the own image
-    shares: np.ndarray  # (B,) label shares
+    """A mixed sample as the sheet shows it.
+
+    Args:
+        pixels: (S, S, 3) uint8.
+        mask: (S, S) share of the own image.
+        shares: (B,) label shares.
+        title: How it was drawn, in words.
+        attention: (rows, columns) class attention of the mixed sample.
+    """
+
+    pixels: np.ndarray
+    mask: np.ndarray | None
+    shares: np.ndarray
     title: str
-    attention: np.ndarray | None = None  # (rows, columns) class attention of the mixed sample
+    attention: np.ndarray | None = None
 
     def caption(self, names: list[str]) -> str:
         """The label shares in words, for example 'china 63 % · flower 37 %'."""
@@ -32,15 +42,27 @@ class Picture:
 
 @dataclass(frozen=True)
 class Row:
-    """A method, or one pair of images that it mixes: a free draw first, then the sweep."""
+    """A method, or one pair of images that it mixes: a free draw first, then the sweep.
+
+    Args:
+        name: The method, as the sheet calls it.
+        cells: The free draw and the sweep.
+        attention: The class attention of the cells in a line beneath.
+    """
 
     name: str
     cells: list[Picture]
-    attention: bool = False  # the class attention of the cells in a line beneath
+    attention: bool = False
 
 
 def draw(names: list[str], pixels: Tensor, rows: list[Row]) -> Figure:
-    """The sheet of images `pixels` (B, 3, S, S) called `names`."""
+    """The sheet of some images and how methods mix them.
+
+    Args:
+        names: What the images are called.
+        pixels: Images (B, 3, S, S) uint8.
+        rows: The mixed samples.
+    """
     # the end tells files apart, and "100 %" follows
     names = [name if len(name) <= CHARACTERS - 6 else f"…{name[7 - CHARACTERS :]}" for name in names]
     lines = sum(1 + row.attention for row in rows)
@@ -55,8 +77,8 @@ def draw(names: list[str], pixels: Tensor, rows: list[Row]) -> Figure:
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, name, image in zip(axes[0], names, pixels):
-        show(ax, image.permute(1, 2, 0).numpy(), "", name)
-    heading(axes[0, 0], "originals")
+        _show(ax, image.permute(1, 2, 0).numpy(), "", name)
+    _heading(axes[0, 0], "originals")
     free = iter(axes[1:])
     for row in rows:
         mixed(next(free), row, names)
@@ -66,46 +88,62 @@ def draw(names: list[str], pixels: Tensor, rows: list[Row]) -> Figure:
 
 
 def mixed(line: np.ndarray, row: Row, names: list[str]) -> None:
-    """The sample, its mask and the sweep of a row."""
-    heading(line[0], row.name)
+    """The sample, its mask and the sweep of a row.
+
+    Args:
+        line: The axes of one line.
+        row: What goes there.
+        names: What the images are called.
+    """
+    _heading(line[0], row.name)
     first, *sweep = row.cells
-    show(line[0], first.pixels, first.title, wrapped(first, names))
+    _show(line[0], first.pixels, first.title, wrapped(first, names))
     if first.mask is None:
-        remark(line[1], "no one mask")
+        _remark(line[1], "no one mask")
     else:
-        show(line[1], first.mask, "its mask", f"{100 * first.mask.mean():.0f} % own", cmap="gray", vmin=0, vmax=1)
+        _show(line[1], first.mask, "its mask", f"{100 * first.mask.mean():.0f} % own", cmap="gray", vmin=0, vmax=1)
     for ax, item in zip(line[2:], sweep):
-        show(ax, item.pixels, item.title, wrapped(item, names))
+        _show(ax, item.pixels, item.title, wrapped(item, names))
 
 
 def attended(line: np.ndarray, row: Row) -> None:
-    """Where the class attention looks in the images of the line above, bright for much, each by its own maximum."""
-    heading(line[0], "class attention", weight="normal")
+    """Where the class attention looks in the images of the line above, bright for much, each by its own maximum.
+
+    Args:
+        line: The axes of the line beneath.
+        row: What goes there.
+    """
+    _heading(line[0], "class attention", weight="normal")
     for ax, item in zip([line[0], *line[2:]], row.cells):
         if item.attention is None:
-            remark(ax, "no class attention")
+            _remark(ax, "no class attention")
         else:
             extent = (0, item.pixels.shape[1], item.pixels.shape[0], 0)
-            show(ax, item.attention, "", "", cmap="inferno", vmin=0, extent=extent)
+            _show(ax, item.attention, "", "", cmap="inferno", vmin=0, extent=extent)
 
 
 def wrapped(item: Picture, names: list[str]) -> str:
-    """The label shares of a picture, on lines of their own where one line is too narrow."""
+    """The label shares of a picture, on lines of their own where one line is too narrow.
+
+    Args:
+        item: The picture.
+        names: What the images are called.
+    """
     text = item.caption(names)
     return text if len(text) <= CHARACTERS else text.replace(" · ", "\n")
 
 
-def heading(ax: Any, text: str, weight: str = "bold") -> None:
+def _heading(ax: Any, text: str, weight: str = "bold") -> None:
     ax.text(
         -0.08, 0.5, text, transform=ax.transAxes, ha="right", va="center", fontsize=9, weight=weight, parse_math=False
     )
 
 
-def remark(ax: Any, text: str) -> None:
+def _remark(ax: Any, text: str) -> None:
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=6.5, color=plots.GREY)
 
 
-def show(ax: Any, image: np.ndarray, title: str, caption: str, **kwargs: Any) -> None:
+def _show(ax: Any, image: np.ndarray, title: str, caption: str, **kwargs: Any) -> None:
     ax.set_axis_on()
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
@@ -116,7 +154,13 @@ def show(ax: Any, image: np.ndarray, title: str, caption: str, **kwargs: Any) ->
 
 
 def page(names: list[str], rows: list[Row], png: bytes) -> str:
-    """The sheet and its label shares as one HTML page."""
+    """The sheet and its label shares as one HTML page.
+
+    Args:
+        names: What the images are called.
+        rows: The mixed samples, for their shares.
+        png: The sheet as a PNG file's bytes.
+    """
     style = (
         "body{font:14px sans-serif;margin:2em}img{max-width:100%}td,th{padding:.2em"
         " .8em;text-align:left;border-bottom:1px solid #d9dce1}"
@@ -132,7 +176,12 @@ def page(names: list[str], rows: list[Row], png: bytes) -> str:
 
 
 def shares(names: list[str], rows: list[Row]) -> Iterator[str]:
-    """The label shares as lines of an HTML table."""
+    """The label shares as lines of an HTML table.
+
+    Args:
+        names: What the images are called.
+        rows: The mixed samples.
+    """
     for row in rows:
         cells = "".join(f"<td>{escape(item.title)}: {escape(item.caption(names))}</td>" for item in row.cells)
         yield f"<tr><th>{escape(row.name)}</th>{cells}</tr>"

@@ -20,8 +20,13 @@ from ..mixups.parts.teacher import Teacher
 
 
 def network(size: int, num_classes: int, patch: int = 16) -> Network:
-    """A ViT of two narrow blocks with random weights for images of `size` pixels. Raises EvalkitError where patches do
-    not divide them."""
+    """A ViT of two narrow blocks with random weights. Raises EvalkitError where patches do not divide the images.
+
+    Args:
+        size: Pixels per side of the images.
+        num_classes: How many classes it tells apart.
+        patch: Pixels per side of a patch.
+    """
     if size % patch:
         raise EvalkitError(f"images of {size} pixels do not divide into patches of {patch}; give a multiple of {patch}")
     seed_torch("stand-in", size)
@@ -30,7 +35,12 @@ def network(size: int, num_classes: int, patch: int = 16) -> Network:
 
 
 def suited(name: str, net: Network) -> Network:
-    """`net`, or a narrow ResNet for the same images where the method `name` takes only such a network."""
+    """A network of the kind that a method takes.
+
+    Args:
+        name: The method.
+        net: What is given back if the method takes it; else it is a narrow ResNet for the same images.
+    """
     if find(name).takes != "cnn":
         return net
     seed_torch("stand-in", *net.input_size)
@@ -52,7 +62,12 @@ def chosen(names: str | None) -> list[str]:
 
 def method(name: str, net: Network) -> MixMethod:
     """The method `name` in its default preset, set up with `net`; a teacher, if it wants one, sees 7 x 7 cells like a
-    ResNet, or 4 x 4."""
+    ResNet, or 4 x 4.
+
+    Args:
+        name: The method, by its name or "module:Class".
+        net: What it is set up with.
+    """
     size = net.input_size[0]
     patch = size // (4 if size % 7 else 7)
     given: dict[str, Any] = {
@@ -66,8 +81,14 @@ def method(name: str, net: Network) -> MixMethod:
 
 
 def answer_at_once(net: Network, methods: Iterable[MixMethod], x: Tensor) -> None:
-    """Make `net` and the networks that methods ask besides answer for `x` without a pass, so that what is timed is the
-    methods alone."""
+    """Make the network, and those that methods ask besides, answer without a pass, so that what is timed is the methods
+    alone.
+
+    Args:
+        net: The network.
+        methods: The methods.
+        x: Images (B, C, H, W), the only ones that are answered for.
+    """
     with torch.no_grad():
         out = net(x, attention=net.patch_size is not None)
         if net.patch_size is not None:

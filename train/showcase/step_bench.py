@@ -24,13 +24,21 @@ PARTS = ("input", "mix", "forward", "backward", "update")
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step of one method takes: seconds (median, least, most), its parts, and memory."""
+    """What a step of one method takes.
+
+    Args:
+        name: The method, as the table calls it.
+        seconds: Of a step: median, least, most.
+        relative: To vanilla, the median over the repeats.
+        parts: Seconds, with a wait after each part; their sum is more than a step.
+        memory: Peak bytes on a GPU.
+    """
 
     name: str
     seconds: tuple[float, float, float]
-    relative: float  # to vanilla, the median over the repeats
-    parts: Mapping[str, float]  # seconds, with a wait after each part; their sum is more than a step
-    memory: int | None  # peak bytes on a GPU
+    relative: float
+    parts: Mapping[str, float]
+    memory: int | None
 
 
 def bench(cfg: TrainConfig, methods: list[Any], device: torch.device, repeats: int, steps: int = 1) -> list[Cost]:
@@ -39,7 +47,7 @@ def bench(cfg: TrainConfig, methods: list[Any], device: torch.device, repeats: i
     Args:
         cfg: the recipe; its micro-batch is the batch of a step.
         methods: as in the key `mixup`.
-        device: where.
+        device: Where the steps run.
         repeats: turns of each method.
         steps: in a turn, without a wait between them.
 
@@ -79,7 +87,13 @@ def bench(cfg: TrainConfig, methods: list[Any], device: torch.device, repeats: i
 
 
 def synthetic(size: int, count: int, split: str) -> data.Images:
-    """`count` images of noise, in 1000 classes."""
+    """Images of noise, in 1000 classes.
+
+    Args:
+        size: Pixels per side.
+        count: How many.
+        split: Name of the split.
+    """
     pixels = derive_rng("synthetic", split).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     labels, classes = np.arange(count) % CLASSES, [str(c) for c in range(CLASSES)]
     return ArrayImages("synthetic", [f"{split}/{i}" for i in range(count)], labels, classes, pixels)

@@ -16,11 +16,17 @@ from . import stand_in
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint holds."""
+    """What a checkpoint holds.
 
-    net: Network  # the network that was trained, in evaluation mode
+    Args:
+        net: The network that was trained, in evaluation mode.
+        method: The mixup it was trained with, with what it learned.
+        name: Its name.
+    """
+
+    net: Network
     method: MixMethod
-    name: str  # of the method, as the recipe gives it
+    name: str
 
     def named(self, name: str) -> MixMethod:
         """The method `name` set up with the trained network: the run's own with all that it learned, any other in its
@@ -35,7 +41,12 @@ class Trained:
 
 
 def load(spec: str, device: torch.device) -> Trained:
-    """Network and method of a run or checkpoint folder of `evalkit train`. Raises EvalkitError for anything else."""
+    """Network and method of a run or checkpoint folder of `evalkit train`. Raises EvalkitError for anything else.
+
+    Args:
+        spec: A run or checkpoint folder.
+        device: Where they go.
+    """
     folder = checkpoint.find_folder(spec)
     if folder is None:
         raise EvalkitError(f"{spec} is no run or checkpoint folder of `evalkit train`, so it holds no method")

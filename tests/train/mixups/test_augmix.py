@@ -33,7 +33,7 @@ def photo(width=32, height=32, seed=0):
 
 
 def apply(name, level, image, sign=0.0):
-    return np.asarray(getattr(module, name)(image, level, Scripted(random=[sign]))).astype(int)
+    return np.asarray(getattr(module, f"_{name}")(image, level, Scripted(random=[sign]))).astype(int)
 
 
 # ---- the blend
@@ -200,7 +200,7 @@ def test_operations_that_overlap_with_imagenet_c():
 
 
 def test_the_nine_operations_of_the_paper_and_no_other():
-    names = [operation.__name__ for operation in OPERATIONS]
+    names = [operation.__name__.lstrip("_") for operation in OPERATIONS]
     assert names == [
         "autocontrast",
         "equalize",

@@ -15,10 +15,15 @@ Box = tuple[int, int, int, int]  # y0, y1, x0, x1
 
 
 def box_around(centre: tuple[int, int], lam: float, height: int, width: int, edge: str = "old") -> Box:
-    """The box of area share 1 - `lam` and the image's shape around `centre` (row, column), clipped to the image.
+    """The box of a share of the image, and of its shape, clipped to the image.
 
-    `edge="old"` (CutMix's code, OpenMixup, older timm) reaches cut // 2 pixels to either side, so an odd side loses
-    one; `edge="new"` (timm 1.0.31) keeps it.
+    Args:
+        centre: Row and column of its middle.
+        lam: Share of the image outside the box.
+        height: H of the image.
+        width: W of the image.
+        edge: "old" (CutMix's code, OpenMixup, older timm) reaches cut // 2 pixels to either side, so an odd side loses
+            one; "new" (timm 1.0.31) keeps it.
     """
     ratio = math.sqrt(1 - lam)
 
@@ -32,7 +37,15 @@ def box_around(centre: tuple[int, int], lam: float, height: int, width: int, edg
 
 def draw_box(ctx: Context, height: int, width: int, alpha: float, edge: str = "old") -> Box:
     """One box per batch: lam ~ Beta(alpha, alpha), centre uniform over the pixels. Draws `lam`, `centre`; an injected
-    `box` replaces both."""
+    `box` replaces both.
+
+    Args:
+        ctx: The context, whose generator draws.
+        height: H of the images.
+        width: W of the images.
+        alpha: Both parameters of lambda's distribution.
+        edge: As `box_around` takes it.
+    """
 
     def sample(_: np.random.Generator) -> Box:
         lam = beta(ctx, alpha)
@@ -44,14 +57,26 @@ def draw_box(ctx: Context, height: int, width: int, alpha: float, edge: str = "o
 
 
 def align_box(box: Box, patch: int, height: int, width: int) -> Box:
-    """Every edge e moved to the nearest patch border, patch * floor(e / patch + 1/2), within the image."""
+    """Every edge e moved to the nearest patch border, patch * floor(e / patch + 1/2), within the image.
+
+    Args:
+        box: First and last row, first and last column, the last ones excluded.
+        patch: Pixels per side of a patch.
+        height: H of the image.
+        width: W of the image.
+    """
     y0, y1, x0, x1 = (patch * math.floor(e / patch + 0.5) for e in box)
     return min(y0, height), min(y1, height), min(x0, width), min(x1, width)
 
 
 def paste_box(x: Tensor, partner: Tensor, box: Box) -> Mixed:
-    """Each image of `x` (B, C, H, W) with the partner's pixels in the box; label shares are the pixel shares, mask (1,
-    1, H, W)."""
+    """Each image with the partner's pixels in the box; label shares are the pixel shares, mask (1, 1, H, W).
+
+    Args:
+        x: Images (B, C, H, W).
+        partner: Index of the other image, (B,).
+        box: First and last row, first and last column, the last ones excluded.
+    """
     y0, y1, x0, x1 = box
     height, width = x.shape[-2:]
     mixed = x.clone()

@@ -10,8 +10,12 @@ from .saliency import evaluating
 
 
 def check_linear_classifier(net: Network, name: str) -> None:
-    """Raises EvalkitError, for the method `name`, unless `net` classifies the mean of its feature map with one linear
-    layer."""
+    """Args:
+        net: The network.
+        name: The method that needs it, for the error.
+
+    Raises EvalkitError unless the network classifies the mean of its feature map with one linear layer.
+    """
     parameter = next(net.parameters())
     height, width = net.input_size
     probe = torch.linspace(-1, 1, 3 * height * width, device=parameter.device, dtype=parameter.dtype).view(
@@ -31,10 +35,16 @@ def check_linear_classifier(net: Network, name: str) -> None:
 
 @torch.no_grad()
 def class_activation(net: Network, x: Tensor, y: Tensor, positive: bool = False) -> Tensor:
-    """(B, h, w) maps CAM_y = W_y F + b_y of the classes `y` (B,), whose means are the logits (Zhou et al., CVPR 2016).
+    """(B, h, w) maps CAM_y = W_y F + b_y, whose means are the logits (Zhou et al., CVPR 2016).
 
-    `positive` leaves out negative features, which not every network has. One pass in evaluation mode and in the
-    precision of the weights, without autocast; the maps are float32, as labels come of them.
+    One pass in evaluation mode and in the precision of the weights, without autocast; the maps are float32, as labels
+    come of them.
+
+    Args:
+        net: A network with one linear layer.
+        x: Normalised images (B, C, H, W).
+        y: Which class's map of each image, (B,).
+        positive: Whether negative features are left out, which not every network has.
     """
     classifier = net.model.get_classifier()
     with evaluating(net), torch.autocast(x.device.type, enabled=False):

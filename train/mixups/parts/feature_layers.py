@@ -18,11 +18,15 @@ class Reached(Exception):
 
 
 class FeatureTap:
-    """Reads the output of the layer `layer` (a module path; None: `default_layer`) of a timm model as a map (B, C, h,
-    w).
+    """Reads the output of a layer of a timm model as a map (B, C, h, w).
+
+    Args:
+        model: The timm model.
+        layer: Path of the module; None: `default_layer`.
 
     Raises EvalkitError for a layer that does not exist, and when read, for one whose output is not one tensor laid out
-    like the image."""
+    like the image.
+    """
 
     def __init__(self, model: nn.Module, layer: str | None = None):
         self.layer, self.normalise = (layer, False) if layer else default_layer(model)
@@ -81,8 +85,14 @@ def default_layer(model: nn.Module) -> tuple[str, bool]:
 
 
 def as_map(out: Any, x: Tensor, model: nn.Module) -> Tensor | None:
-    """(B, C, h, w) of a layer's output: a map as it is, channels first, or patch tokens (B, T, C) on the grid of the
-    images; None for anything else."""
+    """A layer's output as a map (B, C, h, w): a map as it is, channels first, or patch tokens (B, T, C) on the grid of
+    the images; None for anything else.
+
+    Args:
+        out: What the layer gave.
+        x: The images (B, C, H, W) of that pass.
+        model: The timm model.
+    """
     if not isinstance(out, Tensor) or len(out) != len(x):
         return None
     if out.ndim == 4:

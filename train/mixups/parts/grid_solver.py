@@ -15,7 +15,15 @@ EXACT_ROWS = 8  # up to here two labels are solved exactly in one pass
 
 
 def energy(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor, labels: Tensor) -> Tensor:
-    """(B,) E of the labels."""
+    """(B,) E of the labels.
+
+    Args:
+        unary: Cost of each label in each cell.
+        down: Weight of each border between a cell and the one below.
+        right: Weight of each border between a cell and the one to its right.
+        cost: Cost of two labels beside each other.
+        labels: The labels that are judged.
+    """
     vertical = down * _pair_cost(cost, labels[:, :-1], labels[:, 1:])
     horizontal = right * _pair_cost(cost, labels[:, :, :-1], labels[:, :, 1:])
     return unary.gather(3, labels[..., None]).sum((1, 2, 3)) + vertical.sum((1, 2)) + horizontal.sum((1, 2))
@@ -23,7 +31,14 @@ def energy(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor, labels: Ten
 
 def solve(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor) -> Tensor:
     """The labels of least E, exactly: dynamic programming over columns, whose states are the L^R labelings of one
-    column."""
+    column.
+
+    Args:
+        unary: Cost of each label in each cell.
+        down: Weight of each border between a cell and the one below.
+        right: Weight of each border between a cell and the one to its right.
+        cost: Cost of two labels beside each other.
+    """
     batch, rows, columns, count = unary.shape
     states = _digits(count**rows, rows, count, unary)  # (S, R)
     onehot = F.one_hot(states, count).to(unary.dtype).flatten(1)  # (S, R L)
@@ -50,10 +65,18 @@ def solve(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor) -> Tensor:
 
 
 def sweep(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor, labels: Tensor, height: int, step: int) -> Tensor:
-    """Labels of no larger E: strips of `height` rows, then of as many columns, each solved exactly with the cells
-    around it fixed.
+    """Labels of no larger E: strips of rows, then of columns, each solved exactly with the cells around it fixed. The
+    last strip ends with the grid.
 
-    A strip begins `step` rows or columns after the one before; the last one ends with the grid."""
+    Args:
+        unary: Cost of each label in each cell.
+        down: Weight of each border between a cell and the one below.
+        right: Weight of each border between a cell and the one to its right.
+        cost: Cost of two labels beside each other.
+        labels: Where the sweep begins.
+        height: Rows, or columns, of a strip.
+        step: By how many rows or columns a strip begins after the one before.
+    """
     for turned in (False, True):
         if turned:
             unary, labels, down, right = (
@@ -78,7 +101,17 @@ def sweep(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor, labels: Tens
 
 
 def best_of(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor, starts: Tensor, height: int, step: int) -> Tensor:
-    """The best of one sweep from each of several labelings `starts` (N, B, R, C), all at once."""
+    """The best of one sweep from each of several labelings, all at once.
+
+    Args:
+        unary: Cost of each label in each cell.
+        down: Weight of each border between a cell and the one below.
+        right: Weight of each border between a cell and the one to its right.
+        cost: Cost of two labels beside each other.
+        starts: The N labelings, (N, B, R, C).
+        height: Rows, or columns, of a strip.
+        step: By how many rows or columns a strip begins after the one before.
+    """
     count = len(starts)
     unary, down, right = (t.repeat(count, 1, 1, *[1] * (t.ndim - 3)) for t in (unary, down, right))
     cost = cost.repeat(count, 1, 1) if cost.ndim == 3 else cost
@@ -92,7 +125,13 @@ def cut(on: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
     Exact up to 8 rows. Beyond, the better of two sweeps over overlapping 8-row strips, from all 0 and from all 1, which
     close in on the minimum from both sides: without proof, but the minimum in every one of many hundred trials with the
-    energies of PuzzleMix."""
+    energies of PuzzleMix.
+
+    Args:
+        on: Cost of x_p = 1, (B, R, C).
+        down: Weight of each border between a cell and the one below.
+        right: Weight of each border between a cell and the one to its right.
+    """
     unary = torch.stack([torch.zeros_like(on), on], 3)
     cost = 1 - torch.eye(2, dtype=on.dtype, device=on.device)
     if on.shape[1] <= EXACT_ROWS:
@@ -107,7 +146,13 @@ def three_labels(unary: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
     Such an energy is L-natural-convex, so the minimum is one cut up and one cut down from the middle label: first which
     cells go from 1 to 2, then which cells go one down (Murota, Discrete Convex Analysis, 2003; Kolmogorov & Shioura,
-    Discrete Optimization 6, 2009)."""
+    Discrete Optimization 6, 2009).
+
+    Args:
+        unary: Cost of each of the three labels in each cell.
+        down: Weight of each border between a cell and the one below.
+        right: Weight of each border between a cell and the one to its right.
+    """
     down, right = down / 4, right / 4
     labels = 1 + cut(unary[..., 2] - unary[..., 1], down, right)
 
@@ -127,11 +172,16 @@ def three_labels(unary: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 def transport(saliency: Tensor, visible: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Where each cell's content comes from (the masked transport of PuzzleMix, arXiv:2009.06962): `source` (B, N) int64
-    and `filled` (B, N) bool.
+    and `filled` (B, N) bool, N = G^2.
 
-    `saliency` (B, G, G) sums to 1, `visible` (B, G, G) bool, N = G^2. Moving cell i to j costs eps |i - j|^2 / (G -
-    1)^2 - saliency_i visible_j. In each of G rounds every cell claims its cheapest place; a place goes to the cheapest
-    claim if that is below 0, all others pay 1 more."""
+    Moving cell i to j costs eps |i - j|^2 / (G - 1)^2 - saliency_i visible_j. In each of G rounds every cell claims its
+    cheapest place; a place goes to the cheapest claim if that is below 0, all others pay 1 more.
+
+    Args:
+        saliency: Of each cell, (B, G, G), sums to 1.
+        visible: Where the mask shows the image, (B, G, G) bool.
+        eps: Cost of moving from one corner to the next.
+    """
     batch, side, _ = saliency.shape
     cells = side * side
     index = torch.arange(cells, device=saliency.device)

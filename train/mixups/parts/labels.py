@@ -17,11 +17,16 @@ def attention_weights(
     """(B, B) label weights: each image's share of the class attention A of the mixed batch (TransMix, equation 4;
     MixPro, equation 5).
 
-    With the mask M brought to the attention's grid (`mask_down="nearest"`: the top-left pixel of each patch, "area":
-    its mean), lam_attn = sum_j M_j A_j / sum_j A_j. `normalize=False` is the literal formula lam_attn = sum_j M_j A_j:
-    the other image gets 1 - lam_attn, with it the attention on the class token. A carries no gradient.
-    Where `out` has a rollout instead, A is the row of the class token in it; `residual=False` multiplies the blocks'
-    matrices without the identity.
+    With the mask M brought to the attention's grid, lam_attn = sum_j M_j A_j / sum_j A_j. A carries no gradient. Where
+    `out` has a rollout instead, A is the row of the class token in it.
+
+    Args:
+        mixed: The mixed batch with its mask.
+        out: The network's output for it, with class attention or a rollout.
+        mask_down: How the mask comes to the grid: "nearest" takes the top-left pixel of each patch, "area" its mean.
+        normalize: Whether the sum is divided by that of A. Without, it is the literal formula lam_attn = sum_j M_j A_j:
+            the other image gets 1 - lam_attn, with it the attention on the class token.
+        residual: Whether a rollout adds the identity to each block's matrix.
     """
     assert mixed.mask is not None and mixed.partner is not None, "a pairwise method with a mask"
     own = F.interpolate(mixed.mask, out.grid, mode=mask_down).flatten(1)

@@ -150,8 +150,14 @@ class LearnedMix(MixMethod):
 
 
 def falling_weight(ctx: Context, weight: float, schedule: str) -> float:
-    """`weight` times the factor that `schedule` has at step t of T: 1 for "constant", (1 + cos(pi t / T)) / 2 for
-    "cosine", for "compounding" the product of that over all steps up to t."""
+    """A weight times the factor of its schedule at step t of T.
+
+    Args:
+        ctx: The context, which tells t and T.
+        weight: The weight at the start.
+        schedule: 1 for "constant", (1 + cos(pi t / T)) / 2 for "cosine", for "compounding" the product of that over all
+            steps up to t.
+    """
     if schedule == "constant":
         return weight
     if schedule == "compounding":

@@ -19,7 +19,15 @@ CLEAN, MIXED = 0, 1  # the kinds of pass through the copy
 
 def rising_momentum(step: int, total_steps: int, first: float, last: float, start: float) -> float:
     """m(t) = first for t < start T, then last - (last - first) (1 + cos(pi t / T)) / 2: the phase counts from the
-    beginning of the training."""
+    beginning of the training.
+
+    Args:
+        step: t, optimizer steps done.
+        total_steps: T, of the whole training.
+        first: m at the beginning.
+        last: m at the end.
+        start: Share of the training in which m stays `first`.
+    """
     if step < start * total_steps:
         return first
     return last - (last - first) * (1 + math.cos(math.pi * step / total_steps)) / 2
@@ -27,13 +35,16 @@ def rising_momentum(step: int, total_steps: int, first: float, last: float, star
 
 class MomentumEncoder(nn.Module):
     """The network k: theta_k <- m theta_k + (1 - m) theta_q for the parameters of the network and of both its heads,
-    after each step.
+    after each step.|`network` is a Network with k's backbone and its head for clean images, the classifier that is
+    evaluated; `head` (trained) and `head_k` read mixed images from the features of q and of k. k runs in training mode:
+    it normalises by the batch and keeps batch-norm statistics of its own, updated once per step by its passes of clean
+    images and then of mixed ones, whatever the number of processes.
 
-    `network` is a Network with k's backbone and its head for clean images, the classifier that is evaluated; `head`
-    (trained) and `head_k` read mixed images from the features of q and of k. k runs in training mode: it normalises by
-    the batch and keeps batch-norm statistics of its own, updated once per step by its passes of clean images and then
-    of mixed ones, whatever the number of processes. With `eval_mode` it normalises by running statistics that follow
-    q's as the parameters do."""
+    Args:
+        net: The network q, which is copied.
+        layer: Whose features the mix block sees, see `FeatureTap`; None: its default.
+        eval_mode: Whether k normalises by running statistics that follow q's as the parameters do.
+    """
 
     def __init__(self, net: Network, layer: str | None = None, eval_mode: bool = False):
         super().__init__()

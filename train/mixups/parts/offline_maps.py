@@ -23,6 +23,10 @@ class OfflineMaps:
     image, of the file `folder`/ID.npz, for example maps/n01440764/n01440764_10026.JPEG.npz (np.savez(file,
     map=scores)); nothing in it is ever unpickled. Crops and flips are followed (Mask R-CNN's RoIAlign of the box); what
     else moves pixels is refused. Raises EvalkitError for that and for a bad file.
+
+    Args:
+        folder: Where the files lie.
+        cell: Pixels of the image per side of a cell of the map.
     """
 
     folder: Path

@@ -40,7 +40,12 @@ class Equal(nn.Module):
 
 class Elapsed(nn.Module):
     """(T / T_max)^power: the share of the training that is over, in whole epochs where their number is given, else in
-    steps."""
+    steps.
+
+    Args:
+        power: How the share is bent: 1 linear, 2 parabolic.
+        epochs: Epochs of the training, to count whole ones; None: count steps.
+    """
 
     def __init__(self, power: int, epochs: int | None):
         super().__init__()
@@ -64,7 +69,13 @@ class Learnable(nn.Module):
 
 
 def make_progress(kind: str, detach: bool, epochs: int | None) -> nn.Module | None:
-    """The factor `kind` of PROGRESS; None for "none"."""
+    """The factor `kind` of PROGRESS; None for "none".
+
+    Args:
+        kind: A name in PROGRESS, or "none".
+        detach: Whether no gradient goes through the cosine.
+        epochs: Epochs of the training, to count whole ones; None: count steps.
+    """
     match kind:
         case "cosine":
             return Cosine(detach)

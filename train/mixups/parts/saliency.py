@@ -36,7 +36,12 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 class SaliencyMethod(MixMethod):
     """Base of methods that mix by input gradients and may train on the clean batch besides: loss = loss(mixed) +
-    clean_lam loss(clean)."""
+    clean_lam loss(clean).
+
+    Args:
+        clean_lam: Weight of the loss of the clean batch; 0: it is not trained on.
+        saliency_training: Whether the pass for the saliency runs in training mode.
+    """
 
     family = "saliency"
     needs = "input gradients"
@@ -64,7 +69,12 @@ class SaliencyMethod(MixMethod):
 
 
 def shares(saliency: Tensor, block: int) -> Tensor:
-    """(B, m, m) float64 share of each block in the saliency (B, H, W); equal ones where there is none at all."""
+    """(B, m, m) float64 share of each block in the saliency (B, H, W); equal ones where there is none at all.
+
+    Args:
+        saliency: (B, H, W), not negative.
+        block: Pixels per side of a block.
+    """
     pooled = F.avg_pool2d(saliency.float()[:, None], block)[:, 0].double() + 1e-38
     return pooled / pooled.sum((1, 2), keepdim=True)
 
@@ -73,7 +83,13 @@ def shares(saliency: Tensor, block: int) -> Tensor:
 
 
 def to_bytes(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Normalised images (B, C, H, W) as uint8 pixels."""
+    """Normalised images (B, C, H, W) as uint8 pixels.
+
+    Args:
+        x: Normalised images (B, C, H, W).
+        mean: (C,), of the normalisation, on the scale of [0, 1].
+        std: (C,), its standard deviation.
+    """
     mean, std = (v.to(x.device, torch.float32, non_blocking=True)[:, None, None] for v in (mean, std))
     return (x.float() * std + mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
@@ -156,8 +172,11 @@ def spectral_residual(x: Tensor, size: int = 128) -> Tensor:
     """(B, H, W) float32 magnitude of the image whose log amplitude spectrum is freed of its local mean (Hou & Zhang,
     CVPR 2007).
 
-    Grey image of `x` (B, 3 or 1, H, W), brought to `size` x `size` if larger; 3 x 3 mean with a repeated border;
-    blurred (7 pixels, sigma 3).
+    3 x 3 mean with a repeated border; blurred (7 pixels, sigma 3).
+
+    Args:
+        x: Images (B, 3 or 1, H, W), made grey.
+        size: The most pixels per side at which it is computed; larger images are made smaller.
     """
     x = x.float()
     grey = 0.2989 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2] if x.shape[1] == 3 else x[:, 0]
@@ -173,14 +192,23 @@ def spectral_residual(x: Tensor, size: int = 128) -> Tensor:
 
 
 def gaussian(size: int, sigma: float) -> list[float]:
-    """Weights exp(-t^2 / (2 sigma^2)) at t = i - (size - 1) / 2, which sum to 1."""
+    """Weights exp(-t^2 / (2 sigma^2)) at t = i - (size - 1) / 2, which sum to 1.
+
+    Args:
+        size: How many weights.
+        sigma: Standard deviation in places.
+    """
     weights = [math.exp(-0.5 * ((i - (size - 1) / 2) / sigma) ** 2) for i in range(size)]
     return [w / sum(weights) for w in weights]
 
 
 def correlate(padded: Tensor, weights: list[float]) -> Tensor:
-    """(.., H, W) sums over `weights` along both axes of (.., H + n - 1, W + n - 1), n weights; cheaper than a
-    convolution of one channel."""
+    """(.., H, W) weighted sums along both axes; cheaper than a convolution of one channel.
+
+    Args:
+        padded: (.., H + n - 1, W + n - 1).
+        weights: n weights, the same for rows and columns.
+    """
     for axis in (-2, -1):
         length = padded.shape[axis] - len(weights) + 1
         padded = reduce(torch.add, [w * padded.narrow(axis, i, length) for i, w in enumerate(weights)])
@@ -188,5 +216,11 @@ def correlate(padded: Tensor, weights: list[float]) -> Tensor:
 
 
 def blur(maps: Tensor, size: int = 7, sigma: float = 3.0) -> Tensor:
-    """Gaussian blur of (B, H, W), mirrored at the border without repeating it."""
+    """Gaussian blur of (B, H, W), mirrored at the border without repeating it.
+
+    Args:
+        maps: (B, H, W).
+        size: Pixels that the filter reaches over, odd.
+        sigma: Standard deviation in pixels.
+    """
     return correlate(F.pad(maps, (size // 2,) * 4, mode="reflect"), gaussian(size, sigma))

@@ -18,7 +18,13 @@ class Teacher:
     behaves like a `Network`.
 
     `network` is None until `load`; `sha256` is that of its weights file, `classes` its outputs' names, where they are
-    known."""
+    known.
+
+    Args:
+        spec: A timm name, a checkpoint or a weights file (see `evalkit.models.load`), or anything that behaves like a
+            `Network`.
+        model: The architecture, for a weights file that does not name it.
+    """
 
     def __init__(self, spec: Any, model: str | None = None):
         self.spec, self.model = spec, model

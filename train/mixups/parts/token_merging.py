@@ -14,11 +14,15 @@ from evalkit.models.network import frozen_statistics
 
 
 def merge_schedule(total: int, depth: int) -> list[int]:
-    """How many tokens each of `depth` blocks merges away, `total` in all: three times as many in the first as in the
-    last, evenly in between.
+    """How many tokens each block merges away: three times as many in the first as in the last, evenly in between.
 
     The rounded schedule whose sum is closest to `total`; what it misses falls to the first block, which never merges
-    less than none."""
+    less than none.
+
+    Args:
+        total: Tokens that all blocks merge away together.
+        depth: How many blocks there are.
+    """
     if depth == 1:
         return [total]
     schedules = []
@@ -30,12 +34,16 @@ def merge_schedule(total: int, depth: int) -> list[int]:
 
 
 def match(keys: Tensor, count: int) -> Tensor:
-    """(B, T) index of each token's place among the T - `count` tokens that are left, from keys (B, T, d), the class
-    token first.
+    """(B, T) index of each token's place among the tokens that are left.
 
     Tokens 0, 2, 4 ... each look for the most similar (cosine) of tokens 1, 3, 5 ...; the `count` most similar pairs
     merge, the class token never. Left are, in this order, those of 0, 2, 4 ... that did not merge, and all of 1, 3, 5
-    ..."""
+    ...
+
+    Args:
+        keys: (B, T, d), the class token first.
+        count: Pairs that merge.
+    """
     keys = F.normalize(keys, dim=-1)
     similarity = keys[:, ::2] @ keys[:, 1::2].mT
     similarity[:, 0] = -torch.inf
@@ -52,8 +60,14 @@ def match(keys: Tensor, count: int) -> Tensor:
 
 
 def merge(tokens: Tensor, size: Tensor, place: Tensor, left: int) -> tuple[Tensor, Tensor]:
-    """Tokens (B, T, D) of `size` (B, T, 1) patches each, to their averages over `place`, weighted by size, and the new
-    sizes."""
+    """Tokens merged into fewer, averages weighted by size, and the new sizes.
+
+    Args:
+        tokens: (B, T, D).
+        size: Patches that each stands for, (B, T, 1).
+        place: Index of each one's new place, (B, T).
+        left: How many places there are.
+    """
     members = (place[:, None] == torch.arange(left, device=place.device)[:, None]).to(tokens.dtype)  # (B, left, T)
     total = members @ size
     return members @ (tokens * size) / total, total
@@ -61,7 +75,12 @@ def merge(tokens: Tensor, size: Tensor, place: Tensor, left: int) -> tuple[Tenso
 
 def plain_blocks(model: VisionTransformer, block: int | None = None) -> list[Block]:
     """The blocks of a ViT up to `block` (1-based, None = the last). Raises EvalkitError for anything but a ViT with a
-    class token only."""
+    class token only.
+
+    Args:
+        model: A timm ViT.
+        block: The last one, counted from 1; None: all.
+    """
     plain = isinstance(model, VisionTransformer) and any(class_attention_modules(model))
     blocks = [b for b in model.blocks if isinstance(b, Block)] if plain else []
     if not blocks or model.num_prefix_tokens != 1 or not all(type(b) is Block for b in model.blocks):
@@ -76,11 +95,17 @@ def plain_blocks(model: VisionTransformer, block: int | None = None) -> list[Blo
 
 @torch.no_grad()
 def merged_attention(model: VisionTransformer, x: Tensor, share: float, block: int | None = None) -> Tensor:
-    """(B, N) float32 attention of each patch to the class token, summed over heads, in block `block` (1-based, None =
-    last) of a pass in which all blocks together merge the `share` of the N patches away; merged patches have the same
-    value. A token of size s weighs s times in attention.
+    """(B, N) float32 attention of each patch to the class token, summed over heads, in a pass that merges patches;
+    merged patches have the same value. A token of size s weighs s times in attention.
 
-    Dropout and stochastic depth as the model's mode says, batch-norm statistics untouched."""
+    Dropout and stochastic depth as the model's mode says, batch-norm statistics untouched.
+
+    Args:
+        model: A timm ViT.
+        x: Normalised images (B, C, H, W).
+        share: Share of the N patches that all blocks together merge away.
+        block: Whose attention it is, counted from 1; None: the last.
+    """
     blocks = plain_blocks(model, block)
     with frozen_statistics(model):
         x = x.to(next(model.parameters()).dtype)
