@@ -12,7 +12,6 @@ from evalkit import tracking
 from evalkit.errors import EvalkitError
 from evalkit.logger import Logger
 
-
 ROOT = Path(__file__).parents[2]
 PARTS = ((0, (5, 10)), (5, (10, 15)))  # killed after step 10, resumed from the checkpoint at 5
 
