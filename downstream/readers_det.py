@@ -12,7 +12,7 @@ from PIL import Image
 from evalkit.errors import EvalkitError
 from evalkit.fingerprint import of_split
 
-from . import coco_objects
+from . import coco_objects, decoding
 from .readers_seg import CHECKED, SPLITS, counts, shown_size
 
 COCO_IMAGES = {"train": 118_287, "val": 5000}
@@ -93,8 +93,9 @@ def coco_format(root: str | Path, name: str) -> DetData:
         if problem:
             raise EvalkitError(f"{path}: {problem}")
         count[split] = len(content["images"])
-        said += coco_objects.notes(content, split)
         files[split] = sorted(image["file_name"] for image in content["images"])
+        said += coco_objects.notes(content, split)
+        said += decoding.survey([str(root / images[split] / name) for name in files[split]], split)
         large = {image["id"] for image in content["images"] if min(image["width"], image["height"]) >= MIN_SIDE}
         with_objects[split] = len({entry["image_id"] for entry in content["annotations"]} & large)
         if split == "train" and not with_objects[split]:

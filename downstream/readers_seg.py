@@ -3,6 +3,7 @@ is wrong in one line."""
 
 import os
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,79 +12,18 @@ from PIL import ExifTags, Image
 from evalkit.errors import EvalkitError
 from evalkit.fingerprint import of_split
 
+from . import decoding
+
 SPLITS = ("train", "val")
 IGNORE = 255  # a pixel of no class
 CHECKED = 200  # label maps of a split that are opened, evenly spaced over it
-CONTEXT_CLASSES = (
-    *(
-        "background",
-        "aeroplane",
-        "bag",
-        "bed",
-        "bedclothes",
-        "bench",
-        "bicycle",
-        "bird",
-        "boat",
-        "book",
-        "bottle",
-        "building",
-        "bus",
-        "cabinet",
-        "car",
-    ),
-    *(
-        "cat",
-        "ceiling",
-        "chair",
-        "cloth",
-        "computer",
-        "cow",
-        "cup",
-        "curtain",
-        "dog",
-        "door",
-        "fence",
-        "floor",
-        "flower",
-        "food",
-        "grass",
-        "ground",
-    ),
-    *(
-        "horse",
-        "keyboard",
-        "light",
-        "motorbike",
-        "mountain",
-        "mouse",
-        "person",
-        "plate",
-        "platform",
-        "pottedplant",
-        "road",
-        "rock",
-        "sheep",
-        "shelves",
-    ),
-    *(
-        "sidewalk",
-        "sign",
-        "sky",
-        "snow",
-        "sofa",
-        "table",
-        "track",
-        "train",
-        "tree",
-        "truck",
-        "tvmonitor",
-        "wall",
-        "water",
-        "window",
-        "wood",
-    ),
+_CONTEXT = (
+    "background aeroplane bag bed bedclothes bench bicycle bird boat book bottle building bus cabinet car cat "
+    "ceiling chair cloth computer cow cup curtain dog door fence floor flower food grass ground horse keyboard "
+    "light motorbike mountain mouse person plate platform pottedplant road rock sheep shelves sidewalk sign "
+    "sky snow sofa table track train tree truck tvmonitor wall water window wood "
 )
+CONTEXT_CLASSES = tuple(_CONTEXT.split())
 CONTEXT_IMAGES = {"train": 4998, "val": 5105}
 CONVERTED_IMAGES = {"train": 4996, "val": 5104}  # what MMSegmentation's converter makes of them
 CONTEXT_HOW = (
@@ -140,8 +80,10 @@ def pascal_context(root: str | Path) -> SegData:
         return replace(found, published=True)
     said = counts(count, CONTEXT_IMAGES)
     if count == CONVERTED_IMAGES:
-        return replace(found, published=True, notes=[f"{said}: the images that MMSegmentation's converter keeps"])
-    return replace(found, name=Path(root).resolve().name, notes=[f"not Pascal Context as published: {said}"])
+        kept = f"{said}: the images that MMSegmentation's converter keeps"
+        return replace(found, published=True, notes=[kept, *found.notes])
+    other = f"not Pascal Context as published: {said}"
+    return replace(found, name=Path(root).resolve().name, notes=[other, *found.notes])
 
 
 def find_voc(root: Path) -> Path | None:
@@ -168,7 +110,19 @@ def context(voc: Path, name: str, classes: list[str], fingerprint: dict[str, str
     images, masks = dict.fromkeys(SPLITS, "JPEGImages"), dict.fromkeys(SPLITS, "SegmentationClassContext")
     found = SegData(name, voc, classes, images, masks, ids, lists, (".jpg", ".png"), {})
     made = {split: _check_masks(found, split, ignore=False) for split in SPLITS}
-    return replace(found, fingerprint=fingerprint or made)
+    return replace(found, fingerprint=fingerprint or made, notes=_notes(found))
+
+
+def _notes(data: SegData) -> list[str]:
+    """What OpenCV does to images silently, and which classes a split lacks."""
+    said = []
+    for split in SPLITS:
+        for folder, suffix, look in (
+            (data.images[split], data.suffixes[0], decoding.survey),
+            (data.masks[split], data.suffixes[1], partial(decoding.absent, classes=data.classes)),
+        ):
+            said += look([str(data.root / folder / f"{i}{suffix}") for i in sorted(data.ids[split])], split=split)
+    return said
 
 
 def _listed(path: Path) -> list[str]:
@@ -211,7 +165,8 @@ def seg_folders(root: str | Path) -> SegData:
         raise EvalkitError(f"{root}/images holds {' and '.join(sorted(suffixes))} files; convert them to one kind")
     (suffix,) = suffixes
     found = SegData(root.resolve().name, root, classes, images, masks, ids, dict.fromkeys(SPLITS), (suffix, ".png"), {})
-    return replace(found, fingerprint={split: _check_masks(found, split, ignore=True) for split in SPLITS})
+    made = {split: _check_masks(found, split, ignore=True) for split in SPLITS}
+    return replace(found, fingerprint=made, notes=_notes(found))
 
 
 def _files(folder: Path, layout: str) -> list[str]:

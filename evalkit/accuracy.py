@@ -23,9 +23,15 @@ FAULTS, SHOWN = "faults.txt", 20  # where all missing classes and unreadable ima
 
 
 def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
-    """Print top-1 and top-5 of `checkpoint` on `data_spec` (a folder of class folders, or an embedded set; by default
-    what it was trained on), write predictions.csv and a results record into `out`. Returns 0, or 2 if images or classes
-    are missing."""
+    """Print top-1 and top-5 of a checkpoint, write predictions.csv and a results record. Returns 0, or 2 if images or
+    classes are missing.
+
+    Args:
+        checkpoint: A run or checkpoint folder, a weights file or a timm name.
+        data_spec: A folder of class folders, or an embedded set; None: what it was trained on.
+        out: Where results go; None: the run folder, see `results_folder`.
+        overrides: `key=value` of the evaluation's keys.
+    """
     began = time.monotonic()
     cfg = config.load(EvalConfig, None, overrides)
     device = pick_device(cfg.device)
@@ -91,7 +97,13 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
 def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
     """Whether this is the published measurement: all validation images of the recipe of the run, or of ImageNet for
     other weights, prepared as the recipe says or, of ImageNet, in the published way, of weights that published values
-    may stand beside."""
+    may stand beside.
+
+    Args:
+        loaded: The weights and where they come from.
+        images: The images that were measured.
+        mode: How they were prepared.
+    """
     name = loaded.subject().recipe
     wanted = sets_of_recipe(config.read(config.find(name)) if name in config.recipes() else None)[1]
     modes = ("published", "run") if wanted == "imagenet-val" else ("run",)
@@ -100,7 +112,12 @@ def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
 
 def results_folder(source: Path, label: str) -> Path:
     """Where results go unless --out says: the run folder that `source` is or lies in (its checkpoints come and go),
-    else a folder beside runs."""
+    else a folder beside runs.
+
+    Args:
+        source: The checkpoint.
+        label: The run's name.
+    """
     if not source.is_dir():
         return Path("runs") / label
     folder = source.resolve()
@@ -110,8 +127,14 @@ def results_folder(source: Path, label: str) -> Path:
 def open_images(
     loaded: models.Loaded, spec: str | None, where: tuple[str | None, str], allow_partial: bool
 ) -> data.Images:
-    """The images of `spec`, labelled by the class names of the checkpoint; `where`: the folder of a set that is given
-    by name, and the part of it."""
+    """The images of a set, labelled by the class names of the checkpoint.
+
+    Args:
+        loaded: The checkpoint with its classes.
+        spec: A folder or an embedded set; None: what the checkpoint was trained on.
+        where: The folder of a set that is given by name, if any, and the part of the set.
+        allow_partial: Whether class folders may be missing.
+    """
     root, split = where
     spec = spec or (recipe_of(loaded).get("data") if root else None) or loaded.meta.get("data", {}).get("name")
     if spec is None:
@@ -146,7 +169,14 @@ def open_images(
 
 
 def write_predictions(path: Path, records: inference.Records, classes: list[str], correct: np.ndarray) -> None:
-    """One row per image: id, label, prediction, its probability, whether it is right."""
+    """One row per image: id, label, prediction, its probability, whether it is right.
+
+    Args:
+        path: The file.
+        records: Ids, labels and logits.
+        classes: Names of the model's outputs.
+        correct: (N,) bool.
+    """
     probability = torch.from_numpy(records.logits).double().softmax(1).numpy()
     predicted = probability.argmax(1)
     text = io.StringIO()

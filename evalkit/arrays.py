@@ -27,7 +27,12 @@ DAMAGED = (
 
 def read_npz(path: str | Path, limit: int = MAX_BYTES) -> dict[str, np.ndarray]:
     """The arrays of a .npz; nothing is unpickled. Raises OSError for what cannot be read, ValueError for what is no
-    such file, for a header that declares another size than the data has and for more than `limit` bytes."""
+    such file, for a header that declares another size than the data has and for more than `limit` bytes.
+
+    Args:
+        path: The file.
+        limit: The most bytes that it may unpack to.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is no file")
     try:
@@ -64,7 +69,12 @@ def _check_header(content: IO[bytes], member: zipfile.ZipInfo) -> None:
 
 def unpacked(path: str | Path, limit: int) -> bytes:
     """The content of a gzip file of at most `limit` bytes. Raises ValueError for more; OSError, EOFError or zlib.error
-    for what is damaged."""
+    for what is damaged.
+
+    Args:
+        path: The file.
+        limit: The most bytes that it may unpack to.
+    """
     with gzip.open(path) as content:
         data = content.read(limit + 1)
     if len(data) > limit:

@@ -34,10 +34,15 @@ class Statistic(Protocol):
 
 
 class Spread(NamedTuple):
-    """What the resamples say about each metric that is defined."""
+    """What the resamples say about each metric that is defined.
+
+    Args:
+        standard_errors: Metric -> standard error.
+        intervals: Metric -> (low, high), 95 %.
+    """
 
     standard_errors: dict[str, float]
-    intervals: dict[str, tuple[float, float]]  # 95 %
+    intervals: dict[str, tuple[float, float]]
 
 
 def spread(
@@ -46,13 +51,18 @@ def spread(
     strata: np.ndarray | None = None,
     resamples: int = RESAMPLES,
 ) -> Spread:
-    """Standard errors and 95 % intervals of all metrics of `statistics`.
+    """Standard errors and 95 % intervals of all metrics.
 
-    `ids` (N,) unique. `strata` (N,) bool: the two sides of a detection task are drawn each by itself. The standard
-    error of a mean is the closed form that the bootstrap converges to. Intervals are the percentiles of the resamples,
-    moved so that the resamples' mean is the value itself: drawing images twice adds noise to the bins of a calibration
-    error, which rises by it. What a metric can be cuts them when they are recorded. Raises ValueError for ids that
-    are not unique.
+    The standard error of a mean is the closed form that the bootstrap converges to. Intervals are the percentiles of
+    the resamples, moved so that the resamples' mean is the value itself: drawing images twice adds noise to the bins of
+    a calibration error, which rises by it. What a metric can be cuts them when they are recorded. Raises ValueError for
+    ids that are not unique.
+
+    Args:
+        statistics: The metrics as functions of how often each sample counts.
+        ids: Unique ids of the N samples; they key the draws.
+        strata: (N,) bool: the two sides of a detection task are drawn each by itself. None: all together.
+        resamples: How many resamples are drawn.
     """
     values = {name: value for s in statistics for name, value in s.values.items() if np.isfinite(value)}
     found = (
@@ -77,7 +87,14 @@ def resample(
     strata: np.ndarray | None = None,
     resamples: int = RESAMPLES,
 ) -> Values:
-    """`function` of the counts of every resample, (resamples,) by name; see `spread`."""
+    """A function of the counts of every resample, (resamples,) by name; see `spread`.
+
+    Args:
+        function: Counts (R, N) to values (R,) by name.
+        ids: Unique ids of the N samples.
+        strata: (N,) bool, drawn each by itself; None: all together.
+        resamples: How many resamples are drawn.
+    """
     blocks = [function(counts) for counts in draws(ids, strata, resamples)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
@@ -85,8 +102,13 @@ def resample(
 def draws(
     ids: Sequence[str] | np.ndarray, strata: np.ndarray | None = None, resamples: int = RESAMPLES
 ) -> Iterator[np.ndarray]:
-    """Blocks of counts (R, N) float64, `resamples` rows in all; each row sums to N, and to the size of each stratum
-    within it. See `spread`."""
+    """Blocks of counts (R, N) float64; each row sums to N, and to the size of each stratum within it. See `spread`.
+
+    Args:
+        ids: Unique ids of the N samples.
+        strata: (N,) bool, drawn each by itself; None: all together.
+        resamples: How many rows there are in all.
+    """
     ids = np.asarray(ids)
     order = np.argsort(ids, kind="stable")
     if len(ids) == 0 or (ids[order][1:] == ids[order][:-1]).any():
@@ -112,7 +134,12 @@ def standard_error(resampled: np.ndarray) -> float:
 
 
 def interval(value: float, resampled: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a metric or a difference from its resamples (R,), centred as `spread` says."""
+    """95 % interval of a metric or a difference from its resamples (R,), centred as `spread` says.
+
+    Args:
+        value: The value for the samples themselves.
+        resampled: Its values for the resamples, (R,).
+    """
     low, high = np.quantile(resampled, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]) - (resampled.mean() - value)
     return float(low), float(high)
 
@@ -121,8 +148,12 @@ def interval(value: float, resampled: np.ndarray) -> tuple[float, float]:
 
 
 class Means:
-    """Means of per-sample values: `samples` name -> (N,); of the samples where `rows` (N,) bool, if given. Values
-    without samples are NaN."""
+    """Means of per-sample values. Values without samples are NaN.
+
+    Args:
+        samples: Metric -> its value of each sample, (N,).
+        rows: (N,) bool, the samples that count; None: all.
+    """
 
     def __init__(self, samples: Mapping[str, np.ndarray], rows: np.ndarray | None = None):
         self.rows = rows
@@ -156,8 +187,14 @@ class _Groups:
 
 
 class Calibration:
-    """RMS calibration error, skipping or including the last bin, and the expected one, from `confidence` and `correct`
-    (N,); names end in `suffix`."""
+    """RMS calibration error, skipping or including the last bin, and the expected one.
+
+    Args:
+        confidence: Of each prediction, (N,) in [0, 1].
+        correct: Whether it is right, (N,).
+        suffix: What the names of the metrics end in.
+        bin_size: Samples of a bin.
+    """
 
     def __init__(self, confidence: np.ndarray, correct: np.ndarray, suffix: str = "", bin_size: int = 100):
         self.correct, self.bin_size, self.suffix = np.asarray(correct, dtype=np.float64), bin_size, suffix
@@ -198,7 +235,13 @@ class Calibration:
 
 
 class Aurra:
-    """AURRA under the `name` given, from any score of confidence and `correct`, (N,)."""
+    """AURRA from a score of confidence.
+
+    Args:
+        name: Name of the metric.
+        score: The higher, the more confident, (N,).
+        correct: Whether the prediction is right, (N,).
+    """
 
     def __init__(self, name: str, score: np.ndarray, correct: np.ndarray):
         self.name, self.correct, self.groups = name, np.asarray(correct, dtype=np.float64), _Groups(score)
@@ -215,10 +258,14 @@ class Aurra:
 
 
 class Detection:
-    """AUPR, AUROC and FPR95 (two conventions) of `score` (N,), higher = more out-of-distribution, for finding `ood`
-    (N,) bool; or `only` some.
+    """AUPR, AUROC and FPR95 (two conventions) of finding out-of-distribution samples.
 
-    Names end in `suffix`."""
+    Args:
+        score: The higher, the more out-of-distribution, (N,).
+        ood: Which samples are, (N,) bool.
+        suffix: What the names of the metrics end in.
+        only: Which of the metrics are wanted.
+    """
 
     def __init__(
         self,

@@ -50,7 +50,16 @@ def save(
     meta: dict[str, Any],
 ) -> Path:
     """Write run/checkpoints/step-N under a temporary name, make it durable, rename it, point run/last at it. Returns
-    the folder."""
+    the folder.
+
+    Args:
+        run: The run folder.
+        step: How many steps are done.
+        model: The weights that are exported.
+        ema: The averaged ones; None: there are none.
+        state: What else is needed to go on, tensors and plain values.
+        meta: What a reader must know, JSON values.
+    """
     folder = run / "checkpoints" / f"step-{step:09d}"
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -83,7 +92,13 @@ def save(
 
 
 def link(run: Path, name: str, folder: Path) -> None:
-    """Point the symbolic link run/`name` at `folder` in one rename."""
+    """Point the symbolic link run/`name` at `folder` in one rename.
+
+    Args:
+        run: The run folder.
+        name: Of the link, such as "last".
+        folder: What it points at.
+    """
     temporary = run / f".{name}.{os.getpid()}.tmp"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder.relative_to(run))
@@ -104,7 +119,14 @@ def canonical(value: Any) -> Any:
 
 def tidy(run: Path, last: Path | None, best: int | None, keep: int) -> None:
     """After a kill between two writes: point `last` and `best` at the checkpoint a run goes on from and at the step it
-    says was the best, delete what is left of writes that did not end."""
+    says was the best, delete what is left of writes that did not end.
+
+    Args:
+        run: The run folder.
+        last: The checkpoint that it goes on from; None: it begins anew.
+        best: The step of the best evaluation; None: there is none yet.
+        keep: How many checkpoints stay.
+    """
     wanted = {"last": last, "best": None if best is None else run / "checkpoints" / f"step-{best:09d}"}
     for name, folder in wanted.items():
         if folder is not None and folder.is_dir():
@@ -121,7 +143,12 @@ def tidy(run: Path, last: Path | None, best: int | None, keep: int) -> None:
 
 def prune(run: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints and the ones that last and best point at; leftovers of crashed
-    writes go too."""
+    writes go too.
+
+    Args:
+        run: The run folder.
+        keep: How many checkpoints stay.
+    """
     folders = sorted((run / "checkpoints").glob("step-*"))
     kept = {*folders[-keep:], *((run / name).resolve() for name in ("last", "best") if (run / name).exists())}
     for folder in [*folders, *(run / "checkpoints").glob(".step-*.tmp")]:
@@ -192,11 +219,15 @@ def load_state(folder: Path) -> Any:
 
 
 def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """Read (state_dict, meta, sha256) from a checkpoint or run folder, a .safetensors file or a torch file; nothing is
-    executed. A folder may also be one that timm wrote for the Hugging Face Hub.
+    """Read (state_dict, meta, sha256); nothing is executed.
 
-    `weights`: "raw", "ema", or None for the averaged weights where a checkpoint holds them; the key "weights" of meta
-    says which were read. meta is {} for files that do not name them. Files: see `evalkit.weights`.
+    The key "weights" of meta says which were read; meta is {} for files that do not name them. Files: see
+    `evalkit.weights`.
+
+    Args:
+        path: A checkpoint or run folder, a .safetensors file, a torch file, or a folder that timm wrote for the Hugging
+            Face Hub.
+        weights: "raw", "ema", or None for the averaged weights where a checkpoint holds them.
     """
     path = Path(path)
     if path.is_dir():

@@ -22,11 +22,16 @@ NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)?(\.\d*)?([eE][-+]?\d+)?|nan|inf)")  # t
 
 
 def load(schema: type[T], recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train") -> T:
-    """An instance of the dataclass `schema`: its defaults, the recipe's values, then the overrides, all checked.
+    """A configuration: defaults, the recipe's values, then the overrides, all checked.
 
-    `recipe` is the name of one in configs/`folder`, the path of a YAML file, or None for the defaults alone. Raises
-    EvalkitError for an unknown recipe or key (naming the closest one), a value of the wrong type, a missing key, or
-    what the schema's `check()` refuses.
+    Args:
+        schema: The class of the keys.
+        recipe: The name of one in configs/`folder`, the path of a YAML file, or None for the defaults alone.
+        overrides: `key=value`, as typed on the command line.
+        folder: Where recipes called by name lie.
+
+    Raises EvalkitError for an unknown recipe or key (naming the closest one), a value of the wrong type, a missing key,
+    or what the schema's `check()` refuses.
     """
     conf = resolve(schema, recipe, overrides, folder)
     missing = [name for name in keys.of(schema) if OmegaConf.is_missing(conf, name)]
@@ -47,7 +52,14 @@ def resolve(
     schema: type[keys.Keys], recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train"
 ) -> DictConfig:
     """Like `load`, but mandatory keys may still be missing: for showing and comparing recipes whose data folder is the
-    user's to name."""
+    user's to name.
+
+    Args:
+        schema: The class of the keys.
+        recipe: As in `load`.
+        overrides: `key=value`, as typed on the command line.
+        folder: Where recipes called by name lie.
+    """
     keys.of(schema)  # refuses a class that does not describe its keys
     conf, fields = OmegaConf.structured(schema), keys.hints(schema)
     OmegaConf.set_readonly(conf, False)  # a frozen dataclass makes a read-only config
@@ -101,7 +113,12 @@ def to_yaml(cfg: Any) -> str:
 
 
 def save(cfg: Any, path: str | Path) -> None:
-    """Write the configuration so that `evalkit train PATH` runs it again; atomic."""
+    """Write the configuration so that `evalkit train PATH` runs it again; atomic.
+
+    Args:
+        cfg: An instance of the class of its keys.
+        path: The YAML file.
+    """
     from .files import write_atomic
 
     write_atomic(
@@ -127,7 +144,12 @@ def recipes(folder: str = "train") -> dict[str, Path]:
 
 
 def find(recipe: str | Path, folder: str = "train") -> Path:
-    """The file of a recipe given by name or path."""
+    """The file of a recipe given by name or path.
+
+    Args:
+        recipe: A name or a path.
+        folder: Where recipes called by name lie.
+    """
     if isinstance(recipe, Path) or "/" in recipe or "\\" in recipe or recipe.endswith((".yaml", ".yml")):
         if not Path(recipe).is_file():
             raise EvalkitError(
@@ -141,7 +163,12 @@ def find(recipe: str | Path, folder: str = "train") -> Path:
 
 
 def read(path: Path, folder: str = "train") -> dict[str, Any]:
-    """The values of a recipe file on top of those of its `base:`, if it names one; a base has no base itself."""
+    """The values of a recipe file on top of those of its `base:`, if it names one; a base has no base itself.
+
+    Args:
+        path: The recipe file.
+        folder: Where recipes called by name lie.
+    """
     values = _read_file(path)
     if "base" not in values:
         return values
@@ -159,7 +186,13 @@ def base_name(path: Path) -> Any:
 
 
 def base_of(path: Path, name: Any, folder: str) -> Path:
-    """The file that `base: name` in the recipe file `path` means: a file beside it, else a recipe's name."""
+    """The file that `base: name` in a recipe file means: a file beside it, else a recipe's name.
+
+    Args:
+        path: The recipe file.
+        name: The value of `base`.
+        folder: Where recipes called by name lie.
+    """
     if not isinstance(name, str):
         raise EvalkitError(f"{path.name}: `base` must be the name or the path of a recipe, but got {name!r}")
     beside = path.parent / name

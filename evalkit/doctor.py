@@ -20,7 +20,14 @@ DINO = "vit_small_patch16_224.dino"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. `mend` is the command or setting that helps, if anything is to be done."""
+    """One thing that was looked at.
+
+    Args:
+        name: What was looked at.
+        found: What is there.
+        status: How it is: ok, or what is the matter.
+        mend: The command or setting that helps, if anything is to be done.
+    """
 
     name: str
     found: str

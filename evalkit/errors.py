@@ -19,8 +19,12 @@ def worker_died(e: BaseException) -> str | None:
 
 
 def suggest(name: str, options: Iterable[str]) -> str:
-    """' Did you mean 'x'?' for the option closest to `name`; the list of options when none is close (at most 12
-    named)."""
+    """' Did you mean 'x'?' for the closest option; the list of options when none is close (at most 12 named).
+
+    Args:
+        name: What was given.
+        options: What there is.
+    """
     options = sorted(map(str, options))
     longer = [o for o in options if o.startswith(name)] if len(name) > 2 else []
     close = sorted(longer, key=len)[:1] or difflib.get_close_matches(name, options, n=1, cutoff=0.55)
@@ -31,6 +35,11 @@ def suggest(name: str, options: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, options: Iterable[str]) -> EvalkitError:
-    """The error for a `kind` ('recipe', 'model', 'method', 'key') that does not exist, naming the closest one that
-    does."""
+    """The error for something that does not exist, naming the closest one that does.
+
+    Args:
+        kind: What it would be: 'recipe', 'model', 'method', 'key'.
+        name: What was given.
+        options: What there is.
+    """
     return EvalkitError(f"unknown {kind} '{name}'.{suggest(name, options)}")

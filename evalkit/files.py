@@ -13,8 +13,13 @@ from .errors import EvalkitError
 
 
 def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Call `write(file)` on a temporary file, fsync it, rename it to `path`: a crash leaves the old file or the new
-    one, never half of one."""
+    """Write a file under a temporary name, fsync it, rename it: a crash leaves the old file or the new one, never half
+    of one.
+
+    Args:
+        path: The file.
+        write: Writes the content to the open file that it is given.
+    """
     path = Path(path)
     temporary = _temporary(path)
     try:
@@ -36,7 +41,11 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
 def write_together(files: Mapping[Path, bytes], unfinished: Path) -> bool:
     """Write files that belong together: all of them are on disk under temporary names before the first is renamed, so
     a full disk or a folder without the right to write leaves the old ones, all of them. A kill between two of the
-    renames leaves the file `unfinished`, which says so to whoever looks there.
+    renames leaves a file that says so to whoever looks there.
+
+    Args:
+        files: Path -> content.
+        unfinished: The file that is there while they are written.
 
     Returns whether it was there, from a call that was cut off; raises EvalkitError where a file cannot be written, or
     while another process is at it.

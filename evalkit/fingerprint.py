@@ -26,7 +26,12 @@ def of_files(paths: Sequence[str]) -> tuple[str, str]:
 
 
 def of_contents(sizes: Sequence[int], digest_of: Callable[[int], str]) -> tuple[str, str]:
-    """(scheme, digest) of contents of these sizes in bytes, each with a digest of its own."""
+    """(scheme, digest) of contents of these sizes in bytes, each with a digest of its own.
+
+    Args:
+        sizes: Bytes of each content.
+        digest_of: The digest of the content at a position.
+    """
     scheme = FULL if sum(sizes) <= FULL_BYTES else SAMPLE
     digest = hashlib.sha256(json.dumps(list(sizes)).encode())
     for i in range(len(sizes)) if scheme == FULL else sample(len(sizes), SAMPLED):
@@ -35,14 +40,24 @@ def of_contents(sizes: Sequence[int], digest_of: Callable[[int], str]) -> tuple[
 
 
 def of_split(names: Sequence[str], *files: Sequence[str]) -> str:
-    """SCHEME:DIGEST of a split: what is named in it (classes, ids) and groups of files, each in its order."""
+    """SCHEME:DIGEST of a split.
+
+    Args:
+        names: What is named in it: classes, ids.
+        files: Groups of files, each in its order.
+    """
     parts = [of_files(group) for group in files]
     scheme = SAMPLE if any(part[0] == SAMPLE for part in parts) else FULL
     return f"{scheme}:{hashlib.sha256(json.dumps([list(names), [part[1] for part in parts]]).encode()).hexdigest()}"
 
 
 def sample(count: int, most: int) -> list[int]:
-    """`most` of 0..count-1, evenly spaced, or all of them: the same for the same count."""
+    """Positions 0..count-1, evenly spaced, or all of them: the same for the same count.
+
+    Args:
+        count: How many there are.
+        most: How many are taken at the most.
+    """
     return list(range(count)) if count <= most else [i * count // most for i in range(most)]
 
 
@@ -58,14 +73,24 @@ def scheme_of(fingerprint: str) -> str:
 
 
 def same(a: str, b: str) -> bool | None:
-    """Whether two fingerprints are of the same data; None where they cannot tell."""
+    """Whether two fingerprints are of the same data; None where they cannot tell.
+
+    Args:
+        a: A fingerprint, SCHEME:DIGEST.
+        b: Another one.
+    """
     if a.rpartition(":")[2] == b.rpartition(":")[2]:
         return True
     return False if scheme_of(a) == scheme_of(b) else None
 
 
 def short(fingerprint: str, digits: int = 12) -> str:
-    """The first digits of the digest."""
+    """The first digits of the digest.
+
+    Args:
+        fingerprint: SCHEME:DIGEST.
+        digits: How many.
+    """
     return fingerprint.rpartition(":")[2][:digits]
 
 

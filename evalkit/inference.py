@@ -6,8 +6,6 @@ ends up with the results of all, in the order of the data set.
 """
 
 import contextlib
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,20 +20,27 @@ from .data.images import BadImage, Images
 from .data.loading import eval_batches
 from .errors import EvalkitError
 from .parts import Parts
+from .progress import progress
 from .runtime import gather_objects, is_main, rank, world_size
-
-LINE_SECONDS = 30.0  # between two progress lines where there is no terminal
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What a network says about each image, in the order of the data set."""
+    """What a network says about each image, in the order of the data set.
+
+    Args:
+        ids: Of the N images that were read.
+        labels: (N,) int64.
+        logits: (N, K) float32.
+        bad: (id, reason) of images that could not be read.
+        complete: False if images could not be read and the policy was "fail".
+    """
 
     ids: list[str]
-    labels: np.ndarray  # (N,) int64
-    logits: np.ndarray  # (N, K) float32
-    bad: list[tuple[str, str]]  # (id, reason) of images that could not be read; not among `ids`
-    complete: bool  # False if images could not be read and the policy was "fail"
+    labels: np.ndarray
+    logits: np.ndarray
+    bad: list[tuple[str, str]]
+    complete: bool
 
 
 class Sizes(Protocol):
@@ -150,8 +155,13 @@ def predict(
 
 
 class Resumed:
-    """What an earlier pass over `rows` of `images` saved to `parts`, and what is `left` to do. Without `parts`,
-    everything is."""
+    """What an earlier pass over some images saved, and what is `left` to do.
+
+    Args:
+        images: The data set.
+        rows: Positions of the images.
+        parts: Where the pass was saved; None: everything is left.
+    """
 
     def __init__(self, images: Images, rows: np.ndarray, parts: Parts | None):
         self.images, self.parts = images, parts
@@ -218,8 +228,13 @@ def check_eval_mode(network: Any) -> None:
 
 
 def normaliser(network: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The function from pixels in [0, 1], (B, 3, H, W), to what `network` expects: (x - mean) / std with its own, or x
-    itself where it names none."""
+    """The function from pixels in [0, 1], (B, 3, H, W), to what a network expects: (x - mean) / std with its own, or x
+    itself where it names none.
+
+    Args:
+        network: The network.
+        device: Where the images are.
+    """
     if not hasattr(network, "mean"):
         return lambda x: x
     mean, std = (
@@ -240,8 +255,19 @@ def fixed_chunks(
     workers: int,
     bad: list[tuple[str, str]],
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
-    """This process's share of `rows` as (pixels float32 in [0, 1] (size, 3, S, S) on `device`, positions (n,)); n <
-    size only at the end, where row 0 is repeated. (id, reason) of what cannot be read is appended to `bad`."""
+    """This process's share of a pass as (pixels float32 in [0, 1] (size, 3, S, S) on the device, positions (n,)); n <
+    size only at the end, where row 0 is repeated.
+
+    Args:
+        images: The data set.
+        transform: From a PIL image to pixels (3, S, S).
+        rows: Positions of the images.
+        size: Images of a forward pass.
+        device: Where the pixels go.
+        batch_size: What a loader process reads at a time.
+        workers: Processes that read images.
+        bad: (id, reason) of what cannot be read is appended.
+    """
     mine = rows[rank() :: world_size()]
     batches = eval_batches(images, transform, batch_size=batch_size, workers=workers, indices=mine)
     for x, index in _rechunk(batches, size, bad):
@@ -254,8 +280,14 @@ def fixed_chunks(
 def gather(
     images: Images, rows: np.ndarray, index: np.ndarray, arrays: list[np.ndarray], bad: list[tuple[str, str]]
 ) -> tuple[np.ndarray, list[np.ndarray], list[tuple[str, str]]]:
-    """(positions ascending, `arrays` in that order, bad images by id) of all processes together; each first axis
-    follows `index`.
+    """(positions ascending, arrays in that order, bad images by id) of all processes together.
+
+    Args:
+        images: The data set.
+        rows: Positions that all processes together were to read.
+        index: Positions that this one read.
+        arrays: Its results, the first axis following `index`.
+        bad: What it could not read.
 
     Raises EvalkitError if no image is left, or if an image came up twice or not at all.
     """
@@ -279,7 +311,12 @@ def gather(
 
 
 def check_finite(ids: Sequence[str], finite: ArrayLike) -> None:
-    """Raise EvalkitError naming the samples whose outputs are NaN or infinite: those that are not `finite` (N,)."""
+    """Raise EvalkitError naming the samples whose outputs are NaN or infinite.
+
+    Args:
+        ids: Ids of the N samples.
+        finite: Whether each one's outputs are finite, (N,).
+    """
     finite = np.asarray(finite, dtype=bool)
     if not finite.all():
         names = [ids[int(i)] for i in np.flatnonzero(~finite)]
@@ -287,43 +324,6 @@ def check_finite(ids: Sequence[str], finite: ArrayLike) -> None:
             f"the model's output is not finite for {len(names)} of {len(ids)} images, e.g. {', '.join(names[:5])}; is"
             " the checkpoint damaged?"
         )
-
-
-@contextlib.contextmanager
-def progress(what: str | None, total: int) -> Iterator[Callable[[int], None]]:
-    """advance(n): a bar on a terminal, else a line every half minute, on standard error of the first process; silent
-    without `what`."""
-    if what is None or not is_main():
-        yield lambda n: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda n: bar.advance(task, n)
-    else:
-        yield _lines(what, total)
-
-
-def _lines(what: str, total: int) -> Callable[[int], None]:
-    start = last = time.monotonic()
-    done = 0
-
-    def advance(n: int) -> None:
-        nonlocal last, done
-        done, now = done + n, time.monotonic()
-        if now - last >= LINE_SECONDS:
-            rate, last = done / (now - start), now
-            print(
-                f"{what}: {min(done, total)}/{total} images, {rate:.1f} images/s, {max(0, total - done) / rate:.0f} s"
-                " left",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    return advance
 
 
 def _rechunk(

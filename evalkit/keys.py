@@ -33,11 +33,21 @@ MANY = 2**32  # larger powers of two are written as such
 @dataclasses.dataclass(frozen=True)
 class Key:
     """The description of a key. Bounds and choices hold for each member of a list; null is allowed where the type says
-    so; `least` and `most` belong to the range, `above` does not."""
+    so.
+
+    Args:
+        meaning: What it is, in words.
+        unit: What a number counts.
+        choices: Value -> what it means, "" if its name says.
+        least: The least value, which belongs to the range.
+        above: The value that must be exceeded.
+        most: The largest value, which belongs to the range.
+        role: One of `ROLES`: whether it can move a number.
+    """
 
     meaning: str
     unit: str = ""
-    choices: Mapping[Any, str] = dataclasses.field(default_factory=dict)  # value -> what it means, "" if its name says
+    choices: Mapping[Any, str] = dataclasses.field(default_factory=dict)
     least: float | None = None
     above: float | None = None
     most: float | None = None
@@ -154,8 +164,13 @@ class Keys:
 
 @dataclasses.dataclass(frozen=True)
 class Retired:
-    """A key that is no more. `now` says in a few words what does its work. With `renamed` its value goes to that key;
-    a value among `harmless` (what the key was by default, mostly) is dropped without a loss."""
+    """A key that is no more.
+
+    Args:
+        now: What does its work, in a few words.
+        renamed: The key that its value goes to.
+        harmless: Values (what the key was by default, mostly) that are dropped without a loss.
+    """
 
     now: str
     renamed: str | None = None
@@ -170,18 +185,33 @@ def of(schema: type) -> dict[str, Key]:
 
 
 def named(schema: type, *roles: str) -> set[str]:
-    """The names of the keys with one of these roles."""
+    """The names of the keys with one of these roles.
+
+    Args:
+        schema: The class of the keys.
+        roles: Some of `ROLES`.
+    """
     return {name for name, described in of(schema).items() if described.role in roles}
 
 
 def default(schema: type, name: str) -> Any:
-    """The default of a key; `omegaconf.MISSING` if it must be given."""
+    """The default of a key; `omegaconf.MISSING` if it must be given.
+
+    Args:
+        schema: The class of the keys.
+        name: The key.
+    """
     field = next(field for field in dataclasses.fields(typing.cast(Any, schema)) if field.name == name)
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def kind(hint: Any, examples: bool = False) -> str:
-    """A type in words; with `examples` also how a value of it is written, where that is not evident."""
+    """A type in words.
+
+    Args:
+        hint: The type, as annotated.
+        examples: Whether it is said how a value is written, where that is not evident.
+    """
     words = {int: "an integer", float: "a number", bool: "true or false", Any: "anything", str: "text"}
     if isinstance(hint, types.UnionType):
         return " or ".join("null" if part is type(None) else kind(part, examples) for part in typing.get_args(hint))

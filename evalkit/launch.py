@@ -20,8 +20,13 @@ FAILED = 1
 
 
 def spawn(processes: int, argv: list[str]) -> int:
-    """Run `evalkit *argv` in `processes` processes and return the exit code of the first; raises EvalkitError with the
-    first error."""
+    """Run an evalkit command in several processes and return the exit code of the first; raises EvalkitError with the
+    first error.
+
+    Args:
+        processes: How many, one for each GPU.
+        argv: The command's words, without `evalkit`.
+    """
     # here, so that a process of a launch does without
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -85,7 +90,12 @@ def watch_parent() -> None:
 
 def leave(code: int, message: str) -> int:
     """In a process of a launch: put down how it ended; returns the status for torchrun, which kills the other processes
-    on any but 0."""
+    on any but 0.
+
+    Args:
+        code: The exit code of this process.
+        message: The error, if it failed.
+    """
     # nobody waits for anybody any more: threads of a process group that outlive the interpreter abort the process now
     # and then
     if code in (0, 2):
@@ -98,7 +108,12 @@ def leave(code: int, message: str) -> int:
 
 
 def without_option(argv: list[str], option: str) -> list[str]:
-    """`argv` less '--option VALUE' or '--option=VALUE'."""
+    """Words of a command less '--option VALUE' or '--option=VALUE'.
+
+    Args:
+        argv: The words.
+        option: With its dashes.
+    """
     out, skip = [], False
     for word in argv:
         if skip or word.startswith(f"{option}="):

@@ -18,8 +18,14 @@ UNREADABLE = float("inf")  # the step of a line that is none
 
 
 class Logger:
-    """Appends JSON lines to run/log.jsonl; after a resume from `start`, lines of later steps are dropped first, since
-    they are done again."""
+    """Appends JSON lines to log.jsonl; after a resume lines of later steps are dropped first, since they are done
+    again.
+
+    Args:
+        run: The run folder.
+        start: The step that the run goes on from.
+        total: Steps of the whole run.
+    """
 
     def __init__(
         self, run: Path, start: int, total: int, track: str | None = None, config: Mapping[str, Any] | None = None

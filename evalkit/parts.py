@@ -16,10 +16,13 @@ SECONDS = 10.0  # between two pieces: about as much work is lost
 
 
 class Parts:
-    """Results of samples, arrays whose first axis follows their ids, as files in `folder`.
+    """Results of samples, arrays whose first axis follows their ids, as files.
 
-    Only pieces of the same `kind` are found again: give it everything that the results depend on. All processes of a
-    run share the folder.
+    All processes of a run share the folder.
+
+    Args:
+        folder: Where they lie.
+        kind: Everything that the results depend on: only pieces of the same kind are found again.
     """
 
     def __init__(self, folder: str | Path, kind: str):

@@ -76,7 +76,12 @@ def parse(text: str) -> Any:
 
 
 def check_literal(value: Any, where: str) -> None:
-    """Raise EvalkitError for a text, at any depth, that would be replaced by something else: `${...}` and `???`."""
+    """Raise EvalkitError for a text, at any depth, that would be replaced by something else: `${...}` and `???`.
+
+    Args:
+        value: A value of a recipe.
+        where: The key that holds it, for the error.
+    """
     for text in _values(value):
         if isinstance(text, str) and ("${" in text or text == "???"):
             sign = "${" if "${" in text else "???"

@@ -48,11 +48,17 @@ _STYLE: dict[Any, Any] = {
 
 
 class Curve(NamedTuple):
-    """One run's line in one panel. `band` is drawn as mean -+ band where it is finite."""
+    """One run's line in one panel.
 
-    x: np.ndarray  # (L,)
-    mean: np.ndarray  # (L,)
-    band: np.ndarray  # (L,) standard deviation, NaN = none
+    Args:
+        x: (L,) what is varied.
+        mean: (L,) the mean over the seeds.
+        band: (L,) standard deviation, drawn to both sides where it is finite.
+    """
+
+    x: np.ndarray
+    mean: np.ndarray
+    band: np.ndarray
 
 
 def line_style(index: int) -> dict[str, Any]:
@@ -73,7 +79,21 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+VECTOR = {  # format -> what keeps a date out of the file
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
+
+
+def vector(figure: Figure, format: str) -> bytes:
+    """The figure as "svg" or "pdf"; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "evalkit"}):
+        figure.savefig(buffer, format=format, metadata=VECTOR[format])
+    return buffer.getvalue()
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     @wraps(draw)
     def wrapper(*args: Any, **kwargs: Any) -> Figure:
         with matplotlib.rc_context(_STYLE):
@@ -92,10 +112,10 @@ def _percent_axes(ax: Axes, x: str, y: str | None) -> None:
     ax.tick_params(length=3)
 
 
-def _legend(figure: Figure, labels: dict[str, int], marker: bool = True) -> None:
+def legend(figure: Figure, labels: dict[str, int], marker: bool = True) -> None:
     # a label that starts with "_" would be hidden: hence the space
     handles = [
-        Line2D([], [], label=" " + _text(label, 40), **(line_style(i) | ({} if marker else {"marker": None})))
+        Line2D([], [], label=" " + shown(label, 40), **(line_style(i) | ({} if marker else {"marker": None})))
         for label, i in labels.items()
     ]
     longest = max(len(str(h.get_label())) for h in handles)
@@ -105,7 +125,7 @@ def _legend(figure: Figure, labels: dict[str, int], marker: bool = True) -> None
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)
 
 
-def _text(text: str, length: int) -> str:
+def shown(text: str, length: int) -> str:
     """A user's text on one line, cut to `length`, with nothing Matplotlib would take for mathematics."""
     text = " ".join(text.split())
     if len(text) > length:  # in the middle: what tells two runs of one name apart stands at the end
@@ -114,7 +134,7 @@ def _text(text: str, length: int) -> str:
     return text.replace("$", r"\$")
 
 
-@_styled
+@styled
 def curves(
     curves: Mapping[str, Mapping[str, Curve]], panels: Mapping[str, tuple[str, str]], order: Mapping[str, int]
 ) -> Figure:
@@ -150,16 +170,20 @@ def curves(
         ax.set_xticks(np.arange(0, 1.01, 0.2))
         ax.set_xlim(-0.02, max(0.92, *(float(c[mode].x.max()) + 0.02 for c in curves.values() if mode in c)))
     axes[0].set_ylim(0, 1)
-    _legend(figure, {label: order[label] for label in curves})
+    legend(figure, {label: order[label] for label in curves})
     return figure
 
 
-@_styled
+@styled
 def reliability(bins: dict[str, ReliabilityBins], errors: dict[str, float | None], order: dict[str, int]) -> Figure:
-    """Accuracy against confidence in bins of equal size, one panel per run, at most four a row; `errors`: label -> RMS
-    calibration error (fraction or None).
+    """Accuracy against confidence in bins of equal size, one panel per run, at most four a row.
 
     The last bin is hollow: the published RMS calibration error leaves it out.
+
+    Args:
+        bins: Label of a run -> its bins.
+        errors: Label -> RMS calibration error, a fraction or None.
+        order: Label -> place among the colours.
     """
     columns = min(4, len(bins))
     rows = -(-len(bins) // columns)
@@ -184,14 +208,19 @@ def reliability(bins: dict[str, ReliabilityBins], errors: dict[str, float | None
         _percent_axes(ax, "confidence" if i >= len(bins) - columns else "", "accuracy" if i % columns == 0 else None)
         ax.tick_params(labelbottom=i >= len(bins) - columns)
         error = errors.get(label)
-        ax.set_title(_text(label, 26) + ("" if error is None else f"\nRMS error {100 * error:.1f} %"))
+        ax.set_title(shown(label, 26) + ("" if error is None else f"\nRMS error {100 * error:.1f} %"))
         ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
     return figure
 
 
-@_styled
+@styled
 def risk_coverage(curves: dict[str, Sequence[RiskCoverage]], order: dict[str, int]) -> Figure:
-    """Error among the most confident predictions against their share; `curves`: label -> one curve per seed."""
+    """Error among the most confident predictions against their share.
+
+    Args:
+        curves: Label -> one curve per seed.
+        order: Label -> place among the colours.
+    """
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     ax = figure.subplots()
     for label, runs in curves.items():
@@ -204,14 +233,19 @@ def risk_coverage(curves: dict[str, Sequence[RiskCoverage]], order: dict[str, in
             )
     _percent_axes(ax, "coverage: share of images answered, most confident first", "risk: error among them")
     ax.set(xlim=(0, 1), ylim=(0, 1))
-    _legend(figure, {label: order[label] for label in curves}, marker=False)
+    legend(figure, {label: order[label] for label in curves}, marker=False)
     return figure
 
 
-@_styled
+@styled
 def precision_recall(curves: dict[str, Sequence[PrecisionRecall]], chance: float, order: dict[str, int]) -> Figure:
-    """Precision against recall of detecting out-of-distribution images, as steps; `chance` is their share of all
-    images."""
+    """Precision against recall of detecting out-of-distribution images, as steps.
+
+    Args:
+        curves: Label -> one curve per seed.
+        chance: Share of the out-of-distribution images among all.
+        order: Label -> place among the colours.
+    """
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     ax = figure.subplots()
     ax.axhline(chance, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
@@ -237,11 +271,11 @@ def precision_recall(curves: dict[str, Sequence[PrecisionRecall]], chance: float
         color=GREY,
         fontsize=8,
     )
-    _legend(figure, {label: order[label] for label in curves}, marker=False)
+    legend(figure, {label: order[label] for label in curves}, marker=False)
     return figure
 
 
-@_styled
+@styled
 def mixed_samples(strips: dict[str, tuple[np.ndarray, list[str]]]) -> Figure:
     """Mixed training images, one row per run, the label shares under each; `strips`: label -> (images (M, H, W, 3)
     uint8, M captions)."""
@@ -251,7 +285,7 @@ def mixed_samples(strips: dict[str, tuple[np.ndarray, list[str]]]) -> Figure:
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.04, wspace=0.02)
     rows = figure.subfigures(len(strips), 1, squeeze=False)[:, 0]
     for row, (label, (images, captions)) in zip(rows, strips.items()):
-        row.suptitle(_text(label, 60), x=0.008, ha="left", fontsize=10, fontweight="bold")
+        row.suptitle(shown(label, 60), x=0.008, ha="left", fontsize=10, fontweight="bold")
         axes = row.subplots(1, columns, squeeze=False)[0]
         for ax in axes:
             ax.set(xticks=[], yticks=[])

@@ -28,15 +28,24 @@ class Metric:
 
     A `*` in the name stands for any text, and in the title for the same: `error_*` describes `error_fog`. Of several
     descriptions that fit, the first one without a `*` counts, else the first.
+
+    Args:
+        name: As in records.
+        title: Of its column.
+        better: Which values are better; "neither" for what only describes.
+        meaning: What it measures, in words.
+        unit: One of UNITS.
+        column: Whether tables have a column for it; report.csv and `compare` hold every metric.
+        bound: The largest value there can be, if there is one; none is negative.
     """
 
-    name: str  # as in records
-    title: str  # of its column
-    better: Better  # which values are better; "neither" for what only describes
+    name: str
+    title: str
+    better: Better
     meaning: str
-    unit: str = "%"  # one of UNITS
-    column: bool = False  # whether tables have a column for it; report.csv and `compare` hold every metric
-    bound: float | None = 1.0  # the largest value there can be, if there is one; none is negative
+    unit: str = "%"
+    column: bool = False
+    bound: float | None = 1.0
 
     def __post_init__(self) -> None:
         for part in ("name", "title", "meaning"):
@@ -79,13 +88,21 @@ class Metric:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the report. Raises ValueError for a kind that the report cannot draw, and for no title or caption."""
+    """A figure of the report. Raises ValueError for a kind that the report cannot draw, and for no title or caption.
+
+    Args:
+        kind: One of `Drawn`: what is drawn.
+        name: Of its file.
+        title: Its heading.
+        caption: What is drawn, in sentences.
+        panels: Of curves: mode in the series -> title and x axis of its panel; without, every mode is a panel of its
+            own name.
+    """
 
     kind: Drawn
-    name: str  # of its file
+    name: str
     title: str
-    caption: str  # what is drawn, in sentences
-    # of curves: mode in the series -> title and x axis of its panel; without, every mode is a panel of its own name
+    caption: str
     panels: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,11 +113,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Detail:
-    """A key of the configuration that tells rows of one table apart, such as the decoder of a segmentation."""
+    """A key of the configuration that tells rows of one table apart, such as the decoder of a segmentation.
+
+    Args:
+        key: The key of the configuration.
+        title: Of its column.
+        names: Value -> how it is printed; rows come in this order.
+    """
 
     key: str
-    title: str  # of its column
-    names: Mapping[str, str] = field(default_factory=dict)  # value -> how it is printed; rows come in this order
+    title: str
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for part in ("key", "title"):
@@ -109,21 +132,37 @@ class Detail:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol by its facts. Raises ValueError for one that lacks its title, short title, sentence or a column."""
+    """A protocol by its facts. Raises ValueError for one that lacks its title, short title, sentence or a column.
 
-    name: str  # on the command line and in records
+    Args:
+        name: On the command line and in records.
+        kind: One of `Kind`: which tables show it.
+        version: Raised whenever a number can move.
+        title: As a person calls it.
+        short: One word, above columns.
+        sentence: What is measured.
+        metrics: Every metric that a record may hold, in the order of the columns.
+        needs: Data key of `config` -> the set that belongs there.
+        figures: What the report draws of it.
+        detail: A key that tells rows of one table apart.
+        passes: Forward passes per image by default, a backward pass counted as two: what it costs.
+        config: The class of its keys.
+        code: "module:NAME" of what measures it, imported when it runs.
+    """
+
+    name: str
     kind: Kind
-    version: int  # raised whenever a number can move
+    version: int
     title: str
-    short: str  # one word, above columns
-    sentence: str  # what is measured
+    short: str
+    sentence: str
     metrics: tuple[Metric, ...]
-    needs: Mapping[str, str] = field(default_factory=dict)  # data key of `config` -> the set that belongs there
+    needs: Mapping[str, str] = field(default_factory=dict)
     figures: tuple[Figure, ...] = ()
     detail: Detail | None = None
-    passes: int = 1  # forward passes per image by default, a backward pass counted as two: what it costs
-    config: Any = None  # the class of its keys
-    code: str = ""  # "module:NAME" of what measures it, imported when it runs
+    passes: int = 1
+    config: Any = None
+    code: str = ""
 
     def __post_init__(self) -> None:
         what = f"protocol '{self.name}'"

@@ -24,7 +24,12 @@ def header(path: Path) -> list[str]:
 
 
 def sources(path: Path, folder: str) -> dict[str, str]:
-    """Key -> the comment behind its value, the base's comments included."""
+    """Key -> the comment behind its value, the base's comments included.
+
+    Args:
+        path: The recipe file.
+        folder: Where recipes called by name lie.
+    """
     own, keys, base = {}, set(), {}
     for line in path.read_text(encoding="utf-8").splitlines():
         key = line.partition(":")[0]
@@ -45,7 +50,14 @@ def listing(folder: str = "train") -> str:
 
 def show(schema: type, recipe: str, overrides: list[str], folder: str = "train") -> str:
     """The recipe with every key written out, as YAML that is itself a recipe; values that only the defaults give are
-    marked."""
+    marked.
+
+    Args:
+        schema: The class of the keys.
+        recipe: A name or a path.
+        overrides: `key=value`, as typed on the command line.
+        folder: Where recipes called by name lie.
+    """
     path = config.find(recipe, folder)
     conf = config.resolve(schema, recipe, overrides, folder)
     given, comments = config.read(path, folder), sources(path, folder)
@@ -60,7 +72,14 @@ def show(schema: type, recipe: str, overrides: list[str], folder: str = "train")
 
 
 def diff(schema: type, a: str, b: str, folder: str = "train") -> str:
-    """The keys in which two recipes differ, the value of each and the source it gives; empty if there are none."""
+    """The keys in which two recipes differ, the value of each and the source it gives; empty if there are none.
+
+    Args:
+        schema: The class of the keys.
+        a: A recipe, by name or path.
+        b: Another one.
+        folder: Where recipes called by name lie.
+    """
     pair = [
         (name, config.resolve(schema, name, [], folder), sources(config.find(name, folder), folder)) for name in (a, b)
     ]
@@ -76,12 +95,22 @@ def diff(schema: type, a: str, b: str, folder: str = "train") -> str:
 
 
 def value_text(conf: DictConfig, key: str) -> str:
-    """A value as YAML on one line."""
+    """A value as YAML on one line.
+
+    Args:
+        conf: The configuration.
+        key: Which of its values.
+    """
     return "???" if OmegaConf.is_missing(conf, key) else flow(value_of(conf, key))
 
 
 def value_of(conf: DictConfig, key: str) -> Any:
-    """A value as plain containers."""
+    """A value as plain containers.
+
+    Args:
+        conf: The configuration.
+        key: Which of its values.
+    """
     return config.plain(conf)[key]
 
 

@@ -1,7 +1,7 @@
 """What a results record is: one measurement and how it was made, built in one place and checked against a schema."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ import numpy as np
 from . import keys
 from .errors import suggest
 from .protocols import Protocol
+from .record_content import check_content, short
 
 Record = dict[str, Any]
 SCHEMA = 2
-MAX_DEPTH, LARGEST = 16, 1e300
 
 # field -> its type, and what it is
 _DESCRIBED: dict[str, tuple[type | tuple[type, ...], str]] = {
@@ -81,31 +81,56 @@ def fields() -> list[tuple[str, str, str]]:
 
 @dataclass(frozen=True)
 class Subject:
-    """The weights that were measured."""
+    """The weights that were measured.
+
+    Args:
+        model: Name of the architecture.
+        method: The mixup that it was trained with; None: unknown.
+        label: How tables and figures name the run.
+        sha256: Of the weights file.
+        weights: raw | ema.
+        recipe: Whose settings they were trained by, but for seed and execution; None: unknown.
+    """
 
     model: str
     method: str | None
     label: str
-    sha256: str | None  # of the weights file
-    weights: str = "raw"  # raw | ema
-    recipe: str | None = None  # whose settings they were trained by, but for seed and execution; None: unknown
+    sha256: str | None
+    weights: str = "raw"
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
 class DataUsed:
-    """The images that were measured on, as the code that opened them knows them."""
+    """The images that were measured on, as the code that opened them knows them.
+
+    Args:
+        name: How records name the set.
+        fingerprint: SCHEME:DIGEST of the images and their labels.
+        split: Which part of the set.
+        demonstration: An embedded set.
+        more: JSON values beside these in the record.
+    """
 
     name: str
     fingerprint: str
     split: str
-    demonstration: bool  # an embedded set
-    more: Mapping[str, Any] = field(default_factory=dict)  # JSON values beside these in the record
+    demonstration: bool
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What was measured over `n` samples. A metric is a fraction or in its own unit; one that is NaN or None is not
-    defined, `undefined` says why."""
+    """What was measured.
+
+    Args:
+        n: Samples behind the metrics.
+        metrics: Metric -> a fraction, or a number in its own unit; NaN or None: not defined.
+        undefined: Metric that is not defined -> why.
+        standard_errors: Metric -> standard error over samples.
+        intervals: Metric -> (low, high), 95 % over samples.
+        series: Rows of what figures draw.
+    """
 
     n: int
     metrics: Mapping[str, float | None]
@@ -117,15 +142,26 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Made:
-    """How it was measured. `config` is an instance of the class of its keys."""
+    """How it was measured.
+
+    Args:
+        config: An instance of the class of its keys.
+        environment: Versions and hardware.
+        seconds: How long it took; None: not measured.
+        complete: Whether nothing was missing.
+        seed: Of what is drawn at random; None: nothing is.
+        resolved: Keys that `config` left open, as they were settled.
+        records: File of the per-sample records.
+        notes: What a reader of the numbers should know, one sentence each.
+    """
 
     config: Any
     environment: Mapping[str, Any]
     seconds: float | None
     complete: bool
     seed: int | None = None
-    resolved: Mapping[str, Any] = field(default_factory=dict)  # keys that `config` left open, as they were settled
-    records: str | None = None  # file of the per-sample records
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+    records: str | None = None
     notes: Sequence[str] = ()
 
 
@@ -148,7 +184,7 @@ def make_record(
         subject: The weights.
         data: The images.
         numbers: The metrics. One that is not finite becomes None with its reason in `undefined`.
-        made: How.
+        made: How it was measured.
         published: Whether the data are the published ones, whole, and the settings the published ones.
         assumed: What the published settings leave open, and what is taken for it.
 
@@ -222,7 +258,7 @@ def check(record: Mapping[str, Any]) -> None:
         value = record[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(
-                f"Expected field `{key}` of a results record to be {_kind_name(kind)}, but got {_short(value)}"
+                f"Expected field `{key}` of a results record to be {_kind_name(kind)}, but got {short(value)}"
             )
     for key in DATA_KEYS:
         if not isinstance(record["data"].get(key), str):
@@ -230,7 +266,7 @@ def check(record: Mapping[str, Any]) -> None:
                 f"Expected field `data` of a results record to hold the strings {', '.join(DATA_KEYS)}, but {key} is"
                 f" {record['data'].get(key)!r}"
             )
-    _check_content(record)
+    check_content(record)
     for key, value in record["metrics"].items():
         if value is None and key not in record["undefined"]:
             raise ValueError(f"metric `{key}` is null without a reason in `undefined`")
@@ -240,56 +276,6 @@ def check(record: Mapping[str, Any]) -> None:
                 raise ValueError(f"`{name}` names '{key}', which is not a metric.{suggest(key, record['metrics'])}")
     if known is _FIELDS and record["published"] and (record["demonstration"] or not record["complete"]):
         raise ValueError("a demonstration or an incomplete measurement cannot be `published`")
-
-
-def _check_content(record: Mapping[str, Any]) -> None:
-    """Raise ValueError for what readers of records could not work with: nested too deep, numbers out of all bounds,
-    values of other types than tables and figures show."""
-    if _depth(record) > MAX_DEPTH:
-        raise ValueError(f"a results record is nested {MAX_DEPTH} deep at most, but this one is deeper")
-    numbers = {f: record.get(f, {}) for f in ("metrics", "standard_errors")}
-    numbers |= {f"series {i}": row for i, row in enumerate(record["series"] or []) if isinstance(row, Mapping)}
-    for part, values in numbers.items():
-        for key, value in values.items():
-            # a row of a series may hold words, and a list of numbers such as those of repeated runs
-            members = value if part not in _FIELDS and isinstance(value, list) else [value]
-            if not all(_is_number(v) or v is None or (part not in _FIELDS and isinstance(v, str)) for v in members):
-                raise ValueError(
-                    f"Expected {part.removesuffix('s')} `{key}` to be a number or null, but got {_short(value)}"
-                )
-    kinds: dict[str, Callable[[Any], bool]] = {
-        **dict.fromkeys(("notes", "assumed", "idle_keys"), lambda v: all(isinstance(note, str) for note in v)),
-        "undefined": lambda v: all(isinstance(why, str) for why in v.values()),
-        "series": lambda v: all(isinstance(row, Mapping) for row in v or []),
-        "intervals": lambda v: all(
-            isinstance(pair, list | tuple) and len(pair) == 2 and all(x is None or _is_number(x) for x in pair)
-            for pair in v.values()
-        ),
-        "n": lambda v: 0 <= v < 2**63,
-        "seconds": lambda v: v is None or _is_number(v),
-    }
-    for name, fits in kinds.items():
-        if name in record and not fits(record[name]):
-            raise ValueError(f"field `{name}` of a results record holds values of another type than such a field does")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
-
-
-def _depth(value: Any, above: int = 0) -> int:
-    """How deep containers are nested; stops just beyond MAX_DEPTH."""
-    if not isinstance(value, Mapping | list | tuple) or above > MAX_DEPTH:
-        return above
-    inner = value.values() if isinstance(value, Mapping) else value
-    return max((_depth(v, above + 1) for v in inner), default=above + 1)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, int) and abs(value) >= LARGEST:
-        return "a number of more than 300 digits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def upgraded(record: Mapping[str, Any]) -> Record:

@@ -15,12 +15,19 @@ Schemas = Mapping[str, type[keys.Keys]]  # command -> the class of its keys
 
 @dataclass(frozen=True)
 class Entry:
-    """A key as one or more commands take it."""
+    """A key as one or more commands take it.
+
+    Args:
+        name: The key.
+        key: Its description.
+        kind: Its type in words.
+        default: As YAML; "" if it must be given.
+    """
 
     name: str
     key: keys.Key
-    kind: str  # its type in words
-    default: str  # as YAML; "" if it must be given
+    kind: str
+    default: str
 
     def allowed(self) -> str:
         """Type, unit and bounds in words."""
@@ -82,7 +89,12 @@ def listing(schemas: Schemas) -> str:
 
 
 def page(schemas: Schemas, name: str) -> str:
-    """All there is to say of the key `name`. Raises EvalkitError for one that no command takes, or none any more."""
+    """All there is to say of a key. Raises EvalkitError for one that no command takes, or none any more.
+
+    Args:
+        schemas: Command -> the class of its keys.
+        name: The key.
+    """
     found = [(c, entry) for c, group in groups(schemas) for entry in group if entry.name == name]
     if found:
         return "\n\n".join(f"{name} of {takers(c)}\n{textwrap.indent(entry.text(), '  ')}" for c, entry in found)

@@ -20,9 +20,14 @@ FILE = "results.jsonl"
 
 
 def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
-    """Append `record` to `out_dir`/results.jsonl as one line, in one write, and force it to disk. Safe for several
-    processes at once; a crash in the middle can lose this line only. Raises EvalkitError where the folder cannot be
-    written, ValueError for a bad record."""
+    """Append a record to results.jsonl as one line, in one write, and force it to disk. Safe for several processes at
+    once; a crash in the middle can lose this line only. Raises EvalkitError where the folder cannot be written,
+    ValueError for a bad record.
+
+    Args:
+        out_dir: The folder of results.jsonl, made where it is not there.
+        record: The record.
+    """
     check(record)
     path = Path(out_dir) / FILE
     line = json.dumps(plain(record), sort_keys=True, allow_nan=False).encode() + b"\n"
@@ -48,8 +53,12 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
 
 
 def holds(out_dir: str | Path, record: Mapping[str, Any]) -> bool:
-    """Whether `out_dir`/results.jsonl has this record already, but for how long it took and on what it was
-    computed."""
+    """Whether results.jsonl has this record already, but for how long it took and on what it was computed.
+
+    Args:
+        out_dir: The folder of results.jsonl.
+        record: The record.
+    """
     if not (Path(out_dir) / FILE).exists():
         return False
 

@@ -26,7 +26,12 @@ def refuse(run: Path) -> None:
 
 
 def start(run: Path, cfg: Any) -> None:
-    """Put the resolved config of a new run into its folder."""
+    """Put the resolved config of a new run into its folder.
+
+    Args:
+        run: The folder.
+        cfg: The resolved config of the run.
+    """
     config.save(cfg, run / "config.yaml")
 
 
@@ -133,7 +138,13 @@ def _holder(path: Path) -> str:
 
 
 def resumed(schema: type[T], run: Path, overrides: Iterable[str]) -> T:
-    """The run's own config with keys overridden that change not one bit of what is computed."""
+    """The run's own config with some keys overridden.
+
+    Args:
+        schema: The class of the keys.
+        run: The run folder.
+        overrides: `key=value` of keys that change not one bit of what is computed; others are refused.
+    """
     if not (run / "config.yaml").is_file():
         raise EvalkitError(f"{run} is not a run folder (no config.yaml); give the folder that the command wrote")
     execution = keys.named(schema, "execution")

@@ -93,7 +93,12 @@ def gather_objects(obj: Any) -> list[Any]:
 
 
 def environment(device: torch.device | None = None, packages: Sequence[str] = ()) -> dict[str, Any]:
-    """Versions (those of `packages` as well) and hardware for a results record: no host name, no path."""
+    """Versions and hardware for a results record: no host name, no path.
+
+    Args:
+        device: Where it runs; None: the CPU.
+        packages: Packages besides the usual ones whose versions matter.
+    """
     env: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",

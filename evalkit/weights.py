@@ -41,10 +41,14 @@ Read = tuple[dict[str, Tensor], dict[str, Any], str]
 
 
 def read_file(path: Path, weights: str | None = None) -> Read:
-    """(state_dict, meta, sha256) of a .safetensors or torch file; meta is {} or says which weights were read.
+    """(state_dict, meta, sha256); meta is {} or says which weights were read.
 
-    Torch files may nest the weights under state_dict_ema, model_ema, state_dict or model. `weights`: "raw" or "ema";
-    None takes averaged ones where there are some. Raises EvalkitError."""
+    Torch files may nest the weights under state_dict_ema, model_ema, state_dict or model. Raises EvalkitError.
+
+    Args:
+        path: A .safetensors or torch file.
+        weights: "raw" or "ema"; None takes averaged ones where there are some.
+    """
     if not path.is_file():
         raise EvalkitError(f"no such checkpoint: {path}")
     if path.suffix == ".safetensors":
@@ -69,9 +73,13 @@ def read_file(path: Path, weights: str | None = None) -> Read:
 
 
 def read_hub(folder: Path, weights: str | None = None) -> Read:
-    """(state_dict, meta, sha256) of a folder with timm's config.json and its weights; meta has `model`, `num_classes`
-    and, where the folder names them, `model_args` and `classes`. Raises EvalkitError for a config of another library
-    and for weights in several files."""
+    """(state_dict, meta, sha256); meta has `model`, `num_classes` and, where the folder names them, `model_args` and
+    `classes`. Raises EvalkitError for a config of another library and for weights in several files.
+
+    Args:
+        folder: One with timm's config.json and its weights.
+        weights: "raw" or "ema"; None takes averaged ones where there are some.
+    """
     try:
         config = json.loads((folder / HUB_CONFIG).read_text(encoding="utf-8"))
         known = isinstance(config, dict) and isinstance(config.get("architecture"), str)

@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evalkit.data.images import Images
 from evalkit.errors import EvalkitError
-from evalkit.inference import Pass, check_eval_mode, check_finite, exact, fixed_chunks, gather, normaliser, progress
+from evalkit.inference import Pass, check_eval_mode, check_finite, exact, fixed_chunks, gather, normaliser
+from evalkit.progress import progress
 from evalkit.runtime import derive_rng, world_size
 
 Gradient = Callable[[Tensor], Tensor]  # images (B, 3, S, S) in [0, 1] -> gradient of the loss, same shape

@@ -82,7 +82,7 @@ def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | Non
     made = []
     for name in shared:
         for first, second in _pairs(name, sides[0], sides[1], names=(a, b)):
-            differences = paired(PROTOCOLS[name], _outcome(first), _outcome(second), names=(a, b))
+            differences = paired(PROTOCOLS[name], outcome_of(first), outcome_of(second), names=(a, b))
             print(_text(first, second, differences))
             made.append(_json(first, second, differences))
     if out is not None:
@@ -229,7 +229,8 @@ def _obstacle(a: Record, b: Record) -> str | None:
     return None
 
 
-def _outcome(record: Record) -> tuple[np.ndarray, Outcome]:
+def outcome_of(record: Record) -> tuple[np.ndarray, Outcome]:
+    """(ids in order, outcome) of a record, from its per-sample records; raises EvalkitError where they are gone."""
     found = store.read(Path(record["_dir"]) / record["records"]) if record["records"] else None
     if found is None:
         raise EvalkitError(

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from evalkit.data.images import Images
 from evalkit.errors import EvalkitError
-from evalkit.inference import Resumed, check_eval_mode, check_finite, exact, fixed_chunks, gather, normaliser, progress
+from evalkit.inference import Resumed, check_eval_mode, check_finite, exact, fixed_chunks, gather, normaliser
 from evalkit.parts import Parts
+from evalkit.progress import progress
 from evalkit.runtime import world_size
 
 from .masks import Setting, image_masks, shuffled_order

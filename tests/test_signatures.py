@@ -9,7 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("robustness", "downstream", "train")
-FILES = sorted(p.relative_to(ROOT).as_posix() for f in FOLDERS for p in (ROOT / f).rglob("*.py"))
+FILES = sorted(
+    p.relative_to(ROOT).as_posix()
+    for pattern in (*(f"{folder}/**/*.py" for folder in FOLDERS), "evalkit/*.py")
+    for p in ROOT.glob(pattern)
+)
 
 
 def signatures(tree: ast.Module) -> Iterator[tuple[str, list[str], str]]:

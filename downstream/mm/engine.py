@@ -28,8 +28,8 @@ from mmengine.runner import BaseLoop, Runner
 
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
-from evalkit.inference import progress
 from evalkit.logger import Logger
+from evalkit.progress import progress
 from evalkit.runtime import rank, world_size, write_atomic
 
 from . import (

@@ -96,6 +96,36 @@ def study_status(folder: Annotated[Path, typer.Argument(metavar="DIR", help="the
     return _ended(folder)
 
 
+@app.command(
+    "report",
+    epilog="""\b
+Examples:
+  evalkit study report digits-methods
+  evalkit study report mine.yaml --folder studies/mine --out paper/tables
+""",
+)
+def study_report(
+    study: Name,
+    folder: Annotated[
+        Path | None, typer.Option(help="folder that the study was run in", show_default="studies/STUDY")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the report", show_default="FOLDER/report")] = None,
+) -> int:
+    """Tables and figures of a study, as far as it was run.
+
+    Means over seeds, differences to the baseline with their significance, cost, and published values beside them; as
+    Markdown, CSV, LaTeX and HTML, figures as PNG, SVG and PDF.
+    """
+    from ..robustness.comparison import outcome_of
+    from ..study import report, spec
+    from . import described
+
+    found = spec.load(study)
+    folder = folder or Path("studies") / found.name
+    print(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of))
+    return 0
+
+
 def _ended(folder: Path) -> int:
     """Print how the jobs stand; the exit code for it."""
     from ..study import plan

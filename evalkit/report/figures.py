@@ -37,6 +37,7 @@ class Drawing:
     png: bytes | None
     left_out: list[str]
     half: bool = False  # half the width of the page
+    figure: Any = None  # Matplotlib's, where it was drawn here: for other formats
 
 
 def draw(rows: Sequence[Row], protocols: Protocols) -> list[Drawing]:
@@ -303,7 +304,8 @@ def _drawing(
     name: str, title: str, caption: str, left_out: list[str], make: Callable[[], Any], half: bool = False
 ) -> Drawing:
     figure = make()
-    return Drawing(name, title, caption, plots.png(figure) if figure is not None else None, left_out, half)
+    png = plots.png(figure) if figure is not None else None
+    return Drawing(name, title, caption, png, left_out, half, figure)
 
 
 MAKERS: dict[Drawn, Callable[[_Asked], Drawing]] = {

@@ -190,32 +190,37 @@ def latex_table(table: Table) -> str:
     for *_, span in table.heads:
         spans.append((start, start + span - 1))
         start += span
+    blocks = [
+        rf"\multicolumn{{{span}}}{{c}}{{{_tex(f'{title} ({where})' if where else title)}}}"
+        for title, where, _, span in table.heads
+    ]
+    above = [
+        " & ".join(["", *blocks]) + r" \\",
+        " ".join(rf"\cmidrule(lr){{{a}-{b}}}" for a, b in spans),
+    ]
+    below = rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {_tex(' '.join(table.notes))}}}"
     lines = [
         r"\begin{table}[t]",
         r"\centering",
-        rf"\caption{{{_tex(table.title)}. {_tex(' '.join(table.notes))}}}",
+        rf"\caption{{{_tex(table.title)}}}",
+        *([rf"\label{{tab:{_label(table.label)}}}"] * bool(table.label)),
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
-        " & ".join(
-            [
-                "",
-                *(
-                    rf"\multicolumn{{{span}}}{{c}}{{{_tex(f'{title} ({where})')}}}"
-                    for title, where, _, span in table.heads
-                ),
-            ]
-        )
-        + r" \\",
-        " ".join(rf"\cmidrule(lr){{{a}-{b}}}" for a, b in spans),
+        *(above if any(title for title, *_ in table.heads) else []),
         " & ".join(["", *map(_tex, table.columns)]) + r" \\",
         r"\midrule",
         *(" & ".join([_tex(name), *map(_tex_cell, cells)]) + r" \\" for name, cells in table.rows),
         r"\bottomrule",
         r"\end{tabular}}",
+        *([below] * bool(table.notes)),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _label(text: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
 
 
 def _tex_cell(cell: Cell) -> str:

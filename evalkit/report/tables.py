@@ -26,7 +26,7 @@ class Cell:
 @dataclass(frozen=True)
 class Table:
     """`heads`: (title, data set, both in a word, number of columns) above the column titles; each row a name and one
-    Cell per column, the last `quoted` of them published values."""
+    Cell per column, the last `quoted` of them published values. `label` is what LaTeX refers to it by."""
 
     title: str
     heads: list[tuple[str, str, str, int]]
@@ -34,6 +34,7 @@ class Table:
     rows: list[tuple[str, list[Cell]]]
     notes: list[str] = field(default_factory=list)
     quoted: int = 0
+    label: str = ""
 
 
 class Estimate(NamedTuple):

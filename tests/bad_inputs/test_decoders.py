@@ -7,9 +7,12 @@ import pytest
 from PIL import Image
 
 from evalkit.cli import invoke
+from evalkit.downstream.decoding import OPENCV
+from evalkit.downstream.readers import detection, segmentation
 
 from .cases import Case
 from .make import folders, run_folder, splits, training
+from .test_coco import whole
 
 KIND = "What a decoder does silently, said by every command"
 RNG = np.random.default_rng(1)
@@ -93,11 +96,69 @@ def attacked(folder, save):
     return notes(folder / "out")
 
 
+def labelled(folder, save):
+    """A set of images and label maps of two classes, with one image that `save` writes, of one size with its map."""
+    for split in ("train", "val"):
+        folders(folder / "images", [split], count=2)
+        (folder / "masks" / split).mkdir(parents=True)
+        for i in range(2):
+            labels = np.zeros((32, 32), dtype=np.uint8)
+            labels[:8] = 1
+            Image.fromarray(labels).save(folder / "masks" / split / f"{i}.png")
+    (folder / "classes.txt").write_text("background\ncat\n")
+    save(folder / "images" / "train")
+    Image.fromarray(labels).save(folder / "masks" / "train" / "odd.png")
+    return folder
+
+
+def segmented(folder, save):
+    return "; ".join(segmentation(str(labelled(folder, save)), folder).notes)
+
+
+def detected(folder, save):
+    save(whole(folder) / "train")
+    path = folder / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 3, "file_name": "odd.png", "width": 32, "height": 32})
+    path.write_text(json.dumps(content))
+    return "; ".join(detection(str(folder), folder).notes)
+
+
+def lacking(folder, split):
+    """Label maps without a class in one split."""
+    labelled(folder, alpha)
+    for path in (folder / "masks" / split).iterdir():
+        Image.fromarray(np.zeros((32, 32), dtype=np.uint8)).save(path)
+    return "; ".join(segmentation(str(folder), folder).notes)
+
+
 CASES = [
     Case(f"{name}, {command}", meet, says=f"{note} in 1", fate="said", argument=save)
     for name, (save, note) in KINDS.items()
     for command, meet in (("train", trained), ("eval", evaluated), ("robustness", attacked))
     if command == "train" or name in list(KINDS)[:5:2]
+]
+CASES += [
+    Case(
+        f"{name}, transfer {task}",
+        meet,
+        says=f"{OPENCV.get(note, note)} in 1 of the 3 train",
+        fate="said",
+        argument=save,
+    )
+    for name, (save, note) in KINDS.items()
+    for task, meet in (("seg", segmented), ("det", detected))
+    if save in (grey16, alpha, palette_alpha)
+]
+CASES += [
+    Case(
+        f"{split} label maps without a class",
+        lacking,
+        says=f"no {split} label map holds 1 of .*: cat",
+        fate="said",
+        argument=split,
+    )
+    for split in ("train", "val")
 ]
 
 

@@ -38,7 +38,7 @@ def test_is_complete_or_a_few_lines_on_one_that_is(name):
     text = yaml.safe_load(config.find(name).read_text())
     every = {f.name for f in dataclasses.fields(TrainConfig)} - NOT_THE_METHOD
     if "base" in text:
-        assert len(text) <= 6 and "base" not in yaml.safe_load(config.find(text["base"]).read_text())
+        assert len(text) <= 7 and "base" not in yaml.safe_load(config.find(text["base"]).read_text())
     else:
         distillation = {key for key in every if key.startswith("distill_")}
         # settings for networks (`models`) are of a recipe that several were published with
@@ -77,7 +77,7 @@ def test_is_complete_or_a_few_lines_on_one_that_is(name):
                 "erasing": 0.0,
             },
         ),
-        ("transmix-as-run", {"lr": 1e-3, "weight_decay": 0.03, "batch_size": 256}),
+        ("transmix-as-run", {"lr": 1e-3, "weight_decay": 0.03, "batch_size": 256, "eval_resize": 248}),
         # OpenMixup's deit_s_l6_a2_near_lam_cat_switch0_8_8x128_ep300
         (
             "automix-deit",

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from evalkit import inference, models
+from evalkit import inference, models, progress
 from evalkit.data.images import ArrayImages, BadImage
 from evalkit.data.transforms import eval_transform
 from evalkit.errors import EvalkitError
@@ -213,7 +213,7 @@ def test_unknown_policy():
 
 
 def test_progress_is_plain_lines_off_a_terminal_and_silent_without_a_name(capsys, monkeypatch):
-    monkeypatch.setattr(inference, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     run(make_images(20), make_network(), what="noise by vit")
     lines = capsys.readouterr().err.splitlines()
     assert (
@@ -227,6 +227,6 @@ def test_progress_is_plain_lines_off_a_terminal_and_silent_without_a_name(capsys
 
 def test_progress_draws_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with inference.progress("pass", 10) as advance:
+    with progress.progress("pass", 10) as advance:
         advance(10)
     assert "pass" in capsys.readouterr().err

@@ -99,8 +99,8 @@ def test_same_figure_same_bytes_and_no_global_state():
 
 def test_a_long_label_keeps_what_tells_it_from_another():
     names = [f"vanilla (vit_nano_patch4_32, checkpoint {sha})" for sha in ("40a3db15", "b44cec5a")]
-    cut = [plots._text(name, 26) for name in names]
+    cut = [plots.shown(name, 26) for name in names]
     assert cut[0] != cut[1] and all(
         len(c) == 26 and c.startswith("vanilla") and "\N{HORIZONTAL ELLIPSIS}" in c for c in cut
     )
-    assert plots._text("short", 26) == "short"
+    assert plots.shown("short", 26) == "short"

@@ -33,11 +33,11 @@ class MergeMix(MixMethod):
         mixup_alpha: Parameter of Beta(mixup_alpha, mixup_alpha) of the Mixup besides; 0: the batch as it is.
         merged: Share of the patches that are merged away (49 of 196).
         attn_depth: Block of the attention; None: the last.
-        resample: Draw each label's lam_i ~ N(merged, lam) and stretch the batch's to 0 ... 1, as the released CIFAR
-            configurations.
+        resample: Draw each label's lam_i ~ N(merged, lam) and stretch the batch's to 0 ... 1.
         pairing: As CutMix; "derange" keeps any image from being its own partner.
 
-    Draws: lam, partner, mixup_lam, mixup_partner, noise ((B,) standard normal numbers, with resample).
+    The preset "cifar" is DeiT's configuration on CIFAR-100. Draws: lam, partner, mixup_lam, mixup_partner, noise ((B,)
+    standard normal numbers, with resample).
 
     Differs from the paper / the official code in ties, which merged patches always are (the first ones win here), in
     taking the attention and the map of merged tokens at the same block, in the pass for the attention, which keeps no
@@ -60,7 +60,7 @@ class MergeMix(MixMethod):
     training_passes = 2
     PRESETS = {
         "default": {},
-        "cifar": {"merged": 0.5, "resample": True},
+        "cifar": {"merged": 0.5, "attn_depth": 9, "resample": True},
     }
 
     def __init__(

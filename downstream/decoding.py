@@ -1,0 +1,69 @@
+"""What OpenCV, with which mmsegmentation and mmdetection read images, does silently, and label maps that lack a class:
+counted before training."""
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from evalkit.data.images import SURVEYED, peculiarities
+from evalkit.fingerprint import sample
+
+# evalkit.data.images names what Pillow's conversion to RGB does; OpenCV's differs for these
+OPENCV = {
+    "exif_orientation_ignored": "exif_orientation_applied",
+    "grey16_saturated": "grey16_cut_to_8_bits",
+    "float_clipped": "float_cut_to_8_bits",
+}
+NAMED = 5  # classes that a sentence names
+
+
+def survey(paths: Sequence[str], split: str) -> list[str]:
+    """What decoding does silently, counted over all images of a split or a fixed sample of a large one, one sentence
+    each: "alpha_dropped" (a hidden colour shows), "cmyk_converted", "exif_orientation_applied",
+    "grey16_cut_to_8_bits", "rgb16_cut_to_8_bits", "first_of_several_frames".
+
+    Args:
+        paths: Of the images, which readers have found to be there.
+        split: Name of the split, for the sentences.
+    """
+    rows = sample(len(paths), SURVEYED)
+    count = Counter(note for i in rows for note in _peculiar(paths[i]))
+    of = f"{len(rows):,} {split} images" + ("" if len(rows) == len(paths) else " looked at")
+    return [f"{OPENCV.get(note, note)} in {n:,} of the {of}" for note, n in sorted(count.items())]
+
+
+def _peculiar(path: str) -> list[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return peculiarities(image)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return []  # whoever reads it says so
+
+
+def absent(maps: Sequence[str], classes: Sequence[str], split: str) -> list[str]:
+    """A sentence that names the classes that no label map of a split holds; maps are read until each was seen.
+
+    Args:
+        maps: Paths of the label maps, in which label i is class i.
+        classes: Names of the classes.
+        split: Name of the split, for the sentence.
+    """
+    left = set(range(len(classes)))
+    for path in maps:
+        try:
+            with Image.open(path) as image:
+                left -= set(np.unique(np.asarray(image)).tolist())
+        except (OSError, ValueError, Image.DecompressionBombError):
+            return []  # whoever reads it says so
+        if not left:
+            return []
+    names = [classes[i] for i in sorted(left)]
+    more = ", ..." if len(names) > NAMED else ""
+    so = "they cannot be learned" if split == "train" else "they are not measured"
+    which = f"{len(names)} of the {len(classes)} classes, so {so}"
+    return [f"no {split} label map holds {which}: {', '.join(names[:NAMED])}{more}"]

@@ -1,0 +1,169 @@
+"""What a study has measured so far, sorted for its tables: rows, columns and the seeds of each place."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import results
+from ..errors import EvalkitError
+from ..protocols import Metric, Protocol, Protocols
+from ..report.collect import Record, Row, Run, RunKey, group_of
+from .spec import Cell, Study
+
+SEED = "seed"  # the axis whose values repeat a training
+TRAIN = "train"
+OF_FORM = {"last": "top1", "best": "top1_best", "median": "top1_median"}
+# (ids, what `bootstrap` resamples) of a record, from its per-sample file; handed in by the command line
+Outcomes = Callable[[Record], tuple[np.ndarray, Any]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell with the newest complete record of each measurement: "train" and the names of the evaluations."""
+
+    cell: Cell
+    records: dict[str, Record]
+    folder: Path
+
+    @property
+    def seed(self) -> str:
+        return self.cell.values.get(SEED, "")
+
+
+class Place(NamedTuple):
+    """A place of a study's tables: values of the axes of its row and of its column."""
+
+    row: tuple[str, ...]
+    column: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A study's measurements.
+
+    Args:
+        study: what was planned.
+        places: place -> its seeds, those without any record left out.
+        rows: values of the row axes, in the order of the study.
+        columns: values of the column axes.
+        left_out: name of a cell that cannot be -> why.
+        missing: "cell: measurement" of what has no complete record.
+        problems: lines of results that could not be read.
+    """
+
+    study: Study
+    places: dict[Place, list[Measured]]
+    rows: list[tuple[str, ...]]
+    columns: list[tuple[str, ...]]
+    left_out: dict[str, str]
+    missing: list[str]
+    problems: list[str]
+
+    @property
+    def baseline(self) -> tuple[str, ...] | None:
+        """The row that differences and costs are relative to."""
+        name = self.study.report.baseline
+        return next((row for row in self.rows if name in row), None)
+
+    def record_sets(self, measurement: str) -> dict[Place, dict[str, Record]]:
+        """Place -> seed -> record of a measurement, of those that measured the same thing as most."""
+        found = {
+            place: {m.seed: m.records[measurement] for m in members if measurement in m.records}
+            for place, members in self.places.items()
+        }
+        groups = [group_of(r) for by_seed in found.values() for r in by_seed.values()]
+        usual = max(groups, key=groups.count, default=None)
+        return {
+            place: same
+            for place, by_seed in found.items()
+            if (same := {seed: r for seed, r in by_seed.items() if group_of(r) == usual})
+        }
+
+    def report_rows(self) -> list[Row]:
+        """The rows of a report on runs, by the names of the study."""
+        return [
+            Row(name_of(place, self), [_run(m) for m in members])
+            for place, members in self.places.items()
+            if any(m.records for m in members)
+        ]
+
+
+def gather(study: Study, folder: Path) -> Gathered:
+    """What lies in the study's folder. Raises EvalkitError where nothing was measured."""
+    row_axes, column_axes = axes(study)
+    places: dict[Place, list[Measured]] = {}
+    left_out, missing, problems = {}, [], []
+    for cell in study.cells:
+        if cell.excluded is not None:
+            left_out[cell.name] = cell.excluded
+            continue
+        records: dict[str, Record] = {}
+        for name in (TRAIN, *(e.name for e in study.evaluations)):
+            path = folder / "cells" / cell.name / name / results.FILE
+            found, bad = results.scan([path]) if path.is_file() else ([], [])
+            problems += bad
+            complete = [r for r in results.latest(found) if r["complete"]]
+            if complete:  # averaged weights where there are any: those that an evaluation takes
+                records[name] = max(complete, key=lambda r: r["weights"] == "ema")
+            else:
+                missing.append(f"{cell.name}: {name}")
+        place = Place(tuple(cell.values[a] for a in row_axes), tuple(cell.values[a] for a in column_axes))
+        if records:
+            places.setdefault(place, []).append(Measured(cell, records, folder / "cells" / cell.name))
+    if not places:
+        raise EvalkitError(f"nothing was measured in {folder} yet; run `evalkit study run {study.name} --out {folder}`")
+    rows = list(dict.fromkeys(tuple(c.values[a] for a in row_axes) for c in study.cells))
+    columns = list(dict.fromkeys(tuple(c.values[a] for a in column_axes) for c in study.cells))
+    rows = [row for row in rows if any(p.row == row for p in places)]
+    columns = [column for column in columns if any(p.column == column for p in places)]
+    return Gathered(study, places, rows, columns, left_out, missing, problems)
+
+
+def axes(study: Study) -> tuple[list[str], list[str]]:
+    """The axes of rows and of columns: what the study's report leaves open, but the seed, makes rows too."""
+    columns = [a for a in study.report.columns if a != SEED]
+    rows = [a for a in study.report.rows if a != SEED]
+    rows += [a for a in study.axes if a not in (SEED, *rows, *columns)]
+    if not rows:
+        rows, columns = columns, []
+    return rows, columns
+
+
+def name_of(place: Place, gathered: Gathered) -> str:
+    """The values of a place, without axes of a single value."""
+    return ", ".join(part for part in (row_name(place.row, gathered), column_name(place.column, gathered)) if part)
+
+
+def row_name(row: tuple[str, ...], gathered: Gathered) -> str:
+    return _words(row, gathered.rows) or row[0]
+
+
+def column_name(column: tuple[str, ...], gathered: Gathered) -> str:
+    return _words(column, gathered.columns)
+
+
+def _words(values: tuple[str, ...], all_values: Sequence[tuple[str, ...]]) -> str:
+    several = [len({v[i] for v in all_values}) > 1 for i in range(len(values))]
+    return ", ".join(value for value, shown in zip(values, several) if shown)
+
+
+def metrics_of(study: Study, measurement: str, records: Iterable[Record], protocols: Protocols) -> list[Metric]:
+    """The metrics that the tables show of a measurement."""
+    protocol = protocol_of(records, protocols)
+    if protocol is None:
+        return []
+    return [protocol.metric(OF_FORM[study.report.form])] if measurement == TRAIN else list(protocol.columns)
+
+
+def protocol_of(records: Iterable[Record], protocols: Protocols) -> Protocol | None:
+    """What the records are of."""
+    return next((protocols[r["protocol"]] for r in records if r["protocol"] in protocols), None)
+
+
+def _run(m: Measured) -> Run:
+    first = next(iter(m.records.values()))
+    key = RunKey(first["label"], first["model"], first["method"], first["weights"], first["checkpoint_sha256"])
+    return Run(key, {group_of(r): r for r in m.records.values()})

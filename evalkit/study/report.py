@@ -1,0 +1,151 @@
+"""`evalkit study report`: the tables of a study with what they allow to say, as Markdown, CSV, LaTeX and one HTML page,
+with its figures as PNG, SVG and PDF."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import plots
+from ..files import write_together
+from ..protocols import Protocols
+from ..report import figures as run_figures
+from ..report import page, render
+from ..report.collect import Record
+from ..report.provenance import provenance
+from ..report.tables import Table
+from ..text import cell
+from . import figures, tables
+from .gather import TRAIN, Gathered, Outcomes, gather
+from .spec import Study
+from .tables import Difference
+
+
+def build(study: Study, folder: Path, out: Path, protocols: Protocols, outcomes: Outcomes) -> Path:
+    """Write report.html, report.md, report.tex, results.csv, differences.csv and figures/ of a study into `out`; the
+    path of report.html.
+
+    Args:
+        study: what was planned.
+        folder: where it was run.
+        out: where the report goes.
+        protocols: what the records are of.
+        outcomes: reads the per-sample records of a record; raises EvalkitError where they are gone.
+
+    Raises EvalkitError where nothing was measured yet or `out` cannot be written.
+    """
+    gathered = gather(study, folder)
+    shown: list[Table] = []
+    found: list[Difference] = []
+    for measurement in (TRAIN, *(e.name for e in study.evaluations)):
+        own = tables.results_tables(gathered, measurement, protocols)
+        differences = tables.differences(gathered, measurement, protocols, outcomes)
+        table = tables.differences_table(gathered, differences, own[0].title if own else "")
+        shown += [*own, *([table] if table else [])]
+        found += differences
+    rows = gathered.report_rows()
+    drawings = [*figures.draw(gathered, protocols), *run_figures.draw(rows, protocols)]
+    made = provenance(rows, gathered.problems, protocols)
+    made.remarks[:0] = remarks(gathered)
+    lead = f"{page.lead(rows)} {selection(gathered)}"
+    files: dict[Path, str | bytes] = {
+        out / "report.html": page.html(study.title, lead, rows, shown, [], drawings, made),
+        out / "report.md": render.markdown(study.title, lead, shown, [], drawings, made),
+        out / "report.tex": render.latex(shown),
+        out / "results.csv": results_csv(gathered),
+        out / "differences.csv": differences_csv(found, gathered),
+    }
+    for drawing in drawings:
+        if drawing.png is not None:
+            files[out / "figures" / f"{drawing.name}.png"] = drawing.png
+        if drawing.figure is not None:
+            for format in plots.VECTOR:
+                files[out / "figures" / f"{drawing.name}.{format}"] = plots.vector(drawing.figure, format)
+    write_together({p: c.encode("utf-8", "backslashreplace") if isinstance(c, str) else c for p, c in files.items()})
+    return out / "report.html"
+
+
+def selection(gathered: Gathered) -> str:
+    """On which images anything was selected, in a sentence."""
+    records = [r for m in gathered.places.values() for one in m if (r := one.records.get(TRAIN))]
+    where = ", ".join(dict.fromkeys(f"{r['data']['name']} {r['data']['split']}".strip() for r in records))
+    held = any(r["config"].get("holdout") for r in records)
+    on = f"{where} (held out of the training images)" if held else where
+    if gathered.study.report.form == "best":
+        return (
+            f"Selected: of each training the best evaluation, on the images that it is measured on ({on}), so that"
+            " accuracies are too high."
+        )
+    if gathered.study.report.form == "median":
+        return f"Nothing was selected: accuracies are the median of the last evaluations of each training, on {on}."
+    return f"Nothing was selected: every number is of the last weights of a training; accuracies on {on}."
+
+
+def remarks(gathered: Gathered) -> list[str]:
+    """What is not in the tables and why."""
+    lines = [f"Left out: {name}: {why}." for name, why in gathered.left_out.items()]
+    lines += [f"Not measured: {what}." for what in gathered.missing]
+    return lines
+
+
+def results_csv(gathered: Gathered) -> str:
+    """Long format: one line per metric of every record, fractions with all their digits."""
+    axes = list(gathered.study.axes)
+    lines = []
+    for members in gathered.places.values():
+        for m in members:
+            for name, record in m.records.items():
+                lines += [dict(m.cell.values) | _line(name, record, metric) for metric in record["metrics"]]
+    return _csv([*axes, *_LINE], lines)
+
+
+_LINE = ("measurement", "protocol", "version", "data", "split", "metric", "value", "standard_error", "n")
+_LINE += ("weights", "checkpoint_sha256", "seconds", "evalkit", "commit")
+
+
+def _line(name: str, record: Record, metric: str) -> dict[str, Any]:
+    data, environment = record["data"], record["environment"]
+    return {
+        "measurement": name,
+        **{key: record[key] for key in ("protocol", "version", "n", "weights", "checkpoint_sha256", "seconds")},
+        "data": data["name"],
+        "split": data["split"],
+        "metric": metric,
+        "value": _digits(record["metrics"][metric]),
+        "standard_error": _digits(record["standard_errors"].get(metric)),
+        "evalkit": environment.get("evalkit"),
+        "commit": environment.get("commit"),
+    }
+
+
+_OF_DIFFERENCE = ("measurement", "metric", "difference", "seeds", "low", "high", "low_images", "high_images", "p")
+_OF_DIFFERENCE += ("p_holm", "verdict")
+
+
+def differences_csv(found: Sequence[Difference], gathered: Gathered) -> str:
+    """One line per difference, fractions with all their digits."""
+    lines = []
+    for d in found:
+        first = gathered.places[d.place][0].cell.values
+        lines.append(
+            {axis: value for axis, value in first.items() if axis != "seed"}
+            | {"measurement": d.measurement, "metric": d.metric.name, "verdict": d.verdict, "seeds": d.found.pairs}
+            | {"difference": _digits(d.found.difference), "p": _digits(d.found.p), "p_holm": _digits(d.adjusted)}
+            | dict(zip(("low", "high"), map(_digits, d.found.interval)))
+            | dict(zip(("low_images", "high_images"), map(_digits, d.images or (None, None))))
+        )
+    return _csv([*(a for a in gathered.study.axes if a != "seed"), *_OF_DIFFERENCE], lines)
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None or value != value else repr(value)
+
+
+def _csv(fields: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fields, lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        writer.writerow({key: cell(value) for key, value in line.items()})
+    return out.getvalue()

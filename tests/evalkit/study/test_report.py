@@ -1,0 +1,127 @@
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+
+from evalkit.arrays import read_npz
+from evalkit.cli.described import protocols
+from evalkit.errors import EvalkitError
+from evalkit.robustness import store
+from evalkit.robustness.comparison import outcome_of
+from evalkit.study import gather, report, spec, tables
+from tests.evalkit import fake_records
+
+TOP1 = {  # of three seeds: a clear gain, a gain with too much spread
+    "vanilla": (0.700, 0.710, 0.705),
+    "good": (0.750, 0.761, 0.754),
+    "noisy": (0.690, 0.780, 0.730),
+}
+MINE = {
+    "title": "A study_of $mixups",
+    "recipe": "digits",
+    "axes": {
+        "method": {name: {} for name in TOP1},
+        "model": {"vit": {}, "net": {"model": "pvt_nano"}},
+        "seed": [0, 1, 2],
+    },
+    "except": [{"method": "noisy", "model": "net", "why": "a ResNet has no class attention"}],
+    "evaluate": [{"robustness": "imagenet-a", "name": "natural"}],
+    "report": {"form": "last", "rows": "method", "columns": "model", "baseline": "vanilla"},
+}
+
+
+def write(folder, record):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.jsonl").write_text(json.dumps(record) + "\n")
+
+
+@pytest.fixture
+def ran(tmp_path):
+    """A study with its folder: of net only two seeds, the last of them without its evaluation."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(MINE, sort_keys=False))
+    study, folder = spec.load(path), tmp_path / "ran"
+    for number, cell in enumerate(c for c in study.cells if c.excluded is None):
+        method, model, seed = cell.values["method"], cell.values["model"], int(cell.values["seed"])
+        if model == "net" and seed == 2:
+            continue
+        at = folder / "cells" / cell.name
+        own = {"label": method, "model": model, "checkpoint_sha256": f"{number:064x}"}
+        top1 = TOP1[method][seed]
+        train = fake_records.record(
+            metrics={"top1": top1, "top1_best": top1 + 0.02}, seed=seed, seconds=10.0 * (1 + (method == "noisy")), **own
+        )
+        write(at / "train", train)
+        log = [{"step": s, "epoch": s / 10, "loss": 3 / s} for s in (10, 20)] + [{"step": 20, "val_top1_raw": top1}]
+        (at / "train" / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
+        if model == "vit" and method != "noisy":
+            (at / "natural").mkdir()
+            record = fake_records.imagenet_a(at / "natural", n=210, seed=number, **own)
+            store.write(at / "natural" / "a.npz", read_npz(at / "natural" / "a.npz"), {})
+            write(at / "natural", record)
+    return study, folder
+
+
+def test_the_report_holds_means_gains_costs_and_what_they_allow_to_say(ran, tmp_path):
+    study, folder = ran
+    page = report.build(study, folder, tmp_path / "report", protocols(), outcome_of).read_text()
+    text = (tmp_path / "report" / "report.md").read_text()
+    mean, sd = 100 * np.mean(TOP1["good"]), 100 * np.std(TOP1["good"], ddof=1)
+    line = next(x for x in text.splitlines() if x.startswith("| good") and "**" in x)
+    assert f"**{mean:.2f} ± {sd:.2f}**" in line and "1.00x" in line
+    assert "2.00x" in next(x for x in text.splitlines() if x.startswith("| noisy"))
+    gain = next(x for x in text.splitlines() if x.startswith("| gain over vanilla"))
+    assert f"+{mean - 100 * np.mean(TOP1['vanilla']):.2f}" in gain
+    part = text[text.index(": differences") :]
+    differences = {x.split("|")[1].strip(): x for x in reversed(part.splitlines()) if re.match(r"\| (good|noisy), ", x)}
+    assert "better" in differences["good, vit"] and "no difference shown" in differences["noisy, vit"]
+    assert "not decidable (2 seeds, 3 are the least)" in differences["good, net"]
+    assert "Left out: noisy-net-seed0: a ResNet has no class attention." in text
+    assert "Not measured: good-net-seed1: natural." in text
+    assert "Nothing was selected: every number is of the last weights" in text and "Nothing was selected" in page
+    tex = (tmp_path / "report" / "report.tex").read_text()
+    assert r"\label{tab:mine-train}" in tex and r"\caption{A study\_of \$mixups: Clean accuracy}" in tex
+    assert tex.count(r"\toprule") == tex.count(r"\begin{table}") == 4
+    drawn = {p.name for p in (tmp_path / "report" / "figures").iterdir()}
+    assert {f"results-train-top1.{x}" for x in ("png", "svg", "pdf")} <= drawn and "training.pdf" in drawn
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "report" / "results.csv").read_text())))
+    assert [
+        float(x["value"])
+        for x in lines
+        if x["method"] == "good" and x["model"] == "vit" and x["metric"] == "top1" and x["measurement"] == "train"
+    ] == list(TOP1["good"])
+
+
+def test_differences_are_those_of_the_records(ran):
+    study, folder = ran
+    gathered = gather.gather(study, folder)
+    found = {(d.place, d.metric.name): d for d in tables.differences(gathered, "train", protocols(), outcome_of)}
+    good = found[gather.Place(("good",), ("vit",)), "top1"]
+    d = np.subtract(TOP1["good"], TOP1["vanilla"])
+    assert good.found.difference == pytest.approx(d.mean()) and good.images is None  # a training keeps no answers
+    # Holm over the two of three seeds: the smaller p counts twice
+    assert good.adjusted == pytest.approx(2 * good.found.p)
+    natural = tables.differences(gathered, "natural", protocols(), outcome_of)
+    whole = [x for x in natural if x.metric.name == "top1" and x.found.pairs == 3]
+    assert len(whole) == 1 and all(x.images[0] < x.found.difference < x.images[1] for x in whole)
+
+
+def test_a_study_of_nothing_and_one_of_a_single_seed(ran, tmp_path):
+    study, folder = ran
+    with pytest.raises(EvalkitError, match="nothing was measured"):
+        gather.gather(study, tmp_path / "nowhere")
+    best = spec.load(_changed(tmp_path, report=MINE["report"] | {"form": "best", "baseline": None}))
+    gathered = gather.gather(best, folder)
+    assert "Selected: of each training the best evaluation" in report.selection(gathered)
+    assert tables.differences(gathered, "train", protocols(), outcome_of) == []
+    assert tables.results_tables(gathered, "train", protocols())[0].rows[1][1][0].value == "77.50"
+
+
+def _changed(tmp_path, **changes):
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(MINE | changes, sort_keys=False))
+    return path
