@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from evalkit import config as recipes
 from evalkit import keys
+from evalkit.config import load
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
@@ -314,7 +314,7 @@ def published(cfg: DetConfig, source: Source, data: Data) -> bool:
     recipe = PUBLISHED.get(source.model.partition(".")[0])
     if recipe is None or not data.published or cfg.mm or not source.is_plain():
         return False
-    reference = recipes.load(DetConfig, recipe, [], folder="det")
+    reference = load(DetConfig, recipe, [], folder="det")
     compared = keys.named(DetConfig, "setting") | {"assumed"}
     return all(getattr(cfg, name) == getattr(reference, name) for name in compared)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from evalkit import config as recipes
 from evalkit import keys
+from evalkit.config import load
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
@@ -228,7 +228,7 @@ def published(cfg: SegConfig, source: Source, data: Data) -> bool:
     """
     if not data.published or cfg.mm or source.model.partition(".")[0] not in PUBLISHED or not source.is_plain():
         return False
-    reference = recipes.load(SegConfig, f"pascal-context-{cfg.head}", [], folder="seg")
+    reference = load(SegConfig, f"pascal-context-{cfg.head}", [], folder="seg")
     # `ms` is a further test, which moves no other number
     compared = keys.named(SegConfig, "setting") - {"ms"} | {"assumed"}
     return all(getattr(cfg, name) == getattr(reference, name) for name in compared)

@@ -19,6 +19,7 @@ from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 from .text import cell, say
 
+PREDICTIONS = "predictions.csv"
 FAULTS, SHOWN = "faults.txt", 20  # where all missing classes and unreadable images stand, and how many are printed
 
 
@@ -60,7 +61,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     if len(faults) > SHOWN:
         write_atomic(out / FAULTS, lambda f: f.write("\n".join([*faults, ""]).encode("utf-8", "backslashreplace")))
         shown.append(f"and {len(faults) - SHOWN} more, listed in {FAULTS}")
-    write_predictions(out / "predictions.csv", records, loaded.classes or images.classes, correct[1])
+    write_predictions(out / PREDICTIONS, records, loaded.classes or images.classes, correct[1])
     part = split if images.native_size else ""
     record = make_record(
         "eval",
@@ -90,7 +91,7 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     )
     averaged = " (averaged weights, ema)" if loaded.weights == "ema" else ""
     where = f"{len(records.ids)} images of {images.name} ({transform})"
-    say(f"{share}{averaged}  on {where}; predictions: {out / 'predictions.csv'}")
+    say(f"{share}{averaged}  on {where}; predictions: {out / PREDICTIONS}")
     return 0 if complete else 2
 
 
@@ -193,3 +194,15 @@ def write_predictions(path: Path, records: inference.Records, classes: list[str]
             ]
         )
     write_atomic(path, lambda f: f.write(text.getvalue().encode()))
+
+
+def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(ids (N,) in order, whether each image is right (N,) float64) of a file that `write_predictions` wrote; empty
+    where it is not there or damaged."""
+    try:
+        with path.open(newline="") as f:
+            lines = {line["file_name"]: float(line["correct"]) for line in csv.DictReader(f)}
+    except (OSError, ValueError, KeyError, TypeError):
+        lines = {}
+    ids = sorted(lines)
+    return np.array(ids), np.array([lines[id] for id in ids])

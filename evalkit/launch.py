@@ -1,4 +1,5 @@
-"""Run a command in several processes on this machine: torchrun with the errors of the processes reduced to one line."""
+"""Run a command in several processes, of this machine or of several: torchrun with the errors of the processes reduced
+to one line."""
 
 import json
 import logging
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 from .errors import EvalkitError
+from .nodes import Meeting
 
 # environment variable: the folder in which each process of a launch leaves its exit code and error
 FOLDER = "EVALKIT_LAUNCH"
@@ -19,17 +21,19 @@ COMMAND = ["-P", "-c", "import sys; sys.path.append({root!r}); from evalkit.cli 
 FAILED = 1
 
 
-def spawn(processes: int, argv: list[str]) -> int:
+def spawn(processes: int, argv: list[str], meeting: Meeting | None = None) -> int:
     """Run an evalkit command in several processes and return the exit code of the first; raises EvalkitError with the
     first error.
 
     Args:
-        processes: How many, one for each GPU.
+        processes: How many on this machine, one for each GPU.
         argv: The command's words, without `evalkit`.
+        meeting: Where they join those of other machines that do the same; None: there are none.
     """
     # here, so that a process of a launch does without
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import parse_args, run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -38,17 +42,23 @@ def spawn(processes: int, argv: list[str]) -> int:
         logging.disable(logging.ERROR)  # torchrun's own account of what failed
         stopped, failures = None, {}
         command = [word.format(root=str(Path(__file__).resolve().parents[1])) for word in COMMAND]
+        where = meeting.options() if meeting else ["--standalone"]
+        # torchrun would die of it, and its processes with it, before they had saved
+        before = signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         try:
-            run(
-                parse_args(
-                    ["--standalone", f"--nproc-per-node={processes}", "--no-python", sys.executable, *command, *argv]
-                )
-            )
+            run(parse_args([*where, f"--nproc-per-node={processes}", "--no-python", sys.executable, *command, *argv]))
         except SignalException as e:
             stopped = int(e.sigval)
+        except RendezvousError as e:
+            assert meeting is not None, "a machine alone meets nobody"
+            raise EvalkitError(
+                f"the {meeting.nodes} nodes did not meet at {meeting.endpoint} ({' '.join(str(e).split())}); start the"
+                " same command on each, and give a --rendezvous HOST:PORT that all of them reach"
+            ) from e
         except ChildFailedError as e:
             failures = e.failures
         finally:
+            signal.signal(signal.SIGUSR1, before)
             logging.disable(logging.NOTSET)
             del os.environ[FOLDER], os.environ[PARENT]
         files = [path for path in Path(folder).iterdir() if path.stat().st_size]  # empty: killed as it wrote
@@ -72,7 +82,7 @@ def spawn(processes: int, argv: list[str]) -> int:
         raise EvalkitError(errors[0])
     if stopped is not None and len(ends) < processes:
         return 128 + stopped
-    return next((end["code"] for end in ends if end["rank"] == 0), FAILED)
+    return min(((end["rank"], end["code"]) for end in ends), default=(0, FAILED))[1]
 
 
 def launched() -> bool:
@@ -107,18 +117,18 @@ def leave(code: int, message: str) -> int:
     return FAILED if code == FAILED else 0
 
 
-def without_option(argv: list[str], option: str) -> list[str]:
-    """Words of a command less '--option VALUE' or '--option=VALUE'.
+def without_options(argv: list[str], *options: str) -> list[str]:
+    """Words of a command less '--option VALUE' and '--option=VALUE' of some options.
 
     Args:
         argv: The words.
-        option: With its dashes.
+        options: With their dashes.
     """
     out, skip = [], False
     for word in argv:
-        if skip or word.startswith(f"{option}="):
+        if skip or word.startswith(tuple(f"{option}=" for option in options)):
             skip = False
-        elif word == option:
+        elif word in options:
             skip = True
         else:
             out.append(word)

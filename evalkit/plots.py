@@ -86,7 +86,12 @@ VECTOR = {  # format -> what keeps a date out of the file
 
 
 def vector(figure: Figure, format: str) -> bytes:
-    """The figure as "svg" or "pdf"; the same figure gives the same bytes."""
+    """A figure's file for print; the same figure gives the same bytes.
+
+    Args:
+        figure: Matplotlib's.
+        format: "svg" or "pdf".
+    """
     buffer = io.BytesIO()
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "evalkit"}):
         figure.savefig(buffer, format=format, metadata=VECTOR[format])
@@ -113,6 +118,13 @@ def _percent_axes(ax: Axes, x: str, y: str | None) -> None:
 
 
 def legend(figure: Figure, labels: dict[str, int], marker: bool = True) -> None:
+    """The legend beneath the panels.
+
+    Args:
+        figure: Matplotlib's.
+        labels: Label -> place among the colours.
+        marker: Whether the marker of each line is shown too.
+    """
     # a label that starts with "_" would be hidden: hence the space
     handles = [
         Line2D([], [], label=" " + shown(label, 40), **(line_style(i) | ({} if marker else {"marker": None})))
@@ -126,7 +138,12 @@ def legend(figure: Figure, labels: dict[str, int], marker: bool = True) -> None:
 
 
 def shown(text: str, length: int) -> str:
-    """A user's text on one line, cut to `length`, with nothing Matplotlib would take for mathematics."""
+    """A user's text on one line, with nothing Matplotlib would take for mathematics.
+
+    Args:
+        text: The text.
+        length: The most characters.
+    """
     text = " ".join(text.split())
     if len(text) > length:  # in the middle: what tells two runs of one name apart stands at the end
         tail = length // 2

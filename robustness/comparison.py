@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from evalkit import bootstrap, fingerprint, results
+from evalkit import accuracy, bootstrap, fingerprint, results
+from evalkit.about import ACCURACY
 from evalkit.errors import EvalkitError, unknown
 from evalkit.protocols import Metric, Protocol
 from evalkit.runtime import write_atomic
@@ -28,6 +29,7 @@ from .protocol import Outcome, by_id
 
 ALPHA = 1 - bootstrap.COVERAGE
 FILE = "compare.json"
+KNOWN = PROTOCOLS | {ACCURACY.name: ACCURACY}
 Record = dict[str, Any]
 
 
@@ -77,12 +79,14 @@ def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | Non
     ]
     absent = [name for name in protocols if name not in shared]
     if absent or not shared:
-        what = f"{absent[0]} results" if absent else "robustness results of the same protocol"
-        raise EvalkitError(f"{a} and {b} do not both hold {what}; run `evalkit robustness` on both models first")
+        what = f"{absent[0]} results" if absent else "results of the same protocol"
+        raise EvalkitError(
+            f"{a} and {b} do not both hold {what}; run `evalkit robustness` or `evalkit eval` on both models first"
+        )
     made = []
     for name in shared:
         for first, second in _pairs(name, sides[0], sides[1], names=(a, b)):
-            differences = paired(PROTOCOLS[name], outcome_of(first), outcome_of(second), names=(a, b))
+            differences = paired(KNOWN[name], outcome_of(first), outcome_of(second), names=(a, b))
             print(_text(first, second, differences))
             made.append(_json(first, second, differences))
     if out is not None:
@@ -172,14 +176,14 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
 
 def _runs(spec: str, protocols: Sequence[str]) -> list[Record]:
     """The latest robustness records of the one model that `spec` names."""
-    if odd := [p for p in protocols if p not in PROTOCOLS]:
-        raise unknown("protocol", odd[0], PROTOCOLS)
+    if odd := [p for p in protocols if p not in KNOWN]:
+        raise unknown("protocol", odd[0], KNOWN)
     cuts = [i for i, letter in enumerate(spec) if letter == ":" and Path(spec[:i]).exists()]
     folder, name = (spec, None) if Path(spec).exists() or not cuts else (spec[: cuts[0]], spec[cuts[0] + 1 :])
     found = [
         r
         for r in results.latest(results.read([folder]))
-        if r["protocol"] in (protocols or PROTOCOLS) and r["task"] == "robustness"
+        if r["protocol"] in (protocols or KNOWN) and r["task"] in ("robustness", "eval")
     ]
     chosen = [
         r
@@ -231,6 +235,8 @@ def _obstacle(a: Record, b: Record) -> str | None:
 
 def outcome_of(record: Record) -> tuple[np.ndarray, Outcome]:
     """(ids in order, outcome) of a record, from its per-sample records; raises EvalkitError where they are gone."""
+    if record["task"] in ("eval", "train"):
+        return _predicted(record)
     found = store.read(Path(record["_dir"]) / record["records"]) if record["records"] else None
     if found is None:
         raise EvalkitError(
@@ -239,6 +245,19 @@ def outcome_of(record: Record) -> tuple[np.ndarray, Outcome]:
         )
     arrays = by_id(found[0])
     return arrays["ids"], PROTOCOLS[record["protocol"]].load().evaluate(arrays)
+
+
+def _predicted(record: Record) -> tuple[np.ndarray, Outcome]:
+    """The same of a record of accuracy, from its predictions.csv."""
+    path = Path(record["_dir"]) / accuracy.PREDICTIONS
+    ids, correct = accuracy.read_predictions(path) if record["task"] == "eval" else (np.zeros(0), np.zeros(0))
+    if len(ids) != record["n"] or abs(correct.mean() - record["metrics"]["top1"]) > 1e-9:
+        raise EvalkitError(
+            f"{path} does not hold the predictions of {record['label']} on {record['data']['name']}; evaluate it again"
+            " with `evalkit eval`, into a folder of its own"
+        )
+    statistics = [bootstrap.Means({"top1": correct})]
+    return ids, Outcome(len(ids), statistics[0].values, {}, statistics=statistics)
 
 
 # ---- what comes out

@@ -8,12 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("robustness", "downstream", "train")
-FILES = sorted(
-    p.relative_to(ROOT).as_posix()
-    for pattern in (*(f"{folder}/**/*.py" for folder in FOLDERS), "evalkit/*.py")
-    for p in ROOT.glob(pattern)
-)
+FOLDERS = ("evalkit", "train", "downstream", "robustness")
+FILES = sorted(p.relative_to(ROOT).as_posix() for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
 
 
 def signatures(tree: ast.Module) -> Iterator[tuple[str, list[str], str]]:
@@ -21,7 +17,7 @@ def signatures(tree: ast.Module) -> Iterator[tuple[str, list[str], str]]:
 
     A command describes its options to typer, a configuration its keys by `key`."""
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and not re.search(r"\bcommand\b", decorators(node)):
+        if isinstance(node, ast.FunctionDef) and not is_command(node):
             made = node.name, arguments(node.args), ast.get_docstring(node)
         elif isinstance(node, ast.ClassDef) and "key(" not in ast.unparse(node):
             made = node.name, constructor(node), ast.get_docstring(node)
@@ -30,6 +26,10 @@ def signatures(tree: ast.Module) -> Iterator[tuple[str, list[str], str]]:
         name, names, text = made
         if len(names) >= 2 and not name.startswith("_"):
             yield name, names, text or ""
+
+
+def is_command(node: ast.FunctionDef) -> bool:
+    return "typer." in ast.unparse(node.args) or re.search(r"\bcommand\(", decorators(node)) is not None
 
 
 def decorators(node: ast.FunctionDef | ast.ClassDef) -> str:

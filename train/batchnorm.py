@@ -122,9 +122,9 @@ class BatchNormStatistics:
         return [[torch.zeros_like(b) for b in self.buffers()] for _ in range(self.passes)]
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, renew: bool = False) -> None:
         """After the last micro-batch of an optimizer step: buffer <- (1 - momentum) buffer + momentum * mean of the
-        batch statistics."""
+        batch statistics; to `renew` them is a momentum of 1."""
         parallel = dist.is_initialized()
         if not self.layers or (self.sums is None and not parallel):
             return
@@ -135,7 +135,8 @@ class BatchNormStatistics:
                     dist.all_reduce(total)
             ran = count > 0  # in some process; nobody waits for the device to know
             for i, (buffer, total) in enumerate(zip(self.buffers(), totals)):
-                buffer.lerp_(total / count.clamp(min=1), ran.to(buffer.dtype) * self.momenta[i // 2])
+                momentum = 1.0 if renew else self.momenta[i // 2]
+                buffer.lerp_(total / count.clamp(min=1), ran.to(buffer.dtype) * momentum)
             for counter in self.counters():  # counts steps, not the micro-batches that happened to run here
                 counter += ran
         self.forget()

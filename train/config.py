@@ -156,6 +156,9 @@ class TrainConfig(Keys):
     min_lr: float = key(0.0, "learning rate at the end of a cosine", least=0)
     warmup_lr: float = key(0.0, "learning rate at the start of warm-up", least=0)
     warmup_epochs: float = key(0.0, "length of the linear warm-up", unit="epochs", least=0)
+    cooldown_epochs: float = key(
+        0.0, "how many of `epochs`, at the end, follow the cosine at min_lr", unit="epochs", least=0
+    )
     schedule: str = key(
         "cosine",
         "how the learning rate falls",
@@ -177,6 +180,19 @@ class TrainConfig(Keys):
     clip_grad: float | None = key(None, "largest norm of the whole gradient; null: not clipped", above=0)
     ema: float | None = key(
         None, "decay per step of the exponential moving average of the weights; null: none", least=0, most=1
+    )
+    ema_warmup_epochs: float = key(
+        0.0,
+        "over which ema's decay rises linearly from 0.9 of its value, as OpenMixup's; 0: at once",
+        unit="epochs",
+        least=0,
+    )
+    precise_bn: int | None = key(
+        None,
+        "training images whose batch statistics, at the weights of the end of each epoch, replace batch norm's running"
+        " ones; null: none",
+        unit="images",
+        above=0,
     )
 
     # execution
@@ -236,7 +252,9 @@ class TrainConfig(Keys):
         elif self.distill_type != "soft":
             found["distill_tau"] = "it belongs to distill_type=soft"
         if self.schedule != "cosine":
-            found["min_lr"] = "it belongs to schedule=cosine"
+            found |= dict.fromkeys(("min_lr", "cooldown_epochs"), "it belongs to schedule=cosine")
+        if self.ema is None:
+            found["ema_warmup_epochs"] = "it belongs to ema=DECAY"
         if self.schedule != "step":
             found |= dict.fromkeys(("decay_epochs", "decay_rate"), "it belongs to schedule=step")
         if not self.warmup_epochs:
@@ -249,6 +267,11 @@ class TrainConfig(Keys):
 
     def _check_schedule(self) -> None:
         """Raises EvalkitError for a schedule that cannot be followed as it is written."""
+        if self.schedule == "cosine" and self.cooldown_epochs and self.cooldown_epochs >= self.epochs:
+            raise EvalkitError(
+                f"cooldown_epochs={self.cooldown_epochs:g} leave nothing of epochs={self.epochs} for the cosine; give"
+                " fewer"
+            )
         if self.schedule == "cosine" and self.min_lr > self.lr:
             raise EvalkitError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}, where it should fall to; lower it")
         if self.warmup_epochs and self.warmup_lr > self.lr:

@@ -26,9 +26,11 @@ from evalkit.models import Network
 from evalkit.runtime import derive_rng, is_main, rank, seed_torch, world_size, write_atomic
 
 from . import session, snapshot
+from .ema import decay_at
 from .feed import Feed
 from .losses import BinaryCrossEntropy, soft_cross_entropy, soft_target
 from .mixups.base import Context
+from .precise_bn import precise_statistics
 from .schedules import learning_rate
 from .session import Session
 
@@ -104,6 +106,8 @@ def fit(s: Session, run: Path) -> None:
                 log.moved(s.step)
 
                 last = s.step == total
+                if cfg.precise_bn is not None and (s.step % per_epoch == 0 or last):
+                    precise_statistics(s, lambda ctx, batch: forward(s, s.trainee, ctx, batch), context)
                 evaluate_now = s.step % eval_steps == 0 or last
                 save_now = last or (cfg.checkpoint_steps is not None and s.step % cfg.checkpoint_steps == 0)
                 if not looked_at or norm is None:
@@ -189,7 +193,8 @@ def update(s: Session, ctx: Context, measured: bool) -> Tensor | None:
     s.batchnorm.step()
     s.method.after_step(ctx, s.network)
     if s.ema:
-        s.ema.update(s.method.eval_network(s.network))
+        per_epoch = steps_per_epoch(len(s.train_images), s.cfg.batch_size)
+        s.ema.update(s.method.eval_network(s.network), decay_at(s.cfg, per_epoch)(s.step))
     return norm
 
 

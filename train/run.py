@@ -20,6 +20,7 @@ from evalkit.text import say
 
 from . import loop, mixed_samples, session, snapshot
 from .config import TrainConfig
+from .ema import beginning_left
 from .resolve import resolve
 
 
@@ -44,7 +45,9 @@ def train(
             if out
             else Path("runs") / f"{cfg.data}-{session.method_name(cfg.mixup)}-seed{cfg.seed}".replace("/", "-")
         )
-        cfg = replace(cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
+        cfg = replace(
+            cfg, threads=cfg.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        )
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
@@ -170,9 +173,9 @@ def early(s: session.Session) -> list[str]:
     """What makes the numbers of a short run less than what its weights could give."""
     cfg, steps = s.cfg, s.step
     found = []
-    if s.ema and (begun := s.ema.decay**steps) > 0.05:
-        found.append(f"after {steps} steps the averaged weights still are {100 * begun:.0f} % those the run began with")
     per_epoch = steps_per_epoch(len(s.train_images), cfg.batch_size)
+    if s.ema and (begun := beginning_left(cfg, per_epoch, steps)) > 0.05:
+        found.append(f"after {steps} steps the averaged weights still are {100 * begun:.0f} % those the run began with")
     if cfg.warmup_epochs * per_epoch >= steps:
         found.append(f"the run ended within its warm-up of {cfg.warmup_epochs:g} epochs")
     return found

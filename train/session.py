@@ -150,7 +150,7 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     optimizer = make_optimizer(network.model, method, cfg)
     remarks += [f"teacher {teacher.spec}: {line}" for teacher in teachers(trainee) for line in teacher.said]
-    ema = WeightAverage(network, cfg.ema) if cfg.ema is not None else None
+    ema = WeightAverage(network) if cfg.ema is not None else None
     recipe = recipe_name(cfg)
     wanted = sets_of_recipe(config.read(config.find(recipe)) if recipe else None)
     return Session(

@@ -73,6 +73,11 @@ def of_model(
     changes: dict[str, Any] = {"models": {}}
     lines = []
     for key, value in models[model].items():
+        if key == "methods" and isinstance(value, Mapping):  # what a method gets with this network, over the others'
+            both = {**values["methods"], **{name: over(values["methods"].get(name), value[name]) for name in value}}
+            changes["methods"] = both
+            lines.append(f"settings of {', '.join(value)} for {model}")
+            continue
         within = [other for other in given if other.startswith(f"{key}.")]
         if key in given or (within and not isinstance(value, Mapping)):
             lines.append(f"{key} of the command line instead of {value} for {model}")
@@ -80,6 +85,19 @@ def of_model(
         changes[key] = {**value, **values[key]} if within else value
         lines.append(f"{key}={changes[key]} for {model}")
     return changes, lines
+
+
+def over(entry: Any, own: Any) -> Any:
+    """What a setting gives a method, with what is given for one network over it; under `recipe` key by key.
+
+    Args:
+        entry: Of the setting's `methods`; None: nothing.
+        own: Of the network's.
+    """
+    if not isinstance(entry, Mapping) or not isinstance(own, Mapping):
+        return own
+    inner = {**entry.get(RECIPE, {}), **own.get(RECIPE, {})}
+    return {**entry, **own, **({RECIPE: inner} if inner else {})}
 
 
 def names(spec: Any) -> Iterator[str]:

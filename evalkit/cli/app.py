@@ -7,7 +7,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError, unknown
-from . import bench, described, mixup, pack, processes, recipes, schemas, study
+from . import bench, compare, described, mixup, pack, processes, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ Examples:
   evalkit train mixpro data_dir=imagenet --gpus 8              ImageNet folders train/ and val/
   evalkit train runs/mine/config.yaml seed=1 --out runs/mine-1
   evalkit train --resume runs/mine workers=8
+  srun --nodes=4 --ntasks-per-node=1 evalkit train mixpro data_dir=imagenet --gpus 8
 """,
 )
 def train(
@@ -68,6 +69,8 @@ def train(
         ),
     ] = None,
     gpus: processes.Gpus = None,
+    nodes: processes.Nodes = None,
+    rendezvous: processes.Rendezvous = None,
     out: Annotated[Path | None, typer.Option(help="folder for the run", show_default="runs/DATA-METHOD-seedN")] = None,
     resume: Annotated[
         Path | None,
@@ -90,8 +93,8 @@ def train(
 
     # Read before any process is started: a wrong key is reported once, and at once.
     cfg = config.load(TrainConfig, recipe[0], overrides) if resume is None else None
-    if processes.several(gpus):
-        return processes.spawn(gpus)
+    if (code := processes.across(gpus, nodes, rendezvous)) is not None:
+        return code
     from ..train.run import train as run
 
     if resume is None:
@@ -285,29 +288,7 @@ def robustness(
     return processes.spawn(gpus) if processes.several(gpus) else robustness.run(protocol, models, cfg)
 
 
-@app.command(
-    epilog="""\b
-Examples:
-  evalkit robustness occlusion runs/vanilla runs/mixpro --out results
-  evalkit compare results:vanilla results:mixpro
-  evalkit compare results:vanilla results:mixpro --protocol occlusion --out comparison
-"""
-)
-def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="a folder of results of one model, or FOLDER:LABEL")],
-    b: Annotated[str, typer.Argument(metavar="B", help="the same of the other model")],
-    protocol: Annotated[
-        list[str] | None, typer.Option(help="only this protocol; may be given again", show_default=False)
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for compare.json", show_default=False)] = None,
-) -> int:
-    """Is A better than B on the same images?
-
-    Paired bootstrap and McNemar's exact test on the per-sample records of `evalkit robustness`, a verdict per metric.
-    """
-    from ..robustness import compare
-
-    return compare(a, b, protocol or [], out)
+app.command(epilog=compare.EPILOG)(compare.compare)
 
 
 @app.command(

@@ -41,8 +41,13 @@ def schemas() -> dict[str, type[Keys]]:
 def with_keys(
     of: Callable[[], dict[str, type[Keys]]], title: str = "", listed: Callable[[], Protocols] = dict
 ) -> type[TyperCommand]:
-    """A command whose `--help` ends with its keys: meaning, choices, bounds, default. Under `title` it lists the
-    protocols that `listed` gives, each with its sentence."""
+    """A command whose `--help` ends with its keys: meaning, choices, bounds, default.
+
+    Args:
+        of: Command -> the class of its keys, made when help is asked for.
+        title: Over the protocols that are listed too.
+        listed: The protocols, each with its sentence.
+    """
 
     class Command(TyperCommand):
         def format_options(self, ctx: Any, formatter: Any) -> None:

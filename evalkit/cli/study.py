@@ -46,6 +46,7 @@ def study_show(study: Name, only: Only = None) -> int:
 Examples:
   evalkit study run digits-methods --out studies/digits
   evalkit study run mine.yaml data_dir=DIR --only method=mixpro,seed=0 --dry-run
+  evalkit study run mine.yaml --use studies/pilot --use runs
   evalkit study run mine.yaml data_dir=DIR --jobs 16 --slurm slurm_partition=gpu --slurm gres=gpu:1 --slurm runtime=1440
 """,
 )
@@ -63,13 +64,18 @@ def study_run(
         typer.Option(metavar="KEY=VALUE", help="run as Slurm jobs with this resource; may be given again"),
     ] = None,
     profile: Annotated[Path | None, typer.Option(help="a Snakemake profile's folder, handed on")] = None,
+    use: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="take trainings made before from here; may be given again"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print every command and the cost, run nothing")] = False,
 ) -> int:
     """Run what is missing of a study; run again after a kill, it goes on.
 
     A failed cell stops no other; cells that cannot be are named. Exit code 2 if anything is missing at the end.
     """
-    from ..study import engine, plan, spec
+    from .. import run_folder
+    from ..study import engine, plan, reuse, spec
 
     odd, overrides = split(words)
     if odd:
@@ -85,8 +91,12 @@ def study_run(
 
         print(cost.table(made, folder, _training))
         return 0
-    plan.start(folder, made)
-    engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
+    run_folder.make(folder)
+    with run_folder.claimed(folder, f"study run {found.name}", new=False):
+        plan.start(folder, made)
+        for line in reuse.take(folder, made, use, _identity) if use else []:
+            print(line)
+        engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
     return _ended(folder)
 
 
@@ -155,13 +165,30 @@ def _obstacle(recipe: str, overrides: list[str]) -> str | None:
     return None
 
 
+def _identity(job: Any) -> Any:
+    """What the numbers of a training job follow from."""
+    from .. import config, keys
+    from ..about import ACCURACY
+    from ..study.reuse import Identity
+    from ..train import session
+    from ..train.config import TrainConfig
+
+    cfg = config.load(TrainConfig, job.argv[1], list(job.argv[2:]))
+    train_images, val_images = session.load_images(cfg)
+    # what `models` and `methods` bring stands in the other keys
+    moving = keys.named(TrainConfig, "setting", "seed") - {"models", "methods"}
+    settings = {key: value for key, value in config.to_dict(cfg).items() if key in moving}
+    return Identity(settings, train_images.fingerprint, val_images.fingerprint, ACCURACY.version)
+
+
 IMAGENET = (1_281_167, 1000)
-SIZES = {"cifar10": (50_000, 10), "cifar100": (50_000, 100), "fashion-mnist": (60_000, 10)}
+FASHION_MNIST = (60_000, 10)
 
 
 def _training(recipe: str, overrides: Sequence[str]) -> Any:
     """What a training of the study comes to. Data that are not there are taken to be as large as ImageNet, and said."""
     from .. import config, data
+    from ..data.known import size_of
     from ..study.cost import Training
     from ..train.config import TrainConfig
 
@@ -173,7 +200,8 @@ def _training(recipe: str, overrides: Sequence[str]) -> Any:
         count, classes = round(len(images) * (1 - (cfg.holdout or 0))), len(images.classes)
     except EvalkitError:
         present = False
-        count, classes = SIZES.get(cfg.data.rpartition("/")[2], IMAGENET)
+        name = cfg.data.rpartition("/")[2]
+        count, classes = FASHION_MNIST if name == "fashion-mnist" else size_of(name, cfg.train_split) or IMAGENET
         remark = f"{where}: {count:,} training images of {classes} classes"
     count = min(count, cfg.limit or count)
     return Training(

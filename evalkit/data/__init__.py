@@ -28,14 +28,17 @@ def has_parts(name: str) -> bool:
 def load(
     name: str, split: str = "val", *, root: str | Path | None = None, size: int | None = None, limit: int | None = None
 ) -> Images:
-    """The images of a split.
+    """The images of a split. Raises EvalkitError, naming the closest, for a name or split that does not exist, and for
+    data that are not there or incomplete.
 
-    `name`: digits | digits-photo | digits-a | digits-o (embedded, made at `size` pixels, 32 by default) | fashion-mnist
-    | folder (root/<split>/<class>/ or root/<class>/) | packed (what `evalkit pack` wrote) | torch/NAME or hfds/NAME |
-    a published set as it is distributed, see `known.KNOWN`.
-    `root`: where the files are. `limit`:
-    that many images, evenly spaced over the set; their ids stay. Raises EvalkitError, naming the closest, for a name or
-    split that does not exist, and for data that are not there or incomplete.
+    Args:
+        name: digits, digits-photo, digits-a, digits-o (embedded); fashion-mnist; folder (root/<split>/<class>/ or
+            root/<class>/); packed (what `evalkit pack` wrote); torch/NAME or hfds/NAME; or a published set as it is
+            distributed, see `known.KNOWN`.
+        split: Which part of it.
+        root: Where the files are.
+        size: Pixels per side that an embedded set is made at; None: 32.
+        limit: So many images, evenly spaced over the set; their ids stay. None: all.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"Expected argument `limit` to be an integer larger than 0, but got {limit}")

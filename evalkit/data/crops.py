@@ -15,14 +15,28 @@ def size_of(image: Picture) -> tuple[int, int]:
 
 
 def cut(image: Picture, left: int, top: int, width: int, height: int) -> Picture:
-    """A box of the image."""
+    """A box of the image.
+
+    Args:
+        image: The image.
+        left: Column where the box begins.
+        top: Row where it begins.
+        width: Its columns.
+        height: Its rows.
+    """
     if isinstance(image, Image.Image):
         return image.crop((left, top, left + width, top + height))
     return image[:, top : top + height, left : left + width]
 
 
 def pad_crop(image: Picture, rng: np.random.Generator, padding: int = 4) -> Picture:
-    """A random crop of the image's own size after reflecting `padding` pixels at each side."""
+    """A random crop of the image's own size after reflecting its borders.
+
+    Args:
+        image: The image.
+        rng: Where the draws come from.
+        padding: Pixels that are added at each side.
+    """
     top, left = rng.integers(-padding, padding + 1, size=2)
     width, height = size_of(image)
     rows, columns = _reflected(top, height), _reflected(left, width)
@@ -40,10 +54,16 @@ def _reflected(start: int, n: int) -> np.ndarray:
 def random_resized_crop(
     width: int, height: int, rng: np.random.Generator, scale: tuple[float, float] = (0.08, 1.0)
 ) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of a crop with the share `scale` of the area and an aspect ratio of 3/4 to 4/3,
-    log-uniform.
+    """(left, top, width, height) of a crop with an aspect ratio of 3/4 to 4/3, log-uniform.
 
-    Szegedy et al., CVPR 2015; the law of torchvision's RandomResizedCrop."""
+    Szegedy et al., CVPR 2015; the law of torchvision's RandomResizedCrop.
+
+    Args:
+        width: Columns of the image.
+        height: Rows of the image.
+        rng: Where the draws come from.
+        scale: Least and largest share of the area.
+    """
     area, low, high = width * height, 3 / 4, 4 / 3
     for _ in range(10):
         target = area * rng.uniform(*scale)

@@ -17,13 +17,23 @@ RESAMPLINGS = ("bilinear", "bicubic")  # that `resize` knows
 
 
 def check(decoder: str, interpolation: str) -> None:
-    """Raises EvalkitError for settings that do not go together."""
+    """Args:
+        decoder: The value of the key `decode`.
+        interpolation: How images are resized.
+
+    Raises EvalkitError for settings that do not go together.
+    """
     if decoder == "fast" and interpolation not in RESAMPLINGS:
         raise EvalkitError(f"decode=fast has no interpolation={interpolation}; use {RESAMPLINGS[1]}, or decode=exact")
 
 
 def encoded(images: Images, i: int) -> bytes | None:
-    """The bytes of the file of image i, None where the set holds no files. Raises BadImage."""
+    """The bytes of the file of image i, None where the set holds no files. Raises BadImage.
+
+    Args:
+        images: The set.
+        i: Position of the image.
+    """
     try:
         return images.encoded(i)
     except OSError as e:
@@ -31,14 +41,23 @@ def encoded(images: Images, i: int) -> bytes | None:
 
 
 def as_image(data: bytes, id: str) -> Image.Image:
-    """The image in `data` as RGB, by Pillow (decode=exact). Raises BadImage."""
+    """An image as RGB, by Pillow (decode=exact). Raises BadImage.
+
+    Args:
+        data: The bytes of its file.
+        id: Its id, for the error.
+    """
     return decode(BytesIO(data), id)
 
 
 def as_pixels(data: bytes, id: str) -> Tensor:
-    """The image in `data` as RGB, (3, H, W) uint8 (decode=fast): as Pillow decodes it, bit for bit. Raises BadImage.
+    """An image as RGB, (3, H, W) uint8 (decode=fast): as Pillow decodes it, bit for bit. Raises BadImage.
 
     What is no plain JPEG (PNG, CMYK, damaged, larger than Pillow takes) is left to Pillow, and so are its complaints.
+
+    Args:
+        data: The bytes of its file.
+        id: Its id, for the error.
     """
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -71,7 +90,14 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 
 def resize(pixels: Tensor, width: int, height: int, interpolation: str) -> Tensor:
-    """uint8 (3, H, W) resized to (3, height, width), antialiased as Pillow does it."""
+    """(3, height, width) uint8, antialiased as Pillow does it.
+
+    Args:
+        pixels: (3, H, W) uint8.
+        width: Columns of the result.
+        height: Rows of the result.
+        interpolation: "bilinear" or "bicubic".
+    """
     if pixels.shape[1:] == (height, width):
         return pixels
     whole = pixels[None].contiguous(memory_format=torch.channels_last)  # for which torch has a kernel of its own

@@ -34,8 +34,12 @@ FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian's pac
 
 
 def digits(split: str, size: int = SIZE) -> ArrayImages:
-    """The 1,797 8 x 8 digits of scikit-learn, enlarged to `size`, as RGB; a fixed stratified quarter of them is
-    "val"."""
+    """The 1,797 8 x 8 digits of scikit-learn, enlarged, as RGB; a fixed stratified quarter of them is "val".
+
+    Args:
+        split: train or val.
+        size: Pixels per side.
+    """
     strokes, labels = source_digits()
     rows = digit_rows(split)
     grey = np.stack([_enlarge(strokes[i], size) for i in rows])
@@ -45,7 +49,12 @@ def digits(split: str, size: int = SIZE) -> ArrayImages:
 
 def digits_photo(split: str, size: int = SIZE) -> ArrayImages:
     """Digits over photographs: 4,800 ("train") and 1,000 ("val") scenes with one digit each; the two splits share no
-    digit. The foreground is known."""
+    digit. The foreground is known.
+
+    Args:
+        split: train or val.
+        size: Pixels per side.
+    """
     strokes, labels = source_digits()
     rng = derive_rng("digits-photo", split)
     rows = repeat_shuffled(digit_rows(split), PHOTO_IMAGES[split], rng)
@@ -56,7 +65,12 @@ def digits_photo(split: str, size: int = SIZE) -> ArrayImages:
 
 def fashion_mnist(split: str, root: str | Path | None = None) -> ArrayImages:
     """Fashion-MNIST (Xiao et al., 2017) from its four idx.gz files, padded from 28 to 32 pixels, as RGB; the published
-    test images are "val"."""
+    test images are "val".
+
+    Args:
+        split: train or val.
+        root: The folder of the four files; None: where Debian's package puts them.
+    """
     folder = FASHION_FOLDER if root is None else Path(root)
     prefix = {"train": "train", "val": "t10k"}[check_split(split)]
     images = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", dimensions=3)
@@ -95,7 +109,12 @@ def photos() -> dict[str, Image.Image]:
 
 
 def check_split(split: str, options: tuple[str, ...] = SPLITS) -> str:
-    """`split` itself; raises EvalkitError where it is not one of `options`."""
+    """The split itself; raises EvalkitError where it is none.
+
+    Args:
+        split: What was given.
+        options: The splits that there are.
+    """
     if split not in options:
         raise unknown("split", split, options)
     return split
@@ -112,16 +131,27 @@ def digit_rows(split: str) -> np.ndarray:
 
 
 def repeat_shuffled(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """`n` entries of `rows`: each comes once in random order before any comes again."""
+    """Entries of a list: each comes once in random order before any comes again.
+
+    Args:
+        rows: What there is.
+        n: How many entries are wanted.
+        rng: Where the draws come from.
+    """
     return np.concatenate([rng.permutation(rows) for _ in range(math.ceil(n / len(rows)))])[:n]
 
 
 def compose(strokes: np.ndarray, rng: np.random.Generator, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Scenes of `strokes` (N, 8, 8) from 0 to 16: pixels (N, size, size, 3) uint8 and foreground (N, size, size) bool.
+    """Scenes of digits: pixels (N, size, size, 3) uint8 and foreground (N, size, size) bool.
 
     Each is painted in one bright colour, at random scale and place, over a random crop of a photograph dimmed to
     0.2-0.5 of its brightness. All draws are relative to the side, so that a larger `size` shows the same scenes in more
     detail. Foreground is every pixel the strokes cover, however faintly.
+
+    Args:
+        strokes: (N, 8, 8) from 0 to 16.
+        rng: Where the draws come from.
+        size: Pixels per side.
     """
     n, pictures = len(strokes), list(photos().values())
     which = rng.integers(len(pictures), size=n)
@@ -150,7 +180,12 @@ def compose(strokes: np.ndarray, rng: np.random.Generator, size: int = SIZE) -> 
 
 
 def ink(strokes: np.ndarray, side: int) -> np.ndarray:
-    """(8, 8) strokes from 0 to 16 as opacity (side, side) in [0, 1]."""
+    """Opacity (side, side) in [0, 1] of strokes.
+
+    Args:
+        strokes: (8, 8) from 0 to 16.
+        side: Pixels per side of the result.
+    """
     # steeper edges than those of the enlarged 8 x 8 strokes, which are little but edge
     return np.clip(_enlarge(strokes, side) / 170 - 0.25, 0, 1)
 

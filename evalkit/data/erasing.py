@@ -13,7 +13,14 @@ from torch import Tensor
 def random_erase_box(
     height: int, width: int, probability: float, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of 2-33 % of the area, aspect ratio 0.3-3.3, all 0 for none."""
+    """(top, left, height, width) of 2-33 % of the area, aspect ratio 0.3-3.3, all 0 for none.
+
+    Args:
+        height: H of the image.
+        width: W of the image.
+        probability: How often anything is erased.
+        rng: Where the draws come from.
+    """
     if rng.random() >= probability:
         return 0, 0, 0, 0
     for _ in range(10):
@@ -27,14 +34,24 @@ def random_erase_box(
 
 
 def erase_noise(boxes: Tensor, rng: np.random.Generator, channels: int = 3) -> Tensor:
-    """Standard normal float32 values for `boxes` (B, 4) of (top, left, height, width), image after image."""
+    """Standard normal float32 values for boxes, image after image.
+
+    Args:
+        boxes: (B, 4) of (top, left, height, width).
+        rng: Where the draws come from.
+        channels: C of the images.
+    """
     return torch.from_numpy(rng.standard_normal(int((boxes[:, 2] * boxes[:, 3]).sum()) * channels, dtype=np.float32))
 
 
 def erase_boxes(x: Tensor, boxes: Tensor, noise: Tensor) -> Tensor:
-    """Fill, in place, the boxes (B, 4) of the NORMALISED batch `x` (B, C, H, W) with the values of `erase_noise`.
+    """Fill, in place, boxes of a NORMALISED batch with noise. All are on one device, and nothing is read back from it.
 
-    All are on one device, and nothing is read back from it."""
+    Args:
+        x: Normalised images (B, C, H, W), changed.
+        boxes: (B, 4) of (top, left, height, width).
+        noise: The values of `erase_noise`.
+    """
     top, left, height, width = boxes[:, :, None].unbind(1)
     down, across = torch.arange(x.shape[2], device=x.device), torch.arange(x.shape[3], device=x.device)
     rows = (down >= top) & (down < top + height)

@@ -17,7 +17,17 @@ USUAL_SPLITS = ("train", "val", "valid", "validation", "test")
 
 
 class FolderImages(Images):
-    """Image files below `root`, read when asked for; ids are their POSIX paths relative to it."""
+    """Image files of a folder, read when asked for.
+
+    Args:
+        name: How records name the set.
+        root: The folder.
+        ids: POSIX paths of the files relative to it.
+        labels: (N,) index into `classes`.
+        classes: Names of the classes.
+        problems: What is wrong with the set.
+        remarks: What is no fault, but a reader must know.
+    """
 
     def __init__(
         self,
@@ -80,10 +90,16 @@ def folder(
 ) -> FolderImages:
     """The images in root/<class>/..., at any depth.
 
-    Without `classes`, the classes are the folder names, sorted. With it, labels index into that list and a folder gets
-    its label by its name, so that a missing or additional folder can never shift labels; `rename` gives the class of
-    folders that have another name. Raises EvalkitError if there are no images, for a folder that is none of `classes`,
-    and for missing or empty class folders unless `allow_partial`; then they are listed in `problems`.
+    Args:
+        root: The folder.
+        classes: The classes that labels index into, so that a missing or additional folder can never shift labels; a
+            folder gets its label by its name. None: the folder names, sorted.
+        name: How records name the set; None: as the folder.
+        allow_partial: Whether missing or empty class folders are listed in `problems` instead.
+        rename: Folder -> its class, where it has another name.
+
+    Raises EvalkitError if there are no images, for a folder that is none of the classes, and for missing or empty class
+    folders.
     """
     root = Path(root)
     scan = Scan(root)
@@ -121,8 +137,13 @@ def folder(
 
 
 def flat_folder(root: str | Path, labels: Mapping[str, str], *, classes: Sequence[str], name: str) -> FlatImages:
-    """The images that lie directly in `root`, with the class of each file name in `labels`; ids are CLASS/NAME, the
-    ones they have in class folders.
+    """The images that lie directly in a folder; ids are CLASS/NAME, the ones they have in class folders.
+
+    Args:
+        root: The folder.
+        labels: File name -> class.
+        classes: The classes that labels index into.
+        name: How records name the set.
 
     Raises EvalkitError for an image without a class and for a folder without images.
     """
@@ -152,8 +173,14 @@ Rows = Sequence[int] | np.ndarray  # positions in a set
 
 
 def same_files(a: Images, rows_a: Rows, b: Images, rows_b: Rows) -> list[tuple[str, str]]:
-    """(id in `a`, id in `b`) of images at these rows whose files have the same content; none for sets that are not
-    files on disk."""
+    """(id in `a`, id in `b`) of images whose files have the same content; none for sets that are not files on disk.
+
+    Args:
+        a: One of the sets.
+        rows_a: Positions in it.
+        b: Another one.
+        rows_b: Positions in that.
+    """
     by_size: dict[int, list[tuple[str, str]]] = {}
     for sample, path in _paths(a, rows_a):
         by_size.setdefault(os.path.getsize(path), []).append((sample, path))
@@ -180,8 +207,13 @@ def _paths(images: Images, rows: Rows) -> Iterator[tuple[str, str]]:
 
 
 def split_folder(root: str | Path, split: str) -> Path:
-    """root/<split> where there is one, else `root` itself if it holds class folders and not other splits. Raises
-    EvalkitError."""
+    """The folder of a split: root/<split> where there is one, else the root itself if it holds class folders and not
+    other splits. Raises EvalkitError.
+
+    Args:
+        root: The folder of the data.
+        split: Name of the split.
+    """
     root = Path(root)
     # a split holds folders; a class may well be called "train"
     splits = [

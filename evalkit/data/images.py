@@ -20,7 +20,12 @@ from .texts import Texts
 
 
 class BadImage(EvalkitError):
-    """An image that cannot be read. `id` says which, `reason` why."""
+    """An image that cannot be read.
+
+    Args:
+        id: Which image.
+        reason: Why it cannot be read.
+    """
 
     def __init__(self, id: str, reason: str):
         super().__init__(id, reason)  # both in args, so that it survives the way out of a worker process
@@ -33,14 +38,19 @@ class BadImage(EvalkitError):
 class Images:
     """Random access to labelled images; subclasses write `read`.
 
-    `ids`: N unique names, POSIX paths where the images are files. `labels`: (N,) int64 index into `classes`, -1 for
-    none of them. `native_size`: side in pixels of a set in memory, whose images are used as they are; None otherwise.
-    `demonstration`: whether the set was made to show that something works, and is no benchmark. `whole`: the part of a
-    published set that these are, all of it, where its own lists say so ("cifar100-test"). `problems`: what is wrong
-    with the set; `remarks`: what is no fault, but a reader must know. `foreground`: (N, H, W) bool, True where
-    the object is, or None. `notes`: how many images the last whole pass saw with a peculiarity (see `decode`); `noted`:
-    the peculiarities by position that the last pass has seen so far. Raises ValueError for ids that are not unique and
-    labels that are not indices of classes.
+    Beside the arguments it has `demonstration`: whether the set was made to show that something works, and is no
+    benchmark; `foreground`: (N, H, W) bool, True where the object is, or None; `notes`: how many images the last whole
+    pass saw with a peculiarity (see `decode`); `noted`: the peculiarities by position that the last pass has seen so
+    far. Raises ValueError for ids that are not unique and labels that are not indices of classes.
+
+    Args:
+        name: How records name the set.
+        ids: N unique names, POSIX paths where the images are files.
+        labels: (N,) int64 index into `classes`, -1 for none of them.
+        classes: Names of the classes.
+        native_size: Side in pixels of an embedded set, whose images are used as they are; None otherwise.
+        problems: What is wrong with the set.
+        remarks: What is no fault, but a reader must know.
     """
 
     foreground: np.ndarray | None = None
@@ -127,7 +137,17 @@ class Images:
 
 
 class ArrayImages(Images):
-    """Images held in memory: `pixels` (N, S, S, 3) uint8."""
+    """Images held in memory.
+
+    Args:
+        name: How records name the set.
+        ids: N unique names.
+        labels: (N,) int64 index into `classes`, -1 for none of them.
+        classes: Names of the classes.
+        pixels: (N, S, S, 3) uint8.
+        foreground: (N, S, S) bool, True where the object is; None: not known.
+        demonstration: Whether the set was made to show that something works.
+    """
 
     def __init__(
         self,
@@ -154,7 +174,12 @@ class ArrayImages(Images):
 
 
 class Subset(Images):
-    """The images of another set at the positions `indices`; ids stay."""
+    """Some images of another set; ids stay.
+
+    Args:
+        images: The set.
+        indices: Positions in it, in the order of the new one.
+    """
 
     def __init__(self, images: Images, indices: Sequence[int] | np.ndarray):
         indices = np.asarray(indices, dtype=np.int64)
@@ -199,6 +224,10 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
     `info["notes"]` of the result lists what that conversion does silently: "exif_orientation_ignored", "alpha_dropped"
     (a hidden colour shows), "cmyk_converted", "grey16_saturated" (values above 255 become white), "float_clipped" (0 to
     1 becomes black), "rgb16_cut_to_8_bits", "first_of_several_frames".
+
+    Args:
+        source: A file or its bytes.
+        id: Its id, for the error.
     """
     try:
         with warnings.catch_warnings():
@@ -222,7 +251,12 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
 
 
 def check_kind(source: str | Path | BinaryIO, id: str) -> None:
-    """Raise BadImage for a path that is no regular file: opening a FIFO would wait for ever."""
+    """Raise BadImage for a path that is no regular file: opening a FIFO would wait for ever.
+
+    Args:
+        source: A file or its bytes.
+        id: Its id, for the error.
+    """
     if isinstance(source, str | Path) and not stat.S_ISREG(os.stat(source).st_mode):
         raise BadImage(id, "not a regular file")
 

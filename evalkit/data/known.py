@@ -83,13 +83,25 @@ def open_known(name: str, split: str, root: str | Path | None) -> Images:
     return images
 
 
+def size_of(name: str, part: str) -> tuple[int, int] | None:
+    """(images, classes) of a part of a published set, as its authors print them; None for other names.
+
+    Args:
+        name: Of KNOWN.
+        part: Of the set.
+    """
+    known = KNOWN.get(name)
+    size = known and known.splits.get(known.val if part == "val" else part)
+    return (size[0], known.classes) if known and size else None
+
+
 def compare(images: Images, known: Known, part: str) -> list[str]:
     """What differs from the published part, one clause each.
 
     Args:
         images: What was found.
         known: The published set.
-        part: Of it.
+        part: Which part of it.
     """
     total, each = known.splits[part]
     found = []

@@ -32,21 +32,36 @@ Extras = Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch of m images."""
+    """One micro-batch of m images.
 
-    x: Tensor  # (m, 3, S, S) uint8
-    y: Tensor  # (m,) int64
-    index: Tensor  # (m,) int64 position in the data set
-    # (m, 4) int64 top, left, height, width to fill after normalisation (erasing.erase_boxes); all 0 for nothing
+    Args:
+        x: (m, 3, S, S) uint8.
+        y: (m,) int64.
+        index: (m,) int64 position in the data set.
+        erase: (m, 4) int64 top, left, height, width to fill after normalisation (erasing.erase_boxes); all 0 for
+            nothing.
+        noise: float32, to fill them with.
+        operations: (m, L) int64, still to be done on the device (TrainTransform.finish).
+        values: (m, L) float64, what they take.
+        step: The optimizer step that it belongs to.
+        group: Of the step's micro-batches, counted over all processes.
+        extras: By name, (m, ...).
+        reading: Seconds that it took to read the files.
+        preparing: And to decode and augment the images.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
     erase: Tensor
-    noise: Tensor  # float32, to fill them with
-    operations: Tensor  # (m, L) int64, still to be done on the device (TrainTransform.finish)
-    values: Tensor  # (m, L) float64, what they take
+    noise: Tensor
+    operations: Tensor
+    values: Tensor
     step: int
-    group: int  # of the step's micro-batches, counted over all processes
-    extras: dict[str, Tensor] = field(default_factory=dict)  # by name, (m, ...)
-    reading: float = 0.0  # seconds that it took to read the files
-    preparing: float = 0.0  # and to decode and augment the images
+    group: int
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    reading: float = 0.0
+    preparing: float = 0.0
 
     def pin_memory(self) -> "Batch":
         """Page-locked, as DataLoader asks for it when there is a GPU."""
@@ -64,8 +79,12 @@ class Batch:
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Whole batches in `n` images; the rest of an epoch's order is left out. Raises EvalkitError if there is not even
-    one."""
+    """Whole batches; the rest of an epoch's order is left out. Raises EvalkitError if there is not even one.
+
+    Args:
+        n: How many images there are.
+        batch_size: Images of a batch.
+    """
     if n < batch_size:
         raise EvalkitError(f"batch_size={batch_size} is more than the {n} training images; give batch_size={n} or less")
     return n // batch_size
@@ -231,11 +250,17 @@ def eval_batches(
     workers: int = 0,
     indices: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, list[BadImage]]]:
-    """(x (m, 3, S, S) uint8, positions (m,) int64, images of this stretch that cannot be read), in the order of
-    `indices`, by default all.
+    """(x (m, 3, S, S) uint8, positions (m,) int64, images of this stretch that cannot be read), in order.
 
     An image that cannot be read is missing from x; a stretch without any readable one has an x of shape (0,). Sets
     `images.noted` as it goes and `images.notes` when the pass ends.
+
+    Args:
+        images: The set.
+        transform: From an image to a tensor (3, S, S) uint8.
+        batch_size: Images of a stretch.
+        workers: Processes that read images; 0: this one.
+        indices: Positions that are read; None: all.
     """
     indices = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
     keys = (indices[i : i + batch_size] for i in range(0, len(indices), batch_size))

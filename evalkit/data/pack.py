@@ -29,7 +29,12 @@ BLOCK = tarfile.BLOCKSIZE
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images are made smaller: `short_side` pixels and JPEG `quality`."""
+    """How images are made smaller.
+
+    Args:
+        short_side: Pixels of the shorter side, where it is longer.
+        quality: Of the JPEGs, 1 to 100.
+    """
 
     short_side: int
     quality: int = 90
@@ -56,6 +61,12 @@ def pack(source: Path, out: Path, encoding: Encoding | None = None, workers: int
     is damaged is mended. Only the split "train" is re-encoded where there are others: what is measured on them is
     measured on the original images. Raises EvalkitError for images that cannot be read, and for an `out` that holds
     something else.
+
+    Args:
+        source: The folder of splits, or of class folders.
+        out: The folder of the packed images.
+        encoding: How training images are made smaller; None: their files as they are.
+        workers: Processes that encode.
     """
     splits = [name for name in USUAL_SPLITS if _is_split(source, name)]
     if splits:
@@ -74,7 +85,14 @@ def _is_split(root: Path, name: str) -> bool:
 
 
 def pack_split(images: Images, out: Path, encoding: Encoding | None, workers: int) -> Iterator[str]:
-    """Pack one set of images into the folder `out`."""
+    """Pack one set of images.
+
+    Args:
+        images: The set.
+        out: The folder of its shards.
+        encoding: How they are made smaller; None: their files as they are.
+        workers: Processes that encode.
+    """
     plan = _plan(images, encoding)
     if ((out / INDEX).exists() and read_about(out)["plan"] != plan) or not _same_plan(out, plan):
         raise EvalkitError(f"{out} holds a pack of other images or settings; remove it or give another folder")

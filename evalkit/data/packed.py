@@ -86,7 +86,12 @@ class PackedImages(Images):
 
 
 def packed(root: str | Path, split: str) -> PackedImages:
-    """The packed images of root/`split`, or of `root` itself if that is a packed split. Raises EvalkitError."""
+    """The images of a packed split. Raises EvalkitError.
+
+    Args:
+        root: The folder that was packed into, or that of one split.
+        split: Name of the split.
+    """
     root = Path(root)
     others = [path.parent.name for path in sorted(root.glob(f"*/{INDEX}"))]
     if others and not (root / split).is_dir():
@@ -128,7 +133,13 @@ def read_index(shard: Path) -> dict[str, np.ndarray]:
 
 
 def index_arrays(ids: Sequence[str], labels: Sequence[int] | np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]:
-    """A shard's index, of ids, labels and (offset, size, checksum) of each image."""
+    """A shard's index.
+
+    Args:
+        ids: Of its images.
+        labels: Index of each one's class.
+        places: Offset, size and checksum of each, (N, 3).
+    """
     texts, places = Texts(ids), places.reshape(-1, 3)
     rows = [texts.letters, texts.ends, np.asarray(labels, np.int64), *places.T]
     return dict(zip(ARRAYS, rows))

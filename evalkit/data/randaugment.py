@@ -17,10 +17,13 @@ Drawn = Sequence[tuple[AugmentOp, tuple[Any, ...]]]  # operations and their argu
 
 
 class RandAugment:
-    """`config` such as "rand-m9-mstd0.5-inc1"; `size` scales translations; `mean` (0-1) is the colour of what is moved
-    in.
+    """Operations, magnitudes and probabilities are timm's. Raises EvalkitError for a string that is not RandAugment's.
 
-    Operations, magnitudes and probabilities are timm's. Raises EvalkitError for a string that is not RandAugment's.
+    Args:
+        config: timm's string, such as "rand-m9-mstd0.5-inc1".
+        size: Pixels per side of the images, which scales translations.
+        mean: Colour of what is moved in, per channel in [0, 1].
+        resampling: How pixels are resampled.
     """
 
     def __init__(self, config: str, size: int, mean: tuple[float, ...], resampling: Image.Resampling):

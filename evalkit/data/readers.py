@@ -15,7 +15,15 @@ STREAMS = ("hfids", "tfds", "wds")  # without
 
 
 class ReaderImages(Images):
-    """A random-access data set that timm opened."""
+    """A random-access data set that timm opened.
+
+    Args:
+        name: How records name the set.
+        split: Name of the split.
+        dataset: What timm opened: its items are (image, label).
+        labels: (N,) index into `classes`.
+        classes: Names of the classes.
+    """
 
     def __init__(self, name: str, split: str, dataset: Any, labels: Sequence[int], classes: Sequence[str]):
         super().__init__(name, [f"{split}/{i:07d}" for i in range(len(labels))], labels, classes)
@@ -41,6 +49,11 @@ class ReaderImages(Images):
 def timm_images(name: str, split: str, root: str | Path | None = None) -> ReaderImages:
     """A data set that timm reads: torch/NAME (torchvision, already on disk below `root`) or hfds/NAME (Hugging Face
     datasets, cached in `root`).
+
+    Args:
+        name: torch/NAME (torchvision, already on disk) or hfds/NAME (Hugging Face datasets, cached).
+        split: Name of the split.
+        root: The folder where the files are; None: the library's own.
 
     Raises EvalkitError for readers that only stream: a run could not be resumed exactly.
     """

@@ -12,10 +12,16 @@ SHOWN = 5  # classes that are named
 
 
 def check_splits(train: Images, val: Images, names: tuple[str, str]) -> list[str]:
-    """What a reader must know of the two splits called `names`, one sentence each.
+    """What a reader must know of two splits, one sentence each.
+
+    Args:
+        train: The training images.
+        val: The validation images.
+        names: What errors call the two.
 
     Raises EvalkitError for other classes in one than in the other, for a single class and for splits that are the same
-    images."""
+    images.
+    """
     if val.classes != train.classes:
         odd = ", ".join(sorted(set(val.classes) ^ set(train.classes))[:3])
         raise EvalkitError(
@@ -46,7 +52,12 @@ def check_splits(train: Images, val: Images, names: tuple[str, str]) -> list[str
 
 
 def absent_classes(images: Images, what: str = "image") -> list[str]:
-    """A sentence that names the classes without an image, if there are any."""
+    """A sentence that names the classes without an image, if there are any.
+
+    Args:
+        images: The set.
+        what: What one of its members is called.
+    """
     count = np.bincount(images.labels[images.labels >= 0], minlength=len(images.classes))
     gone = [name for name, n in zip(images.classes, count) if n == 0]
     if not gone:
@@ -60,6 +71,10 @@ def absent_classes(images: Images, what: str = "image") -> list[str]:
 def hold_out(images: Images, share: float) -> tuple[Subset, Subset]:
     """The images without a share of each class, and that share: always the same images of a set, whatever the seed of a
     run and the order of the set.
+
+    Args:
+        images: The set.
+        share: The share of each class that is held out, 0 to 1.
 
     Raises EvalkitError where not one image would be held out, or none of a class left.
     """
@@ -80,8 +95,12 @@ def hold_out(images: Images, share: float) -> tuple[Subset, Subset]:
 
 
 def spread(images: Images, limit: int | None) -> Images:
-    """`limit` of the images, evenly spaced over the set; all of them for None. Raises EvalkitError for more than there
-    are."""
+    """Images evenly spaced over the set. Raises EvalkitError for more than there are.
+
+    Args:
+        images: The set.
+        limit: How many; None: all of them.
+    """
     if limit is None:
         return images
     if limit > len(images):

@@ -42,7 +42,12 @@ FONTS = (
 
 def digits_a(split: str = "val", size: int = SIZE) -> ArrayImages:
     """600 scenes of digits from the "val" split of `digits-photo` that the fixed classifier gets wrong; labels are the
-    true digits."""
+    true digits.
+
+    Args:
+        split: Must be val.
+        size: Pixels per side.
+    """
     check_split(split, ("val",))
     strokes, labels = source_digits()
 
@@ -55,7 +60,12 @@ def digits_a(split: str = "val", size: int = SIZE) -> ArrayImages:
 
 def digits_o(split: str = "val", size: int = SIZE) -> ArrayImages:
     """600 scenes of a letter, none of the ten classes, that the fixed classifier takes for a digit with probability
-    above 0.7; labels are -1."""
+    above 0.7; labels are -1.
+
+    Args:
+        split: Must be val.
+        size: Pixels per side.
+    """
     check_split(split, ("val",))
     return _select(
         "digits-o",
@@ -102,8 +112,13 @@ def _classifier() -> "LogisticRegression":
 
 
 def gradient_histograms(pixels: np.ndarray, cell: int = 8, directions: int = 4) -> np.ndarray:
-    """(N, S, S, 3) uint8 to (N, (S / cell)^2 * directions): gradient strength per cell and direction, root of its part
-    of the image's norm."""
+    """(N, (S / cell)^2 * directions): gradient strength per cell and direction, root of its part of the image's norm.
+
+    Args:
+        pixels: (N, S, S, 3) uint8.
+        cell: Pixels per side of a cell.
+        directions: How many directions are told apart.
+    """
     grey = pixels.max(axis=3).astype(np.float64)
     n, side, _ = grey.shape
     down, right = np.zeros_like(grey), np.zeros_like(grey)

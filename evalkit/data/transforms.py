@@ -32,11 +32,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize the shorter side to `resize`, centre-crop to `size` x `size`; with `native` the image must already have
-    that size.
+    """Resize the shorter side, then centre-crop.
 
     The other side is truncated, the crop starts at the rounded half of the excess (ties to even): torchvision's Resize
     and CenterCrop on PIL images.
+
+    Args:
+        size: Pixels per side of the crop.
+        resize: Pixels of the shorter side before it.
+        interpolation: "bilinear" or "bicubic".
+        native: Whether the image must already have that size, and is used as it is.
     """
 
     size: int
@@ -85,8 +90,12 @@ class EvalTransform:
 
 
 class TimmTransform:
-    """What timm does for the model with pretrained_cfg `cfg`: its crop_pct, crop_mode and interpolation, at `size`
-    pixels."""
+    """What timm does for a model: its crop_pct, crop_mode and interpolation.
+
+    Args:
+        size: Pixels per side of the result.
+        cfg: The model's pretrained_cfg.
+    """
 
     def __init__(self, size: int, cfg: Mapping[str, Any]):
         from timm.data import create_transform
@@ -106,11 +115,14 @@ class TimmTransform:
 
 
 def eval_transform(mode: str, size: int, cfg: Mapping[str, Any] | None = None) -> EvalTransform | TimmTransform:
-    """How images are prepared for a model whose input is `size` pixels.
+    """How images are prepared for a model.
 
-    "published": shorter side to floor(size * 256 / 224), bilinear, centre crop, as the robustness protocols were
-    published. "native": as they are, for embedded sets. "model": what timm does for the model with pretrained_cfg `cfg`
-    (crop_pct, crop_mode, interpolation).
+    Args:
+        mode: "published": shorter side to floor(size * 256 / 224), bilinear, centre crop, as the robustness protocols
+            were published. "native": as they are, for embedded sets. "model": what timm does for the model (crop_pct,
+            crop_mode, interpolation).
+        size: Pixels per side of the model's input.
+        cfg: The model's pretrained_cfg, for "model".
     """
     if mode == "published":
         return EvalTransform(size, math.floor(size * 256 / 224))
@@ -124,8 +136,12 @@ def eval_transform(mode: str, size: int, cfg: Mapping[str, Any] | None = None) -
 
 
 def validation_transform(keys: Mapping[str, Any], native_size: int | None = None) -> EvalTransform:
-    """How a training run with the recipe `keys` prepares its validation images; images of `native_size` pixels, if that
-    is the size it validates at, are used as they are. Raises EvalkitError for keys that are no recipe's."""
+    """How a training run prepares its validation images. Raises EvalkitError for keys that are no recipe's.
+
+    Args:
+        keys: The keys of its recipe.
+        native_size: Images of so many pixels, if that is the size it validates at, are used as they are.
+    """
     try:
         size = keys["eval_size"] or keys["image_size"]
         resize = keys["eval_resize"] or math.floor(size * 256 / 224)
@@ -142,8 +158,15 @@ def validation_transform(keys: Mapping[str, Any], native_size: int | None = None
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The part of an image that a training image shows: a box in shares of the image's width and height, mirrored
-    afterwards if `flip`."""
+    """The part of an image that a training image shows, in shares of the image's width and height.
+
+    Args:
+        left: Where it begins.
+        top: Where it begins.
+        width: How wide it is.
+        height: How high it is.
+        flip: Whether it is mirrored afterwards.
+    """
 
     left: float
     top: float
@@ -177,13 +200,19 @@ class TrainKeys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A training image, and what is still to be done with it on the device."""
+    """A training image, and what is still to be done with it on the device.
 
-    pixels: Tensor  # (3, S, S) uint8, contiguous
-    # the part of the image it shows; None where that is no upright box of it ("pad-crop", RandAugment)
+    Args:
+        pixels: (3, S, S) uint8, contiguous.
+        view: The part of the image it shows; None where that is no upright box of it ("pad-crop", RandAugment).
+        erase: (top, left, height, width) to fill after normalisation, all 0 for nothing.
+        augment: (operation, value) of batched_augment, in order.
+    """
+
+    pixels: Tensor
     view: View | None
-    erase: tuple[int, int, int, int]  # (top, left, height, width) to fill after normalisation, all 0 for nothing
-    augment: list[tuple[int, float]] = field(default_factory=list)  # (operation, value) of batched_augment, in order
+    erase: tuple[int, int, int, int]
+    augment: list[tuple[int, float]] = field(default_factory=list)
 
 
 class TrainTransform:
@@ -196,6 +225,10 @@ class TrainTransform:
     strength of torchvision's ColorJitter (brightness, contrast, saturation). `mean` colours what RandAugment moves in.
     `cfg.decode`: with "fast" images are resized by torch, see `decode`. `cfg.augment_device`: with "device" colours and
     RandAugment are drawn here and left to `batched_augment`, see `Sample.augment`.
+
+    Args:
+        cfg: The keys of the recipe that are named above.
+        mean: Colour of what RandAugment moves in, per channel in [0, 1].
     """
 
     AUGMENTS = ("none", "pad-crop", "pad-crop-flip", "rrc")

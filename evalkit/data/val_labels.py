@@ -15,12 +15,16 @@ KIT_META = "meta.mat"  # beside the kit's ground truth: which number means which
 
 
 def read_val_labels(path: str | Path, classes: Sequence[str]) -> dict[str, str]:
-    """File name -> class, from `path`; `classes` are those of the model.
+    """File name -> class.
 
     Lines of a file name and a class, split by a comma or a blank (more columns are passed over, so is a header): the
     class is a WordNet id or, as in Caffe's val.txt, its position 0..K-1 among the sorted classes. Or lines of one
     number: the development kit's ILSVRC2012_validation_ground_truth.txt, whose numbers are ILSVRC2012 ids in an order
     of their own, told by meta.mat beside it. Raises EvalkitError, with the line, for anything else.
+
+    Args:
+        path: The file.
+        classes: Names of the model's classes.
     """
     path = Path(path)
     try:

@@ -10,13 +10,26 @@ from .checks import choice, confidence_and_correct, positive_integer
 
 
 class ReliabilityBins(NamedTuple):
-    count: np.ndarray  # type: ignore[assignment]  # (K,) samples in the bin; nobody needs a tuple's own `count`
-    confidence: np.ndarray  # (K,) mean confidence, ascending
-    accuracy: np.ndarray  # (K,) share of correct ones
+    """Samples sorted by confidence, in bins.
+
+    Args:
+        count: type: ignore[assignment]  # (K,) samples in the bin; nobody needs a tuple's own `count`.
+        confidence: (K,) mean confidence, ascending.
+        accuracy: (K,) share of correct ones.
+    """
+
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
 
 
 def sum_over_ties(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(distinct confidences ascending, samples of each, correct ones of each)."""
+    """(distinct confidences ascending, samples of each, correct ones of each).
+
+    Args:
+        confidence: Of the N samples.
+        correct: Whether each is right.
+    """
     distinct, group, size = np.unique(confidence, return_inverse=True, return_counts=True)
     return distinct, size, np.bincount(group, weights=correct, minlength=distinct.size)
 
@@ -30,6 +43,12 @@ def reliability_bins(
     ties="mean" gives every sample of a group of equal confidence the group's mean correctness, so that the order of the
     samples does not matter; ties="index" keeps them in the given order. Raises ValueError for unequal lengths,
     non-finite values, `correct` other than 0/1, bin_size < 1.
+
+    Args:
+        confidence: Of the N samples.
+        correct: Whether each is right, 0 or 1.
+        bin_size: Samples of a bin.
+        ties: What becomes of equal confidences.
     """
     confidence, correct = confidence_and_correct(confidence, correct)
     positive_integer("bin_size", bin_size)
@@ -68,6 +87,13 @@ def rms_calibration_error(
     Source: Hendrycks et al., "Natural Adversarial Examples", CVPR 2021; Hendrycks et al., "Deep Anomaly Detection with
     Outlier Exposure", ICLR 2019.
 
+    Args:
+        confidence: Of the N samples.
+        correct: Whether each is right, 0 or 1.
+        bin_size: Samples of a bin.
+        last_bin: Whether the most confident bin counts.
+        ties: As in `reliability_bins`.
+
     >>> confidence, correct = [.9, .2, .6, .4, .8, .3, .7], [1, 0, 1, 1, 0, 0, 1]
     >>> round(rms_calibration_error(confidence, correct, bin_size=2), 6)
     0.298807
@@ -87,6 +113,11 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins
     """Mean gap between confidence and accuracy over `n_bins` bins of equal width (a, b], weighted by their samples, a
     fraction. NaN for N = 0.
 
+    Args:
+        confidence: Of the N samples, 0 to 1.
+        correct: Whether each is right, 0 or 1.
+        n_bins: How many bins there are.
+
     Raises ValueError for unequal lengths, non-finite values, confidences outside 0..1, `correct` other than 0/1, n_bins
     < 1.
 
@@ -102,7 +133,12 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins
 
 
 def width_bins(confidence: np.ndarray, n_bins: int) -> np.ndarray:
-    """Which of `n_bins` bins (i / n_bins, (i + 1) / n_bins] each confidence is in, (N,) int64; 0 is in the first."""
+    """Which of some bins (i / n_bins, (i + 1) / n_bins] each confidence is in, (N,) int64; 0 is in the first.
+
+    Args:
+        confidence: Of the N samples, 0 to 1.
+        n_bins: How many bins there are.
+    """
     positive_integer("n_bins", n_bins)
     if confidence.size and not 0 <= confidence.min() <= confidence.max() <= 1:
         raise ValueError(

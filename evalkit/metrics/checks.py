@@ -5,6 +5,12 @@ from numpy.typing import ArrayLike
 
 
 def vector(name: str, values: ArrayLike) -> np.ndarray:
+    """Values as a float64 vector (N,). Raises ValueError for what is none, or not finite.
+
+    Args:
+        name: The argument, for the error.
+        values: What was given.
+    """
     out = np.asarray(values, dtype=np.float64)
     if out.ndim != 1:
         raise ValueError(f"Expected argument `{name}` to be one-dimensional, but got shape {out.shape}")
@@ -17,6 +23,12 @@ def vector(name: str, values: ArrayLike) -> np.ndarray:
 
 
 def confidence_and_correct(confidence: ArrayLike, correct: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Both as vectors of one length. Raises ValueError for anything else.
+
+    Args:
+        confidence: Of the N samples.
+        correct: Whether each is right, 0 or 1.
+    """
     confidence, correct = vector("confidence", confidence), vector("correct", correct)
     if confidence.shape != correct.shape:
         raise ValueError(
@@ -29,11 +41,24 @@ def confidence_and_correct(confidence: ArrayLike, correct: ArrayLike) -> tuple[n
 
 
 def choice(name: str, value: str, options: tuple[str, ...]) -> None:
+    """Raise ValueError for a value that is none of the options.
+
+    Args:
+        name: The argument, for the error.
+        value: What was given.
+        options: What it may be.
+    """
     if value not in options:
         raise ValueError(f"Expected argument `{name}` to be one of {options}, but got {value!r}")
 
 
 def positive_integer(name: str, value: int) -> None:
+    """Raise ValueError for anything but an integer larger than 0.
+
+    Args:
+        name: The argument, for the error.
+        value: What was given.
+    """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ValueError(f"Expected argument `{name}` to be an integer larger than 0, but got {value}")
 
@@ -50,7 +75,12 @@ def finite_logits(logits: ArrayLike) -> np.ndarray:
 
 
 def class_labels(labels: ArrayLike, logits: np.ndarray) -> np.ndarray:
-    """`labels` as (N,) class indices of the `logits` (N, K)."""
+    """Labels as (N,) class indices.
+
+    Args:
+        labels: What was given.
+        logits: (N, K), whose classes they are.
+    """
     out = np.asarray(labels)
     if out.size == 0 and out.ndim == 1:
         out = out.astype(np.int64)  # an empty list has no integers to show

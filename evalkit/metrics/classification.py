@@ -39,6 +39,11 @@ def top_k_correct(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> np.ndarra
     `logits` (N, K), `labels` (N,) class indices. Raises ValueError for non-finite logits, labels outside 0..K-1 or k
     outside 1..K.
 
+    Args:
+        logits: (N, K), finite.
+        labels: (N,) class indices.
+        k: How many of the largest logits count.
+
     >>> top_k_correct([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]], [2, 1], k=1).tolist()
     [False, False]
     >>> top_k_correct([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]], [2, 1], k=2).tolist()
@@ -56,13 +61,24 @@ def top_k_correct(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> np.ndarra
 
 def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
     """Share of samples whose label is among the `k` largest logits (see `top_k_correct`, whose errors it raises); NaN
-    without samples."""
+    without samples.
+
+    Args:
+        logits: (N, K), finite.
+        labels: (N,) class indices.
+        k: How many of the largest logits count.
+    """
     return mean(top_k_correct(logits, labels, k))
 
 
 def sample_nll(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """-log softmax(logits)[label] of each sample in nats, (N,) float64; `logits` (N, K), `labels` (N,). Raises
-    as `top_k_correct` does."""
+    as `top_k_correct` does.
+
+    Args:
+        logits: (N, K), finite.
+        labels: (N,) class indices.
+    """
     z = finite_logits(logits)
     own = z[np.arange(len(z)), class_labels(labels, z)]
     return z.max(axis=1) - log_confidence(z) - own
@@ -71,6 +87,10 @@ def sample_nll(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
 def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
     """Mean of -log softmax(logits)[label] in nats; `logits` (N, K), `labels` (N,). NaN without samples. Raises as
     `top_k_correct` does.
+
+    Args:
+        logits: (N, K), finite.
+        labels: (N,) class indices.
 
     >>> round(negative_log_likelihood([[2.0, 1.0]], [0]), 4)
     0.3133
@@ -84,6 +104,10 @@ def sample_brier(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
 
     `logits` (N, K), `labels` (N,). Raises as `top_k_correct` does. Source: Brier, Monthly Weather Review 78,
     1950.
+
+    Args:
+        logits: (N, K), finite.
+        labels: (N,) class indices.
 
     >>> sample_brier([[0.0, 0.0]], [1]).tolist()
     [0.5]

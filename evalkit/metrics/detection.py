@@ -18,13 +18,25 @@ def _counts_by_threshold(ood_scores: ArrayLike, id_scores: ArrayLike) -> tuple[n
 
 
 class PrecisionRecall(NamedTuple):
-    precision: np.ndarray  # (T,) at each distinct threshold, descending
-    recall: np.ndarray  # (T,) ascending up to 1
+    """A curve, one point for each distinct score.
+
+    Args:
+        precision: (T,) at each distinct threshold, descending.
+        recall: (T,) ascending up to 1.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
 
 
 def precision_recall(ood_scores: ArrayLike, id_scores: ArrayLike) -> PrecisionRecall:
     """Precision and recall of calling a sample out-of-distribution, at every distinct score; empty where a side is.
-    ValueError for non-finite scores."""
+    ValueError for non-finite scores.
+
+    Args:
+        ood_scores: Of the out-of-distribution samples, higher = more so.
+        id_scores: Of the in-distribution samples.
+    """
     tp, fp = _counts_by_threshold(ood_scores, id_scores)
     if not tp.size or not tp[-1] or not fp[-1]:
         return PrecisionRecall(np.zeros(0), np.zeros(0))
@@ -39,6 +51,10 @@ def aupr(ood_scores: ArrayLike, id_scores: ArrayLike) -> float:
 
     Source: Hendrycks et al., "Natural Adversarial Examples", CVPR 2021 (ImageNet-O).
 
+    Args:
+        ood_scores: Of the out-of-distribution samples, higher = more so.
+        id_scores: Of the in-distribution samples.
+
     >>> round(aupr([-.3, -.5, -.7, -.9], [-.4, -.6, -.8, -.95, -.99]), 6)
     0.709524
     >>> aupr([1, 1], [1, 1, 1])
@@ -51,6 +67,10 @@ def aupr(ood_scores: ArrayLike, id_scores: ArrayLike) -> float:
 def auroc(ood_scores: ArrayLike, id_scores: ArrayLike) -> float:
     """Probability that an out-of-distribution sample scores higher than an in-distribution one, ties counting half. NaN
     where a side is empty.
+
+    Args:
+        ood_scores: Of the out-of-distribution samples, higher = more so.
+        id_scores: Of the in-distribution samples.
 
     Raises ValueError for non-finite scores.
 
@@ -72,6 +92,11 @@ def fpr95(ood_scores: ArrayLike, id_scores: ArrayLike, convention: Literal["firs
     "first": the highest threshold with a recall of at least 95 %, decided in integers. "nearest": the threshold whose
     recall is nearest to 0.95, of equal recalls the lowest threshold, never beyond the first of recall 1 (the code of
     Hendrycks et al.). Raises ValueError for non-finite scores.
+
+    Args:
+        ood_scores: Of the out-of-distribution samples, higher = more so.
+        id_scores: Of the in-distribution samples.
+        convention: Which threshold is taken, "first" or "nearest".
 
     >>> ood, ind = [-i / 100 for i in range(1, 21)], [-.185, -.195, -.5, -.6]
     >>> fpr95(ood, ind), fpr95(ood, ind, convention="nearest")

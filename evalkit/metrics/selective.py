@@ -30,6 +30,10 @@ def aurra(confidence: ArrayLike, correct: ArrayLike) -> float:
 
     Source: Hendrycks et al., "Natural Adversarial Examples", CVPR 2021.
 
+    Args:
+        confidence: Any ranking score of the N samples.
+        correct: Whether each is right, 0 or 1.
+
     >>> round(aurra([.9, .2, .6, .4, .8, .3, .7], [1, 0, 1, 1, 0, 0, 1]), 6)
     0.707823
     >>> round(aurra([.9, .5, .5, .5, .1], [1, 1, 0, 0, 1]), 6)
@@ -39,13 +43,24 @@ def aurra(confidence: ArrayLike, correct: ArrayLike) -> float:
 
 
 class RiskCoverage(NamedTuple):
-    coverage: np.ndarray  # (N,) k/N
-    risk: np.ndarray  # (N,) error among the k most confident
+    """A curve, one point for each number of samples.
+
+    Args:
+        coverage: (N,) k/N.
+        risk: (N,) error among the k most confident.
+    """
+
+    coverage: np.ndarray
+    risk: np.ndarray
 
 
 def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
     """Error among the k most confident samples against the share k/N answered; 1 - mean(risk) is `aurra`. Raises as
     `aurra` does.
+
+    Args:
+        confidence: Any ranking score of the N samples.
+        correct: Whether each is right, 0 or 1.
 
     >>> risk_coverage([.9, .5], [1, 0]).risk.tolist()
     [0.0, 0.5]

@@ -16,6 +16,10 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
 
     `logits` (N, K), `labels` (N,). Raises as `top_k_correct` does. Source: Guo et al., "On Calibration of
     Modern Neural Networks", ICML 2017.
+
+    Args:
+        logits: (N, K), finite.
+        labels: (N,) class indices.
     """
     z = finite_logits(logits)
     labels = class_labels(labels, z)

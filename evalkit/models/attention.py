@@ -24,8 +24,15 @@ SUPPORTED = "vit_* and deit* with a class token, cait_*, xcit_*, ca_swin_*, pvt_
 
 
 class Tap:
-    """Keeps the class token's query (`whole`: all queries) and all keys of one forward pass. Does nothing while `on` is
-    False."""
+    """Keeps queries and keys of one forward pass. Does nothing while `on` is False.
+
+    Args:
+        query: The layer that gives the queries.
+        key: The layer that gives the keys.
+        heads: Attention heads.
+        scale: What their products are multiplied by.
+        whole: Whether all queries are kept, not the class token's alone.
+    """
 
     def __init__(self, query: nn.Module, key: nn.Module, heads: int, scale: float, whole: bool = False):
         self.heads, self.scale = heads, scale
@@ -91,9 +98,13 @@ class Tap:
 
 
 def install_tap(model: nn.Module, block: int | None = None) -> Tap:
-    """Install a tap on block `block` (1-based among the blocks the class token runs through; None = the last).
+    """Install a tap on a block. Raises EvalkitError for models without class attention and for blocks that do not
+    exist.
 
-    Raises EvalkitError for models without class attention and for blocks that do not exist."""
+    Args:
+        model: The timm model.
+        block: Counted from 1 among the blocks the class token runs through; None: the last.
+    """
     modules = list(class_attention_modules(model))
     if block is not None and not 1 <= block <= len(modules):
         raise EvalkitError(
@@ -103,7 +114,12 @@ def install_tap(model: nn.Module, block: int | None = None) -> Tap:
 
 
 def tap_on(attn: Any, whole: bool = False) -> Tap:
-    """A tap on the attention module `attn`, one of `class_attention_modules`."""
+    """A tap on an attention module.
+
+    Args:
+        attn: One of `class_attention_modules`.
+        whole: Whether all queries are kept, not the class token's alone.
+    """
     # q_norm and k_norm run in every forward pass; they are nn.Identity in models without qk-norm
     if isinstance(attn, Attention):
         return Tap(attn.q_norm, attn.k_norm, attn.num_heads, attn.scale, whole)
@@ -152,8 +168,14 @@ FAMILIES: dict[type[nn.Module], tuple[type[nn.Module], Callable[[Any], list[nn.M
 
 
 def token_grid(model: nn.Module, size: Sequence[int], tokens: int) -> tuple[int, int]:
-    """(rows, columns) of the `tokens` patch tokens of an input of `size` (H, W): the size over the model's stride,
-    rounded down, or up where the patch embedding pads. Raises EvalkitError if neither gives that many tokens."""
+    """(rows, columns) of patch tokens: the size over the model's stride, rounded down, or up where the patch embedding
+    pads. Raises EvalkitError if neither gives that many tokens.
+
+    Args:
+        model: The timm model.
+        size: H and W of the input.
+        tokens: How many patch tokens it gave.
+    """
     info = getattr(model, "feature_info", None)
     stride = info[-1]["reduction"] if info else 1
     for grid in ((size[0] // stride, size[1] // stride), (-(-size[0] // stride), -(-size[1] // stride))):

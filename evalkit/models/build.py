@@ -45,8 +45,13 @@ def _parameters(item: Callable[..., Any]) -> list[str]:
 
 
 def check_arguments(model: str, model_args: dict[str, Any]) -> None:
-    """Raises EvalkitError for an argument that is not one of the architecture; an unknown model is for `build` to
-    name."""
+    """Args:
+        model: Name of the architecture.
+        model_args: What it is to be built with.
+
+    Raises EvalkitError for an argument that is not one of the architecture; an unknown model is for `build` to
+    name.
+    """
     architecture = model.partition(".")[0]
     for name, value in ((str(name), value) for name, value in model_args.items()):
         if name == "pretrained_cfg_overlay" and isinstance(value, dict) and set(value) <= PREPROCESSING:
@@ -63,8 +68,14 @@ def check_arguments(model: str, model_args: dict[str, Any]) -> None:
 
 
 def build(name: str, *, num_classes: int | None = None, pretrained: bool = False, **model_args: Any) -> nn.Module:
-    """The timm model `name`. Raises EvalkitError for an unknown name, tag or argument and for weights that cannot be
-    fetched."""
+    """A timm model. Raises EvalkitError for an unknown name, tag or argument and for weights that cannot be fetched.
+
+    Args:
+        name: Of the architecture, with a tag of its weights or without.
+        num_classes: How many classes it tells apart; None: as it was published.
+        pretrained: Whether its published weights are fetched.
+        model_args: Arguments of its constructor.
+    """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise unknown("model", name, timm.list_models())

@@ -23,7 +23,16 @@ from .common import Staged, build_staged, config, init_linear
 
 class ClassBlock(nn.Module):
     """Attention of the class token to all tokens, then an MLP on the class token; only the class token changes. No bias
-    by position."""
+    by position.
+
+    Args:
+        dim: Channels of the tokens.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden channels of the MLP per channel.
+        proj_drop: Dropout after each projection.
+        attn_drop: Dropout of the attention.
+        drop_path: Rate of stochastic depth.
+    """
 
     def __init__(
         self, dim: int, num_heads: int, mlp_ratio: float, proj_drop: float, attn_drop: float, drop_path: float
@@ -42,10 +51,18 @@ class ClassBlock(nn.Module):
 
 
 class ClassAttentionSwin(Staged, SwinTransformer):
-    """(B, in_chans, H, W) images to logits. Arguments as timm's SwinTransformer; `depths` counts the class-attention
-    block as the last one.
+    """(B, in_chans, H, W) images to logits.
 
-    The maps for dense tasks (`forward_intermediates`, `features_only`) are those before the class-attention block."""
+    The maps for dense tasks (`forward_intermediates`, `features_only`) are those before the class-attention block.
+
+    Args:
+        depths: Blocks of each stage; the class-attention block is the last one.
+        num_heads: Attention heads of each stage.
+        mlp_ratio: Hidden channels of the MLPs per channel.
+        proj_drop_rate: Dropout after each projection.
+        attn_drop_rate: Dropout of the attention.
+        kwargs: As timm's SwinTransformer takes them.
+    """
 
     converter_makes = ("cls_token",)  # from the file of a plain Swin, see `checkpoint_filter_fn`
     converter_leaves_out = ("relative_position_bias_table",)
@@ -124,7 +141,12 @@ class ClassAttentionSwin(Staged, SwinTransformer):
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: ClassAttentionSwin) -> dict[str, Tensor]:
     """A state dict of this model or of a plain Swin, whose last block becomes the class-attention block: query, key and
-    value apart, without its bias by position; the class token is then the model's own."""
+    value apart, without its bias by position; the class token is then the model's own.
+
+    Args:
+        state_dict: The weights.
+        model: The model that they go to.
+    """
     state_dict = state_dict.get("model", state_dict)
     replaced = f"layers.{len(model.layers) - 1}.blocks.{len(model.layers[-1].blocks)}."
     out = {k: v for k, v in state_dict.items() if not k.startswith(replaced)}
@@ -151,11 +173,21 @@ def _ca_swin(name: str, pretrained: bool, **kwargs: Any) -> ClassAttentionSwin:
 
 @register_model
 def ca_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> ClassAttentionSwin:
-    """28.3 M parameters, 4.2 G multiply-adds at 224 pixels."""
+    """28.3 M parameters, 4.2 G multiply-adds at 224 pixels.
+
+    Args:
+        pretrained: Must be False: no weights are published in timm's form.
+        kwargs: Arguments of the class.
+    """
     return _ca_swin("ca_swin_tiny_patch4_window7_224", pretrained, **{"depths": (2, 2, 6, 2)} | kwargs)
 
 
 @register_model
 def ca_swin_small_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> ClassAttentionSwin:
-    """49.6 M parameters, 8.5 G multiply-adds at 224 pixels."""
+    """49.6 M parameters, 8.5 G multiply-adds at 224 pixels.
+
+    Args:
+        pretrained: Must be False: no weights are published in timm's form.
+        kwargs: Arguments of the class.
+    """
     return _ca_swin("ca_swin_small_patch4_window7_224", pretrained, **{"depths": (2, 2, 18, 2)} | kwargs)

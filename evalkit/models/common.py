@@ -27,7 +27,14 @@ def config(**own: Any) -> dict[str, Any]:
 
 
 def build_staged(cls: type[nn.Module], name: str, pretrained: bool, **kwargs: Any) -> Any:
-    """The model `name` of class `cls`, which timm can also make with `features_only`: it then gives all four maps."""
+    """A model that timm can also make with `features_only`: it then gives all four maps.
+
+    Args:
+        cls: Its class.
+        name: Its name in timm.
+        pretrained: Whether published weights are fetched.
+        kwargs: Arguments of the class.
+    """
     features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
     return build_model_with_cfg(cls, name, pretrained, feature_cfg=features, **kwargs)
 

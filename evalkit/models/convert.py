@@ -30,12 +30,16 @@ DEPTHWISE = SQUEEZE | {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_co
 
 
 def to_timm(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """(`tensors` under timm's names, "old -> new" of each renamed one); unchanged unless the names are those of a code
-    base above and timm's `model` is of a kind that it has.
+    """(tensors under timm's names, "old -> new" of each renamed one); unchanged unless the names are those of a code
+    base above and the model is of a kind that it has.
 
     Source of the names: mmcv's and mmcls's modules (a residual network's are torchvision's) and EfficientNet-PyTorch's.
     Window transformers are left alone: their weights are also ordered differently. What has no counterpart keeps its
     name, and loading says so.
+
+    Args:
+        model: timm's model.
+        tensors: The weights by name.
     """
     kind = next((kind for kind in HEADS if isinstance(model, kind)), None)
     if kind is not None and any(name.startswith("backbone.") for name in tensors):

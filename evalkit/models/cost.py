@@ -11,17 +11,28 @@ from .network import create
 
 
 class Cost(NamedTuple):
-    """Of one image: `parameters`, and `macs`, the multiply-adds of its forward pass (papers call them FLOPs)."""
+    """What a network costs.
+
+    Args:
+        parameters: How many it has.
+        macs: Multiply-adds of the forward pass of one image (papers call them FLOPs).
+    """
 
     parameters: int
     macs: int
 
 
 def cost(name: str, size: int, num_classes: int, **arguments: Any) -> Cost:
-    """The cost of an architecture for one image of `size` pixels a side.
+    """The cost of an architecture.
 
     Counted on the meta device, so that a network of a billion parameters takes no memory. Raises EvalkitError for an
     unknown architecture, or where it does not take such images.
+
+    Args:
+        name: Of the architecture.
+        size: Pixels per side of an image.
+        num_classes: How many classes it tells apart.
+        arguments: Of its constructor.
     """
     return _cost(name, size, num_classes, json.dumps(arguments, sort_keys=True))
 

@@ -113,7 +113,12 @@ def describe(report: Mapping[str, list[str]]) -> list[str]:
 
 def without_prefix(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors without the one prefix that all their names share, if none of the model's own begins so; and what
-    was taken off."""
+    was taken off.
+
+    Args:
+        tensors: Weights by name.
+        own: Those of the model.
+    """
     found: list[str] = []
     while len(first := {name.partition(".")[0] for name in tensors}) == 1:
         (part,) = first
@@ -125,7 +130,12 @@ def without_prefix(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> tup
 
 
 def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What timm's converter for this architecture makes of a state dict: official key names, other sizes."""
+    """What timm's converter for this architecture makes of a state dict: official key names, other sizes.
+
+    Args:
+        model: The timm model.
+        tensors: Weights by name.
+    """
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return tensors
@@ -143,8 +153,13 @@ def head_names(model: nn.Module) -> list[str]:
 
 
 def resized_by_timm(name: str, model: nn.Module, model_args: Mapping[str, Any]) -> list[str]:
-    """Names of the tensors of `model`, made with `model_args` and timm's weights of `name`, that timm resampled. Raises
-    EvalkitError where anything but `img_size` made it do so."""
+    """Names of the tensors that timm resampled. Raises EvalkitError where anything but `img_size` made it do so.
+
+    Args:
+        name: Of the architecture, with the tag of its weights.
+        model: The model with timm's weights.
+        model_args: What it was made with.
+    """
     if not model_args:
         return []
     shapes = lambda m: {k: v.shape for k, v in m.state_dict().items() if k.rpartition(".")[0] not in head_names(m)}  # noqa: E731

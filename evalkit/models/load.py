@@ -26,18 +26,30 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network in eval mode and its provenance."""
+    """A network in eval mode and its provenance.
+
+    Args:
+        network: The network.
+        name: architecture.
+        classes: Name of each output, if known.
+        sha256: Of the weights file; None for timm's weights.
+        source: What the user named: a path or a timm name.
+        method: The mixup it was trained with, if known.
+        label: How tables name the model.
+        weights: "raw" or "ema".
+        meta: What the checkpoint says of itself.
+        report: What became of the tensors of the file: see `fit`.
+    """
 
     network: "Network | Wrapped"
-    name: str  # architecture
-    classes: list[str] | None  # name of each output, if known
-    sha256: str | None  # of the weights file; None for timm's weights
+    name: str
+    classes: list[str] | None
+    sha256: str | None
     source: str
-    method: str | None  # the mixup it was trained with, if known
+    method: str | None
     label: str
-    weights: str  # "raw" or "ema"
+    weights: str
     meta: dict[str, Any] = field(default_factory=dict)
-    # what became of the tensors of the file: see `fit`
     report: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -61,11 +73,16 @@ def load(
     weights: str | None = None,
     num_classes: int | None = None,
 ) -> Loaded:
-    """Network of `spec`: a checkpoint or run folder, a weights file (with `model`), or a timm name.
+    """The network of a checkpoint, file or name. Raises EvalkitError in one line for anything that does not fit:
+    nothing is ever loaded in part.
 
-    weights: "raw" or "ema"; None takes the averaged weights where there are some. num_classes: default what the file
-    holds; 0 drops the head. Raises EvalkitError in one line for anything that does not fit: nothing is ever loaded in
-    part."""
+    Args:
+        spec: A checkpoint or run folder, a weights file (with `model`), or a timm name.
+        model: The architecture, for files that do not name theirs.
+        model_args: What it is built with beside what the file says.
+        weights: "raw" or "ema"; None takes the averaged weights where there are some.
+        num_classes: How many classes it tells apart; None: what the file holds; 0 drops the head.
+    """
     spec, model_args = str(spec), dict(model_args or {})
     path = Path(spec)
     if path.exists():

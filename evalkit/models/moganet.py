@@ -19,7 +19,12 @@ from .common import StagedClassifier, build_staged, config, init_linear
 
 
 class Scale(nn.Module):
-    """One learnable factor per channel of (B, C, h, w)."""
+    """One learnable factor per channel of (B, C, h, w).
+
+    Args:
+        dim: Channels.
+        value: What the factors begin at.
+    """
 
     def __init__(self, dim: int, value: float = 1e-5):
         super().__init__()
@@ -30,6 +35,13 @@ class Scale(nn.Module):
 
 
 def depthwise(dim: int, kernel: int, dilation: int = 1) -> nn.Conv2d:
+    """A convolution of each channel by itself that keeps the size.
+
+    Args:
+        dim: Channels.
+        kernel: Its side in pixels.
+        dilation: Pixels from one weight to the next.
+    """
     return nn.Conv2d(dim, dim, kernel, padding=kernel // 2 * dilation, dilation=dilation, groups=dim)
 
 
@@ -70,7 +82,13 @@ class SpatialAggregation(nn.Module):
 
 class ChannelAggregation(nn.Module):
     """Y = GELU(depthwise 3x3 (W x)), then W' (Y + g (Y - GELU(w Y))) with one channel w Y for all (paper, equations 8
-    and 9)."""
+    and 9).
+
+    Args:
+        dim: Channels in and out.
+        hidden: Channels between W and W'.
+        drop: Dropout after each of the two.
+    """
 
     def __init__(self, dim: int, hidden: int, drop: float):
         super().__init__()
@@ -88,6 +106,15 @@ class ChannelAggregation(nn.Module):
 
 
 class Block(nn.Module):
+    """Spatial, then channel aggregation, each with a residual.
+
+    Args:
+        dim: Channels.
+        ratio: Hidden channels of the second per channel.
+        drop: Dropout of the second.
+        drop_path: Rate of stochastic depth.
+    """
+
     def __init__(self, dim: int, ratio: int, drop: float, drop_path: float):
         super().__init__()
         self.norm1 = nn.BatchNorm2d(dim)
@@ -104,7 +131,13 @@ class Block(nn.Module):
 
 
 def embedding(chans: int, dim: int, stem: bool) -> nn.Module:
-    """Halve the resolution by a 3x3 convolution; the stem halves it twice, with GELU in between."""
+    """Halve the resolution by a 3x3 convolution.
+
+    Args:
+        chans: Channels in.
+        dim: Channels out.
+        stem: Whether it is halved twice, with GELU in between.
+    """
     if not stem:
         return nn.Sequential(
             OrderedDict(projection=nn.Conv2d(chans, dim, 3, stride=2, padding=1), norm=nn.BatchNorm2d(dim))
@@ -116,10 +149,20 @@ def embedding(chans: int, dim: int, stem: bool) -> nn.Module:
 
 
 class MogaNet(StagedClassifier):
-    """(B, in_chans, H, W) images of at least 32 pixels to logits; `embed_dims` are multiples of 8.
+    """(B, in_chans, H, W) images of at least 32 pixels to logits.
 
     The maps for dense tasks (`forward_intermediates`, `features_only`) come each after its stage's norm, as in the
-    official detection code."""
+    official detection code.
+
+    Args:
+        depths: Blocks of each stage.
+        embed_dims: Channels of each stage, multiples of 8.
+        ffn_ratios: Hidden channels of the channel aggregation per channel, of each stage.
+        in_chans: Channels of the images.
+        num_classes: How many classes it tells apart; 0: no head.
+        drop_rate: Dropout within the blocks.
+        drop_path_rate: Stochastic depth of the last block, rising from 0.
+    """
 
     pooling = "avg"
 
@@ -195,6 +238,11 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def moganet_tiny(pretrained: bool = False, **kwargs: Any) -> MogaNet:
-    """5.2 M parameters, 1.1 G multiply-adds at 224 pixels."""
+    """5.2 M parameters, 1.1 G multiply-adds at 224 pixels.
+
+    Args:
+        pretrained: Must be False: no weights are published in timm's form.
+        kwargs: Arguments of the class.
+    """
     args = {"depths": (3, 3, 12, 2), "embed_dims": (32, 64, 128, 256)} | kwargs
     return build_staged(MogaNet, "moganet_tiny", pretrained, **args)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -14,24 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import EvalkitError, unknown
 from .attention import Tap, has_class_attention, install_tap, token_grid
 from .build import build
+from .output import Output as Output
 from .rollout import Rollout, RolloutTap, install_rollout
 
 INPUT = ("", "input")  # names of the layer before the first: the image itself
 # what the head reads, as timm calls the function that makes it; no layer can have this name
 FEATURES = "forward_features"
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What one forward pass gave. B images, K classes."""
-
-    logits: Tensor  # (B, K)
-    # (B, N) class attention, mean over heads, prefix columns dropped, float32, detached, sums to less than 1
-    attention: Tensor | None = None
-    grid: tuple[int, int] | None = None  # (rows, columns) of the N patches
-    rollout: Rollout | None = None  # carries numbers at the tokens through the attention of all blocks
-    features: Tensor | None = None  # what the head reads, (B, T, D) with prefix tokens or (B, C, h, w); differentiable
-    distilled: Tensor | None = None  # (B, K) logits of the distillation head, in training after `train_distilled`
 
 
 class Slot:
@@ -54,6 +41,11 @@ class Network(nn.Module):
 
     `prepare` installs what later passes will ask for and must come before `compile`; uncompiled, everything is
     installed when first asked for.
+
+    Args:
+        model: A timm classifier, `net.model` from then on.
+        name: Of the architecture.
+        input_size: H and W that it was built for; None: as its configuration says.
     """
 
     def __init__(self, model: Any, name: str, input_size: tuple[int, int] | None = None):
@@ -321,11 +313,17 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def create(name: str, *, num_classes: int | None = None, pretrained: bool = False, **model_args: Any) -> Network:
-    """Network around the timm or evalkit architecture `name` (optionally with a pretrained tag); `model_args` go to its
-    constructor.
+    """Network around an architecture of timm or evalkit.
+
+    Args:
+        name: Of the architecture, with a tag of its weights or without.
+        num_classes: How many classes it tells apart; None: as it was published.
+        pretrained: Whether its published weights are fetched.
+        model_args: Arguments of its constructor.
 
     Raises EvalkitError, naming the closest match, for an unknown model, tag or argument, and when pretrained weights
-    cannot be fetched."""
+    cannot be fetched.
+    """
     model = build(name, num_classes=num_classes, pretrained=pretrained, **model_args)
     size = model_args.get("img_size")
     return Network(model, name, None if size is None else (size, size) if isinstance(size, int) else tuple(size))

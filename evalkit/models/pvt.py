@@ -24,8 +24,13 @@ STAGES = 4
 
 
 class SpatialReductionAttention(nn.Module):
-    """Self-attention whose keys and values come from a map reduced `reduction` times by a strided convolution (paper,
-    equations 1-3)."""
+    """Self-attention whose keys and values come from a map reduced by a strided convolution (paper, equations 1-3).
+
+    Args:
+        dim: Channels of the tokens.
+        num_heads: Attention heads.
+        reduction: How many times the map is reduced per side; 1: not.
+    """
 
     def __init__(self, dim: int, num_heads: int, reduction: int):
         super().__init__()
@@ -47,6 +52,16 @@ class SpatialReductionAttention(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention, then an MLP, each with a residual.
+
+    Args:
+        dim: Channels of the tokens.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden channels of the MLP per channel.
+        reduction: As `SpatialReductionAttention` takes it.
+        drop_path: Rate of stochastic depth.
+    """
+
     def __init__(self, dim: int, num_heads: int, mlp_ratio: int, reduction: int, drop_path: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
@@ -61,10 +76,17 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches of `patch` pixels to tokens; `grid` is the one at the size the model was made for.
+    """Non-overlapping patches to tokens.
 
     What is left over at the right and at the bottom is cut off, as in the official code; with `dynamic_img_pad` (timm's
-    name for it) it is padded to a patch with zeros."""
+    name for it) it is padded to a patch with zeros.
+
+    Args:
+        in_chans: Channels of the map.
+        dim: Channels of the tokens.
+        patch: Pixels per side of a patch.
+        grid: Rows and columns of patches at the size the model was made for.
+    """
 
     dynamic_img_pad = False
 
@@ -82,11 +104,23 @@ class PatchEmbed(nn.Module):
 
 
 class PyramidVisionTransformer(StagedClassifier):
-    """(B, in_chans, H, W) images to logits. `img_size` is the size the positional embeddings are made for; any size of
-    at least 32 runs.
+    """(B, in_chans, H, W) images to logits.
 
     The maps for dense tasks (`forward_intermediates`, `features_only`) are those of the official detection code:
-    without class token, without final norm."""
+    without class token, without final norm.
+
+    Args:
+        depths: Blocks of each stage.
+        embed_dims: Channels of each stage.
+        num_heads: Attention heads of each stage.
+        mlp_ratios: Hidden channels of the MLPs per channel, of each stage.
+        reductions: Spatial reduction of each stage.
+        img_size: The size the positional embeddings are made for; any size of at least 32 runs.
+        in_chans: Channels of the images.
+        num_classes: How many classes it tells apart; 0: no head.
+        drop_rate: Dropout before the head.
+        drop_path_rate: Stochastic depth of the last block, rising from 0.
+    """
 
     pooling = "token"
 
@@ -183,12 +217,22 @@ def to_tokens(x: Tensor) -> Tensor:
 
 
 def to_map(x: Tensor, grid: Grid) -> Tensor:
-    """(B, h w, C) to (B, C, h, w)."""
+    """(B, C, h, w) map of tokens.
+
+    Args:
+        x: (B, h w, C).
+        grid: h and w.
+    """
     return x.transpose(1, 2).unflatten(2, grid).contiguous()
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: PyramidVisionTransformer) -> dict[str, Tensor]:
-    """Resample the positional embeddings of a state dict (square grids) to the size `model` was made for."""
+    """Resample the positional embeddings (square grids) to the size that a model was made for.
+
+    Args:
+        state_dict: The weights.
+        model: The model that they go to.
+    """
     out = dict(state_dict.get("model", state_dict))
     for i in range(4):
         key, grid = f"pos_embed{i + 1}", getattr(model, f"patch_embed{i + 1}").grid
@@ -216,19 +260,43 @@ def _pvt(name: str, depths: tuple[int, ...], pretrained: bool, **kwargs: Any) ->
 
 @register_model
 def pvt_tiny(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
+    """PVT-Tiny: two blocks per stage.
+
+    Args:
+        pretrained: Must be False: no weights are published in timm's form.
+        kwargs: Arguments of the class.
+    """
     return _pvt("pvt_tiny", (2, 2, 2, 2), pretrained, **kwargs)
 
 
 @register_model
 def pvt_small(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
+    """PVT-Small: 3, 4, 6 and 3 blocks.
+
+    Args:
+        pretrained: Must be False: no weights are published in timm's form.
+        kwargs: Arguments of the class.
+    """
     return _pvt("pvt_small", (3, 4, 6, 3), pretrained, **kwargs)
 
 
 @register_model
 def pvt_medium(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
+    """PVT-Medium: 3, 4, 18 and 3 blocks.
+
+    Args:
+        pretrained: Must be False: no weights are published in timm's form.
+        kwargs: Arguments of the class.
+    """
     return _pvt("pvt_medium", (3, 4, 18, 3), pretrained, **kwargs)
 
 
 @register_model
 def pvt_large(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
+    """PVT-Large: 3, 8, 27 and 3 blocks.
+
+    Args:
+        pretrained: Must be False: no weights are published in timm's form.
+        kwargs: Arguments of the class.
+    """
     return _pvt("pvt_large", (3, 8, 27, 3), pretrained, **kwargs)

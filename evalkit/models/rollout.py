@@ -39,11 +39,16 @@ class Rollout:
     With A_l the matrix of block l, mean over heads, and R = (I + A_L) / 2 ... (I + A_1) / 2: row 0 of R u, for columns
     u of one number per token. Each block is one pass of the fused kernel with u as its values, so neither A_l nor R is
     ever made. The kernel runs in the precision of the network's own attention, everything else in float32.
+
+    Args:
+        pairs: Queries and keys (B, heads, T, d) of each block.
+        scale: What the products of queries and keys are multiplied by.
+        prefix: Tokens before the patches.
     """
 
-    pairs: list[tuple[Tensor, Tensor]]  # queries and keys (B, heads, T, d) of each block
+    pairs: list[tuple[Tensor, Tensor]]
     scale: float
-    prefix: int  # class, distillation and register tokens, which come first
+    prefix: int
 
     @torch.no_grad()
     def __call__(self, patches: Tensor, prefix: Tensor, residual: bool = True) -> Tensor:

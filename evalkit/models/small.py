@@ -14,7 +14,12 @@ from .pvt import checkpoint_filter_fn as pvt_filter_fn
 
 class CifarResNet(ResNet):
     """ResNet whose stem is one 3x3 convolution of stride 1 without pooling (He et al., CVPR 2016, section 4.2): strides
-    1, 2, 4, 8."""
+    1, 2, 4, 8.
+
+    Args:
+        args: As timm's ResNet takes them.
+        kwargs: As timm's ResNet takes them.
+    """
 
     conv1: Any
     maxpool: Any
@@ -50,7 +55,12 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def vit_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """ViT of width 64, depth 4, 4 heads on 4-px patches: 0.2 M parameters."""
+    """ViT of width 64, depth 4, 4 heads on 4-px patches: 0.2 M parameters.
+
+    Args:
+        pretrained: Must be False: there are no published weights.
+        kwargs: Arguments of the class.
+    """
     args: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4} | kwargs
     features = {"out_indices": 3, "feature_cls": "getter"}
     return build_model_with_cfg(
@@ -66,7 +76,12 @@ def vit_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransfo
 @register_model
 def pvt_nano(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
     """PVT of widths 32 to 128, one block per stage: 0.5 M parameters; keys are reduced 4 and 2 times in its first
-    stages, whose maps are small."""
+    stages, whose maps are small.
+
+    Args:
+        pretrained: Must be False: there are no published weights.
+        kwargs: Arguments of the class.
+    """
     args: dict[str, Any] = {
         "depths": (1, 1, 1, 1),
         "embed_dims": (32, 64, 96, 128),
@@ -79,20 +94,35 @@ def pvt_nano(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransforme
 
 @register_model
 def resnet10_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """One narrow block per stage (16 to 128 channels): 0.3 M parameters."""
+    """One narrow block per stage (16 to 128 channels): 0.3 M parameters.
+
+    Args:
+        pretrained: Must be False: there are no published weights.
+        kwargs: Arguments of the class.
+    """
     args: dict[str, Any] = {"block": BasicBlock, "layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)} | kwargs
     return build_model_with_cfg(CifarResNet, "resnet10_cifar", pretrained, **args)
 
 
 @register_model
 def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """ResNet-18 for 32-px images: 11.2 M parameters."""
+    """ResNet-18 for 32-px images: 11.2 M parameters.
+
+    Args:
+        pretrained: Must be False: there are no published weights.
+        kwargs: Arguments of the class.
+    """
     args: dict[str, Any] = {"block": BasicBlock, "layers": (2, 2, 2, 2)} | kwargs
     return build_model_with_cfg(CifarResNet, "resnet18_cifar", pretrained, **args)
 
 
 @register_model
 def resnext50_32x4d_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """ResNeXt-50 (32x4d) for 32-px images: 23.0 M parameters."""
+    """ResNeXt-50 (32x4d) for 32-px images: 23.0 M parameters.
+
+    Args:
+        pretrained: Must be False: there are no published weights.
+        kwargs: Arguments of the class.
+    """
     args: dict[str, Any] = {"block": Bottleneck, "layers": (3, 4, 6, 3), "cardinality": 32, "base_width": 4} | kwargs
     return build_model_with_cfg(CifarResNet, "resnext50_32x4d_cifar", pretrained, **args)

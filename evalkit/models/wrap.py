@@ -11,8 +11,16 @@ from .load import Loaded
 
 
 class Wrapped(nn.Module):
-    """What the protocols ask of a network, around `fn`: images (B, 3, S, S), normalised with `mean` and `std`, ->
-    logits (B, K)."""
+    """What the protocols ask of a network, around a function.
+
+    Args:
+        fn: Normalised images (B, 3, S, S) to logits (B, K).
+        name: How records name it.
+        num_classes: K, outputs of the function.
+        input_size: S, pixels per side.
+        mean: Of the normalisation, per channel.
+        std: Of the normalisation, per channel.
+    """
 
     def __init__(
         self,
@@ -56,13 +64,19 @@ def wrap(
     std: Sequence[float] = (1.0, 1.0, 1.0),
     version: str | None = None,
 ) -> Loaded:
-    """`fn` as a model: images (B, 3, S, S) float32 on the device of the run -> logits (B, K). By default it gets pixels
-    in [0, 1].
+    """A function as a model. By default it gets pixels in [0, 1]. Raises ValueError where `version` is missing or a
+    class is named twice.
 
-    `classes`: the K names of its outputs in order, WordNet ids for the ImageNet sets
-    (`evalkit.models.imagenet_classes()`). `version` identifies its weights: results of an earlier run are used again
-    where it is the same. A torch module, which is put into eval mode, is identified by its weights; anything else needs
-    a `version`. Raises ValueError where it is missing or a class is named twice.
+    Args:
+        fn: Images (B, 3, S, S) float32 on the device of the run -> logits (B, K). A torch module is put into eval mode.
+        name: How records name it.
+        classes: The K names of its outputs in order, WordNet ids for the ImageNet sets
+            (`evalkit.models.imagenet_classes()`).
+        input_size: S, pixels per side.
+        mean: What is taken off pixels in [0, 1], per channel.
+        std: What they are divided by, per channel.
+        version: Identifies its weights: results of an earlier run are used again where it is the same. A torch module
+            is identified by its weights; anything else needs one.
     """
     if len(set(classes)) < len(classes):
         raise ValueError(

@@ -12,7 +12,12 @@ PRINTED = "Published values as their sources print them."
 
 
 def beside_published(rows: Sequence[Row], protocols: Protocols) -> list[Table]:
-    """For every protocol that was run as published: own rows and the published ones of the same models."""
+    """For every protocol that was run as published: own rows and the published ones of the same models.
+
+    Args:
+        rows: The rows of the tables.
+        protocols: All protocols, by name.
+    """
     tables: list[Table] = []
     groups = groups_of([run for row in rows for run in row.runs], protocols)
     for group in groups:
@@ -82,8 +87,14 @@ def _table(
 
 
 def values_for(protocol: str, data: str, protocols: Protocols) -> list[Published]:
-    """The published values that a protocol measures, on data of that name; of ImageNet where no source prints any of
-    such data, since a folder of ImageNet may be called anything. What one source quotes of another stands once."""
+    """The published values that a protocol measures; of ImageNet where no source prints any of such data, since a
+    folder of ImageNet may be called anything. What one source quotes of another stands once.
+
+    Args:
+        protocol: Name of the protocol.
+        data: Name of the data.
+        protocols: All protocols, by name.
+    """
     names = {m.name for m in protocols[protocol].metrics}
     known = [v for v in published.values() if v.task == protocol and v.measured in names and v.method]
     sets = {v.data for v in known}

@@ -12,17 +12,36 @@ Record = dict[str, Any]
 
 
 class Group(NamedTuple):
-    """What makes numbers comparable: the same protocol and version on the same data with the same settings."""
+    """What makes numbers comparable: the same protocol and version on the same data with the same settings.
+
+    Args:
+        protocol: Its name.
+        version: Of the protocol.
+        data: Name of the data.
+        fingerprint: Of the data.
+        split: Which part of the data.
+        settings: The config of an evaluation as JSON; empty for training, where the configs are what is compared.
+    """
 
     protocol: str
     version: int | str
     data: str
     fingerprint: str
     split: str
-    settings: str  # the config of an evaluation as JSON; empty for training, where the configs are what is compared
+    settings: str
 
 
 class RunKey(NamedTuple):
+    """What tells runs apart.
+
+    Args:
+        label: How tables name the run.
+        model: Name of the architecture.
+        method: The mixup that it was trained with, if known.
+        weights: raw or ema.
+        checkpoint: sha256 of the weights file; None: unknown.
+    """
+
     label: str
     model: str
     method: str | None
@@ -32,7 +51,12 @@ class RunKey(NamedTuple):
 
 @dataclass
 class Run:
-    """One evaluated set of weights and everything measured on it."""
+    """One evaluated set of weights and everything measured on it.
+
+    Args:
+        key: What tells it apart.
+        records: What was measured, by group.
+    """
 
     key: RunKey
     records: dict[Group, Record] = field(default_factory=dict)
@@ -45,7 +69,12 @@ class Run:
 
 @dataclass
 class Row:
-    """A line of a table: one run, or several that differ in the training seed only."""
+    """A line of a table: one run, or several that differ in the training seed only.
+
+    Args:
+        name: As the table has it.
+        runs: One, or one per seed.
+    """
 
     name: str
     runs: list[Run]
@@ -112,14 +141,24 @@ def _names(rows: list[list[Run]]) -> list[str]:
 
 
 def groups_of(runs: Iterable[Run], order: Iterable[str]) -> list[Group]:
-    """Every group that occurs, protocols in the given order (others last), then in order of appearance."""
+    """Every group that occurs, protocols in the given order (others last), then in order of appearance.
+
+    Args:
+        runs: The runs.
+        order: Names of the protocols.
+    """
     rank = {protocol: i for i, protocol in enumerate(order)}
     return sorted(dict.fromkeys(g for run in runs for g in run.records), key=lambda g: rank.get(g.protocol, len(rank)))
 
 
 def describe(group: Group, groups: Iterable[Group]) -> str:
     """The data set of a group and, where another group of the protocol uses the same data, what is different about this
-    one."""
+    one.
+
+    Args:
+        group: The group.
+        groups: All groups of the table.
+    """
     siblings = [g for g in groups if (g.protocol, g.data) == (group.protocol, group.data)]
     parts = [group.data]
     if len({g.split for g in siblings}) > 1:
@@ -147,6 +186,11 @@ def differing(configs: Iterable[dict[str, Any]]) -> set[str]:
 
 
 def short_value(value: Any, length: int = 48) -> str:
-    """A config value as it would be typed, at most `length` characters."""
+    """A config value as it would be typed.
+
+    Args:
+        value: The value.
+        length: The most characters.
+    """
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -28,20 +28,34 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the report: file stem, heading, caption, PNG bytes (None: nothing could be drawn) and what was left
-    out of it."""
+    """A figure of the report.
+
+    Args:
+        name: Of its file, without suffix.
+        title: Its heading.
+        caption: What is drawn.
+        png: Its bytes; None: nothing could be drawn.
+        left_out: Labels of runs that it does not show, and why.
+        half: Half the width of the page.
+        figure: Matplotlib's, where it was drawn here: for other formats.
+    """
 
     name: str
     title: str
     caption: str
     png: bytes | None
     left_out: list[str]
-    half: bool = False  # half the width of the page
-    figure: Any = None  # Matplotlib's, where it was drawn here: for other formats
+    half: bool = False
+    figure: Any = None
 
 
 def draw(rows: Sequence[Row], protocols: Protocols) -> list[Drawing]:
-    """Every figure that the protocols ask for and the records allow, in the order of the page."""
+    """Every figure that the protocols ask for and the records allow, in the order of the page.
+
+    Args:
+        rows: The rows of the tables.
+        protocols: All protocols, by name.
+    """
     order = {row.name: i for i, row in enumerate(rows)}
     groups = groups_of([run for row in rows for run in row.runs], protocols)
     drawings: list[Drawing] = []
@@ -211,8 +225,14 @@ def _file(record: Record) -> Path:
 
 
 def load_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz file, and those of `optional` that it holds; nothing is unpickled. Raises Unusable
-    when it is not there, one of BAD_FILE when it is damaged."""
+    """Arrays of an .npz file; nothing is unpickled. Raises Unusable when it is not there, one of BAD_FILE when it is
+    damaged.
+
+    Args:
+        path: The file.
+        names: Arrays that must be there.
+        optional: Arrays that are given if they are there.
+    """
     if not path.exists():
         raise Unusable(f"{path.name} is missing")
     arrays = read_npz(path)
@@ -259,8 +279,13 @@ def _mixed_samples(rows: Sequence[Row]) -> Drawing | None:
 
 
 def shares(weights: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> str:
-    """The classes behind one mixed sample by their share of its label, largest first, at most three, a line each;
-    `weights` and `labels` (B,)."""
+    """The classes behind one mixed sample by their share of its label, largest first, at most three, a line each.
+
+    Args:
+        weights: Share of each source, (B,).
+        labels: Class of each source, (B,).
+        classes: Names of the classes.
+    """
     total = np.bincount(labels, weights=weights.astype(np.float64), minlength=len(classes))
     largest = [i for i in np.argsort(-total, kind="stable")[:3] if total[i] >= 0.01]
     return "\n".join(f"{str(classes[i])[:14]}: {100 * total[i]:.0f} %" for i in largest)

@@ -37,7 +37,17 @@ def html(
     drawings: Sequence[Drawing],
     made: Provenance,
 ) -> str:
-    """The page: inline style, figures as data, nothing fetched from anywhere."""
+    """The page: inline style, figures as data, nothing fetched from anywhere.
+
+    Args:
+        title: Of the page.
+        lead: What stands beneath it.
+        rows: The rows of the tables, for their runs.
+        tables: The tables of own results.
+        published: Those beside published values.
+        drawings: The figures.
+        made: How it all was made.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("evalkit.report", "."),
         autoescape=True,

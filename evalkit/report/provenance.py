@@ -17,8 +17,18 @@ MAX_NOTES = 40
 
 @dataclass(frozen=True)
 class Provenance:
-    """Plain text, ready for any format. `lines` has one entry per record under `head`, `notes` each note with the
-    records it is of, `diff` one (key, value of each run) per differing key."""
+    """How the numbers were made, as plain text, ready for any format.
+
+    Args:
+        remarks: What a reader must know first, one sentence each.
+        head: Titles of the columns of `lines`.
+        lines: One entry per record.
+        notes: Each note with the records it is of.
+        diff_names: The runs whose settings are compared.
+        diff: (key, value of each run) per differing key.
+        settings: (key, values) that the runs share.
+        environments: Versions and hardware.
+    """
 
     remarks: list[str]
     head: list[str]
@@ -31,7 +41,13 @@ class Provenance:
 
 
 def provenance(rows: Sequence[Row], problems: Sequence[str], protocols: Protocols) -> Provenance:
-    """Of every record behind `rows`; `problems` are lines of results.jsonl that could not be read."""
+    """How every record was made.
+
+    Args:
+        rows: The rows of the tables.
+        problems: Lines of results.jsonl that could not be read.
+        protocols: All protocols, by name.
+    """
     order = list(protocols)
     rank = lambda record: order.index(record["protocol"]) if record["protocol"] in order else len(order)  # noqa: E731
     pairs = [(row, record) for row in rows for run in row.runs for record in sorted(run.records.values(), key=rank)]

@@ -96,6 +96,16 @@ def markdown(
     drawings: Sequence[Drawing],
     made: Provenance,
 ) -> str:
+    """The report as Markdown.
+
+    Args:
+        title: Of the report.
+        lead: What stands beneath it.
+        tables: The tables of own results.
+        published: Those beside published values.
+        drawings: The figures.
+        made: How it all was made.
+    """
     parts = [f"# {_md(title)}", _md(lead)]
     for table in tables:
         parts += [f"## {_md(table.title)}", markdown_table(table), "\n".join(f"* {_md(note)}" for note in table.notes)]

@@ -15,7 +15,14 @@ SUMMARISED = ("accuracy", "robustness")  # kinds of protocols; transfers have ta
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table, percent in `value` and `spread`; `remark` says what is short of it."""
+    """One number of a table.
+
+    Args:
+        value: The number as text, in percent or its unit.
+        spread: What follows it after +-, or "".
+        best: Whether it is set in bold.
+        remark: What is short of it, or "".
+    """
 
     value: str
     spread: str = ""
@@ -25,8 +32,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`heads`: (title, data set, both in a word, number of columns) above the column titles; each row a name and one
-    Cell per column, the last `quoted` of them published values. `label` is what LaTeX refers to it by."""
+    """A table as text.
+
+    Args:
+        title: Over it.
+        heads: (title, data set, both in a word, number of columns) above the column titles.
+        columns: Titles of the columns.
+        rows: A name and one Cell per column.
+        notes: Beneath it, one sentence each.
+        quoted: How many of the last rows are published values.
+        label: What LaTeX refers to it by.
+    """
 
     title: str
     heads: list[tuple[str, str, str, int]]
@@ -38,8 +54,15 @@ class Table:
 
 
 class Estimate(NamedTuple):
-    """A row's number in a column: `error` is the standard error used to compare rows, `spread` what the table prints,
-    both fractions or NaN."""
+    """A row's number in a column.
+
+    Args:
+        value: A fraction, or in the metric's unit; NaN: not defined.
+        error: The standard error used to compare rows, or NaN.
+        spread: What the table prints after +-, or NaN.
+        seeds: Runs behind it.
+        incomplete: Whether images were missing.
+    """
 
     value: float
     error: float
@@ -54,7 +77,12 @@ NOT_DEFINED = Cell("n/a")
 
 def summary(rows: Sequence[Row], protocols: Protocols) -> list[Table]:
     """Accuracy and robustness of every row, one block of columns per protocol and data set, at most MAX_COLUMNS numbers
-    to a table."""
+    to a table.
+
+    Args:
+        rows: The runs.
+        protocols: All protocols, by name.
+    """
     runs = [run for row in rows for run in row.runs]
     shown = {name: p for name, p in protocols.items() if p.kind in SUMMARISED}
     groups = [g for g in groups_of(runs, protocols) if g.protocol in shown]
@@ -90,7 +118,13 @@ def _column(rows: Sequence[Row], group: Group, column: Metric) -> list[Cell]:
 
 
 def column_of(estimates: Sequence[Estimate | None], seeds: Sequence[int], column: Metric) -> list[Cell]:
-    """The cells of a column from the number of each row and how many seeds each should have."""
+    """The cells of a column.
+
+    Args:
+        estimates: The number of each row.
+        seeds: How many seeds each should have.
+        column: The metric.
+    """
     best = best_of(estimates, column)
     return [_cell(e, i == best, n, column) for i, (e, n) in enumerate(zip(estimates, seeds))]
 
@@ -109,12 +143,23 @@ def _cell(e: Estimate | None, best: bool, seeds: int, column: Metric) -> Cell:
 def estimate(runs: Sequence[Run], group: Group, metric: str) -> Estimate | None:
     """The number of one row: a run's own with its standard error, or the mean over seeds with their standard deviation.
     Incomplete records count only where there is no complete one. None where nobody measured it; value NaN where it is
-    not defined."""
+    not defined.
+
+    Args:
+        runs: The runs of the row.
+        group: What the column is of.
+        metric: Name of the metric.
+    """
     return estimate_of([run.records[group] for run in runs if group in run.records], metric)
 
 
 def estimate_of(records: Sequence[Record], metric: str) -> Estimate | None:
-    """The number that records which differ in the seed alone make; see `estimate`."""
+    """The number that records which differ in the seed alone make; see `estimate`.
+
+    Args:
+        records: Of one row; they differ in the seed alone.
+        metric: Name of the metric.
+    """
     records = [r for r in records if r["complete"]] or records[:1]
     if not records:
         return None
@@ -134,7 +179,12 @@ def estimate_of(records: Sequence[Record], metric: str) -> Estimate | None:
 def best_of(estimates: Sequence[Estimate | None], column: Metric) -> int | None:
     """Index of the value that is better than every other by more than the standard error of the difference, sqrt(se1^2
     + se2^2); None where no value is, where there is nothing to compare with, where a standard error is unknown or no
-    side is better. Incomplete values take no part."""
+    side is better. Incomplete values take no part.
+
+    Args:
+        estimates: The number of each row.
+        column: The metric, which says which side is better.
+    """
     if column.better == "neither":
         return None
     sign = -1 if column.better == "low" else 1

@@ -18,21 +18,35 @@ _OF_THE_ROW = {"seed", "init", "model", "model_args", "weights"}
 
 
 class Set(NamedTuple):
-    """What makes transfers comparable: the same protocol and version on the same data with the same schedule."""
+    """What makes transfers comparable: the same protocol and version on the same data with the same schedule.
+
+    Args:
+        protocol: Its name.
+        version: Of the protocol.
+        data: Name of the data.
+        fingerprint: Of the data.
+        settings: As JSON.
+    """
 
     protocol: str
     version: int | str
     data: str
     fingerprint: str
-    settings: str  # as JSON
+    settings: str
 
 
 @dataclass
 class Line:
-    """A row of a table: a backbone with a decoder, one record per seed (of pre-training or of transfer)."""
+    """A row of a table: a backbone with a decoder, one record per seed (of pre-training or of transfer).
+
+    Args:
+        row: The backbone.
+        detail: Such as the decoder.
+        records: One per seed.
+    """
 
     row: Row
-    detail: str  # such as the decoder
+    detail: str
     records: list[Record]
 
     @property
@@ -41,7 +55,12 @@ class Line:
 
 
 def transfers(rows: Sequence[Row], protocols: Protocols) -> list[Table]:
-    """One table per set of comparable transfers."""
+    """One table per set of comparable transfers.
+
+    Args:
+        rows: The runs.
+        protocols: All protocols, by name.
+    """
     sets = _sets(rows, protocols)
     return [
         _table(protocols[key.protocol], key, lines, _title(protocols, key, list(sets)), [])
@@ -51,7 +70,12 @@ def transfers(rows: Sequence[Row], protocols: Protocols) -> list[Table]:
 
 def transfers_beside_published(rows: Sequence[Row], protocols: Protocols) -> list[Table]:
     """For every set that was run as published: own rows and the published ones of the same models, with their
-    sources."""
+    sources.
+
+    Args:
+        rows: The runs.
+        protocols: All protocols, by name.
+    """
     tables, sets = [], _sets(rows, protocols)
     for key, lines in sets.items():
         own = [line for line in lines if line.published]

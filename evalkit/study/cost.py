@@ -47,12 +47,20 @@ class Training:
 
 @dataclass
 class Estimate:
-    """Sums over the jobs that are left to run."""
+    """Sums over the jobs that are left to run.
 
-    hours: float = 0.0  # of one H100
-    disk: float = 0.0  # bytes that stay
-    peak: float = 0.0  # bytes of the largest training state, which is removed when its cell is finished
-    missing: set[str] = field(default_factory=set)  # data that are not there
+    Args:
+        hours: Of one H100.
+        disk: Bytes that stay.
+        peak: Bytes of the largest training state, which is removed when its cell is finished.
+        missing: Data that are not there.
+        remarks: What the sums leave open, one sentence each.
+    """
+
+    hours: float = 0.0
+    disk: float = 0.0
+    peak: float = 0.0
+    missing: set[str] = field(default_factory=set)
     remarks: set[str] = field(default_factory=set)
 
 

@@ -23,10 +23,14 @@ def count() -> int:
 
 @contextlib.contextmanager
 def taken(number: int, wait: float = 1.0) -> Iterator[dict[str, str]]:
-    """Hold `number` free GPUs; yields the environment variables that show a command just these.
+    """Hold free GPUs; yields the environment variables that show a command just these.
 
     Where a scheduler has already chosen (Slurm), where there is no GPU, or fewer than asked for, nothing is held. The
     system frees the locks of a job that dies.
+
+    Args:
+        number: How many GPUs.
+        wait: Seconds between two looks for free ones.
     """
     if "SLURM_JOB_ID" in os.environ or (present := count()) < number or number < 1:
         yield {}

@@ -10,7 +10,10 @@ from pathlib import Path
 from ..errors import EvalkitError
 from . import devices, plan
 
-SLURM = ("--executor", "slurm")
+SLURM = ("--executor", "slurm", "--slurm-requeue")
+# Slurm sends it so many seconds before a job's time limit; job.py knows what to do.
+WARNING = "--signal=USR1@120"
+GPUS = ("gpu", "gpus", "nvidia_gpu", "gres")  # resources by which a Slurm job asks for them
 
 
 def run(folder: Path, *, jobs: int, slurm: Sequence[str] | None = None, profile: Path | None = None) -> int:
@@ -19,7 +22,9 @@ def run(folder: Path, *, jobs: int, slurm: Sequence[str] | None = None, profile:
     Args:
         folder: of the study, with its plan.json.
         jobs: how many run at once.
-        slurm: KEY=VALUE resources of a Slurm job; None: on this machine.
+        slurm: KEY=VALUE resources of a Slurm job; None: on this machine. A job asks for the GPUs of its command unless
+            they say how many; slurm_extra (options of sbatch) may hold another --signal=USR1@SECONDS, the warning
+            before the time limit at which a training saves and is requeued.
         profile: a Snakemake profile's folder, handed on as it is.
 
     Raises EvalkitError where Snakemake is not installed or another process runs this study.
@@ -36,13 +41,22 @@ def run(folder: Path, *, jobs: int, slurm: Sequence[str] | None = None, profile:
         else:
             mark.unlink(missing_ok=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile"))]
-    command += ["--directory", str(folder), "--config", f"study={folder.resolve()}", "--keep-going", "--quiet", "all"]
+    by_hand = any(word.partition("=")[0] in GPUS for word in slurm or ())
+    command += ["--directory", str(folder), "--config", f"study={folder.resolve()}", f"ask_gpus={int(not by_hand)}"]
+    command += ["--keep-going", "--quiet", "all"]
     command += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--jobs", str(jobs)]
     if slurm is not None:
-        command += [*SLURM, "--default-resources", *slurm]
+        command += [*SLURM, "--default-resources", *_resources(slurm)]
     elif gpus := devices.count():
         command += ["--resources", f"gpu={gpus}"]
     if profile is not None:
         command += ["--profile", str(profile)]
     process = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     return process.returncode
+
+
+def _resources(words: Sequence[str]) -> list[str]:
+    """The KEY=VALUE `words` with the warning before the time limit among the options of sbatch."""
+    extra = next((w.partition("=")[2].strip("'\"") for w in words if w.startswith("slurm_extra=")), "")
+    extra = extra if "--signal" in extra else f"{extra} {WARNING}".strip()
+    return [*(w for w in words if not w.startswith("slurm_extra=")), f"slurm_extra={extra!r}"]

@@ -23,7 +23,12 @@ CURVES = {  # key in the log -> title of the panel
 
 
 def draw(gathered: Gathered, protocols: Protocols) -> list[Drawing]:
-    """Every figure that the measurements allow."""
+    """Every figure that the measurements allow.
+
+    Args:
+        gathered: What was measured.
+        protocols: All protocols, by name.
+    """
     drawings = []
     for measurement in (TRAIN, *(e.name for e in gathered.study.evaluations)):
         sets = gathered.record_sets(measurement)
@@ -68,7 +73,12 @@ def _of_metric(gathered: Gathered, measurement: str, metric: Metric) -> list[Dra
 
 
 def numeric(gathered: Gathered, values: dict[Place, Point]) -> dict[str, dict[str, list[tuple[float, Point]]]]:
-    """Axis of at least two numbers -> name of what is fixed -> (number, result), ascending."""
+    """Axis of at least two numbers -> name of what is fixed -> (number, result), ascending.
+
+    Args:
+        gathered: What was measured, with the axes of the study.
+        values: The result of each place.
+    """
     row_axes, column_axes = axes(gathered.study)
     found: dict[str, dict[str, list[tuple[float, Point]]]] = {}
     for axis, options in gathered.study.axes.items():

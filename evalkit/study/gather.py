@@ -22,7 +22,13 @@ Outcomes = Callable[[Record], tuple[np.ndarray, Any]]
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell with the newest complete record of each measurement: "train" and the names of the evaluations."""
+    """A training and what was measured of it.
+
+    Args:
+        cell: The training.
+        records: "train" or the name of an evaluation -> its newest complete record.
+        folder: The run folder.
+    """
 
     cell: Cell
     records: dict[str, Record]
@@ -34,7 +40,12 @@ class Measured:
 
 
 class Place(NamedTuple):
-    """A place of a study's tables: values of the axes of its row and of its column."""
+    """A place of a study's tables.
+
+    Args:
+        row: Values of the axes of its row.
+        column: Values of the axes of its column.
+    """
 
     row: tuple[str, ...]
     column: tuple[str, ...]
@@ -92,7 +103,12 @@ class Gathered:
 
 
 def gather(study: Study, folder: Path) -> Gathered:
-    """What lies in the study's folder. Raises EvalkitError where nothing was measured."""
+    """What lies in the study's folder. Raises EvalkitError where nothing was measured.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+    """
     row_axes, column_axes = axes(study)
     places: dict[Place, list[Measured]] = {}
     left_out, missing, problems = {}, [], []
@@ -133,15 +149,32 @@ def axes(study: Study) -> tuple[list[str], list[str]]:
 
 
 def name_of(place: Place, gathered: Gathered) -> str:
-    """The values of a place, without axes of a single value."""
+    """The values of a place, without axes of a single value.
+
+    Args:
+        place: The place.
+        gathered: What was measured, which tells axes of a single value.
+    """
     return ", ".join(part for part in (row_name(place.row, gathered), column_name(place.column, gathered)) if part)
 
 
 def row_name(row: tuple[str, ...], gathered: Gathered) -> str:
+    """The values of a row's axes, without axes of a single value.
+
+    Args:
+        row: Values of the axes.
+        gathered: What was measured.
+    """
     return _words(row, gathered.rows) or row[0]
 
 
 def column_name(column: tuple[str, ...], gathered: Gathered) -> str:
+    """The values of a column's axes, without axes of a single value.
+
+    Args:
+        column: Values of the axes.
+        gathered: What was measured.
+    """
     return _words(column, gathered.columns)
 
 
@@ -151,7 +184,14 @@ def _words(values: tuple[str, ...], all_values: Sequence[tuple[str, ...]]) -> st
 
 
 def metrics_of(study: Study, measurement: str, records: Iterable[Record], protocols: Protocols) -> list[Metric]:
-    """The metrics that the tables show of a measurement."""
+    """The metrics that the tables show of a measurement.
+
+    Args:
+        study: The study, which may name some.
+        measurement: "train" or the name of an evaluation.
+        records: What was measured.
+        protocols: All protocols, by name.
+    """
     protocol = protocol_of(records, protocols)
     if protocol is None:
         return []
@@ -159,7 +199,12 @@ def metrics_of(study: Study, measurement: str, records: Iterable[Record], protoc
 
 
 def protocol_of(records: Iterable[Record], protocols: Protocols) -> Protocol | None:
-    """What the records are of."""
+    """What the records are of.
+
+    Args:
+        records: Of one measurement.
+        protocols: All protocols, by name.
+    """
     return next((protocols[r["protocol"]] for r in records if r["protocol"] in protocols), None)
 
 

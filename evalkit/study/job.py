@@ -1,4 +1,9 @@
-"""Run one job of a study: `python -m evalkit.study.job FOLDER ID`, as Snakemake calls it, here or on a node."""
+"""Run one job of a study: `python -m evalkit.study.job FOLDER ID`, as Snakemake calls it, here or on a node.
+
+On a cluster a training may be longer than a job's time limit. Slurm is asked to warn before it (engine.py); the command
+then saves and ends, and the Slurm job puts itself back into the queue, under its own number, for which Snakemake still
+waits. What `scancel` ends stays ended.
+"""
 
 import json
 import os
@@ -9,13 +14,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..files import write_atomic
 from . import devices, plan
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # what ends a job: the command gets them too
+WARNING = signal.SIGUSR1  # the job's time runs out
+SIGNALS = (signal.SIGTERM, WARNING, signal.SIGINT)  # what ends a job: the command gets them too
 STOPPED = (2, 130)  # exit codes of a command that saved its state and can go on
+IDLE = 2  # times in a row that the time may run out before a new checkpoint is there; once, while everything starts
 
 
 def run(folder: Path, id: str) -> int:
@@ -23,22 +30,48 @@ def run(folder: Path, id: str) -> int:
 
     A training or transfer that was begun goes on where it stopped. The signals that end a job are handed to the
     command, which saves and ends; the end is that of the command.
+
+    Args:
+        folder: The study's folder.
+        id: Of the job in its plan.
     """
     study = plan.read(folder)
     job = study.job(id)
     if plan.finished(folder, job):
         _note(folder, id, state="done", message="its record was there already")
         return 0
-    began = time.time()
-    _note(folder, id, state="running", pid=os.getpid(), began=began)
+    began, idle = time.time(), plan.state(folder, job).get("idle", 0)
+    saved = _newest(folder / job.out)
+    _note(folder, id, state="running", pid=os.getpid(), began=began, idle=idle)
     with devices.taken(job.gpus) as environment:
-        code, last = _call(study.python, _argv(folder, job), folder, folder / "jobs" / f"{id}.log", environment)
-    done = code == 0 and plan.finished(folder, job)
-    state = "done" if done else "stopped" if code in STOPPED or code < 0 else "failed"
-    _note(folder, id, state=state, exit=code, began=began, ended=time.time(), message="" if done else last)
+        ended = _call(study.python, _argv(folder, job), folder, folder / "jobs" / f"{id}.log", environment)
+    done = ended.code == 0 and plan.finished(folder, job)
+    state = "done" if done else "stopped" if ended.code in STOPPED or ended.code < 0 else "failed"
+    message = "" if done else ended.last
+    if state == "stopped" and WARNING in ended.signals and "SLURM_JOB_ID" in os.environ:
+        idle = idle + 1 if _newest(folder / job.out) == saved else 0
+        if idle < IDLE:
+            state, message = _requeued()
+        else:
+            state, message = "failed", f"its time ran out {idle} times without a new checkpoint; ask for more runtime"
+    _note(folder, id, state=state, exit=ended.code, began=began, ended=time.time(), message=message, idle=idle)
     if done and all(plan.finished(folder, other) for other in study.of_cell(job.cell)):
         prune(folder / study.of_cell(job.cell)[0].out)
-    return 0 if done else code or 1
+    return 0 if done else ended.code or 1
+
+
+def _newest(run: Path) -> str | None:
+    """The name of the newest checkpoint of a training or transfer."""
+    return max((path.name for path in (run / "checkpoints").glob("step-*")), default=None)
+
+
+def _requeued() -> tuple[str, str]:
+    """Put this Slurm job back into the queue: the state and message of the study's job."""
+    command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        return "stopped", f"Slurm does not requeue it: {(asked.stderr or asked.stdout).strip()}"
+    return "waiting", "requeued by Slurm"
 
 
 def _argv(folder: Path, job: plan.Job) -> list[str]:
@@ -52,22 +85,42 @@ def _argv(folder: Path, job: plan.Job) -> list[str]:
     return [*job.argv, *several, "--out", job.out]
 
 
-def _call(python: str, argv: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> tuple[int, str]:
-    """Run `python -m evalkit *argv` in the study's folder, its output into `log`: its exit code and last line."""
+class _End(NamedTuple):
+    """How a command ended: its exit code, its last line, the signals that came for it."""
+
+    code: int
+    last: str
+    signals: list[int]
+
+
+def _call(python: str, argv: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> _End:
+    """Run `python -m evalkit *argv` in the study's folder, its output into `log`."""
+    signals: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def hand_on(number: int, _frame: object) -> None:
+        signals.append(number)
+        if process is not None:
+            process.send_signal(number)
+
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as out:
-        out.write(f"$ evalkit {json.dumps(argv)}\n".encode())
-        out.flush()
-        command = [python, "-m", "evalkit", *argv]
-        process = subprocess.Popen(command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, env=os.environ | environment)
-        before = {n: signal.signal(n, lambda n, _: process.send_signal(n)) for n in SIGNALS}
-        try:
+    # before the command starts, which would inherit that Snakemake ignores the warning
+    before = {number: signal.signal(number, hand_on) for number in SIGNALS}
+    try:
+        with log.open("ab") as out:
+            out.write(f"$ evalkit {json.dumps(argv)}\n".encode())
+            out.flush()
+            environment = os.environ | environment
+            command = [python, "-m", "evalkit", *argv]
+            process = subprocess.Popen(command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, env=environment)
+            if signals:  # came as it started
+                process.send_signal(signals[0])
             code = process.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     lines = log.read_bytes()[-2000:].decode(errors="replace").strip().splitlines()
-    return code, lines[-1] if lines else ""
+    return _End(code, lines[-1] if lines else "", signals)
 
 
 def _note(folder: Path, id: str, **facts: Any) -> None:
@@ -77,7 +130,10 @@ def _note(folder: Path, id: str, **facts: Any) -> None:
 
 
 def prune(run: Path) -> None:
-    """Remove the training states of a finished run: its weights stay, it cannot be trained further."""
+    """Remove the training states of a finished run: its weights stay, it cannot be trained further. A run that was made
+    elsewhere keeps them."""
+    if run.is_symlink():
+        return
     for path in run.glob("checkpoints/*/train_state.pt"):
         path.unlink(missing_ok=True)
 

@@ -7,7 +7,13 @@ from typing import NamedTuple
 
 
 class Point(NamedTuple):
-    """A mean over seeds with its standard deviation, NaN for a single one, and the seeds' own values."""
+    """A result over seeds.
+
+    Args:
+        mean: Over the seeds.
+        spread: Standard deviation, NaN for a single one.
+        values: The seeds' own.
+    """
 
     mean: float
     spread: float

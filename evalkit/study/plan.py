@@ -40,12 +40,22 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every job of a study in one folder, and the cells that cannot be."""
+    """Every job of a study in one folder, and the cells that cannot be.
+
+    Args:
+        study: Name or path of the study file.
+        title: As the study calls itself.
+        jobs: Every job, those it waits for first.
+        left_out: Name of a cell -> why.
+        values: Name of a cell -> axis -> value.
+        python: The interpreter that runs them.
+    """
 
     study: str
     title: str
     jobs: list[Job]
-    left_out: dict[str, str] = field(default_factory=dict)  # name of a cell -> why
+    left_out: dict[str, str] = field(default_factory=dict)
+    values: dict[str, dict[str, str]] = field(default_factory=dict)
     python: str = sys.executable
 
     def job(self, id: str) -> Job:
@@ -80,7 +90,8 @@ def make(
     if not jobs:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
         raise EvalkitError(f"no cell of this study is left to run{f' ({reasons})' if reasons else ''}")
-    return Plan(study.name, study.title, jobs, left_out)
+    values = {cell.name: dict(cell.values) for cell in cells if cell.name not in left_out}
+    return Plan(study.name, study.title, jobs, left_out, values)
 
 
 def _jobs(cell: Cell, overrides: list[str], evaluations: Sequence[Evaluation], gpus: int) -> list[Job]:
@@ -96,9 +107,12 @@ def _jobs(cell: Cell, overrides: list[str], evaluations: Sequence[Evaluation], g
 
 
 def start(folder: Path, plan: Plan) -> None:
-    """Write plan.json into the study's folder, which other cells of the study may share; refuses another study's.
+    """Write plan.json, which other cells of the study may share; refuses another study's. Raises EvalkitError where a
+    job of the same name was begun with another command.
 
-    Raises EvalkitError where a job of the same name was begun with another command.
+    Args:
+        folder: The study's folder.
+        plan: The jobs of the cells that are wanted now.
     """
     if (folder / FILE).exists():
         before = read(folder)
@@ -115,7 +129,8 @@ def start(folder: Path, plan: Plan) -> None:
                     f"{folder / other.out} was begun with another command ({odd} is different); choose another --out"
                 )
         known |= {job.id: job for job in plan.jobs}
-        plan = replace(plan, jobs=list(known.values()), left_out=before.left_out | plan.left_out)
+        left_out, values = before.left_out | plan.left_out, before.values | plan.values
+        plan = replace(plan, jobs=list(known.values()), left_out=left_out, values=values)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(plan), indent=1) + "\n"
     write_atomic(folder / FILE, lambda f: f.write(text.encode()))
@@ -133,13 +148,23 @@ def read(folder: Path) -> Plan:
 
 
 def finished(folder: Path, job: Job) -> bool:
-    """Whether the job has left a complete record."""
+    """Whether the job has left a complete record.
+
+    Args:
+        folder: The study's folder.
+        job: One of its jobs.
+    """
     path = folder / job.out / results.FILE
     return path.is_file() and any(record["complete"] for record in results.scan([path])[0])
 
 
 def state(folder: Path, job: Job) -> Mapping[str, Any]:
-    """How the job stands: {"state": "done" | "failed" | "stopped" | "running" | "waiting", ...}."""
+    """How the job stands: {"state": "done" | "failed" | "stopped" | "running" | "waiting", ...}.
+
+    Args:
+        folder: The study's folder.
+        job: One of its jobs.
+    """
     if finished(folder, job):
         return {"state": "done"}
     try:

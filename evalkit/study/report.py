@@ -3,6 +3,7 @@ with its figures as PNG, SVG and PDF."""
 
 import csv
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 from .. import plots
 from ..files import write_together
 from ..protocols import Protocols
+from ..report import UNFINISHED, page, render
 from ..report import figures as run_figures
-from ..report import page, render
 from ..report.collect import Record
 from ..report.provenance import provenance
 from ..report.tables import Table
 from ..text import cell
-from . import figures, tables
+from . import figures, plan, reuse, tables
 from .gather import TRAIN, Gathered, Outcomes, gather
 from .spec import Study
 from .tables import Difference
@@ -47,7 +48,7 @@ def build(study: Study, folder: Path, out: Path, protocols: Protocols, outcomes:
     rows = gathered.report_rows()
     drawings = [*figures.draw(gathered, protocols), *run_figures.draw(rows, protocols)]
     made = provenance(rows, gathered.problems, protocols)
-    made.remarks[:0] = remarks(gathered)
+    made.remarks[:0] = [*remarks(gathered), *reuse.used(folder, plan.read(folder))]
     lead = f"{page.lead(rows)} {selection(gathered)}"
     files: dict[Path, str | bytes] = {
         out / "report.html": page.html(study.title, lead, rows, shown, [], drawings, made),
@@ -62,7 +63,9 @@ def build(study: Study, folder: Path, out: Path, protocols: Protocols, outcomes:
         if drawing.figure is not None:
             for format in plots.VECTOR:
                 files[out / "figures" / f"{drawing.name}.{format}"] = plots.vector(drawing.figure, format)
-    write_together({p: c.encode("utf-8", "backslashreplace") if isinstance(c, str) else c for p, c in files.items()})
+    content = {p: c.encode("utf-8", "backslashreplace") if isinstance(c, str) else c for p, c in files.items()}
+    if write_together(content, out / UNFINISHED):
+        warnings.warn(f"the report in {out} was cut off while it was written; it is whole now", stacklevel=2)
     return out / "report.html"
 
 
@@ -124,7 +127,12 @@ _OF_DIFFERENCE += ("p_holm", "verdict")
 
 
 def differences_csv(found: Sequence[Difference], gathered: Gathered) -> str:
-    """One line per difference, fractions with all their digits."""
+    """One line per difference, fractions with all their digits.
+
+    Args:
+        found: The differences.
+        gathered: What was measured.
+    """
     lines = []
     for d in found:
         first = gathered.places[d.place][0].cell.values

@@ -22,12 +22,19 @@ LEVEL = 1 - bootstrap.COVERAGE
 
 class Paired(NamedTuple):
     """A difference of means over pairs. NaN where it is not defined: the interval and `p` need two pairs that are not
-    the same number."""
+    the same number.
+
+    Args:
+        pairs: How many there are.
+        difference: Of the means.
+        interval: 95 %, Student's t.
+        p: two-sided.
+    """
 
     pairs: int
     difference: float
-    interval: tuple[float, float]  # 95 %, Student's t
-    p: float  # two-sided
+    interval: tuple[float, float]
+    p: float
 
     @property
     def why_not(self) -> str:
@@ -38,7 +45,11 @@ class Paired(NamedTuple):
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
-    """How much higher `a` is than `b` in the mean, value by value.
+    """How much higher one mean is than another, value by value.
+
+    Args:
+        a: Values of the first, in the order of the seeds.
+        b: Those of the second, of the same seeds.
 
     >>> found = paired([3.0, 4.0, 5.0], [2.0, 2.0, 2.0])
     >>> found.difference, round(found.interval[0], 2), round(found.p, 3)

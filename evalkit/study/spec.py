@@ -54,12 +54,19 @@ class Report:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a study: the value of every axis, and what that means for the recipe."""
+    """One training of a study.
+
+    Args:
+        values: Axis -> value.
+        recipe: The recipe that it trains by.
+        keys: Key -> value in place of the recipe's.
+        excluded: Why this combination is left out.
+    """
 
     values: dict[str, str]
     recipe: str
     keys: Keys
-    excluded: str | None = None  # why this combination is left out
+    excluded: str | None = None
 
     @property
     def name(self) -> str:
@@ -73,7 +80,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study file, read and checked."""
+    """A study file, read and checked.
+
+    Args:
+        name: As its file is called.
+        title: A line that says what it compares.
+        cells: Every training.
+        axes: Axis -> its values, in order.
+        evaluations: What is measured of every training.
+        report: What its report shows.
+        published: Which published rows it stands for: source, table and what narrows them.
+    """
 
     name: str
     title: str
@@ -81,7 +98,7 @@ class Study:
     axes: dict[str, list[str]]
     evaluations: list[Evaluation]
     report: Report
-    published: list[dict[str, str]]  # which published rows it stands for: source, table and what narrows them
+    published: list[dict[str, str]]
 
 
 def names() -> list[str]:
@@ -126,9 +143,11 @@ def load(study: str | Path) -> Study:
 
 
 def select(study: Study, only: str | None) -> list[Cell]:
-    """The cells that `axis=value,axis=value` leaves; a value counts whatever its case, several are joined by '|'.
+    """The cells that a choice leaves. Raises EvalkitError for an axis or a value that the study does not have.
 
-    Raises EvalkitError for an axis or a value that the study does not have.
+    Args:
+        study: The study.
+        only: `axis=value,axis=value`; a value counts whatever its case, several are joined by '|'. None: all cells.
     """
     wanted: dict[str, set[str]] = {}
     for word in (only or "").split(","):
@@ -264,7 +283,12 @@ def _name(option: Any) -> str:
 
 
 def slug(text: str, axis: str = "") -> str:
-    """`text` as part of a file name that no other text has; a number keeps the name of its axis."""
+    """A text as part of a file name that no other text has.
+
+    Args:
+        text: The text.
+        axis: Name of its axis, which a number keeps.
+    """
     clean = "".join(c if (c.isascii() and c.isalnum()) or c in "._+" else "_" for c in text).strip("._")[:40]
     if clean != text:
         clean = f"{clean}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"

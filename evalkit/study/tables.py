@@ -47,7 +47,13 @@ class Difference:
 
 def results_tables(gathered: Gathered, measurement: str, protocols: Protocols) -> list[Table]:
     """Rows by columns, mean ± standard deviation over seeds, the best in bold, then the gain over the baseline; in
-    tables of at most twelve numbers a row."""
+    tables of at most twelve numbers a row.
+
+    Args:
+        gathered: What was measured.
+        measurement: "train" or the name of an evaluation.
+        protocols: All protocols, by name.
+    """
     sets = gathered.record_sets(measurement)
     records = [r for by_seed in sets.values() for r in by_seed.values()]
     metrics = metrics_of(gathered.study, measurement, records, protocols)
@@ -138,6 +144,10 @@ def _cell(number: Estimate | None, metric: Metric, best: bool, seeds: int) -> Ce
 def text(value: float, metric: Metric) -> str:
     """A value with two digits behind the point of a percentage, else as its metric prints it.
 
+    Args:
+        value: A fraction, or a number in the metric's unit.
+        metric: Its description.
+
     >>> text(0.76832, Metric("top1", "top-1", "high", "share of the images classified right"))
     '76.83'
     """
@@ -145,7 +155,12 @@ def text(value: float, metric: Metric) -> str:
 
 
 def signed(value: float, metric: Metric) -> str:
-    """A difference as `text` prints it, with its sign."""
+    """A difference as `text` prints it, with its sign.
+
+    Args:
+        value: A difference, a fraction or in the metric's unit.
+        metric: Its description.
+    """
     return f"{'-' if value < 0 else '+'}{text(abs(value), metric)}"
 
 
@@ -173,7 +188,14 @@ def _notes(gathered: Gathered, records: Sequence[Record], costs: bool) -> list[s
 
 
 def differences(gathered: Gathered, measurement: str, protocols: Protocols, outcomes: Outcomes) -> list[Difference]:
-    """Every other row less the baseline, in every metric of the table; empty without a baseline."""
+    """Every other row less the baseline, in every metric of the table; empty without a baseline.
+
+    Args:
+        gathered: What was measured.
+        measurement: "train" or the name of an evaluation.
+        protocols: All protocols, by name.
+        outcomes: What per-sample records say, for differences image by image; see `gather.Outcomes`.
+    """
     base, sets = gathered.baseline, gathered.record_sets(measurement)
     if base is None:
         return []
@@ -231,7 +253,13 @@ class Draws:
 
 
 def differences_table(gathered: Gathered, found: Sequence[Difference], title: str) -> Table | None:
-    """The differences of one measurement, a line each."""
+    """The differences of one measurement, a line each.
+
+    Args:
+        gathered: What was measured.
+        found: The differences of one measurement.
+        title: Over the table.
+    """
     if not found or gathered.baseline is None:
         return None
     columns = ["difference", "95 % (seeds)", "95 % (seeds, images)", "p", "p (Holm)", ""]
@@ -263,7 +291,12 @@ def differences_table(gathered: Gathered, found: Sequence[Difference], title: st
 
 
 def span(interval: tuple[float, float] | None, metric: Metric) -> str:
-    """An interval as text."""
+    """An interval as text.
+
+    Args:
+        interval: (low, high), or None where there is none.
+        metric: Its description.
+    """
     if interval is None or math.isnan(interval[0]):
         return NOT_MEASURED.value
     return f"{signed(interval[0], metric)} to {signed(interval[1], metric)}"

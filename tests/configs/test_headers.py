@@ -36,8 +36,27 @@ HEADERS = {  # (folder, recipe) -> the numbers of its header, and the row of eac
     ("train", "cifar100"): [
         (value, {"data": "cifar100", "method": "vanilla", "model": "resnet18_cifar", "setting": f"cifar-{epochs}"})
         for value, epochs in (("78.04", 800), ("76.42", 200), ("77.73", 400), ("78.55", 1200))
+    ]
+    + [("81.09", {"data": "cifar100", "method": "vanilla", "model": "resnext50_32x4d_cifar", "setting": "cifar-800"})],
+    ("train", "tiny-imagenet"): [
+        ("61.68", {"method": "vanilla", "model": "resnet18_cifar", "setting": "tiny-400"}),
+        ("65.04", {"method": "vanilla", "model": "resnext50_32x4d_cifar", "setting": "tiny-400"}),
     ],
-    ("train", "tiny-imagenet"): [("61.68", {"method": "vanilla", "model": "resnet18_cifar", "setting": "tiny-400"})],
+    ("train", "openmixup-deit"): [
+        (value, {"method": "Mixup + CutMix", "model": model, "file": "openmixup"})
+        for value, model in (
+            *(("79.80", "deit_small_patch16_224"), ("74.50", "deit_tiny_patch16_224")),
+            *(("81.83", "deit_base_patch16_224"), ("75.10", "pvt_tiny"), ("79.02", "moganet_tiny")),
+            *(("81.20", "swin_tiny_patch4_window7_224"), ("82.10", "convnext_tiny")),
+        )
+    ],
+    ("train", "cifar10"): [
+        (value, {"data": "cifar10", "method": "vanilla", "model": model, "setting": f"cifar-{epochs}"})
+        for value, epochs, model in (
+            *(("95.50", 800, "resnet18_cifar"), ("94.87", 200, "resnet18_cifar"), ("95.10", 400, "resnet18_cifar")),
+            *(("95.59", 1200, "resnet18_cifar"), ("96.23", 800, "resnext50_32x4d_cifar")),
+        )
+    ],
     ("det", "coco"): [
         ("40.4", {"file": "mixpro", "method": "baseline", "model": "pvt_small", "metric": "box_ap"}),
         ("37.8", {"file": "mixpro", "method": "baseline", "model": "pvt_small", "metric": "mask_ap"}),
@@ -58,6 +77,12 @@ BY_HAND = {
     ("robustness", "imagenet-o"): {"16.7": 100 * 2000 / 12000},
     ("robustness", "imagenet-c"): {"76.7": 76.7},
     ("robustness", "occlusion"): {"60": 60, "80": 80},
+    # configs/classification/*/README.md of OpenMixup 37e1372, the rows without mixing
+    ("train", "aircraft"): {"80.23": 80.23, "85.10": 85.10},
+    ("train", "cub"): {"77.68": 77.68, "83.01": 83.01},
+    ("train", "inat2017"): {"60.23": 60.23, "51.79": 51.79, "63.70": 63.70},
+    ("train", "inat2018"): {"62.53": 62.53, "66.94": 66.94},
+    ("train", "places205"): {"63.10": 63.10, "59.63": 59.63},
     ("train", "rsb-a2"): {"40": None},  # estimates of cost name the share of the peak
 }
 NUMBERS = re.compile(r"(?<![\d.])\d{2}\.\d{1,2}(?![\d.])|\b\d{2}(?= % top-1| % dropped)")

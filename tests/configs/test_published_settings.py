@@ -217,6 +217,7 @@ def test_rsb_says_that_its_learned_methods_have_no_public_configuration(recipe, 
 
 QUIRKS = {"cutmix": ("pairing", "derange"), "fmix": ("lam", "sampled"), "saliencymix": ("saliency", "float_compat")}
 SETTINGS = ("cifar100", "tiny-imagenet", "imagenet-r50", "imagenet-r18", "rsb-a2", "rsb-a3", "deit-300", "cub")
+SETTINGS += ("aircraft", "cifar10", "inat2017", "inat2018", "places205", "openmixup-deit")
 
 
 @pytest.mark.parametrize("recipe", SETTINGS)

@@ -148,6 +148,11 @@ RESNETS = [  # recipe, optimizer, lr, weight decay, epochs, batch, micro-batch, 
     ("cifar100", "momentum", 0.1, 1e-4, 800, 100, 100, None),
     ("tiny-imagenet", "momentum", 0.2, 1e-4, 400, 100, 100, None),
     ("cub", "momentum", 1e-3, 5e-4, 200, 16, 16, None),
+    ("aircraft", "momentum", 1e-3, 5e-4, 200, 16, 16, None),
+    ("cifar10", "momentum", 0.1, 1e-4, 800, 100, 100, None),
+    ("inat2017", "momentum", 0.1, 1e-4, 100, 256, 64, None),
+    ("inat2018", "momentum", 0.1, 1e-4, 100, 256, 64, None),
+    ("places205", "momentum", 0.1, 1e-4, 100, 256, 64, None),
 ]
 
 
@@ -178,6 +183,7 @@ def test_published_values_of_convolutional_recipes(name, opt, lr, decay, epochs,
     assert cfg.opt_args == ({"max_grad_norm": 1.0} if rsb else {}) and cfg.clip_grad is None
     assert (cfg.image_size, cfg.eval_size) == {
         "rsb-a3": (160, 224),
+        "cifar10": (32, None),
         "cifar100": (32, None),
         "tiny-imagenet": (64, None),
     }.get(name, (224, None))
@@ -192,6 +198,12 @@ ALPHAS = {  # the published table: mixup, cutmix, manifold, saliencymix, fmix, r
     "cifar100": (1, 0.2, 2, 0.2, 0.2, 1, 1),
     "tiny-imagenet": (1, 1, 0.2, 1, 1, 1, 1),
     "cub": (1, 1, 0.5, 0.2, 0.2, 1, 1),
+    "aircraft": (1, 1, 0.5, 0.2, 0.2, 1, 1),
+    "cifar10": (1, 0.2, 2, 0.2, 0.2, 1, 1),
+    "inat2017": (1, 1, 0.2, 1, 1, 1, 1),
+    "inat2018": (1, 1, 0.2, 1, 1, 1, 1),
+    "places205": (1, 1, 0.2, 1, 1, 1, 1),
+    "openmixup-deit": (0.2, 0.2, 0.2, 0.2, 0.2, 1, 1),
 }
 
 
@@ -213,17 +225,20 @@ def test_published_settings_besides_alphas():
     made = {name: {m: from_config(load(name, m).mixup) for m in ("puzzlemix", "attentivemix_plus")} for name in ALPHAS}
     for name, methods in made.items():
         puzzlemix, attentive = methods.values()
-        assert (puzzlemix.grids, puzzlemix.t_size) == (((2, 4, 8, 16), 4) if name == "cifar100" else ((2, 4, 8), None))
-        assert (attentive.alpha, attentive.beta) == (2, 2)
-        teacher = {"deit-300": "resnet50.tv_in1k", "rsb-a2": "resnet50", "rsb-a3": "resnet50", "cub": "resnet50"}.get(
-            name, "resnet18.tv_in1k"
+        assert (puzzlemix.grids, puzzlemix.t_size) == (
+            ((2, 4, 8, 16), 4) if name.startswith("cifar") else ((2, 4, 8), None)
         )
+        assert (attentive.alpha, attentive.beta) == (2, 2)
+        silent = ("rsb-a2", "rsb-a3", "cub", "aircraft", "inat2017", "inat2018", "places205")  # the method's default
+        teacher = "resnet50" if name in silent else f"resnet{50 if 'deit' in name else 18}.tv_in1k"
         assert attentive.teacher.spec == teacher
     supermix = load("imagenet-r50", "supermix").mixup
     assert supermix == {"name": "supermix", "preset": "released_imagenet", "alpha": 2.0}
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if "choice" in load(n).mixup and not n.startswith("rsb")])
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if "choice" in load(n).mixup and not n.startswith(("rsb", "openmixup"))]
+)
 def test_switches(name):
     probabilities, arguments = switch(name)
     assert sum(probabilities.values()) == 1

@@ -96,7 +96,7 @@ SOURCES = {
     "OpenMixup's CUB": {  # cub200/mixups/basic/r18_mixups_CE_none; aircrafts: the same
         **{"lr": 1e-3, "min_lr": 0.0, "batch_size": 16, "weight_decay": 5e-4, "epochs": 200, "crop_scale": [0.5, 1.0]},
         **{"eval_resize": 256, "interpolation": "bilinear", "decay_norm_and_bias": True, "mix_draws": "step"},
-        **{"opt": "momentum", "clip_grad": None, "schedule_by": "epoch"},
+        **{"opt": "momentum", "clip_grad": None, "schedule_by": "epoch", "median_evals": 10},
     },
     "timm": {
         "bce_threshold": 0.2,
@@ -120,6 +120,8 @@ WHOSE = {  # recipe -> the source that it is, then those that its comments may n
     "cifar100": ["OpenMixup's CIFAR-100", "OpenMixup's CIFAR-100 page", "timm"],
     "tiny-imagenet": ["OpenMixup's Tiny-ImageNet", "timm"],
     "cub": ["OpenMixup's CUB", "timm"],
+    "cifar10": ["OpenMixup's CIFAR-100", "timm"],
+    **{name: ["OpenMixup's R-50", "timm"] for name in ("inat2017", "inat2018", "places205")},
 }
 # (recipe, key) of values that no source has as they are, and why. timm drops colour jitter beside RandAugment, clipping
 # after the step does nothing (see tests/train/mixups/test_sources.py); bfloat16 instead of half precision throughout.

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from evalkit import config as recipes
+from evalkit.config import load
 from evalkit.downstream import config
 from evalkit.downstream.seg import SegConfig
 
@@ -15,7 +15,7 @@ LinearLR = pytest.importorskip("mmengine.optim").LinearLR
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 10])
 def test_warmup_ends_at_the_full_rate(steps):
     """From a thousandth in equal steps; however short it is, the rate does not stay there."""
-    cfg = replace(recipes.load(SegConfig, "pascal-context-linear", [], folder="seg"), warmup_steps=steps)
+    cfg = replace(load(SegConfig, "pascal-context-linear", [], folder="seg"), warmup_steps=steps)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=cfg.lr)
     schedulers = [LinearLR(optimizer, **{k: v for k, v in s.items() if k != "type"}) for s in config.warmup(cfg)]
     rates = []

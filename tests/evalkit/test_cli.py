@@ -50,7 +50,9 @@ def calls(monkeypatch):
     monkeypatch.setitem(sys.modules, "evalkit.accuracy", SimpleNamespace(evaluate=note("evaluate")))
     monkeypatch.setitem(sys.modules, "evalkit.report", SimpleNamespace(build=note("report", Path("page.html"))))
     monkeypatch.setitem(
-        sys.modules, "evalkit.launch", SimpleNamespace(spawn=note("spawn", 2), without_option=lambda argv, option: argv)
+        sys.modules,
+        "evalkit.launch",
+        SimpleNamespace(spawn=note("spawn", 2), without_options=lambda argv, *options: argv),
     )
     import evalkit.robustness
 
@@ -214,7 +216,7 @@ def test_mixup(monkeypatch, capsys, tmp_path):
 def test_gpus_starts_processes_once(calls, monkeypatch, words):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert cli.invoke(words) == (2, "")
-    assert calls == [("spawn", (2, sys.argv[1:]), {})]
+    assert calls == [("spawn", (2, sys.argv[1:], None), {})]
     calls.clear()
     monkeypatch.setenv("WORLD_SIZE", "2")  # as inside a process that torchrun started
     assert cli.invoke(words) == (0, "") and calls[0][0] in ("train", "robustness")

@@ -7,7 +7,7 @@ import pytest
 
 from evalkit.data import known
 from evalkit.data.images import ArrayImages, Subset
-from evalkit.data.known import KNOWN, open_known
+from evalkit.data.known import KNOWN, open_known, size_of
 from evalkit.data.published import published_set, sets_of_recipe
 
 # images and classes by the papers and home pages of the sets (Krizhevsky 2009; cs231n; Wah et al. 2011; Maji et al.
@@ -28,6 +28,8 @@ def test_the_published_numbers():
     found = {name: (s.classes, {part: n for part, (n, _) in s.splits.items()}) for name, s in KNOWN.items()}
     assert found == PUBLISHED
     assert sum(PUBLISHED["cub"][1].values()) == 11_788 and PUBLISHED["aircraft"][1]["trainval"] + 3333 == 10_000
+    assert size_of("aircraft", "trainval") == (6667, 100) and size_of("cub", "val") == (5794, 200)
+    assert size_of("cub", "nothing") is None and size_of("imagenet", "train") is None
     for s in KNOWN.values():
         assert s.val in s.splits and all(each in (None, n / s.classes) for n, each in s.splits.values())
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         (["train", "x", "--gpus", "2", "a=1"], ["train", "x", "a=1"]),
         (["train", "x", "--gpus=2"], ["train", "x"]),
-        (["train", "--gpus", "2"], ["train"]),
+        (["train", "--gpus", "2", "--nodes", "3", "--rendezvous=a:1"], ["train"]),
         (["train", "x", "gpus=2", "--out", "--gpus2"], ["train", "x", "gpus=2", "--out", "--gpus2"]),
     ],
 )
-def test_without_option(argv, left):
-    assert launch.without_option(argv, "--gpus") == left
+def test_without_options(argv, left):
+    assert launch.without_options(argv, "--gpus", "--nodes", "--rendezvous") == left
 
 
 @pytest.mark.parametrize("code, status", [(0, 0), (1, 1), (2, 0), (130, 0)])
@@ -52,11 +54,14 @@ def test_who_is_done_leaves_the_process_group(monkeypatch, tmp_path, code, membe
 
 # A stand-in for the package's command in a folder of its own: each process says or does what its rank is told to.
 FAKE = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from real import launch
 rank, todo = int(os.environ["RANK"]), json.loads(sys.argv[1])
 assert os.environ["WORLD_SIZE"] == "2"
 code, message, wait = todo[rank]
+if code == "stop":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(launch.leave(2, "")))
+    open(f"ready-{rank}", "w").close()
 time.sleep(wait)
 if code == "kill":
     os.kill(os.getpid(), 9)
@@ -90,16 +95,33 @@ except EvalkitError as e:
     ],
 )
 def test_spawn(tmp_path, todo, printed):
-    (tmp_path / "real").symlink_to(ROOT / "evalkit")
-    (tmp_path / "fake.py").write_text(FAKE)
-    env = {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"}
     done = subprocess.run(
-        [sys.executable, "-c", PARENT, json.dumps(todo)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=env,
-        timeout=100,
+        _command(tmp_path, todo), cwd=tmp_path, capture_output=True, text=True, env=_env(), timeout=100
     )
     assert done.stdout.startswith(printed), done.stderr
     assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
+
+
+def _command(folder, todo):
+    """`spawn` of two processes that do what `todo` says, to be run in `folder`."""
+    (folder / "real").symlink_to(ROOT / "evalkit")
+    (folder / "fake.py").write_text(FAKE)
+    return [sys.executable, "-c", PARENT, json.dumps(todo)]
+
+
+def _env():
+    return {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_warning_lets_all_processes_save(tmp_path, number):
+    """torchrun itself dies of a SIGUSR1, which Slurm sends before a job's time limit."""
+    words = _command(tmp_path, [("stop", "", 60), ("stop", "", 60)])
+    parent = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=_env())
+    end = time.monotonic() + 100
+    while len(list(tmp_path.glob("ready-*"))) < 2:
+        assert parent.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    parent.send_signal(number)
+    assert parent.communicate(timeout=100)[0] == "code 2\n"

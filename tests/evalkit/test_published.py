@@ -167,13 +167,19 @@ def test_openmixups_medians_and_bests_are_called_so():
     }
 
 
+# Pages of OpenMixup that are no source tables (configs/classification/*/README.md): vanilla with the recipe's network
+PAGES = {
+    **{"cub": {"77.68"}, "aircraft": {"80.23"}, "inat2017": {"60.23"}, "inat2018": {"62.53"}, "places205": {"63.10"}},
+}
+
+
 @pytest.mark.parametrize("name", [n for n in config.recipes() if not n.startswith("digits")])
 def test_what_a_recipe_expects_is_published_for_its_network(name):
     expected = re.search(r"^# Expected: (.*)$", config.find(name).read_text(), re.M).group(1)
     model = config.load(TrainConfig, name, ["data_dir=somewhere"]).model
     printed = {v.value for v in VALUES if v.task == "accuracy" and v.model == model}
     numbers = set(re.findall(r"\b\d\d\.\d+\b", expected))
-    assert numbers <= printed and (numbers or name == "cub")
+    assert numbers and numbers <= PAGES.get(name, printed)
 
 
 def test_the_range_that_imagenet_r50_expects():

@@ -68,3 +68,19 @@ def test_rsb_recipes_warm_up_by_step_as_mmcv(recipe):
 def test_warm_up_by_epoch_under_a_cosine_by_step():
     rate = learning_rate(cfg(lr=1.0, warmup_epochs=2, warmup_by="epoch"), 10)
     assert [rate(s) for s in (0, 9, 10, 19)] == pytest.approx([0.0, 0.0, 0.5, 0.5]) and rate(25) < rate(24) < 1
+
+
+@pytest.mark.parametrize("by", ["step", "epoch"])
+def test_cool_down_equals_timm(by):
+    """TransMix and XCiT train get_cycle_length() + cooldown_epochs of timm's scheduler: 310 epochs for 300."""
+    per_epoch, c = 3, cfg(epochs=40, cooldown_epochs=10, min_lr=1e-5, warmup_lr=1e-6, warmup_epochs=5, schedule_by=by)
+    scale = per_epoch if by == "step" else 1
+    optimizer = SGD(nn.Linear(1, 1).parameters(), lr=c.lr)
+    timm = CosineLRScheduler(
+        optimizer, t_initial=30 * scale, lr_min=1e-5, warmup_t=5 * scale, warmup_lr_init=1e-6, t_in_epochs=True
+    )
+    ours = learning_rate(c, per_epoch)
+    for step in range(40 * per_epoch):
+        timm.step(step if by == "step" else step // per_epoch)
+        assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+    assert ours(30 * per_epoch) == ours(40 * per_epoch - 1) == 1e-5

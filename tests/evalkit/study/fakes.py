@@ -15,7 +15,9 @@ with open(root / "calls.jsonl", "a") as f:
 out.mkdir(parents=True, exist_ok=True)
 (out / "config.yaml").write_text("seed: 0\\n")
 if (root / "slow").exists():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: sys.exit(2))
+    print("listens", flush=True)
     time.sleep(30)
 if any(word in " ".join(argv) for word in (root / "fail").read_text().split()) if (root / "fail").exists() else False:
     print("error: asked to fail")

@@ -3,8 +3,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -59,10 +61,10 @@ def test_a_failure_keeps_the_last_line_and_a_stop_is_no_failure(started):
     (started / "slow").touch()
     process = subprocess.Popen([sys.executable, "-m", "evalkit.study.job", str(started), second.id], env=_environment())
     end = time.monotonic() + 60
-    while len(calls(started)) < 2:
+    log = started / "jobs" / f"{second.id}.log"
+    while not log.exists() or "listens" not in log.read_text():
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.05)
-    time.sleep(0.5)  # until the command listens to the signal
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 2 and plan.state(started, second)["state"] == "stopped"
 
@@ -90,6 +92,60 @@ def test_devices_are_held_by_one_job_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with devices.taken(1) as chosen:
         assert chosen == {}
+
+
+HOLD = """
+import sys, time
+from evalkit.study import devices
+with devices.taken(2, wait=0.05) as found:
+    print(found["CUDA_VISIBLE_DEVICES"], flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_share_the_devices_and_a_dead_one_frees_its_own(tmp_path):
+    (tmp_path / "nvidia-smi").write_text('#!/bin/sh\nfor i in 0 1 2; do echo "GPU $i: a card"; done\n')
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    environment = _environment() | {"PATH": f"{tmp_path}:{os.environ['PATH']}", devices.FOLDER: str(tmp_path)}
+    for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
+        environment.pop(name, None)
+    start = partial(subprocess.Popen, [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True, env=environment)
+    with start() as first:
+        assert first.stdout.readline() == "0,1\n"
+        with start() as second:
+            waiting = threading.Timer(1.0, first.kill)
+            waiting.start()
+            began = time.monotonic()
+            assert second.stdout.readline() == "0,1\n" and time.monotonic() - began > 0.9
+            second.kill()
+
+
+@pytest.mark.parametrize("where, state", [({}, "stopped"), ({"SLURM_JOB_ID": "7"}, "waiting")])
+def test_a_job_whose_time_runs_out_goes_back_into_the_queue(started, tmp_path, monkeypatch, where, state):
+    """Not without Slurm, and not for good: a job that comes no further fails."""
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    (started / "slow").touch()
+    first = plan.read(started).jobs[0]
+    for turn, expected in enumerate((state, "failed" if where else state)):
+        log = started / "jobs" / f"{first.id}.log"
+        waiting = threading.Thread(target=_warn, args=(log, turn + 1))
+        waiting.start()
+        code = job.run(started, first.id)
+        waiting.join()
+        assert code == 2 and plan.state(started, first)["state"] == expected
+    assert not where or (tmp_path / "asked").read_text() == "requeue 7\n"
+
+
+def _warn(log, begun):
+    """Send this process the warning when its command has begun for that many times."""
+    while not log.exists() or log.read_text().count("listens") < begun:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGUSR1)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from evalkit.cli.described import protocols
 from evalkit.errors import EvalkitError
 from evalkit.robustness import store
 from evalkit.robustness.comparison import outcome_of
-from evalkit.study import gather, report, spec, tables
+from evalkit.study import gather, plan, report, spec, tables
 from tests.evalkit import fake_records
 
 TOP1 = {  # of three seeds: a clear gain, a gain with too much spread
@@ -45,6 +45,7 @@ def ran(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(MINE, sort_keys=False))
     study, folder = spec.load(path), tmp_path / "ran"
+    plan.start(folder, plan.make(study, study.cells))
     for number, cell in enumerate(c for c in study.cells if c.excluded is None):
         method, model, seed = cell.values["method"], cell.values["model"], int(cell.values["seed"])
         if model == "net" and seed == 2:

@@ -1,0 +1,136 @@
+"""What OpenMixup's settings give each network, beside the values of its configurations (Westlake-AI/openmixup 37e1372),
+under its own names."""
+
+import pytest
+
+from evalkit import config
+from evalkit.train.config import TrainConfig
+from evalkit.train.mixups import from_config
+
+SWITCH = "{choice: [{name: mixup, alpha: 0.8, prob: 0.2}, {name: transmix, alpha: 1.0, prob: 0.8}]}"
+# imgs_per_gpu, GPUs, update_interval, lr, weight_decay, grad_clip, min_lr, warmup_iters (epochs), warmup_ratio,
+# use_fp16, RepeatAugSampler, drop_path_rate, EMAHook (momentum, warmup_iters in epochs), RandAugment's level, Resize of
+# the test pipeline, PreciseBNHook's num_samples
+NETWORKS = {
+    ("deit_tiny_patch16_224", None): (256, 4, 1, 1e-3, 0.05, 5, 1e-5, 5, 1e-5, True, False, 0, None, 9, 256, None),
+    ("deit_tiny_patch16_224", SWITCH): (256, 4, 1, 1e-3, 0.03, 5, 1e-5, 5, 1e-5, True, False, 0, None, 9, 256, None),
+    ("deit_small_patch16_224", "cutmix"): (256, 4, 1, 1e-3, 0.05, 5, 1e-5, 5, 1e-5, True, False, 0, None, 9, 256, None),
+    ("deit_small_patch16_224", SWITCH): (
+        *(256, 4, 1, 1e-3, 0.05, 5, 1e-4, 5, 1e-5, True, False, 0, (0.99996, 20), 9, 256, None),
+    ),
+    ("deit_small_patch16_224", "automix"): (
+        *(128, 8, 1, 1e-3, 0.05, 5, 1e-5, 5, 1e-5, False, False, 0.1, None, 9, 256, None),
+    ),
+    ("deit_base_patch16_224", "fmix"): (
+        *(128, 8, 1, 1e-3, 0.05, 5, 1e-5, 5, 1e-5, True, True, 0.1, (0.99996, 20), 9, 256, None),
+    ),
+    ("pvt_tiny", "vanilla"): (256, 4, 1, 1e-3, 0.05, None, 1e-5, 5, 1e-6, True, True, 0.1, None, 9, 256, None),
+    ("pvt_tiny", "automix"): (128, 8, 1, 1e-3, 0.05, 5, 1e-5, 5, 1e-6, True, False, 0.1, None, 9, 256, None),
+    ("swin_tiny_patch4_window7_224", None): (
+        *(128, 8, 1, 1e-3, 0.05, 5, 1e-5, 20, 1e-6, True, False, 0.2, None, 9, 256, None),
+    ),
+    ("swin_tiny_patch4_window7_224", "automix"): (
+        *(128, 8, 1, 1e-3, 0.05, 5, 1e-5, 20, 1e-5, False, False, 0.2, None, 9, 256, None),
+    ),
+    ("convnext_tiny", None): (
+        *(256, 8, 2, 4e-3, 0.05, None, 1e-6, 20, 1e-6, True, False, 0.1, (0.9999, 20), 9, 256, None),
+    ),
+    ("convnext_tiny", "automix"): (
+        *(128, 8, 4, 4e-3, 0.05, None, 1e-6, 20, 1e-5, False, False, 0.1, None, 9, 256, None),
+    ),
+    ("moganet_tiny", None): (256, 4, 1, 1e-3, 0.04, None, 1e-6, 5, 1e-6, True, False, 0.1, None, 7, 248, 8192),
+}
+
+
+@pytest.mark.parametrize(("model", "mixup"), NETWORKS)
+def test_each_network_of_the_deit_setting(model, mixup):
+    cfg = config.load(
+        TrainConfig, "openmixup-deit", ["data_dir=x", f"model={model}", *([f"mixup={mixup}"] if mixup else [])]
+    )
+    batch, gpus, interval, lr, decay, clip, low, warm, ratio, half, repeats, drop, ema, level, resize, samples = (
+        NETWORKS[model, mixup]
+    )
+    assert (cfg.batch_size, cfg.micro_batch, cfg.accumulate) == (batch * gpus * interval, batch, interval)
+    assert (cfg.lr, cfg.weight_decay, cfg.clip_grad, cfg.min_lr, cfg.warmup_epochs) == (lr, decay, clip, low, warm)
+    assert cfg.warmup_lr == pytest.approx(lr * ratio, rel=1e-12) and cfg.amp == ("fp16" if half else "none")
+    assert (cfg.repeats, cfg.model_args) == (3 if repeats else 1, {"drop_path_rate": drop})
+    assert (cfg.ema, cfg.ema_warmup_epochs) == (ema or (None, 0)) and cfg.precise_bn == samples
+    assert (cfg.auto_augment, cfg.eval_resize) == (f"rand-m{level}-mstd0.5-inc1", resize)
+    common = (cfg.epochs, cfg.opt, cfg.betas, cfg.eps, cfg.label_smoothing, cfg.erasing, cfg.interpolation)
+    assert common == (300, "adamw", [0.9, 0.999], 1e-8, 0.1, 0.25, "bicubic")
+    assert (cfg.mix_draws, cfg.schedule_by, cfg.warmup_by, cfg.decay_norm_and_bias) == ("step", "step", "step", False)
+    if mixup is None:  # the DeiT row; MogaNet's alpha of Mixup is 0.1
+        alphas = [(c["name"], c["alpha"], c["prob"]) for c in cfg.mixup["choice"]]
+        assert alphas == [("mixup", 0.1 if "moga" in model else 0.8, 0.5), ("cutmix", 1.0, 0.5)]
+    if mixup == "automix":
+        method, convnext = from_config(cfg.mixup), "convnext" in model
+        assert (method.switch_off, method.momentum, method.momentum_start, method.upsample) == (
+            0.8,
+            0.999,
+            0.25,
+            "nearest",
+        )
+        assert method.momentum_end == (0.99996 if convnext else 0.99999) and method.lam_margin == 0.08
+        assert method.block_schedule == {"lr": lr, "min_lr": 1e-4}
+
+
+# The same of the small and the large sets: recipe, network, method -> what differs from the recipe's own network.
+OTHERS = {
+    ("cifar100", "resnext50_32x4d_cifar", "cutmix"): {"weight_decay": 5e-4},  # docs: Mixup_cifar
+    ("cifar100", "resnext50_32x4d_cifar", "attentivemix_plus"): {"weight_decay": 5e-4},
+    ("cifar100", "resnext50_32x4d_cifar", "saliencymix"): {"weight_decay": 5e-4},
+    ("cifar100", "resnext50_32x4d_cifar", "fmix"): {"weight_decay": 5e-4},
+    ("cifar100", "resnext50_32x4d_cifar", "resizemix"): {"weight_decay": 5e-4},
+    ("cifar100", "resnext50_32x4d_cifar", "mixup"): {"weight_decay": 1e-4},
+    ("cifar100", "resnet18_cifar", "cutmix"): {"weight_decay": 1e-4},
+    ("cifar10", "resnext50_32x4d_cifar", "cutmix"): {"weight_decay": 1e-4},
+    ("cifar100", "resnext50_32x4d_cifar", "automix"): {"weight_decay": 1e-4, "min_lr": 0.05},
+    ("tiny-imagenet", "resnext50_32x4d_cifar", "automix"): {"micro_batch": 50, "batch_size": 100, "lr": 0.2},
+    ("tiny-imagenet", "resnext50_32x4d_cifar", "cutmix"): {"micro_batch": 100, "min_lr": 0},
+    ("inat2017", "resnet18", "cutmix"): {"lr": 0.1, "epochs": 100},
+}
+
+
+@pytest.mark.parametrize(("recipe", "model", "mixup"), OTHERS)
+def test_other_networks_get_their_own_values(recipe, model, mixup):
+    cfg = config.load(TrainConfig, recipe, ["data_dir=x", f"model={model}", f"mixup={mixup}"])
+    expected = OTHERS[recipe, model, mixup]
+    assert {key: getattr(cfg, key) for key in expected} == expected
+    assert not any("not a network of this setting" in line for line in cfg.applied)
+
+
+def test_learned_methods_of_the_large_sets():
+    """min_lr of the mix block, by network, and SAMix's end_momentum on Aircraft."""
+    published = {  # {automix, samix}/*.py of each folder
+        ("inat2017", "resnet50"): (1e-4, 1e-4),
+        ("inat2017", "resnet18"): (1e-3, 1e-3),
+        ("inat2018", "resnet50"): (1e-4, 1e-4),
+        ("inat2018", "resnext101_32x4d"): (1e-4, 1e-4),
+        ("places205", "resnet18"): (1e-3, 1e-4),
+        ("places205", "resnet50"): (1e-3, 1e-4),
+    }
+    for (recipe, model), lows in published.items():
+        for mixup, low in zip(("automix", "samix"), lows):
+            cfg = config.load(TrainConfig, recipe, ["data_dir=x", f"model={model}", f"mixup={mixup}"])
+            method = from_config(cfg.mixup)
+            assert method.block_schedule == {"lr": 0.1, "min_lr": low} and method.mask_loss_schedule == "compounding"
+            assert (method.alpha, method.momentum_end, method.momentum_start) == (2, 0.99999, 0.1)
+    for recipe, end in (("aircraft", 0.99996), ("cub", 0.99999)):
+        cfg = config.load(TrainConfig, recipe, ["data_dir=x", "mixup=samix"])
+        method = from_config(cfg.mixup)
+        assert (method.momentum_end, method.lam_shape, method.pairing) == (end, 1, "derange")
+        assert method.block_schedule == {"lr": 0.01, "min_lr": 5e-4}
+        assert cfg.interpolation == "bilinear" and cfg.crop_scale == [0.5, 1.0] and cfg.eval_resize == 256
+
+
+def test_the_parts_that_are_trained_and_validated_on():
+    """CIFAR, CUB and Aircraft are measured on their test images; Aircraft trains on 6,667 = train and val."""
+    from evalkit.data.published import sets_of_recipe
+
+    read = {name: sets_of_recipe(config.read(config.find(name))) for name in ("cifar10", "cub", "aircraft", "inat2018")}
+    assert read == {
+        "cifar10": ("cifar10-train", "cifar10-test"),
+        "cub": ("cub-train", "cub-test"),
+        "aircraft": ("aircraft-trainval", "aircraft-test"),
+        "inat2018": ("inat2018-train", "inat2018-val"),
+    }

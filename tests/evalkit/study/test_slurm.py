@@ -1,0 +1,110 @@
+"""A study on a real Slurm, started for it: jobs that end before their training does leave what undisturbed ones do."""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evalkit.study import engine, plan, spec
+
+from . import slurm
+
+STUDY = {
+    "title": "Two methods, two seeds",
+    "recipe": "digits",
+    "set": {"threads": 1, "epochs": 12, "eval_epochs": 12, "checkpoint_steps": 10},
+    "axes": {"method": {"vanilla": {}, "mixup": {"mixup": "mixup"}}, "seed": [0, 1]},
+}
+LONG = 30  # minutes, more than any of the trainings takes
+RESOURCES = ["slurm_partition=main", "slurm_account=none", f"runtime={LONG}", "gpu=0", "mem_mb=0"]
+RESOURCES += ["slurm_extra=--signal=USR1@30"]
+ALONE = "import sys, pathlib; from evalkit.study import engine; sys.exit(engine.run(pathlib.Path(sys.argv[1]), jobs=2))"
+PROFILE = {"slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 5}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    if why := slurm.obstacle():
+        pytest.skip(why)
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    with tempfile.TemporaryDirectory(prefix="evalkit-slurm-") as folder, slurm.running(Path(folder)) as environment:
+        yield environment
+
+
+class Nuisance(threading.Thread):
+    """Does something to the Slurm job of a training as soon as that has a checkpoint, however slow the machine: puts it
+    back into the queue, cancels it, or lets its time run out. No requeued job waits the two minutes that are usual."""
+
+    def __init__(self, folder: Path, todo: dict[str, str]):
+        super().__init__(daemon=True)
+        self.folder, self.todo, self.ended = folder, todo, threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(1.0):
+            for id in list(self.todo):
+                if not list((self.folder / plan.read(self.folder).job(id).out / "checkpoints").glob("step-*")):
+                    continue
+                note = json.loads((self.folder / "jobs" / f"{id}.json").read_text())
+                number, passed = note["slurm_job"], time.time() - note["began"]
+                words = {
+                    "requeue": ["scontrol", "requeue", number],
+                    "cancel": ["scancel", number],
+                    # whole minutes; the warning comes 30 s before, and up to 30 s earlier, so within seconds
+                    "time": ["scontrol", "update", f"JobId={number}", f"TimeLimit={int(passed / 60) + 1}"],
+                }
+                _call(*words[self.todo.pop(id)])
+            for number in _call("squeue", "-h", "-t", "PENDING", "-o", "%i").split():
+                _call("scontrol", "update", f"JobId={number}", f"TimeLimit={LONG}", "StartTime=now")
+
+
+def _call(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.slow
+def test_jobs_that_end_early_are_requeued_and_leave_the_same_records(cluster, tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    study = spec.load(tmp_path / "mine.yaml")
+    made = plan.make(study, study.cells)
+    alone, disturbed = tmp_path / "alone", tmp_path / "disturbed"
+    for folder in (alone, disturbed):
+        plan.start(folder, made)
+    undisturbed = subprocess.Popen([sys.executable, "-c", ALONE, alone])
+
+    for name, value in cluster.items():
+        monkeypatch.setenv(name, value)
+    profile = tmp_path / "profile"
+    profile.mkdir()
+    (profile / "config.yaml").write_text(yaml.safe_dump(PROFILE))
+    ids = [job.id for job in made.jobs]
+    nuisance = Nuisance(disturbed, dict(zip(ids, ("requeue", "cancel", "time", "time"), strict=True)))
+    nuisance.start()
+    try:
+        assert engine.run(disturbed, jobs=4, slurm=RESOURCES, profile=profile) != 0  # one was cancelled
+        states = [plan.state(disturbed, job)["state"] for job in made.jobs]
+        assert states == ["done", "stopped", "done", "done"]
+        assert engine.run(disturbed, jobs=4, slurm=RESOURCES, profile=profile) == 0
+    finally:
+        nuisance.ended.set()
+        nuisance.join()
+        undisturbed_code = undisturbed.wait()
+    assert undisturbed_code == 0
+    logs = [(disturbed / "jobs" / f"{id}.log").read_text() for id in ids]
+    ends = [re.findall(r"stopped by (\w+) at step", log) for log in logs]
+    assert not nuisance.todo and ends == [["SIGTERM"], ["SIGTERM"], ["SIGUSR1"], ["SIGUSR1"]]
+    for job in made.jobs:
+        assert _records(disturbed / job.out) == _records(alone / job.out)
+
+
+def _records(run: Path) -> list[dict]:
+    """What a run has left, in which the weights are named by their sha256."""
+    lines = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == 1
+    return [{k: v for k, v in line.items() if k not in ("seconds", "environment")} for line in lines]
