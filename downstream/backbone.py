@@ -222,7 +222,8 @@ class Backbone(nn.Module):
             self.report = fill(self.model, published.state_dict(), f"timm's file of '{model}'", before)
         elif checkpoint is not None:
             self.report = fill(self.model, read_weights(checkpoint, weights)[0], checkpoint, before)
-        self.report["frozen"] = self._freeze_unused(model)
+        self._freeze_unused(model)
+        self.report["frozen"] = [n for n, p in self.model.named_parameters() if not p.requires_grad]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(
@@ -238,9 +239,8 @@ class Backbone(nn.Module):
                 module.eval()
         return self
 
-    def _freeze_unused(self, name: str) -> list[str]:
-        """Freeze what gets no gradient (DistributedDataParallel would wait for it for ever); the names of these
-        parameters."""
+    def _freeze_unused(self, name: str) -> None:
+        """Freeze what gets no gradient: DistributedDataParallel would wait for it for ever."""
         mode = self.training
         self.eval()
         try:
@@ -253,9 +253,7 @@ class Backbone(nn.Module):
                 " ViT, DeiT, PVT, Swin or ResNet"
             ) from e
         self.train(mode)
-        names, parameters = zip(*((n, p) for n, p in self.model.named_parameters() if p.requires_grad))
-        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-        unused = [(n, p) for n, p, g in zip(names, parameters, gradients) if g is None]
-        for _, p in unused:
-            p.requires_grad_(False)
-        return [n for n, _ in unused]
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        for p, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True)):
+            if gradient is None:
+                p.requires_grad_(False)

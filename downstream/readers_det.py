@@ -37,6 +37,7 @@ class DetData:
         fingerprint: Split -> digest of its annotations and images.
         published: Whether it is the published set, whole.
         notes: What a reader of the numbers should know, one sentence each.
+        masks: Whether every object has one; without, all have a box alone.
     """
 
     name: str
@@ -49,6 +50,7 @@ class DetData:
     fingerprint: dict[str, str]
     published: bool = False
     notes: list[str] = field(default_factory=list)
+    masks: bool = True  # whether every object has one; without, all have a box alone
 
 
 def coco(root: str | Path) -> DetData:
@@ -70,8 +72,8 @@ def coco(root: str | Path) -> DetData:
 
 def coco_format(root: str | Path, name: str) -> DetData:
     """Data in COCO's format: in root/annotations instances_{train,val}2017.json, instances_{train,val}.json or
-    {train,val}.json; the images in root/{train,val}2017, root/{train,val} or root/images. Every object needs a mask.
-    Raises EvalkitError.
+    {train,val}.json; the images in root/{train,val}2017, root/{train,val} or root/images. Every object needs a mask,
+    or none has one. Raises EvalkitError.
 
     Args:
         root: The folder.
@@ -80,13 +82,14 @@ def coco_format(root: str | Path, name: str) -> DetData:
     root = Path(root)
     annotations = {split: _first(root, COCO_FILES, split, Path.is_file) for split in SPLITS}
     images = {split: _first(root, COCO_FOLDERS, split, Path.is_dir) for split in SPLITS}
-    count, with_objects, classes, files, said = {}, {}, {}, {}, []
+    count, with_objects, classes, files, said, masks = {}, {}, {}, {}, [], {}
     for split in SPLITS:
         path = root / annotations[split]
         content = _read_json(path)
+        masks[split] = _has_masks(content)
         problem = (
-            _json_problem(content)
-            or coco_objects.problem(content, train=split == "train")
+            _json_problem(content, masks[split])
+            or (coco_objects.problem(content, train=split == "train") if masks[split] else None)
             or _missing(content["images"], root / images[split])
             or _other_size(content["images"], root / images[split])
         )
@@ -94,7 +97,7 @@ def coco_format(root: str | Path, name: str) -> DetData:
             raise EvalkitError(f"{path}: {problem}")
         count[split] = len(content["images"])
         files[split] = sorted(image["file_name"] for image in content["images"])
-        said += coco_objects.notes(content, split)
+        said += coco_objects.notes(content, split) if masks[split] else []
         said += decoding.survey([str(root / images[split] / name) for name in files[split]], split)
         large = {image["id"] for image in content["images"] if min(image["width"], image["height"]) >= MIN_SIDE}
         with_objects[split] = len({entry["image_id"] for entry in content["annotations"]} & large)
@@ -112,9 +115,31 @@ def coco_format(root: str | Path, name: str) -> DetData:
         split: of_split([], [str(root / annotations[split])], [str(root / images[split] / f) for f in files[split]])
         for split in SPLITS
     }
+    if masks["train"] != masks["val"]:
+        raise EvalkitError(
+            f"{root}: only one of {annotations['train']} and {annotations['val']} has masks; give both some"
+        )
+    if not masks["train"]:
+        said.append("boxes alone: the file holds no masks")
+    names = list(classes["train"].values())
     return DetData(
-        name, root, list(classes["train"].values()), annotations, images, count, with_objects, fingerprint, notes=said
+        name,
+        root,
+        names,
+        annotations,
+        images,
+        count,
+        with_objects,
+        fingerprint,
+        notes=said,
+        masks=masks["train"],
     )
+
+
+def _has_masks(content: Any) -> bool:
+    """Whether any object of an annotation file has a mask."""
+    objects = content.get("annotations") if isinstance(content, dict) else None
+    return not isinstance(objects, list) or any(isinstance(o, dict) and o.get("segmentation") for o in objects)
 
 
 def _first(root: Path, candidates: Sequence[str], split: str, there: Callable[[Path], bool]) -> str:
@@ -136,7 +161,7 @@ def _read_json(path: Path) -> Any:
         raise EvalkitError(f"{path} is not readable JSON ({' '.join(str(e).split())}); fetch or write it again") from e
 
 
-def _json_problem(content: Any) -> str | None:
+def _json_problem(content: Any, masks: bool = True) -> str | None:
     """What is wrong with the content of an annotation file, apart from missing images."""
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list) or not content[key]:
@@ -158,7 +183,7 @@ def _json_problem(content: Any) -> str | None:
                 return (
                     f"object {entry['id']} names an image or a category that the file does not list; add or remove it"
                 )
-            problem = _object_problem(entry, known_images[entry["image_id"]])
+            problem = _object_problem(entry, known_images[entry["image_id"]], masks)
             if problem:
                 return f"object {entry['id']} {problem}"
     except (KeyError, TypeError) as e:
@@ -169,13 +194,17 @@ def _json_problem(content: Any) -> str | None:
     return None
 
 
-def _object_problem(entry: dict[str, Any], image: dict[str, Any]) -> str | None:
+def _object_problem(entry: dict[str, Any], image: dict[str, Any], masks: bool) -> str | None:
     """What is wrong with the box or the mask of an object."""
     mask = entry.get("segmentation")
-    if not mask or len(entry["bbox"]) != 4:
+    if not masks and len(entry["bbox"]) != 4:
+        return "has no box of four numbers; a detector needs one"
+    if masks and (not mask or len(entry["bbox"]) != 4):
         return "has no mask or no box of four numbers; Mask R-CNN needs both"
     if not all(isinstance(number, int | float) for number in (*entry["bbox"], entry.get("area"), entry.get("iscrowd"))):
         return "has no numbers for `bbox`, `area` and `iscrowd`; AP needs all three (iscrowd 0: a single object)"
+    if not masks:
+        return None
     if isinstance(mask, dict):
         if "counts" not in mask or mask.get("size") != [image["height"], image["width"]]:
             return (

@@ -24,11 +24,32 @@ from evalkit.text import say
 from .backbone import TIMM, Source, resolve
 from .config import TransferConfig, merge
 from .mm import require
+from .plan import Plan, apply_keys
 from .task import Data, Scores, Task
 
 DATA = "data.json"  # fingerprints of what was trained and measured on
+BASE = "mm_base.txt"  # the mm config that `config` named, as it was read
 WEIGHTS = "weights.json"  # what became of every tensor of the checkpoint
 SHEET, SHOWN = "samples.png", 6  # validation images beside the truth and what was predicted
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One transfer: what, by which keys, of which weights, where.
+
+    Args:
+        task: What is trained and measured.
+        cfg: By which keys.
+        source: From which weights.
+        run: The run folder.
+        device: Where it is computed.
+    """
+
+    task: Task
+    cfg: Any
+    source: Source
+    run: Path
+    device: torch.device
 
 
 def transfer(
@@ -51,8 +72,14 @@ def transfer(
         overrides: `key=value` of keys that change no bit, for a run that goes on.
     """
     require(task.scope)
+    trusted = False
     if resume is not None:
-        run, cfg = Path(resume), run_folder.resumed(task.about.config, Path(resume), overrides or [])
+        named = [word for word in overrides or [] if word.startswith("config=")]
+        run = Path(resume)
+        cfg = run_folder.resumed(task.about.config, run, [word for word in overrides or [] if word not in named])
+        trusted = bool(named)
+        if trusted and named[-1] != f"config={cfg.config}":
+            raise EvalkitError(f"{run} was begun with config={cfg.config}; a run goes on by what it began with")
         source = _read_source(run)
     else:
         assert spec is not None and cfg is not None, "a new run is made of a checkpoint and a configuration"
@@ -72,34 +99,27 @@ def transfer(
         torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
     init_processes(device)
-    if cfg.batch_size % world_size():
-        raise EvalkitError(f"batch_size={cfg.batch_size} cannot be shared by {world_size()} processes; use a multiple")
     with run_folder.claimed(run, f"transfer {task.name}", new=resume is None) if is_main() else nullcontext():
-        return _run(task, cfg, source, run, device, resume is not None)
+        return _run(Job(task, cfg, source, run, device), resume is not None, trusted)
 
 
-def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: torch.device, resume: bool) -> int:
+def _run(job: Job, resume: bool, trusted: bool) -> int:
     """Train and measure in a folder that is this command's own."""
+    task, cfg, source, run, device = job.task, job.cfg, job.source, job.run, job.device
     data: Data = gather_objects(task.data(cfg, run) if is_main() else None)[0]
     compared = gather_objects(_compare(run, data) if resume and is_main() else [])[0]
-    mm_config, steps = task.config(cfg, source, data, run), task.steps(cfg, data)
-    merge(mm_config, cfg.mm)
+    plan = _plan(job, data, resume, trusted)
+    mm_config, steps = plan.config, plan.steps
 
     from .mm import engine
     from .mm.checkpoints import newest
 
     found = gather_objects(newest(run) if resume and is_main() else None)[0]
-    if (
-        found
-        and found[1] == steps
-        and (known := gather_objects(is_main() and _measured(task, cfg, source, data, run))[0])
-    ):
+    if found and found[1] == steps and (known := gather_objects(is_main() and _measured(job, data, plan))[0]):
         if is_main():
             say(f"{known}; the run was finished, and nothing was added to it")
         return 0
-    mm_config["train_cfg"] = engine.loop_config(
-        run, seed=cfg.seed, steps=steps, log_steps=cfg.log_steps, checkpoint_steps=cfg.checkpoint_steps, keep=cfg.keep
-    )
+    mm_config["train_cfg"] = engine.loop_config(cfg, run, steps, plan.epoch_steps)
     if is_main():
         if not resume:
             write_atomic(
@@ -107,12 +127,14 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
             )
             run_folder.start(run, cfg)
             write_atomic(run / DATA, lambda f: f.write(json.dumps(_fingerprints(data), indent=1).encode()))
+            if plan.base:
+                write_atomic(run / BASE, lambda f: f.write(plan.base.encode()))
         engine.save_config(mm_config, run / "mm_config.py")
         say(
             f"{task.name}: {source.label} ({source.model}) on {data.name}, {data.counts['train']} images,"
             f" {len(data.classes)} classes"
         )
-        say(*data.notes, *compared)
+        say(*data.notes, *plan.notes, *compared)
     began = time.monotonic()
     runner = engine.build(mm_config, run, scope=task.scope, seed=cfg.seed, device=device, checkpoint=found and found[0])
     if is_main():
@@ -120,8 +142,10 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
             say(f"resuming {run} at step {found[1]}" if found else f"{run} has no checkpoint yet; starting at step 0")
         if found is None:
             _tell_weights(source, engine.plain_model(runner).backbone.report, run)
+    runner.train_loop.validate = lambda: _on_the_way(task, cfg, data, runner, mm_config)
     try:
-        runner.train()
+        with engine.in_one_line("the network cannot be trained"):
+            runner.train()
     except engine.Stopped as e:
         number = e.args[0]
         if is_main():
@@ -136,7 +160,7 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
         write_atomic(run / SHEET, lambda f: f.write(sheet))
         parameters = sum(p.numel() for p in engine.plain_model(runner).parameters())
         outcome = dataclasses.replace(outcome, notes=[*_told(run), *outcome.notes])
-        record = _record(task, cfg, source, data, outcome, parameters, device, time.monotonic() - began)
+        record = _record(job, data, plan, outcome, parameters, time.monotonic() - began)
         if not results.holds(run, record):
             results.append(run, record)
         say(
@@ -146,15 +170,54 @@ def _run(task: Task, cfg: TransferConfig, source: Source, run: Path, device: tor
     return 0
 
 
-def _measured(task: Task, cfg: TransferConfig, source: Source, data: Data, run: Path) -> str | None:
+def _plan(job: Job, data: Data, resume: bool, trusted: bool) -> Plan:
+    """What the run trains by: the built-in config of the keys, or the one that `config` names; then the keys that
+    either takes, and last what the user changes by hand."""
+    task, cfg = job.task, job.cfg
+    if cfg.config is None:
+        plan = Plan(task.config(cfg, job.source, data, job.run), task.steps(cfg, data))
+    else:
+        from .mm.adopt import adopt
+
+        saved = job.run / BASE if resume and not trusted else None
+        plan = adopt(task, cfg, job.source, data, job.run, saved)
+        if trusted and (job.run / BASE).read_text() != plan.base:
+            raise EvalkitError(
+                f"{cfg.config} is not what {job.run} began with; put that back, or start again elsewhere"
+            )
+    batch = plan.config["train_dataloader"]["batch_size"] * world_size()
+    if cfg.batch_size and cfg.batch_size % world_size():
+        raise EvalkitError(f"batch_size={cfg.batch_size} cannot be shared by {world_size()} processes; use a multiple")
+    if batch % (world_size() * cfg.accumulate):
+        raise EvalkitError(
+            f"accumulate={cfg.accumulate} does not divide the {batch // world_size()} images of a process"
+        )
+    plan.notes += apply_keys(plan.config, cfg, job.device.type)
+    plan.config["evalkit_freeze_neck"] = cfg.freeze == "all-but-head"
+    merge(plan.config, cfg.mm)
+    return plan
+
+
+def _on_the_way(task: Task, cfg: Any, data: Data, runner: Any, mm_config: dict[str, Any]) -> dict[str, float]:
+    """The metrics during training, that of the task's first column first; several scales are left for the end."""
+    from .mm import engine
+
+    once = dataclasses.replace(cfg, ms=False) if hasattr(cfg, "ms") else cfg
+    found = task.measure(once, data, lambda tta=False: engine.evaluate(runner, mm_config, tta=tta))
+    say(f"step {runner.iter}: {task.summary(found)}") if is_main() else None
+    return found.metrics
+
+
+def _measured(job: Job, data: Data, plan: Plan) -> str | None:
     """What a finished run measured, in words; None if it has not yet."""
+    task, run = job.task, job.run
     if not (run / results.FILE).exists() or not (run / SHEET).exists():
         return None
     for r in results.scan([run / results.FILE])[0]:
         if (
             (r["task"], r["protocol"], r["version"], r["complete"]) == ("transfer", task.name, task.about.version, True)
-            and (r["checkpoint_sha256"], r["data"]["fingerprint"]) == (source.sha256, data.fingerprint)
-            and results.settings(r) == results.settings(r | {"config": json.loads(json.dumps(dataclasses.asdict(cfg)))})
+            and (r["checkpoint_sha256"], r["data"]["fingerprint"]) == (job.source.sha256, data.fingerprint)
+            and results.settings(r) == results.settings(r | {"config": _settings(job.cfg, plan)})
         ):
             metrics = {k: float("nan") if v is None else v for k, v in r["metrics"].items()}
             return f"{task.summary(Scores(metrics, r['series'] or [], r['undefined']))} on {data.name}"
@@ -162,7 +225,8 @@ def _measured(task: Task, cfg: TransferConfig, source: Source, data: Data, run: 
 
 
 def _folder_name(task: Task, cfg: Any, source: Source) -> str:
-    head = f"-{cfg.head}" if hasattr(cfg, "head") else ""
+    head = f"-{cfg.head}" if getattr(cfg, "head", None) else ""
+    head = head if cfg.config is None else f"-{Path(cfg.config).stem}"
     return re.sub(r"[^\w.-]+", "-", f"{task.name}-{Path(cfg.data).name}{head}-{source.label}-seed{cfg.seed}")
 
 
@@ -239,17 +303,14 @@ def _other_training(source: Source) -> str:
     return f"{args} of pre-training is not used: the recipe's keys count" if args else ""
 
 
-def _record(
-    task: Task,
-    cfg: TransferConfig,
-    source: Source,
-    data: Data,
-    outcome: Scores,
-    parameters: int,
-    device: torch.device,
-    seconds: float,
-) -> dict[str, Any]:
-    published = task.published(cfg, source, data) and source.published
+def _settings(cfg: TransferConfig, plan: Plan) -> dict[str, Any]:
+    """The config of a record as it is read again."""
+    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(cfg) | plan.resolved))
+    return settings
+
+
+def _record(job: Job, data: Data, plan: Plan, outcome: Scores, parameters: int, seconds: float) -> dict[str, Any]:
+    task, cfg, source = job.task, job.cfg, job.source
     more = {
         "train_fingerprint": data.train_fingerprint,
         "classes": len(data.classes),
@@ -269,12 +330,13 @@ def _record(
         ),
         Made(
             cfg,
-            environment(device, packages),
+            environment(job.device, packages),
             seconds,
             complete=True,
             seed=cfg.seed,
-            notes=[*data.notes, *filter(None, [_other_training(source)]), *outcome.notes],
+            resolved=plan.resolved,
+            notes=[*data.notes, *plan.notes, *filter(None, [_other_training(source)]), *outcome.notes],
         ),
-        published=published,
+        published=task.published(cfg, source, data) and source.published,
         assumed=cfg.assumed,
     )

@@ -75,7 +75,7 @@ def mm_config(cfg: SegConfig, source: Source, data: Data, run: Path) -> dict[str
         data: Where images and label maps lie.
         run: The run folder.
     """
-    crop = (cfg.crop, cfg.crop)
+    crop, stride = config.given(cfg.crop), config.given(cfg.stride)
     loader = {"num_workers": cfg.workers, "persistent_workers": False}
     load, labels = {"type": "LoadImageFromFile"}, {"type": "EvalkitLabels", "classes": len(data.classes)}
     pack = {"type": "PackSegInputs"}
@@ -95,13 +95,13 @@ def mm_config(cfg: SegConfig, source: Source, data: Data, run: Path) -> dict[str
                 "seg_pad_val": IGNORE,
                 # of training crops alone: an image is tested as it is, and the backbone pads what its patches do not
                 # divide
-                "size": crop,
+                "size": (crop, crop),
             },
             "backbone": {
                 "type": "EvalkitTimmBackbone",
                 "model": source.model,
                 "model_args": source.model_args | ({"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}),
-                "img_size": cfg.crop,
+                "img_size": crop,
                 "out_indices": [len(source.channels) - 1],
                 "norm": True,
                 "checkpoint": source.checkpoint,
@@ -109,10 +109,10 @@ def mm_config(cfg: SegConfig, source: Source, data: Data, run: Path) -> dict[str
             },
             "decode_head": _head(cfg, source.channels[-1], len(data.classes)),
             "train_cfg": {},
-            "test_cfg": {"mode": "slide", "crop_size": crop, "stride": (cfg.stride, cfg.stride)},
+            "test_cfg": {"mode": "slide", "crop_size": (crop, crop), "stride": (stride, stride)},
         },
         "train_dataloader": {
-            "batch_size": cfg.batch_size // world_size(),
+            "batch_size": config.given(cfg.batch_size) // world_size(),
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": cfg.seed},
             "dataset": data.train | {"pipeline": [load, labels, *_augment(cfg), pack]},
             **loader,
@@ -244,6 +244,8 @@ def summary(outcome: Scores) -> str:
 def recipe(overrides: list[str]) -> str:
     """The embedded scenes have one of their own; anything else is trained like Pascal Context."""
     given = dict(text.split("=", 1) for text in overrides)
+    if "config" in given:
+        return "stock-seg"
     if given.get("data", scenes.NAME) == scenes.NAME:
         return scenes.NAME
     head = given.get("head", "linear")
@@ -257,7 +259,7 @@ TASK = Task(
     recipe=recipe,
     data=find_data,
     config=mm_config,
-    steps=lambda cfg, data: cfg.steps,
+    steps=lambda cfg, data: config.given(cfg.steps),
     measure=measure,
     published=published,
     sheet=sheets.segmentation,

@@ -19,13 +19,13 @@ class Objects(NamedTuple):
 
     Args:
         boxes: (n, 4): left, top, right, bottom in pixels.
-        masks: (n, H, W) bool, the pixels of each.
+        masks: (n, H, W) bool, the pixels of each; None: boxes alone.
         labels: (n,) indices of classes.
         scores: (n,) confidences; None: the truth.
     """
 
     boxes: np.ndarray
-    masks: np.ndarray
+    masks: np.ndarray | None
     labels: np.ndarray
     scores: np.ndarray | None = None
 
@@ -73,7 +73,7 @@ def detection(
         scores = np.ones(len(objects.labels)) if objects.scores is None else objects.scores
         order = [i for i in np.argsort(scores, kind="stable") if scores[i] >= threshold]  # the surest on top
         shown = image.astype(np.float64)
-        for i in order:
+        for i in order if objects.masks is not None else ():
             shown[objects.masks[i]] = 0.5 * shown[objects.masks[i]] + 0.5 * 255 * np.array(colour(objects.labels[i]))
         _show(ax, shown.astype(np.uint8))
         for i in order:

@@ -28,6 +28,7 @@ class Data:
         notes: What a reader of the numbers should know, one sentence each.
         demonstration: The embedded scenes.
         train_fingerprint: Of the training images and their truth.
+        masks: Whether objects have more than a box.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Data:
     notes: list[str] = field(default_factory=list)
     demonstration: bool = False
     train_fingerprint: str = ""
+    masks: bool = True
 
 
 @dataclass(frozen=True)

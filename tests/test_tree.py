@@ -16,8 +16,8 @@ CONSTRUCTORS = ("train/mixups/", "evalkit/models/")
 EXCEPTED = {
     ("train/mixups/base.py", "simple"),
     ("evalkit/cli/study.py", "study_run"),
-    ("downstream/mm/ext.py", "roi_align_forward"),
-    ("downstream/mm/ext.py", "roi_align_backward"),
+    ("downstream/mm/operators.py", "roi_align_forward"),
+    ("downstream/mm/operators.py", "roi_align_backward"),
 }
 
 

@@ -1,6 +1,7 @@
 """What detection is."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -8,7 +9,7 @@ from evalkit.errors import EvalkitError
 from evalkit.keys import key
 from evalkit.protocols import Metric, Protocol
 
-from ..config import TransferConfig
+from ..config import TransferConfig, given
 
 AP = "average precision of the {}, mean over the classes, {}"
 AT = {"": "over IoU thresholds 0.50 to 0.95", "50": "at an IoU of 0.50", "75": "at an IoU of 0.75"}
@@ -18,8 +19,21 @@ AT = {"": "over IoU thresholds 0.50 to 0.95", "50": "at an IoU of 0.50", "75": "
 class DetConfig(TransferConfig):
     """Every key that a detection recipe may hold."""
 
-    epochs: int = key(MISSING, "passes over the training images", above=0)
-    decay_epochs: list[int] = key(MISSING, "after these the learning rate is a tenth", unit="epochs", above=0)
+    MAKES: ClassVar[tuple[str, ...]] = (
+        *(*TransferConfig.MAKES, "decay_epochs", "lr_batch", "image_size", "anchor_scale", "channels", "fc_channels"),
+        *("mask_convs", "rois", "proposals"),
+    )
+    NEEDS: ClassVar[tuple[str, ...]] = (*TransferConfig.NEEDS, "epochs", "decay_epochs")
+
+    epochs: int | None = key(
+        MISSING,
+        "passes over the training images; null: as config says; beside config its schedule is stretched to them, but"
+        " for the warm-up",
+        above=0,
+    )
+    decay_epochs: list[int] | None = key(
+        MISSING, "after these the learning rate is a tenth; null: as config says", unit="epochs", above=0
+    )
     lr_batch: int | None = key(
         None, "the batch size that lr is meant for: it is scaled in proportion; null: lr as it is", above=0
     )
@@ -38,6 +52,8 @@ class DetConfig(TransferConfig):
 
     def check(self) -> None:
         super().check()
+        if self.config is not None:
+            return
         if self.image_size is not None and (
             len(self.image_size) != 2 or self.image_size[0] < self.image_size[1] or self.image_size[1] < 32
         ):
@@ -45,9 +61,8 @@ class DetConfig(TransferConfig):
                 "key 'image_size' must be the longer and the shorter side, such as [1333, 800], but got"
                 f" {self.image_size}"
             )
-        if sorted(set(self.decay_epochs)) != list(self.decay_epochs) or any(
-            not 0 < e < self.epochs for e in self.decay_epochs
-        ):
+        decays, epochs = given(self.decay_epochs), given(self.epochs)
+        if sorted(set(decays)) != list(decays) or any(not 0 < e < epochs for e in decays):
             raise EvalkitError(
                 f"key 'decay_epochs' must be growing numbers between 0 and epochs={self.epochs}, but got"
                 f" {self.decay_epochs}"

@@ -1,6 +1,7 @@
 """What segmentation is."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -8,7 +9,7 @@ from evalkit.errors import EvalkitError
 from evalkit.keys import key
 from evalkit.protocols import Detail, Metric, Protocol
 
-from ..config import TransferConfig
+from ..config import TransferConfig, given
 
 HEADS = {"linear": "one 1x1 convolution", "segmenter": "Segmenter's mask transformer"}
 
@@ -17,22 +18,34 @@ HEADS = {"linear": "one 1x1 convolution", "segmenter": "Segmenter's mask transfo
 class SegConfig(TransferConfig):
     """Every key that a segmentation recipe may hold."""
 
-    head: str = key("linear", "the decoder", choices=HEADS)
+    MAKES: ClassVar[tuple[str, ...]] = (
+        *(*TransferConfig.MAKES, "head", "head_dropout", "min_lr", "power", "short_side", "scale", "crop", "stride"),
+        *("max_share", "photometric", "ratios"),
+    )
+    NEEDS: ClassVar[tuple[str, ...]] = (*TransferConfig.NEEDS, "head", "steps", "min_lr", "crop", "stride")
+
+    head: str | None = key("linear", "the decoder; null: that of config", choices=HEADS)
     head_dropout: float = key(0.0, "dropout in the mask transformer", least=0, most=1)
     classes: int | None = key(
         None,
         "classes of pascal-context; null: 60",
         choices={60: "background is a class", 59: "background is no class"},
     )
-    steps: int = key(MISSING, "optimizer steps", above=0)
-    min_lr: float = key(MISSING, "learning rate at the end", least=0)
+    steps: int | None = key(
+        MISSING,
+        "optimizer steps; null: as config says; beside config its schedule is stretched to them, but for the warm-up",
+        above=0,
+    )
+    min_lr: float | None = key(MISSING, "learning rate at the end; null: as config says", least=0)
     power: float = key(0.9, "power of the polynomial decay from lr to min_lr", least=0)
     short_side: int | None = key(
         None, "images are resized to this shorter side; null: used as they are", unit="pixels", above=0
     )
     scale: list[float] = key([1.0, 1.0], "range of the random factor on the size in training", above=0)
-    crop: int = key(MISSING, "side of training crops and test windows", unit="pixels", above=0)
-    stride: int = key(MISSING, "distance of the test windows", unit="pixels", above=0)
+    crop: int | None = key(
+        MISSING, "side of training crops and test windows; null: as config says", unit="pixels", above=0
+    )
+    stride: int | None = key(MISSING, "distance of the test windows; null: as config says", unit="pixels", above=0)
     max_share: float = key(0.75, "largest share of one class in a training crop, if ten draws allow it", above=0)
     photometric: bool = key(True, "random brightness, contrast, saturation and hue in training")
     ms: bool = key(False, "also test at several scales, and mirrored unless flip is 0")
@@ -40,25 +53,27 @@ class SegConfig(TransferConfig):
 
     def idle(self) -> dict[str, str]:
         found = super().idle()
-        if self.head != "segmenter":
+        if self.config is None and self.head != "segmenter":
             found["head_dropout"] = "it belongs to head=segmenter"
-        if not self.ms:
+        if self.config is None and not self.ms:
             found["ratios"] = "they belong to a test at several scales, ms=true"
         return found
 
     def check(self) -> None:
         super().check()
+        if self.config is not None:
+            return
         if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
             raise EvalkitError(f"key 'scale' must be two numbers above 0, the smaller first, but got {self.scale}")
         if self.scale != [1.0, 1.0] and self.short_side is None:
             raise EvalkitError("key 'scale' needs short_side, the size that it multiplies")
         if not self.ratios:
             raise EvalkitError(f"key 'ratios' must be numbers above 0, but got {self.ratios}")
-        if self.min_lr > self.lr:
+        if given(self.min_lr) > given(self.lr):
             raise EvalkitError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}, where it should fall to; lower it")
-        if self.warmup_steps >= self.steps:
+        if self.warmup_steps >= given(self.steps):
             raise EvalkitError(f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; use fewer")
-        if self.stride > self.crop:
+        if given(self.stride) > given(self.crop):
             raise EvalkitError(
                 f"stride={self.stride} leaves gaps between windows of crop={self.crop}; use a stride of at most that"
             )

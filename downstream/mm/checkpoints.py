@@ -67,6 +67,26 @@ def save(runner: Runner, run: Path, step: int, keep: int) -> None:
             old.unlink()
 
 
+def save_best(runner: Runner, path: Path, step: int) -> None:
+    """The weights of the current step, the best so far, in the place of those before.
+
+    Args:
+        runner: What holds the model.
+        path: The file, replaced.
+        step: The step that the weights are of.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    runner.save_checkpoint(
+        str(path.parent),
+        partial.name,
+        save_optimizer=False,
+        save_param_scheduler=False,
+        meta={"iter": step},
+        by_epoch=False,
+    )
+    os.replace(partial, path)
+
+
 def newest(run: Path) -> tuple[Path, int] | None:
     """The newest undamaged checkpoint of a run and its step, passing over damaged ones with a warning; None if there is
     none."""

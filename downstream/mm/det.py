@@ -18,8 +18,8 @@ THRESHOLDS: dict[str, Any] = {"": slice(None), "50": 0, "75": 5}  # of the ten I
 
 @METRICS.register_module()
 class EvalkitCoco(BaseMetric):
-    """Per class: AP, AP50 and AP75 of boxes and of masks, each (classes, 3), fractions; NaN for a class without an
-    object in `ann_file`.
+    """Per class: AP, AP50 and AP75 of boxes and, if both truth and prediction have some, of masks, each (classes, 3),
+    fractions; NaN for a class without an object in `ann_file`.
 
     Args:
         ann_file: The annotations, in COCO's format.
@@ -35,6 +35,7 @@ class EvalkitCoco(BaseMetric):
         for number, entry in enumerate(self.truth.dataset["annotations"], start=1):
             entry["id"] = number
         self.truth.createIndex()
+        self.masks = all(entry.get("segmentation") for entry in self.truth.dataset["annotations"])
         self.categories = [c["id"] for c in self.truth.dataset["categories"]]
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
@@ -42,7 +43,8 @@ class EvalkitCoco(BaseMetric):
             found = sample["pred_instances"]
             boxes, scores, labels = (found[key].cpu().numpy() for key in ("bboxes", "scores", "labels"))
             boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)  # left, top, width, height
-            masks = encode_mask_results(found["masks"].cpu().numpy())
+            masked = self.masks and "masks" in found
+            masks = encode_mask_results(found["masks"].cpu().numpy()) if masked else [None] * len(boxes)
             self.results.append(
                 [
                     {
@@ -58,11 +60,11 @@ class EvalkitCoco(BaseMetric):
 
     def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
         objects = [found for image in results for found in image]
+        boxes = {"box": self._ap(objects, "bbox")}
+        if not self.masks or any(o["segmentation"] is None for o in objects):
+            return boxes
         # a mask's own area decides whether it counts as small or large, hence the separate list
-        return {
-            "box": self._ap(objects, "bbox"),
-            "mask": self._ap([{k: v for k, v in o.items() if k != "bbox"} for o in objects], "segm"),
-        }
+        return boxes | {"mask": self._ap([{k: v for k, v in o.items() if k != "bbox"} for o in objects], "segm")}
 
     def _ap(self, objects: list[dict[str, Any]], kind: str) -> np.ndarray:
         judged = COCOeval(self.truth, self.truth.loadRes(objects) if objects else self._nothing(), kind)
@@ -85,6 +87,17 @@ class EvalkitCoco(BaseMetric):
 def sample(result: Any) -> tuple[np.ndarray, Objects, Objects]:
     """Image (H, W, 3) uint8, true and predicted objects of a tested mmdet sample."""
     true, found = result.gt_instances, result.pred_instances
-    truth = Objects(true.bboxes.cpu().numpy(), true.masks.masks.astype(bool), true.labels.cpu().numpy())
-    prediction = Objects(*(found[key].cpu().numpy() for key in ("bboxes", "masks", "labels", "scores")))
-    return imread(result.img_path, channel_order="rgb"), truth, prediction
+    drawn = true.masks.masks.astype(bool) if "masks" in true else None
+    truth = Objects(_corners(true.bboxes), drawn, true.labels.cpu().numpy())
+    masks = found["masks"].cpu().numpy() if "masks" in found else None
+    labels, scores = (found[key].cpu().numpy() for key in ("labels", "scores"))
+    return (
+        imread(result.img_path, channel_order="rgb"),
+        truth,
+        Objects(_corners(found["bboxes"]), masks, labels, scores),
+    )
+
+
+def _corners(boxes: Any) -> np.ndarray:
+    corners: np.ndarray = getattr(boxes, "tensor", boxes).cpu().numpy()
+    return corners

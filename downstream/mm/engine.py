@@ -1,9 +1,4 @@
-"""Train and evaluate by an mm config: mmengine's Runner builds the parts, a loop of our own drives them, evalkit logs
-and saves.
-
-The order of the images, their augmentation and dropout are functions of (seed, step, place in the batch), so a run that
-was killed and resumed takes the same steps as one that was not.
-"""
+"""Build and evaluate what an mm config describes: mmengine's Runner makes the parts, `loop` trains them."""
 
 import contextlib
 import copy
@@ -22,135 +17,33 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
+from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import DATASETS, LOOPS, MODELS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.registry import DATASETS, MODELS
+from mmengine.runner import Runner
 
 from evalkit.errors import EvalkitError
-from evalkit.guard import Guard
-from evalkit.logger import Logger
 from evalkit.progress import progress
-from evalkit.runtime import rank, world_size, write_atomic
+from evalkit.runtime import world_size, write_atomic
 
+from ..config import TransferConfig
 from . import (
     backbone,  # noqa: F401  (registers it)
-    checkpoints,
+    loop,  # noqa: F401
+    optim,
 )
-from .feed import Items, Places, Seeded, feed, seed_everything
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop; its state is saved."""
-
-
-# ---- training
-
-
-@LOOPS.register_module()
-class EvalkitLoop(BaseLoop):
-    """A training loop that logs, saves, and ends when a signal asks for it.
-
-    Args:
-        runner: What the loop belongs to.
-        dataloader: The training loader, or the config of one.
-        run: The run folder.
-        seed: The seed of order and augmentation.
-        max_iters: Steps in all.
-        log_steps: Steps between two lines of the log.
-        checkpoint_steps: Steps between two checkpoints.
-        keep: How many checkpoints stay.
-    """
-
-    def __init__(
-        self,
-        runner: Runner,
-        dataloader: Any,
-        run: str,
-        seed: int,
-        max_iters: int,
-        log_steps: int,
-        checkpoint_steps: int,
-        keep: int,
-    ):
-        super().__init__(runner, dataloader)
-        self.folder, self.seed, self.max_iters = Path(run), seed, max_iters
-        self.log_steps, self.checkpoint_steps, self.keep = log_steps, checkpoint_steps, keep
-        self.epoch = self._epoch = 0
-        self.max_epochs = 1
-        self._iter = 0  # what Runner.resume sets
-
-    @property
-    def iter(self) -> int:
-        return self._iter
-
-    def batches(self) -> Iterator[Any]:
-        """Batches from the current step on. Skipping costs the order alone: no image is read for it."""
-        built = self.dataloader
-        return feed(
-            built,
-            Seeded(built.dataset, self.seed),
-            batch_sampler=Places(built.batch_sampler, self._iter),
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    def run(self) -> None:
-        runner, batches = self.runner, self.batches()
-        device = next(runner.model.parameters()).device
-        log = Logger(self.folder, self._iter, self.max_iters)
-        window, shown, loss, due = time.monotonic(), self._iter, {}, False
-        accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
-        runner.call_hook("before_train")
-        runner.call_hook("before_train_epoch")
-        runner.model.train()
-        with Guard(device) as guard:
-            try:
-                while self._iter < self.max_iters:
-                    batch = next(batches)
-                    rate = runner.optim_wrapper.get_lr()["lr"][0]
-                    seed_everything(self.seed, "model", self._iter, rank())
-                    runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=batch)
-                    loss = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
-                    runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=loss)
-                    self._iter += 1
-
-                    last = self._iter == self.max_iters
-                    due = due or self._iter % self.checkpoint_steps == 0
-                    # gradients that are still gathered stand in no checkpoint
-                    whole = last or self._iter % accumulated == 0
-                    save_now = whole and (last or due)
-                    log_now = last or self._iter % self.log_steps == 0
-                    # asking the others costs a wait
-                    if world_size() > 1 and not (save_now or log_now or self._iter % 10 == 0):
-                        continue
-                    bad, stop = guard.agree(not bool(torch.isfinite(loss["loss"])), guard.received or 0)
-                    if bad:
-                        raise EvalkitError(
-                            f"the loss was not finite at step {self._iter} or before; lower lr or set clip_grad=1.0,"
-                            " then start again in another folder"
-                        )
-                    if log_now:
-                        now = time.monotonic()
-                        values = {name: float(value.detach()) for name, value in loss.items()} | {"lr": rate}
-                        values["seconds_per_step"] = round((now - window) / (self._iter - shown), 4)
-                        log.log(
-                            self._iter,
-                            values,
-                            f"loss {values['loss']:.3f}  lr {rate:.1e}  {values['seconds_per_step']:.2f} s/step",
-                        )
-                        window, shown = now, self._iter
-                    if save_now or (stop and whole):
-                        checkpoints.save(runner, self.folder, self._iter, self.keep)
-                        due = False
-                    if stop and whole and not last:
-                        raise Stopped(int(stop))
-            finally:
-                log.close()
-        runner.call_hook("after_train_epoch")
-        runner.call_hook("after_train")
+from .feed import Items, feed
+from .loop import Stopped as Stopped
+from .stock import said
 
 
 class QuietRunner(Runner):
-    """mmengine's Runner without a word on standard output about the file it resumes from."""
+    """mmengine's Runner without a word on standard output about the file it resumes from; freezes the neck where the
+    config asks for it (`evalkit_freeze_neck`), before gradients are shared."""
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
+        self.held = optim.hold_neck(model) if self.cfg.get("evalkit_freeze_neck") else []
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def load_or_resume(self) -> None:
         try:
@@ -196,6 +89,7 @@ def build(
             "type": "MMDistributedDataParallel",
             "broadcast_buffers": False,
             "device_ids": None if device.type == "cpu" else [device.index],
+            "find_unused_parameters": config.pop("find_unused_parameters", False),
         },
         "env_cfg": {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
         "default_hooks": {"timer": None, "logger": None, "checkpoint": None, "sampler_seed": None},
@@ -206,10 +100,21 @@ def build(
     mmengine.device.utils.DEVICE = device.type  # mmengine takes a GPU wherever there is one
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with quiet():
+    with quiet(), in_one_line("the parts of the config do not build"):
         runner = QuietRunner.from_cfg(Config(config))
-        _ = runner.train_loop  # mmengine builds it when it is first asked for, and the data with it
+        runner.train_loop.held = runner.held  # mmengine builds it when it is first asked for, and the data with it
     return runner
+
+
+@contextlib.contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """An error of mmengine's parts as an EvalkitError of one line that begins with `what`."""
+    try:
+        yield
+    except (EvalkitError, Stopped, OSError):
+        raise
+    except Exception as e:
+        raise EvalkitError(f"{what} ({said(e)}); EVALKIT_DEBUG=1 shows where") from e
 
 
 def save_config(config: dict[str, Any], path: Path) -> None:
@@ -222,27 +127,28 @@ def save_config(config: dict[str, Any], path: Path) -> None:
     write_atomic(path, lambda f: f.write(Config(config).pretty_text.encode()))
 
 
-def loop_config(
-    run: Path, *, seed: int, steps: int, log_steps: int, checkpoint_steps: int, keep: int
-) -> dict[str, Any]:
+def loop_config(cfg: TransferConfig, run: Path, steps: int, epoch_steps: int | None = None) -> dict[str, Any]:
     """`train_cfg` of an mm config.
 
     Args:
+        cfg: The keys.
         run: The run folder.
-        seed: The seed of order and augmentation.
         steps: Steps in all.
-        log_steps: Steps between two lines of the log.
-        checkpoint_steps: Steps between two checkpoints.
-        keep: How many checkpoints stay.
+        epoch_steps: Steps of an epoch; None: nothing counts epochs.
     """
     return {
         "type": "EvalkitLoop",
         "run": str(run),
-        "seed": seed,
+        "seed": cfg.seed,
         "max_iters": steps,
-        "log_steps": log_steps,
-        "checkpoint_steps": checkpoint_steps,
-        "keep": keep,
+        "every": {
+            "log": cfg.log_steps,
+            "checkpoint": cfg.checkpoint_steps,
+            "epoch": epoch_steps,
+            "val": cfg.val_steps,
+        },
+        "keep": cfg.keep,
+        "accumulate": cfg.accumulate,
     }
 
 
@@ -251,6 +157,19 @@ def loop_config(
 
 def plain_model(runner: Runner) -> Any:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+@contextlib.contextmanager
+def averaged(runner: Runner) -> Iterator[None]:
+    """The moving average in the place of the weights, if the run keeps one."""
+    hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    for hook in hooks:
+        hook.before_test_epoch(runner)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.after_test_epoch(runner)
 
 
 @torch.no_grad()
@@ -276,7 +195,8 @@ def evaluate(runner: Runner, config: dict[str, Any], *, tta: bool = False) -> di
         evaluator: Evaluator = runner.build_evaluator(Config({"e": config["test_evaluator"]}).e)
         evaluator.dataset_meta = built.dataset.metainfo
     data = feed(built, Items(built.dataset), batch_size=built.batch_size, sampler=built.sampler)
-    with progress("evaluating" + (", test-time augmentation" if tta else ""), len(built.dataset)) as advance:
+    told = progress("evaluating" + (", test-time augmentation" if tta else ""), len(built.dataset))
+    with averaged(runner), in_one_line("the network cannot be tested"), told as advance:
         for batch in data:
             evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
             advance(built.batch_size * world_size())
@@ -298,7 +218,8 @@ def samples(runner: Runner, config: dict[str, Any], count: int) -> list[Any]:
         data = DATASETS.build(Config(config["test_dataloader"]["dataset"]).to_dict())
     where = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int)
     sample = import_module(f"{__package__}.{runner.default_scope.scope_name.removeprefix('mm')}").sample
-    return [sample(model.test_step(pseudo_collate([data[int(i)]]))[0]) for i in where]
+    with averaged(runner):
+        return [sample(model.test_step(pseudo_collate([data[int(i)]]))[0]) for i in where]
 
 
 @contextlib.contextmanager

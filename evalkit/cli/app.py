@@ -146,6 +146,7 @@ Examples:
   evalkit transfer seg runs/mixpro data=DIR mm.optim_wrapper.optimizer.lr=0.01
   evalkit transfer det runs/pvt                                        Mask R-CNN on the embedded scenes
   evalkit transfer det pvt_small.pth model=pvt_small data=coco data_dir=DIR --gpus 8
+  evalkit transfer det runs/pvt config=retinanet_r50_fpn_1x_coco       any config of mmdetection or mmsegmentation
   evalkit transfer seg --resume runs/mine
 """,
 )

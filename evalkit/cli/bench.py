@@ -69,9 +69,10 @@ def bench_step(
     ] = 0.0,
     record: Record = None,
 ) -> int:
-    """Training steps on synthetic images: images a second, parts of a step, memory, each method relative to vanilla.
+    """Training steps on synthetic images: images a second, parts of a step, memory, parameters, multiply-adds.
 
-    One micro-batch of the recipe is one step. Medians of interleaved repeats. The parts are timed with a wait after
+    One micro-batch of the recipe is one step; each method relative to vanilla. Parameters are those of the network, the
+    method and its frozen teachers. Medians of interleaved repeats. The parts are timed with a wait after
     each, so their sum is more than a step.
     """
     from ..runtime import environment, pick_device
@@ -82,14 +83,16 @@ def bench_step(
     costs = step_bench.bench(cfg, methods.split(",") if methods else [cfg.mixup], device, repeats, steps)
     work, facts = step_bench.flops_per_image(cfg), environment(device)
     setting = f"batch {cfg.micro_batch} at {cfg.image_size} pixels, amp={cfg.amp}"
-    print(f"{cfg.model}, {setting}, {facts['device']}, {repeats} repeats")
+    multiply_adds = f"{work / 6e9:.2f} G multiply-adds"  # papers call them FLOPs; a step has six times as many
+    print(f"{cfg.model}, {multiply_adds}, {setting}, {facts['device']}, {repeats} repeats")
     found = []
     for cost in costs:
         rate = cfg.micro_batch / cost.seconds[0]
         parts = "  ".join(f"{part} {1000 * seconds:.1f}" for part, seconds in cost.parts.items())
         share = f"  {100 * rate * work / 1e12 / peak:.1f} % of {peak:g} TFLOP/s" if peak else ""
         memory = "" if cost.memory is None else f"  {cost.memory / 2**30:.1f} GiB"
-        print(f"{cost.name:20s} {rate:9.1f} images/s  {cost.relative:.3f} of vanilla{share}{memory}  (ms: {parts})")
+        size, times = f"{cost.parameters / 1e6:.1f} M parameters", f"{cost.relative:.3f} of vanilla"
+        print(f"{cost.name:20s} {rate:9.1f} images/s  {times}  {size}{share}{memory}  (ms: {parts})")
         found.append(
             {
                 "method": cost.name,
@@ -98,6 +101,7 @@ def bench_step(
                 "relative_to_vanilla": cost.relative,
                 "parts": dict(cost.parts),
                 "memory": cost.memory,
+                "parameters": cost.parameters,
                 "tflops": rate * work / 1e12,
             }
         )

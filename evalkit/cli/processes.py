@@ -37,7 +37,13 @@ def spawn(gpus: int) -> int:
 
 def across(gpus: int | None, nodes: int | None, rendezvous: str | None) -> int | None:
     """This command line in `gpus` processes on each of `nodes` machines; its exit code, or None for a single process,
-    which this one is. Raises EvalkitError as `spawn` and `nodes.meeting`."""
+    which this one is. Raises EvalkitError as `spawn` and `nodes.meeting`.
+
+    Args:
+        gpus: Processes of each machine, one for each GPU; None: not given.
+        nodes: How many machines; None: not given.
+        rendezvous: Where the processes of all machines meet, HOST:PORT; None: not given.
+    """
     if "WORLD_SIZE" in os.environ:
         return None
     found = meeting(nodes, rendezvous)

@@ -27,7 +27,7 @@ def study_list() -> int:
 
 @app.command("show")
 def study_show(study: Name, only: Only = None) -> int:
-    """The axes and cells of a study, with the recipe and the keys of each."""
+    """The axes and cells of a study, with the recipe, the keys and the published values of each."""
     from ..study import spec
 
     found = spec.load(study)
@@ -37,7 +37,30 @@ def study_show(study: Name, only: Only = None) -> int:
     for cell in spec.select(found, only):
         what = f"left out: {cell.excluded}" if cell.excluded else " ".join([cell.recipe, *cell.overrides()])
         print(f"{cell.name:48} {what}")
+        for value, of in found.beside(cell):
+            said = "; ".join(part for part in (value.disputed and f"disputed: {value.disputed}", value.note) if part)
+            where = ", ".join(part for part in (value.source, value.table, value.form) if part)
+            quoted = f", quoted from {value.quoted}" if value.quoted else ""
+            print(f"    {value.value:>6} {value.metric} of {of} ({where}{quoted}{f'; {said}' if said else ''})")
     return 0
+
+
+@app.command("coverage")
+def study_coverage(
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, with the command as a list of arguments")] = False,
+) -> int:
+    """Every published cell of the source tables with its study and command; exit code 2 if one is nowhere."""
+    import json
+
+    from ..study import coverage
+
+    covered = coverage.coverage()
+    if as_json:
+        print(json.dumps(coverage.as_json(covered), indent=1))
+    else:
+        for line in coverage.lines(covered):
+            print(line)
+    return 2 if any(c.missing for c in covered) else 0
 
 
 @app.command(
@@ -46,6 +69,7 @@ def study_show(study: Name, only: Only = None) -> int:
 Examples:
   evalkit study run digits-methods --out studies/digits
   evalkit study run mine.yaml data_dir=DIR --only method=mixpro,seed=0 --dry-run
+  evalkit study run mixpro-robustness data_dir=DIR occlusion.data=DIR/val imagenet-a.data=DIR --only method=mixpro
   evalkit study run mine.yaml --use studies/pilot --use runs
   evalkit study run mine.yaml data_dir=DIR --jobs 16 --slurm slurm_partition=gpu --slurm gres=gpu:1 --slurm runtime=1440
 """,
@@ -53,7 +77,12 @@ Examples:
 def study_run(
     study: Name,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings of every training", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="settings of every training; of one evaluation as NAME.KEY=VALUE",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the study", show_default="studies/STUDY")] = None,
     only: Only = None,
@@ -82,6 +111,9 @@ def study_run(
         raise EvalkitError(f"'{odd[0]}' is not key=value; a study is one name or file, settings are written key=value")
     found = spec.load(study)
     cells = spec.select(found, only)
+    if dry_run and cells and _wants_folder(cells[0].recipe, [*cells[0].overrides(), *overrides]):
+        overrides = [*overrides, "data_dir=DIR"]
+        print("data_dir=DIR stands for the folder of the training images, which is not given")
     made = plan.make(found, cells, given=overrides, gpus=gpus, check=_obstacle)
     for name, why in made.left_out.items():
         print(f"left out: {name}: {why}")
@@ -153,16 +185,25 @@ def _ended(folder: Path) -> int:
     return 0 if set(states) == {"done"} else 2
 
 
-def _obstacle(recipe: str, overrides: list[str]) -> str | None:
-    """Why `evalkit train recipe overrides` could not begin, or None."""
+def _wants_folder(recipe: str, overrides: list[str]) -> bool:
+    """Whether the recipe reads its images from a folder that is not given."""
     from .. import config
     from ..train.config import TrainConfig
 
+    conf = config.resolve(TrainConfig, recipe, [word for word in overrides if word.partition("=")[0].isidentifier()])
+    return conf.data in ("folder", "packed") and conf.data_dir is None
+
+
+def _obstacle(recipe: str, overrides: list[str]) -> str | None:
+    """Why `evalkit train recipe overrides` could not begin, or None."""
+    from .. import config
+    from ..train.combination import obstacle
+    from ..train.config import TrainConfig
+
     try:
-        config.load(TrainConfig, recipe, overrides)
+        return obstacle(config.load(TrainConfig, recipe, overrides))
     except EvalkitError as e:
         return str(e)
-    return None
 
 
 def _identity(job: Any) -> Any:

@@ -172,6 +172,21 @@ class PyramidVisionTransformer(StagedClassifier):
     def no_weight_decay(self) -> set[str]:
         return {"cls_token"}  # as the official code, which does decay the positional embeddings
 
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers as timm counts them: the first patch embedding, then stages, or blocks with the patch embedding of a
+        later stage before its first."""
+        stages = r"^(?:block|patch_embed|pos_embed)(\d+)"
+        fine = [
+            (r"^block(\d+)\.(\d+)", None),
+            (r"^(?:patch_embed|pos_embed)([2-4])", (0,)),
+            (r"^norm|^cls_token", (99999,)),
+        ]
+        return {
+            "stem": r"^(?:patch_embed1|pos_embed1)",
+            "blocks": [(stages, None), (r"^norm|^cls_token", (99999,))] if coarse else fine,
+        }
+
     def _stage(self, i: int, x: Tensor, class_token: bool = False) -> tuple[Tensor, Grid]:
         """Stage `i` (0-3) of a (B, C, H, W) map: (B, T, D) tokens and their grid, with the class token first if asked
         for."""

@@ -77,9 +77,10 @@ def table(made: plan.Plan, folder: Path, training: Callable[[str, Sequence[str]]
         if plan.finished(folder, job):
             lines.append(f"done     {_command(job)}")
             continue
-        note = ""
         if job.argv[0] == "train":
             note = _count(sums, training(job.argv[1], job.argv[2:]))
+        else:
+            note = next((word for word in job.argv if word.startswith(("data=", "data_dir="))), "")
         lines.append(f"to run   {_command(job)}{f'  # {note}' if note else ''}")
     lines.append(
         f"{sum(line.startswith('to run') for line in lines)} of {len(made.jobs)} commands to run; trainings about"

@@ -75,18 +75,23 @@ def make(
     Args:
         study: what to plan.
         cells: those of its cells that are wanted.
-        given: overrides for every training, such as data_dir=DIR.
+        given: overrides for every training, such as data_dir=DIR; with the name of an evaluation before them for that
+            one, such as imagenet-a.data=DIR.
         gpus: of each training.
         check: says why a cell cannot be trained; such a cell is left out and named.
     """
     jobs, left_out = [], {}
+    own = {
+        e.name: [w.removeprefix(f"{e.name}.") for w in given if w.startswith(f"{e.name}.")] for e in study.evaluations
+    }
+    shared = [word for word in given if not any(word.startswith(f"{name}.") for name in own)]
     for cell in cells:
-        overrides = [*cell.overrides(), *given]
+        overrides = [*cell.overrides(), *shared]
         why = cell.excluded or (check(cell.recipe, overrides) if check else None)
         if why is not None:
             left_out[cell.name] = why
             continue
-        jobs += _jobs(cell, overrides, study.evaluations, gpus)
+        jobs += jobs_of(cell, overrides, study.evaluations, gpus, own)
     if not jobs:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
         raise EvalkitError(f"no cell of this study is left to run{f' ({reasons})' if reasons else ''}")
@@ -94,13 +99,28 @@ def make(
     return Plan(study.name, study.title, jobs, left_out, values)
 
 
-def _jobs(cell: Cell, overrides: list[str], evaluations: Sequence[Evaluation], gpus: int) -> list[Job]:
+def jobs_of(
+    cell: Cell,
+    overrides: list[str],
+    evaluations: Sequence[Evaluation],
+    gpus: int = 1,
+    given: Mapping[str, list[str]] | None = None,
+) -> list[Job]:
+    """The jobs of one cell: its training, then its evaluations.
+
+    Args:
+        cell: of the study.
+        overrides: of its training.
+        evaluations: that it goes through.
+        gpus: of the training.
+        given: evaluation's name -> further words of its command.
+    """
     training = f"cells/{cell.name}/train"
     first = Job(f"{cell.name}.train", cell.name, ["train", cell.recipe, *overrides], [], training, gpus)
     found = [first]
     for evaluation in evaluations:
         out = f"cells/{cell.name}/{evaluation.name}"
-        keys = Cell({}, "", evaluation.keys).overrides()
+        keys = [*Cell({}, "", evaluation.keys).overrides(), *(given or {}).get(evaluation.name, [])]
         argv = [evaluation.command, evaluation.what, training, *keys]
         found.append(Job(f"{cell.name}.{evaluation.name}", cell.name, argv, [first.id], out, 1))
     return found

@@ -108,6 +108,11 @@ def _link(folder: Path, job: plan.Job, found: Path) -> str:
 
 
 def used(folder: Path, made: plan.Plan) -> list[str]:
-    """A sentence for each result of a study that was taken from elsewhere."""
+    """A sentence for each result of a study that was taken from elsewhere.
+
+    Args:
+        folder: The study's folder.
+        made: The plan of its jobs.
+    """
     links = [(job.id, folder / job.out) for job in made.jobs if (folder / job.out).is_symlink()]
     return [f"Used, not made by this study: {id}: {path.resolve()}." for id, path in links]

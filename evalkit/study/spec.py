@@ -10,9 +10,10 @@ from typing import Any
 from .. import config
 from ..errors import EvalkitError, unknown
 from ..recipe_text import flow
+from . import printed
 
 FOLDER = "study"
-KEYS = ("title", "recipe", "set", "axes", "where", "except", "evaluate", "report", "published")
+KEYS = ("title", "recipe", "set", "axes", "where", "except", "cells", "evaluate", "report", "published")
 EVALUATIONS = ("robustness", "transfer")
 FORMS = ("last", "best", "median")
 Keys = dict[str, Any]  # of a recipe; a dotted one reaches into a mapping
@@ -89,7 +90,7 @@ class Study:
         axes: Axis -> its values, in order.
         evaluations: What is measured of every training.
         report: What its report shows.
-        published: Which published rows it stands for: source, table and what narrows them.
+        published: Which published values it stands for.
     """
 
     name: str
@@ -98,7 +99,11 @@ class Study:
     axes: dict[str, list[str]]
     evaluations: list[Evaluation]
     report: Report
-    published: list[dict[str, str]]
+    published: list[printed.Entry]  # which published values it stands for
+
+    def beside(self, cell: Cell) -> list[printed.Beside]:
+        """The published values of a cell, each with what makes the number beside it."""
+        return printed.beside(self.published, cell.values, self.evaluations)
 
 
 def names() -> list[str]:
@@ -117,9 +122,15 @@ def load(study: str | Path) -> Study:
     where = _rules(path, "where", values.get("where"), axes, ("set",))
     left_out = _rules(path, "except", values.get("except"), axes, ("why",))
     shared = _keys(path, "set", values.get("set") or {})
+    evaluations = _evaluations(path, values.get("evaluate"))
+    entries = printed.read(path.name, values.get("published"), {axis: list(options) for axis, options in axes.items()})
+    if values.get("cells") not in (None, "all", "published"):
+        raise EvalkitError(f"{path.name}: cells: {unknown('choice', str(values['cells']), ('all', 'published'))}")
     cells = []
     for combination in itertools.product(*(options.items() for options in axes.values())):
         chosen = dict(zip(axes, (name for name, _ in combination)))
+        if values.get("cells") == "published" and not printed.beside(entries, chosen, evaluations):
+            continue
         keys: Keys = dict(shared)
         recipe = values.get("recipe")
         for _, own in combination:
@@ -131,14 +142,17 @@ def load(study: str | Path) -> Study:
             raise EvalkitError(f"{path.name}: which recipe? Give `recipe: NAME`, or one in every value of an axis")
         why = next((str(rule["why"]) for rule in left_out if _applies(rule, chosen)), None)
         cells.append(Cell(chosen, recipe, keys, why))
+    names = [cell.name for cell in cells]
+    if twice := next((n for n in names if names.count(n) > 1), None):
+        raise EvalkitError(f"{path.name}: two cells would be called '{twice}'; rename a value of an axis")
     return Study(
         name=path.stem,
         title=str(values.get("title") or path.stem),
         cells=cells,
         axes={axis: list(options) for axis, options in axes.items()},
-        evaluations=_evaluations(path, values.get("evaluate")),
+        evaluations=evaluations,
         report=_report(path, values.get("report"), axes),
-        published=_published(path, values.get("published")),
+        published=entries,
     )
 
 
@@ -256,16 +270,6 @@ def _report(path: Path, given: Any, axes: Mapping[str, Any]) -> Report:
     return report
 
 
-def _published(path: Path, given: Any) -> list[dict[str, str]]:
-    entries = [given] if isinstance(given, dict) else given or []
-    for entry in entries:
-        if not isinstance(entry, dict) or "source" not in entry:
-            raise EvalkitError(
-                f"{path.name}: `published` needs a source, such as {{source: MixPro paper, table: Table 1}}"
-            )
-    return [{str(k): str(v) for k, v in entry.items()} for entry in entries]
-
-
 def _keys(path: Path, where: str, given: Any) -> Keys:
     if not isinstance(given, dict) or not all(isinstance(k, str) for k in given):
         raise EvalkitError(f"{path.name}: `{where}` must map keys of a recipe to values, but got {given!r}")
@@ -289,7 +293,7 @@ def slug(text: str, axis: str = "") -> str:
         text: The text.
         axis: Name of its axis, which a number keeps.
     """
-    clean = "".join(c if (c.isascii() and c.isalnum()) or c in "._+" else "_" for c in text).strip("._")[:40]
+    clean = "".join(c if (c.isascii() and c.isalnum()) or c in "._+-" else "_" for c in text).strip("._-")[:40]
     if clean != text:
         clean = f"{clean}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return f"{axis}{clean}" if clean.replace(".", "").isdigit() else clean

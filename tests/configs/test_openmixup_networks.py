@@ -134,3 +134,16 @@ def test_the_parts_that_are_trained_and_validated_on():
         "aircraft": ("aircraft-trainval", "aircraft-test"),
         "inat2018": ("inat2018-train", "inat2018-val"),
     }
+
+
+def test_sumix_and_regmixup_are_their_authors_code():
+    """JinXins/SUMix 0469ec2, configs/classification/*/mixups/uncertain: gama, is_norm; the alpha of 0.2 of its README's
+    CutMix rows. FrancescoPinto/RegMixup fd78465, commands.sh."""
+    gama = {"cifar100": 0.5, "tiny-imagenet": 1.0, "cub": 0.5, "aircraft": 0.5, "imagenet-r18": 0.5}
+    for recipe, weight in gama.items():
+        method = from_config(config.load(TrainConfig, recipe, ["data_dir=x", "mixup=sumix"]).mixup)
+        assert (method.weight, method.own_head, method.average) == (weight, recipe != "imagenet-r18", False)
+        assert type(method.method).__name__ == "CutMix" and method.method.alpha == 0.2
+    for recipe, alpha in (("cifar10", 20), ("cifar100", 10)):
+        method = from_config(config.load(TrainConfig, recipe, ["data_dir=x", "mixup=regmixup"]).mixup)
+        assert (method.alpha, method.eta) == (alpha, 1)

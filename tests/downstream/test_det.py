@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evalkit import cli, config, recipe_text
-from evalkit.downstream import det
+from evalkit.downstream import det, mask_rcnn
 from evalkit.downstream.backbone import Source, resolve
 from evalkit.downstream.config import merge
 from evalkit.downstream.det import DetConfig
@@ -172,7 +172,7 @@ def test_thin_heads():
 )
 def test_pyramids_start_at_stride_4(model, indices, strides):
     source = resolve(model, model=None, model_args={}, weights=None, random=True, label=None)
-    assert det.pyramid(source) == (indices, [source.channels[i] for i in indices], strides)
+    assert mask_rcnn.pyramid(source) == (indices, [source.channels[i] for i in indices], strides)
     made = built("coco", source=source)["model"]
     assert made["rpn_head"]["anchor_generator"]["strides"] == [4, 8, 16, 32, 64]
     assert made["roi_head"]["mask_roi_extractor"]["featmap_strides"] == [4, 8, 16, 32] and made["backbone"]["norm"] == (
@@ -287,7 +287,7 @@ def test_the_data_call_for_a_recipe(overrides, name):
 def test_embedded_and_own_data(tmp_path):
     write_scenes(tmp_path / "made", train=4, val=3, size=48)
     own = det.find_data(loaded("coco", f"data={tmp_path / 'made/coco'}"), tmp_path)
-    assert (own.counts, own.classes, own.published) == ({"train": 4, "val": 3}, list("0123456789"), False)
+    assert (own.counts, own.classes, own.published) == ({"train": 4, "val": 3, "all": 4}, list("0123456789"), False)
     assert (
         own.train["filter_cfg"] == {"filter_empty_gt": True, "min_size": 32}
         and "filter_cfg" not in own.val

@@ -142,6 +142,8 @@ def test_roles():
     assert keys.named(TrainConfig, "execution") == {
         *("workers", "device", "keep", "checkpoint_minutes", "checkpoint_steps", "log_steps")
     }
-    assert keys.named(SegConfig, "execution") == {"workers", "device", "keep", "checkpoint_steps", "log_steps"}
+    assert keys.named(SegConfig, "execution") == {
+        *("workers", "device", "keep", "checkpoint_steps", "log_steps", "val_steps")
+    }
     assert {"seed"} == keys.named(TrainConfig, "seed") == keys.named(CONFIGS["pgd"], "seed")
     assert {"lr", "model", "amp", "methods"} <= keys.named(TrainConfig, "setting")

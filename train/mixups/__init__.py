@@ -31,6 +31,7 @@ from .mixtoken import MixToken
 from .mixup import Mixup
 from .patchmix import PatchMix
 from .puzzlemix import PuzzleMix
+from .regmixup import RegMixup
 from .resizemix import ResizeMix
 from .saliency_grafting import SaliencyGrafting
 from .saliencymix import SaliencyMix
@@ -38,6 +39,7 @@ from .samix import SAMix
 from .smmix import SMMix
 from .smoothmix import SmoothMix
 from .snapmix import SnapMix
+from .sumix import SUMix
 from .supermix import SuperMix
 from .switch import Switch
 from .tl_align import TLAlign
@@ -69,6 +71,7 @@ METHODS: dict[str, type[MixMethod]] = {
     "mixup": Mixup,
     "patchmix": PatchMix,
     "puzzlemix": PuzzleMix,
+    "regmixup": RegMixup,
     "resizemix": ResizeMix,
     "saliency_grafting": SaliencyGrafting,
     "saliencymix": SaliencyMix,
@@ -76,6 +79,7 @@ METHODS: dict[str, type[MixMethod]] = {
     "smmix": SMMix,
     "smoothmix": SmoothMix,
     "snapmix": SnapMix,
+    "sumix": SUMix,
     "supermix": SuperMix,
     "switch": Switch,
     "tl_align": TLAlign,

@@ -32,6 +32,7 @@ class Cost:
         relative: To vanilla, the median over the repeats.
         parts: Seconds, with a wait after each part; their sum is more than a step.
         memory: Peak bytes on a GPU.
+        parameters: Of the network, the method and its frozen teachers.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Cost:
     relative: float
     parts: Mapping[str, float]
     memory: int | None
+    parameters: int
 
 
 def bench(cfg: TrainConfig, methods: list[Any], device: torch.device, repeats: int, steps: int = 1) -> list[Cost]:
@@ -82,7 +84,7 @@ def bench(cfg: TrainConfig, methods: list[Any], device: torch.device, repeats: i
     for name, one in trained.items():
         relative = statistics.median(a / b for a, b in zip(times[name], times["vanilla"]))
         spread = (statistics.median(times[name]), min(times[name]), max(times[name]))
-        costs.append(Cost(name, spread, relative, one.parts(), memory[name]))
+        costs.append(Cost(name, spread, relative, one.parts(), memory[name], one.parameters))
     return costs
 
 
@@ -119,6 +121,12 @@ class _Trained:
         if s.cfg.compile:
             s.network.compile()
         self.batch = next(loop.batch_iterator(s, 0))
+
+    @property
+    def parameters(self) -> int:
+        """Of the network and the method, and of the frozen networks that the method asks, classifiers included."""
+        asked = [teacher.network for teacher in session.teachers(self.s.trainee)]
+        return sum(p.numel() for part in (self.s.trainee, *asked) for p in part.parameters())
 
     def step(self) -> None:
         """One step as the loop takes it."""

@@ -197,7 +197,7 @@ def test_every_trainable_parameter_gets_a_gradient(scenes, tmp_path, name):
     cfg = loaded("digits-scenes-det", *THIN, f"data={scenes}", "warmup_steps=1")
     source = resolve(name, model=None, model_args={}, weights=None, random=True, label=None)
     made = det.mm_config(cfg, source, det.find_data(cfg, tmp_path), tmp_path)
-    made["train_cfg"] = engine.loop_config(tmp_path, seed=0, steps=1, log_steps=1, checkpoint_steps=1, keep=1)
+    made["train_cfg"] = engine.loop_config(cfg, tmp_path, 1)
     runner = engine.build(made, tmp_path, scope="mmdet", seed=0, device=torch.device("cpu"), checkpoint=None)
     model, batch = runner.model.train(), next(runner.train_loop.batches())
     model.init_weights()

@@ -40,6 +40,15 @@ def test_costs():
         median, low, high = cost.seconds
         assert 0 < low <= median <= high and cost.memory is None and set(cost.parts) == set(step_bench.PARTS)
         assert all(seconds >= 0 for seconds in cost.parts.values()) and cost.parts["backward"] > 0
+        # none of these methods has parameters of its own
+        assert cost.parameters == sum(p.numel() for p in session.make_network(recipe(), 1000).parameters())
+    teacher = {
+        "name": "attentive_cutmix",
+        "teacher": session.make_network(recipe("model=resnet10_cifar", "model_args={}"), 10),
+    }
+    taught = step_bench.bench(recipe(), [teacher], torch.device("cpu"), repeats=1)
+    own, both = (cost.parameters for cost in taught)
+    assert both - own == sum(p.numel() for p in teacher["teacher"].parameters())
     with pytest.raises(EvalkitError, match=r"alignmix: .+"):
         step_bench.bench(recipe(), ["alignmix"], torch.device("cpu"), repeats=1)
 

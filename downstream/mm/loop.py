@@ -1,0 +1,216 @@
+"""Train by an mm config: a loop of our own over the parts that mmengine builds.
+
+The order of the images, their augmentation and dropout are functions of (seed, step, place in the batch), so a run that
+was killed and resumed takes the same steps as one that was not.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.registry import LOOPS
+from mmengine.runner import BaseLoop, Runner
+
+from evalkit.errors import EvalkitError
+from evalkit.guard import Guard
+from evalkit.logger import Logger
+from evalkit.runtime import is_main, rank, world_size, write_atomic
+
+from . import checkpoints
+from .feed import Places, Seeded, feed, seed_everything
+
+VALIDATED, BEST = "val.jsonl", "best.pth"
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its state is saved."""
+
+
+@LOOPS.register_module()
+class EvalkitLoop(BaseLoop):
+    """A training loop that logs, saves, measures, and ends when a signal asks for it.
+
+    Args:
+        runner: What the loop belongs to.
+        dataloader: The training loader, or the config of one.
+        run: The run folder.
+        seed: The seed of order and augmentation.
+        max_iters: Steps in all.
+        every: Steps between two of: "log" lines, "checkpoint"s, "epoch"s (for schedulers and hooks that count them;
+            None: the run is one), "val" measurements (None: there are none).
+        keep: How many checkpoints stay.
+        accumulate: Parts that a step's images are computed in.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Any,
+        run: str,
+        seed: int,
+        max_iters: int,
+        every: dict[str, int | None],
+        keep: int,
+        accumulate: int = 1,
+    ):
+        super().__init__(runner, dataloader)
+        self.folder, self.seed, self.max_iters = Path(run), seed, max_iters
+        self.log_steps, self.checkpoint_steps, self.keep = every["log"] or 1, every["checkpoint"] or 1, keep
+        self.accumulate, self.val_steps = accumulate, every["val"]
+        self.epoch_steps = every["epoch"] or max_iters
+        self.max_epochs = -(-max_iters // self.epoch_steps)
+        self._epoch = 0
+        self._iter = 0  # what Runner.resume sets
+        self.held: list[torch.nn.Module] = []  # stay in evaluation
+        self.validate: Callable[[], dict[str, float]] | None = None  # the first of what it returns decides
+
+    @property
+    def iter(self) -> int:
+        return self._iter
+
+    @property
+    def epoch(self) -> int:
+        return self._iter // self.epoch_steps
+
+    def batches(self) -> Iterator[Any]:
+        """Batches from the current step on. Skipping costs the order alone: no image is read for it."""
+        built = self.dataloader
+        return feed(
+            built,
+            Seeded(built.dataset, self.seed),
+            batch_sampler=Places(built.batch_sampler, self._iter),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def run(self) -> None:
+        runner, batches = self.runner, self.batches()
+        device = next(runner.model.parameters()).device
+        log = Logger(self.folder, self._iter, self.max_iters)
+        self._forget_later()
+        window, shown, loss, due = time.monotonic(), self._iter, {}, False
+        accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")
+        self._train_mode()
+        with Guard(device) as guard:
+            try:
+                while self._iter < self.max_iters:
+                    batch = next(batches)
+                    rate = runner.optim_wrapper.get_lr()["lr"][0]
+                    seed_everything(self.seed, "model", self._iter, rank())
+                    runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=batch)
+                    loss = self._step(batch)
+                    runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=loss)
+                    self._iter += 1
+
+                    last = self._iter == self.max_iters
+                    if self._iter % self.epoch_steps == 0 and not last:
+                        runner.call_hook("after_train_epoch")
+                        runner.call_hook("before_train_epoch")
+
+                    due = due or self._iter % self.checkpoint_steps == 0
+                    # gradients that are still gathered stand in no checkpoint
+                    whole = last or self._iter % accumulated == 0
+                    save_now = whole and (last or due)
+                    log_now = last or self._iter % self.log_steps == 0
+                    val_now = bool(self.val_steps) and self._iter % (self.val_steps or 1) == 0
+                    # asking the others costs a wait
+                    if world_size() > 1 and not (save_now or log_now or val_now or self._iter % 10 == 0):
+                        continue
+                    bad, stop = guard.agree(not bool(torch.isfinite(loss["loss"])), guard.received or 0)
+                    if bad:
+                        raise EvalkitError(
+                            f"the loss was not finite at step {self._iter} or before; lower lr or set clip_grad=1.0,"
+                            " then start again in another folder"
+                        )
+                    if log_now:
+                        now = time.monotonic()
+                        values = {name: float(value.detach()) for name, value in loss.items()} | {"lr": rate}
+                        values["seconds_per_step"] = round((now - window) / (self._iter - shown), 4)
+                        log.log(
+                            self._iter,
+                            values,
+                            f"loss {values['loss']:.3f}  lr {rate:.1e}  {values['seconds_per_step']:.2f} s/step",
+                        )
+                        window, shown = now, self._iter
+                    if save_now or (stop and whole):
+                        checkpoints.save(runner, self.folder, self._iter, self.keep)
+                        due = False
+                    if val_now and whole and not last:
+                        self._validate()
+                        window, shown = time.monotonic(), self._iter
+                    if stop and whole and not last:
+                        raise Stopped(int(stop))
+            finally:
+                log.close()
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+
+    def _step(self, batch: Any) -> dict[str, torch.Tensor]:
+        """One optimizer step; the mean of the losses of its parts."""
+        runner, wrapper = self.runner, self.runner.optim_wrapper
+        if self.accumulate == 1:
+            found: dict[str, torch.Tensor] = runner.model.train_step(batch, optim_wrapper=wrapper)
+            return found
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        size = len(batch["inputs"]) // self.accumulate
+        total: dict[str, torch.Tensor] = {}
+        for k in range(self.accumulate):
+            part = {name: values[k * size : (k + 1) * size] for name, values in batch.items()}
+            # gradients are added up over processes once, with the last part
+            wait = (
+                runner.model.no_sync()
+                if k + 1 < self.accumulate and hasattr(runner.model, "no_sync")
+                else nullcontext()
+            )
+            with wait:
+                with wrapper.optim_context(runner.model):
+                    data = model.data_preprocessor(part, True)
+                    losses = runner.model(**data, mode="loss")
+                loss, told = model.parse_losses(losses)
+                wrapper.backward(loss / self.accumulate)
+            for name, value in told.items():
+                total[name] = total.get(name, 0.0) + value.detach() / self.accumulate
+        wrapper.step()
+        wrapper.zero_grad()
+        return total
+
+    def _train_mode(self) -> None:
+        self.runner.model.train()
+        for module in self.held:
+            module.eval()
+
+    # ---- measuring on the way
+
+    def _forget_later(self) -> None:
+        """Drop measurements of steps that are done again."""
+        path = self.folder / VALIDATED
+        if is_main() and path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= self._iter]
+            write_atomic(path, lambda f: f.write("".join(f"{line}\n" for line in kept).encode()))
+
+    def _validate(self) -> None:
+        """Measure, and keep the weights if no measurement before was better."""
+        assert self.validate is not None, "whoever builds the loop says how to measure"
+        found = self.validate()
+        self._train_mode()
+        if not is_main():
+            return
+        path, (name, value) = self.folder / VALIDATED, next(iter(found.items()))
+        before = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        with open(path, "a") as f:
+            f.write(json.dumps({"step": self._iter, **found}) + "\n")
+        if all(not value <= entry[name] for entry in before):
+            checkpoints.save_best(self.runner, self.folder / BEST, self._iter)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

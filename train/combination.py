@@ -1,0 +1,69 @@
+"""Whether a network and a mixup go together, asked before anything is trained and without weights or memory."""
+
+import functools
+import json
+from typing import Any
+
+import torch
+
+from evalkit import models
+from evalkit.errors import EvalkitError
+
+from .config import TrainConfig
+from .mixups import METHODS, from_config
+from .mixups.base import TEACHER, MixMethod
+
+CLASSES = 1000
+
+
+def obstacle(cfg: TrainConfig) -> str | None:
+    """Why the recipe's network cannot be trained with its mixup, such as class attention of a ResNet; None if it can.
+
+    Frozen teachers are left out: whether their weights are there is not a question of the combination. Raises
+    EvalkitError for a network or a method that does not exist or does not take its arguments.
+    """
+    given = json.dumps([cfg.model, cfg.model_args, cfg.mixup, cfg.image_size], sort_keys=True)
+    return _obstacle(given)
+
+
+@functools.cache
+def _obstacle(given: str) -> str | None:
+    model, arguments, mixup, size = json.loads(given)
+    models.check_arguments(model, arguments)
+    method = from_config(_with_stand_ins(mixup))
+    network = _network(model, json.dumps(arguments, sort_keys=True))
+    for part in _without_teachers(method):
+        try:
+            part.setup(network)
+            network.prepare(attention=part.attention, inject_layers=part.inject_layers)
+            part.check_size(network, size, size)
+        except EvalkitError as e:
+            return str(e)
+        except RuntimeError as e:
+            if "meta" not in str(e):  # a network without memory has no values; a check of those waits for the training
+                raise
+    return None
+
+
+def _with_stand_ins(mixup: Any) -> Any:
+    """The value of `mixup` with what stands in for a teacher that another argument would load."""
+    if isinstance(mixup, str):
+        mixup = {"name": mixup}
+    if isinstance(mixup, list):
+        return [_with_stand_ins(entry) if isinstance(entry, dict) else entry for entry in mixup]
+    own = METHODS[mixup["name"]].stand_in if mixup.get("name") in METHODS else {}
+    inner = {k: _with_stand_ins(v) if isinstance(v, dict | list) else v for k, v in mixup.items()}
+    return inner | {k: v for k, v in own.items() if v is not TEACHER}
+
+
+def _without_teachers(method: MixMethod) -> list[MixMethod]:
+    """The methods that `method` consists of, itself first, without those in which a frozen teacher would be loaded."""
+    parts = [part for part in method.modules() if isinstance(part, MixMethod)]
+    taught = [part for part in parts if TEACHER in part.stand_in.values()]
+    return [part for part in parts if not any(other in taught for other in part.modules())]
+
+
+@functools.cache
+def _network(model: str, arguments: str) -> Any:
+    with torch.device("meta"):
+        return models.create(model, num_classes=CLASSES, **json.loads(arguments))
