@@ -112,3 +112,8 @@ def left_behind(run: Path) -> dict[str, str]:
             text = json.dumps(kept, sort_keys=True).replace(str(run), "RUN")
             out[f"record {n} {r['protocol']} {r['weights']}"] = hashlib.sha256(text.encode()).hexdigest()
     return out
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """The names under which two runs left something else behind."""
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))

@@ -12,6 +12,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .runtime import is_main, write_atomic
+from .text import plain, say
 from .tracking import trackers
 
 UNREADABLE = float("inf")  # the step of a line that is none
@@ -77,7 +78,10 @@ class Logger:
     def say(self, line: str) -> None:
         """One line to the person watching."""
         if self.active:
-            (self.bar.console.print if self.bar else print)(line)
+            if self.bar:
+                self.bar.console.print(plain(line), markup=False, highlight=False)
+            else:
+                say(line)
 
     def close(self) -> None:
         if self.active:

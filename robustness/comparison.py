@@ -21,7 +21,7 @@ from evalkit.about import ACCURACY
 from evalkit.errors import EvalkitError, unknown
 from evalkit.protocols import Metric, Protocol
 from evalkit.runtime import write_atomic
-from evalkit.text import plain
+from evalkit.text import plain, say
 
 from . import store
 from .about import PROTOCOLS
@@ -86,7 +86,7 @@ def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | Non
     for name in shared:
         for first, second in _pairs(name, sides[0], sides[1], names=(a, b)):
             differences = paired(comparable()[name], outcome_of(first), outcome_of(second), names=(a, b))
-            print(_text(first, second, differences))
+            say(*_text(first, second, differences).split("\n"))
             made.append(_json(first, second, differences))
     if out is not None:
         text = json.dumps(made, indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -5,6 +5,7 @@ checkpoints/step-000001234.pth.sha256   what `sha256sum -c` reads
 """
 
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,18 @@ def save(runner: Runner, run: Path, step: int, keep: int) -> None:
     write_atomic(path.with_name(path.name + SUFFIX), lambda f: f.write(line.encode()))
     os.replace(partial, path)
     sync_folder(folder)
-    kept = {p.name for p in sorted(folder.glob("step-*.pth"))[-keep:]}
-    for old in folder.glob("step-*.pth*"):
-        if old.name.removesuffix(SUFFIX) not in kept:
-            old.unlink()
+    prune(run, path, keep)
+
+
+def prune(run: Path, last: Path, keep: int) -> None:
+    """Delete the checkpoints before `last` but for the newest, `keep` with it, and what is left of writes and deletions
+    that did not end."""
+    folder = run / "checkpoints"
+    whole = sorted(folder.glob("step-*.pth"))
+    kept = {p.name for p in [*[p for p in whole if p <= last][-keep:], *[p for p in whole if p > last]]}
+    for path in [*folder.glob("step-*.pth*"), *folder.glob(".*"), *run.glob(".*.tmp")]:
+        if path.name.removesuffix(SUFFIX) not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def save_best(runner: Runner, path: Path, step: int) -> None:

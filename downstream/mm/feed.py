@@ -1,9 +1,12 @@
 """The images of mm's datasets in batches: the same numbers for the same (seed, step, place), whatever happened
 before."""
 
+import contextlib
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -95,7 +98,7 @@ def feed(built: DataLoader[Any], items: Items, **order: Any) -> Iterator[Any]:
             items,
             num_workers=built.num_workers,
             collate_fn=partial(_collate, built.collate_fn),
-            worker_init_fn=shield,
+            worker_init_fn=begin,
             **order,
         )
     )
@@ -104,3 +107,26 @@ def feed(built: DataLoader[Any], items: Items, **order: Any) -> Iterator[Any]:
 def _collate(join: Callable[[list[Any]], Any], items: list[Any]) -> Any:
     """A batch of the items, or the first error among them."""
     return next((item for item in items if isinstance(item, EvalkitError)), None) or join(items)
+
+
+LARGE = 1 << 16  # bytes; a pipe holds as much
+
+
+def begin(worker: int) -> None:
+    """What a data worker does first: see `shield`; and its large arrays, masks above all, go to the main process in
+    shared memory like its tensors, not through a pipe."""
+    shield(worker)
+    ForkingPickler.register(np.ndarray, _shared)
+
+
+def _shared(array: np.ndarray) -> Any:
+    if array.nbytes > LARGE and array.dtype.kind in "buif" and array.dtype.isnative:
+        with contextlib.suppress(TypeError):  # of a kind that torch does not have
+            whole = np.require(array, requirements=["C", "W"])
+            return _array, (torch.from_numpy(whole),)
+    return array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.numpy()
+    return array

@@ -134,6 +134,17 @@ def _remarks(records: Sequence[Record], protocols: Protocols) -> list[str]:
     demonstrations = sorted({r["data"]["name"] for r in records if r["demonstration"]})
     if demonstrations:
         out.append(f"{', '.join(demonstrations)}: {DEMONSTRATION}; compare these numbers among themselves only.")
+    known: dict[tuple[str, str], set[str]] = {}
+    for r in records:
+        known.setdefault((r["data"]["name"], r["data"]["split"]), set()).add(r["data"]["fingerprint"])
+    unsure = sorted(
+        {name for (name, _), all_ in known.items() if any(fingerprint.same(a, b) is None for a in all_ for b in all_)}
+    )
+    if unsure:
+        out.append(
+            f"{', '.join(unsure)}: records know these data by fingerprints of different schemes, which do not tell"
+            " whether the images are the same."
+        )
     incomplete = sum(not r["complete"] for r in records)
     if incomplete:
         out.append(f"{incomplete} of {len(records)} records are incomplete; their numbers are not final.")

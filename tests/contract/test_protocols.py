@@ -13,6 +13,7 @@ import torch
 from evalkit import results
 from evalkit.cli import invoke
 from evalkit.robustness import CONFIGS, PROTOCOLS, run
+from evalkit.runtime import leave_processes
 
 from ..robustness.fakes import records, save_checkpoint, write_corruptions, write_tree
 
@@ -96,7 +97,7 @@ def _process(number, port, protocol, options, checkpoint):
     torch.set_num_threads(1)
     assert run(protocol, [checkpoint], CONFIGS[protocol](**options)) == 2
     assert run(protocol, [checkpoint], CONFIGS[protocol](**options)) == 2
-    torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 def test_two_processes_write_the_same_bytes_once(protocol, world, reference, tmp_path):

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evalkit import results
+from evalkit import config, results
+from evalkit.logger import Logger
 
 pytestmark = [
     pytest.mark.slow,
@@ -185,3 +186,40 @@ def test_two_processes_measure_the_network_they_saved(shapes, tmp_path):
     (two,), (one,) = results.read([run / "two.jsonl"]), results.read([run / results.FILE])
     assert two["environment"]["processes"] == 2 and one["environment"]["processes"] == 1 and two["n"] == 3
     assert two["metrics"] == one["metrics"] and two["series"] == one["series"]
+
+
+class Killed(BaseException):
+    """The end of a process, without its cost."""
+
+
+@pytest.mark.parametrize("accumulated", [2, 5])  # 24 steps: twelve changes of the weights; four, and one of the rest
+def test_gathered_gradients_are_those_of_the_run_that_was_never_killed(
+    weights, shapes, tmp_path, monkeypatch, accumulated
+):
+    """Killed in the middle of gathering, between two checkpoints and just after one: the same bytes."""
+    from evalkit.downstream import seg
+    from evalkit.downstream.run import transfer
+
+    deaths: set[int] = set()
+
+    def dying(self, step, *values, log=Logger.log):
+        log(self, step, *values)
+        if step in deaths:
+            deaths.remove(step)
+            raise Killed
+
+    monkeypatch.setattr(Logger, "log", dying)
+    words = [*RECIPE, f"data={shapes}", "workers=0", f"mm.optim_wrapper.accumulative_counts={accumulated}"]
+    cfg = config.load(seg.SegConfig, "digits-scenes", words, folder="seg")
+    assert transfer(seg.TASK, str(weights), cfg, tmp_path / "whole") == 0
+    run = tmp_path / "run"
+    deaths |= {7, 13, 21}
+    with pytest.raises(Killed):
+        transfer(seg.TASK, str(weights), cfg, run)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            transfer(seg.TASK, None, None, resume=run)
+    assert transfer(seg.TASK, None, None, resume=run) == 0
+    assert_same(run, tmp_path / "whole")
+    last = [folder / f"checkpoints/step-{STEPS:09d}.pth" for folder in (run, tmp_path / "whole")]
+    assert last[0].read_bytes() == last[1].read_bytes()

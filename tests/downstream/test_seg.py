@@ -273,6 +273,7 @@ def test_what_the_recipe_says_of_segmenter_is_so():
     nn = pytest.importorskip("torch").nn
     require("mmseg")
     from mmengine.config import Config
+    from mmengine.registry import DefaultScope
     from mmseg.registry import MODELS
 
     words = " ".join(" ".join(recipe_text.header(config.find(f"pascal-context-{head}", "seg"))) for head in seg.HEADS)
@@ -283,7 +284,8 @@ def test_what_the_recipe_says_of_segmenter_is_so():
     heads = {}
     for name in seg.HEADS:
         head = built(f"pascal-context-{name}")["model"]["decode_head"]
-        heads[name] = MODELS.build(Config({"head": head}).head)
+        with DefaultScope.overwrite_default_scope("mmseg"):  # a detection may have been built before in this process
+            heads[name] = MODELS.build(Config({"head": head}).head)
         heads[name].init_weights()
     assert heads["linear"].loss_decode.avg_non_ignore is False and "mean over all pixels of the crops" in words
     assert float(heads["linear"].conv_seg.weight.std()) == pytest.approx(0.01, rel=0.05) and "0.01" in words

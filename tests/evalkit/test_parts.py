@@ -10,6 +10,7 @@ from evalkit.data.images import ArrayImages, BadImage, Subset
 from evalkit.data.transforms import eval_transform
 from evalkit.inference import Pass, predict
 from evalkit.parts import Parts
+from evalkit.runtime import leave_processes
 
 CPU = torch.device("cpu")
 
@@ -138,7 +139,7 @@ def _process(number, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=2)
     got = run(Noted(), parts=Parts(f"{folder}/parts", "k"))
     np.savez(f"{folder}/{number}.npz", ids=np.array(got.ids), logits=got.logits)
-    torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 def test_one_process_starts_and_two_go_on(tmp_path, monkeypatch):

@@ -368,3 +368,15 @@ def test_a_report_cut_off_between_two_of_its_files_says_so(runs, tmp_path):
     assert not note.exists() and not list((tmp_path / "out").rglob(".*"))
     for name in ("report.csv", "report.md", "report.tex", "report.html"):
         assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_fingerprints_of_different_schemes_are_remarked(tmp_path):
+    """Of the same scheme they are other data, told apart in the tables; of different ones nobody knows."""
+    for label, digest in (("a", "content-full:" + "1" * 64), ("b", "content-full:" + "2" * 64)):
+        made = occlusion(label=label)
+        results.append(tmp_path / label, made | {"data": made["data"] | {"fingerprint": digest}})
+    report.build([tmp_path], tmp_path / "same", PROTOCOLS)
+    results.append(tmp_path / "c", made | {"data": made["data"] | {"fingerprint": "content-sample:" + "3" * 64}})
+    report.build([tmp_path], tmp_path / "mixed", PROTOCOLS)
+    said = [(tmp_path / name / "report.md").read_text() for name in ("same", "mixed")]
+    assert ["fingerprints of different schemes" in text for text in said] == [False, True]

@@ -19,6 +19,7 @@ from evalkit.robustness import sweep as engine
 from evalkit.robustness.masks import Setting, settings
 from evalkit.robustness.saliency import Saliency, attention
 from evalkit.robustness.sweep import sweep
+from evalkit.runtime import leave_processes
 
 from .fakes import CPU, noise, vit
 
@@ -328,7 +329,7 @@ def _process(number, folder):
         network, noise(11), settings(["random", "salient"], LEVELS, 2), saliency=attention(network, CPU, None, {})
     )
     np.savez(f"{folder}/{number}.npz", predictions=got.predictions, dropped=got.dropped)
-    torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 def test_two_processes_end_up_with_the_same_bytes_as_one(tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from evalkit import models
 from evalkit.cli import invoke
+from evalkit.runtime import leave_processes
 from evalkit.train.batchnorm import share_batch_norm
 from evalkit.train.config import TrainConfig
 from evalkit.train.mixups import create
@@ -83,7 +84,7 @@ def half_a_batch(rank: int, address: str, x: torch.Tensor, out: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     features, statistics, gradient = encoder_on(x.chunk(2)[rank], bn_batch=len(x), micro_batch=len(x) // 2)
     torch.save((features, statistics, gradient), f"{out}-{rank}")
-    torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 def encoder_on(x: torch.Tensor, bn_batch: int, micro_batch: int):

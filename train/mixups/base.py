@@ -146,6 +146,9 @@ class MixMethod(nn.Module):
     bibtex: str = ""
     # preset -> constructor arguments; "default" is always there
     PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}}
+    # argument -> (another argument, its values beside which the first one has an effect); to give it beside others is
+    # an error
+    counts_with: Mapping[str, tuple[str, Sequence[Any]]] = {}
 
     # What is asked of the network in the training pass.
     attention: bool | int | str = False  # class attention in `out`: True the last block's, d block d's, "rollout" all

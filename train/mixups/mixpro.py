@@ -74,6 +74,17 @@ class MixPro(MixMethod):
     }
     """
     small = {"scale": 2}
+    counts_with = {
+        "count_rounding": ("mask", ["random"]),
+        **dict.fromkeys(("scale", "lam_from_count", "misaligned"), ("mask", ["random", "block"])),
+        "pal_detach": ("pal", ["cosine"]),
+        "pal_epochs": ("pal", ["linear", "parabolic"]),
+        **dict.fromkeys(
+            ("normalize_attn", "mask_down", "attn_depth"),
+            ("pal", ["cosine", "equal", "linear", "parabolic", "learnable"]),
+        ),
+        "rollout_residual": ("attn_depth", ["rollout"]),
+    }
     PRESETS = {
         "default": {},
         "equal": {"pal": "equal"},

@@ -110,6 +110,25 @@ def test_newest_passes_over_what_was_not_written_whole(tmp_path):
         assert checkpoints.newest(tmp_path) == (folder / "step-000000020.pth", 20)
 
 
+@pytest.mark.parametrize(
+    ("last", "keep", "left"), [(20, 1, [20]), (20, 2, [15, 20]), (15, 1, [15, 20]), (15, 9, [5, 10, 15, 20])]
+)
+def test_a_resume_deletes_what_a_kill_left_but_no_checkpoint_that_may_be_needed(tmp_path, last, keep, left):
+    """A newer one than the run goes on from is damaged: the older are what there is."""
+    folder = tmp_path / "checkpoints"
+    (tmp_path / ".data.77.tmp").mkdir(parents=True)
+    folder.mkdir()
+    (folder / ".partial").write_text("half")
+    (folder / "step-000000003.pth.sha256").write_text("its checkpoint was deleted first")
+    for step in (5, 10, 15, 20):
+        for name in (f"step-{step:09d}.pth", f"step-{step:09d}.pth.sha256"):
+            (folder / name).write_text("whole")
+    checkpoints.prune(tmp_path, folder / f"step-{last:09d}.pth", keep)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [f"step-{step:09d}.pth{end}" for step in left for end in ("", ".sha256")]
+    assert not (tmp_path / ".data.77.tmp").exists()
+
+
 def test_missing_packages_are_named(monkeypatch):
     from evalkit.errors import EvalkitError
 

@@ -5,12 +5,28 @@ import random
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from evalkit.downstream.mm import require
 from evalkit.runtime import seed_torch
 
 require("mmseg")
 feed = importlib.import_module("evalkit.downstream.mm.feed")
+
+
+def test_large_arrays_come_from_workers_in_shared_memory_as_they_were():
+    made = np.arange(300_000)
+    read_only = made.astype(np.float32)
+    read_only.flags.writeable = False
+    arrays = [made, made[::-3], made.reshape(500, 600).T, made % 2 == 0, read_only, made.astype(np.uint16), made[:9]]
+    arrays += [made.astype("datetime64[s]"), np.array(["x" * 99_999]), np.array([{"a": made}])]
+    arrays += [made + 1j, np.zeros((0, 4))]
+    loader = DataLoader(arrays, batch_size=None, num_workers=1, worker_init_fn=feed.begin, collate_fn=lambda x: x)
+    for got, array in zip(loader, arrays, strict=True):
+        assert got.dtype == array.dtype and got.shape == array.shape and str(got) == str(array)
+        assert array.dtype.kind == "O" or (got == array).all()
+        shared = isinstance(got.base, torch.Tensor)
+        assert shared is (array.nbytes > feed.LARGE and array.dtype in (int, bool, np.float32, np.uint16))
 
 
 class Draws:

@@ -19,7 +19,8 @@ from ..test_seg import CONTEXT, loaded
 require("mmseg")
 Config = importlib.import_module("mmengine.config").Config
 MODELS = importlib.import_module("mmseg.registry").MODELS
-importlib.import_module("mmseg.utils").register_all_modules(init_default_scope=True)
+DefaultScope = importlib.import_module("mmengine.registry").DefaultScope
+importlib.import_module("mmseg.utils").register_all_modules(init_default_scope=False)
 importlib.import_module("evalkit.downstream.mm.engine")
 PixelData = importlib.import_module("mmengine.structures").PixelData
 SegDataSample = importlib.import_module("mmseg.structures").SegDataSample
@@ -48,6 +49,13 @@ THEIRS = {  # as in mmsegmentation's segmenter configs
     "patch_bias": True,  # its default has none and drops the one of the file
     "interpolate_mode": "bicubic",
 }
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """A detection may have been built before in this process."""
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        yield
 
 
 def renamed(name):
