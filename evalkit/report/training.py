@@ -20,6 +20,8 @@ CURVES = {  # key in the log -> title of the panel
     "val_loss_raw": "validation loss",
     "progress": "mean progress factor",
 }
+SPEED = "images_per_second"
+BATCH = "progress_batch"  # the progress factor of each sample of one batch
 CAPTION = (
     "As the trainings logged them; of several seeds, the mean. The training loss is that of mixed labels, so its height"
     " compares no methods."
@@ -28,7 +30,7 @@ Line = Sequence[tuple[float, float]]  # (epoch, value), ascending
 
 
 def read_log(path: Path) -> dict[str, list[tuple[float, float]]] | None:
-    """Key of CURVES -> (epoch, value) of a training's log; None where it cannot be read.
+    """Key of CURVES, SPEED or BATCH -> (epoch, value) of a training's log; None where it cannot be read.
 
     Args:
         path: The file.
@@ -39,9 +41,10 @@ def read_log(path: Path) -> dict[str, list[tuple[float, float]]] | None:
         steps = [(line["step"], line["epoch"]) for line in lines if line.get("epoch")]
         per_epoch = steps[-1][0] / steps[-1][1]
         for line in lines:
-            for key in CURVES:
+            for key in (*CURVES, SPEED):
                 if isinstance(value := line.get(key), int | float):
                     found[key].append((round(line["step"] / per_epoch, 4), float(value)))
+            found[BATCH] += [(line["step"] / per_epoch, float(v)) for v in line.get(BATCH) or []]
     except (OSError, ValueError, KeyError, TypeError, IndexError, ZeroDivisionError, AttributeError, RecursionError):
         return None
     return dict(found)

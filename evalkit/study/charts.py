@@ -66,6 +66,24 @@ def against(lines: Mapping[str, Line], axis: str, label: str, percent: bool) -> 
     return figure
 
 
+@plots.styled
+def samples(values: Mapping[str, Sequence[float]], label: str) -> Figure:
+    """Values of the samples of a batch, ascending, a line for every name.
+
+    Args:
+        values: name -> values.
+        label: what they are.
+    """
+    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for i, own in enumerate(values.values()):
+        ax.plot(range(1, len(own) + 1), sorted(own), **plots.line_style(i))
+    ax.grid(True)
+    ax.set(xlabel="sample of the batch, ascending", ylabel=label, ylim=(0, 1))
+    plots.legend(figure, {name: i for i, name in enumerate(values)})
+    return figure
+
+
 def _percent(ax: Axes, which: str, wanted: bool) -> None:
     if wanted:
         (ax.xaxis if which == "x" else ax.yaxis).set_major_formatter(PercentFormatter(1.0, decimals=None))

@@ -1,13 +1,15 @@
-"""The figures of a study's report: results with their spread, and results against a numeric axis such as MixPro's scale
-(its Figure 5)."""
+"""The figures of a study's report: results with their spread, and results against a numeric
+axis such as MixPro's scale (its Figure 5)."""
 
 from collections import defaultdict
+from pathlib import Path
 
 from .. import plots
 from ..protocols import Metric, Protocols
+from ..report import training
 from ..report.drawing import Drawing
 from . import charts
-from .gather import SEED, TRAIN, Gathered, Place, axes, column_name, metrics_of, row_name
+from .gather import SEED, TRAIN, Gathered, Measured, Place, axes, column_name, metrics_of, name_of, row_name
 from .numbers import Point, point
 
 
@@ -24,10 +26,17 @@ def draw(gathered: Gathered, protocols: Protocols) -> list[Drawing]:
         records = [r for by_seed in sets.values() for r in by_seed.values()]
         for metric in metrics_of(gathered.study, measurement, records, protocols):
             drawings += _of_metric(gathered, measurement, metric)
-    return drawings
+    return [*drawings, *_of_batch(gathered)]
 
 
-def _values(gathered: Gathered, measurement: str, metric: Metric) -> dict[Place, Point]:
+def values_of(gathered: Gathered, measurement: str, metric: Metric) -> dict[Place, Point]:
+    """The results of a metric.
+
+    Args:
+        gathered: the study's measurements.
+        measurement: "train" or the name of an evaluation.
+        metric: of its protocol.
+    """
     found = {}
     for place, by_seed in gathered.record_sets(measurement).items():
         values = [v for r in by_seed.values() if (v := r["metrics"].get(metric.name)) is not None]
@@ -37,7 +46,7 @@ def _values(gathered: Gathered, measurement: str, metric: Metric) -> dict[Place,
 
 
 def _of_metric(gathered: Gathered, measurement: str, metric: Metric) -> list[Drawing]:
-    values = _values(gathered, measurement, metric)
+    values = values_of(gathered, measurement, metric)
     if not values:
         return []
     of = {e.name: e.what for e in gathered.study.evaluations}
@@ -87,6 +96,30 @@ def _number(option: str) -> float | None:
         return float(option)
     except ValueError:
         return None
+
+
+def _of_batch(gathered: Gathered) -> list[Drawing]:
+    """The progress factors of one batch at the end of the trainings (MixPro's Figure 2 b), of the first seed."""
+    values = {}
+    for place, members in gathered.places.items():
+        found = [v for m in members if (v := (read_log(m) or {}).get(training.BATCH))]
+        if found:
+            values[name_of(place, gathered)] = [value for _, value in found[0]]
+    if not values:
+        return []
+    figure = charts.samples(values, "progress factor")
+    caption = "Of the samples of one mixed batch in the last step, ascending; of several seeds the first."
+    return [_drawing("progress-batch", "Progress factor by sample", caption, figure, half=True)]
+
+
+def read_log(m: Measured) -> dict[str, list[tuple[float, float]]] | None:
+    """Key -> (epoch, value) of the log of a training; None where it cannot be read.
+
+    Args:
+        m: A place of the study.
+    """
+    record = m.records.get(TRAIN)
+    return training.read_log((Path(record["_dir"]) if record else m.folder / TRAIN) / training.LOG)
 
 
 def _drawing(name: str, title: str, caption: str, figure: object, half: bool = False) -> Drawing:

@@ -16,7 +16,7 @@ from ..report.collect import Record
 from ..report.provenance import provenance
 from ..report.tables import Table
 from ..text import cell
-from . import figures, plan, reuse, tables
+from . import beside, costs, figures, plan, reuse, tables
 from .gather import TRAIN, Gathered, Outcomes, gather
 from .spec import Study
 from .tables import Difference
@@ -44,15 +44,21 @@ def build(study: Study, folder: Path, out: Path, protocols: Protocols, outcomes:
         table = tables.differences_table(gathered, differences, own[0].title if own else "")
         shown += [*own, *([table] if table else [])]
         found += differences
+    if (table := costs.table(gathered)) is not None:
+        shown.append(table)
+    beside_published = beside.table(gathered, protocols)
+    published = [] if beside_published is None else [beside_published]
     rows = gathered.report_rows()
     drawings = [*figures.draw(gathered, protocols), *run_figures.draw(rows, protocols)]
     made = provenance(rows, gathered.problems, protocols, out)
-    made.remarks[:0] = [*remarks(gathered), *reuse.used(folder, plan.read(folder))]
+    planned = (folder / plan.FILE).is_file()  # not where the records alone were kept
+    used = reuse.used(folder, plan.read(folder)) if planned else []
+    made.remarks[:0] = [*remarks(gathered), *used]
     lead = f"{page.lead(rows)} {selection(gathered)}"
     files: dict[Path, str | bytes] = {
-        out / "report.html": page.html(study.title, lead, rows, shown, [], drawings, made),
-        out / "report.md": render.markdown(study.title, lead, shown, [], drawings, made),
-        out / "report.tex": render.latex(shown),
+        out / "report.html": page.html(study.title, lead, rows, shown, published, drawings, made),
+        out / "report.md": render.markdown(study.title, lead, shown, published, drawings, made),
+        out / "report.tex": render.latex([*shown, *published]),
         out / "results.csv": results_csv(gathered),
         out / "differences.csv": differences_csv(found, gathered),
     }

@@ -230,6 +230,10 @@ class MixMethod(nn.Module):
     def after_step(self, ctx: Context, net: Network) -> None:
         """Called after each optimizer step."""
 
+    def measured(self, step: int) -> dict[str, Tensor]:
+        """What the log shows of the newest batch: name -> values of its samples, if it was mixed in that step."""
+        return {}
+
     def eval_network(self, net: Network) -> Network:
         """The classifier that is evaluated and exported."""
         return net
