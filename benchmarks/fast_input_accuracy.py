@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import skimage.data
 from PIL import Image
+from scipy.stats import ttest_ind
 
 from evalkit import results
 from evalkit.cli import invoke
@@ -71,6 +72,25 @@ def accuracy(data: Path, run: Path, words: list[str]) -> float:
     return float(results.read([run])[0]["metrics"]["top1"])
 
 
+def against_exact(top1: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, list[float]]]:
+    """Data -> arm -> [difference of the means, p of Welch's t test, the same by Holm over all comparisons]."""
+    found = {
+        (data, arm): (
+            float(np.mean(values) - np.mean(scores["exact"])),
+            ttest_ind(values, scores["exact"], equal_var=False),
+        )
+        for data, scores in top1.items()
+        for arm, values in scores.items()
+        if arm != "exact"
+    }
+    out: dict[str, dict[str, list[float]]] = {data: {} for data in top1}
+    least = 0.0
+    for rank, ((data, arm), (apart, test)) in enumerate(sorted(found.items(), key=lambda item: item[1][1].pvalue)):
+        least = max(least, min(1.0, (len(found) - rank) * float(test.pvalue)))
+        out[data][arm] = [round(x, 4) for x in (apart, float(test.pvalue), least)]
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
@@ -98,6 +118,7 @@ def main() -> None:
                     f" {np.round(100 * np.array(values), 2).tolist()}, spread of exact {100 * spread:.2f}",
                     flush=True,
                 )
+    found["against exact"] = against_exact(found["top1"])  # type: ignore[arg-type]
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -42,10 +42,22 @@ def load(schema: type[T], recipe: str | Path | None, overrides: list[str] | None
     cfg = to_instance(conf)
     cfg.check()
     idle = cfg.idle()
-    for name in (text.partition("=")[0].partition(".")[0] for text in overrides or []):
-        if name in idle:
-            raise EvalkitError(f"key '{name}' has no effect here; {idle[name]}")
+    given = {text.partition("=")[0].partition(".")[0] for text in overrides or []}
+    for name, why in idle.items():
+        if name in given:
+            raise EvalkitError(f"key '{name}' has no effect here; {why}")
+    if recipe is not None and idle:
+        own = _meant(schema, find(recipe, folder))
+        for name in own.keys() & idle.keys() - given:
+            if getattr(cfg, name) != keys.default(schema, name):
+                raise EvalkitError(f"{_called(recipe)}: key '{name}' has no effect here; {idle[name]}, or leave it out")
     return cfg
+
+
+def _meant(schema: type[keys.Keys], path: Path) -> dict[str, Any]:
+    """What a recipe file gives because it is meant: all of one with a few keys, nothing of one that writes out most."""
+    values = _read_file(path)
+    return values if 2 * len(values) < len(keys.of(schema)) else {}
 
 
 def resolve(

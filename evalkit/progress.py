@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from .runtime import is_main
+from .text import plain
 
 LINE_SECONDS = 30.0  # between two lines where there is no terminal
 
@@ -24,9 +25,14 @@ def progress(what: str | None, total: int) -> Iterator[Callable[[int], None]]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(plain(what), total=total)
             yield lambda n: bar.advance(task, n)
     else:
         yield _lines(what, total)
@@ -42,8 +48,8 @@ def _lines(what: str, total: int) -> Callable[[int], None]:
         if now - last >= LINE_SECONDS:
             rate, last = done / (now - start), now
             print(
-                f"{what}: {min(done, total)}/{total} images, {rate:.1f} images/s, {max(0, total - done) / rate:.0f} s"
-                " left",
+                f"{plain(what)}: {min(done, total)}/{total} images, {rate:.1f} images/s,"
+                f" {max(0, total - done) / rate:.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

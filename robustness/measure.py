@@ -58,8 +58,9 @@ def run(protocol: str, specs: Sequence[str | models.Loaded], cfg: ProtocolConfig
 def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig, device: torch.device) -> bool:
     """One model; whether the result is complete."""
     loaded, plan = _agreed(lambda: _prepare(protocol, spec, cfg, device))
+    averaged = " (averaged weights, ema)" if loaded.weights == "ema" else ""
     say(
-        f"{protocol.name}: {loaded.label} on {', '.join(i.name for i in plan.sets.values())}",
+        f"{protocol.name}: {loaded.label}{averaged} on {', '.join(i.name for i in plan.sets.values())}",
         *(f"  {note}" for note in [*models.describe(loaded.report), *plan.notes, *_remarks(plan)]),
     )
     checksum = loaded.sha256 or _sha256_of(loaded.network)

@@ -8,9 +8,7 @@ from omegaconf import MISSING
 
 from evalkit.errors import EvalkitError
 from evalkit.keys import Keys, key
-
-ADAPTIVE = ("adam", "adamw", "nadam", "radam", "lamb", "lion", "adan")
-MOMENTUM = ("sgd", "momentum", "nesterov", "lars")
+from evalkit.tracking import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -214,6 +212,9 @@ class TrainConfig(Keys):
     seed: int = key(0, "of the initial weights, the order of images and all draws", least=0, role="seed")
 
     # records
+    track: str | None = key(
+        None, "where log.jsonl is shown besides TensorBoard; null: nowhere", choices=TRACKERS, role="execution"
+    )
     eval_epochs: float = key(1.0, "how often to validate", unit="epochs", above=0)
     median_evals: int | None = key(
         None,
@@ -235,31 +236,9 @@ class TrainConfig(Keys):
         return settle(values, given, [f.name for f in fields(cls)])
 
     def idle(self) -> dict[str, str]:
-        found = {}
-        if self.holdout is not None:
-            found["val_split"] = "holdout validates on training images; give holdout=null for val_split"
-        if self.augment != "rrc":
-            found["crop_scale"] = "it belongs to augment=rrc"
-        if self.loss != "bce":
-            found |= dict.fromkeys(("bce_threshold", "bce_reduction"), "it belongs to loss=bce")
-        if self.distill_teacher is None:
-            keys = ("distill_alpha", "distill_tau")
-            found |= dict.fromkeys(keys, "distillation needs distill_teacher=NAME, a timm name or a checkpoint")
-        elif self.distill_type != "soft":
-            found["distill_tau"] = "it belongs to distill_type=soft"
-        if self.schedule != "cosine":
-            found |= dict.fromkeys(("min_lr", "cooldown_epochs"), "it belongs to schedule=cosine")
-        if self.ema is None:
-            found["ema_warmup_epochs"] = "it belongs to ema=DECAY"
-        if self.schedule != "step":
-            found |= dict.fromkeys(("decay_epochs", "decay_rate"), "it belongs to schedule=step")
-        if not self.warmup_epochs:
-            found |= dict.fromkeys(("warmup_lr", "warmup_by"), "a warm-up needs warmup_epochs=N")
-        if self.opt in ADAPTIVE:
-            found["momentum"] = f"opt={self.opt} has betas instead"
-        if self.opt in MOMENTUM:
-            found |= dict.fromkeys(("betas", "eps"), f"opt={self.opt} has momentum instead")
-        return found
+        from .idle import idle
+
+        return idle(self)
 
     def _check_schedule(self) -> None:
         """Raises EvalkitError for a schedule that cannot be followed as it is written."""

@@ -119,6 +119,10 @@ def _run(s: session.Session, run: Path) -> int:
                 f" --resume {run}"
             )
         return 130 if number == signal.SIGINT else 2
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
+        if advice := out_of_memory(s, e):
+            raise EvalkitError(f"{advice}, or continue this one where more is free") from e
+        raise
     if is_main():
         if not (finished and (run / "mixed.npz").exists()):
             mixed_samples.save(s, run / "mixed.npz")
@@ -130,6 +134,30 @@ def _run(s: session.Session, run: Path) -> int:
             + ("" if new else "; the run was finished, and nothing was added to it")
         )
     return 0
+
+
+def out_of_memory(s: session.Session, error: Exception) -> str | None:
+    """What to do about memory that ran out, in a line; None if the error is another.
+
+    Args:
+        s: The run.
+        error: What a step raised.
+    """
+    of_torch = "can't allocate memory" in str(error)  # what its CPU allocator says
+    if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or of_torch):
+        return None
+    cfg, ways = s.cfg, []
+    if cfg.amp == "none" and s.device.type == "cuda":
+        ways.append("amp=bf16")
+    smaller = [n for n in range(1, cfg.micro_batch) if cfg.batch_size % n == 0]
+    if smaller:
+        ways.append(f"micro_batch={smaller[-1]}, which also are the images that are mixed with one another")
+    if s.device.type != "cuda":
+        ways.append("fewer workers")
+    where = "the GPU's memory" if s.device.type == "cuda" else "memory"
+    return (
+        f"{where} ran out at step {s.step} with micro_batch={cfg.micro_batch}; begin a new run with {' or '.join(ways)}"
+    )
 
 
 def same_images(s: session.Session, folder: Path, meta: dict[str, Any], run: Path) -> list[str]:

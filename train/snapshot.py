@@ -99,6 +99,8 @@ def restore(s: Session, folder: Path) -> None:
         for key, kind in STATE_KINDS.items():
             if not isinstance(state[key], kind) or isinstance(state[key], bool):
                 raise TypeError(f"'{key}' of the training state is of type {type(state[key]).__name__}")
+        if not 0 <= state["step"] <= s.total_steps:
+            raise ValueError(f"its step {state['step']} is none of the run's {s.total_steps}")
         s.method.load_state_dict(state["method"])
         s.network.model.load_state_dict(weights if state["network"] is None else state["network"])
         if s.ema:

@@ -7,6 +7,7 @@ import typer
 
 from .. import __version__
 from ..errors import EvalkitError, unknown
+from ..text import say
 from . import bench, compare, described, mixup, pack, processes, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
@@ -100,7 +101,7 @@ def train(
     if resume is None:
         return run(cfg, out)
     if recipe:
-        print(f"continuing {resume} by its own config.yaml; recipe '{recipe[0]}' is not read again")
+        say(f"continuing {resume} by its own config.yaml; recipe '{recipe[0]}' is not read again")
     return run(None, resume=resume, overrides=overrides)
 
 
@@ -308,7 +309,7 @@ def report(
     """
     from ..report import build
 
-    print(build(folders, out, described.protocols()))
+    say(*str(build(folders, out, described.protocols())).split("\n"))
     return 0
 
 

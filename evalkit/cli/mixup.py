@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import EvalkitError
+from ..text import say
 
 app = typer.Typer(help="The mixup methods: what there is, what they do, what they cost.", rich_markup_mode=None)
 
@@ -74,8 +75,8 @@ def mixup_preview(
 
     look = preview.Look(numbers(lambdas), pairs, attention)
     for note in preview.save(images or [], methods, out, checkpoint, look):
-        print(note)
-    print(out)
+        say(note)
+    say(str(out))
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import EvalkitError
+from ..text import say
 
 EPILOG = """\b
 Examples:
@@ -43,5 +44,5 @@ def pack(
 
     encoding = None if short_side is None else packing.Encoding(short_side, *([] if quality is None else [quality]))
     for line in packing.pack(folder, out, encoding, workers or min(16, os.cpu_count() or 1)):
-        print(line, flush=True)
+        say(line)
     return 0

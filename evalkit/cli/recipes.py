@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from ..errors import EvalkitError
+from ..text import say
 from . import described
 from .words import Overrides, check_overrides
 
@@ -28,7 +29,7 @@ def recipes_show(recipe: Annotated[str, typer.Argument(help="name or YAML file")
     from .. import recipe_text
 
     schema, folder = _schema(recipe)
-    print(recipe_text.show(schema, recipe, overrides or [], folder))
+    say(*recipe_text.show(schema, recipe, overrides or [], folder).split("\n"))
     return 0
 
 
@@ -49,7 +50,7 @@ def recipes_diff(
 
     if (schema := _schema(a)) != _schema(b):
         raise EvalkitError(f"'{a}' and '{b}' are recipes for different commands, so they have no keys to compare")
-    print(recipe_text.diff(schema[0], a, b, schema[1]) or "no difference")
+    say(*(recipe_text.diff(schema[0], a, b, schema[1]) or "no difference").split("\n"))
     return 0
 
 

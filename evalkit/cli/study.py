@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import EvalkitError
+from ..text import say
 from .words import split
 
 app = typer.Typer(help="Many trainings and evaluations as one: a table of a paper, or your own.", rich_markup_mode=None)
@@ -21,7 +22,7 @@ def study_list() -> int:
     from ..study import spec
 
     for name in spec.names():
-        print(f"{name:26} {spec.load(name).title}")
+        say(f"{name:26} {spec.load(name).title}")
     return 0
 
 
@@ -31,17 +32,17 @@ def study_show(study: Name, only: Only = None) -> int:
     from ..study import spec
 
     found = spec.load(study)
-    print(found.title)
+    say(found.title)
     for axis, values in found.axes.items():
-        print(f"  {axis}: {', '.join(values)}")
+        say(f"  {axis}: {', '.join(values)}")
     for cell in spec.select(found, only):
-        what = f"left out: {cell.excluded}" if cell.excluded else " ".join([cell.recipe, *cell.overrides()])
-        print(f"{cell.name:48} {what}")
+        words = " ".join([cell.weights or cell.recipe, *cell.overrides()])
+        say(f"{cell.name:48} {f'left out: {cell.excluded}' if cell.excluded else words}")
         for value, of in found.beside(cell):
             said = "; ".join(part for part in (value.disputed and f"disputed: {value.disputed}", value.note) if part)
             where = ", ".join(part for part in (value.source, value.table, value.form) if part)
             quoted = f", quoted from {value.quoted}" if value.quoted else ""
-            print(f"    {value.value:>6} {value.metric} of {of} ({where}{quoted}{f'; {said}' if said else ''})")
+            say(f"    {value.value:>6} {value.metric} of {of} ({where}{quoted}{f'; {said}' if said else ''})")
     return 0
 
 
@@ -59,7 +60,7 @@ def study_coverage(
         print(json.dumps(coverage.as_json(covered), indent=1))
     else:
         for line in coverage.lines(covered):
-            print(line)
+            say(line)
     return 2 if any(c.missing for c in covered) else 0
 
 
@@ -111,23 +112,28 @@ def study_run(
         raise EvalkitError(f"'{odd[0]}' is not key=value; a study is one name or file, settings are written key=value")
     found = spec.load(study)
     cells = spec.select(found, only)
-    if dry_run and cells and _wants_folder(cells[0].recipe, [*cells[0].overrides(), *overrides]):
+    if (
+        dry_run
+        and cells
+        and not cells[0].weights
+        and _wants_folder(cells[0].recipe, [*cells[0].overrides(), *overrides])
+    ):
         overrides = [*overrides, "data_dir=DIR"]
-        print("data_dir=DIR stands for the folder of the training images, which is not given")
+        say("data_dir=DIR stands for the folder of the training images, which is not given")
     made = plan.make(found, cells, given=overrides, gpus=gpus, check=_obstacle)
     for name, why in made.left_out.items():
-        print(f"left out: {name}: {why}")
+        say(f"left out: {name}: {why}")
     folder = out or Path("studies") / found.name
     if dry_run:
         from ..study import cost
 
-        print(cost.table(made, folder, _training))
+        say(*cost.table(made, folder, _training).split("\n"))
         return 0
     run_folder.make(folder)
     with run_folder.claimed(folder, f"study run {found.name}", new=False):
         plan.start(folder, made)
         for line in reuse.take(folder, made, use, _identity) if use else []:
-            print(line)
+            say(line)
         engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
     return _ended(folder)
 
@@ -164,7 +170,7 @@ def study_report(
 
     found = spec.load(study)
     folder = folder or Path("studies") / found.name
-    print(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of))
+    say(*str(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of)).split("\n"))
     return 0
 
 
@@ -180,18 +186,19 @@ def _ended(folder: Path) -> int:
     for name, entries in states.items():
         if name in ("failed", "stopped"):
             for id, facts in entries:
-                print(f"{name}: {id}: {facts.get('message') or 'no message'} (jobs/{id}.log)")
-    print(f"{made.title}: {', '.join(f'{len(entries)} {name}' for name, entries in states.items())}")
+                say(f"{name}: {id}: {facts.get('message') or 'no message'} (jobs/{id}.log)")
+    say(f"{made.title}: {', '.join(f'{len(entries)} {name}' for name, entries in states.items())}")
     return 0 if set(states) == {"done"} else 2
 
 
 def _wants_folder(recipe: str, overrides: list[str]) -> bool:
     """Whether the recipe reads its images from a folder that is not given."""
     from .. import config
+    from ..data.known import KNOWN
     from ..train.config import TrainConfig
 
     conf = config.resolve(TrainConfig, recipe, [word for word in overrides if word.partition("=")[0].isidentifier()])
-    return conf.data in ("folder", "packed") and conf.data_dir is None
+    return conf.data_dir is None and conf.data in ("folder", "packed", *KNOWN)
 
 
 def _obstacle(recipe: str, overrides: list[str]) -> str | None:

@@ -10,6 +10,7 @@ from PIL import Image
 from .. import fingerprint
 from ..errors import EvalkitError, suggest
 from ..runtime import sha256_file
+from . import file_index
 from .images import Images, Subset, check_kind, decode, peculiarities
 from .scan import Scan, is_image
 
@@ -34,7 +35,7 @@ class FolderImages(Images):
         name: str,
         root: Path,
         ids: Sequence[str],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         classes: Sequence[str],
         problems: Sequence[str],
         remarks: Sequence[str] = (),
@@ -42,9 +43,9 @@ class FolderImages(Images):
         super().__init__(name, ids, labels, classes, problems=problems, remarks=remarks)
         self.root = str(root)
         try:
-            "".join(ids).encode()
-        except UnicodeEncodeError as e:
-            odd = next(id for id in ids if os.fsencode(id) != id.encode(errors="ignore"))
+            self.ids.letters.tobytes().decode()
+        except UnicodeDecodeError as e:
+            odd = next(id for id in self.ids if os.fsencode(id) != id.encode(errors="ignore"))
             raise EvalkitError(
                 f"a file name in {root} is not UTF-8, which its records need: {os.fsencode(odd)!r}; rename it"
             ) from e
@@ -114,18 +115,13 @@ def folder(
                     f" away.{suggest(found, known)}"
                 )
     names = folders if classes is None else list(classes)
-    ids: list[str] = []
-    labels: list[int] = []
     present = set(class_of.values())
     problems = [f"the class folder '{missing}' is missing" for missing in names if missing not in present]
     index = {label: i for i, label in enumerate(names)}
-    for found in folders:
-        files = scan.images(found)
-        ids += files
-        labels += [index[class_of[found]]] * len(files)
-        if not files:
-            problems.append(f"the class folder '{found}' holds no image")
-    if not ids:
+    ids, counts = file_index.images(scan, folders)
+    labels = np.repeat([index[class_of[found]] for found in folders], counts)
+    problems += [f"the class folder '{found}' holds no image" for found, count in zip(folders, counts) if not count]
+    if not len(ids):
         raise EvalkitError(f"{root} holds no images in class folders; expected {root}/CLASS/image.jpg")
     if problems and not allow_partial:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -219,7 +215,7 @@ def split_folder(root: str | Path, split: str) -> Path:
     splits = [
         name
         for name in _class_folders(Scan(root))
-        if name in (split, *USUAL_SPLITS) and any(entry.is_dir() for entry in os.scandir(root / name))
+        if name in (split, *USUAL_SPLITS) and any(entry.is_dir() for entry in (root / name).iterdir())
     ]
     if split in splits:
         return root / split

@@ -74,7 +74,7 @@ class Images:
         self.native_size, self.problems, self.remarks = native_size, list(problems), list(remarks)
         self.notes: dict[str, int] = {}
         self.noted: dict[int, list[str]] = {}
-        if len(set(self.ids)) != len(self.ids):
+        if not self.ids.distinct and len(set(self.ids)) != len(self.ids):
             raise ValueError(
                 f"Expected argument `ids` to be unique, but {len(self.ids)} ids hold only {len(set(self.ids))}"
                 " different ones"

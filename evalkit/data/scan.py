@@ -15,6 +15,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 # what archives and network storage leave: thumbnails, waste
 LITTER = ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information")
 LITTER_FILES = ("thumbs.db", "desktop.ini")
+Times = tuple[int, int, int, int]  # device, inode, times of modification and of status change in nanoseconds
 SHOWN = 6  # kinds of what was passed over
 
 
@@ -28,7 +29,7 @@ class Scan:
         self.root = Path(root)
         self.passed_over: Counter[str] = Counter()
         self.links: Counter[str] = Counter()  # the real path of what links to files mean
-        self._inside: list[str] = []
+        self.times: dict[str, Times] = {}  # of the sub-folders that were read, from before that
         above = [self.root.resolve(), *self.root.resolve().parents]
         self._seen = {key: str(path) for path in above if (key := _identity(path)) is not None}
 
@@ -53,20 +54,26 @@ class Scan:
             inside = left.pop()
             if inside:
                 self._enter(inside)
+            prefix = f"{inside}/" if inside else ""
+            # a million turns: no calls that are not needed
             for entry in self._entries(self.root / inside):
-                path = f"{inside}/{entry.name}" if inside else entry.name
-                if _is_folder(entry):
-                    if deep and self._wanted(entry.name):
-                        left.append(path)
-                elif is_image(entry.name):
-                    found.append(path)
+                name = entry.name
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link to itself
+                    is_folder = False
+                if is_folder:
+                    if deep and self._wanted(name):
+                        left.append(prefix + name)
+                elif name.lower().endswith(EXTENSIONS):
+                    if name.startswith("."):
+                        self.passed_over["hidden"] += 1
+                        continue
+                    found.append(prefix + name)
                     if entry.is_symlink():
                         self.links[os.path.realpath(entry.path)] += 1
-                elif not entry.name.startswith(".") and entry.name.lower() not in LITTER_FILES:
-                    suffix = os.path.splitext(entry.name)[1].lower()
-                    self.passed_over[suffix or "without a suffix"] += 1
-                elif entry.name.lower().endswith(EXTENSIONS):
-                    self.passed_over["hidden"] += 1
+                elif not name.startswith(".") and name.lower() not in LITTER_FILES:
+                    self.passed_over[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
         return sorted(found)
 
     def remarks(self) -> list[str]:
@@ -88,8 +95,18 @@ class Scan:
             self.passed_over[f"folders {name}"] += 1
         return name not in LITTER and not name.startswith(".")
 
+    def look(self, inside: str) -> Times | None:
+        """What tells a state of a sub-folder from any other; None if it is not there."""
+        try:
+            found = os.stat(self.root / inside)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
     def _enter(self, inside: str) -> None:
-        key = _identity(self.root / inside)
+        if times := self.look(inside):
+            self.times[inside] = times
+        key = times and times[:2]
         if key in self._seen:
             raise EvalkitError(
                 f"{self.root / inside} is a link to {self._seen[key]}, so its images would count twice; remove the link"

@@ -10,8 +10,10 @@ class Texts(Sequence[str]):
     """A list of texts that worker processes share.
 
     A worker that reads an entry of a Python list writes to its reference count, and so comes to own a copy of the page;
-    over an epoch, of the whole list. Arrays are left alone.
+    over an epoch, of the whole list. Arrays are left alone. `distinct`: whether it is known that no two are equal.
     """
+
+    distinct = False
 
     def __init__(self, texts: Iterable[str] = ()):
         encoded = [text.encode(errors="surrogateescape") for text in texts]

@@ -57,6 +57,12 @@ class OcclusionConfig(CleanConfig):
             found |= dict.fromkeys(("saliency", "head"), "it belongs to modes=[salient] or [nonsalient]")
         if "random" not in self.modes and not self.shuffle:
             found |= dict.fromkeys(("repeats", "seed"), "it belongs to modes=[random], or to shuffle=[...]")
+        if not self.modes:
+            found |= dict.fromkeys(
+                ("levels", "grid", "offset", "fill"), "it belongs to modes=[...], which drop patches"
+            )
+        if self.saliency and self.saliency.endswith(".npz"):
+            found["head"] = "it belongs to the attention of a network, saliency=dino, self or NAME"
         return found
 
     def check(self) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import re
 
 import pytest
@@ -87,6 +88,39 @@ def typeset(folder, name):
     assert tex.count(r"\begin") == tex.count(r"\end")
 
 
+ESCAPES = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+def printed(folder, command):
+    """What commands print of the files that they are given: titles, names, values and paths."""
+    odd = "\x1b[31m\x9b2J\u202e"
+    quoted = json.dumps(odd)  # YAML reads JSON's escapes
+    (folder / "study.yaml").write_text(
+        f"title: {quoted}\nrecipe: digits\naxes:\n  a: {{{quoted}: {{label: {quoted}}}}}\n  seed: [0]\n"
+    )
+    (folder / "mine.yaml").write_text(f"base: digits\nlabel: {quoted}\n")
+    for side in "ab":
+        results.append(folder / side, occlusion(label=odd + side))
+    words = [word.replace("DIR", str(folder)) for word in command.split()]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        _, line = invoke(words)
+    assert said.getvalue() or line
+    assert not ESCAPES.search(said.getvalue().replace("\n", "")) and not ESCAPES.search(line), said.getvalue()
+
+
+COMMANDS = (
+    *("study show DIR/study.yaml", "study run DIR/study.yaml --out DIR/s --dry-run", "study status DIR/\x1b[31m"),
+    *(
+        "recipes show DIR/mine.yaml",
+        "recipes diff digits DIR/mine.yaml",
+        "report DIR --out DIR/out",
+        "compare DIR/a DIR/b",
+    ),
+    *("recipes show digits label=\x1b[31m", "mixup list \x1b[31m", "train \x1b[31m", "eval DIR/\x1b[31m --data DIR"),
+)
+
+
 def harmless(folder, name):
     assert plain(name).isprintable() and "\x1b" not in plain(name)
 
@@ -96,6 +130,7 @@ CASES = [
     *(Case(f"a run called {name!r}, in report.csv", tabled, fate="mended", argument=name) for name in FORMULAS),
     *(Case(f"a run called `{name}`, in report.md and .html", paged, fate="mended", argument=name) for name in MARKUP),
     *(Case(f"a run called `{name}`, in report.tex", typeset, fate="mended", argument=name) for name in TEX),
+    *(Case(f"what `evalkit {words}` prints", printed, fate="mended", argument=words) for words in COMMANDS),
     *(Case(f"the text {name!r}", harmless, fate="mended", argument=name) for name in TERMINAL),
 ]
 

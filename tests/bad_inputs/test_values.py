@@ -9,6 +9,8 @@ from evalkit.accuracy import EvalConfig
 from evalkit.cli import invoke
 from evalkit.robustness import CONFIGS
 from evalkit.train.config import TrainConfig
+from evalkit.train.mixups import METHODS as EVERY
+from evalkit.train.mixups import arguments, from_config
 
 from .cases import Case
 from .make import splits, training
@@ -23,6 +25,10 @@ def override(folder, words):
 def recipe(folder, text):
     (folder / "mine.yaml").write_text("base: digits\n" + text + "\n")
     return config.load(TrainConfig, folder / "mine.yaml", [])
+
+
+def method(folder, spec):
+    return from_config(config.load(TrainConfig, "digits", [f"mixup={spec}"]).mixup)
 
 
 def transferred(folder, words):
@@ -77,7 +83,23 @@ FILES = (
 IDLE = (
     "augment=none|crop_scale=[0.5, 1]", "bce_threshold=0.2", "loss=ce|bce_reduction=mean",
     "distill_alpha=0.3", "distill_tau=2", "schedule=constant|min_lr=1e-5", "decay_epochs=[1]", "decay_rate=0.5",
+    "augment_device=device", "holdout=0.1|val_split=test", "weight_decay=0|decay_norm_and_bias=true",
+    "distill_teacher=resnet18|distill_type=none|distill_alpha=0.1",
+    "schedule=constant|warmup_epochs=0|schedule_by=epoch", "opt=lion|eps=1e-6",
+    "opt=rmsprop|betas=[0.9, 0.99]", "opt=adafactor|momentum=0.5",
     "warmup_epochs=0|warmup_lr=1e-6", "opt=adamw|momentum=0.5", "opt=sgd|betas=[0.9, 0.99]", "opt=sgd|eps=1e-6",
+)  # fmt: skip
+METHODS = (
+    "{name: maskmix, cell: 8, scale: 2}", "{name: maskmix, shuffle_cells: true}",
+    "{name: mixpro, mask: region, scale: 2}", "{name: mixpro, pal_epochs: 3}",
+    "{name: mixpro, pal: none, pal_detach: false}", "{name: mixpro, rollout_residual: false}",
+    "{name: transmix, rollout_residual: false}", "{name: tokenmix, teacher: area, network: resnet18}",
+    "{name: guidedmixup, preset: sr, clean_lam: 1}", "{name: puzzlemix, transport: false, t_eps: 0.5}",
+    "{name: augmix, jsd: false, jsd_weight: 3}", "{choice: [{name: adautomix, preset: cifar, pairing: flip}]}",
+)  # fmt: skip
+IDLE_FILES = (
+    "augment: none\ncrop_scale: [0.5, 1]", "loss: ce\nbce_threshold: 0.2", "opt: momentum\nbetas: [0.9, 0.99]",
+    "warmup_epochs: 0\nwarmup_lr: 1.0e-6", "decay_epochs: [3]", "distill_tau: 2.0",
 )  # fmt: skip
 IMPOSSIBLE = (
     "lr=1e-4|min_lr=1e-3", "warmup_epochs=1|lr=1e-4|warmup_lr=1", "schedule=step|epochs=9|decay_epochs=[3, 3]",
@@ -94,7 +116,11 @@ REFUSED = (
     "|YAML|unknown"
 )
 TRANSFER = ("data_dir=/x", "init=random|weights=raw", "head_dropout=0.1", "ratios=[1]")
-OCCLUSION = ("modes=[random]|saliency=self", "modes=[salient]|repeats=3", "modes=[random]|head=2")
+OCCLUSION = (
+    *("modes=[]|shuffle=[2]|levels=[0, 0.5]", "modes=[]|shuffle=[2]|fill=mean", "modes=[]|shuffle=[2]|grid=7"),
+    *("modes=[]|shuffle=[2]|offset=8", "saliency=maps.npz|head=2", "modes=[random]|saliency=self"),
+    *("modes=[salient]|repeats=3", "modes=[random]|head=2"),
+)
 EVAL = ("batch_size=1:30", "split=${x}", "batch_size=010")
 
 
@@ -113,6 +139,8 @@ CASES = [
     *cases(SURPRISES, override, REFUSED),
     *cases(FILES, recipe, REFUSED, "in a file: "),
     *cases(IDLE, override, "has no effect here; "),
+    *cases(METHODS, method, "key '.*' has no effect here; it belongs to ", "mixup="),
+    *cases(IDLE_FILES, recipe, "recipe '.*mine.yaml': key '.*' has no effect here; ", "in a file: "),
     *cases(IMPOSSIBLE, override, "is above lr|must be growing numbers up to"),
     *cases(TRANSFER, transferred, "has no effect here; ", "transfer: "),
     *cases(["lr=1e-4|min_lr=1e-3"], transferred, "min_lr=0.001 is above", "transfer: "),
@@ -125,3 +153,10 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bad_input(case, tmp_path):
     case.check(tmp_path)
+
+
+def test_what_counts_with_what_exists():
+    for name, cls in EVERY.items():
+        known = arguments(cls)
+        for key, (other, values) in cls.counts_with.items():
+            assert {key, other} <= set(known) and len(values), name

@@ -23,6 +23,15 @@ DEIT_S = {"model": "deit_small_patch16_224.fb_in1k", "metric": "top1"}
 HEADERS = {  # (folder, recipe) -> the numbers of its header, and the row of each
     ("train", "transmix"): [("80.7", {"file": "mixpro", "method": "TransMix", "metric": "top1", **S})],
     ("train", "transmix-as-run"): [("80.7", {"file": "transmix", "method": "TransMix", "metric": "top1", **S})],
+    ("train", "tokenmix"): [("80.8", {"file": "mixpro", "method": "TokenMix", "metric": "top1", **S})],
+    ("train", "transmix-distilled"): [
+        ("81.6", {"file": "transmix", "model": "deit_small_distilled_patch16_224"}),
+        ("83.7", {"file": "transmix", "model": "deit_base_distilled_patch16_224"}),
+    ],
+    ("train", "deit-distilled"): [
+        ("81.2", {"file": "transmix", "model": "deit_small_distilled_patch16_224"}),
+        ("83.4", {"file": "transmix", "model": "deit_base_distilled_patch16_224"}),
+    ],
     ("train", "mixpro"): [("81.3", {"file": "mixpro", "method": "MixPro", "metric": "top1", **S})],
     ("train", "deit-300"): [("79.8", {"file": "mixpro", "method": "baseline", "metric": "top1", **S})],
     ("train", "automix-deit"): [("80.78", {"file": "openmixup", "method": "AutoMix", "setting": "deit-300", **S})],

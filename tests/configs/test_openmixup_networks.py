@@ -147,3 +147,40 @@ def test_sumix_and_regmixup_are_their_authors_code():
     for recipe, alpha in (("cifar10", 20), ("cifar100", 10)):
         method = from_config(config.load(TrainConfig, recipe, ["data_dir=x", "mixup=regmixup"]).mixup)
         assert (method.alpha, method.eta) == (alpha, 1)
+
+
+def test_tokenmix_is_its_authors_code():
+    """Sense-X/TokenMix 0e17d5d: exp/deit_small/run.sh over main.py's defaults, timm 0.5.4's BinaryCrossEntropy."""
+    cfg = config.load(TrainConfig, "tokenmix", ["data_dir=x"])
+    assert (cfg.epochs, cfg.cooldown_epochs) == (310, 10)  # args.epochs = create_scheduler(...)[1]
+    assert (cfg.batch_size, cfg.micro_batch, cfg.lr) == (8 * 128, 128, 5e-4 * 1024 / 512)
+    assert (cfg.model_args, cfg.erasing, cfg.weight_decay, cfg.clip_grad) == ({"drop_path_rate": 0.1}, 0.25, 0.05, None)
+    assert (cfg.warmup_epochs, cfg.warmup_lr, cfg.min_lr, cfg.ema, cfg.repeats) == (5, 1e-6, 1e-5, 0.99996, 1)
+    assert (cfg.loss, cfg.bce_threshold, cfg.bce_reduction, cfg.label_smoothing) == ("bce", None, "mean", 0.1)
+    assert [(c["name"], c["prob"]) for c in cfg.mixup["choice"]] == [("mixup", 0.5), ("tokenmix", 0.5)]
+    assert cfg.mixup["choice"][0]["alpha"] == 0.8 and "nfnet_f6" in cfg.mixup["choice"][1]["network"]
+
+
+def test_transmix_as_run_cools_down_and_its_networks_are_their_authors():
+    cfg = config.load(TrainConfig, "transmix-as-run", ["data_dir=x"])
+    assert (cfg.epochs, cfg.cooldown_epochs) == (310, 10)  # timm's create_scheduler: t_initial + cooldown_epochs
+    published = {  # deit_b_transmix.yaml; supplement A.1: 400 epochs of CaiT and XCiT; see NETWORKS of test_sources
+        "deit_base_patch16_224": (0.05, 5, 300, 0.1, None),
+        "pvt_large": (0.03, 20, 300, 0.3, 1.0),
+        "ca_swin_tiny_patch4_window7_224": (0.03, 20, 300, 0.2, None),
+        "cait_xxs36_224": (0.03, 20, 400, None, None),
+        "xcit_small_12_p16_224": (0.03, 20, 400, 0.05, None),
+    }
+    for model, expected in published.items():
+        cfg = config.load(TrainConfig, "transmix", ["data_dir=x", f"model={model}"])
+        found = (cfg.weight_decay, cfg.warmup_epochs, cfg.epochs, cfg.model_args.get("drop_path_rate"), cfg.clip_grad)
+        assert found == expected
+
+
+def test_distilled_recipes_are_deits():
+    """facebookresearch/deit, main.py: --teacher-model regnety_160, --distillation-alpha 0.5, hard in its README."""
+    for name, base in (("transmix-distilled", "transmix"), ("deit-distilled", "deit-300")):
+        cfg, plain = (config.load(TrainConfig, recipe, ["data_dir=x"]) for recipe in (name, base))
+        assert (cfg.distill_teacher, cfg.distill_type, cfg.distill_alpha) == ("regnety_160.deit_in1k", "hard", 0.5)
+        differ = {key for key in vars(cfg) if getattr(cfg, key) != getattr(plain, key)}
+        assert differ - {"applied", "models"} == {"model", "distill_teacher", "label"}

@@ -134,7 +134,6 @@ OURS = {
     ("transmix", "amp"): "bf16",
     ("mixpro", "clip_grad"): None,
     ("transmix-as-run", "interpolation"): "bicubic",  # its header says so
-    ("transmix-as-run", "epochs"): 300,  # likewise
 }
 NAMED = re.compile(r"OpenMixup|AutoMix Table|DeiT|TransMix|MixPro|\bpaper|\bcode|RSB|timm|\bpage\b|README|mmcv|\d")
 NUMBER = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?:e-?\d+)?(?![\w%]|\.\d)")

@@ -1,5 +1,8 @@
 """A run's bits with every kind of input: the same for any number of workers and after a kill."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from evalkit.data import pack as packing
 from evalkit.train import loop
 
 from ..evalkit.test_packed import write
-from .test_resume import digest
+from .test_resume import digest, finish
 
 RECIPE = ["train", "digits", "model_args={depth: 1}", "epochs=4", "batch_size=8", "micro_batch=4", "mixup=mixpro"]
 RECIPE += [
@@ -68,3 +71,21 @@ def test_workers_and_kills_change_no_bit(folders, tmp_path, path, monkeypatch):
     record = results.read([tmp_path / "run"])[0]
     assert record["config"]["decode"] in PATHS[path][1] and record["config"]["augment_device"] in ("cpu", "device")
     assert ("JPEG quality 90" in str(record["notes"])) == ("data=packed" in PATHS[path])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["fast", "packed, device"])
+def test_processes_and_kills_change_no_bit(folders, tmp_path, path):
+    """Two processes, killed once a checkpoint is there, then one alone; against one alone from the start."""
+    command = words(folders, path)
+    evalkit = [sys.executable, "-m", "evalkit"]
+    finish(*evalkit, *command, "workers=0", "--out", str(tmp_path / "whole"))
+    run = subprocess.Popen([*evalkit, *command, "workers=1", "--gpus", "2", "--out", str(tmp_path / "run")])
+    end = time.monotonic() + 300
+    while not (tmp_path / "run" / "checkpoints" / "step-000000003").exists():
+        assert run.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    finish(*evalkit, "train", "--resume", str(tmp_path / "run"), "workers=1")
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")

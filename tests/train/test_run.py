@@ -267,3 +267,19 @@ def test_fewer_than_five_classes(tmp_path, classes):
     )
     (record,) = results.read([tmp_path / "run"])
     assert set(record["metrics"]) == {"top1", "top1_best", "loss"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9")],
+)
+def test_memory_that_ran_out_is_a_line_of_advice(tmp_path, monkeypatch, error):
+    def forward(*_):
+        raise error
+
+    monkeypatch.setattr(loop, "forward", forward)
+    with pytest.raises(EvalkitError, match="micro_batch=64; begin a new run with micro_batch=32, .* or fewer workers"):
+        train(tiny(), tmp_path / "run")
+    monkeypatch.setattr(loop, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(), tmp_path / "other")

@@ -122,8 +122,8 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
         preset: One of the method's `PRESETS`, whose arguments are taken.
         kwargs: Arguments of the method, in place of the preset's.
 
-    Raises EvalkitError for a name, preset or argument that does not exist, naming the closest one that does; ValueError
-    for a wrong value.
+    Raises EvalkitError for a name, preset or argument that does not exist, naming the closest one that does, and for an
+    argument that has no effect beside the others; ValueError for a wrong value.
     """
     cls = find(name)
     if preset not in cls.PRESETS:
@@ -140,7 +140,13 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
         given["methods"] = [m if isinstance(m, MixMethod) else from_config(m) for m in given["methods"]]
     if isinstance(given.get("method"), str | Mapping):
         given["method"] = from_config(given["method"])
-    return cls(**given)
+    made = cls(**given)
+    for key in kwargs.keys() & cls.counts_with.keys():
+        other, values = cls.counts_with[key]
+        if given.get(other, known[other].default) not in values:
+            needed = " or ".join(f"{other}={'null' if value is None else str(value).lower()}" for value in values)
+            raise EvalkitError(f"{name} key '{key}' has no effect here; it belongs to {needed}")
+    return made
 
 
 def from_config(spec: str | Mapping[str, Any]) -> MixMethod:

@@ -117,6 +117,7 @@ class AdAutoMix(LearnedMix):
       archivePrefix = {arXiv}
     }
     """
+    counts_with = {"pairing": ("images", [2])}
     PRESETS = {
         "default": {},
         "cifar": {"images": 3, "beta": 0.3, "lam_embed": False, "momentum_end": 0.999999},

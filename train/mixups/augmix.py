@@ -59,6 +59,7 @@ class AugMix(MixMethod):
     }
     """
     exempt = {"alone": "rows are views", "itself": "rows are views"}
+    counts_with = {"jsd_weight": ("jsd", [True])}
     PRESETS = {
         "default": {},
         "imagenet": {"severity": 1.0},

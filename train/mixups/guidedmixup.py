@@ -44,6 +44,7 @@ class GuidedMixup(SaliencyMethod):
     }
     """
     exempt = {"draws": "the images decide"}
+    counts_with = dict.fromkeys(("clean_lam", "saliency_training"), ("saliency", ["ap"]))
     PRESETS = {
         "default": {},
         "released": {"saliency_training": True},

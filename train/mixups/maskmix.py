@@ -63,6 +63,11 @@ class MaskMix(MixMethod):
     }
     """
     small = {"scale": 2}
+    counts_with = {
+        "scale": ("cell", [None]),
+        "shuffle_cells": ("shuffle", ["crop", "canvas", "both"]),
+        **dict.fromkeys(("alpha", "count_rounding"), ("mask", ["random"])),
+    }
     PRESETS = {
         "default": {},
         "block": {"mask": "block", "scale": 1, "pairing": "flip"},

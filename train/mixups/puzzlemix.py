@@ -68,6 +68,7 @@ class PuzzleMix(SaliencyMethod):
     """
     settled = {"grid": 8}
     exempt = {"oblong": "its grids divide square images only, as the paper's", "blend": "moves blocks"}
+    counts_with = dict.fromkeys(("t_eps", "t_size"), ("transport", [True]))
     PRESETS = {
         "default": {},
         "paper": {"grids": (2, 4, 8, 16), "t_size": 4},

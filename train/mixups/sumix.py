@@ -33,7 +33,7 @@ class SUMix(MixMethod):
 
     Args:
         method: Any method that mixes pairs, as in a recipe: a name or {name: ..., key: value}; the paper's cut.
-        weight: gamma.
+        weight: gamma, the weight of the regulariser.
         own_head: Whether u comes from a head of its own; else u is the logits, as in the code's configuration of
             ImageNet.
         average: Whether lam' is averaged over the batch, as the code does by multiplying it with a mean loss.
@@ -168,5 +168,10 @@ def distance(seen: Tensor, own: Tensor, hidden: Tensor) -> Tensor:
 
 
 def pick(values: Tensor, classes: Tensor) -> Tensor:
-    """The entry of each row's class, (B,)."""
+    """The entry of each row's class, (B,).
+
+    Args:
+        values: A number for each image and class (B, K).
+        classes: A class for each image (B,).
+    """
     return values.gather(1, classes[:, None])[:, 0]

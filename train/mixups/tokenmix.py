@@ -75,6 +75,10 @@ class TokenMix(MixMethod):
     small = {"cell": 4}
     row_sum = None  # the shares of two maps
     exempt = {"renaming": "weighed by the teacher"}
+    counts_with = {
+        **dict.fromkeys(("network", "network_model"), ("teacher", ["cam", "attn"])),
+        "maps": ("teacher", ["offline"]),
+    }
     PRESETS = {
         "default": {},
         "released": {"teacher": "offline", "clamp": False},

@@ -50,6 +50,7 @@ class TransMix(MixMethod):
       archivePrefix = {arXiv}
     }
     """
+    counts_with = {"rollout_residual": ("attn_depth", ["rollout"])}
     PRESETS = {
         "default": {},
         "aligned": {"aligned": True},

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -51,13 +50,14 @@ class Nuisance(threading.Thread):
             for id in list(self.todo):
                 if not list((self.folder / plan.read(self.folder).job(id).out / "checkpoints").glob("step-*")):
                     continue
-                note = json.loads((self.folder / "jobs" / f"{id}.json").read_text())
-                number, passed = note["slurm_job"], time.time() - note["began"]
+                number = json.loads((self.folder / "jobs" / f"{id}.json").read_text())["slurm_job"]
+                passed = _call("squeue", "-h", "-j", number, "-O", "TimeUsed").strip()  # minutes:seconds
+                minutes, seconds = map(int, passed.split(":")[-2:])
                 words = {
                     "requeue": ["scontrol", "requeue", number],
                     "cancel": ["scancel", number],
-                    # whole minutes; the warning comes 30 s before, and up to 30 s earlier, so within seconds
-                    "time": ["scontrol", "update", f"JobId={number}", f"TimeLimit={int(passed / 60) + 1}"],
+                    # In whole minutes. The warning comes 30 s before, up to 30 s earlier: soon, and not too late.
+                    "time": ["scontrol", "update", f"JobId={number}", f"TimeLimit={minutes + 1 + (seconds > 30)}"],
                 }
                 _call(*words[self.todo.pop(id)])
             for number in _call("squeue", "-h", "-t", "PENDING", "-o", "%i").split():
