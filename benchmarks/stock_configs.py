@@ -116,8 +116,9 @@ def shrunk(config: dict[str, Any], readers: list[dict[str, Any]]) -> dict[str, A
             return type(value)(narrow(v) for v in value)
         return NARROW.get(value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-    # parts of DETR have widths of 256 that stand in no config
-    wide = ("backbone", "test_cfg", "train_cfg") if "DETR" not in config["model"]["type"] else tuple(config["model"])
+    # parts of DETR have widths of 256 that stand in no config; FCOS normalises groups, of one place in small maps
+    kept_wide = any(name in config["model"]["type"] for name in ("DETR", "FCOS"))
+    wide = tuple(config["model"]) if kept_wide else ("backbone", "test_cfg", "train_cfg")
     model = {k: v if k in wide else narrow(v) for k, v in config["model"].items()}
     if "size" in model.get("data_preprocessor", {}):
         model["data_preprocessor"] = model["data_preprocessor"] | {"size": (SIDE, SIDE)}

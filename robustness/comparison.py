@@ -29,7 +29,6 @@ from .protocol import Outcome, by_id
 
 ALPHA = 1 - bootstrap.COVERAGE
 FILE = "compare.json"
-KNOWN = PROTOCOLS | {ACCURACY.name: ACCURACY}
 Record = dict[str, Any]
 
 
@@ -86,7 +85,7 @@ def compare(a: str, b: str, protocols: Sequence[str] = (), out: str | Path | Non
     made = []
     for name in shared:
         for first, second in _pairs(name, sides[0], sides[1], names=(a, b)):
-            differences = paired(KNOWN[name], outcome_of(first), outcome_of(second), names=(a, b))
+            differences = paired(comparable()[name], outcome_of(first), outcome_of(second), names=(a, b))
             say(*_text(first, second, differences).split("\n"))
             made.append(_json(first, second, differences))
     if out is not None:
@@ -174,16 +173,21 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
 # ---- which records
 
 
+def comparable() -> dict[str, Protocol]:
+    """What can be compared, by name: every robustness protocol, and accuracy."""
+    return {**PROTOCOLS, ACCURACY.name: ACCURACY}
+
+
 def _runs(spec: str, protocols: Sequence[str]) -> list[Record]:
     """The latest robustness records of the one model that `spec` names."""
-    if odd := [p for p in protocols if p not in KNOWN]:
-        raise unknown("protocol", odd[0], KNOWN)
+    if odd := [p for p in protocols if p not in comparable()]:
+        raise unknown("protocol", odd[0], comparable())
     cuts = [i for i, letter in enumerate(spec) if letter == ":" and Path(spec[:i]).exists()]
     folder, name = (spec, None) if Path(spec).exists() or not cuts else (spec[: cuts[0]], spec[cuts[0] + 1 :])
     found = [
         r
         for r in results.latest(results.read([folder]))
-        if r["protocol"] in (protocols or KNOWN) and r["task"] in ("robustness", "eval")
+        if r["protocol"] in (protocols or comparable()) and r["task"] in ("robustness", "eval")
     ]
     chosen = [
         r

@@ -7,7 +7,7 @@ was killed and resumed, or runs with other worker or process counts, takes the v
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def fit(s: Session, run: Path) -> None:
 
     feed = Feed(batch_iterator(s, s.step))
     context = context_maker(s, total)
-    log = Logger(run, s.step, total)
+    log = Logger(run, s.step, total, cfg.track, asdict(cfg))
     bad_step = torch.full((), total, device=device)  # first step with a loss that is not finite
     began = time.monotonic() - s.seconds
     window, shown, saved_at = time.monotonic(), s.step, time.monotonic()

@@ -177,7 +177,7 @@ def load(path: Path, trusted: bool = False) -> dict[str, Any]:
                 f"the config of this run imports {', '.join(foreign)}, which a run folder may not ask"
                 " for; name the config again: evalkit transfer ... --resume DIR config=FILE"
             )
-        check_names("config", {k: v for k, v in config.items() if k != "model"})
+        check_names("config", {k: v for k, v in config.items() if k not in ("model", "custom_imports")})
         check_names("config.model", {k: v for k, v in config["model"].items() if k != "backbone"})
         _known_scope(config["model"]["backbone"])
     return config

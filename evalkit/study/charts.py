@@ -67,28 +67,6 @@ def against(lines: Mapping[str, Line], axis: str, label: str, percent: bool) -> 
 
 
 @plots.styled
-def epochs(panels: Mapping[str, Mapping[str, Line]], order: Sequence[str]) -> Figure:
-    """What was logged, against epochs, a line for every name.
-
-    Args:
-        panels: title -> name -> (epoch, result).
-        order: of all names, which fixes colours.
-    """
-    figure = Figure(figsize=(3.3 * len(panels) + 0.4, 3.5), layout="constrained")
-    for ax, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
-        for name, line in lines.items():
-            style = plots.line_style(order.index(name)) | ({"marker": None} if len(line) > 20 else {})
-            ax.plot([x for x, _ in line], [found.mean for _, found in line], **style)
-        ax.set_title(title)
-        ax.set_xlabel("epoch")
-        ax.grid(True)
-        _percent(ax, "y", "top-1" in title)
-    shown = [name for name in order if any(name in lines for lines in panels.values())]
-    plots.legend(figure, {name: order.index(name) for name in shown})
-    return figure
-
-
-@plots.styled
 def samples(values: Mapping[str, Sequence[float]], label: str) -> Figure:
     """Values of the samples of a batch, ascending, a line for every name.
 

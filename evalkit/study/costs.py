@@ -8,7 +8,8 @@ from typing import NamedTuple
 from ..errors import EvalkitError
 from ..models.cost import cost
 from ..report.tables import NOT_MEASURED, Cell, Table
-from .figures import SPEED, read_log
+from ..report.training import SPEED
+from .figures import read_log
 from .gather import TRAIN, Gathered, Measured, name_of
 
 META = "last/meta.json"

@@ -84,6 +84,8 @@ def test_kept_configs_are_literals_that_run_nothing(tmp_path):
     path.write_text(stock.dump(config))
     again = stock.load(path)
     assert again == config and isinstance(again["train_dataloader"]["dataset"]["pipeline"][2]["scale"], tuple)
+    path.write_text(stock.dump(stock.read("mask2former_r50_8xb2-160k_ade20k-512x512", "mmseg")[0]))
+    assert stock.load(path)["custom_imports"] == ["mmdet.models"]  # of the two packages is no foreign code
     for change, words in (
         ({"custom_imports": ["os"]}, "imports os.*--resume DIR config=FILE"),
         ({"optim_wrapper": {"type": "os.system"}}, "names code by its path"),
