@@ -1,5 +1,6 @@
 # make demo   train four methods on embedded data, transfer to segmentation and detection, test their robustness, write a report
 # make test   the quick tests
+# make docs   the site, in docs/_build/html
 # make types  mypy over the folders laid out as the package that is installed
 # All install into EVALKIT_VENV first if that is needed, and need nothing else. SEEDS="0 1 2" makes the demo train each method three times.
 
@@ -21,7 +22,7 @@ PROTOCOLS := $(patsubst %,$(DEMO)/%/results.jsonl,occlusion imagenet-a imagenet-
 RUN := OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 $(BIN)/evalkit
 NAMED = 2>&1 | sed -u 's/^/[$(notdir $(@D))] /'
 
-.PHONY: demo results test types install
+.PHONY: demo results test docs types install
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -37,6 +38,10 @@ results: $(patsubst %,%/results.jsonl,$(DETECTION) $(RUNS) $(SEGMENTATIONS)) $(P
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "The site: docs/_build/html/index.html"
+
 FOLDERS := train downstream robustness configs
 PARTS := $(foreach folder,$(FOLDERS),-e 's,^evalkit/\($(folder)/\),\1,')
 types: install
@@ -48,7 +53,7 @@ install: $(EVALKIT_VENV)/.evalkit-installed
 
 $(EVALKIT_VENV)/.evalkit-installed: pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(EVALKIT_VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,downstream,study]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,docs,downstream,study]'
 	touch $@
 
 $(DEMO)/occlusion/results.jsonl: $(RUNS:=/results.jsonl)

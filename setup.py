@@ -17,7 +17,7 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={
-        "evalkit": ["py.typed", "published/*.csv", "data/*.txt", "report/*.j2", "study/Snakefile"],
+        "evalkit": ["py.typed", "published/*.csv", "data/*.txt", "report/*.j2", "report/*.js", "study/Snakefile"],
         "evalkit.configs": ["**/*.yaml"],
     },
 )

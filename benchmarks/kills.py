@@ -164,6 +164,7 @@ class Bench:
         title = jobs(self.work, self.work)[i].title
         if title not in self.whole:
             run, log = self.work / "run", self.work / "writes.txt"
+            shutil.rmtree(run, ignore_errors=True)
             job = jobs(self.work, run)[i]
             words = [*job.words, *(["--gpus", str(job.processes)] if job.processes > 1 else [])]
             command = [sys.executable, "-m", "evalkit", *words]

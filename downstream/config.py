@@ -9,7 +9,7 @@ from evalkit.errors import EvalkitError, unknown
 from evalkit.keys import Keys, key
 
 # that data_dir says the place of
-PUBLISHED_SETS = ("pascal-context", "ade20k", "cityscapes", "voc2012", "coco", "coco-boxes")
+PUBLISHED_SETS = ("pascal-context", "ade20k", "cityscapes", "voc2012", "coco")
 T = TypeVar("T")
 
 
@@ -97,7 +97,8 @@ class TransferConfig(Keys):
     )
     layer_decay: float | None = key(
         None,
-        "factor on the rate from one layer of the backbone to the one before, layers as timm counts them; null: none",
+        "factor on the rate from one layer of the backbone to the one before, layers as timm counts them, at the start:"
+        " min_lr is the same for all; null: none",
         above=0,
         most=1,
     )

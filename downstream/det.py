@@ -9,6 +9,7 @@ decides which images share a step.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from evalkit.config import load
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
-from . import config, mask_rcnn, readers, scenes, sheets
+from . import config, mask_rcnn, readers, scenes, sheets, spread
 from .about.det import DET, DetConfig
 from .backbone import Source
 from .readers_det import MIN_SIDE, DetData
@@ -173,11 +174,17 @@ def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     absent = int(np.isnan(scores["det/box"][:, 0]).sum())
     for name in (name for name, value in metrics.items() if np.isnan(value)):
         undefined.setdefault(name, "no object of the validation images counts")
+    kinds = {kind: scores[f"det/{kind}_matches"] for kind in ("box", "mask") if f"det/{kind}_matches" in scores}
+    errors, intervals = (
+        spread.over_images(metrics, data.counts["val"], partial(spread.detection, kinds)) if kinds else ({}, {})
+    )
     return Scores(
         metrics,
         rows,
         undefined,
         [f"{absent} of {len(rows)} classes have no object in the validation images"] if absent else [],
+        errors,
+        intervals,
     )
 
 

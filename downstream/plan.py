@@ -86,6 +86,13 @@ def innermost(dataset: dict[str, Any]) -> dict[str, Any]:
         dataset = inner
 
 
+def repeats(dataset: dict[str, Any]) -> int:
+    """How often an epoch of a train config shows each image."""
+    inner = dataset.get("dataset")
+    times = int(dataset.get("times", 1)) if dataset.get("type") == "RepeatDataset" else 1
+    return times * repeats(inner) if isinstance(inner, dict) else times
+
+
 def _wrapped(dataset: dict[str, Any], ours: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """`ours` in the place of the innermost set; of several that the config joins, in the place of all."""
     if isinstance(dataset.get("dataset"), dict):

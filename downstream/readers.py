@@ -8,14 +8,15 @@ here.
 
 import os
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from evalkit.data.embedded import DIGITS
 from evalkit.errors import EvalkitError
 from evalkit.fingerprint import FULL
 
-from . import scenes
+from . import readers_sets, scenes
 from .readers_det import DetData, coco, coco_format
 from .readers_seg import SegData, context, find_voc, pascal_context, seg_folders
 
@@ -28,13 +29,18 @@ def segmentation(data: str, made: Path, root: str | None = None) -> SegData:
     pascal-context that is not the published one.
 
     Args:
-        data: digits-scenes, pascal-context, or a folder in Pascal Context's layout or one of images and masks.
+        data: digits-scenes, pascal-context, ade20k, cityscapes, voc2012, or a folder in Pascal Context's layout or
+            one of images and masks.
         made: The folder that embedded scenes are written to.
         root: The folder at or below which published sets lie; None: EVALKIT_DATA.
     """
     if data == scenes.NAME:
         fingerprint = {split: f"{FULL}:{digest}" for split, digest in scenes.write_scenes(made).items()}
         return context(made / scenes.VOC, scenes.NAME, ["background", *DIGITS], fingerprint)
+    if data in readers_sets.SETS:
+        names: Any = import_module(f"{__package__}.mm.names").classes
+        folder = _folder(data, data, root, readers_sets.SETS[data].holds)
+        return _published(readers_sets.read(data, folder, names))
     folder = _folder(data, "pascal-context", root, "VOCdevkit/VOC2010")
     if data == "pascal-context":
         return _published(pascal_context(folder))

@@ -49,6 +49,8 @@ class SegData:
         fingerprint: Split -> digest of its images and label maps.
         published: The published set, whole.
         notes: What a reader of the numbers should know, one sentence each.
+        nested: Whether images lie in folders of folders, one per city.
+        zero_is_none: Whether label 0 is no class and class i has the label i + 1.
     """
 
     name: str
@@ -62,6 +64,8 @@ class SegData:
     fingerprint: dict[str, str]
     published: bool = False
     notes: list[str] = field(default_factory=list)
+    nested: bool = False
+    zero_is_none: bool = False
 
 
 def pascal_context(root: str | Path) -> SegData:
@@ -103,36 +107,45 @@ def context(voc: Path, name: str, classes: list[str], fingerprint: dict[str, str
         fingerprint: Split -> digest; None: computed from the files.
     """
     lists: dict[str, str | None] = {split: f"ImageSets/SegmentationContext/{split}.txt" for split in SPLITS}
-    ids = {split: _listed(voc / path) for split, path in lists.items() if path is not None}
+    ids = {split: listed(voc / path) for split, path in lists.items() if path is not None}
     both = set(ids["train"]) & set(ids["val"])
     if both:
         raise EvalkitError(f"{voc}: {len(both)} images are in train.txt and val.txt ({min(both)}); {CONTEXT_HOW}")
     images, masks = dict.fromkeys(SPLITS, "JPEGImages"), dict.fromkeys(SPLITS, "SegmentationClassContext")
     found = SegData(name, voc, classes, images, masks, ids, lists, (".jpg", ".png"), {})
-    made = {split: _check_masks(found, split, ignore=False) for split in SPLITS}
-    return replace(found, fingerprint=fingerprint or made, notes=_notes(found))
+    made = {split: check_masks(found, split, ignore=False) for split in SPLITS}
+    return replace(found, fingerprint=fingerprint or made, notes=notes(found))
 
 
-def _notes(data: SegData) -> list[str]:
+def notes(data: SegData) -> list[str]:
     """What OpenCV does to images silently, and which classes a split lacks."""
-    said = []
+    said: list[str] = []
     for split in SPLITS:
         for folder, suffix, look in (
             (data.images[split], data.suffixes[0], decoding.survey),
-            (data.masks[split], data.suffixes[1], partial(decoding.absent, classes=data.classes)),
+            (
+                data.masks[split],
+                data.suffixes[1],
+                partial(decoding.absent, classes=["none"] * data.zero_is_none + data.classes),
+            ),
         ):
             said += look([str(data.root / folder / f"{i}{suffix}") for i in sorted(data.ids[split])], split=split)
     return said
 
 
-def _listed(path: Path) -> list[str]:
-    """The ids in a list file."""
+def listed(path: Path, how: str = CONTEXT_HOW) -> list[str]:
+    """The ids in a list file.
+
+    Args:
+        path: The file, one id per line.
+        how: What to do where it is missing or wrong.
+    """
     try:
         ids = path.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as e:
-        raise EvalkitError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}; {CONTEXT_HOW}") from e
+        raise EvalkitError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}; {how}") from e
     if not ids or len(set(ids)) < len(ids):
-        raise EvalkitError(f"{path} {'lists an image twice' if ids else 'is empty'}; {CONTEXT_HOW}")
+        raise EvalkitError(f"{path} {'lists an image twice' if ids else 'is empty'}; {how}")
     return ids
 
 
@@ -165,8 +178,8 @@ def seg_folders(root: str | Path) -> SegData:
         raise EvalkitError(f"{root}/images holds {' and '.join(sorted(suffixes))} files; convert them to one kind")
     (suffix,) = suffixes
     found = SegData(root.resolve().name, root, classes, images, masks, ids, dict.fromkeys(SPLITS), (suffix, ".png"), {})
-    made = {split: _check_masks(found, split, ignore=True) for split in SPLITS}
-    return replace(found, fingerprint=made, notes=_notes(found))
+    made = {split: check_masks(found, split, ignore=True) for split in SPLITS}
+    return replace(found, fingerprint=made, notes=notes(found))
 
 
 def _files(folder: Path, layout: str) -> list[str]:
@@ -184,12 +197,21 @@ def _files(folder: Path, layout: str) -> list[str]:
     return names
 
 
-def _check_masks(data: SegData, split: str, ignore: bool) -> str:
+def check_masks(data: SegData, split: str, ignore: bool) -> str:
     """Every image and label map of a split is there, and of `CHECKED` label maps shape and labels are right; the
-    fingerprint of class names, ids, images and maps. `ignore`: 255 is allowed."""
+    fingerprint of class names, ids, images and maps.
+
+    Args:
+        data: The set.
+        split: train or val.
+        ignore: Whether label maps may hold 255.
+
+    Raises EvalkitError for what is not.
+    """
     images, masks, ids = data.root / data.images[split], data.root / data.masks[split], data.ids[split]
     for folder, suffix in ((images, data.suffixes[0]), (masks, data.suffixes[1])):
-        present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+        files = folder.rglob(f"*{suffix}") if data.nested else folder.glob(f"*{suffix}")
+        present = {p.relative_to(folder).as_posix() for p in files}
         gone = [f"{i}{suffix}" for i in ids if f"{i}{suffix}" not in present]
         if gone:
             raise EvalkitError(
@@ -197,7 +219,8 @@ def _check_masks(data: SegData, split: str, ignore: bool) -> str:
             )
     for i in sorted(ids)[:: max(1, len(ids) // CHECKED)]:
         path = masks / f"{i}{data.suffixes[1]}"
-        problem = _mask_problem(images / f"{i}{data.suffixes[0]}", path, len(data.classes), ignore)
+        labels = len(data.classes) + data.zero_is_none
+        problem = _mask_problem(images / f"{i}{data.suffixes[0]}", path, labels, ignore)
         if problem:
             raise EvalkitError(f"{path} {problem}")
     both = (

@@ -328,6 +328,8 @@ def _record(job: Job, data: Data, plan: Plan, outcome: Scores, parameters: int, 
             data.counts["val"],
             outcome.metrics | {"parameters": parameters},
             outcome.undefined,
+            outcome.standard_errors,
+            outcome.intervals,
             series=outcome.series,
         ),
         Made(

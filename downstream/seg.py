@@ -6,6 +6,7 @@ name no schedule.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from evalkit.config import load
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
-from . import config, readers, scenes, sheets
+from . import config, readers, scenes, sheets, spread
 from .about.seg import HEADS, SEG, SegConfig
 from .backbone import Source
 from .readers_seg import IGNORE, SegData
@@ -62,7 +63,8 @@ def _part(found: SegData, split: str, without_background: bool) -> dict[str, Any
         "img_suffix": found.suffixes[0],
         "seg_map_suffix": found.suffixes[1],
         "metainfo": {"classes": found.classes[int(without_background) :]},
-        "reduce_zero_label": without_background,
+        "reduce_zero_label": without_background or found.zero_is_none,
+        "nested": found.nested,
     }
 
 
@@ -214,7 +216,11 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
             f"{absent} of {len(data.classes)} classes occur neither in the truth nor in a prediction and are left out"
             " of the means"
         )
-    return Scores(metrics, rows, undefined, notes)
+    images = score.get("seg/images")
+    errors, intervals = (
+        ({}, {}) if images is None else spread.over_images(metrics, len(images), partial(spread.segmentation, images))
+    )
+    return Scores(metrics, rows, undefined, notes, errors, intervals)
 
 
 def published(cfg: SegConfig, source: Source, data: Data) -> bool:

@@ -53,12 +53,16 @@ class Scores:
         series: One row per class.
         undefined: Metric that is NaN -> why.
         notes: What a reader of the numbers should know, one sentence each.
+        standard_errors: Metric -> standard error over images.
+        intervals: Metric -> 95 % interval over images.
     """
 
     metrics: dict[str, float]
     series: list[dict[str, Any]]
     undefined: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    standard_errors: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def mean_of_defined(values: np.ndarray) -> float:

@@ -1,10 +1,11 @@
-"""What a run says while it goes: log.jsonl (the record), TensorBoard, and a progress bar or plain lines on the main
+"""What a run says while it goes: log.jsonl (the record), trackers, and a progress bar or plain lines on the main
 process."""
 
 import json
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .runtime import is_main, write_atomic
 from .text import plain, say
+from .tracking import trackers
 
 UNREADABLE = float("inf")  # the step of a line that is none
 
@@ -26,12 +28,12 @@ class Logger:
         total: Steps of the whole run.
     """
 
-    def __init__(self, run: Path, start: int, total: int):
+    def __init__(
+        self, run: Path, start: int, total: int, track: str | None = None, config: Mapping[str, Any] | None = None
+    ):
         self.active = is_main()
         if not self.active:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         path = run / "log.jsonl"
         if path.exists():
             lines = path.read_bytes().splitlines()
@@ -43,7 +45,7 @@ class Logger:
             if bad:
                 warnings.warn(f"{path}: {bad} lines that are no log lines were dropped", stacklevel=2)
         self.file = open(path, "a", buffering=1)  # noqa: SIM115 - lives as long as the run
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
+        self.shown = trackers(run, start, track, config or {})
         self.start, self.total, self.began = start, total, time.monotonic()
         self.bar = None
         if sys.stderr.isatty():
@@ -58,9 +60,9 @@ class Logger:
         if not self.active:
             return
         self.file.write(json.dumps({"step": step, **values}, sort_keys=True) + "\n")
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self.board.add_scalar(name, value, step)
+        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        for tracker in self.shown:
+            tracker.log(step, numbers)
         left = (time.monotonic() - self.began) / max(step - self.start, 1) * (self.total - step)
         note = f"{note}  {_clock(left)} left"
         if self.bar:
@@ -85,7 +87,8 @@ class Logger:
         if self.active:
             if self.bar:
                 self.bar.stop()
-            self.board.close()
+            for tracker in self.shown:
+                tracker.close()
             self.file.close()
 
 

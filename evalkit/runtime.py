@@ -1,11 +1,14 @@
 """Where and how a run executes: derived randomness, device, processes, environment record."""
 
+import functools
 import hashlib
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,8 +117,27 @@ def environment(device: torch.device | None = None, packages: Sequence[str] = ()
         except metadata.PackageNotFoundError:
             env[package] = None
     env |= {"threads": torch.get_num_threads(), "processes": world_size()}
+    env["commit"] = commit()
     env["device"] = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else "cpu"
     return env
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the checkout that this code runs from, with "+changes" where a tracked file differs from it; None
+    where it runs from no checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "--no-optional-locks", "-C", str(root)]
+    try:
+        head, changes = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head}+changes" if changes else head
 
 
 # ---- files

@@ -30,7 +30,6 @@ from .protocol import Outcome, by_id
 
 ALPHA = 1 - bootstrap.COVERAGE
 FILE = "compare.json"
-KNOWN = PROTOCOLS | {ACCURACY.name: ACCURACY}
 Record = dict[str, Any]
 
 
@@ -82,7 +81,7 @@ def compare(
     Raises EvalkitError where the runs are not of the same protocol version, data, settings and images, or their records
     are gone.
     """
-    known = {**KNOWN, **transfers}
+    known = {**comparable(), **transfers}
     sides = [_runs(spec, protocols, known) for spec in (a, b)]
     shared = [
         name for name in dict.fromkeys(r["protocol"] for r in sides[0]) if any(r["protocol"] == name for r in sides[1])
@@ -182,6 +181,11 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
 
 
 # ---- which records
+
+
+def comparable() -> dict[str, Protocol]:
+    """What can be compared without being told of more, by name: every robustness protocol, and accuracy."""
+    return {**PROTOCOLS, ACCURACY.name: ACCURACY}
 
 
 def _runs(spec: str, protocols: Sequence[str], known: Mapping[str, Protocol]) -> list[Record]:

@@ -10,8 +10,8 @@ from evalkit import models
 from evalkit.errors import EvalkitError
 
 from .config import TrainConfig
-from .mixups import METHODS, from_config
-from .mixups.base import TEACHER, MixMethod
+from .mixups import from_config
+from .mixups.base import MixMethod
 
 CLASSES = 1000
 
@@ -32,7 +32,7 @@ def obstacle(cfg: TrainConfig) -> str | None:
 def _obstacle(given: str) -> str | None:
     model, arguments, mixup, size = json.loads(given)
     models.check_arguments(model, arguments)
-    method = from_config(_with_stand_ins(mixup))
+    method = from_config(mixup)
     network = _network(model, json.dumps(arguments, sort_keys=True))
     for part in _without_teachers(method):
         try:
@@ -48,21 +48,10 @@ def _obstacle(given: str) -> str | None:
     return None
 
 
-def _with_stand_ins(mixup: Any) -> Any:
-    """The value of `mixup` with what stands in for a teacher that another argument would load."""
-    if isinstance(mixup, str):
-        mixup = {"name": mixup}
-    if isinstance(mixup, list):
-        return [_with_stand_ins(entry) if isinstance(entry, dict) else entry for entry in mixup]
-    own = METHODS[mixup["name"]].stand_in if mixup.get("name") in METHODS else {}
-    inner = {k: _with_stand_ins(v) if isinstance(v, dict | list) else v for k, v in mixup.items()}
-    return inner | {k: v for k, v in own.items() if v is not TEACHER}
-
-
 def _without_teachers(method: MixMethod) -> list[MixMethod]:
     """The methods that `method` consists of, itself first, without those in which a frozen teacher would be loaded."""
     parts = [part for part in method.modules() if isinstance(part, MixMethod)]
-    taught = [part for part in parts if TEACHER in part.stand_in.values()]
+    taught = [part for part in parts if part.stand_in]
     return [part for part in parts if not any(other in taught for other in part.modules())]
 
 

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from evalkit.errors import EvalkitError
 from evalkit.keys import Keys, key
+from evalkit.tracking import TRACKERS
 
 # A recipe for anybody's data may leave these null: `settle_sizes` settles them when a run begins, so that whatever
 # reads a run's configuration finds a value.
@@ -243,6 +244,9 @@ class TrainConfig(Keys):
     seed: int = key(0, "of the initial weights, the order of images and all draws", least=0, role="seed")
 
     # records
+    track: str | None = key(
+        None, "where log.jsonl is shown besides TensorBoard; null: nowhere", choices=TRACKERS, role="execution"
+    )
     eval_epochs: float = key(1.0, "how often to validate", unit="epochs", above=0)
     median_evals: int | None = key(
         None,

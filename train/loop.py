@@ -7,7 +7,7 @@ was killed and resumed, or runs with other worker or process counts, takes the v
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from . import session, snapshot
 from .ema import decay_at
 from .feed import Feed
 from .losses import BinaryCrossEntropy, soft_cross_entropy, soft_target
-from .mixups.base import Context
+from .mixups.base import Context, MixMethod
 from .precise_bn import precise_statistics
 from .schedules import learning_rate
 from .session import Session
@@ -75,7 +75,7 @@ def fit(s: Session, run: Path) -> None:
 
     feed = Feed(batch_iterator(s, s.step))
     context = context_maker(s, total)
-    log = Logger(run, s.step, total)
+    log = Logger(run, s.step, total, cfg.track, asdict(cfg))
     bad_step = torch.full((), total, device=device)  # first step with a loss that is not finite
     began = time.monotonic() - s.seconds
     window, shown, saved_at = time.monotonic(), s.step, time.monotonic()
@@ -130,6 +130,7 @@ def fit(s: Session, run: Path) -> None:
                         "reading_ms": round(1000 * feed.reading / feed.images, 3),
                         "preparing_ms": round(1000 * feed.preparing / feed.images, 3),
                     }
+                    values |= measured(s)
                     log.log(
                         s.step,
                         values,
@@ -170,6 +171,18 @@ def fit(s: Session, run: Path) -> None:
                     raise Stopped(int(stop))
         finally:
             log.close()
+
+
+def measured(s: Session) -> dict[str, Any]:
+    """What the method shows of this process' newest batch: the mean over samples, in the last step all of them."""
+    found: dict[str, Any] = {}
+    for part in s.method.modules():
+        if isinstance(part, MixMethod):
+            for name, values in part.measured(s.step - 1).items():
+                found[name] = float(values.mean())
+                if s.step == s.total_steps:
+                    found[f"{name}_batch"] = [round(v, 4) for v in values.flatten().tolist()]
+    return found
 
 
 def update(s: Session, ctx: Context, measured: bool) -> Tensor | None:

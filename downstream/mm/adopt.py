@@ -31,8 +31,8 @@ def adopt(task: Task, cfg: Any, source: Source, data: Data, run: Path, saved: Pa
     import_module(f"{scope}.utils").register_all_modules(init_default_scope=True)
     base, notes = (stock.load(saved), []) if saved else stock.read(cfg.config, scope)
     literal, config = stock.dump(base), base
-    for name in config.pop("custom_imports", []):  # those of a file that the user named in this command
-        notes.append(f"imports {name}")
+    for name in config.pop("custom_imports", []):  # mm's own, or of a file that the user named in this command
+        import_module(name)
     several = world_size() > 1 and pick_device(cfg.device).type == "cuda"
     if needs.one_process(config["model"], several):
         notes.append("batch normalisation is not synchronised: there is one process, or no GPU")
@@ -49,6 +49,7 @@ def adopt(task: Task, cfg: Any, source: Source, data: Data, run: Path, saved: Pa
     config["train_dataloader"]["batch_size"] = batch // world_size()
     filtered = "filter_cfg" in plan.innermost(config["train_dataloader"]["dataset"])
     images = data.counts["train"] if filtered else data.counts.get("all", data.counts["train"])
+    images *= plan.repeats(config["train_dataloader"]["dataset"])
     by_steps = hasattr(cfg, "steps")
     steps, epoch = plan.schedule(config, images, batch, cfg.steps if by_steps else cfg.epochs, by_steps)
     if "tta_pipeline" not in config and getattr(cfg, "ms", False):

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..sheets import Objects
+from ..spread import Matches
 
 THRESHOLDS: dict[str, Any] = {"": slice(None), "50": 0, "75": 5}  # of the ten IoUs from 0.50 to 0.95
 
@@ -60,13 +61,14 @@ class EvalkitCoco(BaseMetric):
 
     def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
         objects = [found for image in results for found in image]
-        boxes = {"box": self._ap(objects, "bbox")}
+        boxes = self._judged(objects, "bbox", "box")
         if not self.masks or any(o["segmentation"] is None for o in objects):
             return boxes
         # a mask's own area decides whether it counts as small or large, hence the separate list
-        return boxes | {"mask": self._ap([{k: v for k, v in o.items() if k != "bbox"} for o in objects], "segm")}
+        return boxes | self._judged([{k: v for k, v in o.items() if k != "bbox"} for o in objects], "segm", "mask")
 
-    def _ap(self, objects: list[dict[str, Any]], kind: str) -> np.ndarray:
+    def _judged(self, objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+        """AP per class, and the matches behind it."""
         judged = COCOeval(self.truth, self.truth.loadRes(objects) if objects else self._nothing(), kind)
         judged.evaluate()
         judged.accumulate()
@@ -74,7 +76,7 @@ class EvalkitCoco(BaseMetric):
         order = [judged.params.catIds.index(category) for category in self.categories]  # pycocotools sorts them
         precision = np.where(precision < 0, np.nan, precision)[..., order]
         columns = [precision[at].reshape(-1, precision.shape[-1]).mean(axis=0) for at in THRESHOLDS.values()]
-        return np.stack(columns, axis=1)
+        return {name: np.stack(columns, axis=1), f"{name}_matches": [_matches(judged, k) for k in order]}
 
     def _nothing(self) -> COCO:
         """No object at all, which `loadRes` does not take."""
@@ -82,6 +84,26 @@ class EvalkitCoco(BaseMetric):
         empty.dataset = self.truth.dataset | {"annotations": []}
         empty.createIndex()
         return empty
+
+
+def _matches(judged: COCOeval, category: int) -> Matches:
+    """What the evaluation says of the detections of a category, by its place, for objects of any size."""
+    params = judged.params
+    images, areas = len(params.imgIds), len(params.areaRng)
+    start = category * areas * images
+    found = [(i, e) for i, e in enumerate(judged.evalImgs[start : start + images]) if e is not None]
+    objects = np.zeros(images)
+    for i, e in found:
+        objects[i] = np.count_nonzero(np.asarray(e["gtIgnore"]) == 0)
+    if not found:
+        none = np.zeros((len(params.iouThrs), 0), bool)
+        return Matches(np.zeros(0, int), none, none, objects)
+    scores = np.concatenate([e["dtScores"] for _, e in found])
+    order = np.argsort(-scores, kind="mergesort")  # as pycocotools sorts
+    image = np.concatenate([np.full(len(e["dtScores"]), i) for i, e in found])[order]
+    right = np.concatenate([e["dtMatches"] for _, e in found], axis=1)[:, order] != 0
+    ignored = np.concatenate([e["dtIgnore"] for _, e in found], axis=1)[:, order] != 0
+    return Matches(image, right, ~ignored, objects)
 
 
 def sample(result: Any) -> tuple[np.ndarray, Objects, Objects]:

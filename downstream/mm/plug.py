@@ -127,14 +127,15 @@ def _maps(own: dict[str, Any], model: dict[str, Any], scope: str) -> Maps:
     if str(own["type"]).partition(".")[0] in LACKING:
         channels = _read_channels(model)
         return Maps(channels, list(PYRAMID[-len(channels) :]))
-    bare = _without_pretrained(own)
+    bare, size = _without_pretrained(own), own.get("img_size") if own["type"] == "BEiT" else None
+    side = PROBE if size is None else size if isinstance(size, int) else size[0]  # BEiT's is fixed
     try:
         with torch.no_grad():
             built = import_module(f"{scope}.registry").MODELS.build(bare)
             built.eval()  # which not all of them return
-            maps = built(torch.zeros(1, 3, PROBE, PROBE))
+            maps = built(torch.zeros(1, 3, side, side))
         maps = [maps] if isinstance(maps, torch.Tensor) else list(maps)
-        return Maps([m.shape[1] for m in maps], [round(PROBE / m.shape[2]) for m in maps])
+        return Maps([m.shape[1] for m in maps], [round(side / m.shape[2]) for m in maps])
     except Exception as e:
         raise EvalkitError(
             f"what the backbone {own['type']} of the config gives is no list of maps, or it cannot be built"

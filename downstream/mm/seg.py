@@ -18,14 +18,21 @@ from ..readers_seg import IGNORE
 @DATASETS.register_module()
 class EvalkitSegDataset(BaseSegDataset):
     """Images that lie in the folder itself: without a list mmseg takes those of all folders below as well, hidden ones
-    included."""
+    included.
+
+    Args:
+        nested: Whether images lie in the folders of the folder instead.
+        kwargs: As mmsegmentation's BaseSegDataset takes them.
+    """
+
+    def __init__(self, nested: bool = False, **kwargs: Any):
+        self.nested = nested
+        super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        return [
-            entry
-            for entry in super().load_data_list()
-            if Path(entry["img_path"]).parent == Path(self.data_prefix["img_path"])
-        ]
+        root, depth = Path(self.data_prefix["img_path"]), 1 + self.nested
+        found = [(Path(entry["img_path"]).relative_to(root).parts, entry) for entry in super().load_data_list()]
+        return [entry for parts, entry in found if len(parts) == depth and not parts[-1].startswith(".")]
 
 
 @TRANSFORMS.register_module()
@@ -75,6 +82,8 @@ class EvalkitIoU(IoUMetric):
                 "iou": intersection / union,
                 "accuracy": intersection / truth,
                 "all": intersection.sum() / truth.sum(),
+                # (images, 3, classes), what the spread over images is made of
+                "images": np.stack([np.stack([np.asarray(r[k]) for k in (0, 1, 3)]) for r in results]),
             }
 
 

@@ -171,12 +171,13 @@ def load(path: Path, trusted: bool = False) -> dict[str, Any]:
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError, AssertionError, KeyError, TypeError) as e:
         raise EvalkitError(f"{path} is missing or damaged; start again in another folder") from e
     if not trusted:
-        if "custom_imports" in config:
+        foreign = [name for name in config.get("custom_imports", []) if str(name).partition(".")[0] not in SCOPES]
+        if foreign:
             raise EvalkitError(
-                f"the config of this run imports {', '.join(config['custom_imports'])}, which a run folder may not ask"
+                f"the config of this run imports {', '.join(foreign)}, which a run folder may not ask"
                 " for; name the config again: evalkit transfer ... --resume DIR config=FILE"
             )
-        check_names("config", {k: v for k, v in config.items() if k != "model"})
+        check_names("config", {k: v for k, v in config.items() if k not in ("model", "custom_imports")})
         check_names("config.model", {k: v for k, v in config["model"].items() if k != "backbone"})
         _known_scope(config["model"]["backbone"])
     return config

@@ -36,8 +36,8 @@ def study_show(study: Name, only: Only = None) -> int:
     for axis, values in found.axes.items():
         say(f"  {axis}: {', '.join(values)}")
     for cell in spec.select(found, only):
-        what = f"left out: {cell.excluded}" if cell.excluded else " ".join([cell.recipe, *cell.overrides()])
-        say(f"{cell.name:48} {what}")
+        words = " ".join([cell.weights or cell.recipe, *cell.overrides()])
+        say(f"{cell.name:48} {f'left out: {cell.excluded}' if cell.excluded else words}")
         for value, of in found.beside(cell):
             said = "; ".join(part for part in (value.disputed and f"disputed: {value.disputed}", value.note) if part)
             where = ", ".join(part for part in (value.source, value.table, value.form) if part)
@@ -112,7 +112,12 @@ def study_run(
         raise EvalkitError(f"'{odd[0]}' is not key=value; a study is one name or file, settings are written key=value")
     found = spec.load(study)
     cells = spec.select(found, only)
-    if dry_run and cells and _wants_folder(cells[0].recipe, [*cells[0].overrides(), *overrides]):
+    if (
+        dry_run
+        and cells
+        and not cells[0].weights
+        and _wants_folder(cells[0].recipe, [*cells[0].overrides(), *overrides])
+    ):
         overrides = [*overrides, "data_dir=DIR"]
         say("data_dir=DIR stands for the folder of the training images, which is not given")
     made = plan.make(found, cells, given=overrides, gpus=gpus, check=_obstacle)
@@ -189,10 +194,11 @@ def _ended(folder: Path) -> int:
 def _wants_folder(recipe: str, overrides: list[str]) -> bool:
     """Whether the recipe reads its images from a folder that is not given."""
     from .. import config
+    from ..data.known import KNOWN
     from ..train.config import TrainConfig
 
     conf = config.resolve(TrainConfig, recipe, [word for word in overrides if word.partition("=")[0].isidentifier()])
-    return conf.data in ("folder", "packed") and conf.data_dir is None
+    return conf.data_dir is None and conf.data in ("folder", "packed", *KNOWN)
 
 
 def _obstacle(recipe: str, overrides: list[str]) -> str | None:

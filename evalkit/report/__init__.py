@@ -8,7 +8,7 @@ from .. import results
 from ..errors import EvalkitError
 from ..protocols import Protocols
 from ..runtime import write_together
-from . import figures, page, render
+from . import drawing, figures, page, render
 from .beside import beside_published
 from .collect import rows_of, runs_of
 from .provenance import provenance
@@ -20,8 +20,8 @@ UNFINISHED = "report-unfinished.txt"  # stands beside a report whose files are n
 
 
 def build(dirs: Iterable[str | Path], out: str | Path | None, protocols: Protocols) -> Path:
-    """Write report.html, report.md, report.csv, report.tex and figures/*.png into `out` from every results.jsonl below
-    `dirs`; returns the path of report.html.
+    """Write report.html, report.md, report.csv, report.tex and figures/* (PNG, SVG, PDF) into `out` from every
+    results.jsonl below `dirs`; returns the path of report.html.
 
     Args:
         dirs: Folders.
@@ -46,12 +46,10 @@ def build(dirs: Iterable[str | Path], out: str | Path | None, protocols: Protoco
     rows = rows_of(runs_of(sorted(results.latest(records), key=lambda r: r["method"] != "vanilla")))
     tables = [*summary(rows, protocols), *transfers(rows, protocols)]
     published = [*beside_published(rows, protocols), *transfers_beside_published(rows, protocols)]
-    drawings, made = figures.draw(rows, protocols), provenance(rows, problems, protocols)
+    drawings, made = figures.draw(rows, protocols), provenance(rows, problems, protocols, folder)
     lead = page.lead(rows)
     files: dict[Path, str | bytes] = {
-        folder / "figures" / f"{drawing.name}.png": drawing.png for drawing in drawings if drawing.png is not None
-    }
-    files |= {
+        **drawing.files(drawings, folder / "figures"),
         folder / "report.csv": render.csv_text(rows),
         folder / "report.md": render.markdown(TITLE, lead, tables, published, drawings, made),
         folder / "report.tex": render.latex([*tables, *published]),

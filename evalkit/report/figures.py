@@ -13,7 +13,9 @@ import numpy as np
 from .. import metrics, plots
 from ..arrays import read_npz
 from ..protocols import Drawn, Figure, Protocols
+from . import training
 from .collect import Group, Record, Row, describe, groups_of
+from .drawing import Drawing
 
 MIXED = "mixed.npz"
 SAMPLES = "samples.png"
@@ -24,29 +26,6 @@ BAD_FILE = (OSError, ValueError, KeyError, IndexError, TypeError)
 
 class Unusable(Exception):
     """A per-sample file is missing, damaged or belongs to another number; the message says which."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure of the report.
-
-    Args:
-        name: Of its file, without suffix.
-        title: Its heading.
-        caption: What is drawn.
-        png: Its bytes; None: nothing could be drawn.
-        left_out: Labels of runs that it does not show, and why.
-        half: Half the width of the page.
-        figure: Matplotlib's, where it was drawn here: for other formats.
-    """
-
-    name: str
-    title: str
-    caption: str
-    png: bytes | None
-    left_out: list[str]
-    half: bool = False
-    figure: Any = None
 
 
 def draw(rows: Sequence[Row], protocols: Protocols) -> list[Drawing]:
@@ -64,7 +43,7 @@ def draw(rows: Sequence[Row], protocols: Protocols) -> list[Drawing]:
             members = [row for row in rows if any(group in run.records for run in row.runs)]
             drawings.append(MAKERS[figure.kind](_Asked(figure, members, group, order, describe(group, groups))))
     mixed = _mixed_samples(rows)
-    return _renamed([*drawings, *([mixed] if mixed else []), *_transferred(rows, protocols)])
+    return _renamed([*drawings, *_training(rows), *([mixed] if mixed else []), *_transferred(rows, protocols)])
 
 
 @dataclass(frozen=True)
@@ -97,6 +76,13 @@ def _renamed(drawings: Sequence[Drawing]) -> list[Drawing]:
     names = [d.name for d in drawings]
     counts = [names[: i + 1].count(name) for i, name in enumerate(names)]
     return [d if n == 1 else replace(d, name=f"{d.name}-{n}") for d, n in zip(drawings, counts)]
+
+
+def _training(rows: Sequence[Row]) -> list[Drawing]:
+    figure, left_out = training.curves(rows)
+    if figure is None and not left_out:
+        return []
+    return [_drawing("training", "Training", training.CAPTION, left_out, lambda: figure)]
 
 
 # ---- curves

@@ -1,18 +1,15 @@
 """The report as one self-contained HTML page."""
 
-import base64
 from collections.abc import Sequence
 
 import jinja2
 
-from .. import __version__, plots
+from .. import __version__
 from ..text import plain
 from .collect import Row
-from .figures import Drawing
+from .drawing import Drawing
 from .provenance import DEMONSTRATION, Provenance, training_configs
 from .tables import Table
-
-PIXELS_PER_INCH = 110  # of a figure on the page: one scale for all, so that their text is of one size
 
 
 def lead(rows: Sequence[Row]) -> str:
@@ -55,11 +52,6 @@ def html(
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
-    # from the PNG header
-    environment.filters["css_width"] = lambda png: round(
-        int.from_bytes(png[16:20], "big") / plots.DPI * PIXELS_PER_INCH
     )
     return environment.get_template("page.html.j2").render(
         title=title,

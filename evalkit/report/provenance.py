@@ -3,12 +3,14 @@ published."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .. import fingerprint, results
 from ..protocols import Protocols
 from .collect import Record, Row, describe, differing, groups_of, short_value
+from .recorded import Recorded, recorded
 
 DEMONSTRATION = "demonstration data, not a benchmark"
 NOT_RECORDED = "not recorded"  # what a record of schema 1 does not say
@@ -28,6 +30,7 @@ class Provenance:
         diff: (key, value of each run) per differing key.
         settings: (key, values) that the runs share.
         environments: Versions and hardware.
+        records: Every record, with its command.
     """
 
     remarks: list[str]
@@ -38,15 +41,19 @@ class Provenance:
     diff: list[tuple[str, list[str]]]
     settings: list[tuple[str, list[str]]]
     environments: list[str]
+    records: list[Recorded] = field(default_factory=list)
 
 
-def provenance(rows: Sequence[Row], problems: Sequence[str], protocols: Protocols) -> Provenance:
+def provenance(
+    rows: Sequence[Row], problems: Sequence[str], protocols: Protocols, folder: Path | None = None
+) -> Provenance:
     """How every record was made.
 
     Args:
         rows: The rows of the tables.
         problems: Lines of results.jsonl that could not be read.
         protocols: All protocols, by name.
+        folder: Where the page will lie, for links to the records.
     """
     order = list(protocols)
     rank = lambda record: order.index(record["protocol"]) if record["protocol"] in order else len(order)  # noqa: E731
@@ -61,6 +68,7 @@ def provenance(rows: Sequence[Row], problems: Sequence[str], protocols: Protocol
         diff=diff,
         settings=_settings(rows, protocols),
         environments=_environments(pairs),
+        records=recorded(pairs, protocols, folder),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..text import cell, plain
 from ..text import markdown as markdown_text
 from .collect import Record, Row, Run
-from .figures import Drawing
+from .drawing import Drawing
 from .provenance import NOT_RECORDED, Provenance
 from .tables import Cell, Table
 

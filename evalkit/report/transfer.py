@@ -164,19 +164,30 @@ def _notes(key: Set, lines: Sequence[Line], protocol: Protocol) -> list[str]:
         f" {protocol.sentence}",
         " ".join(f"{c.title}: {c.meaning}." for c in protocol.columns),
     ]
-    notes += _spread([len(line.records) for line in lines])
+    notes += _spread([len(line.records) for line in lines], any(r["standard_errors"] for r in records))
     if any(not r["complete"] for r in records):
         notes.append("Incomplete: not a final number and never compared.")
     return notes
 
 
-def _spread(seeds: Sequence[int]) -> list[str]:
-    """As `tables.spread_notes`; a transfer of one seed has no error at all."""
+def _spread(seeds: Sequence[int], errors: bool) -> list[str]:
+    """As `tables.spread_notes`; `errors`: whether rows of one seed have one over images."""
     if max(seeds) > 1:
-        return [
+        single = " of one seed: they speak of a checkpoint, not of a method."
+        notes = [
             "± is the standard deviation over seeds. Bold: better than every other row by more than the standard error"
             " of the difference."
-        ] + (
-            ["Rows without ± are of one seed: they speak of a checkpoint, not of a method."] if min(seeds) == 1 else []
-        )
+        ]
+        if min(seeds) == 1:
+            notes.append(
+                f"Rows whose ± is the standard error over images are{single}"
+                if errors
+                else f"Rows without ± are{single}"
+            )
+        return notes
+    if errors:
+        return [
+            "One seed each: rows speak of their checkpoints, not of methods. ± is the standard error over images and"
+            " leaves out how far another seed would move a number."
+        ]
     return ["One seed each: rows speak of their checkpoints, not of methods, and nothing says which differences hold."]

@@ -67,24 +67,20 @@ def against(lines: Mapping[str, Line], axis: str, label: str, percent: bool) -> 
 
 
 @plots.styled
-def epochs(panels: Mapping[str, Mapping[str, Line]], order: Sequence[str]) -> Figure:
-    """What was logged, against epochs, a line for every name.
+def samples(values: Mapping[str, Sequence[float]], label: str) -> Figure:
+    """Values of the samples of a batch, ascending, a line for every name.
 
     Args:
-        panels: title -> name -> (epoch, result).
-        order: of all names, which fixes colours.
+        values: name -> values.
+        label: what they are.
     """
-    figure = Figure(figsize=(3.3 * len(panels) + 0.4, 3.5), layout="constrained")
-    for ax, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
-        for name, line in lines.items():
-            style = plots.line_style(order.index(name)) | ({"marker": None} if len(line) > 20 else {})
-            ax.plot([x for x, _ in line], [found.mean for _, found in line], **style)
-        ax.set_title(title)
-        ax.set_xlabel("epoch")
-        ax.grid(True)
-        _percent(ax, "y", "top-1" in title)
-    shown = [name for name in order if any(name in lines for lines in panels.values())]
-    plots.legend(figure, {name: order.index(name) for name in shown})
+    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for i, own in enumerate(values.values()):
+        ax.plot(range(1, len(own) + 1), sorted(own), **plots.line_style(i))
+    ax.grid(True)
+    ax.set(xlabel="sample of the batch, ascending", ylabel=label, ylim=(0, 1))
+    plots.legend(figure, {name: i for i, name in enumerate(values)})
     return figure
 
 

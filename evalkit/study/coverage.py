@@ -56,13 +56,24 @@ def coverage() -> list[Covered]:
 
 
 def select(study: spec.Study, cell: spec.Cell) -> str:
-    """What `--only` takes for this cell in all its seeds; an axis of one value is left out."""
+    """What `--only` takes for this cell in all its seeds; an axis of one value is left out.
+
+    Args:
+        study: The cell's study.
+        cell: One of its cells.
+    """
     chosen = {axis: value for axis, value in cell.values.items() if axis != "seed" and len(study.axes[axis]) > 1}
     return ",".join(f"{axis}={value}" for axis, value in chosen.items())
 
 
 def command_of(study: spec.Study, cell: spec.Cell, of: str) -> list[str]:
-    """The arguments behind `evalkit` that make the cell's number `of`."""
+    """The arguments behind `evalkit` that make a number of a cell.
+
+    Args:
+        study: The cell's study.
+        cell: One of its cells.
+        of: What the number is of: "train", "cost" or an evaluation's name.
+    """
     if of == printed.COST:
         return ["bench", "step", cell.recipe, *cell.overrides()]
     jobs = plan.jobs_of(cell, cell.overrides(), study.evaluations)

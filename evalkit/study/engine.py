@@ -27,7 +27,7 @@ def run(folder: Path, *, jobs: int, slurm: Sequence[str] | None = None, profile:
             before the time limit at which a training saves and is requeued.
         profile: a Snakemake profile's folder, handed on as it is.
 
-    Raises EvalkitError where Snakemake is not installed or another process runs this study.
+    Raises EvalkitError where Snakemake is not installed.
     """
     if importlib.util.find_spec("snakemake") is None:
         raise EvalkitError("studies run on Snakemake, which is not installed; pip install 'evalkit[study]'")

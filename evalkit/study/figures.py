@@ -1,25 +1,16 @@
-"""The figures of a study's report: results with their spread, curves of the trainings, and results against a numeric
+"""The figures of a study's report: results with their spread, and results against a numeric
 axis such as MixPro's scale (its Figure 5)."""
 
-import itertools
-import json
 from collections import defaultdict
 from pathlib import Path
 
 from .. import plots
 from ..protocols import Metric, Protocols
-from ..report.figures import Drawing
+from ..report import training
+from ..report.drawing import Drawing
 from . import charts
 from .gather import SEED, TRAIN, Gathered, Measured, Place, axes, column_name, metrics_of, name_of, row_name
 from .numbers import Point, point
-
-LOG = "log.jsonl"
-CURVES = {  # key in the log -> title of the panel
-    "loss": "training loss (of the mixed batches)",
-    "val_top1_raw": "validation top-1",
-    "val_loss_raw": "validation loss",
-    "progress": "mean progress factor",
-}
 
 
 def draw(gathered: Gathered, protocols: Protocols) -> list[Drawing]:
@@ -35,10 +26,17 @@ def draw(gathered: Gathered, protocols: Protocols) -> list[Drawing]:
         records = [r for by_seed in sets.values() for r in by_seed.values()]
         for metric in metrics_of(gathered.study, measurement, records, protocols):
             drawings += _of_metric(gathered, measurement, metric)
-    return [*drawings, *_training(gathered)]
+    return [*drawings, *_of_batch(gathered)]
 
 
-def _values(gathered: Gathered, measurement: str, metric: Metric) -> dict[Place, Point]:
+def values_of(gathered: Gathered, measurement: str, metric: Metric) -> dict[Place, Point]:
+    """The results of a metric.
+
+    Args:
+        gathered: the study's measurements.
+        measurement: "train" or the name of an evaluation.
+        metric: of its protocol.
+    """
     found = {}
     for place, by_seed in gathered.record_sets(measurement).items():
         values = [v for r in by_seed.values() if (v := r["metrics"].get(metric.name)) is not None]
@@ -48,7 +46,7 @@ def _values(gathered: Gathered, measurement: str, metric: Metric) -> dict[Place,
 
 
 def _of_metric(gathered: Gathered, measurement: str, metric: Metric) -> list[Drawing]:
-    values = _values(gathered, measurement, metric)
+    values = values_of(gathered, measurement, metric)
     if not values:
         return []
     of = {e.name: e.what for e in gathered.study.evaluations}
@@ -100,45 +98,28 @@ def _number(option: str) -> float | None:
         return None
 
 
-def _training(gathered: Gathered) -> list[Drawing]:
-    """Curves of every place, from the logs of its trainings: mean over seeds."""
-    curves: dict[str, dict[str, list[tuple[float, Point]]]] = {key: {} for key in CURVES}
-    left_out = []
+def _of_batch(gathered: Gathered) -> list[Drawing]:
+    """The progress factors of one batch at the end of the trainings (MixPro's Figure 2 b), of the first seed."""
+    values = {}
     for place, members in gathered.places.items():
-        logs = [log for m in members if (log := read_log(m)) is not None]
-        if not logs:
-            left_out.append(f"{name_of(place, gathered)}: its {LOG} is missing or damaged.")
-        for key in CURVES:
-            by_epoch: dict[float, list[float]] = defaultdict(list)
-            for epoch, value in itertools.chain(*(log.get(key, []) for log in logs)):
-                by_epoch[epoch].append(value)
-            if by_epoch:
-                curves[key][name_of(place, gathered)] = [(e, point(v)) for e, v in sorted(by_epoch.items())]
-    shown = {title: curves[key] for key, title in CURVES.items() if curves[key]}
-    if not shown:
+        found = [v for m in members if (v := (read_log(m) or {}).get(training.BATCH))]
+        if found:
+            values[name_of(place, gathered)] = [value for _, value in found[0]]
+    if not values:
         return []
-    figure = charts.epochs(shown, [name_of(place, gathered) for place in gathered.places])
-    caption = "Means over seeds, as the trainings logged them. The training loss is that of mixed labels, so its height"
-    caption += " compares no methods."
-    return [Drawing("training", "Training", caption, plots.png(figure), left_out, figure=figure)]
+    figure = charts.samples(values, "progress factor")
+    caption = "Of the samples of one mixed batch in the last step, ascending; of several seeds the first."
+    return [_drawing("progress-batch", "Progress factor by sample", caption, figure, half=True)]
 
 
 def read_log(m: Measured) -> dict[str, list[tuple[float, float]]] | None:
-    """Key -> (epoch, value) of the log of a training; None where it cannot be read."""
+    """Key -> (epoch, value) of the log of a training; None where it cannot be read.
+
+    Args:
+        m: A place of the study.
+    """
     record = m.records.get(TRAIN)
-    path = (Path(record["_dir"]) if record else m.folder / TRAIN) / LOG
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        steps = [(line["step"], line["epoch"]) for line in lines if line.get("epoch")]
-        per_epoch = steps[-1][0] / steps[-1][1]
-        for line in lines:
-            for key in CURVES:
-                if isinstance(value := line.get(key), int | float):
-                    found[key].append((round(line["step"] / per_epoch, 4), float(value)))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, ZeroDivisionError):
-        return None
-    return dict(found)
+    return training.read_log((Path(record["_dir"]) if record else m.folder / TRAIN) / training.LOG)
 
 
 def _drawing(name: str, title: str, caption: str, figure: object, half: bool = False) -> Drawing:

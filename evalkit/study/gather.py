@@ -187,15 +187,17 @@ def metrics_of(study: Study, measurement: str, records: Iterable[Record], protoc
     """The metrics that the tables show of a measurement.
 
     Args:
-        study: The study, which may name some.
+        study: whose report says which number of a training counts.
         measurement: "train" or the name of an evaluation.
         records: What was measured.
         protocols: All protocols, by name.
     """
+    records = list(records)
     protocol = protocol_of(records, protocols)
     if protocol is None:
         return []
-    return [protocol.metric(OF_FORM[study.report.form])] if measurement == TRAIN else list(protocol.columns)
+    chosen = [protocol.metric(OF_FORM[study.report.form])] if measurement == TRAIN else list(protocol.columns)
+    return [metric for metric in chosen if any(metric.name in r["metrics"] for r in records)]
 
 
 def protocol_of(records: Iterable[Record], protocols: Protocols) -> Protocol | None:

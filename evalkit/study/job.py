@@ -5,6 +5,7 @@ then saves and ends, and the Slurm job puts itself back into the queue, under it
 waits. What `scancel` ends stays ended.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -29,12 +30,20 @@ def run(folder: Path, id: str) -> int:
     """Run the job unless its record is there, and note how it ended beside it. Returns its exit code.
 
     A training or transfer that was begun goes on where it stopped. The signals that end a job are handed to the
-    command, which saves and ends; the end is that of the command.
+    command, which saves and ends; the end is that of the command. What another process is running already, of a study
+    whose own process was killed, is waited for.
 
     Args:
         folder: The study's folder.
         id: Of the job in its plan.
     """
+    (folder / "jobs").mkdir(exist_ok=True)
+    with (folder / "jobs" / f"{id}.lock").open("wb") as lock:  # ends with this process
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _run(folder, id)
+
+
+def _run(folder: Path, id: str) -> int:
     study = plan.read(folder)
     job = study.job(id)
     if plan.finished(folder, job):
@@ -103,7 +112,6 @@ def _call(python: str, argv: list[str], cwd: Path, log: Path, environment: dict[
         if process is not None:
             process.send_signal(number)
 
-    log.parent.mkdir(parents=True, exist_ok=True)
     # before the command starts, which would inherit that Snakemake ignores the warning
     before = {number: signal.signal(number, hand_on) for number in SIGNALS}
     try:

@@ -87,7 +87,7 @@ def make(
     shared = [word for word in given if not any(word.startswith(f"{name}.") for name in own)]
     for cell in cells:
         overrides = [*cell.overrides(), *shared]
-        why = cell.excluded or (check(cell.recipe, overrides) if check else None)
+        why = cell.excluded or (check(cell.recipe, overrides) if check and not cell.weights else None)
         if why is not None:
             left_out[cell.name] = why
             continue
@@ -106,7 +106,7 @@ def jobs_of(
     gpus: int = 1,
     given: Mapping[str, list[str]] | None = None,
 ) -> list[Job]:
-    """The jobs of one cell: its training, then its evaluations.
+    """The jobs of one cell: its training, unless it has weights, then its evaluations.
 
     Args:
         cell: of the study.
@@ -115,14 +115,18 @@ def jobs_of(
         gpus: of the training.
         given: evaluation's name -> further words of its command.
     """
-    training = f"cells/{cell.name}/train"
-    first = Job(f"{cell.name}.train", cell.name, ["train", cell.recipe, *overrides], [], training, gpus)
-    found = [first]
+    if cell.weights:
+        found, source, words = [], cell.weights, cell.overrides()
+    else:
+        source, words = f"cells/{cell.name}/train", []
+        first = Job(f"{cell.name}.train", cell.name, ["train", cell.recipe, *overrides], [], source, gpus)
+        found = [first]
+    needs = [job.id for job in found]
     for evaluation in evaluations:
         out = f"cells/{cell.name}/{evaluation.name}"
-        keys = [*Cell({}, "", evaluation.keys).overrides(), *(given or {}).get(evaluation.name, [])]
-        argv = [evaluation.command, evaluation.what, training, *keys]
-        found.append(Job(f"{cell.name}.{evaluation.name}", cell.name, argv, [first.id], out, 1))
+        keys = [*words, *Cell({}, "", evaluation.keys).overrides(), *(given or {}).get(evaluation.name, [])]
+        argv = [evaluation.command, evaluation.what, source, *keys]
+        found.append(Job(f"{cell.name}.{evaluation.name}", cell.name, argv, needs, out, 1))
     return found
 
 

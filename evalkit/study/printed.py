@@ -13,7 +13,12 @@ TRAIN, COST = "train", "cost"  # what a value is of, where it is of no evaluatio
 
 
 class Beside(NamedTuple):
-    """A published value of a cell, and what makes the number beside it: "train", "cost" or an evaluation's name."""
+    """A published value of a cell.
+
+    Args:
+        value: What is printed.
+        of: What makes the number beside it: "train", "cost" or an evaluation's name.
+    """
 
     value: Published
     of: str
@@ -34,6 +39,11 @@ class Entry:
 
 def read(file: str, given: Any, axes: Mapping[str, Sequence[str]]) -> list[Entry]:
     """The entries of `published`: columns of evalkit/published with the values that they must have, and `names`.
+
+    Args:
+        file: Name of the study's file, for errors.
+        given: What the file holds.
+        axes: Axis -> its values.
 
     Raises EvalkitError, with the file's name, for an unknown column and for an entry that names no published value.
     """

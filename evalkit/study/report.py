@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import plots
 from ..files import write_together
 from ..protocols import Protocols
-from ..report import UNFINISHED, page, render
+from ..report import UNFINISHED, drawing, page, render
 from ..report import figures as run_figures
 from ..report.collect import Record
 from ..report.provenance import provenance
 from ..report.tables import Table
 from ..text import cell
-from . import figures, plan, reuse, tables
+from . import beside, costs, figures, plan, reuse, tables
 from .gather import TRAIN, Gathered, Outcomes, gather
 from .spec import Study
 from .tables import Difference
@@ -45,24 +44,25 @@ def build(study: Study, folder: Path, out: Path, protocols: Protocols, outcomes:
         table = tables.differences_table(gathered, differences, own[0].title if own else "")
         shown += [*own, *([table] if table else [])]
         found += differences
+    if (table := costs.table(gathered)) is not None:
+        shown.append(table)
+    beside_published = beside.table(gathered, protocols)
+    published = [] if beside_published is None else [beside_published]
     rows = gathered.report_rows()
     drawings = [*figures.draw(gathered, protocols), *run_figures.draw(rows, protocols)]
-    made = provenance(rows, gathered.problems, protocols)
-    made.remarks[:0] = [*remarks(gathered), *reuse.used(folder, plan.read(folder))]
+    made = provenance(rows, gathered.problems, protocols, out)
+    planned = (folder / plan.FILE).is_file()  # not where the records alone were kept
+    used = reuse.used(folder, plan.read(folder)) if planned else []
+    made.remarks[:0] = [*remarks(gathered), *used]
     lead = f"{page.lead(rows)} {selection(gathered)}"
     files: dict[Path, str | bytes] = {
-        out / "report.html": page.html(study.title, lead, rows, shown, [], drawings, made),
-        out / "report.md": render.markdown(study.title, lead, shown, [], drawings, made),
-        out / "report.tex": render.latex(shown),
+        out / "report.html": page.html(study.title, lead, rows, shown, published, drawings, made),
+        out / "report.md": render.markdown(study.title, lead, shown, published, drawings, made),
+        out / "report.tex": render.latex([*shown, *published]),
         out / "results.csv": results_csv(gathered),
         out / "differences.csv": differences_csv(found, gathered),
     }
-    for drawing in drawings:
-        if drawing.png is not None:
-            files[out / "figures" / f"{drawing.name}.png"] = drawing.png
-        if drawing.figure is not None:
-            for format in plots.VECTOR:
-                files[out / "figures" / f"{drawing.name}.{format}"] = plots.vector(drawing.figure, format)
+    files |= drawing.files(drawings, out / "figures")
     content = {p: c.encode("utf-8", "backslashreplace") if isinstance(c, str) else c for p, c in files.items()}
     if write_together(content, out / UNFINISHED):
         warnings.warn(f"the report in {out} was cut off while it was written; it is whole now", stacklevel=2)

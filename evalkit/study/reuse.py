@@ -111,8 +111,8 @@ def used(folder: Path, made: plan.Plan) -> list[str]:
     """A sentence for each result of a study that was taken from elsewhere.
 
     Args:
-        folder: The study's folder.
-        made: The plan of its jobs.
+        folder: of the study.
+        made: its plan.
     """
     links = [(job.id, folder / job.out) for job in made.jobs if (folder / job.out).is_symlink()]
     return [f"Used, not made by this study: {id}: {path.resolve()}." for id, path in links]

@@ -62,12 +62,14 @@ class Cell:
         recipe: The recipe that it trains by.
         keys: Key -> value in place of the recipe's.
         excluded: Why this combination is left out.
+        weights: What the evaluations take in place of a training's; the keys are theirs then.
     """
 
     values: dict[str, str]
     recipe: str
     keys: Keys
     excluded: str | None = None
+    weights: str | None = None
 
     @property
     def name(self) -> str:
@@ -132,16 +134,16 @@ def load(study: str | Path) -> Study:
         if values.get("cells") == "published" and not printed.beside(entries, chosen, evaluations):
             continue
         keys: Keys = dict(shared)
-        recipe = values.get("recipe")
+        recipe, weights = values.get("recipe"), None
         for _, own in combination:
-            keys, recipe = _merged(keys, own), own.get("recipe", recipe)
+            keys, recipe, weights = _merged(keys, own), own.get("recipe", recipe), own.get("weights", weights)
         for rule in where:
             if _applies(rule, chosen):
                 keys, recipe = _merged(keys, rule["set"]), rule["set"].get("recipe", recipe)
-        if not isinstance(recipe, str):
+        if not isinstance(recipe, str) and not weights:
             raise EvalkitError(f"{path.name}: which recipe? Give `recipe: NAME`, or one in every value of an axis")
         why = next((str(rule["why"]) for rule in left_out if _applies(rule, chosen)), None)
-        cells.append(Cell(chosen, recipe, keys, why))
+        cells.append(Cell(chosen, recipe or "", keys, why, weights))
     names = [cell.name for cell in cells]
     if twice := next((n for n in names if names.count(n) > 1), None):
         raise EvalkitError(f"{path.name}: two cells would be called '{twice}'; rename a value of an axis")
@@ -279,7 +281,7 @@ def _keys(path: Path, where: str, given: Any) -> Keys:
 def _merged(keys: Keys, own: Mapping[str, Any]) -> Keys:
     """`keys` with those of `own` over them. A whole mapping replaces what was set within it before."""
     merged = {k: v for k, v in keys.items() if not any(k.startswith(f"{new}.") for new in own)}
-    return merged | {k: v for k, v in own.items() if k != "recipe"}
+    return merged | {k: v for k, v in own.items() if k not in ("recipe", "weights")}
 
 
 def _name(option: Any) -> str:

@@ -213,9 +213,11 @@ def differences(gathered: Gathered, measurement: str, protocols: Protocols, outc
         for metric in metrics:
             values = [(a["metrics"].get(metric.name), b["metrics"].get(metric.name)) for a, b in pairs]
             whole = [(a, b) for a, b in values if a is not None and b is not None]
+            if not whole:
+                continue
             found = significance.paired([a for a, _ in whole], [b for _, b in whole])
             drawn = resampled.get(metric.name)
-            images = None if drawn is None or not whole else bootstrap.interval(found.difference, drawn)
+            images = None if drawn is None else bootstrap.interval(found.difference, drawn)
             made.append((place, metric, found, images))
     # too few seeds decide nothing, so they take no part in the correction either
     adjusted = significance.holm([found.p if not found.why_not else math.nan for _, _, found, _ in made])
@@ -287,7 +289,7 @@ def differences_table(gathered: Gathered, found: Sequence[Difference], title: st
         f" Holm's correction over the tests of this table. Fewer than {significance.MIN_SEEDS} seeds decide nothing."
     ]
     label = f"{gathered.study.name}-{found[0].measurement}-differences"
-    return Table(f"{title}: differences", [("", "", "", len(columns))], columns, lines, notes, label=label)
+    return Table(f"{title}, differences", [("", "", "", len(columns))], columns, lines, notes, label=label)
 
 
 def span(interval: tuple[float, float] | None, metric: Metric) -> str:

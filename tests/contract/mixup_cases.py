@@ -109,6 +109,9 @@ class Case:
         given |= {k: teacher() for k, v in cls.stand_in.items() if v is TEACHER}
         made = {"network": score_teacher, "maps": score_maps}  # what a teacher of score maps is made of
         given |= {k: make() for k, make in made.items() if k in arguments(cls)}
+        whole = {k: p.default for k, p in arguments(cls).items()} | fixed | given
+        idle = {k for k, (other, values) in cls.counts_with.items() if whole[other] not in values}
+        given = {k: v for k, v in given.items() if k not in idle}
         if cls.takes == "cnn" and net in (shared_vit, make_vit):
             net = shared_cnn if net is shared_vit else make_cnn
         method = create(name, preset, **given)

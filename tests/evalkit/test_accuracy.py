@@ -64,6 +64,20 @@ def test_unreadable_image_is_named_and_the_exit_code_is_2(finished, tmp_path, ca
     assert "4/b.png" in capsys.readouterr().out and results.read([tmp_path / "out"])[0]["complete"] is False
 
 
+def test_hundreds_of_faults_are_a_screen_and_a_file(finished, tmp_path, capsys):
+    for i in range(250):
+        path = tmp_path / "d" / str(i % 8) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    Image.new("RGB", (32, 32)).save(tmp_path / "d" / "0" / "whole.png")
+    words = ["allow_partial=true", "workers=0", "device=cpu"]
+    assert evaluate(str(finished), str(tmp_path / "d"), tmp_path / "out", words) == 2
+    printed, listed = capsys.readouterr().out, (tmp_path / "out" / "faults.txt").read_text().splitlines()
+    assert len(printed.splitlines()) < 30 and f"and {len(listed) - 20} more, listed in faults.txt" in printed
+    assert sum(line.startswith("unreadable: ") for line in listed) == 250
+    assert sum("class folder" in line for line in listed) == len(listed) - 250 == 2
+
+
 @pytest.mark.parametrize(
     ("spec", "match"),
     [("nowhere", "no such folder or data set"), ("fashion-mnist", "fashion-mnist"), ("digits-o", "images of no class")],

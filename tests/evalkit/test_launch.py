@@ -125,3 +125,17 @@ def test_a_warning_lets_all_processes_save(tmp_path, number):
         time.sleep(0.1)
     parent.send_signal(number)
     assert parent.communicate(timeout=100)[0] == "code 2\n"
+
+
+@pytest.mark.slow
+def test_files_of_the_working_directory_are_not_taken_for_packages(tmp_path):
+    """Several processes in a folder that holds a torch.py, a numpy.py and a json.py of the user's own."""
+    for name in ("torch", "numpy", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the file of the user')")
+    words = ["robustness", "occlusion", "nothing", "--data", "digits", "--gpus", "2", "device=cpu", "--out", "out"]
+    env = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "PYTHONPATH")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "evalkit", *words], cwd=tmp_path, capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: unknown model or checkpoint 'nothing'")

@@ -227,3 +227,12 @@ def test_sha256_file(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     # FIPS 180-2, appendix B.1
     assert runtime.sha256_file(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_commit_is_that_of_the_checkout():
+    root = Path(runtime.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        assert runtime.commit() is None
+        return
+    head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert runtime.commit().removesuffix("+changes") == head.stdout.strip() == runtime.environment()["commit"][:40]

@@ -20,7 +20,6 @@ def of(model, mixup, **changes):
         ("resnet18", "mixtoken", "patch embeddings"),
         ("deit_tiny_patch16_224", "{name: transmix, attn_depth: 13}", "blocks 1 to 12"),
         ("pvt_tiny", "{name: mixpro, scale: 11}", "352"),
-        ("resnet18", "{choice: [{name: mixup, prob: 0.5}, {name: tokenmix, prob: 0.5}]}", "no patches"),
     ],
 )
 def test_combinations_that_cannot_be_say_why(model, mixup, word):
@@ -36,7 +35,10 @@ def test_combinations_that_cannot_be_say_why(model, mixup, word):
         ("resnet50", "manifold"),
         ("vit_tiny_patch16_224", "snapmix"),  # judged by values, which nothing here has
         ("deit_small_patch16_224", "attentive_cutmix"),  # its teacher's weights are another question
-        ("deit_tiny_patch16_224", "{choice: [{name: mixup, prob: 0.5}, {name: tokenmix, prob: 0.5}]}"),
+        (
+            "deit_tiny_patch16_224",
+            "{choice: [{name: mixup, prob: 0.5}, {name: tokenmix, network: resnet18, prob: 0.5}]}",
+        ),
     ],
 )
 def test_others_go_together(model, mixup):

@@ -230,6 +230,10 @@ class MixMethod(nn.Module):
     def after_step(self, ctx: Context, net: Network) -> None:
         """Called after each optimizer step."""
 
+    def measured(self, step: int) -> dict[str, Tensor]:
+        """What the log shows of the newest batch: name -> values of its samples, if it was mixed in that step."""
+        return {}
+
     def eval_network(self, net: Network) -> Network:
         """The classifier that is evaluated and exported."""
         return net
@@ -311,13 +315,13 @@ def laid_out_like(x: Tensor, mixed: Tensor) -> Tensor:
     )
 
 
-def pair_weights(lam: Tensor, partner: Tensor) -> Tensor:
+def pair_weights(lam: Tensor | float, partner: Tensor) -> Tensor:
     """(B, B) label weights of pairwise mixing: row i = lam_i e_i + (1 - lam_i) e_partner(i); a sample paired with
     itself keeps 1.
 
     Args:
-        lam: Share of the own image, (B,).
-        partner: Index of the other image, (B,).
+        lam: (B,) the own label's share in each sample, or one number for all.
+        partner: (B,) int64 index of the other image.
     """
-    lam = lam.float()
+    lam = torch.as_tensor(lam, dtype=torch.float32, device=partner.device).expand(len(partner))
     return torch.diag(lam).scatter_add(1, partner[:, None], (1 - lam)[:, None])

@@ -137,6 +137,7 @@ class MixPro(MixMethod):
         self.mask_down = one_of("mask_down", mask_down, MASK_DOWN)
         self.attention = pal != "none" and block_depth(attn_depth)
         self.rollout_residual = flag("rollout_residual", rollout_residual)
+        self.seen: tuple[int, Tensor] | None = None  # step and factors of the newest batch: nothing is computed for it
 
     def param_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.parameters()), "weight_decay": 0.0}] if self.pal == "learnable" else []
@@ -148,10 +149,16 @@ class MixPro(MixMethod):
         if self.progress is None:
             return mixed.weights
         a = self.progress(ctx, mixed, y, out)
+        if isinstance(a, Tensor):
+            self.seen = ctx.step, a.detach()
         return (
             a * attention_weights(mixed, out, self.mask_down, self.normalize_attn, self.rollout_residual)
             + (1 - a) * mixed.weights
         )
+
+    def measured(self, step: int) -> dict[str, Tensor]:
+        """The progress factors, which figure 2 of the paper shows."""
+        return {"progress": self.seen[1]} if self.seen is not None and self.seen[0] == step else {}
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         target = soft_target(y, out.logits.shape[1]) if self.pal_hard_ce else ctx.target(y)

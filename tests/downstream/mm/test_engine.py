@@ -12,6 +12,7 @@ from evalkit.downstream import seg
 from evalkit.downstream.mm import require
 from evalkit.downstream.run import transfer
 from evalkit.downstream.seg import SegConfig
+from evalkit.errors import EvalkitError
 
 require("mmseg")
 engine = importlib.import_module("evalkit.downstream.mm.engine")
@@ -129,9 +130,17 @@ def test_a_resume_deletes_what_a_kill_left_but_no_checkpoint_that_may_be_needed(
     assert not (tmp_path / ".data.77.tmp").exists()
 
 
-def test_missing_packages_are_named(monkeypatch):
-    from evalkit.errors import EvalkitError
+def test_a_killed_worker_is_told_as_that_and_not_as_a_network_that_cannot_be_trained():
+    told = {
+        "DataLoader worker (pid 7) is killed by signal: Killed.": "^a data worker died",
+        "shapes": r"^it fails \(.*shapes.*\); EVALKIT_DEBUG=1 shows where$",
+    }
+    for error, match in ((RuntimeError(text), match) for text, match in told.items()):
+        with pytest.raises(EvalkitError, match=match), engine.in_one_line("it fails"):
+            raise error
 
+
+def test_missing_packages_are_named(monkeypatch):
     with pytest.raises(
         EvalkitError, match=r"not installed \(No module named 'mmnothing'\).*pip install 'evalkit\[downstream\]'"
     ):

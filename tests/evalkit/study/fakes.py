@@ -19,6 +19,8 @@ if (root / "slow").exists():
         signal.signal(number, lambda *_: sys.exit(2))
     print("listens", flush=True)
     time.sleep(30)
+if (root / "pause").exists():
+    time.sleep(float((root / "pause").read_text()))
 if any(word in " ".join(argv) for word in (root / "fail").read_text().split()) if (root / "fail").exists() else False:
     print("error: asked to fail")
     sys.exit(1)

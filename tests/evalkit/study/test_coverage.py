@@ -8,21 +8,14 @@ from evalkit.cli import invoke
 from evalkit.study import coverage, plan, spec
 
 COVERED = coverage.coverage()
-# Tables whose cells no recipe makes yet
-WAITING = {
-    ("OpenMixup ImageNet benchmark", "DeiT"): 89,
-    ("AutoMix paper, appendix", "Table 12"): 29,
-    ("TransMix supplementary", "Section B"): 4,
-    ("MixPro paper", "Table 3"): 2,
-    ("MixPro paper", "Table 4"): 14,
-}
 
 
 def test_every_published_cell_has_a_study_or_says_why_not():
     assert len(COVERED) == 731 and {c.value for c in COVERED} == {
         v for v in published.values() if not v.source.startswith("timm")
     }
-    assert Counter((c.value.source, c.value.table) for c in COVERED if c.missing) == WAITING
+    assert [c.value for c in COVERED if c.missing] == []
+    assert Counter(bool(c.study) for c in COVERED) == {True: 723, False: 8}
     quoted = [c for c in COVERED if not c.study and not c.missing]
     assert {(c.value.source, c.value.table, c.value.model) for c in quoted} == {
         ("TransMix supplementary", "Table 2", "resnet50")
@@ -58,13 +51,12 @@ def test_every_evaluation_of_a_plan_is_a_command_of_the_coverage():
 def test_the_commands(capsys):
     code, _ = invoke(["study", "coverage"])
     lines = capsys.readouterr().out.splitlines()
-    assert code == (2 if WAITING else 0) and len(lines) == 732
-    missing = sum(WAITING.values())
-    assert lines[-1].endswith(f"8 quoted without a setting, {missing} not expressible")
+    assert code == 0 and len(lines) == 732
+    assert lines[-1].endswith("8 quoted without a setting, 0 not expressible")
     assert any("MixPro paper, Table 1: deit_tiny_patch16_224 MixPro top1 73.8: evalkit study run" in x for x in lines)
     code, _ = invoke(["study", "coverage", "--json"])
     entries = json.loads(capsys.readouterr().out)
-    assert len(entries) == 731 and sum(bool(e["command"]) for e in entries) == 731 - 8 - missing
+    assert len(entries) == 731 and sum(bool(e["command"]) for e in entries) == 731 - 8
     code, _ = invoke(["study", "show", "mixpro-robustness", "--only", "method=mixpro"])
     assert "32.4 aurra of imagenet-a (MixPro paper, Table 5, last)" in capsys.readouterr().out
 

@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -163,3 +164,32 @@ def test_the_engine_runs_all_but_what_needs_a_failed_job(started):
     assert engine.run(started, jobs=2) == 0
     assert len(calls(started)) == before + 3  # only what was missing
     assert all(plan.finished(started, j) for j in plan.read(started).jobs)
+
+
+def test_what_another_process_runs_is_waited_for(started):
+    (started / "pause").write_text("0.5")
+    words = [sys.executable, "-m", "evalkit.study.job", str(started), plan.read(started).jobs[0].id]
+    both = [subprocess.Popen(words, env=_environment()) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0] and len(calls(started)) == 1
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_at_random_leaves_one_record_per_job(started):
+    """SIGKILL of the study's own process, whose jobs may go on without it, or of all of them."""
+    pytest.importorskip("snakemake")
+    (started / "pause").write_text("0.5")
+    code = (
+        "import sys, pathlib; from evalkit.study import engine; sys.exit(engine.run(pathlib.Path(sys.argv[1]), jobs=2))"
+    )
+    draw = random.Random(0)
+    for turn in range(6):
+        process = subprocess.Popen([sys.executable, "-c", code, started], env=_environment(), start_new_session=True)
+        if turn == 5:
+            assert process.wait() == 0
+            break
+        time.sleep(draw.uniform(1.0, 8.0))
+        (os.killpg if turn % 2 else os.kill)(process.pid, signal.SIGKILL)
+        process.wait()
+    for job_ in plan.read(started).jobs:
+        assert len((started / job_.out / "results.jsonl").read_text().splitlines()) == 1
+    assert all(plan.state(started, job_)["state"] == "done" for job_ in plan.read(started).jobs)

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from evalkit.errors import EvalkitError
-from evalkit.study import spec
+from evalkit.study import plan, spec
 
 MINE = {
     "recipe": "mixpro",
@@ -79,3 +79,14 @@ def test_what_cannot_be_meant_is_one_line(tmp_path, changes, words):
     with pytest.raises(EvalkitError) as error:
         load(tmp_path, **changes)
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+def test_weights_in_place_of_a_training(tmp_path):
+    """A cell of weights has no training; the evaluations take them and the cell's keys."""
+    axes = {"model": {"resnet101": {"weights": "resnet101.tv_in1k"}, "mine": {"model": "resnet18"}}, "seed": [3]}
+    study = load(tmp_path, axes=axes, published=None, recipe="imagenet-r50")
+    made = plan.make(study, study.cells, given=["data_dir=D"], check=lambda recipe, words: None if recipe else "asked")
+    jobs = {job.id: job for job in made.jobs}
+    assert len(jobs) == 2 + 3 and "resnet101-seed3.train" not in jobs
+    assert jobs["resnet101-seed3.linear"].argv == ["transfer", "seg", "resnet101.tv_in1k", "seed=3"]
+    assert jobs["resnet101-seed3.linear"].needs == [] and jobs["mine-seed3.linear"].needs == ["mine-seed3.train"]

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import timm
 import yaml
 
 from evalkit.arrays import read_npz
@@ -12,7 +13,7 @@ from evalkit.cli.described import protocols
 from evalkit.errors import EvalkitError
 from evalkit.robustness import store
 from evalkit.robustness.comparison import outcome_of
-from evalkit.study import gather, plan, report, spec, tables
+from evalkit.study import beside, costs, figures, gather, plan, report, spec, tables
 from tests.evalkit import fake_records
 
 TOP1 = {  # of three seeds: a clear gain, a gain with too much spread
@@ -57,7 +58,9 @@ def ran(tmp_path):
             metrics={"top1": top1, "top1_best": top1 + 0.02}, seed=seed, seconds=10.0 * (1 + (method == "noisy")), **own
         )
         write(at / "train", train)
-        log = [{"step": s, "epoch": s / 10, "loss": 3 / s} for s in (10, 20)] + [{"step": 20, "val_top1_raw": top1}]
+        log = [{"step": s, "epoch": s / 10, "loss": 3 / s, "images_per_second": 80 + 2 * s} for s in (10, 20)] + [
+            {"step": 20, "val_top1_raw": top1}
+        ]
         (at / "train" / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
         if model == "vit" and method != "noisy":
             (at / "natural").mkdir()
@@ -77,7 +80,7 @@ def test_the_report_holds_means_gains_costs_and_what_they_allow_to_say(ran, tmp_
     assert "2.00x" in next(x for x in text.splitlines() if x.startswith("| noisy"))
     gain = next(x for x in text.splitlines() if x.startswith("| gain over vanilla"))
     assert f"+{mean - 100 * np.mean(TOP1['vanilla']):.2f}" in gain
-    part = text[text.index(": differences") :]
+    part = text[text.index(", differences") :]
     differences = {x.split("|")[1].strip(): x for x in reversed(part.splitlines()) if re.match(r"\| (good|noisy), ", x)}
     assert "better" in differences["good, vit"] and "no difference shown" in differences["noisy, vit"]
     assert "not decidable (2 seeds, 3 are the least)" in differences["good, net"]
@@ -86,7 +89,7 @@ def test_the_report_holds_means_gains_costs_and_what_they_allow_to_say(ran, tmp_
     assert "Nothing was selected: every number is of the last weights" in text and "Nothing was selected" in page
     tex = (tmp_path / "report" / "report.tex").read_text()
     assert r"\label{tab:mine-train}" in tex and r"\caption{A study\_of \$mixups: Clean accuracy}" in tex
-    assert tex.count(r"\toprule") == tex.count(r"\begin{table}") == 4
+    assert tex.count(r"\toprule") == tex.count(r"\begin{table}") == 5
     drawn = {p.name for p in (tmp_path / "report" / "figures").iterdir()}
     assert {f"results-train-top1.{x}" for x in ("png", "svg", "pdf")} <= drawn and "training.pdf" in drawn
     lines = list(csv.DictReader(io.StringIO((tmp_path / "report" / "results.csv").read_text())))
@@ -126,3 +129,62 @@ def _changed(tmp_path, **changes):
     path = tmp_path / "changed.yaml"
     path.write_text(yaml.safe_dump(MINE | changes, sort_keys=False))
     return path
+
+
+def test_costs_count_the_network_and_its_teacher_and_take_speed_from_the_log(ran):
+    study, folder = ran
+    gathered = gather.gather(study, folder)
+    assert all(cells[0] == tables.NOT_MEASURED for _, cells in costs.table(gathered).rows)  # no checkpoint
+    member = gathered.places[gather.Place(("good",), ("vit",))][0]
+    meta = {"model": "resnet10_cifar", "model_args": {}, "image_size": 32, "num_classes": 10, "teachers": {}}
+    (member.folder / "train" / "last").mkdir()
+    for teachers in ({}, {"resnet18_cifar": "ab"}):
+        (member.folder / "train" / "last" / "meta.json").write_text(json.dumps(meta | {"teachers": teachers}))
+        found = costs.costs_of(member)
+        own = sum(p.numel() for p in timm.create_model("resnet10_cifar", num_classes=10).parameters())
+        of_teacher = sum(p.numel() for p in timm.create_model("resnet18_cifar", num_classes=1000).parameters())
+        assert found.parameters == own and found.with_teacher == own + of_teacher * bool(teachers)
+    assert found.images_per_second == 110  # the median of 100 and 120 in the log
+
+
+def test_progress_factors_and_numeric_axes_are_drawn(ran, tmp_path):
+    study, folder = ran
+    for log in folder.glob("cells/good-*/train/log.jsonl"):
+        log.write_text(log.read_text() + '\n{"step": 20, "progress": 0.4, "progress_batch": [0.1, 0.7]}')
+    drawn = {d.name for d in figures.draw(gather.gather(study, folder), protocols())}
+    assert "progress-batch" in drawn and not any("by-" in name for name in drawn)
+    scales = spec.load(
+        _changed(tmp_path, axes={"scale": {"1": {}, "2": {}}, "seed": [0]}, report=None, **{"except": None})
+    )
+    for scale, top1 in (("1", 0.5), ("2", 0.6)):
+        write(
+            tmp_path / "scales" / "cells" / f"scale{scale}-seed0" / "train", fake_records.record(metrics={"top1": top1})
+        )
+    plan.start(tmp_path / "scales", plan.make(scales, scales.cells))
+    gathered = gather.gather(scales, tmp_path / "scales")
+    values = figures.values_of(gathered, "train", protocols()["accuracy"].metric("top1"))
+    line = figures.numeric(gathered, values)["scale"][""]
+    assert [(x, found.mean) for x, found in line] == [(1.0, 0.5), (2.0, 0.6)]
+    assert "results-train-top1-by-scale" in {d.name for d in figures.draw(gathered, protocols())}
+
+
+def test_published_values_stand_beside_the_studys_own_with_their_form(tmp_path):
+    model = "deit_small_patch16_224"
+    axes = {"model": {model: {}}, "method": {"TransMix": {}, "MixPro": {}}, "seed": [0, 1]}
+    changes = {
+        "axes": axes,
+        "report": None,
+        "except": None,
+        "published": {"source": "MixPro paper", "table": "Table 1"},
+    }
+    study, folder = spec.load(_changed(tmp_path, **changes)), tmp_path / "ran"
+    for cell in study.cells:
+        top1 = {"TransMix": 0.800, "MixPro": 0.811}[cell.values["method"]] + 0.002 * int(cell.values["seed"])
+        write(folder / "cells" / cell.name / "train", fake_records.record(metrics={"top1": top1}, demonstration=False))
+    found = beside.table(gather.gather(study, folder), protocols())
+    lines = {name: [c.value for c in cells] for name, cells in found.rows}
+    # Table 1 of the paper: DeiT-S with TransMix 80.7, quoted, and with MixPro 81.3
+    own, published, difference, form, source, state = lines["TransMix, top1"]
+    assert (own, published, difference, form) == ("80.10", "80.7", "-0.60", "not stated")
+    assert "quoted from TransMix paper" in source and state == "not the published settings or data"
+    assert lines["MixPro, top1"][:3] == ["81.20", "81.3", "-0.10"]

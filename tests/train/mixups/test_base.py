@@ -71,6 +71,11 @@ def test_wrong_pairing():
         check_pairing("roll")
 
 
+def test_one_lambda_for_all_pairs():
+    weights = pair_weights(0.25, torch.tensor([1, 0, 2]))
+    assert weights.tolist() == [[0.25, 0.75, 0], [0.75, 0.25, 0], [0, 0, 1]]
+
+
 def test_pair_weights_by_hand():
     weights = pair_weights(torch.tensor([0.25, 0.5, 0.75]), torch.tensor([1, 0, 2]))
     assert torch.equal(weights, torch.tensor([[0.25, 0.75, 0], [0.5, 0.5, 0], [0, 0, 1.0]]))

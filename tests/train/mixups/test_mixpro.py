@@ -301,3 +301,13 @@ def test_presets_differ_only_by_the_documented_flags():
 def test_wrong_values(key, value, said):
     with pytest.raises(ValueError, match=f"Expected argument `{key}` to be {said}.*but got {value!r}"):
         create("mixpro", **{key: value})
+
+
+def test_the_factors_of_the_newest_batch_can_be_seen():
+    method = create("mixpro", scale=1)
+    assert method.measured(0) == {}
+    example(method, step=7)
+    # of the worked example: lambda = a 0.875 + (1 - a) 0.75
+    assert method.measured(7)["progress"][0].item() == pytest.approx((0.872391 - LAM_AREA) / 0.125, abs=1e-5)
+    assert method.measured(8) == {} and not method.measured(7)["progress"].requires_grad
+    example(create("mixpro", scale=1, pal="equal"), step=7)  # a constant is not worth showing

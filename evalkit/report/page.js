@@ -1,0 +1,81 @@
+// Sorts a table by a click on a column, filters its rows by words, and shows the difference of two chosen rows.
+"use strict";
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0];
+  const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+  const rows = [...body.rows];
+  const number = (cell) => {
+    const found = cell.firstChild ? cell.textContent.replace(/\u2212/g, "-").match(/-?\d+(\.\d+)?/) : null;
+    return found ? parseFloat(found[0]) : NaN;
+  };
+
+  const tools = document.createElement("div");
+  tools.className = "tools";
+  const label = document.createElement("label");
+  label.textContent = "Rows with ";
+  const filter = document.createElement("input");
+  filter.type = "search";
+  label.append(filter);
+  const hint = document.createElement("span");
+  hint.textContent = "Click a column to sort, two rows to see their difference.";
+  tools.append(label, hint);
+  table.parentElement.before(tools);
+  filter.addEventListener("input", () => {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const row of rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+  });
+
+  const sort = (column) => {
+    const head = heads[column];
+    const down = column > 0 && head.getAttribute("aria-sort") !== "descending";
+    const key = (row) => (column ? number(row.cells[column]) : row.cells[0].textContent);
+    const order = [...rows].sort((a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (typeof x === "string") return head.getAttribute("aria-sort") === "ascending" ? y.localeCompare(x) : x.localeCompare(y);
+      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
+      return down ? y - x : x - y;
+    });
+    const up = column === 0 && head.getAttribute("aria-sort") === "ascending";
+    for (const other of heads) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down || up ? "descending" : "ascending");
+    body.append(...order);
+    show();
+  };
+  heads.forEach((head, column) => {
+    head.classList.add("sorts");
+    head.tabIndex = 0;
+    head.addEventListener("click", () => sort(column));
+    head.addEventListener("keydown", (event) => event.key === "Enter" && sort(column));
+  });
+
+  let chosen = [];
+  const difference = document.createElement("tr");
+  difference.className = "difference";
+  const show = () => {
+    for (const row of rows) row.classList.toggle("chosen", chosen.includes(row));
+    difference.remove();
+    if (chosen.length < 2) return;
+    const [a, b] = chosen;
+    const name = document.createElement("th");
+    name.scope = "row";
+    name.textContent = `${b.cells[0].textContent} \u2212 ${a.cells[0].textContent}`;
+    difference.replaceChildren(name);
+    for (let i = 1; i < heads.length; i++) {
+      const cell = document.createElement("td");
+      const value = number(b.cells[i]) - number(a.cells[i]);
+      const digits = (b.cells[i].textContent.match(/\.(\d+)/) || ["", ""])[1].length;
+      cell.textContent = Number.isNaN(value) ? "\u2013" : (value > 0 ? "+" : "") + value.toFixed(digits);
+      difference.append(cell);
+    }
+    body.append(difference);
+  };
+  for (const row of rows) {
+    row.tabIndex = 0;
+    const choose = () => {
+      chosen = chosen.includes(row) ? chosen.filter((other) => other !== row) : [...chosen, row].slice(-2);
+      show();
+    };
+    row.addEventListener("click", () => window.getSelection().isCollapsed && choose());
+    row.addEventListener("keydown", (event) => event.key === "Enter" && choose());
+  }
+}

@@ -1,0 +1,71 @@
+"""Each record behind a report: where it stands, the command that makes it again, and all that it says."""
+
+import json
+import os
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import keys
+from ..protocols import Protocols
+from ..recipe_text import flow
+from ..results import FILE
+from .collect import Record, Row
+
+CHECKPOINT = "CHECKPOINT"  # in a command: the weights' own path is in no record, their sha256 is
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A record as a reader looks it up.
+
+    Args:
+        title: Row and protocol.
+        link: Relative address of its results.jsonl; "" where the page's own folder is not known.
+        command: What makes it again.
+        text: The record as JSON.
+    """
+
+    title: str
+    link: str
+    command: str
+    text: str
+
+
+def recorded(pairs: Iterable[tuple[Row, Record]], protocols: Protocols, folder: Path | None) -> list[Recorded]:
+    """Every record of `pairs`.
+
+    Args:
+        pairs: A row and a record of it.
+        protocols: All protocols, by name.
+        folder: Where the page will lie; None: links are left out.
+    """
+    found = []
+    for row, record in pairs:
+        shown = {k: v for k, v in record.items() if k != "_dir"}
+        link = "" if folder is None else os.path.relpath(Path(record["_dir"]) / FILE, folder).replace(os.sep, "/")
+        title = f"{row.name}: {record['protocol']} on {record['data']['name']}"
+        found.append(Recorded(title, link, command(record, protocols), json.dumps(shown, indent=1, sort_keys=True)))
+    return found
+
+
+def command(record: Record, protocols: Protocols) -> str:
+    """The command line that makes a record again; CHECKPOINT stands for the weights, whose sha256 the record has.
+
+    Args:
+        record: Any.
+        protocols: All protocols, by name.
+    """
+    if record["task"] == "train":
+        return shlex.join(["evalkit", "train", str(Path(record["_dir"]) / "config.yaml")])
+    verb = ["eval"] if record["task"] == "eval" else [record["task"], record["protocol"]]
+    words = ["evalkit", *verb, CHECKPOINT]
+    if record["task"] == "eval":
+        words += ["--data", record["data"]["name"]]
+    schema = protocols[record["protocol"]].config if record["protocol"] in protocols else None
+    if schema is not None:
+        known = keys.of(schema)
+        given = {k: v for k, v in record["config"].items() if k in known and known[k].role != "execution"}
+        words += [f"{k}={flow(v)}" for k, v in given.items() if v != keys.default(schema, k) and k != "out"]
+    return shlex.join(words)
