@@ -142,7 +142,6 @@ FACTORS = {  # of a product or a quotient that a comment writes, and counts in w
     **{
         "eval_resize": {0.95, 224, 0.875, 0.9},
         "median_evals": {1, 10, 300},
-        "batch_size": {1024, 256},
         "mixup": {0.8, 1.0},
     },
     "bce_threshold": {1},
