@@ -42,6 +42,7 @@ class EvalkitOptimConstructor(DefaultOptimWrapperConstructor):
         for group in params:
             (parameter,) = group["params"]
             if id(parameter) in scales:
+                assert self.base_lr is not None
                 group["lr"] = group.get("lr", self.base_lr) * scales[id(parameter)]
             if id(parameter) in bare:
                 group["weight_decay"] = 0.0
