@@ -210,7 +210,7 @@ def _object_problem(entry: dict[str, Any], image: dict[str, Any], masks: bool) -
             return (
                 "has a run-length encoded mask without `counts` or not of its image's [height, width]; write it again"
             )
-    elif not isinstance(mask[0], list) or len(mask[0]) < 6:
+    elif not isinstance(mask, list) or not isinstance(mask[0], list) or len(mask[0]) < 6:
         return "has a mask whose first polygon has fewer than three points; write it again"
     return None
 

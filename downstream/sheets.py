@@ -73,8 +73,10 @@ def detection(
         scores = np.ones(len(objects.labels)) if objects.scores is None else objects.scores
         order = [i for i in np.argsort(scores, kind="stable") if scores[i] >= threshold]  # the surest on top
         shown = image.astype(np.float64)
-        for i in order if objects.masks is not None else ():
-            shown[objects.masks[i]] = 0.5 * shown[objects.masks[i]] + 0.5 * 255 * np.array(colour(objects.labels[i]))
+        masks = objects.masks
+        for i in order if masks is not None else ():
+            assert masks is not None
+            shown[masks[i]] = 0.5 * shown[masks[i]] + 0.5 * 255 * np.array(colour(objects.labels[i]))
         _show(ax, shown.astype(np.uint8))
         for i in order:
             left, top, right, bottom = objects.boxes[i]

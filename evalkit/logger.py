@@ -26,6 +26,8 @@ class Logger:
         run: The run folder.
         start: The step that the run goes on from.
         total: Steps of the whole run.
+        track: A tracker besides TensorBoard, one of `tracking.TRACKERS`; None: none.
+        config: Every key of the run, which that tracker shows.
     """
 
     def __init__(

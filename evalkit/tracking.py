@@ -2,7 +2,7 @@
 them, each through its own client, the same name for the same value."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +40,7 @@ def trackers(run: Path, start: int, track: str | None, config: Mapping[str, Any]
     """
     found: list[Tracker] = [_TensorBoard(run, start)]
     if track is not None:
-        makers = {"wandb": _Wandb, "mlflow": _MLflow}
+        makers: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {"wandb": _Wandb, "mlflow": _MLflow}
         try:
             found.append(makers[track](run, config))
         except ImportError as e:
@@ -101,15 +101,16 @@ class _MLflow:
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             raise EvalkitError("track=mlflow needs to know where: set MLFLOW_TRACKING_URI to your server's address")
         self.client = MlflowClient()
-        self.id = _known(run, "mlflow")
-        if self.id is None:
+        known = _known(run, "mlflow")
+        if known is None:
             experiment = self.client.get_experiment_by_name(PROJECT)
             where = experiment.experiment_id if experiment else self.client.create_experiment(PROJECT)
-            self.id = self.client.create_run(where, run_name=run.name).info.run_id
+            self.id: str = self.client.create_run(where, run_name=run.name).info.run_id
             params = [Param(key, str(value)) for key, value in config.items()]
             self.client.log_batch(self.id, params=params)
             _remember(run, "mlflow", self.id)
         else:
+            self.id = known
             self.client.update_run(self.id, status="RUNNING")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -66,8 +66,13 @@ def save(runner: Runner, run: Path, step: int, keep: int) -> None:
 
 
 def prune(run: Path, last: Path, keep: int) -> None:
-    """Delete the checkpoints before `last` but for the newest, `keep` with it, and what is left of writes and deletions
-    that did not end."""
+    """Delete old checkpoints, and what is left of writes and deletions that did not end.
+
+    Args:
+        run: The run folder.
+        last: The checkpoint that is gone on from; newer ones stay.
+        keep: How many stay of those up to `last`.
+    """
     folder = run / "checkpoints"
     whole = sorted(folder.glob("step-*.pth"))
     kept = {p.name for p in [*[p for p in whole if p <= last][-keep:], *[p for p in whole if p > last]]}

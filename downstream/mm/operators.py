@@ -57,7 +57,8 @@ def softnms(
     corners, left = boxes.float(), scores.float().clone()
     sides = corners[:, 2:] - corners[:, :2] + offset
     areas = sides.prod(dim=1)
-    alive, picked = torch.arange(len(boxes)), []
+    alive = torch.arange(len(boxes))
+    picked: list[int] = []
     threshold = float(np.float32(iou_threshold))
     while len(alive):
         best = alive[left[alive].argmax()]
@@ -178,7 +179,8 @@ def sigmoid_focal_loss_forward(
         gamma: Power of the focus.
         alpha: Share of the positive class.
     """
-    output.copy_(_focal(*same_type(input), target, weight, gamma, alpha))
+    (logits,) = same_type(input)
+    output.copy_(_focal(logits, target, weight, gamma, alpha))
 
 
 def sigmoid_focal_loss_backward(

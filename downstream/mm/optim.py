@@ -42,7 +42,9 @@ class EvalkitOptimConstructor(DefaultOptimWrapperConstructor):
         for group in params:
             (parameter,) = group["params"]
             if id(parameter) in scales:
-                group["lr"] = group.get("lr", self.base_lr) * scales[id(parameter)]
+                assert self.base_lr is not None  # the recipe gives it
+                rate: float = group.get("lr", self.base_lr)
+                group["lr"] = rate * scales[id(parameter)]
             if id(parameter) in bare:
                 group["weight_decay"] = 0.0
 

@@ -184,7 +184,7 @@ def _choose(source: Source, old: Maps, model: dict[str, Any], own: dict[str, Any
                 " none such; choose a config of a ResNet or Swin, or a ViT"
             )
         scales = neck.get("scales") or neck.get("rescales")
-        wanted = [round(wanted[0] / scale) for scale in scales]
+        wanted = [round(wanted[0] / scale) for scale in scales or ()]
     return _of_pyramid(source, wanted, own)
 
 

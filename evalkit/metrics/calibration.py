@@ -13,12 +13,12 @@ class ReliabilityBins(NamedTuple):
     """Samples sorted by confidence, in bins.
 
     Args:
-        count: type: ignore[assignment]  # (K,) samples in the bin; nobody needs a tuple's own `count`.
+        count: (K,) samples in the bin.
         confidence: (K,) mean confidence, ascending.
         accuracy: (K,) share of correct ones.
     """
 
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # nobody needs a tuple's own `count`
     confidence: np.ndarray
     accuracy: np.ndarray
 

@@ -54,7 +54,7 @@ def command(record: Record, protocols: Protocols) -> str:
     """The command line that makes a record again; CHECKPOINT stands for the weights, whose sha256 the record has.
 
     Args:
-        record: Any.
+        record: Of any task, as `evalkit.results` reads it.
         protocols: All protocols, by name.
     """
     if record["task"] == "train":
