@@ -110,8 +110,7 @@ def other_weights(loaded: models.Loaded) -> list[str]:
     found = []
     for name, file in checkpoint.FILES.items():
         if name != loaded.weights and file in sums:
-            record = trained.get(sums[file])
-            top1 = record and record["metrics"].get("top1")
+            top1 = trained[sums[file]]["metrics"].get("top1") if sums[file] in trained else None
             said = "training recorded no accuracy" if top1 is None else f"training recorded top-1 {100 * top1:.2f} %"
             found.append(f"weights={name} measures the checkpoint's {checkpoint.WORDS[name]}, of which {said}")
     notes = trained[loaded.sha256]["notes"] if loaded.sha256 in trained else []
