@@ -1,14 +1,18 @@
 """CONTRIBUTING.md tells the truth: its table names files that are there, and the things named as examples stand in
 these files alone. The workflow, the hooks and the text call commands that exist."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from evalkit.keys import Keys
 from evalkit.train.config import TrainConfig
@@ -109,6 +113,15 @@ def test_the_workflow_covers_pythons_dependencies_and_documentation():
     # every job that can start does something, on pinned major versions of the actions
     for job in jobs.values():
         assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
+
+
+def test_the_oldest_versions_allowed_are_those_recorded():
+    """Of what is needed to run; the record says which tests ran with them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    record = json.loads((ROOT / "benchmarks/results/oldest_dependencies.json").read_text(encoding="utf-8"))
+    needed = [Requirement(r) for r in (*project["dependencies"], *project["optional-dependencies"]["downstream"])]
+    lowest = {r.name: next(Version(s.version) for s in r.specifier if s.operator in (">=", "==")) for r in needed}
+    assert lowest == {name: Version(record["versions"][name]) for name in lowest} and not record["failed"]
 
 
 @pytest.mark.parametrize("command", commands())

@@ -81,4 +81,4 @@ def test_links_between_pages_exist():
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             if not target.startswith("http"):
                 made = "reference/" in target
-                assert made or (page.parent / f"{target}.md").exists(), f"{page.name}: {target}"
+                assert made or (page.parent / (target.removesuffix(".md") + ".md")).exists(), f"{page.name}: {target}"

@@ -58,6 +58,7 @@ class MergeMix(MixMethod):
     """
     takes = "vit"
     training_passes = 2
+    small = {"attn_depth": 1}
     PRESETS = {
         "default": {},
         "cifar": {"merged": 0.5, "attn_depth": 9, "resample": True},

@@ -1,0 +1,76 @@
+"""The report's page in a browser: it sorts, filters and compares rows, and its console stays clean."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from evalkit import report, results
+from evalkit.cli.described import protocols
+
+from . import fake_records
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH"),
+]
+# What a reader does, and what the page then shows, written into the page for the test to read.
+ACTS = """
+<script>
+  const table = document.querySelector("table.sortable"), body = table.tBodies[0];
+  const heads = table.tHead.rows[table.tHead.rows.length - 1].cells;
+  const names = () => [...body.rows].filter((row) => !row.hidden).map((row) => row.cells[0].textContent.trim());
+  const found = {};
+  heads[1].click(); found.down = names();
+  heads[1].click(); found.up = names();
+  heads[0].click(); found.alphabet = names();
+  const filter = document.querySelector(".tools input");
+  filter.value = "MIX"; filter.dispatchEvent(new Event("input")); found.filtered = names();
+  filter.value = ""; filter.dispatchEvent(new Event("input"));
+  const row = (name) => [...body.rows].find((r) => r.cells[0].textContent.trim() === name);
+  row("vanilla").click(); row("mixpro").click();
+  const difference = [...body.rows].pop();
+  found.difference = [...difference.cells].slice(0, 2).map((cell) => cell.textContent);
+  found.chosen = [...body.rows].filter((r) => r.classList.contains("chosen")).length;
+  row("mixpro").click(); found.after = names();
+  found.fits = document.documentElement.scrollWidth <= window.innerWidth;
+  const pre = document.createElement("pre");
+  pre.id = "found"; pre.textContent = JSON.stringify(found); document.body.append(pre);
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A report of three runs."""
+    folder = tmp_path_factory.mktemp("runs")
+    for i, (name, top1) in enumerate((("vanilla", 0.80), ("mixpro", 0.92), ("cutmix", 0.85))):
+        made = fake_records.record(label=name, method=name, metrics={"top1": top1}, checkpoint_sha256=str(i) * 64)
+        results.append(folder / name, made)
+    return report.build([folder], folder / "report", protocols())
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_reader_sorts_filters_and_compares(page, width, tmp_path):
+    (copy := tmp_path / "page.html").write_text(page.read_text().replace("</body>", f"{ACTS}</body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--enable-logging=stderr"]
+    done = subprocess.run(
+        [CHROMIUM, *options, "--dump-dom", copy.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "CONSOLE" not in done.stderr
+    match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert match, done.stdout[-500:]
+    found = json.loads(html.unescape(match[1]))
+    assert found["down"] == ["mixpro", "cutmix", "vanilla"] and found["up"] == ["vanilla", "cutmix", "mixpro"]
+    assert found["alphabet"] == ["cutmix", "mixpro", "vanilla"] and found["filtered"] == ["cutmix", "mixpro"]
+    assert found["difference"] == ["mixpro \N{MINUS SIGN} vanilla", "+12.0"] and found["chosen"] == 2
+    assert found["after"] == ["cutmix", "mixpro", "vanilla"]  # no difference of one row
+    assert found["fits"]  # what is wider scrolls by itself
