@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from evalkit import bootstrap, fingerprint, models, results
-from evalkit.accuracy import other_weights
+from evalkit import accuracy, bootstrap, fingerprint, models, results
 from evalkit.errors import EvalkitError, unknown
 from evalkit.ordered import each_once
 from evalkit.parts import Parts
@@ -64,7 +63,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     say(
         f"{protocol.name}: {loaded.label}{averaged} on {', '.join(i.name for i in plan.sets.values())}",
         *(f"  {note}" for note in [*models.describe(loaded.report), *plan.notes, *_remarks(plan)]),
-        *(f"  {line}" for line in other_weights(loaded)),
+        *(f"  {line}" for line in accuracy.other_weights(loaded)),
     )
     checksum = loaded.sha256 or _sha256_of(loaded.network)
     identity = {
