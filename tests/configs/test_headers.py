@@ -2,10 +2,13 @@
 transcription of the source tables."""
 
 import csv
+import importlib.util
+import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evalkit import config, recipe_text
 
@@ -92,6 +95,16 @@ BY_HAND = {
     ("train", "inat2017"): {"60.23": 60.23, "51.79": 51.79, "63.70": 63.70},
     ("train", "inat2018"): {"62.53": 62.53, "66.94": 66.94},
     ("train", "places205"): {"63.10": 63.10, "59.63": 59.63},
+    # metafiles of the configs in mmsegmentation's and mmdetection's wheels, see `test_the_model_zoos_numbers`
+    ("seg", "ade20k-fpn"): {"37.5": 37.49, "39.1": 39.09},
+    ("seg", "ade20k-upernet"): {"42.1": 42.05, "42.8": 42.78},
+    ("seg", "ade20k-upernet-deit"): {"43.8": 43.82, "45.1": 45.07},
+    ("seg", "cityscapes-fpn"): {"74.5": 74.52, "76.1": 76.08},
+    ("seg", "cityscapes-upernet"): {"78.2": 78.19, "79.2": 79.19},
+    ("seg", "pascal-context-deeplabv3plus"): {"47.3": 47.3, "48.5": 48.47},
+    ("det", "coco-resnet50"): {"38.2": 38.2, "34.7": 34.7, "38.0": 38.0},
+    ("det", "coco-resnet101"): {"40.0": 40.0, "36.1": 36.1, "40.4": 40.4},
+    ("det", "coco-retinanet-pvt"): {"40.4": 40.4},
     ("train", "rsb-a2"): {"40": None},  # estimates of cost name the share of the peak
 }
 NUMBERS = re.compile(r"(?<![\d.])\d{2}\.\d{1,2}(?![\d.])|\b\d{2}(?= % top-1| % dropped)")
@@ -123,3 +136,18 @@ def test_no_other_number_of_a_published_kind_is_written():
             )
     for numbers in BY_HAND.values():
         assert all(exact is None or close(exact, text) for text, exact in numbers.items())
+
+
+@pytest.mark.parametrize(("folder", "recipe"), [key for key in BY_HAND if key[0] in ("seg", "det")])
+def test_the_model_zoos_numbers(folder, recipe):
+    """Each number of a header stands in the metafile beside the config, or its network's Caffe-style twin's."""
+    package = importlib.util.find_spec({"seg": "mmseg", "det": "mmdet"}[folder])
+    if package is None:
+        pytest.skip("the extra 'downstream' is not installed")
+    name = yaml.safe_load(config.find(recipe, folder).read_text())["config"]
+    metafiles = Path(package.origin).parent.glob(".mim/configs/*/metafile.y*ml")
+    listed = [entry for path in metafiles for entry in yaml.safe_load(path.read_text())["Models"]]
+    names = (name, name.replace("_fpn", "-caffe_fpn"))
+    texts = json.dumps([e["Results"] for e in listed if e["Name"] in names])
+    for exact in BY_HAND[folder, recipe].values():
+        assert re.search(rf": {re.escape(str(exact))}[,}}]", texts), exact

@@ -14,7 +14,7 @@ NAMES = sorted(config.recipes())
 # Keys that say where and how a run executes and what it writes; a recipe need not give them.
 NOT_THE_METHOD = {
     *("augment_device", "compile", "device", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps"),
-    *("applied", "holdout", "limit", "picked", "lr_batch"),
+    *("applied", "holdout", "limit", "picked", "lr_batch", "track"),
 }
 
 

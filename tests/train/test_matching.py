@@ -18,7 +18,7 @@ from evalkit.train.matching import recipe_name
         ("imagenet-r50", ["data_dir=x", "mixup=vanilla"], "imagenet-r50"),
         ("imagenet-r50", ["data_dir=x", "mixup=cutmix", "mixup.alpha=0.7"], None),
         ("imagenet-r50", ["data_dir=x", "model=resnet34"], None),
-        ("imagenet-r50", ["data_dir=x", "augment_device=cpu"], "imagenet-r50"),  # what auto becomes
+        ("deit-300", ["data_dir=x", "augment_device=cpu"], "deit-300"),  # what auto becomes
         ("imagenet-r50", ["data_dir=x", "decode=fast"], None),
         ("deit-300", ["data_dir=x", "amp=fp16"], None),
         ("mixpro", ["data_dir=x", "model=pvt_small"], "mixpro"),  # a network that the recipe has settings for
