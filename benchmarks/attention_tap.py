@@ -72,7 +72,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=1))
     if args.json:
-        with open(args.json, "w") as f:
+        with open(args.json, "w", encoding="utf-8") as f:
             json.dump(result, f, indent=1)
 
 

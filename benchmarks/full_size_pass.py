@@ -50,7 +50,7 @@ def saved(out: Path) -> list[str]:
 def peak_mib(pid: int) -> int:
     """Of one process so far; 0 where it has ended."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")), 0)
@@ -59,7 +59,7 @@ def peak_mib(pid: int) -> int:
 def workers_of(pid: int) -> list[int]:
     """The processes that `pid` has started."""
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
     except OSError:
         return []
 

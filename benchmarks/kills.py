@@ -120,7 +120,7 @@ def write_data(work: Path) -> None:
 def _command(words: list[str], out: Path, env: dict[str, str]) -> None:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with open(out, "w") as f:
+    with open(out, "w", encoding="utf-8") as f:
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
     os.environ.update(env)
@@ -154,7 +154,7 @@ class Bench:
         if code is None:
             os.killpg(process.pid or 0, signal.SIGKILL)
             process.join()
-        text = out.read_text(errors="replace")
+        text = out.read_text(encoding="utf-8", errors="replace")
         out.unlink()
         return code, text
 
@@ -305,7 +305,7 @@ def write(out: Path, rows: list[dict]) -> None:
         "gone_after_at_most": max((row["gone_after"] for row in rows), default=0.0),
     }
     lines = ",\n  ".join(json.dumps(row) for row in rows)
-    out.write_text(json.dumps(summary, indent=1)[:-2] + f',\n "rows": [\n  {lines}\n ]\n}}\n')
+    out.write_text(json.dumps(summary, indent=1)[:-2] + f',\n "rows": [\n  {lines}\n ]\n}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def in_child(work: Any, log: Path) -> int:
     """Exit status of `work` in a process of its own, whose output goes to `log`; negative for a signal."""
     child = os.fork()
     if child == 0:
-        with open(log, "w") as f:
+        with open(log, "w", encoding="utf-8") as f:
             os.dup2(f.fileno(), 1)
             os.dup2(f.fileno(), 2)
         try:

@@ -36,7 +36,7 @@ def record(folder: Path, *command: str) -> dict:
             words = [command[0], *(command[1:2] if command[0] == "transfer" else []), "--resume", str(folder)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(folder.with_suffix(".log"), "a") as log:
+        with open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
             code = subprocess.run(
                 [sys.executable, "-m", "evalkit", *words], stdout=log, stderr=subprocess.STDOUT, env=environment
             ).returncode

@@ -30,7 +30,7 @@ SHOWN = 20  # unreadable images that are named
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Probed:
     """What a mode measured.
 
     Args:
@@ -48,7 +48,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def linear(cfg: ClsConfig, train: Features, test: Features, held: set[str], names: list[str]) -> Outcome:
+def linear(cfg: ClsConfig, train: Features, test: Features, held: set[str], names: list[str]) -> Probed:
     """A linear probe: the strength that is best on the held-out training images (of equals the strongest penalty), then
     fitted to all of them.
 
@@ -79,10 +79,10 @@ def linear(cfg: ClsConfig, train: Features, test: Features, held: set[str], name
     right = {"top1": metrics.top_k_correct(scores, test.labels, 1)}
     if len(names) > 5:
         right["top5"] = metrics.top_k_correct(scores, test.labels, 5)
-    return Outcome(right, scores.argmax(1), {"c": best}, series, notes)
+    return Probed(right, scores.argmax(1), {"c": best}, series, notes)
 
 
-def knn(cfg: ClsConfig, train: Features, test: Features, held: set[str], names: list[str]) -> Outcome:
+def knn(cfg: ClsConfig, train: Features, test: Features, held: set[str], names: list[str]) -> Probed:
     """DINO's weighted nearest neighbours, for each k.
 
     Args:
@@ -101,10 +101,10 @@ def knn(cfg: ClsConfig, train: Features, test: Features, held: set[str], names: 
     series = [{"mode": "knn", "level": k, "top1": float(by[k].mean())} for k in sorted(by)]
     notes.append(f"top1 is that of k={counts[0]}")
     right = {"top1": by[counts[0]], **{f"top1_k{k}": values for k, values in by.items()}}
-    return Outcome(right, found[counts[0]].argmax(1), {}, series, notes)
+    return Probed(right, found[counts[0]].argmax(1), {}, series, notes)
 
 
-def fewshot(cfg: ClsConfig, train: Features, test: Features, held: set[str], names: list[str]) -> Outcome:
+def fewshot(cfg: ClsConfig, train: Features, test: Features, held: set[str], names: list[str]) -> Probed:
     """A few images of each class, drawn again and again: means over the draws.
 
     Args:
@@ -144,10 +144,10 @@ def fewshot(cfg: ClsConfig, train: Features, test: Features, held: set[str], nam
     notes.append(
         "standard errors are over images, sd_* over draws; a class in the predictions is the one most draws say"
     )
-    return Outcome(right, votes.argmax(1), more, series, notes)
+    return Probed(right, votes.argmax(1), more, series, notes)
 
 
-MODES = {"linear": linear, "knn": knn, "fewshot": fewshot}
+MEASURE = {"linear": linear, "knn": knn, "fewshot": fewshot}
 
 
 class Classification:
@@ -231,7 +231,7 @@ def measure(spec: str, cfg: ClsConfig, out: Path | None = None) -> int:
         return 2 if bad else 0
     held = set(hold_out(train_images, cfg.holdout)[1].ids) if cfg.mode == "linear" else set()
     with threadpool_limits(cfg.threads):
-        outcome = MODES[cfg.mode](cfg, found[0], found[1], held, train_images.classes)
+        outcome = MEASURE[cfg.mode](cfg, found[0], found[1], held, train_images.classes)
     name = f"predictions-{cfg.mode}-{of.sha256[:8]}-seed{cfg.seed}.csv"
     write_predictions(folder / name, found[1], outcome, train_images.classes)
     sets = (train_images, test_images)
@@ -284,7 +284,7 @@ def _record(
     of: Extractor,
     cfg: ClsConfig,
     sets: tuple[data.Images, data.Images],
-    outcome: Outcome,
+    outcome: Probed,
     made: Made,
     prepared: str,
 ) -> dict[str, Any]:
@@ -315,7 +315,7 @@ def _record(
     )
 
 
-def write_predictions(path: Path, test: Features, outcome: Outcome, classes: list[str]) -> None:
+def write_predictions(path: Path, test: Features, outcome: Probed, classes: list[str]) -> None:
     """One row per image: id, label, prediction, whether it is right (over draws: how often).
 
     Args:

@@ -183,7 +183,7 @@ def _plan(job: Job, data: Data, resume: bool, trusted: bool) -> Plan:
 
         saved = job.run / BASE if resume and not trusted else None
         plan = adopt(task, cfg, job.source, data, job.run, saved)
-        if trusted and (job.run / BASE).read_text() != plan.base:
+        if trusted and (job.run / BASE).read_text(encoding="utf-8") != plan.base:
             raise EvalkitError(
                 f"{cfg.config} is not what {job.run} began with; put that back, or start again elsewhere"
             )
@@ -234,7 +234,7 @@ def _folder_name(task: Task, cfg: Any, source: Source) -> str:
 
 def _read_source(run: Path) -> Source:
     try:
-        source = Source(**json.loads((run / "source.json").read_text()))
+        source = Source(**json.loads((run / "source.json").read_text(encoding="utf-8")))
         for name, kind in get_type_hints(Source).items():
             if not isinstance(getattr(source, name), kind if isinstance(kind, UnionType) else get_origin(kind) or kind):
                 raise TypeError(name)
@@ -254,7 +254,7 @@ def _compare(run: Path, data: Data) -> list[str]:
     """Raise EvalkitError unless images and truth are those that the run began with; a sentence where that is not
     certain."""
     try:
-        known = json.loads((run / DATA).read_text())
+        known = json.loads((run / DATA).read_text(encoding="utf-8"))
         known = {split: str(known[split]) for split in ("train", "val")}
     except FileNotFoundError:
         return ["whether the data are those of before is not known: an earlier evalkit wrote the run"]
@@ -294,7 +294,7 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
 def _told(run: Path) -> list[str]:
     """What a reader must know of the weights that the run began with."""
     try:
-        return describe(json.loads((run / WEIGHTS).read_text()))
+        return describe(json.loads((run / WEIGHTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, TypeError) as e:
         raise EvalkitError(f"{run / WEIGHTS} is missing or damaged; start again in another folder") from e
 

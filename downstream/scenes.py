@@ -160,7 +160,7 @@ def write_scenes(root: str | Path, *, seed: int = 0, train: int = 240, val: int 
 def _cached(root: Path, settings: dict[str, int]) -> dict[str, str] | None:
     """The fingerprints of the scenes that are there, whole and made with these settings."""
     try:
-        info = json.loads((root / INFO).read_text())
+        info = json.loads((root / INFO).read_text(encoding="utf-8"))
         fingerprints = info.pop("fingerprints")
     except (OSError, ValueError, KeyError):
         return None

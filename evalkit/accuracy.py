@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import config, data, inference, metrics, models, results, run_folder
+from . import checkpoint, config, data, inference, metrics, models, results, run_folder
 from .about import ACCURACY, EvalConfig
 from .data.published import published_set, sets_of_recipe
 from .data.splits import absent_classes
@@ -23,12 +23,12 @@ PREDICTIONS = "predictions.csv"
 FAULTS, SHOWN = "faults.txt", 20  # where all missing classes and unreadable images stand, and how many are printed
 
 
-def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
+def evaluate(spec: str, data_spec: str | None, out: Path | None, overrides: list[str]) -> int:
     """Print top-1 and top-5 of a checkpoint, write predictions.csv and a results record. Returns 0, or 2 if images or
     classes are missing.
 
     Args:
-        checkpoint: A run or checkpoint folder, a weights file or a timm name.
+        spec: A run or checkpoint folder, a weights file or a timm name.
         data_spec: A folder of class folders, or an embedded set; None: what it was trained on.
         out: Where results go; None: the run folder, see `results_folder`.
         overrides: `key=value` of the evaluation's keys.
@@ -37,11 +37,11 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     cfg = config.load(EvalConfig, None, overrides)
     device = pick_device(cfg.device)
     init_processes(device)
-    loaded = models.load(checkpoint, model=cfg.model, weights=cfg.weights)
+    loaded = models.load(spec, model=cfg.model, weights=cfg.weights)
     network = loaded.network.to(device)
     split = cfg.split or recipe_of(loaded).get("val_split", "val")
     images = open_images(loaded, data_spec, (cfg.data_dir, split), cfg.allow_partial)
-    out = Path(out) if out else results_folder(Path(checkpoint), loaded.label)
+    out = Path(out) if out else results_folder(Path(spec), loaded.label)
     if is_main():
         run_folder.make(out)  # before the work whose results it is for
     mode, transform = preparation(loaded, images, cfg.preprocess)
@@ -91,8 +91,30 @@ def evaluate(checkpoint: str, data_spec: str | None, out: Path | None, overrides
     )
     averaged = " (averaged weights, ema)" if loaded.weights == "ema" else ""
     where = f"{len(records.ids)} images of {images.name} ({transform})"
-    say(f"{share}{averaged}  on {where}; predictions: {out / PREDICTIONS}")
+    say(f"{share}{averaged}  on {where}; predictions: {out / PREDICTIONS}", *other_weights(loaded))
     return 0 if complete else 2
+
+
+def other_weights(loaded: models.Loaded) -> list[str]:
+    """What a reader must know of a checkpoint that holds raw and averaged weights, or of a short run: which are the
+    others, their top-1 as the training recorded it, and what it noted of these. One sentence each.
+
+    Args:
+        loaded: The weights that were measured.
+    """
+    sums = loaded.meta.get("sha256", {})
+    path = results_folder(Path(loaded.source), loaded.label) / results.FILE
+    trained = {}
+    if sums and path.is_file():
+        trained = {r["checkpoint_sha256"]: r for r in results.scan([path])[0] if r["task"] == "train"}
+    found = []
+    for name, file in checkpoint.FILES.items():
+        if name != loaded.weights and file in sums:
+            top1 = trained[sums[file]]["metrics"].get("top1") if sums[file] in trained else None
+            said = "training recorded no accuracy" if top1 is None else f"training recorded top-1 {100 * top1:.2f} %"
+            found.append(f"weights={name} measures the checkpoint's {checkpoint.WORDS[name]}, of which {said}")
+    notes = trained[loaded.sha256]["notes"] if loaded.sha256 in trained else []
+    return [*found, *(f"training noted: {note}" for note in notes)]
 
 
 def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
@@ -200,7 +222,7 @@ def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(ids (N,) in order, whether each image is right (N,) float64) of a file that `write_predictions` wrote; empty
     where it is not there or damaged."""
     try:
-        with path.open(newline="") as f:
+        with path.open(newline="", encoding="utf-8") as f:
             lines = {line["file_name"]: float(line["correct"]) for line in csv.DictReader(f)}
     except (OSError, ValueError, KeyError, TypeError):
         lines = {}

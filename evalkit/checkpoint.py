@@ -30,6 +30,8 @@ from .errors import EvalkitError
 from .runtime import sha256_file, sync_folder, write_atomic
 
 SCHEMA = 1
+FILES = {"raw": "model.safetensors", "ema": "model_ema.safetensors"}
+WORDS = {"raw": "raw weights", "ema": "averaged weights (ema)"}
 META_KINDS = {
     "model": str,
     "model_args": dict,
@@ -65,7 +67,7 @@ def save(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        weights = {"model.safetensors": model} | ({"model_ema.safetensors": ema} if ema is not None else {})
+        weights = {FILES["raw"]: model} | ({FILES["ema"]: ema} if ema is not None else {})
         for name, tensors in weights.items():
             data = safetensors.torch.save(
                 {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"}
@@ -159,7 +161,7 @@ def prune(run: Path, keep: int) -> None:
 def verify(folder: Path) -> dict[str, Any]:
     """The meta of a checkpoint folder whose files match their sha256; raises EvalkitError naming what is damaged."""
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         sums = dict(meta["sha256"])
         if any(not isinstance(meta.get(key, kind()), kind) for key, kind in META_KINDS.items()):
             raise TypeError
@@ -250,8 +252,8 @@ def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str
             )
         meta = verify(folder)
         if weights is None:
-            weights = "ema" if "model_ema.safetensors" in meta["sha256"] else "raw"
-        name = {"raw": "model.safetensors", "ema": "model_ema.safetensors"}[weights]
+            weights = "ema" if FILES["ema"] in meta["sha256"] else "raw"
+        name = FILES[weights]
         if name not in meta["sha256"]:
             raise EvalkitError(f"{folder} holds no averaged (ema) weights; use weights=raw")
         return weights_files.read_safetensors(folder / name), meta | {"weights": weights}, meta["sha256"][name]

@@ -63,7 +63,7 @@ def spawn(processes: int, argv: list[str], meeting: Meeting | None = None) -> in
             del os.environ[FOLDER], os.environ[PARENT]
         files = [path for path in Path(folder).iterdir() if path.stat().st_size]  # empty: killed as it wrote
         files.sort(key=lambda p: p.stat().st_mtime_ns)
-        ends = [json.loads(path.read_text()) for path in files]
+        ends = [json.loads(path.read_text(encoding="utf-8")) for path in files]
         waited = time.time() - files[0].stat().st_mtime if files else 0.0
     # Killed from outside: the cause of what the others say about their connection to it. Those that torchrun ended,
     # since another failed, end by SIGTERM, or by SIGKILL when it has waited.
@@ -113,7 +113,9 @@ def leave(code: int, message: str) -> int:
 
         leave_processes()
     rank = int(os.environ["RANK"])
-    Path(os.environ[FOLDER], str(rank)).write_text(json.dumps({"rank": rank, "code": code, "message": message}))
+    Path(os.environ[FOLDER], str(rank)).write_text(
+        json.dumps({"rank": rank, "code": code, "message": message}), encoding="utf-8"
+    )
     return FAILED if code == FAILED else 0
 
 

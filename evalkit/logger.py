@@ -46,7 +46,7 @@ class Logger:
             bad = steps[:-1].count(UNREADABLE)  # the last may be half a line, written as the process died
             if bad:
                 warnings.warn(f"{path}: {bad} lines that are no log lines were dropped", stacklevel=2)
-        self.file = open(path, "a", buffering=1)  # noqa: SIM115 - lives as long as the run
+        self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - lives as long as the run
         self.shown = trackers(run, start, track, config or {})
         self.start, self.total, self.began = start, total, time.monotonic()
         self.bar = None

@@ -65,5 +65,7 @@ def meeting(nodes: int | None, endpoint: str | None) -> Meeting | None:
         )
     job, number = int(os.environ["SLURM_JOB_ID"]), os.environ["SLURM_STEP_ID"]
     command = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
-    host = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    host = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout.split()[
+        0
+    ]
     return Meeting(nodes, f"{host}:{PORTS[0] + job % (PORTS[1] - PORTS[0])}", f"{job}.{number}")

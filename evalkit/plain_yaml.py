@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from .errors import EvalkitError
+from .text import check_text
 
 # plain scalars that YAML 1.1 takes for something else than its successor or a reader does
 SURPRISES = {
@@ -76,13 +77,16 @@ def parse(text: str) -> Any:
 
 
 def check_literal(value: Any, where: str) -> None:
-    """Raise EvalkitError for a text, at any depth, that would be replaced by something else: `${...}` and `???`.
+    """Raise EvalkitError for a text, at any depth, that would be replaced by something else (`${...}` and `???`), or
+    that no file can hold: bytes that are no text in this locale.
 
     Args:
         value: A value of a recipe.
         where: The key that holds it, for the error.
     """
     for text in _values(value):
+        if isinstance(text, str):
+            check_text(text, where)
         if isinstance(text, str) and ("${" in text or text == "???"):
             sign = "${" if "${" in text else "???"
             raise EvalkitError(

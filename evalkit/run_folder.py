@@ -95,7 +95,7 @@ def _lock(run: Path, job: str) -> IO[str]:
     path, host = run / LOCK, platform.node()
     while True:
         try:
-            file = open(path, "a+", errors="replace")  # noqa: SIM115 - held open as long as the run
+            file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - held open as long as the run
         except OSError as e:
             raise EvalkitError(f"cannot write to {run}: {e.strerror}; choose another --out") from e
         try:
@@ -131,7 +131,7 @@ def _lock(run: Path, job: str) -> IO[str]:
 
 def _holder(path: Path) -> str:
     try:
-        host, process, job = path.read_text(errors="replace").split("\n")[0].split(" ", 2)
+        host, process, job = path.read_text(encoding="utf-8", errors="replace").split("\n")[0].split(" ", 2)
     except (OSError, ValueError):
         return "another process"
     return f"`evalkit {job}`, process {process} on {host}"

@@ -132,7 +132,9 @@ def commit() -> str | None:
     git = ["git", "--no-optional-locks", "-C", str(root)]
     try:
         head, changes = (
-            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(
+                [*git, *words], capture_output=True, encoding="utf-8", errors="replace", check=True
+            ).stdout.strip()
             for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
         )
     except (OSError, subprocess.CalledProcessError):

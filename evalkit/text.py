@@ -4,6 +4,8 @@ cell."""
 import re
 import unicodedata
 
+from .errors import EvalkitError
+
 # formulas begin with these in a spreadsheet, behind a blank or a tab as well
 FORMULA = ("=", "+", "-", "@", "|", "%")
 # what turns the order of the letters around, or is not seen at all
@@ -18,6 +20,22 @@ def plain(text: str) -> str:
     'red \\x1b[31m\\n'
     """
     return "".join(_shown(letter) for letter in text)
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise EvalkitError for what no file of records can hold: bytes that are no text in the locale of this command.
+
+    Args:
+        text: What was given.
+        where: What holds it, for the error.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise EvalkitError(
+            f"{where}: '{text}' holds bytes that are no text here; run with PYTHONUTF8=1 if they are UTF-8, else give"
+            " it a name that is"
+        ) from e
 
 
 def _shown(letter: str) -> str:

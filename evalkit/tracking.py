@@ -123,7 +123,7 @@ class _MLflow:
 
 def _known(run: Path, tracker: str) -> str | None:
     try:
-        found = json.loads((run / FILE).read_text())
+        found = json.loads((run / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found.get(tracker) if isinstance(found, dict) else None
@@ -131,7 +131,7 @@ def _known(run: Path, tracker: str) -> str | None:
 
 def _remember(run: Path, tracker: str, id: str) -> None:
     try:
-        found = json.loads((run / FILE).read_text())
+        found = json.loads((run / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = {}
     text = json.dumps({**(found if isinstance(found, dict) else {}), tracker: id})

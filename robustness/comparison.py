@@ -20,6 +20,7 @@ from scipy.stats import binomtest
 from evalkit import accuracy, bootstrap, fingerprint, results
 from evalkit.about import ACCURACY
 from evalkit.errors import EvalkitError, unknown
+from evalkit.ordered import each_once
 from evalkit.protocols import Metric, Protocol
 from evalkit.runtime import write_atomic
 from evalkit.text import plain, say
@@ -84,7 +85,7 @@ def compare(
     known = {**comparable(), **transfers}
     sides = [_runs(spec, protocols, known) for spec in (a, b)]
     shared = [
-        name for name in dict.fromkeys(r["protocol"] for r in sides[0]) if any(r["protocol"] == name for r in sides[1])
+        name for name in each_once(r["protocol"] for r in sides[0]) if any(r["protocol"] == name for r in sides[1])
     ]
     absent = [name for name in protocols if name not in shared]
     if absent or not shared:

@@ -17,6 +17,7 @@ from evalkit.data.folders import FolderImages
 from evalkit.errors import EvalkitError, suggest
 from evalkit.inference import Pass, predict
 from evalkit.models import Loaded
+from evalkit.ordered import each_once
 
 from . import layouts
 from .about.imagenet_c import CORRUPTIONS, SEVERITIES, ImageNetCConfig
@@ -194,7 +195,7 @@ def evaluate(arrays: Arrays) -> Outcome:
     labels, predictions, corruption, severity = (arrays[k] for k in ("labels", "predictions", "corruption", "severity"))
     wrong = np.where(predictions >= 0, predictions != labels[:, None], np.nan)  # (N, C)
     errors = np.nanmean(wrong, axis=0)
-    names = list(dict.fromkeys(corruption.tolist()))
+    names = each_once(corruption.tolist())
     mean = {name: float(errors[corruption == name].mean()) for name in names}
     whole = set(names) == set(CORRUPTIONS) and all(
         set(severity[corruption == name].tolist()) == set(SEVERITIES) for name in names

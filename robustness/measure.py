@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from evalkit import bootstrap, fingerprint, models, results
+from evalkit import accuracy, bootstrap, fingerprint, models, results
 from evalkit.errors import EvalkitError, unknown
+from evalkit.ordered import each_once
 from evalkit.parts import Parts
 from evalkit.protocols import Protocol
 from evalkit.records import DataUsed, Made, Numbers, make_record
@@ -62,6 +63,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     say(
         f"{protocol.name}: {loaded.label}{averaged} on {', '.join(i.name for i in plan.sets.values())}",
         *(f"  {note}" for note in [*models.describe(loaded.report), *plan.notes, *_remarks(plan)]),
+        *(f"  {line}" for line in accuracy.other_weights(loaded)),
     )
     checksum = loaded.sha256 or _sha256_of(loaded.network)
     identity = {
@@ -252,7 +254,7 @@ def say(*lines: str) -> None:
 
 def _remarks(plan: Plan) -> list[str]:
     """What a reader must know of the folders that are read, each once."""
-    return list(dict.fromkeys(remark for images in plan.sets.values() for remark in images.remarks))
+    return each_once(remark for images in plan.sets.values() for remark in images.remarks)
 
 
 def _fate(cfg: ProtocolConfig) -> str:

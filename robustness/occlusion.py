@@ -20,6 +20,7 @@ import torch
 from evalkit.bootstrap import Means
 from evalkit.errors import EvalkitError
 from evalkit.models import Loaded
+from evalkit.ordered import each_once
 from evalkit.runtime import gather_objects, is_main
 
 from . import layouts, store
@@ -176,7 +177,7 @@ def evaluate(arrays: Arrays) -> Outcome:
     labels, mode, level = arrays["labels"], arrays["mode"], arrays["level"]
     correct, dropped = arrays["predictions"] == labels[:, None], arrays["dropped"]
     samples, series = {"clean_top1": correct[:, 0]}, []
-    for name in dict.fromkeys(mode[1:].tolist()):
+    for name in each_once(mode[1:].tolist()):
         levels = sorted({*([] if name == "shuffle" else [0.0]), *level[mode == name].tolist()})
         curve = []  # per level: (N,) accuracy of each image over the repeats
         for q in levels:

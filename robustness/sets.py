@@ -33,7 +33,11 @@ class DataSet:
 
     def wnids(self) -> list[str]:
         """The sorted WordNet ids of a subset."""
-        return (resources.files("evalkit.data") / f"{self.name.replace('-', '_')}_wnids.txt").read_text().split()
+        return (
+            (resources.files("evalkit.data") / f"{self.name.replace('-', '_')}_wnids.txt")
+            .read_text(encoding="utf-8")
+            .split()
+        )
 
 
 V2 = tuple(f"imagenetv2-{kind}-format-val" for kind in ("matched-frequency", "threshold0.7", "top-images"))

@@ -34,7 +34,7 @@ def read(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
     """(arrays, about) as they were written; None where there is nothing, or where it is damaged. Nothing is
     unpickled."""
     try:
-        about = json.loads(path.with_suffix(".json").read_text())
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if about["sha256"] != sha256_file(path):
             return None
         return read_npz(path), about

@@ -240,7 +240,7 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
         errors: dict[str, float | None] = {
             k: (values[k] * (1 - values[k]) / n) ** 0.5 for k in ("top1", "top5") if k in values
         }
-        sha256 = sums["model.safetensors" if name == "raw" else "model_ema.safetensors"]
+        sha256 = sums[checkpoint.FILES[name]]
         record = make_record(
             "train",
             ACCURACY,

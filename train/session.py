@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from evalkit import config, data, models
+from evalkit import checkpoint, config, data, models
 from evalkit.data.loading import steps_per_epoch
 from evalkit.data.published import published_set, sets_of_recipe
 from evalkit.data.splits import check_splits, hold_out, spread
@@ -31,7 +31,7 @@ from .sizes import settle_sizes
 from .step import train_step
 
 # What a set of weights that is evaluated is called
-WEIGHTS = {"raw": "raw weights", "ema": "averaged weights (ema)", "trained": "the trained network itself"}
+WEIGHTS = checkpoint.WORDS | {"trained": "the trained network itself"}
 
 
 class Trainee(nn.Module):

@@ -191,7 +191,7 @@ class EvalkitLoop(BaseLoop):
         """Drop measurements of steps that are done again."""
         path = self.folder / VALIDATED
         if is_main() and path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= self._iter]
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self._iter]
             write_atomic(path, lambda f: f.write("".join(f"{line}\n" for line in kept).encode()))
 
     def _validate(self) -> None:
@@ -202,8 +202,8 @@ class EvalkitLoop(BaseLoop):
         if not is_main():
             return
         path, (name, value) = self.folder / VALIDATED, next(iter(found.items()))
-        before = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        with open(path, "a") as f:
+        before = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        with open(path, "a", encoding="utf-8") as f:
             f.write(json.dumps({"step": self._iter, **found}) + "\n")
         if all(not value <= entry[name] for entry in before):
             checkpoints.save_best(self.runner, self.folder / BEST, self._iter)

@@ -15,6 +15,7 @@ from typing import Any
 from mmengine.config import Config
 
 from evalkit.errors import EvalkitError, unknown
+from evalkit.ordered import each_once
 
 from ..config import SCOPES, check_names
 
@@ -98,7 +99,7 @@ def _without_urls(config: dict[str, Any], load_from: Any) -> list[str]:
             kept = [part for part in value if not _is_url(str(part.get("checkpoint", "")))]
             gone += [f"{key} ({part['checkpoint']})" for part in value if part not in kept]
             container[key] = kept
-    return [f"weights that the config names are not fetched: {', '.join(dict.fromkeys(gone))}"] if gone else []
+    return [f"weights that the config names are not fetched: {', '.join(each_once(gone))}"] if gone else []
 
 
 def _is_url(text: str) -> bool:
@@ -166,7 +167,7 @@ def load(path: Path, trusted: bool = False) -> dict[str, Any]:
         trusted: Whether the user named the config in this command.
     """
     try:
-        config = ast.literal_eval(path.read_text())
+        config = ast.literal_eval(path.read_text(encoding="utf-8"))
         assert isinstance(config, dict) and isinstance(config["model"]["backbone"], dict)
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError, AssertionError, KeyError, TypeError) as e:
         raise EvalkitError(f"{path} is missing or damaged; start again in another folder") from e

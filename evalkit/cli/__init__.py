@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from ..errors import EvalkitError, worker_died
-from ..text import plain
+from ..text import check_text, plain
 from .app import app
 
 __all__ = ["app", "invoke", "main"]
@@ -22,6 +22,8 @@ DEBUG = "EVALKIT_DEBUG"
 def invoke(argv: list[str]) -> tuple[int, str]:
     """Run a command line; its exit code and, if it failed, the one line that says why."""
     try:
+        for word in argv:
+            check_text(word, "the command line")  # folders too: libraries that write there take text alone
         code = typer.main.get_command(app).main(
             args=[at_home(word) for word in argv] or ["--help"], prog_name="evalkit", standalone_mode=False
         )

@@ -43,12 +43,17 @@ class FolderImages(Images):
         super().__init__(name, ids, labels, classes, problems=problems, remarks=remarks)
         self.root = str(root)
         try:
-            self.ids.letters.tobytes().decode()
+            names = self.ids.letters.tobytes()
+            text = names.decode()
         except UnicodeDecodeError as e:
             odd = next(id for id in self.ids if os.fsencode(id) != id.encode(errors="ignore"))
             raise EvalkitError(
                 f"a file name in {root} is not UTF-8, which its records need: {os.fsencode(odd)!r}; rename it"
             ) from e
+        if os.fsdecode(names) != text:
+            raise EvalkitError(
+                f"the file names in {root} are UTF-8, which this locale does not know; run with PYTHONUTF8=1"
+            )
 
     def path(self, i: int) -> str:
         """The file of image i."""

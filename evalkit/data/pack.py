@@ -133,7 +133,7 @@ def _plan(images: Images, encoding: Encoding | None) -> str:
 def _same_plan(out: Path, plan: str) -> bool:
     """Whether `out` is empty or has been begun by this plan."""
     begun = out / ".plan"
-    return begun.read_text() == plan if begun.exists() else not out.exists() or not any(out.iterdir())
+    return begun.read_text(encoding="utf-8") == plan if begun.exists() else not out.exists() or not any(out.iterdir())
 
 
 def _each(make: Callable[[int], Any], numbers: Sequence[int], workers: int) -> Iterator[Any]:

@@ -102,7 +102,7 @@ def packed(root: str | Path, split: str) -> PackedImages:
 def read_about(root: Path) -> dict[str, Any]:
     """What the index of a packed split says of it. Raises EvalkitError."""
     try:
-        about = json.loads((root / INDEX).read_text())
+        about = json.loads((root / INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
         advice = (
             "its packing has not ended; run evalkit pack again"

@@ -91,13 +91,26 @@ class Staged:
 
 
 class StagedClassifier(Staged, nn.Module):
-    """A network of stages with a linear classifier `head`, which pools in one way, `pooling`."""
+    """A network of stages, the first of stride 4, each other of twice the stride before, with a linear classifier
+    `head`, which pools in one way, `pooling`.
+
+    Args:
+        embed_dims: Channels of each stage.
+        outputs: Name of the modules whose maps are the stages', without their number.
+    """
 
     pooling: str
     num_classes: int
     num_features: int
     head: nn.Module
     grad_checkpointing = False
+
+    def __init__(self, embed_dims: Sequence[int], outputs: str):
+        super().__init__()
+        self.num_features = self.head_hidden_size = embed_dims[-1]
+        self.feature_info = [
+            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"{outputs}{i + 1}"} for i, dim in enumerate(embed_dims)
+        ]
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

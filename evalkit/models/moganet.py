@@ -176,11 +176,7 @@ class MogaNet(StagedClassifier):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
-        super().__init__()
-        self.num_features = self.head_hidden_size = embed_dims[-1]
-        self.feature_info = [
-            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"norm{i + 1}"} for i, dim in enumerate(embed_dims)
-        ]
+        super().__init__(embed_dims, "norm")
         drop_path = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         chans = in_chans
         for i, (depth, dim, ratio) in enumerate(zip(depths, embed_dims, ffn_ratios, strict=True)):

@@ -137,12 +137,8 @@ class PyramidVisionTransformer(StagedClassifier):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
-        super().__init__()
-        self.num_features = self.head_hidden_size = embed_dims[-1]
+        super().__init__(embed_dims, "block")
         self.num_prefix_tokens = 1
-        self.feature_info = [
-            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"block{i + 1}"} for i, dim in enumerate(embed_dims)
-        ]
         drop_path = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         grid, chans = to_2tuple(img_size), in_chans
         for i, dim in enumerate(embed_dims):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from .. import published
+from ..ordered import each_once
 from ..protocols import Metric, Protocols
 from ..published import Published
 from .collect import Group, Record, Row, Run, describe, groups_of
@@ -116,8 +117,8 @@ def disputed(values: Iterable[Published]) -> str:
 def assumptions(records: Sequence[Record]) -> tuple[str, list[str]]:
     """What published settings leave open in these records: a mark for the name of a row, and the sentences behind it.
     An entry of `assumed` names the thing before a colon."""
-    found = list(dict.fromkeys(text for r in records for text in r["assumed"]))
-    things = ", ".join(dict.fromkeys(text.partition(":")[0] for text in found))
+    found = each_once(text for r in records for text in r["assumed"])
+    things = ", ".join(each_once(text.partition(":")[0] for text in found))
     return (f", {things} assumed" if found else ""), found
 
 

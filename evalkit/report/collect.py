@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .. import fingerprint, results
+from ..ordered import each_once
 
 Record = dict[str, Any]
 
@@ -148,7 +149,7 @@ def groups_of(runs: Iterable[Run], order: Iterable[str]) -> list[Group]:
         order: Names of the protocols.
     """
     rank = {protocol: i for i, protocol in enumerate(order)}
-    return sorted(dict.fromkeys(g for run in runs for g in run.records), key=lambda g: rank.get(g.protocol, len(rank)))
+    return sorted(each_once(g for run in runs for g in run.records), key=lambda g: rank.get(g.protocol, len(rank)))
 
 
 def describe(group: Group, groups: Iterable[Group]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import metrics, plots
 from ..arrays import read_npz
+from ..ordered import each_once
 from ..protocols import Drawn, Figure, Protocols
 from . import training
 from .collect import Group, Record, Row, describe, groups_of
@@ -92,7 +93,7 @@ def _curves(asked: _Asked) -> Drawing:
     curves, left_out = {}, []
     records = {row.name: _records(row, asked.group) for row in asked.rows}
     series = [s for of_row in records.values() for r in of_row for s in r["series"] or []]
-    panels = asked.figure.panels or {mode: (mode, "level") for mode in dict.fromkeys(s["mode"] for s in series)}
+    panels = asked.figure.panels or {mode: (mode, "level") for mode in each_once(s["mode"] for s in series)}
     for name, of_row in records.items():
         by_mode = {mode: _curve(of_row, mode) for mode in panels}
         curves[name] = {mode: curve for mode, curve in by_mode.items() if curve is not None}

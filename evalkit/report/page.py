@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jinja2
 
 from .. import __version__
+from ..ordered import each_once
 from ..text import plain
 from .collect import Row
 from .drawing import Drawing
@@ -16,7 +17,7 @@ def lead(rows: Sequence[Row]) -> str:
     """One sentence on what the report holds."""
     records = [r for row in rows for run in row.runs for r in run.records.values()]
     runs = sum(len(row.runs) for row in rows)
-    data = ", ".join(dict.fromkeys(r["data"]["name"] for r in records))
+    data = ", ".join(each_once(r["data"]["name"] for r in records))
     seeds = f" ({len(rows)} without counting seeds)" if len(rows) < runs else ""
     text = (
         f"{runs} model{'s' if runs != 1 else ''}{seeds}, {len(records)} measurement{'s' if len(records) != 1 else ''}"

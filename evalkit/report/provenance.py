@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import fingerprint, results
+from ..ordered import each_once
 from ..protocols import Protocols
 from .collect import Record, Row, describe, differing, groups_of, short_value
 from .recorded import Recorded, recorded
@@ -116,7 +117,7 @@ def _notes(pairs: Sequence[tuple[Row, Record]]) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    names = list(dict.fromkeys(names))
+    names = each_once(names)
     return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"
 
 
@@ -157,7 +158,7 @@ def _training_diff(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, list
     known = [(row, [results.settings(run.training) for run in row.runs if run.training]) for row in rows]
     known = [(row, configs) for row, configs in known if configs]
     keys = sorted(differing([c for _, configs in known for c in configs]))
-    cell = lambda configs, key: ", ".join(dict.fromkeys(short_value(c.get(key), 200) for c in configs))  # noqa: E731
+    cell = lambda configs, key: ", ".join(each_once(short_value(c.get(key), 200) for c in configs))  # noqa: E731
     return [row.name for row, _ in known], [(key, [cell(configs, key) for _, configs in known]) for key in keys]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..ordered import each_once
 from ..protocols import Metric, Protocols
 from .collect import Group, Record, Row, Run, describe, groups_of
 
@@ -208,7 +209,7 @@ def _notes(rows: Sequence[Row], page: Sequence[Group], protocols: Protocols) -> 
             f"{protocol.title.split(',')[0]}{letter}:"
             f" {' to '.join(f'{n:,}' for n in {sizes[0]: 0, sizes[-1]: 0})} images of {group.data}"
         )
-    shown = [protocols[name] for name in dict.fromkeys(g.protocol for g in page)]
+    shown = [protocols[name] for name in each_once(g.protocol for g in page)]
     percent = all(c.unit == "%" for p in shown for c in p.columns)
     notes = [
         f"{'All values' if percent else 'Values'} in percent{'' if percent else ' unless their column says otherwise'};"
@@ -220,7 +221,7 @@ def _notes(rows: Sequence[Row], page: Sequence[Group], protocols: Protocols) -> 
     )
     notes += [f"{p.title}: {p.sentence}" for p in shown]
     # a dict keeps the first of equal notes in its place, which a set does not
-    notes += dict.fromkeys(f"{c.title}: {c.meaning}." for p in shown for c in p.columns)
+    notes += each_once(f"{c.title}: {c.meaning}." for p in shown for c in p.columns)
     if any(not r["complete"] for r in records):
         notes.append(
             "Incomplete: not all images were evaluated or the run was not finished; not a final number and never"
@@ -246,7 +247,7 @@ def preparations(named: Iterable[tuple[str, Record]]) -> list[str]:
         ways.setdefault(data.get("prepared") or "not recorded", []).append(name)
     return [
         f"The images of {data} were not prepared alike, which moves numbers too: "
-        + "; ".join(f"{way}: {', '.join(dict.fromkeys(names))}" for way, names in ways.items())
+        + "; ".join(f"{way}: {', '.join(each_once(names))}" for way, names in ways.items())
         + "."
         for (data, _), ways in found.items()
         if len(ways) > 1

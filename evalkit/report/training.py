@@ -37,7 +37,7 @@ def read_log(path: Path) -> dict[str, list[tuple[float, float]]] | None:
     """
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         steps = [(line["step"], line["epoch"]) for line in lines if line.get("epoch")]
         per_epoch = steps[-1][0] / steps[-1][1]
         for line in lines:

@@ -2,6 +2,7 @@
 
 import statistics
 
+from ..ordered import each_once
 from ..protocols import Metric, Protocols
 from ..report.beside import PRINTED
 from ..report.collect import Record
@@ -24,7 +25,7 @@ def table(gathered: Gathered, protocols: Protocols) -> Table | None:
     """
     lines, notes = [], [f"Percent unless a value says otherwise. {PRINTED}"]
     for place, members in gathered.places.items():
-        for value in dict.fromkeys(v for m in members for v in gathered.study.beside(m.cell)):
+        for value in each_once(v for m in members for v in gathered.study.beside(m.cell)):
             cells = _of_cost(value, members) if value.of == COST else _of_records(value, gathered, place, protocols)
             if cells is None:
                 continue
@@ -37,7 +38,7 @@ def table(gathered: Gathered, protocols: Protocols) -> Table | None:
     if not lines:
         return None
     title, label = f"{gathered.study.title}: beside published values", f"{gathered.study.name}-published"
-    return Table(title, [("", "", "", len(COLUMNS))], COLUMNS, lines, list(dict.fromkeys(notes)), label=label)
+    return Table(title, [("", "", "", len(COLUMNS))], COLUMNS, lines, each_once(notes), label=label)
 
 
 def _of_records(value: Beside, gathered: Gathered, place: Place, protocols: Protocols) -> list[Cell] | None:
@@ -62,7 +63,7 @@ def _difference(own: float, printed: str, metric: Metric) -> Cell:
 
 
 def _state(records: list[Record]) -> Cell:
-    found = "; ".join(dict.fromkeys(word for r in records if (word := deviation(r))))
+    found = "; ".join(each_once(word for r in records if (word := deviation(r))))
     return Cell(found or "as published")
 
 

@@ -36,7 +36,7 @@ def costs_of(m: Measured) -> Costs:
     """What the training of a cell cost, by its checkpoint and its log."""
     own = teachers = None
     try:
-        meta = json.loads((m.folder / TRAIN / META).read_text())
+        meta = json.loads((m.folder / TRAIN / META).read_text(encoding="utf-8"))
         own = cost(meta["model"], meta["image_size"], meta["num_classes"], **meta["model_args"])
         teachers = sum(cost(name, meta["image_size"], 1000).parameters for name in meta["teachers"])
     except (OSError, ValueError, KeyError, TypeError, EvalkitError):

@@ -17,7 +17,7 @@ def count() -> int:
     """NVIDIA GPUs of this machine; 0 without the driver's own tool, which is quicker to ask than torch."""
     if shutil.which("nvidia-smi") is None:
         return 0
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, encoding="utf-8", errors="replace", check=False)
     return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import results
 from ..errors import EvalkitError
+from ..ordered import each_once
 from ..protocols import Metric, Protocol, Protocols
 from ..report.collect import Record, Row, Run, RunKey, group_of
 from .spec import Cell, Study
@@ -131,8 +132,8 @@ def gather(study: Study, folder: Path) -> Gathered:
             places.setdefault(place, []).append(Measured(cell, records, folder / "cells" / cell.name))
     if not places:
         raise EvalkitError(f"nothing was measured in {folder} yet; run `evalkit study run {study.name} --out {folder}`")
-    rows = list(dict.fromkeys(tuple(c.values[a] for a in row_axes) for c in study.cells))
-    columns = list(dict.fromkeys(tuple(c.values[a] for a in column_axes) for c in study.cells))
+    rows = each_once(tuple(c.values[a] for a in row_axes) for c in study.cells)
+    columns = each_once(tuple(c.values[a] for a in column_axes) for c in study.cells)
     rows = [row for row in rows if any(p.row == row for p in places)]
     columns = [column for column in columns if any(p.column == column for p in places)]
     return Gathered(study, places, rows, columns, left_out, missing, problems)

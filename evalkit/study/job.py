@@ -77,7 +77,7 @@ def _newest(run: Path) -> str | None:
 def _requeued() -> tuple[str, str]:
     """Put this Slurm job back into the queue: the state and message of the study's job."""
     command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    asked = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if asked.returncode:
         return "stopped", f"Slurm does not requeue it: {(asked.stderr or asked.stdout).strip()}"
     return "waiting", "requeued by Slurm"

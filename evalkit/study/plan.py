@@ -163,7 +163,7 @@ def start(folder: Path, plan: Plan) -> None:
 def read(folder: Path) -> Plan:
     """The plan of a study's folder; raises EvalkitError where there is none."""
     try:
-        values = json.loads((folder / FILE).read_text())
+        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return Plan(**{**values, "jobs": [Job(**job) for job in values["jobs"]]})
     except FileNotFoundError as e:
         raise EvalkitError(f"{folder} holds no study (no {FILE}); start one with `evalkit study run NAME`") from e
@@ -192,7 +192,7 @@ def state(folder: Path, job: Job) -> Mapping[str, Any]:
     if finished(folder, job):
         return {"state": "done"}
     try:
-        found: dict[str, Any] = json.loads((folder / "jobs" / f"{job.id}.json").read_text())
+        found: dict[str, Any] = json.loads((folder / "jobs" / f"{job.id}.json").read_text(encoding="utf-8"))
         return found
     except (OSError, ValueError):
         return {"state": "waiting"}

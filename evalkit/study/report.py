@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_together
+from ..ordered import each_once
 from ..protocols import Protocols
 from ..report import UNFINISHED, drawing, page, render
 from ..report import figures as run_figures
@@ -72,7 +73,7 @@ def build(study: Study, folder: Path, out: Path, protocols: Protocols, outcomes:
 def selection(gathered: Gathered) -> str:
     """On which images anything was selected, in a sentence."""
     records = [r for m in gathered.places.values() for one in m if (r := one.records.get(TRAIN))]
-    where = ", ".join(dict.fromkeys(f"{r['data']['name']} {r['data']['split']}".strip() for r in records))
+    where = ", ".join(each_once(f"{r['data']['name']} {r['data']['split']}".strip() for r in records))
     held = any(r["config"].get("holdout") for r in records)
     on = f"{where} (held out of the training images)" if held else where
     if gathered.study.report.form == "best":

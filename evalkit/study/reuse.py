@@ -69,7 +69,7 @@ def _trainings(dirs: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _same(run: Path, record: dict[str, Any], wanted: Identity) -> bool:
     """Whether a training is the wanted one; its weights must be there too, for the evaluations."""
     try:
-        meta = json.loads((run / META).read_text())["data"]
+        meta = json.loads((run / META).read_text(encoding="utf-8"))["data"]
         images = [(meta["fingerprint"], wanted.train), (record["data"]["fingerprint"], wanted.val)]
     except (OSError, ValueError, KeyError, TypeError):
         return False

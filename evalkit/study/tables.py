@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import bootstrap
 from ..errors import EvalkitError
+from ..ordered import each_once
 from ..protocols import Metric, Protocols
 from ..report.collect import Record
 from ..report.tables import MAX_COLUMNS, NOT_DEFINED, NOT_MEASURED, Cell, Estimate, Table, estimate_of
@@ -166,17 +167,17 @@ def signed(value: float, metric: Metric) -> str:
 
 def _notes(gathered: Gathered, records: Sequence[Record], costs: bool) -> list[str]:
     sizes = sorted({r["n"] for r in records})
-    splits = ", ".join(dict.fromkeys(f"{r['data']['name']} {r['data']['split']}".strip() for r in records))
-    images = " to ".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1])))
+    splits = ", ".join(each_once(f"{r['data']['name']} {r['data']['split']}".strip() for r in records))
+    images = " to ".join(f"{n:,}" for n in each_once((sizes[0], sizes[-1])))
     counts = sorted({len(v) for v in gathered.record_sets(TRAIN).values()})
-    seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
+    seeds = " to ".join(map(str, each_once((counts[0], counts[-1])))) if counts else "0"
     notes = [
         f"Percent unless a column says otherwise; {images} images of {splits}; {seeds} seeds a row: mean ± standard"
         " deviation over seeds. Bold: the best mean of a column, which alone shows no difference (see the table of"
         " differences)."
     ]
     if costs:
-        devices = ", ".join(dict.fromkeys(str(r["environment"].get("device")) for r in records))
+        devices = ", ".join(each_once(str(r["environment"].get("device")) for r in records))
         notes.append(
             f"Cost: mean time of a training relative to the baseline's, on {devices}, by the clock, validation"
             " included: whatever else ran there shows in it."

@@ -11,6 +11,7 @@ import numpy as np
 from .. import bootstrap, results
 from ..errors import EvalkitError, unknown
 from ..files import write_atomic
+from ..ordered import each_once
 from ..protocols import Protocol, Protocols
 from ..report.collect import Group, Record, group_of, rows_of, runs_of
 from ..text import plain
@@ -66,7 +67,7 @@ def side(spec: str) -> Side:
     if (folder / plan.FILE).is_file():
         return _of_study(spec, folder, chosen)
     rows = rows_of(runs_of(results.latest(results.read([folder]))))
-    labels = list(dict.fromkeys(row.runs[0].key.label for row in rows))
+    labels = each_once(row.runs[0].key.label for row in rows)
     if chosen is not None and chosen not in labels:
         raise unknown(f"model of {folder}", chosen, labels)
     wanted = [row for row in rows if chosen is None or row.runs[0].key.label == chosen]
@@ -137,7 +138,7 @@ def compare(
             continue
         ours, theirs = left.parts[part], right.parts[part]
         seeds = [seed for seed in ours if seed in theirs]
-        for group in dict.fromkeys(g for seed in seeds for g in ours[seed]):
+        for group in each_once(g for seed in seeds for g in ours[seed]):
             pairs = {s: (ours[s][group], theirs[s][group]) for s in seeds if group in ours[s] and group in theirs[s]}
             if pairs and group.protocol in protocols and (not chosen or group.protocol in chosen):
                 lines = _lines(protocols[group.protocol], list(pairs.values()), draws)

@@ -32,7 +32,7 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """The blocks of `page` that a reader acts on, in order. Raises ValueError for a console block whose mark is
     unknown, and for one that is not run without the page's saying so just above."""
-    text, found = page.read_text(), []
+    text, found = page.read_text(encoding="utf-8"), []
     for match in FENCE.finditer(text):
         info, body, line = match["info"].strip(), match["body"], text[: match.start()].count("\n") + 1
         language, _, how = info.partition(" ")

@@ -30,6 +30,25 @@ def test_default_data_and_predictions(finished, tmp_path, capsys):
     assert "top-1" in capsys.readouterr().out
 
 
+def test_the_checkpoints_other_weights_are_named_with_their_accuracy(finished, tmp_path, capsys):
+    """Beside the measured ones, by eval and robustness alike; and what makes the numbers of a short run low."""
+    trained = {r["weights"]: 100 * r["metrics"]["top1"] for r in results.read([finished]) if r["task"] == "train"}
+    commands = (
+        ["eval", str(finished)],
+        ["robustness", "occlusion", str(finished), "data=digits", "limit=10", "modes=[random]"],
+    )
+    for words in commands:
+        for measured, other in (("ema", "raw"), ("raw", "ema")):
+            assert invoke([*words, f"weights={measured}", "--out", str(tmp_path / measured), "workers=0"])[0] == 0
+            said = capsys.readouterr().out
+            assert f"weights={other} measures the checkpoint's" in said and f"weights={measured} m" not in said
+            assert f"of which training recorded top-1 {trained[other]:.2f} %" in said
+            assert "training noted: the run ended within its warm-up of 1 epochs" in said
+    shutil.copytree(finished / "last", tmp_path / "alone")  # without the record of the training
+    assert invoke(["eval", str(tmp_path / "alone"), "workers=0"])[0] == 0
+    assert "raw weights, of which training recorded no accuracy" in capsys.readouterr().out
+
+
 def test_folder_is_matched_by_class_name(finished, tmp_path):
     """Folders 3 and 7 only, upscaled files: every label must be the folder's digit, though it is the first or second
     folder."""

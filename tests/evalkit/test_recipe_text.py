@@ -78,10 +78,7 @@ def test_diff_of_transmix_and_what_was_run_shows_the_misspelt_key():
     text = recipe_text.diff(TrainConfig, "transmix", "transmix-as-run")
     assert "mixup-switch-prob with hyphens, which the parser ignores" in text
     assert [line for line in text.splitlines() if not line.startswith(" ")] == [
-        "mixup",
-        "label",
-        "batch_size",
-        "micro_batch",
+        *("mixup", "label", "eval_resize", "epochs", "batch_size", "micro_batch", "cooldown_epochs", "amp"),
     ]
 
 

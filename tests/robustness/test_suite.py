@@ -126,7 +126,7 @@ def test_from_the_folders_to_the_records_and_the_report(tmp_path, capsys):
     got = {record["protocol"]: record for record in records(out)}
     assert set(got) == set(PROTOCOLS) - {"occlusion"} and not any(record["published"] for record in got.values())
     assert "stopped: occlusion: a grid of 14 patches does not divide images of 16 pixels" in capsys.readouterr().out
-    page = Path(build([out], tmp_path / "report", PROTOCOLS)).read_text()
+    page = Path(build([out], tmp_path / "report", PROTOCOLS)).read_text(encoding="utf-8")
     text = (tmp_path / "report" / "report.md").read_text()
     for title in (
         "ImageNet-R",
@@ -171,7 +171,7 @@ def _process(number: int, folder: str, damage: str) -> None:
         end = str(run_all([f"{folder}/run"], cfg))
     except EvalkitError as e:
         end = f"error: {e}"
-    Path(folder, f"end{number}").write_text(end)
+    Path(folder, f"end{number}").write_text(end, encoding="utf-8")
     sys.exit(end.startswith("error"))
 
 

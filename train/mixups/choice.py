@@ -7,9 +7,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from evalkit.models.network import Network
+from evalkit.ordered import each_once
 
 from .base import Context, Mixed, MixMethod
 from .parts.checks import expect, is_number
+from .switch import Switch
 
 MIXUP, CUTMIX = {"name": "mixup", "alpha": 0.8, "pairing": "flip"}, {"name": "cutmix", "alpha": 1.0, "pairing": "flip"}
 
@@ -36,17 +38,7 @@ class Choice(MixMethod):
     family = "switch"
     needs = "what its branches need"
     extra_passes = "those of its branches"
-    bibtex = r"""
-    @inproceedings{touvron2021deit,
-      title = {Training Data-Efficient Image Transformers \& Distillation through Attention},
-      author = {Touvron, Hugo and Cord, Matthieu and Douze, Matthijs and Massa, Francisco and Sablayrolles,
-        Alexandre and J{\'e}gou, Herv{\'e}},
-      booktitle = {International Conference on Machine Learning},
-      year = {2021},
-      eprint = {2012.12877},
-      archivePrefix = {arXiv}
-    }
-    """
+    bibtex = Switch.bibtex
     PRESETS = {
         "default": {"methods": [MIXUP, CUTMIX]},
         "mixpro": {"methods": ["mixpro", MIXUP, CUTMIX], "probs": [0.5, 0.25, 0.25]},
@@ -96,7 +88,7 @@ class Choice(MixMethod):
 
     @property
     def inject_layers(self) -> Sequence[str]:  # type: ignore[override]  # computed, see above
-        return list(dict.fromkeys(layer for m in self.branches for layer in m.inject_layers))
+        return each_once(layer for m in self.branches for layer in m.inject_layers)
 
     @property
     def loader_extras(self) -> Mapping[str, Callable[..., Tensor]]:  # type: ignore[override]  # computed, see above

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from evalkit.errors import EvalkitError
 from evalkit.models.network import Network
+from evalkit.ordered import each_once
 
 from .base import Context, Mixed, MixMethod, beta, check_pairing, pair, pair_weights, upload
 from .parts.checks import beta_parameter, expect
@@ -122,7 +123,7 @@ def early_layers(model: Any) -> list[str]:
         return [f"block{stage}.{len(getattr(model, f'block{stage}')) - 1}" for stage in (1, 2)]
     if "blocks.0" in names:
         depth = len(model.blocks)
-        return list(dict.fromkeys(f"blocks.{max(1, depth // part) - 1}" for part in (4, 2)))
+        return each_once(f"blocks.{max(1, depth // part) - 1}" for part in (4, 2))
     raise EvalkitError(
         f"{type(model).__name__} has no stages or blocks that manifold knows; name its `layers`, for example"
         " layers=[input,features.3]"

@@ -62,17 +62,7 @@ class MixPro(MixMethod):
 
     family = "attention"
     needs = "class attention"
-    bibtex = """
-    @inproceedings{zhao2023mixpro,
-      title = {{MixPro}: Data Augmentation with {MaskMix} and Progressive Attention Labeling for Vision
-        Transformer},
-      author = {Zhao, Qihao and Huang, Yangyu and Hu, Wei and Zhang, Fan and Liu, Jun},
-      booktitle = {International Conference on Learning Representations},
-      year = {2023},
-      eprint = {2304.12043},
-      archivePrefix = {arXiv}
-    }
-    """
+    bibtex = MaskMix.bibtex
     small = {"scale": 2}
     counts_with = {
         "count_rounding": ("mask", ["random"]),

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evalkit.ordered import each_once
 from evalkit.runtime import derive_rng
 
 from ..mixups import Context
@@ -43,7 +44,7 @@ def bench(
     vit = stand_in.network(size, CLASSES, patch=16 if size >= 64 else 4).to(device)
     nets = {name: stand_in.suited(name, vit) for name in names}
     methods = {name: stand_in.method(name, own) for name, own in nets.items()}
-    for own in dict.fromkeys(nets.values()):
+    for own in each_once(nets.values()):
         stand_in.answer_at_once(own, [methods[name] for name in names if nets[name] is own], x)
 
     def mixer(name: str) -> Callable[[int], object]:
