@@ -42,8 +42,8 @@ class EvalkitOptimConstructor(DefaultOptimWrapperConstructor):
         for group in params:
             (parameter,) = group["params"]
             if id(parameter) in scales:
-                assert self.base_lr is not None  # the recipe gives it
-                rate: float = group.get("lr", self.base_lr)
+                rate = group.get("lr", self.base_lr)
+                assert rate is not None  # the recipe gives it
                 group["lr"] = rate * scales[id(parameter)]
             if id(parameter) in bare:
                 group["weight_decay"] = 0.0
