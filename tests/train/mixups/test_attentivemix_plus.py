@@ -20,10 +20,13 @@ def test_the_number_of_cells(lam, count):
 
 def test_each_image_has_its_own_share_where_cells_differ():
     """30 pixels in 7 rows: cells of 5 x 5 to 4 x 4; OpenMixup gives all images the share of the first."""
-    method = AttentiveMixPlus(TeacherNet(lambda x: torch.rand(len(x), 3, 7, 7)))
+    attention = torch.zeros(3, 3, 7, 7)
+    attention[0, :, 0, 0] = attention[1, :, 1, 1] = attention[2, :, 0, 1] = 1
+    method = AttentiveMixPlus(TeacherNet(lambda x: attention))
     x = torch.arange(3.0)[:, None, None, None].expand(3, 3, 30, 30).clone()
-    mixed = method.mix(context(draws={"lam": 0.5, "partner": [1, 2, 0]}), x, torch.arange(3), FakeNet())
-    assert torch.allclose(own_weight(mixed.weights), own_share(mixed.x).float()) and mixed.weights.diagonal().std() > 0
+    mixed = method.mix(context(draws={"lam": 0.03, "partner": [1, 2, 0]}), x, torch.arange(3), FakeNet())
+    assert torch.allclose(own_weight(mixed.weights), own_share(mixed.x).float())
+    assert own_weight(mixed.weights).tolist() == pytest.approx([25 / 900, 16 / 900, 20 / 900])
 
 
 @pytest.mark.parametrize(("preset", "b"), [("default", 2), ("openmixup", 2), ("paper", 8)])

@@ -59,7 +59,7 @@ def left_over(text: str, clauses: list[str]) -> list[str]:
 
 @cache
 def functions_of(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 

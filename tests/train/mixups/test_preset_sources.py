@@ -124,6 +124,8 @@ SOURCES = {  # (method, preset) -> source, attributes of the method
         OPENMIXUP + "cifar100/mixups/basic: block_num 5 is randint(1, 5)",
         {"grids": (2, 4, 8, 16), "t_size": 4},
     ),
+    ("regmixup", "released"): ("FrancescoPinto/RegMixup fd78465, commands.sh: cifar10", {"alpha": 20, "eta": 1}),
+    ("regmixup", "cifar100"): ("FrancescoPinto/RegMixup fd78465, commands.sh: cifar100", {"alpha": 10, "eta": 1}),
     ("resizemix", "openmixup"): (
         OPENMIXUP + "resizemix=dict(scope=(0.1, 0.8), use_alpha=True); augments/resizemix.py: np.clip",
         {"alpha": 1, "box": "clipped", "scope": (0.1, 0.8)},
@@ -155,6 +157,18 @@ SOURCES = {  # (method, preset) -> source, attributes of the method
     ("smoothmix", "openmixup"): ("augments/smoothmix.py: lam is the mean of the partner's mask", {"swap_labels": True}),
     ("smoothmix", "released"): ("the same", {"swap_labels": True, "sigma": (0.25, 0.5)}),
     ("snapmix", "released"): ("Shaoli-Huang/SnapMix: weights of one class added to both", {"same_label": "official"}),
+    ("sumix", "imagenet"): (
+        "JinXins/SUMix 0469ec2, configs/classification/imagenet/mixups/uncertain: gama, is_norm=False",
+        {"method": "cutmix", "weight": 0.5, "own_head": False},
+    ),
+    ("sumix", "released"): (
+        "JinXins/SUMix 0469ec2, cls_mixup_head.py: a mean loss times lam_a; cifar100/mixups/uncertain: gama",
+        {"method": "cutmix", "weight": 0.5, "own_head": True, "average": True},
+    ),
+    ("sumix", "tiny"): (
+        "JinXins/SUMix 0469ec2, configs/classification/tiny_imagenet/mixups/uncertain: gama",
+        {"method": "cutmix", "weight": 1, "own_head": True},
+    ),
     ("supermix", "released_cifar"): ("alldbi/SuperMix, README: w=8, sigma=1", {"width": 8, "sigma": 1, "images": 2}),
     ("supermix", "released_imagenet"): ("alldbi/SuperMix, README: w=16, sigma=2", {"width": 16, "sigma": 2}),
     ("switch", "rsb"): ("arXiv 2110.00476, table 2: mixup 0.1, cutmix 1", {"mixup_alpha": 0.1, "cutmix_alpha": 1}),
