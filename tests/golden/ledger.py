@@ -60,11 +60,16 @@ def deviation_of(case: Case) -> str:
     return differs(case.meta["method"]) if "method" in case.meta else NONE
 
 
-def differs(method: str) -> str:
-    """The sentence in which a method says how it differs from its paper or official code."""
+def paragraph(method: str) -> str:
+    """What a method says of how it differs from its paper or official code, in one line."""
     text = re.split(r"\n\s*\n", METHODS[method].__doc__ or "")
     (said,) = [part for part in text if re.match(r"\s*(Differs from|Does not differ from) the paper", part)]
-    said = " ".join(said.split())
+    return " ".join(said.split())
+
+
+def differs(method: str) -> str:
+    """The same, or NONE where it says nothing more than that it does not differ."""
+    said = paragraph(method)
     return NONE if said.startswith("Does not differ") and len(said.split(".")) < 3 and ";" not in said else said
 
 

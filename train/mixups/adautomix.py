@@ -102,8 +102,9 @@ class AdAutoMix(LearnedMix):
     The other arguments are those of every learned mix block; `pairing` is for n = 2.
 
     Differs from the paper / the official code in taking the originals' k logits from the pass that gives z, not from
-    passes of their own, which also moves k's batch-norm statistics less; where features overflow and in the order of
-    q's passes, as AutoMix. The sign of S is the code's.
+    passes of their own, which also moves k's batch-norm statistics less; where features overflow, as AutoMix; and in
+    the order of q's passes, of which the last one's batch-norm statistics count: the clean images', with n > 2 those of
+    the blend without masks. The sign of S is the code's.
     """
 
     extra_passes = "2 forward of a copy, 1 backward through it, 1 forward + backward (3 images: 2)"

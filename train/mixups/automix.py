@@ -153,11 +153,11 @@ class AutoMix(MaskedMix):
 
     The other arguments are those of every learned mix block of two images.
 
-    Differs from the paper / the official code in the schedule of gamma (see above), in the scaling of masks, there to
-    the wrong lambda, in phi's batch norm, whose statistics are always the batch's, and where features overflow: the
-    code replaces a mask that is not a number, here the loss shows it and the run stops. The code shows q the clean
-    images before the mixed ones and updates its batch-norm statistics by both; here the mixed ones come first and the
-    clean ones' statistics count, for `k_eval_mode` and where q itself is evaluated.
+    Differs from the paper / the official code in the schedule of gamma (`mask_loss_schedule`), in the scaling of masks,
+    there to the wrong lambda, in phi's batch norm, whose statistics are always the batch's, and where features
+    overflow: the code replaces a mask that is not a number, here the loss shows it and the run stops. The code shows q
+    the clean images before the mixed ones and updates its batch-norm statistics by both; here the mixed ones come first
+    and the clean ones' statistics count, for `k_eval_mode` and where q itself is evaluated.
     """
 
     bibtex = """

@@ -56,8 +56,9 @@ class CoMixup(SaliencyMethod):
 
     Differs from the paper / the official code in the solver of one output: strips of two rows or columns of cells,
     exactly, from five starts, instead of label swaps; in the hard penalty (see `threshold_first`); in one more forward
-    pass for the clean loss, which is the criterion's (the code's for CIFAR is 2 / K of the cross-entropy of K classes);
-    and in batches that parts do not divide, which the code for ImageNet cuts off.
+    pass for the clean loss; in both losses, which are the criterion's (the code's for CIFAR are the mean binary
+    cross-entropy of the softmax and 2 / K of the cross-entropy of K classes); and in batches that parts do not divide,
+    which the code for ImageNet cuts off.
     """
 
     extra_passes = "1 forward + backward, 1 forward of the clean batch"

@@ -38,8 +38,8 @@ class GridMix(MixMethod):
     Draws: lam, holes, hole_aspect, crop (A, R), offset (shares of the free width and height, in [0, 1)), partner.
 
     Differs from the paper / the official code in clamping the crop to the image (there it exceeds it in about half of
-    the draws, and slicing then loses or wraps holes) and the number of holes to the crop (an error there), and from the
-    paper in leaving out its patch-wise loss, as the code does.
+    the draws) and the number of holes to the crop, and from the paper in leaving out its patch-wise loss, as the code
+    does.
     """
 
     family = "hand-crafted"

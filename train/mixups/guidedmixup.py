@@ -29,8 +29,8 @@ class GuidedMixup(SaliencyMethod):
 
     Differs from the paper / the official code in applying to every batch: a smaller probability is a choice with
     vanilla; in the pairing, which is the paper's: the code for CIFAR and Tiny-ImageNet asks for "greedy_c", a name its
-    pairing does not know, and so pairs at random; in evaluation mode for the saliency (see `saliency_training`); and in
-    one more forward pass if clean_lam > 0.
+    pairing does not know, and so pairs at random; in evaluation mode for the saliency (see `saliency_training`); in one
+    more forward pass if clean_lam > 0; and in the losses, as Co-Mixup.
     """
 
     bibtex = """

@@ -52,8 +52,8 @@ class PuzzleMix(SaliencyMethod):
 
     Differs from the paper / the official code in minimising exactly where the code swaps labels with rounded and
     sometimes overflowing costs (grid 16: without proof), in keeping lam0 of the prior within [1e-4, 1 - 1e-4], where
-    two cuts are exact, in taking the largest n that divides a block, in one more forward pass if clean_lam > 0, and in
-    leaving out the adversarial variant.
+    two cuts are exact, in reducing n to what it has in common with a block's side, in one more forward pass if
+    clean_lam > 0, in the losses, as Co-Mixup, and in leaving out the adversarial variant.
     """
 
     bibtex = """

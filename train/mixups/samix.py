@@ -37,7 +37,7 @@ class SAMix(MaskedMix):
     The other arguments are those of AutoMix but `lam_embed`.
 
     Differs from the paper / the official code as AutoMix does; the preset "released_cifar" scales masks to the wrong
-    lambda, as the code. The class weight of its soft cross-entropy has no effect there and is left out.
+    lambda, as the code.
     """
 
     bibtex = """

@@ -41,9 +41,9 @@ class SUMix(MixMethod):
     Draws: those of `method`.
 
     Differs from the paper / the official code in weighing each image's own loss by its own lam', which the preset
-    "released" averages, and in computing lam' by logarithms: for large B the code's exponentials are 0. The code of the
-    release stops at a name that it does not define (`info`) after the loss. The code shows the clean images first and
-    updates batch norm's running statistics by both passes; here they come last and theirs count.
+    "released" averages, and in computing lam' by logarithms: for large B the code's exponentials are 0. The code
+    shows the clean images first and updates batch norm's running statistics by both passes; here they come last and
+    theirs count.
     """
 
     family = "loss"

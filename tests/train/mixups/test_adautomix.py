@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from evalkit.train import create, train_step
+from evalkit.train.batchnorm import BatchNormStatistics
 from evalkit.train.mixups.adautomix import AdAutoMix, combine
 
 from .fakes import context
@@ -240,6 +241,19 @@ def test_how_often_three_images_are_blended():
         assert low < np.mean([method.blends(lams) for lams in shares.tolist()]) <= high
 
 
+@pytest.mark.parametrize("n", [2, 3])
+def test_whose_batch_norm_statistics_q_keeps(n):
+    """Those of the images seen last: the clean ones, with n > 2 their blend without masks."""
+    net, method = made(images=n)
+    x, ctx, statistics = images(5), moment(three=n > 2), BatchNormStatistics(net)
+    with statistics.micro_batch():
+        train_step(ctx, net, method, x, Y)
+    statistics.step()
+    last = x if n == 2 else sum(float(lam) * x[row] for lam, row in zip(THREE["lam"] / 1.6, ROWS))
+    features = F.conv2d(last, net.model.conv1.weight, net.model.conv1.bias, 2, 1)
+    assert torch.allclose(net.model.norm.running_mean, 0.1 * features.mean((0, 2, 3)), atol=1e-6)
+
+
 @pytest.mark.parametrize("interval", [1, 2, 3])
 def test_every_so_many_steps_are_adversarial(interval):
     net, method = made(adv_interval=interval)
@@ -281,3 +295,17 @@ def test_presets_differ_by_what_is_published():
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=f"Expected argument {message}"):
         AdAutoMix(**kwargs)
+
+
+DIFFERS = """
+taking the originals' k logits from the pass that gives z, not from passes of their own, which also moves k's batch-norm
+statistics less
+= ::test_two_training_steps
+where features overflow, as AutoMix
+= test_sources.py::test_infinite_features_show_in_the_loss_of_learned_methods
+the order of q's passes, of which the last one's batch-norm statistics count: the clean images', with n > 2 those of the
+blend without masks
+= ::test_whose_batch_norm_statistics_q_keeps
+The sign of S is the code's.
+= ::test_presets_differ_by_what_is_published | golden:adautomix
+"""

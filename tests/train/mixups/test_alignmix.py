@@ -253,3 +253,13 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match=f"Expected argument `{key}` to be .*, but got {value}"):
             AlignMix(**{key: value})
+
+
+DIFFERS = """
+nothing of the code's
+= golden:alignmix
+which leaves out the autoencoder of the paper's variant
+= read: shashankvkt/AlignMixup_CVPR22, imagenet
+OpenMixup switches with Manifold Mixup instead of the images: a choice of manifold and of this with input_prob 0.
+= test_sources.py::test_openmixups_alignmix_is_a_choice
+"""

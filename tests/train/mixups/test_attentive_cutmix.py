@@ -69,3 +69,9 @@ def test_wrong_arguments():
         AttentiveCutMix(TeacherNet(planted), top=50).mix(
             context(), torch.rand(2, 3, 28, 28), torch.arange(2), FakeNet()
         )
+
+
+DIFFERS = """
+nothing known: there is no official code.
+= ::test_the_cells_of_largest_attention_are_shown | read: arXiv:2003.13048, no repository is named
+"""

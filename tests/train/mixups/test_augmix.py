@@ -302,3 +302,9 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match=said):
             AugMix(**arguments)
+
+
+DIFFERS = """
+drawing integer parameters for non-square images from each side's own length.
+= ::test_translations_move_by_a_third_at_most
+"""

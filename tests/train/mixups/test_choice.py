@@ -5,6 +5,7 @@ import pytest
 import torch
 from timm.data import Mixup as TimmMixup
 
+from evalkit import models
 from evalkit.errors import EvalkitError
 from evalkit.train import METHODS, MixMethod, create
 from evalkit.train.mixups import from_config
@@ -84,6 +85,36 @@ def test_the_published_switches(preset, shares):
             assert (method.alpha, method.pairing) == (0.8, "flip")
         if type(method).__name__ == "CutMix":
             assert (method.alpha, method.pairing, method.edge) == (1.0, "flip", "old")
+
+
+def test_an_odd_batchs_middle_image_stays_as_it_is():
+    x = torch.randn(5, 3, 8, 8)
+    for branch in (0, 1):
+        ctx = context(draws={"branch": branch, "lam": 0.5, "centre": (4, 4)})
+        mixed = create("choice").pick(ctx).mix(ctx, x, torch.arange(5), None)
+        assert torch.equal(mixed.x[2], x[2]) and mixed.weights[2].tolist() == [0, 0, 1, 0, 0]
+        assert not torch.equal(mixed.x[0], x[0])
+
+
+@pytest.mark.parametrize("name", ["cutmix", "guidedmixup", "saliencymix", "snapmix"])
+def test_a_smaller_probability_is_a_choice_with_vanilla(name):
+    """By itself the method mixes every batch, in the choice a quarter of them."""
+    net, x, y = (
+        models.create("resnet10_cifar", num_classes=4, channels=(4, 4, 4, 4)),
+        torch.randn(4, 3, 16, 16),
+        range(4),
+    )
+    arguments = {"pairing": "flip"} if name != "guidedmixup" else {}
+    draws = {"lam": [0.5, 0.5] if name == "snapmix" else 0.5}
+    switch = from_config({"choice": [{"name": name, "prob": 0.25, **arguments}, {"name": "vanilla", "prob": 0.75}]})
+    alone, chosen = [], []
+    for seed in range(200):
+        ctx = context(4, seed=seed)
+        chosen.append(type(switch.pick(ctx)).__name__ != "Vanilla")
+        if seed < 20:
+            ctx = context(4, seed=seed, draws=draws)
+            alone.append(not torch.equal(create(name, **arguments).mix(ctx, x, torch.tensor(y), net).x, x))
+    assert all(alone) and np.mean(chosen) == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / 200))
 
 
 def test_injected_branch_and_nesting():
@@ -202,3 +233,9 @@ def test_a_users_own_class(tmp_path, monkeypatch):
         from_config({"name": "my_mix_module:Mine", "strenght": 1})
     monkeypatch.setitem(METHODS, "mine", type(mine))
     assert create("mine", strength=3.0).strength == 3.0
+
+
+DIFFERS = """
+odd batches, whose middle sample is paired with itself instead of refused.
+= ::test_an_odd_batchs_middle_image_stays_as_it_is | test_sources.py::test_timm_refuses_odd_batches
+"""

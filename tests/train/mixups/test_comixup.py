@@ -249,3 +249,18 @@ def test_wrong_arguments():
         CoMixup(part=0)
     with pytest.raises(EvalkitError, match="comixup with a 4 x 4 grid needs square images"):
         CoMixup().mix(context(), torch.rand(2, 3, 16, 20), torch.arange(2), SaliencyNet(torch.rand(2, 16, 20)))
+
+
+DIFFERS = """
+the solver of one output: strips of two rows or columns of cells, exactly, from five starts, instead of label swaps
+= ::test_an_output_is_the_minimum_over_all_choices | ::test_outputs_on_the_published_grid_are_near_the_minimum
+= parts/test_grid_solver.py::test_sweeps_never_get_worse_and_the_best_start_wins | golden:comixup
+the hard penalty (see `threshold_first`)
+= ::test_the_released_threshold_comes_before_the_distances | golden:comixup
+one more forward pass for the clean loss; in both losses, which are the criterion's
+= parts/test_saliency.py::test_the_loss_of_the_clean_batch
+(the code's for CIFAR are the mean binary cross-entropy of the softmax and 2 / K of the cross-entropy of K classes)
+= read: snu-mllab/Co-Mixup, main.py: train
+batches that parts do not divide, which the code for ImageNet cuts off.
+= ::test_labels_are_the_shares_of_the_pixels
+"""

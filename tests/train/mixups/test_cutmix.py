@@ -56,3 +56,9 @@ def test_openmixup_never_pairs_an_image_with_itself():
 def test_wrong_edge():
     with pytest.raises(ValueError, match="Expected argument `edge` to be 'old' or 'new', but got 'sharp'"):
         create("cutmix", edge="sharp")
+
+
+DIFFERS = """
+applying to every batch: a smaller probability is a choice with vanilla
+= test_choice.py::test_a_smaller_probability_is_a_choice_with_vanilla
+"""

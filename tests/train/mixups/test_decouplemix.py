@@ -53,6 +53,7 @@ def test_the_codes_order_of_the_shares():
         order = weights[::-1] if swapped else weights
         assert decoupled_loss(z, own, other, all_mixed, order).item() == pytest.approx(official, abs=5e-6)
         assert abs(decoupled_loss(z, own, other, all_mixed, order[::-1]).item() - official) > 0.05
+    assert decoupled_loss(z, small, large, all_mixed, (0.5, 0.5)).item() > 1
 
 
 def test_the_two_classes_do_not_compete():
@@ -126,3 +127,11 @@ def test_refused():
         create("decouplemix", eta=-1)
     with pytest.raises(EvalkitError, match="Did you mean 'cutmix'"):
         create("decouplemix", method="cutmx")
+
+
+DIFFERS = """
+giving each term the power of its own share: the code orders the two shares by the classes of the first image that is
+mixed, so that it swaps them for the whole batch where that one's own class is the larger number, and leaves the
+regulariser out where lam = 1/2.
+= ::test_the_codes_order_of_the_shares | ::test_weights_of_the_two_terms | golden:decouplemix
+"""

@@ -171,3 +171,11 @@ def test_alpha_zero_and_presets():
 def test_wrong_values(arguments, said):
     with pytest.raises(ValueError, match=said):
         FMix(**arguments)
+
+
+DIFFERS = """
+the label by default: the share of pixels, at most 1 / (H W) from lam.
+= ::test_injected_draws_make_the_batch | ::test_exactly_the_brightest_pixels
+The masks are the code's.
+= ::test_the_reference_spectrum_is_the_published_slip | golden:fmix
+"""

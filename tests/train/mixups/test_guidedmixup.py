@@ -103,3 +103,19 @@ def test_the_mode_in_which_saliency_is_taken():
         net.train()
         create("guidedmixup", **arguments).mix(context(), x, torch.arange(2), net)
         assert net.modes == [training] and net.training
+
+
+DIFFERS = """
+applying to every batch: a smaller probability is a choice with vanilla
+= test_choice.py::test_a_smaller_probability_is_a_choice_with_vanilla
+the pairing, which is the paper's
+= ::test_partners_are_one_greedy_cycle
+the code for CIFAR and Tiny-ImageNet asks for "greedy_c", a name its pairing does not know, and so pairs at random
+= read: 3neutronstar/GuidedMixup, mixup.py: pairing, mixup_process
+evaluation mode for the saliency (see `saliency_training`)
+= ::test_the_mode_in_which_saliency_is_taken | golden:guidedmixup
+one more forward pass if clean_lam > 0
+= parts/test_saliency.py::test_the_loss_of_the_clean_batch
+the losses, as Co-Mixup.
+= parts/test_saliency.py::test_the_loss_of_the_clean_batch | read: 3neutronstar/GuidedMixup, main.py: train
+"""

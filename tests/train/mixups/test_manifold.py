@@ -204,3 +204,9 @@ def test_errors():
     mixed = ManifoldMixup(layers=["layer1"]).mix(context(), images(2, 3, 32, 32), torch.arange(2), net)
     with pytest.raises(EvalkitError, match="gives more than one tensor"):
         mixed.inject[1]((torch.zeros(1), 2))
+
+
+DIFFERS = """
+the loss, which is the recipe's.
+= test_sources.py::test_methods_without_a_loss_of_their_own | golden:manifold
+"""

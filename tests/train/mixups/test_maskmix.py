@@ -293,3 +293,15 @@ def test_wrong_values(arguments, said):
     with pytest.raises(ValueError) as error:
         create("maskmix", **arguments)
     assert said in str(error.value)
+
+
+DIFFERS = """
+combining them: n is rounded up
+= ::test_the_number_of_own_cells | golden:maskmix
+each image has a mask of its own as in the code (the paper rounds down, its algorithm 1 has one mask per batch)
+= ::test_every_sample_has_its_own_cells_and_every_cell_is_equally_likely | golden:mixpro_algorithm1
+lam is the true share of pixels as in the paper
+= ::test_the_share_is_the_mean_of_the_mask_exactly
+(the code's n / S is wrong where c does not divide the image).
+= ::test_lam_from_count_ignores_the_border | ::test_cells_cut_by_the_border_weigh_what_is_left_of_them
+"""

@@ -91,3 +91,15 @@ def test_other_models_and_arguments_are_refused():
         MergeMix(merged=1)
     with pytest.raises(ValueError, match="`attn_depth`"):
         MergeMix(attn_depth=0)
+
+
+DIFFERS = """
+ties, which merged patches always are (the first ones win here)
+= ::test_of_equal_patches_the_first_stay
+taking the attention and the map of merged tokens at the same block
+= parts/test_token_merging.py::test_a_pass_equals_brute_force
+the pass for the attention, which keeps no gradient
+= parts/test_token_merging.py::test_mode_and_batch_norm_are_left_alone
+partners: no image is its own.
+= ::test_it_asks_for_what_it_says
+"""

@@ -311,3 +311,25 @@ def test_the_factors_of_the_newest_batch_can_be_seen():
     assert method.measured(7)["progress"][0].item() == pytest.approx((0.872391 - LAM_AREA) / 0.125, abs=1e-5)
     assert method.measured(8) == {} and not method.measured(7)["progress"].requires_grad
     example(create("mixpro", scale=1, pal="equal"), step=7)  # a constant is not worth showing
+
+
+DIFFERS = """
+combining them: as the code, cells are rounded up
+= ::test_the_count_of_the_example | golden:mixpro
+each image has a mask of its own (in the paper's algorithm 1, which the preset "paper" follows but for this, a batch has
+one)
+= test_maskmix.py::test_every_sample_has_its_own_cells_and_every_cell_is_equally_likely
+= ::test_presets_differ_only_by_the_documented_flags | golden:mixpro_algorithm1
+A is normalised
+= ::test_worked_example_without_smoothing | golden:mixpro
+as the paper, lam_area is the true share of pixels
+= test_maskmix.py::test_the_share_is_the_mean_of_the_mask_exactly | golden:mixpro_algorithm1
+the loss uses smoothed labels
+= ::test_worked_example_with_smoothing
+the cosine, about whose gradient the paper is silent, is detached.
+= ::test_the_gradient_that_leaks_through_the_cosine
+Of the ablations, which the code lacks and the paper describes in a line, B's offset, C's half a patch and the sigmoid
+are our reading.
+= test_maskmix.py::test_the_offset_of_the_shifted_grid | ::test_half_a_patch_takes_the_top_left_pixel_or_the_mean
+= ::test_the_learnable_factor_is_trained_through_lambda
+"""

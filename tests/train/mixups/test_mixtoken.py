@@ -116,6 +116,9 @@ def test_the_dense_loss_by_hand():
     assert train_step(ctx, net, method, x, y).item() == pytest.approx(expected.item(), rel=1e-5)
     weight, bias = method.param_groups()
     assert weight["params"] == [method.head.weight] and bias == {"params": [method.head.bias], "weight_decay": 0.0}
+    assert method.eval_network(net) is net and not {id(p) for p in method.parameters()} & {
+        id(p) for p in net.parameters()
+    }
     assert method.features is True and MixToken().features is False and MixToken().param_groups() == []
 
 
@@ -145,3 +148,13 @@ def test_errors(vit):
         train_step(context(3), swin, method, images(2, 3, 64, 64), torch.arange(2))
     with pytest.raises(ValueError, match="`dense_weight` to be a number of at least 0"):
         MixToken(dense_weight=-1)
+
+
+DIFFERS = """
+the dense targets, the image's label in every patch
+= ::test_the_dense_loss_by_hand
+(the paper has a machine annotator's score maps; this is its code without them)
+= golden:mixtoken
+at test time, where the auxiliary head is left out.
+= ::test_the_dense_loss_by_hand
+"""

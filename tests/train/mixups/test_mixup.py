@@ -70,3 +70,9 @@ def test_wrong_values():
         create("mixup", alpha=float("nan"))
     with pytest.raises(ValueError, match="`pairing`"):
         create("mixup", pairing="random")
+
+
+DIFFERS = """
+(one lambda per batch, never folded to max(lam, 1 - lam)).
+= ::test_one_lambda_per_batch_that_is_not_folded | golden:mixup
+"""

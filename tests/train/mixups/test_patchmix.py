@@ -106,3 +106,13 @@ def test_the_patch_loss_of_one_cell_is_the_loss_of_the_image(name, arguments):
 def test_wrong_values(arguments, said):
     with pytest.raises(ValueError, match=said):
         PatchMix(**arguments)
+
+
+DIFFERS = """
+where those are not public in detail: this is a reconstruction from the paper's abstract
+= read: the paper's abstract
+(cells of a grid, label by number of cells, losses per patch)
+= ::test_the_number_of_cells_of_each_sample | ::test_the_patch_loss_by_hand
+without its evolutionary search for patterns and pairs.
+= ::test_every_cell_is_equally_likely_and_lambda_is_per_sample
+"""

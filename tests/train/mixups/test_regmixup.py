@@ -57,3 +57,11 @@ def test_lambda_stays_near_a_half(preset, alpha):
 def test_arguments(wrong):
     with pytest.raises(ValueError, match="Expected argument"):
         create("regmixup", **wrong)
+
+
+DIFFERS = """
+nothing but the factor 1/2, which the code has by its mean over both halves and the paper has not
+= ::test_the_codes_loss
+`eta` is the paper's alone, 1 in the code.
+= ::test_eta_weighs_the_mixed_half | ::test_lambda_stays_near_a_half
+"""

@@ -135,3 +135,10 @@ def test_no_pixel_left_means_no_mixing():
 def test_wrong_values(arguments, said):
     with pytest.raises(ValueError, match=said):
         ResizeMix(**arguments)
+
+
+DIFFERS = """
+a batch of one image, and a tau for which no pixel is left, stay unmixed.
+= ::test_equals_one_sample_after_the_other | test_closed_form.py::test_a_batch_of_one_stays
+= ::test_no_pixel_left_means_no_mixing | golden:resizemix
+"""

@@ -113,3 +113,11 @@ def test_wrong_arguments():
         SaliencyGrafting(grid=0)
     with pytest.raises(ValueError, match="Expected argument `temperature` to be a number larger than 0, but got 0"):
         SaliencyGrafting(temperature=0)
+
+
+DIFFERS = """
+what its abstract leaves open; the details above are guesses
+= ::test_equals_the_definition_cell_by_cell
+there is no public code.
+= read: the paper names no repository
+"""

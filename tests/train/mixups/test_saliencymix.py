@@ -81,3 +81,12 @@ def test_wrong_arguments():
         SaliencyMix(saliency="float")
     with pytest.raises(ValueError, match="Expected argument `per_sample` to be true or false, but got 1"):
         SaliencyMix(per_sample=1)
+
+
+DIFFERS = """
+taking the saliency of the pixels where the code takes noise (preset "released" does as the code)
+= ::test_the_box_of_the_batch_sits_on_the_first_partners_peak | parts/test_saliency.py::test_floats_are_read_bytewise
+= parts/test_saliency.py::test_bytewise_maps_are_noise_that_leans_to_the_top | golden:saliencymix
+applying to every batch: a smaller probability is a choice with vanilla
+= test_choice.py::test_a_smaller_probability_is_a_choice_with_vanilla
+"""

@@ -156,3 +156,11 @@ def test_wrong_arguments(kwargs, message):
 def test_bilinear_by_the_matrix_is_torchs():
     maps = torch.rand(2, 1, 4, 4, dtype=torch.float64)
     assert torch.allclose(up_bilinear(maps), F.interpolate(maps, scale_factor=2, mode="bilinear"))
+
+
+DIFFERS = """
+as AutoMix does
+= ::test_two_training_steps | test_sources.py::test_infinite_features_show_in_the_loss_of_learned_methods | golden:samix
+the preset "released_cifar" scales masks to the wrong lambda, as the code.
+= ::test_the_released_cifar_recipe_scales_masks_to_the_other_lambda
+"""

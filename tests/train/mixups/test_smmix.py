@@ -209,3 +209,11 @@ def test_compiled_after_setup():
     assert train_step(context(), net, method, images(2, 3, 32, 32), torch.arange(2)).isfinite()
     assert np.isfinite(method.mix(context(), images(2, 3, 32, 32), torch.arange(2), net).x.numpy()).all()
     torch._dynamo.reset()
+
+
+DIFFERS = """
+an image paired with itself, which stays as it is
+= ::test_the_window_is_pasted_bit_for_bit | golden:smmix
+there such a batch is refused.
+= read: ChenMnZ/SMMix, smmix.py: __call__
+"""

@@ -68,3 +68,12 @@ def test_wrong_values():
         SmoothMix(sigma=(0.5, 0.25))
     with pytest.raises(ValueError, match="`swap_labels` to be true or false"):
         SmoothMix(swap_labels="yes")
+
+
+DIFFERS = """
+nothing known by default (no official code is public)
+= ::test_a_gaussian_on_an_image_that_is_not_square | read: the paper names no repository
+OpenMixup swaps the labels (preset "openmixup"; "released" is the same).
+= ::test_swapped_labels_change_nothing_but_the_label | test_preset_sources.py::test_a_preset_is_its_source
+= golden:smoothmix
+"""

@@ -173,6 +173,15 @@ def test_a_map_that_is_the_same_everywhere_gives_the_share_of_pixels():
         assert torch.equal(mixed.weights, 0.75 * torch.eye(4) + 0.25 * torch.eye(4)[[1, 2, 3, 0]])
 
 
+def test_the_maps_are_taken_in_evaluation_mode():
+    net, x, y = resnet(drop_rate=0.5).train(), images(3, 3, 16, 16), torch.tensor([0, 1, 2])
+    with torch.no_grad():
+        net(x)  # running statistics that are neither the initial ones nor this batch's
+    ctx = context(draws={"box": [(0, 8, 0, 8), (4, 16, 4, 12)], "partner": [1, 2, 0]})
+    training = SnapMix().mix(ctx, x, y, net).weights
+    assert net.training and torch.equal(training, SnapMix().mix(ctx, x, y, net.eval()).weights)
+
+
 def test_an_even_map_gives_the_shares_of_both_boxes(monkeypatch):
     cam = torch.ones(2, 64, 64)
     cam[:, 63, 63] = 1 - 1e-3  # a single dark pixel, so that there is a smallest one
@@ -219,3 +228,13 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="`same_label` to be 'sum_once' or 'official', but got 'twice'"):
         SnapMix(same_label="twice")
     assert SnapMix(**SnapMix.PRESETS["released"]).same_label == "official"
+
+
+DIFFERS = """
+`same_label`, which the preset "released" sets
+= ::test_shares_pixel_by_pixel | golden:snapmix
+the evaluation mode of the CAM's pass
+= ::test_the_maps_are_taken_in_evaluation_mode
+applying to every batch: a smaller probability is a choice with vanilla
+= test_choice.py::test_a_smaller_probability_is_a_choice_with_vanilla
+"""

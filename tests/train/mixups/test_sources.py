@@ -1,5 +1,6 @@
 """What methods and recipes say of other code, where that code is installed or its rule is a line."""
 
+import dataclasses
 import inspect
 import math
 from types import SimpleNamespace
@@ -13,9 +14,12 @@ from torch import nn
 from torchvision import transforms
 
 from evalkit.train import create
+from evalkit.train.mixups import Mixed, arguments
 from evalkit.train.mixups.supermix import shows
+from evalkit.train.mixups.switch import Switch
 
-from .fakes import FakeNet, context
+from . import test_adautomix, test_automix, test_samix
+from .fakes import FakeNet, FakeOutput, context
 
 
 def test_timm_refuses_odd_batches():
@@ -83,10 +87,24 @@ def test_openmixups_alignmix_is_a_choice():
         assert torch.equal(mixed.x, x) and mixed.inject is not None
 
 
-def test_infinite_features_show_in_automixs_loss():
-    from .test_automix import made, moment, terms
-
-    net, method = made()
+@pytest.mark.parametrize("module", [test_automix, test_samix, test_adautomix])
+def test_infinite_features_show_in_the_loss_of_learned_methods(module):
+    net, method = module.made()
     with torch.no_grad():
-        method.block.value.weight.fill_(torch.inf)
-    assert not sum(terms(net, method, moment())[1].values()).isfinite()
+        [p for p in method.block.value.parameters() if p.ndim == 4][-1].fill_(torch.inf)
+    assert not sum(module.terms(net, method, module.moment())[1].values()).isfinite()
+
+
+def test_timms_switch_has_a_key_that_ours_has_not():
+    assert "cutmix_minmax" in inspect.signature(Mixup).parameters and "cutmix_minmax" not in arguments(Switch)
+
+
+@pytest.mark.parametrize("name", ["gridmix", "manifold"])
+def test_methods_without_a_loss_of_their_own(name):
+    """The criterion alone, whatever the images are."""
+    ctx = dataclasses.replace(context(), criterion=lambda logits, target: 3 * logits.sum() + target.sum())
+    method, x, y = create(name), torch.rand(4, 3, 16, 16), torch.arange(4)
+    logits = torch.randn(4, 5)
+    mixed = Mixed(x, torch.eye(4))
+    loss = method.loss(ctx, x, y, mixed, FakeOutput(logits), None)
+    assert loss.item() == pytest.approx(3 * logits.sum().item() + 4, rel=1e-5)

@@ -9,6 +9,7 @@ import torch
 from evalkit import models
 from evalkit.errors import EvalkitError
 from evalkit.train import create, train_step
+from evalkit.train.batchnorm import BatchNormStatistics
 from evalkit.train.mixups.sumix import distance
 
 from .fakes import context
@@ -121,6 +122,19 @@ def test_what_the_gradient_reaches_and_what_the_optimizer_gets():
     assert create("sumix", "imagenet").uncertain is None and create("sumix", "tiny").weight == 1
 
 
+def test_whose_batch_norm_statistics_the_network_keeps():
+    """The clean images': they are seen last."""
+    net, x, y = network(torch.float32).train(), torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    method, statistics = create("sumix"), BatchNormStatistics(net)
+    method.setup(net)
+    with torch.no_grad():
+        clean = net.model.conv1(x).mean((0, 2, 3))
+    with statistics.micro_batch():
+        train_step(context(K, draws={"box": (0, 16, 0, 16), "partner": [1, 0, 3, 2]}), net, method, x, y)
+    statistics.step()
+    assert torch.allclose(net.model.bn1.running_mean, 0.1 * clean, atol=1e-6)
+
+
 def test_it_needs_pairs_and_one_method():
     net = network(torch.float32)
     x, y = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
@@ -132,3 +146,14 @@ def test_it_needs_pairs_and_one_method():
         create("sumix", method=3)
     with pytest.raises(ValueError, match="Expected argument `weight`"):
         create("sumix", weight=-1)
+
+
+DIFFERS = """
+weighing each image's own loss by its own lam', which the preset "released" averages
+= ::test_the_formula | test_preset_sources.py::test_a_preset_is_its_source
+computing lam' by logarithms: for large B the code's exponentials are 0.
+= ::test_large_batches_do_not_underflow
+The code shows the clean images first and updates batch norm's running statistics by both passes; here they come last
+and theirs count.
+= ::test_whose_batch_norm_statistics_the_network_keeps
+"""

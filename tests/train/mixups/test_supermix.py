@@ -211,3 +211,14 @@ def test_wrong_arguments():
         SuperMix(tolerance=70)
     with pytest.raises(EvalkitError, match="supermix needs a teacher of the same 10 classes, but this one has 3"):
         SuperMix(teacher()).setup(FakeNetOf(10))
+
+
+DIFFERS = """
+mixing while training (the code makes a data set beforehand)
+= ::test_the_loss_is_taken_with_the_teachers_classes | golden:supermix
+asking only every fifth iteration whether to stop
+= ::test_it_stops_once_few_enough_fail
+comparing distinct classes: where images of a mixture share a class, the code asks for an arbitrary other class besides,
+of two images as of more.
+= ::test_success | test_sources.py::test_supermixs_code_asks_for_an_arbitrary_class_where_two_images_share_one
+"""

@@ -132,3 +132,13 @@ def test_the_old_edge_loses_the_odd_pixel():
 def test_wrong_values(arguments, said):
     with pytest.raises(ValueError, match=said):
         Switch(**arguments)
+
+
+DIFFERS = """
+odd batches, which timm refuses; the image in the middle stays unmixed.
+= test_sources.py::test_timm_refuses_odd_batches
+By default the box is the one of CutMix, which loses a pixel of odd sides; the preset "timm" keeps it.
+= ::test_the_old_edge_loses_the_odd_pixel | ::test_equals_timm | golden:switch
+timm's cutmix_minmax is left out.
+= test_sources.py::test_timms_switch_has_a_key_that_ours_has_not
+"""

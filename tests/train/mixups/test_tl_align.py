@@ -163,3 +163,11 @@ def test_wrong_values():
         create("tl_align", alpha=-1)
     with pytest.raises(ValueError, match="Expected argument `pairing`"):
         create("tl_align", pairing="random")
+
+
+DIFFERS = """
+distilled models, whose distillation token starts with the class token's label
+= ::test_equals_the_propagation_of_whole_labels
+pyramid transformers are refused.
+= ::test_other_networks_are_refused
+"""

@@ -258,3 +258,13 @@ def test_errors(tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             TokenMix(**wrong)
+
+
+DIFFERS = """
+the default teacher, a class activation map instead of maps made beforehand
+= ::test_the_class_activation_map_of_a_teacher | ::test_presets
+`clamp`
+= ::test_shares_smaller_than_the_smoothing
+the preset "released" sets both as there.
+= ::test_presets | golden:tokenmix
+"""

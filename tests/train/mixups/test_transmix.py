@@ -185,3 +185,13 @@ def test_presets_differ_only_by_the_documented_flags():
 def test_wrong_values(key, value, said):
     with pytest.raises(ValueError, match=f"Expected argument `{key}` to be {said}.*but got {value!r}"):
         create("transmix", **{key: value})
+
+
+DIFFERS = """
+nothing by default: the mean of both labels and the division by sum A follow the code and the text
+= ::test_worked_examples | golden:transmix
+the preset "paper" follows the formula.
+= ::test_the_literal_formula_gives_the_class_tokens_share_to_the_partner
+With "rollout", whose residual the paper does not mention, it is as in the cited work.
+= ::test_rollout_weighs_by_the_product_of_all_blocks
+"""

@@ -11,3 +11,9 @@ def test_nothing_is_mixed_and_nothing_drawn():
     mixed = create("vanilla").mix(ctx, x, y, None)
     assert torch.equal(mixed.x, x) and torch.equal(mixed.weights, torch.eye(3))
     assert ctx.rng.bit_generator.state == before
+
+
+DIFFERS = """
+there is nothing to draw.
+= ::test_nothing_is_mixed_and_nothing_drawn
+"""

@@ -146,8 +146,12 @@ def test_mode_and_batch_norm_are_left_alone():
     model = make_vit(embed_norm_layer=None, proj_drop_rate=0.3).train()
     model.patch_embed.norm = nn.BatchNorm1d(25)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    merged_attention(model, torch.randn(2, 3, 20, 20), 0.4)
-    assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    found = merged_attention(model, torch.randn(2, 3, 20, 20), 0.4)
+    assert (
+        not found.requires_grad
+        and model.training
+        and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    )
     assert all(p.grad is None for p in model.parameters())
 
 
