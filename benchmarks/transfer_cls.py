@@ -22,7 +22,7 @@ from evalkit.runtime import environment
 
 SOURCE, TARGET, SEEDS = "digits-photo", "digits", (0, 1, 2)
 QUICK = ["workers=0", "device=cpu", "threads=1"]
-MODES = {"linear": [], "knn": [], "fewshot": ["shots=[1, 5, 10]", "draws=5"]}
+READOUTS = {"linear": [], "knn": [], "fewshot": ["shots=[1, 5, 10]", "draws=5"]}
 SHOWN = ("top1", "top1_k20", "top1_shots1", "top1_shots5", "top1_shots10")
 
 
@@ -47,7 +47,7 @@ def measure(folder: Path, epochs: int, seeds: tuple[int, ...] = SEEDS) -> list[d
         command("train", SOURCE, f"seed={seed}", f"epochs={epochs}", *QUICK, "eval_epochs=1000", "--out", str(run))
         for init in ("checkpoint", "random"):
             out = folder / f"{init}{seed}"
-            for mode, words in MODES.items():
+            for mode, words in READOUTS.items():
                 probe = [f"mode={mode}", f"init={init}", f"seed={seed}", *QUICK, *words, "--out", str(out)]
                 command("transfer", "cls", str(run), f"data={TARGET}", *probe)
             for record in results.read([out]):

@@ -8,7 +8,7 @@ from evalkit.keys import Keys, key
 from evalkit.protocols import Detail, Metric, Protocol
 
 FINETUNE = "finetune"
-MODES = {
+READOUTS = {
     "linear": "logistic regression on frozen features",
     "knn": "nearest neighbours among frozen features, weighted as DINO does",
     "fewshot": "a few training images of each class, frozen features, mean over draws",
@@ -20,7 +20,7 @@ MODES = {
 class ClsConfig(Keys):
     """Every key of classification transfer."""
 
-    mode: str = key("linear", "how features become classes", choices=MODES)
+    mode: str = key("linear", "how features become classes", choices=READOUTS)
 
     # what is transferred
     model: str | None = key(None, "architecture of a bare weights file", role="place")
