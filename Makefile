@@ -53,7 +53,7 @@ install: $(EVALKIT_VENV)/.evalkit-installed
 
 $(EVALKIT_VENV)/.evalkit-installed: pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(EVALKIT_VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,docs,downstream,study]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev,docs]'
 	touch $@
 
 $(DEMO)/occlusion/results.jsonl: $(RUNS:=/results.jsonl)
