@@ -98,6 +98,21 @@ def watch_parent() -> None:
         end_with_parent(int(os.environ.get(PARENT, os.getppid())))
 
 
+def leave_group(code: int) -> None:
+    """Leave the process group at the end of a process, of our launch or of the user's own torchrun.
+
+    Threads of a group that outlive the interpreter abort the process now and then, and torchrun then kills the others,
+    which may still be writing results. After an error the others wait for this process: torchrun ends them.
+
+    Args:
+        code: The exit code of this process.
+    """
+    if code in (0, 2):
+        from .runtime import leave_processes
+
+        leave_processes()
+
+
 def leave(code: int, message: str) -> int:
     """In a process of a launch: put down how it ended; returns the status for torchrun, which kills the other processes
     on any but 0.
@@ -106,12 +121,6 @@ def leave(code: int, message: str) -> int:
         code: The exit code of this process.
         message: The error, if it failed.
     """
-    # nobody waits for anybody any more: threads of a process group that outlive the interpreter abort the process now
-    # and then
-    if code in (0, 2):
-        from .runtime import leave_processes
-
-        leave_processes()
     rank = int(os.environ["RANK"])
     Path(os.environ[FOLDER], str(rank)).write_text(
         json.dumps({"rank": rank, "code": code, "message": message}), encoding="utf-8"

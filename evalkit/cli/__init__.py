@@ -82,12 +82,14 @@ def main() -> None:
         )
     in_launch = "WORLD_SIZE" in os.environ
     if in_launch:
-        from ..launch import launched, leave, watch_parent
+        from ..launch import launched, leave, leave_group, watch_parent
 
         watch_parent()
     code, message = invoke(sys.argv[1:])
-    if in_launch and launched():
-        sys.exit(leave(code, message))
+    if in_launch:
+        leave_group(code)
+        if launched():
+            sys.exit(leave(code, message))
     if message:
         print(message if code == 130 else f"error: {message}", file=sys.stderr)
     sys.exit(code)

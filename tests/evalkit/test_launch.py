@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from evalkit import launch
+from evalkit import cli, launch
 from evalkit.runtime import leave_processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,15 +38,22 @@ def test_only_an_error_is_a_failure_to_torchrun(monkeypatch, tmp_path, code, sta
     assert json.loads((tmp_path / "3").read_text()) == {"rank": 3, "code": code, "message": "message"}
 
 
+@pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("code, member", [(0, False), (2, False), (1, True)])
-def test_who_is_done_leaves_the_process_group(monkeypatch, tmp_path, code, member):
+def test_who_is_done_leaves_the_process_group(monkeypatch, tmp_path, code, member, ours):
     """Threads of a group that outlived the interpreter aborted a process now and then, and torchrun killed the one that
-    was still writing results."""
-    monkeypatch.setenv(launch.FOLDER, str(tmp_path))
+    was still writing results; in a launch of ours and in a user's own torchrun."""
+    monkeypatch.setattr(sys, "argv", ["evalkit"])
+    monkeypatch.setattr(cli, "invoke", lambda argv: (code, ""))
+    monkeypatch.setattr(launch, "watch_parent", lambda: None)
+    monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("RANK", "0")
+    if ours:
+        monkeypatch.setenv(launch.FOLDER, str(tmp_path))
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
-        launch.leave(code, "")
+        with pytest.raises(SystemExit):
+            cli.main()
         assert dist.is_initialized() is member
     finally:
         leave_processes()

@@ -94,15 +94,21 @@ def test_one_process_needs_no_group(monkeypatch):
     assert runtime.gather_objects({"a": 1}) == [{"a": 1}]
 
 
+GATHER = """
+import pathlib, sys, torch
+from evalkit import runtime
+runtime.init_processes(torch.device("cpu"))
+said = repr((runtime.world_size(), runtime.is_main(), runtime.gather_objects("p" * (runtime.rank() + 1))))
+pathlib.Path(sys.argv[1], str(runtime.rank())).write_text(said)
+runtime.leave_processes()  # a group that outlives the interpreter aborts the process now and then
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_gather_in_rank_order(tmp_path):
     script = tmp_path / "gather.py"
     # Each process writes a file of its own: lines of two processes on one pipe may mix.
-    script.write_text(
-        "import pathlib, sys, torch\nfrom evalkit import runtime as"
-        " r\nr.init_processes(torch.device('cpu'))\npathlib.Path(sys.argv[1],"
-        " str(r.rank())).write_text(repr((r.world_size(), r.is_main(), r.gather_objects('p' * (r.rank() + 1)))))"
-    )
+    script.write_text(GATHER)
     command = [
         sys.executable,
         "-m",

@@ -12,6 +12,7 @@ from evalkit import config
 from evalkit.errors import EvalkitError
 from evalkit.robustness import PROTOCOLS, AllConfig, measure, run_all
 from evalkit.robustness.sets import SETS
+from evalkit.runtime import leave_processes
 
 from .fakes import records, save_checkpoint, write_corruptions, write_tree
 
@@ -172,6 +173,8 @@ def _process(number: int, folder: str, damage: str) -> None:
     except EvalkitError as e:
         end = f"error: {e}"
     Path(folder, f"end{number}").write_text(end, encoding="utf-8")
+    if not end.startswith("error"):
+        leave_processes()
     sys.exit(end.startswith("error"))
 
 
