@@ -16,9 +16,9 @@ from matplotlib.ticker import PercentFormatter
 
 from .metrics import PrecisionRecall, ReliabilityBins, RiskCoverage
 
-# Okabe and Ito's colours, darkest first for print; marker and dash change as well, so that grey print and long lists
-# stay readable.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#56B4E9", "#000000")
+# Four of Okabe and Ito's colours, then a violet and a brown that stay apart from them for every kind of colour
+# blindness and from white paper; marker and dash change as well, so that grey print and long lists stay readable.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8822EE", "#663311", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 DPI = 160
