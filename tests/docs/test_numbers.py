@@ -169,6 +169,13 @@ def test_what_looks_measured(text, count):
     assert len(faults("page", text, {})) == count
 
 
+def test_the_count_of_what_was_compared_is_the_ledgers():
+    rows = re.findall(r"^\|.*$", (DOCS / "ledger.md").read_text(encoding="utf-8"), re.MULTILINE)
+    head, _, *rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    count = sum(int(row[head.index("cases")]) for row in rows if len(row) == len(head))
+    assert f"| {count} recorded results of official" in (DOCS / "pages" / "what-works.md").read_text(encoding="utf-8")
+
+
 def cells(text: str):
     """(head, row's name, cell) of each cell of Markdown tables."""
     for table in re.findall(r"(?:^\|[^\n]*\n)+", text, re.M):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evalkit import plots, report
+from evalkit import metrics, plots, report
 
 SEES = {
     "as most do": np.eye(3),
@@ -96,3 +96,11 @@ def test_text_of_the_reports_page_can_be_read(theme):
     for text, ground in itertools.product(("ink", "soft", "warn", "link"), ("paper", "shade")):
         assert contrast(known[text], known[ground]) >= 4.5, (text, ground)
     assert contrast(known["ink"], known["mark"]) >= 4.5 and contrast(known["warn"], known["mark"]) >= 4.5
+
+
+def test_curves_without_markers_differ_in_more_than_colour():
+    run = metrics.risk_coverage([0.9, 0.5, 0.1], [1, 0, 1])
+    order = {name: i for i, name in enumerate("abcdefg")}
+    (ax,) = plots.risk_coverage({name: [run] for name in order}, order).axes
+    shown = [(line.get_color(), line.get_linestyle()) for line in ax.lines]
+    assert len(set(shown)) == 7 and all(a[1] != b[1] for a, b in itertools.pairwise(shown))
