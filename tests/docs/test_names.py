@@ -19,7 +19,7 @@ ROOT = DOCS.parent
 READ = [ROOT / "README.md", *PAGES, *(DOCS / f"{name}.md" for name in ("cluster", "studies", "transfer"))]
 SNAKE = re.compile(r"^[a-z]\w*_\w+$")
 OTHERS = {  # names of Slurm's plug-in and of mm's configs
-    *("mem_mb", "cpus_per_task", "frozen_stages", "norm_eval", "init_cfg", "load_from"),
+    *("mem_mb", "cpus_per_task", "frozen_stages", "norm_eval", "init_cfg", "load_from", "base_batch_size"),
     *("mmengine", "mmcv", "mmdet", "mmsegmentation"),
 }
 KEY = re.compile(r"^(?:mixup\.)?([a-z_]+)(?:\.\w+)*=[^=\s]")
