@@ -50,8 +50,16 @@ class ClsConfig(Keys):
         role="place",
     )
     data_dir: str | None = key(None, "the folder of data given by name", role="place")
-    train_split: str = key("train", "the part of the data that features are learned from")
-    val_split: str = key("val", "the part of the data that is measured on")
+    train_split: str | None = key(
+        None,
+        "the part of the data that is learned from; null: of a published set the one that publications train on, else"
+        " train",
+    )
+    val_split: str | None = key(
+        None,
+        "the part of the data that is measured on; null: of a published set the one that publications measure, else"
+        " val",
+    )
     preprocess: str | None = key(
         None,
         "what happens to an image before the network; null: run for a checkpoint of a run, else native for embedded"
@@ -134,9 +142,16 @@ CLS = Protocol(
     version=1,
     title="Classification",
     short="cls",
-    sentence="Another set's classes by logistic regression, nearest neighbours or few images on frozen features.",
+    sentence="Another set's classes from frozen features, or by training the whole network on.",
     metrics=(
         Metric("top1", "top-1", "high", "share of the images whose class is found", column=True),
+        Metric(
+            "mean_per_class",
+            "mean per class",
+            "high",
+            "share of the images of a class whose class is found, mean over the classes",
+            column=True,
+        ),
         Metric("top5", "top-5", "high", "share of the images whose class is among the five most probable"),
         Metric("top1_k*", "top-1, k=*", "high", "the same by so many neighbours"),
         Metric("top1_shots*", "top-1, *-shot", "high", "the same from so many images of a class, mean over draws"),
@@ -144,8 +159,16 @@ CLS = Protocol(
         Metric("c", "C", "neither", "inverse strength of the penalty that was chosen", "", bound=None),
     ),
     detail=Detail(
-        "mode", "by", {"linear": "linear probe", "knn": "k nearest neighbours", "fewshot": "few images of a class"}
+        "mode",
+        "by",
+        {
+            "linear": "linear probe",
+            "knn": "k nearest neighbours",
+            "fewshot": "few images of a class",
+            FINETUNE: "fine-tuning",
+        },
     ),
+    tuned=FINETUNE,
     config=ClsConfig,
     code="evalkit.downstream.cls:TASK",
 )
