@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from evalkit import accuracy, bootstrap, fingerprint, results
+from evalkit import bootstrap, fingerprint, results
 from evalkit.about import ACCURACY
 from evalkit.errors import EvalkitError, unknown
 from evalkit.ordered import each_once
@@ -26,9 +26,9 @@ from evalkit.records import plain as jsonable
 from evalkit.runtime import write_atomic
 from evalkit.text import plain, say
 
-from . import store
 from .about import PROTOCOLS
-from .protocol import Outcome, by_id
+from .protocol import Outcome
+from .recorded import outcome_of
 
 ALPHA = 1 - bootstrap.COVERAGE
 FILE = "compare.json"
@@ -250,58 +250,6 @@ def _obstacle(a: Record, b: Record) -> str | None:
             " settings"
         )
     return None
-
-
-def outcome_of(record: Record, transfers: Mapping[str, Protocol] = MappingProxyType({})) -> tuple[np.ndarray, Outcome]:
-    """(ids in order, outcome) of a record, from its per-sample records; raises EvalkitError where they are gone.
-
-    Args:
-        record: The record.
-        transfers: The transfers by name, which the command line knows.
-    """
-    if record["task"] == "transfer":
-        return _transferred(record, transfers)
-    if record["task"] in ("eval", "train"):
-        return _predicted(record)
-    found = store.read(Path(record["_dir"]) / record["records"]) if record["records"] else None
-    if found is None:
-        raise EvalkitError(
-            f"the per-sample records of {record['label']} ({record['protocol']}, in {record['_dir']}) are gone or"
-            " damaged; evaluate it again"
-        )
-    arrays = by_id(found[0])
-    return arrays["ids"], PROTOCOLS[record["protocol"]].load().evaluate(arrays)
-
-
-def _predicted(record: Record) -> tuple[np.ndarray, Outcome]:
-    """The same of a record of accuracy, from its predictions."""
-    path = Path(record["_dir"]) / accuracy.PREDICTIONS
-    ids, correct = accuracy.read_predictions(path) if record["task"] == "eval" else (np.zeros(0), np.zeros(0))
-    if len(ids) != record["n"] or abs(correct.mean() - record["metrics"]["top1"]) > 1e-9:
-        raise EvalkitError(
-            f"{path} does not hold the predictions of {record['label']} on {record['data']['name']}; measure it again"
-            " with `evalkit eval`, into a folder of its own"
-        )
-    statistics = [bootstrap.Means({"top1": correct})]
-    return ids, Outcome(len(ids), statistics[0].values, {}, statistics=statistics)
-
-
-def _transferred(record: Record, transfers: Mapping[str, Protocol]) -> tuple[np.ndarray, Outcome]:
-    """The same of a transfer, from what it kept of each image."""
-    task, folder = record["protocol"], record["_dir"]
-    again = f"measure it again by `evalkit transfer {task}`, a finished run by its --resume {folder}"
-    if record["records"] is None:
-        raise EvalkitError(f"{task} of {record['label']} in {folder} keeps nothing of its images; {again}")
-    path = Path(folder) / record["records"]
-    try:
-        ids, statistics = transfers[task].load().per_image(path)
-        values = {name: value for s in statistics for name, value in s.values.items()}
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
-        raise EvalkitError(f"{path} is missing or damaged; {again}") from e
-    known = {name: v for name, v in record["metrics"].items() if name in values and v is not None}
-    if len(ids) != record["n"] or any(not abs(values[name] - v) < 1e-9 for name, v in known.items()):
-        raise EvalkitError(f"{path} is not of the numbers that {folder} records; {again}")
-    return ids, Outcome(len(ids), values, {}, statistics=statistics)
 
 
 # ---- what comes out

@@ -29,7 +29,7 @@ def protocols() -> Protocols:
 
 
 def outcomes() -> Callable[[dict[str, Any]], tuple[Any, Any]]:
-    """What the per-sample records of a record say, of any protocol: see `robustness.comparison.outcome_of`."""
-    from ..robustness.comparison import outcome_of
+    """What the per-sample records of a record say, of any protocol: see `robustness.recorded.outcome_of`."""
+    from ..robustness.recorded import outcome_of
 
     return partial(outcome_of, transfers=transfers())
