@@ -27,11 +27,29 @@ BACKBONE, STAND_IN = "evalkit.downstream.mm.exported", "evalkit.downstream.mm.ex
 PROBE = (
     "import torch; found = {f'map {i}': m.numpy() for i, m in enumerate(backbone(torch.from_numpy(given['images'])))}"
 )
-# a whole config of each package whose backbone is replaced, and the part of it that reads the channels
+# a whole config with the backbone in the place of its own, by package and how many maps there are
 EXAMPLES = {
-    "mmseg": ("mmseg::upernet/upernet_r50_4xb2-40k_cityscapes-512x1024.py", "decode_head"),
-    "mmdet": ("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "neck"),
+    ("mmseg", 1): (
+        "mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py",
+        "    pretrained=None,\n    decode_head=dict(in_channels=_base_.exported.channels[0], in_index=0),\n"
+        "    auxiliary_head=None,\n",
+    ),
+    ("mmseg", 4): (
+        "mmseg::upernet/upernet_r50_4xb2-40k_cityscapes-512x1024.py",
+        "    pretrained=None,\n    decode_head=dict(in_channels=_base_.exported.channels),\n"
+        "    auxiliary_head=dict(in_channels=_base_.exported.channels[2]),\n",
+    ),
+    ("mmdet", 4): (
+        "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
+        "    neck=dict(in_channels=_base_.exported.channels),\n",
+    ),
 }
+EXAMPLE = """_base_ = ["{base}", "backbone.py"]
+model = dict(
+    data_preprocessor=_base_.exported.preprocessing,
+    backbone=dict(_delete_=True, **_base_.exported.backbone),
+{heads})
+"""
 USAGE = """
 from evalkit_export import ext
 
@@ -60,7 +78,8 @@ def export(spec: str, scope: str, out: Path, keys: Mapping[str, Any]) -> list[st
     from .mm.engine import save_config
 
     loaded = classifier.load(spec, keys)
-    if not hasattr(loaded.network.model, "forward_intermediates"):
+    network: Any = loaded.network.model
+    if not hasattr(network, "forward_intermediates"):
         raise EvalkitError(f"model '{loaded.name}' does not give its feature maps, so it is no backbone for {scope}")
     side = 32 * math.ceil(loaded.network.input_size[0] / 32)
     images = np.random.default_rng(0).standard_normal((1, 3, side, side + 32), dtype=np.float32)
@@ -68,7 +87,7 @@ def export(spec: str, scope: str, out: Path, keys: Mapping[str, Any]) -> list[st
     ours = found is None
     part = found or _brought(loaded)
     maps = _maps(loaded, part, torch.from_numpy(images))
-    info = [loaded.network.model.feature_info[i] for i in part.indices]
+    info = [network.feature_info[i] for i in part.indices]
     told = {
         "backbone": part.config
         | {"init_cfg": {"type": "Pretrained", "checkpoint": f"{{{{ fileDirname }}}}/{WEIGHTS}"}},
@@ -178,26 +197,22 @@ def add_path(file: Path) -> None:
 
 
 def _readme(loaded: Loaded, scope: str, told: dict[str, Any], notes: list[str]) -> str:
-    base, reader = EXAMPLES[scope]
     facts = [
         f"network: {loaded.name} as {told['backbone']['type']}, maps of strides {told['strides']}",
-        f"weights: {WORDS[loaded.weights]}, sha256 of their file {loaded.sha256}, mixup {loaded.method or 'unknown'}",
+        f"weights: {classifier.origin(loaded)}, mixup {loaded.method or 'unknown'}",
         f"images: mean {told['preprocessing']['mean']}, std {told['preprocessing']['std']}, RGB",
     ]
-    config = f"""_base_ = ["{base}", "backbone.py"]
-model = dict(
-    data_preprocessor=_base_.exported.preprocessing,
-    pretrained=None,
-    backbone=dict(_delete_=True, **_base_.exported.backbone),
-    {reader}=dict(in_channels=_base_.exported.channels),
-)"""
+    maps = len(told["channels"])
+    base, heads = EXAMPLES.get((scope, maps), ("", ""))
+    written = f"```py\n{EXAMPLE.format(base=base, heads=heads).strip()}\n```" if base else ""
+    use = f"In a config of yours, which lies here or names `backbone.py` by its path:\n\n{written}"
+    none = f"It gives maps of {maps} strides; {scope} needs a neck that makes the pyramid of it that its heads read."
     parts = [
         f"# {markdown(loaded.label)}: a backbone for {scope}",
         "\n".join(f"* {markdown(fact)}" for fact in facts),
         "## Load it\n\nIn this folder, or with it on PYTHONPATH, without evalkit:",
         f"```python\n{USAGE.format(scope=scope).strip()}\n```",
-        "In a config of yours, which lies here or names `backbone.py` by its path:",
-        f"```py\n{config}\n```",
+        use if base else none,
         "## To know\n\n" + "\n".join(f"* {markdown(note)}" for note in notes),
     ]
     return "\n\n".join(parts) + "\n"

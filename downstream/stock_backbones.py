@@ -14,7 +14,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-DEPTHS = {  # of mm's residual networks, by blocks per stage and whether these are bottlenecks
+DEPTHS: dict[
+    tuple[tuple[int, ...], bool], int
+] = {  # of mm's residual networks, by blocks per stage and whether these are bottlenecks
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
     ((3, 4, 6, 3), True): 50,

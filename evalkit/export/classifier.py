@@ -98,6 +98,12 @@ def source(loaded: Loaded) -> dict[str, Any]:
     return {"model": loaded.name, "source_sha256": loaded.sha256, "weights": loaded.weights}
 
 
+def origin(loaded: Loaded) -> str:
+    """The same in words."""
+    file = f"sha256 of their file {loaded.sha256}" if loaded.sha256 else "those that timm publishes"
+    return f"{checkpoint.WORDS[loaded.weights]}, {file}"
+
+
 def entry(name: str) -> str:
     """The module that registers an architecture with timm."""
     module: str = timm.model_entrypoint(name.partition(".")[0]).__module__
@@ -150,10 +156,9 @@ def write_weights(folder: Path, loaded: Loaded, prepared: dict[str, Any]) -> Non
         loaded: The classifier.
         prepared: How images are prepared.
     """
+    model: Any = loaded.network.model
     labels = {"label_names": loaded.classes} if loaded.classes else {}
-    timm.models.save_for_hf(
-        loaded.network.model, str(folder), model_config=labels, safe_serialization=True, data_config=prepared
-    )
+    timm.models.save_for_hf(model, str(folder), model_config=labels, safe_serialization=True, data_config=prepared)
     if loaded.source == loaded.name:  # timm's own weights: what it says of them holds
         return
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -200,7 +205,7 @@ def facts(loaded: Loaded, prepared: dict[str, Any]) -> list[tuple[str, str]]:
         resize = math.floor(prepared["input_size"][1] / prepared["crop_pct"])
         how = f"shorter side {resize} ({prepared['interpolation']}), centre {prepared['input_size'][1]}"
         found.append(("preparation", how))
-    found.append(("weights", f"{checkpoint.WORDS[loaded.weights]}, sha256 of their file {loaded.sha256}"))
+    found.append(("weights", origin(loaded)))
     if loaded.method:
         found.append(("mixup", loaded.method))
     recipe, data = recipe_of(loaded), meta.get("data") or {}

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,8 @@ def run(folder: Path, probe: str, given: Mapping[str, np.ndarray]) -> list[dict[
     """
     blocks = PYTHON.findall((folder / "README.md").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as place:
-        np.savez(f"{place}/given.npz", **dict(given))
+        content: dict[str, Any] = dict(given)
+        np.savez(f"{place}/given.npz", **content)
         asked = {
             **{"blocks": blocks, "probe": probe, "threads": torch.get_num_threads()},
             **{"given": f"{place}/given.npz", "found": place},

@@ -28,7 +28,8 @@ def test_nothing_of_evalkits_is_left_in_a_segmentation():
     assert out["train_cfg"] == {"type": "IterBasedTrainLoop", "max_iters": 800, "val_interval": 800}
     assert out["optim_wrapper"] == made["optim_wrapper"] and out["param_scheduler"] == made["param_scheduler"]
     assert stock_config.CHECKED in notes and notes.count(stock_config.CHECKED) == 1
-    assert stock_config.classes(made) == made["test_dataloader"]["dataset"]["metainfo"]["classes"]
+    made["test_dataloader"]["dataset"]["metainfo"] = {"classes": ("a", "b")}
+    assert stock_config.classes(made) == ["a", "b"]
 
 
 def test_what_training_would_do_otherwise_is_said():
