@@ -152,7 +152,7 @@ def write_weights(folder: Path, loaded: Loaded, prepared: dict[str, Any]) -> Non
     """model.safetensors and config.json, by timm's own writer.
 
     Args:
-        folder: Where.
+        folder: Where they go.
         loaded: The classifier.
         prepared: How images are prepared.
     """
