@@ -16,7 +16,12 @@ README, ABOUT = "README.md", "export.json"
 
 
 def tell(folder: Path, **facts: Any) -> None:
-    """Write export.json: which evalkit made the folder, and what it says of it."""
+    """Write export.json: which evalkit made the folder, and what it says of it.
+
+    Args:
+        folder: The export.
+        facts: JSON values by name.
+    """
     text = json.dumps({"evalkit": __version__, **facts}, indent=1)
     (folder / ABOUT).write_text(text, encoding="utf-8")
 
