@@ -21,7 +21,7 @@ from evalkit.train.config import TrainConfig
 
 from .pages import DOCS, PAGES, blocks, commands
 
-SLOW = ("quickstart", "own-data", "own-method", "own-protocol", "foreign-checkpoints")  # they train
+SLOW = ("quickstart", "own-data", "own-method", "own-protocol", "foreign-checkpoints", "export")  # they train
 LIKE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
