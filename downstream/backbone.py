@@ -220,4 +220,5 @@ class AdaptedBackbone(Adapted, Backbone):
 
 
 def frozen(model: nn.Module) -> list[str]:
+    """Names of the parameters that are not trained."""
     return [name for name, p in model.named_parameters() if not p.requires_grad]
