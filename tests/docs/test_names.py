@@ -54,7 +54,7 @@ def test_names_in_sentences_exist(page, known):
     unknown = []
     for words in inline(page.read_text(encoding="utf-8")):
         key = KEY.match(words)
-        name = key[1] if key else words.partition("(")[0].partition(".")[0]
+        name = key[1] if key else words.partition("(")[0]
         if (key or SNAKE.match(name)) and not (
             any(k.startswith(name[:-1]) for k in known) if name.endswith("*") else name in known | OTHERS
         ):
