@@ -19,7 +19,7 @@ setup(
     package_data={
         "evalkit": [
             *("py.typed", "published/*.csv", "data/*.txt", "report/*.j2", "report/*.js", "study/Snakefile"),
-            *(f"zoo/*/{name}" for name in ("*.json", "*.jsonl", "*.csv", "*.safetensors", "records/*.npz")),
+            *(f"zoo/*/{name}" for name in ("*.json", "*.jsonl", "*.csv", "*.safetensors", "records/*")),
         ],
         "evalkit.configs": ["**/*.yaml"],
     },

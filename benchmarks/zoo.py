@@ -22,6 +22,7 @@ from evalkit.errors import EvalkitError
 from evalkit.recipe_text import flow
 
 DIGITS = ["digits", "epochs=40"]
+RESNET = ["digits", "epochs=10", "model=resnet10_cifar"]  # which learns them in fewer
 SWITCHED = {"name": "mixup", "alpha": 0.8, "pairing": "flip"}
 MIXUPS = {  # of mixpro and transmix the settings of the recipes digits-photo-*
     "vanilla": "vanilla",
@@ -38,8 +39,17 @@ MIXUPS = {  # of mixpro and transmix the settings of the recipes digits-photo-*
 }
 # name -> what follows `evalkit train`
 MEMBERS = {f"{name}-digits": [*DIGITS, f"mixup={flow(mixup)}"] for name, mixup in MIXUPS.items()}
-MEMBERS["vanilla-resnet-digits"] = [*DIGITS, "model=resnet10_cifar"]
-MEASURED = (["eval"], ["robustness", "occlusion"])
+MEMBERS["vanilla-resnet-digits"] = [*RESNET, "mixup=vanilla"]
+
+
+def measured(name: str) -> list[list[str]]:
+    """What is measured of a member: a command, its subcommand if it has one, and its settings.
+
+    Args:
+        name: One of MEMBERS.
+    """
+    blind = any(word.startswith("model=resnet") for word in MEMBERS.get(name, ()))  # no class attention tells saliency
+    return [["eval"], ["robustness", "occlusion", *(["modes=[random]"] if blind else [])]]
 
 
 def make(name: str, work: Path, out: Path) -> Path:
@@ -50,16 +60,16 @@ def make(name: str, work: Path, out: Path) -> Path:
         work: Where the run and its measurements are kept.
         out: Where the zoo lies.
     """
-    run, measured = work / "runs" / name, work / "measured" / name
+    run, where = work / "runs" / name, work / "measured" / name
     words = [*MEMBERS[name], f"label={name}"]
     if not (run / results.FILE).exists():
         command("train", *words, "--out", str(run))
-    measured.mkdir(parents=True, exist_ok=True)
+    where.mkdir(parents=True, exist_ok=True)
     source = str(run.resolve())
-    with contextlib.chdir(measured):  # so that no record holds a path of this machine
-        for verb in MEASURED:
-            command(*verb, source, "workers=0", "device=cpu", "--out", ".")
-    return assemble(name, [*words, "--out", f"runs/{name}"], (run, measured), out)
+    with contextlib.chdir(where):  # so that no record holds a path of this machine
+        for verb, *rest in measured(name):
+            command(verb, *rest[:1], source, *rest[1:], "workers=0", "device=cpu", "--out", ".")
+    return assemble(name, [*words, "--out", f"runs/{name}"], (run, where), out)
 
 
 def assemble(name: str, words: list[str], made: tuple[Path, Path], out: Path) -> Path:
@@ -71,7 +81,7 @@ def assemble(name: str, words: list[str], made: tuple[Path, Path], out: Path) ->
         made: The run, and the folder of what was measured on it.
         out: Where the zoo lies.
     """
-    run, measured = made
+    run, where = made
     source, folder = checkpoint.find_folder(run), out / name
     if source is None:
         raise EvalkitError(f"{run} holds no checkpoint; train it first")
@@ -82,12 +92,14 @@ def assemble(name: str, words: list[str], made: tuple[Path, Path], out: Path) ->
     meta = checkpoint.verify(source)
     meta["sha256"] = {file: meta["sha256"][file]}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    for record in results.latest(results.read([run / results.FILE, measured / results.FILE])):
+    for record in results.latest(results.read([run / results.FILE, where / results.FILE])):
         if record["checkpoint_sha256"] == meta["sha256"][file]:
             results.append(folder, {key: value for key, value in record.items() if key != "_dir"})
-    shutil.copy(measured / PREDICTIONS, folder / PREDICTIONS)
-    shutil.copytree(measured / "records", folder / "records")
-    lines = [["evalkit", "train", *words], *(["evalkit", *verb, f"{zoo.PREFIX}{name}"] for verb in MEASURED)]
+    shutil.copy(where / PREDICTIONS, folder / PREDICTIONS)
+    shutil.copytree(where / "records", folder / "records")
+    spec = f"{zoo.PREFIX}{name}"
+    lines = [["evalkit", "train", *words]]
+    lines += [["evalkit", verb, *rest[:1], spec, *rest[1:]] for verb, *rest in measured(name)]
     card = {"commands": [shlex.join(line) for line in lines]}
     (folder / zoo.CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return folder

@@ -34,7 +34,8 @@ def test_recipes_protocols_tasks_studies_methods():
 
 def test_keys_of_the_command_at_hand():
     assert offered("train", "ep") == ["epochs=", "eps="]
-    assert offered("train", "epoc") == ["epochs=", f"epochs={TRAIN.__dataclass_fields__['epochs'].default}"]
+    assert offered("train", "smoo") == [] and offered("train", "epoc") == ["epochs="]  # no default to offer
+    assert offered("train", "log_") == ["log_steps=", f"log_steps={keys.default(TRAIN, 'log_steps')}"]
     assert offered("robustness", "sal", protocol="occlusion")[0] == "saliency="
     assert offered("robustness", "sal", protocol="pgd") == [] and offered("transfer", "head=", task="seg")
     assert set(offered("train", "")) >= {f"{key}=" for key in keys.of(TRAIN)}

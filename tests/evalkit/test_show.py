@@ -81,7 +81,9 @@ def test_a_transfer(tmp_path):
 
 
 def test_results_alone(tmp_path):
-    results.append(tmp_path / "deep", record("occlusion", {"auc_random": 0.5, "top1_random_0.5": 0.4}))
+    results.append(
+        tmp_path / "deep", record("occlusion", {"auc_random": 0.5, "top1_random_0.5": 0.4}, task="robustness")
+    )
     results.append(tmp_path, record("accuracy", {"top1": 0.75}, task="train"))
     with open(tmp_path / results.FILE, "a", encoding="utf-8") as f:
         f.write("half a li\n")
