@@ -102,7 +102,7 @@ def open_set(
             raise EvalkitError(f"no such folder: {spec}")
         if labels is not None:
             raise EvalkitError(f"val_labels belongs to a folder of images; {spec} is an embedded set")
-        images = _load(spec, loaded.network.input_size[0] if spec in data.EMBEDDED else None)
+        images = _load(spec, loaded.network.input_size[0] if spec in data.MADE_AT_ANY_SIZE else None)
         kept = images if only is None else Subset(images, np.flatnonzero(labels_in(images, only) >= 0))
         return Opened(
             kept,

@@ -14,6 +14,7 @@ from . import (
     complete,
     described,
     doctor,
+    export,
     mixup,
     pack,
     processes,
@@ -339,4 +340,5 @@ app.command(epilog=show.EPILOG)(show.show)
 
 app.command(epilog=report.EPILOG)(report.report)
 app.command(epilog=pack.EPILOG)(pack.pack)
+app.command(cls=schemas.with_keys(schemas.export), epilog=export.EPILOG)(export.export)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)

@@ -13,10 +13,12 @@ from .readers import READERS, STREAMS, timm_images
 from .splits import spread
 from .stand_ins import digits_a, digits_o
 
-__all__ = ["EMBEDDED", "NAMES", "BadImage", "Images", "folder", "has_parts", "load"]
+__all__ = ["EMBEDDED", "MADE_AT_ANY_SIZE", "NAMES", "SIZE", "BadImage", "Images", "folder", "has_parts", "load"]
 
-EMBEDDED = {"digits": digits, "digits-photo": digits_photo, "digits-a": digits_a, "digits-o": digits_o}
-NAMES = (*EMBEDDED, "fashion-mnist", "folder", "packed", *KNOWN)
+_EMBEDDED = {"digits": digits, "digits-photo": digits_photo, "digits-a": digits_a, "digits-o": digits_o}
+MADE_AT_ANY_SIZE = tuple(_EMBEDDED)
+EMBEDDED = (*_EMBEDDED, "fashion-mnist")  # images of `SIZE` pixels, used as they are
+NAMES = (*EMBEDDED, "folder", "packed", *KNOWN)
 
 
 def has_parts(name: str) -> bool:
@@ -42,14 +44,14 @@ def load(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"Expected argument `limit` to be an integer larger than 0, but got {limit}")
-    if name not in EMBEDDED and size is not None:
+    if name not in _EMBEDDED and size is not None:
         raise EvalkitError(f"data '{name}' has no size of its own to choose; images are resized by the transform")
-    if name in EMBEDDED and root is not None:
+    if name in _EMBEDDED and root is not None:
         raise EvalkitError(
             f"data_dir has no effect on '{name}', which is embedded; to use images of your own add data=folder"
         )
-    if name in EMBEDDED:
-        images = EMBEDDED[name](split, size or SIZE)
+    if name in _EMBEDDED:
+        images = _EMBEDDED[name](split, size or SIZE)
     elif name == "fashion-mnist":
         images = fashion_mnist(split, root)
     elif name in ("folder", "packed"):
