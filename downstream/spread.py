@@ -159,7 +159,7 @@ def packed(kinds: Mapping[str, Sequence[Matches]]) -> dict[str, np.ndarray]:
     Args:
         kinds: box, mask -> the matches of each class.
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for kind, classes in kinds.items():
         arrays[f"{kind}_class"] = np.repeat(np.arange(len(classes)), [len(m.image) for m in classes]).astype(np.int32)
         arrays[f"{kind}_image"] = np.concatenate([m.image for m in classes]).astype(np.int32)
