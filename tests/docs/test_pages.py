@@ -21,7 +21,7 @@ from evalkit.train.config import TrainConfig
 
 from .pages import DOCS, PAGES, blocks, commands
 
-SLOW = ("quickstart", "own-data", "own-method", "own-protocol", "foreign-checkpoints", "export")  # they train
+TRAIN = ("quickstart", "zoo", "around", "own-data", "own-method", "own-protocol", "foreign-checkpoints", "export")
 LIKE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -60,7 +60,7 @@ def run(words, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in SLOW)) for p in PAGES]
+    "page", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in TRAIN)) for p in PAGES]
 )
 def test_page(page, folder, capsys, monkeypatch):
     scope = {}
