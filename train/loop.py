@@ -35,6 +35,7 @@ from .precise_bn import precise_statistics
 from .schedules import learning_rate
 from .session import Session
 
+CHECK_STEPS = 10  # between two looks at the loss: asking a GPU for it, or the other processes, costs a wait
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -58,8 +59,7 @@ def fit(s: Session, run: Path) -> None:
     ]
     local_groups = cfg.batch_size // cfg.micro_batch // world
     eval_steps = max(1, round(cfg.eval_epochs * per_epoch))
-    # Asking the other processes, or a GPU for the loss, costs a wait; a lone CPU process can look after every step.
-    check_steps = 1 if world == 1 and device.type == "cpu" else 10
+    moments = (total, CHECK_STEPS, eval_steps, cfg.log_steps, cfg.checkpoint_steps or total)
 
     session.lay_out(s)
     module: torch.nn.Module = s.trainee
@@ -92,15 +92,17 @@ def fit(s: Session, run: Path) -> None:
                         s.scaler.scale(loss).backward()
                     step_loss += loss.detach()
 
-                done = s.step + 1
-                moments = (total, check_steps, eval_steps, cfg.log_steps, cfg.checkpoint_steps or total)
-                looked_at = any(done % n == 0 for n in moments)
+                due = time.monotonic() - saved_at > 60 * cfg.checkpoint_minutes
+                # a lone process knows without asking that it is to save or to stop
+                looked_at = any((s.step + 1) % n == 0 for n in moments) or (
+                    world == 1 and (due or guard.received is not None)
+                )
                 norm = update(s, context(s.step, None), measured=looked_at)
                 healthy = step_loss.isfinite()
                 if norm is not None and not s.scaler.is_enabled():  # a scaler skips steps that overflow
                     healthy = healthy & norm.isfinite()
                 bad_step = torch.where(healthy, bad_step, bad_step.clamp(max=s.step))
-                s.step = done
+                s.step += 1
                 log.moved(s.step)
 
                 last = s.step == total
@@ -110,7 +112,6 @@ def fit(s: Session, run: Path) -> None:
                 save_now = last or (cfg.checkpoint_steps is not None and s.step % cfg.checkpoint_steps == 0)
                 if not looked_at or norm is None:
                     continue
-                due = time.monotonic() - saved_at > 60 * cfg.checkpoint_minutes
                 # What is true in any process is true in all: they exchange the largest value of each. For the first bad
                 # step, of which the smallest is wanted, that is its distance from the end; 0 where no step was bad.
                 bad_from_end, stop, due = guard.agree(total - int(bad_step), guard.received or 0, due)

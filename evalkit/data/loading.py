@@ -222,6 +222,7 @@ def eval_batches(
     batch_size: int = 64,
     workers: int = 0,
     indices: Sequence[int] | np.ndarray | None = None,
+    pin: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, list[BadImage]]]:
     """(x (m, 3, S, S) uint8, positions (m,) int64, images of this stretch that cannot be read), in order.
 
@@ -234,11 +235,12 @@ def eval_batches(
         batch_size: Images of a stretch.
         workers: Processes that read images; 0: this one.
         indices: Positions that are read; None: all.
+        pin: Whether x comes in page-locked memory, where a GPU is to fetch it.
     """
     indices = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
     keys = (indices[i : i + batch_size] for i in range(0, len(indices), batch_size))
     images.noted = {}
-    for x, index, bad, seen in _items(_EvalSet(images, transform), keys, workers):
+    for x, index, bad, seen in _items(_EvalSet(images, transform), keys, workers, pin):
         images.noted |= seen
         yield x, index, bad
     images.notes = dict(sorted(Counter(note for notes in images.noted.values() for note in notes).items()))

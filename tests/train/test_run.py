@@ -16,10 +16,13 @@ from evalkit.train.config import TrainConfig
 from evalkit.train.run import train
 from tests.conftest import tiny
 
+# what is settled when a run begins there
+ON_A_CPU = {"augment_device": "cpu", "channels_last": False, "compile": False, "opt_kernels": "for-loop"}
+
 
 def test_what_a_run_leaves_behind(finished):
     cfg = config.load(TrainConfig, finished / "config.yaml", [])
-    assert cfg == dataclasses.replace(tiny("ema=0.9"), augment_device="cpu")  # the saved config reruns it
+    assert cfg == dataclasses.replace(tiny("ema=0.9"), **ON_A_CPU)  # the saved config reruns it
     raw, ema = results.read([finished])
     assert (raw["weights"], ema["weights"]) == ("raw", "ema") and raw["method"] == "transmix" and raw["n"] == 450
     assert (
@@ -279,7 +282,8 @@ def test_memory_that_ran_out_is_a_line_of_advice(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(loop, "forward", forward)
-    with pytest.raises(EvalkitError, match="micro_batch=64; begin a new run with micro_batch=32, .* or fewer workers"):
+    advice = "with micro_batch=64; .* auto_micro_batch=true, .* micro_batch=32 .* or fewer workers"
+    with pytest.raises(EvalkitError, match=advice):
         train(tiny(), tmp_path / "run")
     monkeypatch.setattr(loop, "forward", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
