@@ -3,6 +3,7 @@
 import os
 import signal
 import statistics
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,8 @@ def _run(s: session.Session, run: Path) -> int:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
         if advice := out_of_memory(s, e):
             raise EvalkitError(f"{advice}, or continue this one where more is free") from e
+        if advice := not_compiled(s, e):
+            raise EvalkitError(advice) from e
         raise
     if is_main():
         if not (finished and (run / "mixed.npz").exists()):
@@ -169,6 +172,23 @@ def out_of_memory(s: session.Session, error: Exception) -> str | None:
     where = "the GPU's memory" if s.device.type == "cuda" else "memory"
     return (
         f"{where} ran out at step {s.step} with micro_batch={cfg.micro_batch}; begin a new run with {' or '.join(ways)}"
+    )
+
+
+def not_compiled(s: session.Session, error: Exception) -> str | None:
+    """What to do about a network that torch.compile cannot compile, in a line; None if the error is another.
+
+    Args:
+        s: The run.
+        error: What a step raised.
+    """
+    exceptions = sys.modules.get("torch._dynamo.exc")  # there once anything was compiled
+    if exceptions is None or not isinstance(error, exceptions.TorchDynamoException):
+        return None
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (
+        f"torch.compile failed at step {s.step} ({reason}); begin a new run with compile=false, or mend what it lacks"
+        " (often a C compiler) and continue this one"
     )
 
 

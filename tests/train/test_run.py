@@ -8,12 +8,13 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch._dynamo.exc import TorchDynamoException
 
 from evalkit import checkpoint, config, data, results
 from evalkit.errors import EvalkitError
 from evalkit.train import loop, session, snapshot
 from evalkit.train.config import TrainConfig
-from evalkit.train.run import train
+from evalkit.train.run import not_compiled, train
 from tests.conftest import tiny
 
 # what is settled when a run begins there
@@ -288,3 +289,10 @@ def test_memory_that_ran_out_is_a_line_of_advice(tmp_path, monkeypatch, error):
     monkeypatch.setattr(loop, "forward", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tiny(), tmp_path / "other")
+
+
+def test_a_network_that_cannot_be_compiled_is_a_line_of_advice():
+    s = session.build(tiny(), torch.device("cpu"))
+    error = TorchDynamoException("\nno C compiler found\nand much more")
+    assert "at step 0 (no C compiler found); begin a new run with compile=false" in str(not_compiled(s, error))
+    assert not_compiled(s, RuntimeError("another")) is None
