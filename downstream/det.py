@@ -1,10 +1,7 @@
 """Object detection and instance segmentation with mmdetection: Mask R-CNN (He et al., ICCV 2017) with FPN on the
 feature pyramid of the backbone.
 
-The recipe for COCO is the 1x schedule that the authors of PVT released for Mask R-CNN (arXiv 2102.12122), the one whose
-PVT-S row MixPro and TransMix print. Differs from it in the order of the images, which never ends instead of being
-padded to whole epochs. As there, each process puts images of one orientation together, so that the number of processes
-decides which images share a step.
+Convention, source and what differs from it: `about.det`.
 """
 
 import math
@@ -206,6 +203,7 @@ def published(cfg: DetConfig, source: Source, data: Data) -> bool:
 
 
 def summary(outcome: Scores) -> str:
+    """The scores in a line."""
     known = {kind: outcome.metrics[f"{kind}_ap"] for kind in ("box", "mask")}
     return ", ".join(f"{kind} AP {100 * ap:.1f} %" for kind, ap in known.items() if kind == "box" or not np.isnan(ap))
 

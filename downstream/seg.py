@@ -1,8 +1,7 @@
 """Semantic segmentation with mmsegmentation: a linear decoder or Segmenter's mask transformer on the last feature map
 of the backbone.
 
-The recipe is Segmenter's for Pascal Context (Strudel et al., ICCV 2021, arXiv 2105.05633), since TransMix and MixPro
-name no schedule.
+Convention, source and what differs from it: `about.seg`.
 """
 
 from collections.abc import Callable
@@ -241,6 +240,7 @@ def published(cfg: SegConfig, source: Source, data: Data) -> bool:
 
 
 def summary(outcome: Scores) -> str:
+    """The scores in a line."""
     m = outcome.metrics
     return f"mIoU {100 * m['miou']:.2f} %" + (
         f", {100 * m['miou_ms']:.2f} % at several scales" if "miou_ms" in m else ""

@@ -56,6 +56,7 @@ def checks() -> Iterator[Check]:
 
 
 def python() -> Check:
+    """Whether this Python is new enough."""
     version = ".".join(map(str, sys.version_info[:3]))
     return (
         Check("python", version)
@@ -122,6 +123,7 @@ def imports() -> Iterator[Check]:
 
 
 def devices() -> Iterator[Check]:
+    """CPU cores and GPUs."""
     yield Check(
         "CPU", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores usable"
     )
@@ -143,6 +145,7 @@ def devices() -> Iterator[Check]:
 
 
 def memory_and_disk() -> Iterator[Check]:
+    """Memory, room on the disk, and whether this folder can be written to."""
     free = shutil.disk_usage(".").free / 2**30
     yield Check(
         "disk",

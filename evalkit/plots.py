@@ -99,6 +99,8 @@ def vector(figure: Figure, format: str) -> bytes:
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """A function that draws, in the style of all figures here and without leaving it behind."""
+
     @wraps(draw)
     def wrapper(*args: Any, **kwargs: Any) -> Figure:
         with matplotlib.rc_context(_STYLE):

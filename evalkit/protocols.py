@@ -5,7 +5,7 @@ no application: the command line hands the applications' descriptions in. Nothin
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any, Literal, get_args
@@ -37,6 +37,7 @@ class Metric:
         unit: One of UNITS.
         column: Whether tables have a column for it; report.csv and `compare` hold every metric.
         bound: The largest value there can be, if there is one; none is negative.
+        formula: How it is computed, in symbols.
     """
 
     name: str
@@ -46,10 +47,13 @@ class Metric:
     unit: str = "%"
     column: bool = False
     bound: float | None = 1.0
+    formula: str = ""
 
     def __post_init__(self) -> None:
         for part in ("name", "title", "meaning"):
             _need(f"metric '{self.name}'", part, getattr(self, part))
+        if self.meaning.rstrip().endswith("."):
+            raise ValueError(f"metric '{self.name}': tables put the full stop behind its meaning; leave it out")
         _need_one_of(f"metric '{self.name}'", "better", self.better, get_args(Better))
         _need_one_of(f"metric '{self.name}'", "unit", self.unit, UNITS)
         if "*" in self.name and (self.column or self.name.count("*") > 1):
@@ -63,7 +67,7 @@ class Metric:
             return self
         before, _, after = self.name.partition("*")
         part = name[len(before) : len(name) - len(after)]
-        return Metric(name, self.title.replace("*", part), self.better, self.meaning, self.unit, False, self.bound)
+        return replace(self, name=name, title=self.title.replace("*", part))
 
     def heading(self) -> str:
         """The title with its unit, unless that is percent, and an arrow to the better side."""
@@ -148,6 +152,9 @@ class Protocol:
         passes: Forward passes per image by default, a backward pass counted as two: what it costs.
         config: The class of its keys.
         code: "module:NAME" of what measures it, imported when it runs.
+        convention: What a reader of the numbers must know of how images and scores become them, in sentences.
+        source: The papers that it is from.
+        differs: How it differs from their text and code, in sentences.
     """
 
     name: str
@@ -163,6 +170,9 @@ class Protocol:
     passes: int = 1
     config: Any = None
     code: str = ""
+    convention: str = ""
+    source: str = ""
+    differs: str = ""
 
     def __post_init__(self) -> None:
         what = f"protocol '{self.name}'"

@@ -6,12 +6,14 @@ from ..protocols import Protocol, Protocols, by_name
 
 
 def robustness() -> Mapping[str, Protocol]:
+    """The robustness protocols by name."""
     from ..robustness import PROTOCOLS
 
     return PROTOCOLS
 
 
 def transfers() -> Mapping[str, Protocol]:
+    """The transfers by name."""
     from ..downstream import PROTOCOLS
 
     return PROTOCOLS

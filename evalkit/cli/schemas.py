@@ -11,22 +11,26 @@ from . import described
 
 
 def train() -> dict[str, type[Keys]]:
+    """The keys of `evalkit train`."""
     from ..train.config import TrainConfig
 
     return {"train": TrainConfig}
 
 
 def eval() -> dict[str, type[Keys]]:
+    """The keys of `evalkit eval`."""
     from ..about import EvalConfig
 
     return {"eval": EvalConfig}
 
 
 def transfer() -> dict[str, type[Keys]]:
+    """The keys of each transfer."""
     return {f"transfer {name}": protocol.config for name, protocol in described.transfers().items()}
 
 
 def robustness() -> dict[str, type[Keys]]:
+    """The keys of each robustness protocol, and of all together."""
     from ..robustness import AllConfig
 
     own = {name: protocol.config for name, protocol in described.robustness().items()}
