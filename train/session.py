@@ -198,7 +198,7 @@ def lay_out(s: Session) -> None:
     """
     if s.cfg.channels_last:
         for module in (s.trainee, *([s.ema.network] if s.ema else [])):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+            module.to(memory_format=torch.channels_last)
     if s.cfg.compile:
         s.network.compile()
 
