@@ -8,7 +8,7 @@ import typer
 from .. import __version__
 from ..errors import EvalkitError, unknown
 from ..text import say
-from . import bench, compare, described, mixup, pack, processes, recipes, schemas, study
+from . import bench, compare, described, export, mixup, pack, processes, recipes, schemas, study
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -320,6 +320,7 @@ def report(
 
 
 app.command(epilog=pack.EPILOG)(pack.pack)
+app.command(cls=schemas.with_keys(schemas.export), epilog=export.EPILOG)(export.export)
 
 
 @app.command()

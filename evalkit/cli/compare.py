@@ -31,16 +31,14 @@ def compare(
 ) -> int:
     """Is A better than B?
 
-    Two models on the same images: paired bootstrap and McNemar's exact test on the per-sample records of `evalkit
-    robustness`, `evalkit eval` and `evalkit transfer cls`. Two methods of several seeds, of a study or of runs: paired
+    Two models on the same images: paired bootstrap and McNemar's exact test on what `evalkit robustness`, `evalkit
+    eval` and `evalkit transfer` keep of each image. Two methods of several seeds, of a study or of runs: paired
     by seed. A verdict per metric.
     """
     from ..study import versus
 
     if versus.is_over_seeds(a) or versus.is_over_seeds(b):
-        from ..robustness.comparison import outcome_of
-
-        return versus.compare(a, b, protocol or [], described.protocols(), outcome_of, out)
+        return versus.compare(a, b, protocol or [], described.protocols(), described.outcomes(), out)
     from ..robustness import compare
 
     return compare(a, b, protocol or [], out, described.transfers())

@@ -37,9 +37,15 @@ def robustness() -> dict[str, type[Keys]]:
     return {f"robustness {name}": schema for name, schema in {**own, "all": AllConfig}.items()}
 
 
+def export() -> dict[str, type[Keys]]:
+    from ..export.about import ExportConfig
+
+    return {"export": ExportConfig}
+
+
 def schemas() -> dict[str, type[Keys]]:
     """Command -> the class of its keys, for every command that takes key=value."""
-    return train() | eval() | transfer() | robustness()
+    return train() | eval() | transfer() | robustness() | export()
 
 
 def with_keys(

@@ -164,13 +164,13 @@ def study_report(
     Means over seeds, differences to the baseline with their significance, cost, and published values beside them; as
     Markdown, CSV, LaTeX and HTML, figures as PNG, SVG and PDF.
     """
-    from ..robustness.comparison import outcome_of
     from ..study import report, spec
     from . import described
 
     found = spec.load(study)
     folder = folder or Path("studies") / found.name
-    say(*str(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of)).split("\n"))
+    built = report.build(found, folder, out or folder / "report", described.protocols(), described.outcomes())
+    say(*str(built).split("\n"))
     return 0
 
 

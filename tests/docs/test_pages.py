@@ -14,7 +14,7 @@ from evalkit.train.config import TrainConfig
 
 from .pages import DOCS, PAGES, blocks, commands
 
-SLOW = ("quickstart", "own-data", "own-method", "foreign-checkpoints")  # they train
+SLOW = ("quickstart", "own-data", "own-method", "foreign-checkpoints", "export")  # they train
 LIKE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
