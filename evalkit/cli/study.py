@@ -8,12 +8,15 @@ import typer
 
 from ..errors import EvalkitError
 from ..text import say
+from . import complete
 from .words import split
 
 app = typer.Typer(help="Many trainings and evaluations as one: a table of a paper, or your own.", rich_markup_mode=None)
 
 Only = Annotated[str | None, typer.Option(metavar="AXIS=VALUE,..", help="these cells alone", show_default="all")]
-Name = Annotated[str, typer.Argument(metavar="STUDY", help="a study's name or YAML file")]
+Name = Annotated[
+    str, typer.Argument(metavar="STUDY", help="a study's name or YAML file", autocompletion=complete.words)
+]
 
 
 @app.command("list")
