@@ -149,6 +149,8 @@ class Protocol:
         needs: Data key of `config` -> the set that belongs there.
         figures: What the report draws of it.
         detail: A key that tells rows of one table apart.
+        tuned: Of a transfer: the value of `detail` that trainings which began with weights, by their key `init`, stand
+            under: the report shows them as rows of it.
         passes: Forward passes per image by default, a backward pass counted as two: what it costs.
         config: The class of its keys.
         code: "module:NAME" of what measures it, imported when it runs.
@@ -167,6 +169,7 @@ class Protocol:
     needs: Mapping[str, str] = field(default_factory=dict)
     figures: tuple[Figure, ...] = ()
     detail: Detail | None = None
+    tuned: str = ""
     passes: int = 1
     config: Any = None
     code: str = ""
@@ -181,6 +184,8 @@ class Protocol:
         _need_one_of(what, "kind", self.kind, get_args(Kind))
         if isinstance(self.version, bool) or not isinstance(self.version, int) or self.version < 1:
             raise ValueError(f"{what}: `version` must be an integer of at least 1, but got {self.version!r}")
+        if self.tuned and (self.detail is None or self.tuned not in self.detail.names):
+            raise ValueError(f"{what}: `tuned` must be one of the values that `detail` names, but got {self.tuned!r}")
         names = [m.name for m in self.metrics]
         if len(set(names)) < len(names):
             raise ValueError(f"{what} describes the metric '{next(n for n in names if names.count(n) > 1)}' twice")

@@ -50,8 +50,16 @@ class ClsConfig(Keys):
         role="place",
     )
     data_dir: str | None = key(None, "the folder of data given by name", role="place")
-    train_split: str = key("train", "the part of the data that features are learned from")
-    val_split: str = key("val", "the part of the data that is measured on")
+    train_split: str | None = key(
+        None,
+        "the part of the data that is learned from; null: of a published set the one that publications train on, else"
+        " train",
+    )
+    val_split: str | None = key(
+        None,
+        "the part of the data that is measured on; null: of a published set the one that publications measure, else"
+        " val",
+    )
     preprocess: str | None = key(
         None,
         "what happens to an image before the network; null: run for a checkpoint of a run, else native for embedded"
@@ -135,9 +143,17 @@ CLS = Protocol(
     version=1,
     title="Classification",
     short="cls",
-    sentence="Another set's classes by logistic regression, nearest neighbours or few images on frozen features.",
+    sentence="Another set's classes from frozen features, or by training the whole network on.",
     metrics=(
         Metric("top1", "top-1", "high", "share of the images whose class is found", column=True, formula=FOUND),
+        Metric(
+            "mean_per_class",
+            "mean per class",
+            "high",
+            "share of the images of a class whose class is found, mean over the classes",
+            column=True,
+            formula="mean over classes k of (1/N_k) sum_{i: y_i = k} [argmax_k p_ik = y_i]",
+        ),
         Metric(
             "top5",
             "top-5",
@@ -171,8 +187,16 @@ CLS = Protocol(
         ),
     ),
     detail=Detail(
-        "mode", "by", {"linear": "linear probe", "knn": "k nearest neighbours", "fewshot": "few images of a class"}
+        "mode",
+        "by",
+        {
+            "linear": "linear probe",
+            "knn": "k nearest neighbours",
+            "fewshot": "few images of a class",
+            FINETUNE: "fine-tuning",
+        },
     ),
+    tuned=FINETUNE,
     config=ClsConfig,
     code="evalkit.downstream.cls:TASK",
     convention="f are the features before the classifier, of the weights as they are. linear: p = softmax(W f + b),"
