@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from evalkit import models
+from evalkit import models, zoo
 from evalkit.checkpoint import find_folder, read_weights
 from evalkit.errors import EvalkitError, unknown
 from evalkit.models.fit import fit
@@ -72,26 +72,26 @@ def resolve(
     architecture.
 
     Args:
-        spec: An evalkit checkpoint or run folder, a weights file (with `model`), or a timm name.
+        spec: An evalkit checkpoint or run folder, `zoo:NAME`, a weights file (with `model`), or a timm name.
         model: The architecture, for files that do not name theirs.
         model_args: What it is built with beside what the checkpoint says.
         weights: raw or ema; None: averaged weights where there are some.
         random: Whether only the architecture is taken, its weights drawn at random.
         label: How tables name the transfer; None: as the checkpoint is called.
     """
-    path, sha256 = Path(spec), None
+    path, sha256 = zoo.located(spec), None
     meta: dict[str, Any] = {}
     if path.exists():
-        _, meta, sha256 = read_weights(path, weights)
+        _, meta, sha256 = read_weights(spec, weights)
         known = meta.get("model") or model
         if known is None:
             raise EvalkitError(
-                f"{path} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224"
+                f"{spec} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224"
             )
     elif "/" in spec or path.suffix in SUFFIXES:
         raise EvalkitError(f"no such checkpoint: {spec}")
     elif not timm.is_model(spec.partition(".")[0]):
-        raise unknown("model or checkpoint", spec, timm.list_models())
+        raise unknown("model or checkpoint", spec, [*zoo.specs(), *timm.list_models()])
     else:
         known = spec
     if model is not None and model.partition(".")[0] != known.partition(".")[0]:
@@ -112,7 +112,7 @@ def resolve(
     return Source(
         model=known,
         model_args=args,
-        checkpoint=None if random else str(_fixed(path)) if path.exists() else TIMM,
+        checkpoint=None if random else _fixed(spec) if path.exists() else TIMM,
         weights=None if random else meta.get("weights") or weights,
         sha256=None if random else sha256,
         method=None if random else meta.get("method"),
@@ -127,11 +127,11 @@ def resolve(
     )
 
 
-def _fixed(path: Path) -> Path:
+def _fixed(spec: str) -> str:
     """The checkpoint folder that is a run's newest now: the run may go on, but this transfer stays with what it
     recorded."""
-    folder = find_folder(path) if path.is_dir() else None
-    return path if folder is None else folder.resolve()
+    folder = find_folder(spec) if Path(spec).is_dir() else None
+    return spec if folder is None else str(folder.resolve())
 
 
 def build(name: str, model_args: dict[str, Any], img_size: int | None) -> Any:
@@ -220,4 +220,5 @@ class AdaptedBackbone(Adapted, Backbone):
 
 
 def frozen(model: nn.Module) -> list[str]:
+    """Names of the parameters that are not trained."""
     return [name for name, p in model.named_parameters() if not p.requires_grad]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from evalkit import bootstrap, fingerprint, results
+from evalkit import bootstrap, fingerprint, results, zoo
 from evalkit.about import ACCURACY
 from evalkit.errors import EvalkitError, unknown
 from evalkit.ordered import each_once
@@ -73,8 +73,8 @@ def compare(
     with predictions of each image; 0.
 
     Args:
-        a: A folder of results of one model, or FOLDER:NAME with a model's label or the start of its checkpoint's
-            sha256.
+        a: A folder of results of one model, `zoo:NAME`, or FOLDER:NAME with a model's label or the start of its
+            checkpoint's sha256.
         b: The other run, named the same way.
         protocols: Names of the protocols that are compared; empty: all that both have.
         out: Folder for compare.json and the figures; None: only print.
@@ -198,7 +198,8 @@ def _runs(spec: str, protocols: Sequence[str], known: Mapping[str, Protocol]) ->
     if odd := [p for p in protocols if p not in known]:
         raise unknown("protocol", odd[0], known)
     cuts = [i for i, letter in enumerate(spec) if letter == ":" and Path(spec[:i]).exists()]
-    folder, name = (spec, None) if Path(spec).exists() or not cuts else (spec[: cuts[0]], spec[cuts[0] + 1 :])
+    whole = zoo.located(spec)
+    folder, name = (whole, None) if whole.exists() or not cuts else (spec[: cuts[0]], spec[cuts[0] + 1 :])
     found = [
         r
         for r in results.latest(results.read([folder]))

@@ -8,7 +8,7 @@ import typer
 from ..errors import EvalkitError, unknown
 from ..export.about import FORMS, ExportConfig
 from ..text import say
-from . import described
+from . import complete, described
 from .words import Overrides, check_overrides
 
 EPILOG = """\b
@@ -24,7 +24,12 @@ Examples:
 
 def export(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CKPT", help="a run or checkpoint folder, a weights file, or a timm model name")
+        str,
+        typer.Argument(
+            metavar="CKPT",
+            help="a run or checkpoint folder, zoo:NAME, a weights file, or a timm model name",
+            autocompletion=complete.words,
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="a new folder")],
     to: Annotated[str, typer.Option(metavar="FORM", help=" | ".join(FORMS))],

@@ -8,12 +8,15 @@ import typer
 
 from ..errors import EvalkitError
 from ..text import say
+from . import complete
 from .words import split
 
 app = typer.Typer(help="Many trainings and evaluations as one: a table of a paper, or your own.", rich_markup_mode=None)
 
 Only = Annotated[str | None, typer.Option(metavar="AXIS=VALUE,..", help="these cells alone", show_default="all")]
-Name = Annotated[str, typer.Argument(metavar="STUDY", help="a study's name or YAML file")]
+Name = Annotated[
+    str, typer.Argument(metavar="STUDY", help="a study's name or YAML file", autocompletion=complete.words)
+]
 
 
 @app.command("list")
@@ -227,6 +230,8 @@ def _identity(job: Any) -> Any:
     cfg = settle_sizes(cfg, train_images)
     # what `models` and `methods` bring stands in the other keys
     moving = keys.named(TrainConfig, "setting", "seed") - {"models", "methods"}
+    if not cfg.auto_micro_batch:  # off in every run that has begun; one that tries what fits is none of them
+        moving -= {"auto_micro_batch"}
     settings = {key: value for key, value in config.to_dict(cfg).items() if key in moving}
     return Identity(settings, train_images.fingerprint, val_images.fingerprint, ACCURACY.version)
 

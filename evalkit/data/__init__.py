@@ -13,9 +13,10 @@ from .readers import READERS, STREAMS, timm_images
 from .splits import spread
 from .stand_ins import digits_a, digits_o
 
-__all__ = ["EMBEDDED", "NAMES", "SIZE", "BadImage", "Images", "folder", "has_parts", "load"]
+__all__ = ["EMBEDDED", "MADE_AT_ANY_SIZE", "NAMES", "SIZE", "BadImage", "Images", "folder", "has_parts", "load"]
 
 _EMBEDDED = {"digits": digits, "digits-photo": digits_photo, "digits-a": digits_a, "digits-o": digits_o}
+MADE_AT_ANY_SIZE = tuple(_EMBEDDED)
 EMBEDDED = (*_EMBEDDED, "fashion-mnist")  # images of `SIZE` pixels, used as they are
 NAMES = (*EMBEDDED, "folder", "packed", *KNOWN)
 

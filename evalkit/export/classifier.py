@@ -10,7 +10,7 @@ import numpy as np
 import timm
 import torch
 
-from .. import checkpoint, models, results
+from .. import checkpoint, models, results, zoo
 from ..accuracy import results_folder
 from ..data import EMBEDDED, SIZE
 from ..data.transforms import validation_transform
@@ -219,7 +219,8 @@ def facts(loaded: Loaded, prepared: dict[str, Any]) -> list[tuple[str, str]]:
 
 def measured(loaded: Loaded) -> list[dict[str, Any]]:
     """The newest records of these weights in the folder of their run."""
-    path = results_folder(Path(loaded.source), loaded.label) / results.FILE
-    if not Path(loaded.source).is_dir() or not path.is_file():
+    source = zoo.located(loaded.source)
+    path = results_folder(source, loaded.label) / results.FILE
+    if not source.is_dir() or not path.is_file():
         return []
     return [r for r in results.latest(results.scan([path])[0]) if r["checkpoint_sha256"] == loaded.sha256]
