@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from evalkit import models
 from evalkit.checkpoint import find_folder, read_weights
 from evalkit.errors import EvalkitError, unknown
+from evalkit.models.build import check_size
 from evalkit.models.fit import fit
 from evalkit.models.load import SUFFIXES
 
@@ -81,9 +82,10 @@ def resolve(
         label: How tables name the transfer; None: as the checkpoint is called.
     """
     path, sha256 = Path(spec), None
+    tensors: dict[str, Tensor] = {}
     meta: dict[str, Any] = {}
     if path.exists():
-        _, meta, sha256 = read_weights(path, weights)
+        tensors, meta, sha256 = read_weights(path, weights)
         known = meta.get("model") or model
         if known is None:
             raise EvalkitError(
@@ -102,6 +104,8 @@ def resolve(
     of_training = {k: v for k, v in meta.get("model_args", {}).items() if "drop" in k and k.endswith("_rate")}
     args = {**{k: v for k, v in meta.get("model_args", {}).items() if k not in of_training}, **model_args}
     models.check_arguments(known, args)
+    if "model" in meta:
+        check_size(known, {"num_classes": 0, **args}, tensors, spec)
     network = models.create(known, num_classes=0, **args)
     if not hasattr(network.model, "forward_intermediates"):
         raise EvalkitError(
@@ -221,7 +225,8 @@ class Backbone(nn.Module):
             published = models.create(model, num_classes=0, pretrained=True, **model_args or {}).model
             self.report = fill(self.model, published.state_dict(), f"timm's file of '{model}'", before)
         elif checkpoint is not None:
-            self.report = fill(self.model, read_weights(checkpoint, weights)[0], checkpoint, before)
+            tensors, meta, _ = read_weights(checkpoint, weights)
+            self.report = {"chosen": meta.get("chosen", [])} | fill(self.model, tensors, checkpoint, before)
         self._freeze_unused(model)
         self.report["frozen"] = [n for n, p in self.model.named_parameters() if not p.requires_grad]
 
