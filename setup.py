@@ -17,7 +17,10 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={
-        "evalkit": ["py.typed", "published/*.csv", "data/*.txt", "report/*.j2", "report/*.js", "study/Snakefile"],
+        "evalkit": [
+            *("py.typed", "published/*.csv", "data/*.txt", "report/*.j2", "report/*.js", "study/Snakefile"),
+            *(f"zoo/*/{name}" for name in ("*.json", "*.jsonl", "*.csv", "*.safetensors", "records/*")),
+        ],
         "evalkit.configs": ["**/*.yaml"],
     },
 )

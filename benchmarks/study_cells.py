@@ -51,6 +51,8 @@ def trainings(studies: list[str]) -> dict[str, tuple[TrainConfig, list[str]]]:
     for name in studies:
         study = spec.load(name)
         for cell in study.cells:
+            if cell.weights:  # published weights, transferred or measured as they are: nothing is trained
+                continue
             if cell.excluded or cell.values.get("seed", "0") != "0" or not study.published:
                 continue
             cfg = config.load(TrainConfig, cell.recipe, [*cell.overrides(), "data_dir=nowhere"])

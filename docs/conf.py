@@ -37,6 +37,7 @@ copybutton_only_copy_prompt_lines = True
 def setup(app):  # the name is Sphinx's
     """Write the reference before anything is read, and give plain-text docstrings a form that Sphinx understands."""
     import generate
+    from generate import api
 
     app.connect("builder-inited", lambda app: generate.write(Path(app.srcdir) / "reference"))
-    app.connect("autodoc-process-docstring", generate.literal_formulas, priority=400)
+    app.connect("autodoc-process-docstring", api.literal_formulas, priority=400)

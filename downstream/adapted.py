@@ -1,4 +1,4 @@
-"""A backbone whose maps are made what a stock config reads, and of which parts stay as they were loaded."""
+"""Maps that are made what a stock config reads, of a backbone of which parts stay as they were loaded."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from evalkit.errors import EvalkitError
 
-from .backbone import Backbone
+from .maps import Maps
 
 
 def layers(model: nn.Module, name: str, coarse: bool = False) -> dict[str, int]:
@@ -50,15 +50,15 @@ def rescaling(channels: int, stride: int, wanted: int) -> nn.Module:
     return nn.Sequential(*parts)
 
 
-class AdaptedBackbone(Backbone):
-    """A `Backbone` with its maps rescaled or normalised, parts of it frozen.
+class Adapted(Maps):
+    """`Maps` that are rescaled or normalised, parts of the model frozen.
 
     Args:
-        args: Of `Backbone`, in order.
+        args: Of the class behind this one, `Maps` or one derived from it, in order.
         freeze: The stem and this many first stages (blocks of a ViT) stay wholly as they were loaded, or "all" of them.
         strides: Of the maps after rescaling those of a plain ViT, whose own are all the same; None: as they are.
         out_norm: Whether each map is normalised by a LayerNorm of its own, which no checkpoint holds.
-        kwargs: Of `Backbone`, by name.
+        kwargs: Of the class behind this one, by name.
     """
 
     def __init__(
@@ -79,14 +79,13 @@ class AdaptedBackbone(Backbone):
         self.held: list[nn.Module] = []
         if freeze is not None:
             self.held = self._freeze(type(self.model).__name__, freeze)
-            self.report["frozen"] = [n for n, p in self.model.named_parameters() if not p.requires_grad]
         self.train(self.training)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        maps, after = super().forward(x), getattr(self, "after", ())  # none yet while `Backbone` is built
+        maps, after = super().forward(x), getattr(self, "after", ())  # none yet while `Maps` is built
         return tuple(f(m) for f, m in zip(after, maps)) if len(after) else maps
 
-    def train(self, mode: bool = True) -> "AdaptedBackbone":
+    def train(self, mode: bool = True) -> "Adapted":
         super().train(mode)
         for module in getattr(self, "held", ()):
             module.eval()

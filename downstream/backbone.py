@@ -1,7 +1,6 @@
 """The pre-trained backbone: where it comes from, how it is built for other image sizes, how its weights are filled in,
 what became of them."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,9 +10,8 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from evalkit import models
+from evalkit import models, zoo
 from evalkit.checkpoint import find_folder, read_weights
 from evalkit.errors import EvalkitError, unknown
 from evalkit.models.build import check_size
@@ -21,9 +19,10 @@ from evalkit.models.fit import fit
 from evalkit.models.load import SUFFIXES
 
 from . import positions
+from .adapted import Adapted
+from .maps import Maps, for_any_size
 
 TIMM = "timm"  # as a checkpoint: the weights that timm publishes for the model
-PROBE = (64, 96)  # height and width of the image that shows whether a backbone takes any size
 
 
 @dataclass(frozen=True)
@@ -74,27 +73,27 @@ def resolve(
     architecture.
 
     Args:
-        spec: An evalkit checkpoint or run folder, a weights file (with `model`), or a timm name.
+        spec: An evalkit checkpoint or run folder, `zoo:NAME`, a weights file (with `model`), or a timm name.
         model: The architecture, for files that do not name theirs.
         model_args: What it is built with beside what the checkpoint says.
         weights: raw or ema; None: averaged weights where there are some.
         random: Whether only the architecture is taken, its weights drawn at random.
         label: How tables name the transfer; None: as the checkpoint is called.
     """
-    path, sha256 = Path(spec), None
+    path, sha256 = zoo.located(spec), None
     tensors: dict[str, Tensor] = {}
     meta: dict[str, Any] = {}
     if path.exists():
-        tensors, meta, sha256 = read_weights(path, weights)
+        tensors, meta, sha256 = read_weights(spec, weights)
         known = meta.get("model") or model
         if known is None:
             raise EvalkitError(
-                f"{path} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224"
+                f"{spec} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224"
             )
     elif "/" in spec or path.suffix in SUFFIXES:
         raise EvalkitError(f"no such checkpoint: {spec}")
     elif not timm.is_model(spec.partition(".")[0]):
-        raise unknown("model or checkpoint", spec, timm.list_models())
+        raise unknown("model or checkpoint", spec, [*zoo.specs(), *timm.list_models()])
     else:
         known = spec
     if model is not None and model.partition(".")[0] != known.partition(".")[0]:
@@ -117,7 +116,7 @@ def resolve(
     return Source(
         model=known,
         model_args=args,
-        checkpoint=None if random else str(_fixed(path)) if path.exists() else TIMM,
+        checkpoint=None if random else _fixed(spec) if path.exists() else TIMM,
         weights=None if random else meta.get("weights") or weights,
         sha256=None if random else sha256,
         method=None if random else meta.get("method"),
@@ -132,36 +131,22 @@ def resolve(
     )
 
 
-def _fixed(path: Path) -> Path:
+def _fixed(spec: str) -> str:
     """The checkpoint folder that is a run's newest now: the run may go on, but this transfer stays with what it
     recorded."""
-    folder = find_folder(path) if path.is_dir() else None
-    return path if folder is None else folder.resolve()
+    folder = find_folder(spec) if Path(spec).is_dir() else None
+    return spec if folder is None else str(folder.resolve())
 
 
 def build(name: str, model_args: dict[str, Any], img_size: int | None) -> Any:
-    """The timm model without its head, for images of any size: one that its patches do not divide is padded at the
-    right and at the bottom, position embeddings are resampled to its grid (both as mmsegmentation's transformers do).
+    """The timm model without its head, for images of any size, see `maps.for_any_size`.
 
     Args:
         name: Name of the architecture.
         model_args: What it is built with beside its defaults.
         img_size: Pixels per side that position embeddings are made for; None: as pre-trained.
     """
-    kind = type(models.create(name, num_classes=0, **model_args).model)
-    accepted = {
-        arg
-        for base in kind.__mro__
-        if "__init__" in vars(base)
-        for arg in inspect.signature(vars(base)["__init__"]).parameters
-    }
-    size = ({} if img_size is None else {"img_size": img_size}) | {"dynamic_img_size": True, "strict_img_size": False}
-    model = models.create(name, num_classes=0, **model_args | {k: v for k, v in size.items() if k in accepted}).model
-    for module in model.modules():
-        if hasattr(module, "dynamic_img_pad"):
-            module.dynamic_img_pad = True
-    positions.resample_everywhere(model)
-    return model
+    return for_any_size(lambda **size: models.create(name, num_classes=0, **model_args | size).model, img_size)
 
 
 def fill(
@@ -188,20 +173,18 @@ def _shapes(name: str, model_args: dict[str, Any]) -> dict[str, torch.Size]:
     return {k: v.shape for k, v in models.create(name, num_classes=0, **model_args).model.state_dict().items()}
 
 
-class Backbone(nn.Module):
-    """(B, 3, H, W) normalised images to maps (B, C, h, w) of some blocks; parameters that none of them depends on are
-    frozen. `report` tells what `fill` did.
+class Backbone(Maps):
+    """`Maps` of a model by name, its weights filled in; `report` tells what `fill` did.
 
     Args:
         model: Name of the architecture.
         img_size: Pixels per side that position embeddings are made for; None: as pre-trained.
         out_indices: The blocks or stages whose maps are given, from 0.
-        norm: Whether the model's final normalisation is applied to the maps, as a decoder on the last tokens of a ViT
-            needs.
+        norm: As `Maps` takes it.
         model_args: What the model is built with beside its defaults.
         checkpoint: The weights, as `evalkit.checkpoint.read_weights` takes them; None: random ones.
         weights: raw or ema; None: averaged weights where there are some.
-        freeze_statistics: Whether batch normalisation keeps its statistics as they were loaded.
+        freeze_statistics: As `Maps` takes it.
     """
 
     def __init__(
@@ -215,50 +198,32 @@ class Backbone(nn.Module):
         weights: str | None = None,
         freeze_statistics: bool = False,
     ):
-        super().__init__()
-        self.freeze_statistics = freeze_statistics
-        self.out_indices, self.norm = list(out_indices), norm
-        self.model = build(model, dict(model_args or {}), img_size)
-        self.report: dict[str, list[str]] = {}
-        before = partial(_shapes, model, model_args or {})
+        args, report = dict(model_args or {}), {}
+        built = build(model, args, img_size)
+        before = partial(_shapes, model, args)
         if checkpoint == TIMM:
-            published = models.create(model, num_classes=0, pretrained=True, **model_args or {}).model
-            self.report = fill(self.model, published.state_dict(), f"timm's file of '{model}'", before)
+            published = models.create(model, num_classes=0, pretrained=True, **args).model
+            report = fill(built, published.state_dict(), f"timm's file of '{model}'", before)
         elif checkpoint is not None:
             tensors, meta, _ = read_weights(checkpoint, weights)
-            self.report = {"chosen": meta.get("chosen", [])} | fill(self.model, tensors, checkpoint, before)
-        self._freeze_unused(model)
-        self.report["frozen"] = [n for n, p in self.model.named_parameters() if not p.requires_grad]
+            report = {"chosen": meta.get("chosen", [])} | fill(built, tensors, checkpoint, before)
+        super().__init__(built, model, out_indices, norm, freeze_statistics)
+        self.report: dict[str, list[str]] = report | {"frozen": frozen(built)}
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(
-            self.model.forward_intermediates(
-                x, indices=self.out_indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
-            )
-        )
 
-    def train(self, mode: bool = True) -> "Backbone":
-        super().train(mode)
-        for module in self.modules() if self.freeze_statistics else ():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-        return self
+class AdaptedBackbone(Adapted, Backbone):
+    """A `Backbone` with its maps rescaled or normalised, parts of it frozen.
 
-    def _freeze_unused(self, name: str) -> None:
-        """Freeze what gets no gradient: DistributedDataParallel would wait for it for ever."""
-        mode = self.training
-        self.eval()
-        try:
-            with torch.enable_grad():
-                total = sum(m.sum() for m in self(torch.zeros(1, 3, *PROBE)))
-        except Exception as e:
-            why = (str(e).strip().splitlines() or [type(e).__name__])[0]
-            raise EvalkitError(
-                f"model '{name}' does not take images of any size ({why}), which segmentation and detection need; use a"
-                " ViT, DeiT, PVT, Swin or ResNet"
-            ) from e
-        self.train(mode)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        for p, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True)):
-            if gradient is None:
-                p.requires_grad_(False)
+    Args:
+        args: Of `Backbone`, in order.
+        kwargs: Of `Backbone` and `Adapted`, by name.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.report["frozen"] = frozen(self.model)
+
+
+def frozen(model: nn.Module) -> list[str]:
+    """Names of the parameters that are not trained."""
+    return [name for name, p in model.named_parameters() if not p.requires_grad]

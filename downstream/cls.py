@@ -5,7 +5,6 @@ import csv
 import io
 import re
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 import timm
 from threadpoolctl import threadpool_limits
 
-from evalkit import data, inference, metrics, models, results, run_folder
+from evalkit import bootstrap, data, inference, models, results, run_folder
+from evalkit.data.known import KNOWN
 from evalkit.data.splits import check_splits, hold_out
 from evalkit.errors import EvalkitError
 from evalkit.preparation import preparation
@@ -24,130 +24,11 @@ from evalkit.text import cell, say
 
 from .about.cls import CLS, FINETUNE, ClsConfig
 from .features import Extractor, extractor, features
-from .probes import STRENGTH, Features, Linear, centroids, drawn, neighbours
+from .probes import Features
+from .readouts import MEASURE, Probed
+from .spread import PerClass
 
 SHOWN = 20  # unreadable images that are named
-
-
-@dataclass(frozen=True)
-class Probed:
-    """What a mode measured.
-
-    Args:
-        right: Metric -> whether each image is right, or how often over draws, (N,) in [0, 1].
-        predicted: Class of each image, by the metric of the table, (N,).
-        more: Metrics that are no means over images.
-        series: One row per strength, k or number of shots.
-        notes: What a reader of the numbers should know, one sentence each.
-    """
-
-    right: dict[str, np.ndarray]
-    predicted: np.ndarray
-    more: dict[str, float] = field(default_factory=dict)
-    series: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def linear(cfg: ClsConfig, train: Features, test: Features, held: set[str], names: list[str]) -> Probed:
-    """A linear probe: the strength that is best on the held-out training images (of equals the strongest penalty), then
-    fitted to all of them.
-
-    Args:
-        cfg: The keys.
-        train: The training images.
-        test: Those that are measured on.
-        held: Ids of the training images that choose.
-        names: Of the classes.
-    """
-    chooses = np.array([sample in held for sample in train.ids])
-    series: list[dict[str, Any]] = []
-    notes = []
-    for strength in sorted(cfg.sweep):
-        fitted = Linear(train[~chooses], strength, cfg.iterations)
-        right = metrics.top_k_correct(fitted.scores(train[chooses].values, len(names)), train[chooses].labels, 1)
-        series.append({"mode": "sweep", "level": strength, "top1": float(right.mean())})
-        if not fitted.converged:
-            notes.append(f"C={strength:g}: lbfgs stopped after {cfg.iterations} iterations, before its end")
-    best = float(max(series, key=lambda row: row["top1"])["level"])
-    notes.insert(0, f"C={best:g} of {len(series)} is the best on {chooses.sum():,} training images held out")
-    if len(series) > 1 and best in (series[0]["level"], series[-1]["level"]):
-        notes.append(f"C={best:g} is at the edge of the sweep; a wider one may find a better one")
-    fitted = Linear(train, best, cfg.iterations)
-    if not fitted.converged:
-        notes.append(f"the final fit: lbfgs stopped after {cfg.iterations} iterations, before its end")
-    scores = fitted.scores(test.values, len(names))
-    right = {"top1": metrics.top_k_correct(scores, test.labels, 1)}
-    if len(names) > 5:
-        right["top5"] = metrics.top_k_correct(scores, test.labels, 5)
-    return Probed(right, scores.argmax(1), {"c": best}, series, notes)
-
-
-def knn(cfg: ClsConfig, train: Features, test: Features, held: set[str], names: list[str]) -> Probed:
-    """DINO's weighted nearest neighbours, for each k.
-
-    Args:
-        cfg: The keys.
-        train: The training images.
-        test: Those that are measured on.
-        held: Not used: nothing is chosen.
-        names: Of the classes.
-    """
-    counts = [k for k in cfg.k if k <= len(train.ids)]
-    if not counts:
-        raise EvalkitError(f"k={cfg.k} are all more than the {len(train.ids)} training images; give smaller ones")
-    notes = [f"k={k} is more than the {len(train.ids)} training images and left out" for k in cfg.k if k not in counts]
-    found = neighbours(train, test.values, counts, cfg.temperature, len(names))
-    by = {k: metrics.top_k_correct(scores, test.labels, 1) for k, scores in found.items()}
-    series = [{"mode": "knn", "level": k, "top1": float(by[k].mean())} for k in sorted(by)]
-    notes.append(f"top1 is that of k={counts[0]}")
-    right = {"top1": by[counts[0]], **{f"top1_k{k}": values for k, values in by.items()}}
-    return Probed(right, found[counts[0]].argmax(1), {}, series, notes)
-
-
-def fewshot(cfg: ClsConfig, train: Features, test: Features, held: set[str], names: list[str]) -> Probed:
-    """A few images of each class, drawn again and again: means over the draws.
-
-    Args:
-        cfg: The keys.
-        train: The training images that are drawn from.
-        test: Those that are measured on.
-        held: Not used: nothing is chosen.
-        names: Of the classes.
-    """
-    right: dict[str, np.ndarray] = {}
-    more: dict[str, float] = {}
-    series: list[dict[str, Any]] = []
-    notes: list[str] = []
-    stopped = 0
-    votes = np.zeros((len(test.ids), len(names)))
-    for shots in sorted(cfg.shots):
-        draws = []
-        votes[:] = 0
-        for few in drawn(train, shots, cfg.seed, cfg.draws, names):
-            if cfg.head == "centroid":
-                scores = centroids(few, test.values, len(names))
-            else:
-                fitted = Linear(few, STRENGTH, cfg.iterations)
-                stopped += not fitted.converged
-                scores = fitted.scores(test.values, len(names))
-            draws.append(metrics.top_k_correct(scores, test.labels, 1))
-            votes[np.arange(len(votes)), scores.argmax(1)] += 1
-        right[f"top1_shots{shots}"] = np.mean(draws, axis=0)
-        means = [float(d.mean()) for d in draws]
-        if cfg.draws > 1:
-            more[f"sd_shots{shots}"] = float(np.std(means, ddof=1))
-        series += [{"mode": f"{shots}-shot", "level": i, "top1": value} for i, value in enumerate(means)]
-    right["top1"] = right[f"top1_shots{max(cfg.shots)}"]
-    if stopped:
-        notes.append(f"lbfgs stopped after {cfg.iterations} iterations, before its end, in {stopped} fits")
-    notes.append(f"means over {cfg.draws} draws of training images; top1 is that of {max(cfg.shots)} of a class")
-    notes.append(
-        "standard errors are over images, sd_* over draws; a class in the predictions is the one most draws say"
-    )
-    return Probed(right, votes.argmax(1), more, series, notes)
-
-
-MEASURE = {"linear": linear, "knn": knn, "fewshot": fewshot}
 
 
 class Classification:
@@ -169,11 +50,32 @@ class Classification:
             return None
         kept = [word for word in overrides if word.partition("=")[0] not in ("mode", "data")]
         named = [word.partition("=")[2] for word in overrides if word.startswith("data=")] or ["digits"]
-        where = [f"data=folder data_dir={named[-1]}"] if _is_folder(named[-1]) else [f"data={named[-1]}"]
+        where = ["data=folder", f"data_dir={named[-1]}"] if _is_folder(named[-1]) else [f"data={named[-1]}"]
+        if named[-1] in KNOWN:
+            given = {word.partition("=")[0] for word in kept}
+            parts = zip(("train_split", "val_split"), KNOWN[named[-1]].parts)
+            where += [f"{name}={part}" for name, part in parts if name not in given]
         start = [f"init={spec}"]
         if not Path(spec).exists() and timm.is_model(spec.partition(".")[0]):
             start = [f"model={spec}", "init=pretrained"]
-        return ["finetune", *start, *(part for text in where for part in text.split(" ", 1)), *kept]
+        return ["finetune", *start, *where, *kept]
+
+    def per_image(self, path: Path) -> tuple[np.ndarray, list[bootstrap.Statistic]]:
+        """(ids in order, metrics as functions of how often each image counts) of the predictions that a record names.
+        Raises OSError, ValueError, KeyError, IndexError or TypeError where they are gone or damaged.
+
+        Args:
+            path: The file.
+        """
+        try:
+            with path.open(newline="", encoding="utf-8") as f:
+                rows = {row["file_name"]: row for row in csv.DictReader(f)}
+        except csv.Error as e:
+            raise ValueError(str(e)) from e
+        ids = sorted(rows)
+        names = {"top1": "correct"} | {name: name for name in next(iter(rows.values()), {}) if CLS.find(name)}
+        right = {name: np.array([float(rows[id][column]) for id in ids]) for name, column in names.items()}
+        return np.array(ids), _statistics(np.array([rows[id]["label"] for id in ids]), right)
 
     def transfer(
         self, spec: str | None, cfg: ClsConfig | None, out: Path | None, resume: Path | None, overrides: list[str]
@@ -213,9 +115,13 @@ def measure(spec: str, cfg: ClsConfig, out: Path | None = None) -> int:
     init_processes(device)
     of = extractor(spec, cfg)
     of.loaded.network.to(device)
-    train_images, test_images = _images(cfg, cfg.train_split), _images(cfg, cfg.val_split)
+    parts, known = _parts(cfg), KNOWN.get(cfg.data)
+    train_images, test_images = (_images(cfg, part) for part in parts)
     said = models.describe(of.loaded.report)
-    said += check_splits(train_images, test_images, (cfg.train_split, cfg.val_split))
+    said += check_splits(train_images, test_images, parts)
+    if known:
+        printed = "mean accuracy of the classes" if known.per_class else "top-1"
+        said.append(f"publications train on {known.parts[0]} of {known.title} and print {printed} on {known.parts[1]}")
     label = cfg.label or of.loaded.label
     folder = out or Path("runs") / re.sub(r"[^\w.-]+", "-", f"cls-{test_images.name}-{label}-seed{cfg.seed}")
     if is_main():
@@ -240,14 +146,14 @@ def measure(spec: str, cfg: ClsConfig, out: Path | None = None) -> int:
         of,
         cfg,
         sets,
-        outcome,
+        (outcome, found[1]),
         Made(
             cfg,
             environment(device),
             time.monotonic() - began,
             not bad,
             seed=cfg.seed,
-            resolved={"preprocess": mode},
+            resolved={"preprocess": mode, "train_split": parts[0], "val_split": parts[1]},
             records=name,
             notes=notes,
         ),
@@ -256,16 +162,36 @@ def measure(spec: str, cfg: ClsConfig, out: Path | None = None) -> int:
     if not results.holds(folder, record):
         results.append(folder, record)
     say(*notes)
-    error = record["standard_errors"]["top1"]
+    shown = {"top1": "top-1"} | ({"mean_per_class": "mean of the classes"} if known and known.per_class else {})
+    value = ", ".join(
+        f"{title} {100 * record['metrics'][m]:.2f} % +- {100 * record['standard_errors'].get(m, float('nan')):.2f}"
+        for m, title in shown.items()
+    )
     say(
-        f"{label}, {cfg.mode}: top-1 {100 * record['metrics']['top1']:.2f} % +- {100 * error:.2f}  on"
-        f" {record['n']} images of {test_images.name}; {folder / results.FILE}, {folder / name}"
+        f"{label}, {cfg.mode}: {value}  on {record['n']} images of {test_images.name};"
+        f" {folder / results.FILE}, {folder / name}"
     )
     return 2 if bad else 0
 
 
 def _is_folder(name: str) -> bool:
     return name not in data.NAMES and Path(name).is_dir()
+
+
+def _parts(cfg: ClsConfig) -> tuple[str, str]:
+    """What is learned from and what is measured on: of a published set those that publications use."""
+    train, val = KNOWN[cfg.data].parts if cfg.data in KNOWN else ("train", "val")
+    return cfg.train_split or train, cfg.val_split or val
+
+
+def _statistics(labels: np.ndarray, right: dict[str, np.ndarray]) -> list[bootstrap.Statistic]:
+    """Means over images, and the mean of the classes.
+
+    Args:
+        labels: Of the images, (N,).
+        right: Metric -> whether each is right, or how often, (N,).
+    """
+    return [bootstrap.Means(right), PerClass(labels, right["top1"])]
 
 
 def _images(cfg: ClsConfig, split: str) -> data.Images:
@@ -284,11 +210,13 @@ def _record(
     of: Extractor,
     cfg: ClsConfig,
     sets: tuple[data.Images, data.Images],
-    outcome: Probed,
+    found: tuple[Probed, Features],
     made: Made,
     prepared: str,
 ) -> dict[str, Any]:
-    train, test = sets
+    (train, test), (outcome, seen) = sets, found
+    statistics = _statistics(seen.labels, outcome.right)
+    spread = bootstrap.spread(statistics, seen.ids)
     own = of.loaded.subject(of.sha256)
     subject = Subject(own.model, own.method, cfg.label or own.label, own.sha256, own.weights, own.recipe)
     if cfg.init == "random":
@@ -303,11 +231,12 @@ def _record(
         "transfer",
         CLS,
         subject,
-        DataUsed(test.name, test.fingerprint, cfg.val_split, test.demonstration, more),
+        DataUsed(test.name, test.fingerprint, made.resolved["val_split"], test.demonstration, more),
         Numbers(
             len(outcome.predicted),
-            {name: float(right.mean()) for name, right in outcome.right.items()} | outcome.more,
-            standard_errors={name: metrics.standard_error(right) for name, right in outcome.right.items()},
+            {name: value for s in statistics for name, value in s.values.items()} | outcome.more,
+            standard_errors=spread.standard_errors,
+            intervals=spread.intervals,
             series=outcome.series,
         ),
         made,
@@ -316,7 +245,8 @@ def _record(
 
 
 def write_predictions(path: Path, test: Features, outcome: Probed, classes: list[str]) -> None:
-    """One row per image: id, label, prediction, whether it is right (over draws: how often).
+    """One row per image: id, label, prediction, whether it is right (over draws: how often), and the same by every
+    other metric.
 
     Args:
         path: The file.
@@ -326,7 +256,9 @@ def write_predictions(path: Path, test: Features, outcome: Probed, classes: list
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file_name", "label", "predicted_class", "correct"])
-    for id, label, predicted, right in zip(test.ids, test.labels, outcome.predicted, outcome.right["top1"]):
-        writer.writerow([cell(id), cell(classes[label]), cell(classes[predicted]), repr(float(right))])
+    more = [name for name in outcome.right if name != "top1"]
+    writer.writerow(["file_name", "label", "predicted_class", "correct", *more])
+    rights = zip(*(outcome.right[name].tolist() for name in ("top1", *more)))
+    for id, label, predicted, right in zip(test.ids, test.labels, outcome.predicted, rights):
+        writer.writerow([cell(id), cell(classes[label]), cell(classes[predicted]), *(repr(float(v)) for v in right)])
     write_atomic(path, lambda f: f.write(text.getvalue().encode()))

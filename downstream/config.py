@@ -42,6 +42,7 @@ class TransferConfig(Keys):
         "checkpoint",
         "what the backbone starts from",
         choices={"checkpoint": "the checkpoint's weights", "random": "none, only the architecture is the checkpoint's"},
+        role="place",
     )
     label: str | None = key(None, "how reports name this run; null: by the checkpoint's label", role="place")
 

@@ -1,21 +1,17 @@
 """Object detection and instance segmentation with mmdetection: Mask R-CNN (He et al., ICCV 2017) with FPN on the
 feature pyramid of the backbone.
 
-The recipe for COCO is the 1x schedule that the authors of PVT released for Mask R-CNN (arXiv 2102.12122), the one whose
-PVT-S row MixPro and TransMix print. Differs from it in the order of the images, which never ends instead of being
-padded to whole epochs. As there, each process puts images of one orientation together, so that the number of processes
-decides which images share a step.
+Convention, source and what differs from it: `about.det`.
 """
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evalkit import keys
+from evalkit import bootstrap, keys
 from evalkit.config import load
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
@@ -174,18 +170,18 @@ def measure(cfg: DetConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
     absent = int(np.isnan(scores["det/box"][:, 0]).sum())
     for name in (name for name, value in metrics.items() if np.isnan(value)):
         undefined.setdefault(name, "no object of the validation images counts")
+    notes = [f"{absent} of {len(rows)} classes have no object in the validation images"] if absent else []
     kinds = {kind: scores[f"det/{kind}_matches"] for kind in ("box", "mask") if f"det/{kind}_matches" in scores}
-    errors, intervals = (
-        spread.over_images(metrics, data.counts["val"], partial(spread.detection, kinds)) if kinds else ({}, {})
-    )
-    return Scores(
-        metrics,
-        rows,
-        undefined,
-        [f"{absent} of {len(rows)} classes have no object in the validation images"] if absent else [],
-        errors,
-        intervals,
-    )
+    if not kinds:
+        return Scores(metrics, rows, undefined, notes)
+    kept = spread.packed(kinds) | {"ids": scores["det/ids"]}
+    errors, intervals = spread.over_images(kept["ids"], statistics(kept))
+    return Scores(metrics, rows, undefined, notes, errors, intervals, kept)
+
+
+def statistics(arrays: dict[str, np.ndarray]) -> list[bootstrap.Statistic]:
+    """The metrics of what `measure` kept of each image."""
+    return [spread.Detection(spread.unpacked(arrays))]
 
 
 def published(cfg: DetConfig, source: Source, data: Data) -> bool:
@@ -206,6 +202,7 @@ def published(cfg: DetConfig, source: Source, data: Data) -> bool:
 
 
 def summary(outcome: Scores) -> str:
+    """The scores in a line."""
     known = {kind: outcome.metrics[f"{kind}_ap"] for kind in ("box", "mask")}
     return ", ".join(f"{kind} AP {100 * ap:.1f} %" for kind, ap in known.items() if kind == "box" or not np.isnan(ap))
 
@@ -226,6 +223,7 @@ TASK = Task(
     config=mm_config,
     steps=_steps,
     measure=measure,
+    statistics=statistics,
     published=published,
     sheet=sheets.detection,
     summary=summary,

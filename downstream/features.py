@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from evalkit import data, inference, models
+from evalkit import data, inference, models, zoo
 from evalkit.arrays import read_npz
 from evalkit.checkpoint import read_meta
 from evalkit.errors import EvalkitError
@@ -67,7 +67,7 @@ def extractor(spec: str, cfg: ClsConfig) -> Extractor:
 
 def _initial(spec: str, cfg: ClsConfig) -> models.Loaded:
     """The architecture of a checkpoint with the weights that its training would begin with at the seed of `cfg`."""
-    meta = read_meta(spec) if Path(spec).exists() else {}
+    meta = read_meta(spec) if zoo.located(spec).exists() else {}
     name = meta.get("model") or cfg.model or spec
     if Path(name).exists() or "/" in name:
         raise EvalkitError(f"{spec} does not say its architecture; add model=NAME, e.g. model=deit_small_patch16_224")

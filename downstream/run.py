@@ -21,6 +21,7 @@ from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
 from evalkit.text import say
 
+from . import per_image
 from .backbone import TIMM, Source, resolve
 from .config import TransferConfig, merge
 from .mm import require
@@ -162,6 +163,7 @@ def _run(job: Job, resume: bool, trusted: bool) -> int:
         write_atomic(run / SHEET, lambda f: f.write(sheet))
         parameters = sum(p.numel() for p in engine.plain_model(runner).parameters())
         outcome = dataclasses.replace(outcome, notes=[*_told(run), *outcome.notes])
+        per_image.write(run, outcome.per_image)
         record = _record(job, data, plan, outcome, parameters, time.monotonic() - began)
         if not results.holds(run, record):
             results.append(run, record)
@@ -213,7 +215,7 @@ def _on_the_way(task: Task, cfg: Any, data: Data, runner: Any, mm_config: dict[s
 def _measured(job: Job, data: Data, plan: Plan) -> str | None:
     """What a finished run measured, in words; None if it has not yet."""
     task, run = job.task, job.run
-    if not (run / results.FILE).exists() or not (run / SHEET).exists():
+    if not all((run / name).exists() for name in (results.FILE, SHEET, per_image.FILE)):
         return None
     for r in results.scan([run / results.FILE])[0]:
         if (
@@ -340,6 +342,7 @@ def _record(job: Job, data: Data, plan: Plan, outcome: Scores, parameters: int, 
             complete=True,
             seed=cfg.seed,
             resolved=plan.resolved,
+            records=per_image.FILE,
             notes=[*data.notes, *plan.notes, *filter(None, [_other_training(source)]), *outcome.notes],
         ),
         published=task.published(cfg, source, data) and source.published,

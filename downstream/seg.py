@@ -1,18 +1,16 @@
 """Semantic segmentation with mmsegmentation: a linear decoder or Segmenter's mask transformer on the last feature map
 of the backbone.
 
-The recipe is Segmenter's for Pascal Context (Strudel et al., ICCV 2021, arXiv 2105.05633), since TransMix and MixPro
-name no schedule.
+Convention, source and what differs from it: `about.seg`.
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evalkit import keys
+from evalkit import bootstrap, keys
 from evalkit.config import load
 from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
@@ -216,11 +214,18 @@ def measure(cfg: SegConfig, data: Data, evaluate: Callable[..., dict[str, Any]])
             f"{absent} of {len(data.classes)} classes occur neither in the truth nor in a prediction and are left out"
             " of the means"
         )
-    images = score.get("seg/images")
-    errors, intervals = (
-        ({}, {}) if images is None else spread.over_images(metrics, len(images), partial(spread.segmentation, images))
-    )
-    return Scores(metrics, rows, undefined, notes, errors, intervals)
+    if "seg/images" not in score:
+        return Scores(metrics, rows, undefined, notes)
+    kept = {f"images{suffix}": s["seg/images"] for suffix, s in scores.items()} | {"ids": score["seg/ids"]}
+    errors, intervals = spread.over_images(kept["ids"], statistics(kept))
+    return Scores(metrics, rows, undefined, notes, errors, intervals, kept)
+
+
+def statistics(arrays: dict[str, np.ndarray]) -> list[bootstrap.Statistic]:
+    """The metrics of what `measure` kept of each image, several scales last."""
+    return [
+        spread.Segmentation(arrays[f"images{suffix}"], suffix) for suffix in ("", "_ms") if f"images{suffix}" in arrays
+    ]
 
 
 def published(cfg: SegConfig, source: Source, data: Data) -> bool:
@@ -241,6 +246,7 @@ def published(cfg: SegConfig, source: Source, data: Data) -> bool:
 
 
 def summary(outcome: Scores) -> str:
+    """The scores in a line."""
     m = outcome.metrics
     return f"mIoU {100 * m['miou']:.2f} %" + (
         f", {100 * m['miou_ms']:.2f} % at several scales" if "miou_ms" in m else ""
@@ -267,6 +273,7 @@ TASK = Task(
     config=mm_config,
     steps=lambda cfg, data: config.given(cfg.steps),
     measure=measure,
+    statistics=statistics,
     published=published,
     sheet=sheets.segmentation,
     summary=summary,

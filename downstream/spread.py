@@ -1,7 +1,7 @@
-"""Standard errors and intervals over images of what transfers measure: images are drawn with replacement, and the
-metrics of each draw follow from what every image contributes, without a model (`evalkit.bootstrap`)."""
+"""What transfers measure, as functions of how often each image was drawn (`evalkit.bootstrap`): standard errors, and
+differences of two models on the same images, follow from what every image contributes, without a model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,42 +13,80 @@ Values = dict[str, np.ndarray]
 
 
 def over_images(
-    values: Mapping[str, float], images: int, function: Callable[[np.ndarray], Values]
+    ids: Sequence[str] | np.ndarray, statistics: Sequence[bootstrap.Statistic]
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """(standard errors, 95 % intervals) of the metrics that are defined.
+    """(standard errors, 95 % intervals) of the metrics that are defined, in every draw too.
 
     Args:
-        values: The metrics.
-        images: How many there are; all models are drawn the same ones.
-        function: From how often each image was drawn, (R, N), to the metrics of each draw, (R,) by name.
+        ids: Of the images; all models are drawn the same ones.
+        statistics: What was measured.
     """
-    found = bootstrap.resample(function, [f"{i:09d}" for i in range(images)])
+    values = {name: value for s in statistics for name, value in s.values.items()}
+    found = bootstrap.resample(lambda counts: {m: v for s in statistics for m, v in s.resampled(counts).items()}, ids)
     known = [name for name in found if np.isfinite(values[name]) and np.isfinite(found[name]).all()]
     errors = {name: bootstrap.standard_error(found[name]) for name in known}
     return errors, {name: bootstrap.interval(values[name], found[name]) for name in known}
 
 
-def segmentation(images: np.ndarray, counts: np.ndarray) -> Values:
-    """The metrics of each draw.
+def values_of(statistic: bootstrap.Statistic, images: int) -> dict[str, float]:
+    """The metrics of a statistic with every image once.
+
+    Args:
+        statistic: What was measured.
+        images: How many there are.
+    """
+    return {name: float(drawn[0]) for name, drawn in statistic.resampled(np.ones((1, images))).items()}
+
+
+class PerClass:
+    """Accuracy of each class, mean over the classes that were drawn.
+
+    Args:
+        labels: Of the images, (N,), of any kind.
+        right: Whether each is right, or how often, (N,) in [0, 1].
+    """
+
+    def __init__(self, labels: np.ndarray, right: np.ndarray):
+        order = np.argsort(labels, kind="stable")
+        self.order, self.right = order, np.asarray(right, dtype=np.float64)[order]
+        self.starts = np.unique(labels[order], return_index=True)[1]
+        self.values = values_of(self, len(labels))
+
+    def resampled(self, counts: np.ndarray) -> Values:
+        counts = counts[:, self.order]
+        size, hits = (np.add.reduceat(part, self.starts, axis=1) for part in (counts, counts * self.right))
+        with np.errstate(invalid="ignore"):
+            return {"mean_per_class": _mean(hits / size)}
+
+
+class Segmentation:
+    """Mean IoU, and of one scale the accuracies.
 
     Args:
         images: (N, 3, classes) pixels of intersection, union and truth of every image.
-        counts: (R, N), how often each image was drawn.
+        suffix: What the name of mean IoU ends in where it is of several scales, else "".
     """
-    sums = np.einsum("rn,nk->rk", counts, images.reshape(len(images), -1).astype(np.float64))
-    intersection, union, truth = sums.reshape(len(counts), 3, -1).transpose(1, 0, 2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "miou": _mean(intersection / union),
-            "mean_accuracy": _mean(intersection / truth),
-            "pixel_accuracy": intersection.sum(axis=1) / truth.sum(axis=1),
-        }
+
+    def __init__(self, images: np.ndarray, suffix: str = ""):
+        self.images, self.suffix = np.asarray(images, dtype=np.float64), suffix
+        self.values = values_of(self, len(images))
+
+    def resampled(self, counts: np.ndarray) -> Values:
+        sums = np.einsum("rn,nk->rk", counts, self.images.reshape(len(self.images), -1))
+        intersection, union, truth = sums.reshape(len(counts), 3, -1).transpose(1, 0, 2)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = {f"miou{self.suffix}": _mean(intersection / union)}
+            if not self.suffix:
+                found["mean_accuracy"] = _mean(intersection / truth)
+                found["pixel_accuracy"] = intersection.sum(axis=1) / truth.sum(axis=1)
+        return found
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """(R, classes) to (R,): the mean over those that are not NaN."""
     known = ~np.isnan(values)
-    total: np.ndarray = np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        total: np.ndarray = np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
     return total
 
 
@@ -95,16 +133,59 @@ def average_precision(matches: Matches, counts: np.ndarray) -> np.ndarray:
     return found
 
 
-def detection(kinds: Mapping[str, Sequence[Matches]], counts: np.ndarray) -> Values:
-    """The metrics of each draw.
+class Detection:
+    """AP, AP50 and AP75 of boxes, and of masks where there are some.
 
     Args:
         kinds: box, mask -> the matches of each class.
-        counts: (R, N), how often each image was drawn.
     """
-    values: Values = {}
+
+    def __init__(self, kinds: Mapping[str, Sequence[Matches]]):
+        self.kinds = kinds
+        self.values = values_of(self, len(next(iter(kinds.values()))[0].objects))
+
+    def resampled(self, counts: np.ndarray) -> Values:
+        values: Values = {}
+        for kind, classes in self.kinds.items():
+            ap = np.stack([average_precision(m, counts) for m in classes], axis=1)  # (R, classes, T)
+            for name, part in (("", ap.mean(axis=2)), ("50", ap[..., 0]), ("75", ap[..., 5])):
+                values[f"{kind}_ap{name}"] = _mean(part)
+        return values
+
+
+def packed(kinds: Mapping[str, Sequence[Matches]]) -> dict[str, np.ndarray]:
+    """Matches as arrays of few bytes; `unpacked` is the way back.
+
+    Args:
+        kinds: box, mask -> the matches of each class.
+    """
+    arrays: dict[str, np.ndarray] = {}
     for kind, classes in kinds.items():
-        ap = np.stack([average_precision(m, counts) for m in classes], axis=1)  # (R, classes, T)
-        for name, part in (("", ap.mean(axis=2)), ("50", ap[..., 0]), ("75", ap[..., 5])):
-            values[f"{kind}_ap{name}"] = _mean(part)
-    return values
+        arrays[f"{kind}_class"] = np.repeat(np.arange(len(classes)), [len(m.image) for m in classes]).astype(np.int32)
+        arrays[f"{kind}_image"] = np.concatenate([m.image for m in classes]).astype(np.int32)
+        for name in ("right", "counted"):
+            bits = np.concatenate([getattr(m, name) for m in classes], axis=1)
+            arrays[f"{kind}_{name}"] = np.packbits(bits, axis=0)
+        arrays[f"{kind}_objects"] = np.stack([m.objects for m in classes]).astype(np.int32)
+    return arrays
+
+
+def unpacked(arrays: Mapping[str, np.ndarray], thresholds: int = 10) -> dict[str, list[Matches]]:
+    """The matches that `packed` packed.
+
+    Args:
+        arrays: What it made.
+        thresholds: IoUs that were judged at.
+    """
+    kinds = {}
+    for kind in (name.removesuffix("_objects") for name in arrays if name.endswith("_objects")):
+        label, image = arrays[f"{kind}_class"], arrays[f"{kind}_image"]
+        right, counted = (
+            np.unpackbits(arrays[f"{kind}_{name}"], axis=0, count=thresholds).astype(bool)
+            for name in ("right", "counted")
+        )
+        kinds[kind] = [
+            Matches(image[label == k], right[:, label == k], counted[:, label == k], objects.astype(np.float64))
+            for k, objects in enumerate(arrays[f"{kind}_objects"])
+        ]
+    return kinds

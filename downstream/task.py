@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from evalkit import bootstrap
 from evalkit.protocols import Protocol
 
+from . import per_image
 from .backbone import Source
 
 
@@ -55,6 +57,7 @@ class Scores:
         notes: What a reader of the numbers should know, one sentence each.
         standard_errors: Metric -> standard error over images.
         intervals: Metric -> 95 % interval over images.
+        per_image: What each image contributes, their "ids" among it; empty: it is not known.
     """
 
     metrics: dict[str, float]
@@ -63,6 +66,7 @@ class Scores:
     notes: list[str] = field(default_factory=list)
     standard_errors: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    per_image: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def mean_of_defined(values: np.ndarray) -> float:
@@ -83,6 +87,7 @@ class Task:
         config: The mm config without its `train_cfg`.
         steps: Optimizer steps of a run, from recipe and data.
         measure: config, data, evaluate(tta=...).
+        statistics: `per_image` of what was measured, to the metrics as functions of how often each image counts.
         published: Whether this is what a paper prints.
         sheet: samples, classes: images beside the truth and what was predicted.
         summary: One line for the person watching.
@@ -95,6 +100,7 @@ class Task:
     config: Callable[[Any, Source, Data, Path], dict[str, Any]]
     steps: Callable[[Any, Data], int]
     measure: Callable[[Any, Data, Callable[..., dict[str, Any]]], Scores]
+    statistics: Callable[[dict[str, np.ndarray]], list[bootstrap.Statistic]]
     published: Callable[[Any, Source, Data], bool]
     sheet: Callable[[list[Any], list[str]], Figure]
     summary: Callable[[Scores], str]
@@ -111,6 +117,16 @@ class Task:
             overrides: `key=value` as typed.
         """
         return None
+
+    def per_image(self, path: Path) -> tuple[np.ndarray, list[bootstrap.Statistic]]:
+        """(ids, metrics as functions of how often each image counts) of the file that a record names. Raises OSError,
+        ValueError, KeyError or IndexError where it is gone or damaged.
+
+        Args:
+            path: The file.
+        """
+        arrays = per_image.read(path)
+        return arrays["ids"], self.statistics(arrays)
 
     def transfer(self, spec: str | None, cfg: Any, out: Path | None, resume: Path | None, overrides: list[str]) -> int:
         """Train and measure, see `run.transfer`.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import checkpoint, config, data, inference, metrics, models, results, run_folder
+from . import checkpoint, config, data, inference, metrics, models, results, run_folder, zoo
 from .about import ACCURACY, EvalConfig
 from .data.published import published_set, sets_of_recipe
 from .data.splits import absent_classes, contradictions
@@ -118,7 +118,7 @@ def other_weights(loaded: models.Loaded) -> list[str]:
         loaded: The weights that were measured.
     """
     sums = loaded.meta.get("sha256", {})
-    path = results_folder(Path(loaded.source), loaded.label) / results.FILE
+    path = results_folder(zoo.located(loaded.source), loaded.label) / results.FILE
     trained = {}
     if sums and path.is_file():
         trained = {r["checkpoint_sha256"]: r for r in results.scan([path])[0] if r["task"] == "train"}

@@ -26,10 +26,12 @@ import torch
 from torch import Tensor
 
 from . import weights as weights_files
+from . import zoo
 from .errors import EvalkitError
 from .runtime import sha256_file, sync_folder, write_atomic
 
 SCHEMA = 1
+STATE = "train_state.pt"
 FILES = {"raw": "model.safetensors", "ema": "model_ema.safetensors"}
 WORDS = {"raw": "raw weights", "ema": "averaged weights (ema)"}
 META_KINDS: dict[str, Any] = {
@@ -77,7 +79,7 @@ def save(
             write_atomic(temporary / name, methodcaller("write", data))
         packed = io.BytesIO()  # on a full disk, torch's own writer reports something else
         torch.save(canonical(state), packed)
-        write_atomic(temporary / "train_state.pt", lambda f: f.write(packed.getbuffer()))
+        write_atomic(temporary / STATE, lambda f: f.write(packed.getbuffer()))
         sums = {p.name: sha256_file(p) for p in sorted(temporary.iterdir())}
         text = json.dumps({"schema": SCHEMA, **meta, "step": step, "sha256": sums}, indent=1, sort_keys=True)
         write_atomic(temporary / "meta.json", lambda f: f.write(text.encode()))
@@ -195,9 +197,9 @@ def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def find_folder(path: str | Path) -> Path | None:
-    """The checkpoint folder that `path` means: itself, or the newest undamaged one of a run folder; None if it is
-    neither."""
-    path = Path(path)
+    """The checkpoint folder that `path` means: itself, that of `zoo:NAME`, or the newest undamaged one of a run folder;
+    None if it is none of these."""
+    path = zoo.located(path)
     if path.name == "best" and path.is_symlink():
         return _best(path)
     if (path / "meta.json").is_file():
@@ -223,7 +225,7 @@ def _best(link: Path) -> Path:
 def read_meta(path: str | Path) -> dict[str, Any]:
     """What a checkpoint or run folder says of itself; {} for a weights file, which says nothing. Raises EvalkitError
     for what is not there or damaged."""
-    path = Path(path)
+    path = zoo.located(path)
     if not path.exists():
         raise EvalkitError(f"no such checkpoint: {path}")
     folder = find_folder(path) if path.is_dir() else None
@@ -232,7 +234,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 def load_state(folder: Path) -> Any:
     """The training state of a checkpoint folder, as it was written: the caller checks what it holds."""
-    return weights_files.read_torch(folder / "train_state.pt")
+    return weights_files.read_torch(folder / STATE)
 
 
 def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
@@ -242,11 +244,11 @@ def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str
     `evalkit.weights`.
 
     Args:
-        path: A checkpoint or run folder, a .safetensors file, a torch file, or a folder that timm wrote for the Hugging
-            Face Hub.
+        path: A checkpoint or run folder, `zoo:NAME`, a .safetensors file, a torch file, or a folder that timm wrote for
+            the Hugging Face Hub.
         weights: "raw", "ema", or None for the averaged weights where a checkpoint holds them.
     """
-    path = Path(path)
+    path = zoo.located(path)
     if path.is_dir():
         folder = find_folder(path)
         if folder is None and (path / weights_files.HUB_CONFIG).is_file():

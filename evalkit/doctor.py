@@ -1,11 +1,15 @@
 """`evalkit doctor`: what is installed, what this machine offers, what is missing and the command that mends it."""
 
+import getpass
 import os
+import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -15,6 +19,9 @@ OK, OPTIONAL, PROBLEM = "ok", "optional", "problem"
 PACKAGE_OF = {"cv2": "opencv-python", "sklearn": "scikit-learn"}
 COLOURS = {OK: "green", OPTIONAL: "yellow", PROBLEM: "red"}
 INSTALL = "pip install -c constraints.txt -e ."
+PATH = re.compile(r"(?<![\w.~:/])~?/[^\s'\"]*/([^\s'\"/]+)")  # of a file or folder; its last part stays
+# what else decides how evalkit runs, values without names of people and machines
+SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTHONUTF8", "WANDB_MODE", "LANG")
 DINO = "vit_small_patch16_224.dino"
 
 
@@ -44,6 +51,51 @@ def run() -> int:
     return 1 if problems else 0
 
 
+def report() -> int:
+    """Print what a bug report needs, as Markdown: versions, hardware and every check, without paths, names of people or
+    hosts. Returns as `run`."""
+    found = list(checks())
+    facts = [
+        ("system", f"{platform.system()} {platform.release()}, {platform.machine()}, {' '.join(platform.libc_ver())}"),
+        ("installed", _installation()),
+        *((name, os.environ[name]) for name in SETTINGS if name in os.environ),
+    ]
+    lines = [f"{name}: {value}" for name, value in facts]
+    lines += [f"{c.status:8}  {c.name}: {c.found}" for c in found]
+    print("```text", *map(anonymous, lines), "```", sep="\n")
+    return 1 if any(c.status == PROBLEM for c in found) else 0
+
+
+def _installation() -> str:
+    """How evalkit came here, and which commit runs where it is a checkout."""
+    from .runtime import commit
+
+    checkout = commit()
+    return "from a wheel" if checkout is None else f"a checkout at {checkout}"
+
+
+def anonymous(text: str) -> str:
+    """`text` without the folders of paths, the user's name and the machine's.
+
+    >>> anonymous("ImportError: /home/me/venv/lib/x.so: undefined symbol")
+    'ImportError: .../x.so: undefined symbol'
+    """
+    own = {os.path.expanduser("~"), os.getcwd(), sys.prefix, sys.base_prefix, str(Path(__file__).parents[1])}
+    for folder in sorted(own - {"/", "~"}, key=len, reverse=True):  # these may hold blanks
+        text = text.replace(folder, "...")
+    text = PATH.sub(r".../\1", text)
+    for name in {platform.node(), platform.node().partition(".")[0], _user()} - {"", "root", "localhost"}:
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "...", text)
+    return text
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no entry for this number
+        return ""
+
+
 def checks() -> Iterator[Check]:
     """All checks, in the order in which they matter."""
     yield Check("evalkit", __version__)
@@ -56,6 +108,7 @@ def checks() -> Iterator[Check]:
 
 
 def python() -> Check:
+    """Whether this Python is new enough."""
     version = ".".join(map(str, sys.version_info[:3]))
     return (
         Check("python", version)
@@ -122,6 +175,7 @@ def imports() -> Iterator[Check]:
 
 
 def devices() -> Iterator[Check]:
+    """CPU cores and GPUs."""
     yield Check(
         "CPU", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores usable"
     )
@@ -143,6 +197,7 @@ def devices() -> Iterator[Check]:
 
 
 def memory_and_disk() -> Iterator[Check]:
+    """Memory, room on the disk, and whether this folder can be written to."""
     free = shutil.disk_usage(".").free / 2**30
     yield Check(
         "disk",

@@ -126,5 +126,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

@@ -56,6 +56,8 @@ class Key:
     def __post_init__(self) -> None:
         if not isinstance(self.meaning, str) or not self.meaning.strip():
             raise TypeError("a key needs a meaning, in words a user of `evalkit recipes keys` understands")
+        if self.meaning.rstrip().endswith("."):
+            raise TypeError(f"the meaning of a key goes on behind it, so it has no full stop: {self.meaning!r}")
         if self.role not in ROLES:
             raise TypeError(f"the role of a key is one of {', '.join(ROLES)}, but got {self.role!r}")
 

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .runtime import is_main, write_atomic
 from .text import plain, say
-from .tracking import trackers
+from .tracking import Tracker, trackers
 
 UNREADABLE = float("inf")  # the step of a line that is none
 
@@ -63,8 +63,7 @@ class Logger:
             return
         self.file.write(json.dumps({"step": step, **values}, sort_keys=True) + "\n")
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
-        for tracker in self.shown:
-            tracker.log(step, numbers)
+        self._hand_on(lambda tracker: tracker.log(step, numbers))
         left = (time.monotonic() - self.began) / max(step - self.start, 1) * (self.total - step)
         note = f"{note}  {_clock(left)} left"
         if self.bar:
@@ -89,9 +88,18 @@ class Logger:
         if self.active:
             if self.bar:
                 self.bar.stop()
-            for tracker in self.shown:
-                tracker.close()
+            self._hand_on(lambda tracker: tracker.close())
             self.file.close()
+
+    def _hand_on(self, to: Callable[[Tracker], None]) -> None:
+        """Ask something of every tracker. One that fails ends no training: it is left out from then on, and said."""
+        for tracker in list(self.shown):
+            try:
+                to(tracker)
+            except Exception as e:  # whatever a client raises: a server that went away, a full disk
+                self.shown.remove(tracker)
+                why = " ".join(str(e).split()) or type(e).__name__
+                warnings.warn(f"{tracker.name} shows nothing from here on ({why}); log.jsonl has it all", stacklevel=3)
 
 
 def _step(line: bytes) -> float:

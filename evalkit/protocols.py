@@ -5,7 +5,7 @@ no application: the command line hands the applications' descriptions in. Nothin
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any, Literal, get_args
@@ -37,6 +37,7 @@ class Metric:
         unit: One of UNITS.
         column: Whether tables have a column for it; report.csv and `compare` hold every metric.
         bound: The largest value there can be, if there is one; none is negative.
+        formula: How it is computed, in symbols.
     """
 
     name: str
@@ -46,10 +47,13 @@ class Metric:
     unit: str = "%"
     column: bool = False
     bound: float | None = 1.0
+    formula: str = ""
 
     def __post_init__(self) -> None:
         for part in ("name", "title", "meaning"):
             _need(f"metric '{self.name}'", part, getattr(self, part))
+        if self.meaning.rstrip().endswith("."):
+            raise ValueError(f"metric '{self.name}': tables put the full stop behind its meaning; leave it out")
         _need_one_of(f"metric '{self.name}'", "better", self.better, get_args(Better))
         _need_one_of(f"metric '{self.name}'", "unit", self.unit, UNITS)
         if "*" in self.name and (self.column or self.name.count("*") > 1):
@@ -63,7 +67,7 @@ class Metric:
             return self
         before, _, after = self.name.partition("*")
         part = name[len(before) : len(name) - len(after)]
-        return Metric(name, self.title.replace("*", part), self.better, self.meaning, self.unit, False, self.bound)
+        return replace(self, name=name, title=self.title.replace("*", part))
 
     def heading(self) -> str:
         """The title with its unit, unless that is percent, and an arrow to the better side."""
@@ -145,9 +149,14 @@ class Protocol:
         needs: Data key of `config` -> the set that belongs there.
         figures: What the report draws of it.
         detail: A key that tells rows of one table apart.
+        tuned: Of a transfer: the value of `detail` that trainings which began with weights, by their key `init`, stand
+            under: the report shows them as rows of it.
         passes: Forward passes per image by default, a backward pass counted as two: what it costs.
         config: The class of its keys.
         code: "module:NAME" of what measures it, imported when it runs.
+        convention: What a reader of the numbers must know of how images and scores become them, in sentences.
+        source: The papers that it is from.
+        differs: How it differs from their text and code, in sentences.
     """
 
     name: str
@@ -160,9 +169,13 @@ class Protocol:
     needs: Mapping[str, str] = field(default_factory=dict)
     figures: tuple[Figure, ...] = ()
     detail: Detail | None = None
+    tuned: str = ""
     passes: int = 1
     config: Any = None
     code: str = ""
+    convention: str = ""
+    source: str = ""
+    differs: str = ""
 
     def __post_init__(self) -> None:
         what = f"protocol '{self.name}'"
@@ -171,6 +184,8 @@ class Protocol:
         _need_one_of(what, "kind", self.kind, get_args(Kind))
         if isinstance(self.version, bool) or not isinstance(self.version, int) or self.version < 1:
             raise ValueError(f"{what}: `version` must be an integer of at least 1, but got {self.version!r}")
+        if self.tuned and (self.detail is None or self.tuned not in self.detail.names):
+            raise ValueError(f"{what}: `tuned` must be one of the values that `detail` names, but got {self.tuned!r}")
         names = [m.name for m in self.metrics]
         if len(set(names)) < len(names):
             raise ValueError(f"{what} describes the metric '{next(n for n in names if names.count(n) > 1)}' twice")

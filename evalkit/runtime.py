@@ -62,14 +62,17 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def rank() -> int:
+    """The number of this process, 0 where there is one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
+    """Whether this is the process that speaks and writes."""
     return rank() == 0
 
 

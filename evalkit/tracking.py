@@ -13,12 +13,18 @@ FILE = "track.json"  # which run of a tracker a run folder is, so that a resume 
 PROJECT = "evalkit"
 TRACKERS = {
     "wandb": "Weights & Biases; WANDB_MODE=offline keeps everything in the run folder",
-    "mlflow": "MLflow, at MLFLOW_TRACKING_URI",
+    "mlflow": "MLflow, at MLFLOW_TRACKING_URI; file:DIR with MLFLOW_ALLOW_FILE_STORE=true keeps everything here",
 }
 
 
 class Tracker(Protocol):
-    """Something that shows numbers over steps."""
+    """Something that shows numbers over steps.
+
+    Args:
+        name: What a person knows it by.
+    """
+
+    name: str
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Show the values after `step` optimizer steps."""
@@ -54,6 +60,8 @@ def trackers(run: Path, start: int, track: str | None, config: Mapping[str, Any]
 
 
 class _TensorBoard:
+    name = "TensorBoard"
+
     def __init__(self, run: Path, start: int):
         from torch.utils.tensorboard import SummaryWriter
 
@@ -68,6 +76,8 @@ class _TensorBoard:
 
 
 class _Wandb:
+    name = "Weights & Biases"
+
     def __init__(self, run: Path, config: Mapping[str, Any]):
         import wandb
 
@@ -92,6 +102,8 @@ class _Wandb:
 
 
 class _MLflow:
+    name = "MLflow"
+
     def __init__(self, run: Path, config: Mapping[str, Any]):
         import os
 

@@ -1,10 +1,6 @@
 """Accuracy under attack: FGSM and PGD with the model's own gradients, on the clean images of ImageNet or a stand-in.
 
-Strengths count 1/255 of the pixel range. The whole evaluation set is attacked, always untargeted and towards a larger
-cross entropy over all of the model's classes. There is no one published protocol: papers differ in steps, strengths and
-images, so no record is marked as published. An accuracy above chance under these attacks does not prove robustness, see
-Athalye et al., "Obfuscated Gradients Give a False Sense of Security", arXiv 1802.00420. Differs from the papers in: the
-same random start for every strength, scaled; alpha = eps / 4 unless given (2 at eps 8, as Madry et al. on CIFAR-10).
+Convention, sources and what differs from them: `about.attacks`.
 """
 
 from functools import partial

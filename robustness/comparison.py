@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from evalkit import accuracy, bootstrap, fingerprint, results
+from evalkit import bootstrap, fingerprint, results, zoo
 from evalkit.about import ACCURACY
 from evalkit.errors import EvalkitError, unknown
 from evalkit.ordered import each_once
 from evalkit.protocols import Metric, Protocol
+from evalkit.records import plain as jsonable
 from evalkit.runtime import write_atomic
 from evalkit.text import plain, say
 
-from . import store
 from .about import PROTOCOLS
-from .protocol import Outcome, by_id
+from .protocol import Outcome
+from .recorded import outcome_of
 
 ALPHA = 1 - bootstrap.COVERAGE
 FILE = "compare.json"
@@ -72,8 +73,8 @@ def compare(
     with predictions of each image; 0.
 
     Args:
-        a: A folder of results of one model, or FOLDER:NAME with a model's label or the start of its checkpoint's
-            sha256.
+        a: A folder of results of one model, `zoo:NAME`, or FOLDER:NAME with a model's label or the start of its
+            checkpoint's sha256.
         b: The other run, named the same way.
         protocols: Names of the protocols that are compared; empty: all that both have.
         out: Folder for compare.json and the figures; None: only print.
@@ -91,16 +92,18 @@ def compare(
     if absent or not shared:
         what = f"{absent[0]} results" if absent else "results of the same protocol"
         raise EvalkitError(
-            f"{a} and {b} do not both hold {what}; run `evalkit robustness` or `evalkit eval` on both models first"
+            f"{a} and {b} do not both hold {what}; run `evalkit robustness`, `evalkit eval` or `evalkit transfer` on"
+            " both models first"
         )
     made = []
     for name in shared:
         for first, second in _pairs(name, sides[0], sides[1], names=(a, b)):
-            differences = paired(known[name], outcome_of(first), outcome_of(second), names=(a, b))
+            sides_of = [outcome_of(r, transfers) for r in (first, second)]
+            differences = paired(known[name], sides_of[0], sides_of[1], names=(a, b))
             say(*_text(first, second, differences).split("\n"))
             made.append(_json(first, second, differences))
     if out is not None:
-        text = json.dumps(made, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        text = json.dumps(jsonable(made), indent=1, sort_keys=True, allow_nan=False) + "\n"
         write_atomic(Path(out) / FILE, lambda f: f.write(text.encode()))
     return 0
 
@@ -114,7 +117,8 @@ def paired(
     b: tuple[np.ndarray, Outcome],
     names: tuple[str, str] = ("A", "B"),
 ) -> list[Difference]:
-    """Every metric of a protocol with a better side that both models define. Raises EvalkitError for different images.
+    """Every metric of a protocol with a better side that both models define; its interval is NaN where some draw of
+    images leaves it undefined. Raises EvalkitError for different images.
 
     Args:
         protocol: Its description, which says which side of a metric is better.
@@ -161,7 +165,7 @@ def _difference(
         # an error is 1 where the image is wrong
         test = mcnemar(left.astype(bool) == high, other.astype(bool) == high)
     interval = bootstrap.interval(a - b, resampled)
-    shown = test[2] < ALPHA if test else not interval[0] <= 0 <= interval[1]
+    shown = test[2] < ALPHA if test else interval[0] > 0 or interval[1] < 0  # NaN, see `paired`, shows nothing
     better = ("a" if (a > b) == high else "b") if shown else None
     return Difference(metric.name, a, b, a - b, bootstrap.standard_error(resampled), interval, test, better)
 
@@ -194,12 +198,12 @@ def _runs(spec: str, protocols: Sequence[str], known: Mapping[str, Protocol]) ->
     if odd := [p for p in protocols if p not in known]:
         raise unknown("protocol", odd[0], known)
     cuts = [i for i, letter in enumerate(spec) if letter == ":" and Path(spec[:i]).exists()]
-    folder, name = (spec, None) if Path(spec).exists() or not cuts else (spec[: cuts[0]], spec[cuts[0] + 1 :])
+    whole = zoo.located(spec)
+    folder, name = (whole, None) if whole.exists() or not cuts else (spec[: cuts[0]], spec[cuts[0] + 1 :])
     found = [
         r
         for r in results.latest(results.read([folder]))
-        if r["protocol"] in (protocols or known)
-        and (r["task"] in ("robustness", "eval") or (r["task"] == "transfer" and r["records"] is not None))
+        if r["protocol"] in (protocols or known) and r["task"] in ("robustness", "eval", "transfer")
     ]
     chosen = [
         r
@@ -249,34 +253,6 @@ def _obstacle(a: Record, b: Record) -> str | None:
     return None
 
 
-def outcome_of(record: Record) -> tuple[np.ndarray, Outcome]:
-    """(ids in order, outcome) of a record, from its per-sample records; raises EvalkitError where they are gone."""
-    if record["task"] in ("eval", "train", "transfer"):
-        return _predicted(record)
-    found = store.read(Path(record["_dir"]) / record["records"]) if record["records"] else None
-    if found is None:
-        raise EvalkitError(
-            f"the per-sample records of {record['label']} ({record['protocol']}, in {record['_dir']}) are gone or"
-            " damaged; evaluate it again"
-        )
-    arrays = by_id(found[0])
-    return arrays["ids"], PROTOCOLS[record["protocol"]].load().evaluate(arrays)
-
-
-def _predicted(record: Record) -> tuple[np.ndarray, Outcome]:
-    """The same of a record of accuracy, or of a transfer, from its predictions."""
-    name = {"eval": accuracy.PREDICTIONS, "transfer": record["records"]}.get(record["task"])
-    path = Path(record["_dir"]) / (name or accuracy.PREDICTIONS)
-    ids, correct = accuracy.read_predictions(path) if name else (np.zeros(0), np.zeros(0))
-    if len(ids) != record["n"] or abs(correct.mean() - record["metrics"]["top1"]) > 1e-9:
-        raise EvalkitError(
-            f"{path} does not hold the predictions of {record['label']} on {record['data']['name']}; measure it again"
-            " with `evalkit eval` or `evalkit transfer`, into a folder of its own"
-        )
-    statistics = [bootstrap.Means({"top1": correct})]
-    return ids, Outcome(len(ids), statistics[0].values, {}, statistics=statistics)
-
-
 # ---- what comes out
 
 
@@ -292,7 +268,10 @@ def _text(a: Record, b: Record, differences: Sequence[Difference]) -> str:
         test = f"{d.mcnemar[0]} / {d.mcnemar[1]}, p = {d.mcnemar[2]:.2g}" if d.mcnemar else ""
         verdict = f"{labels[d.better]} is better" if d.better else "no difference shown"
         error, (low, high) = f"{d.difference:+.4f} ± {d.standard_error:.4f}", d.interval
-        rows.append((d.metric, f"{d.a:.4f}", f"{d.b:.4f}", error, f"{low:+.4f} to {high:+.4f}", test, verdict))
+        span = f"{low:+.4f} to {high:+.4f}"
+        if np.isnan(low):
+            span, verdict = "", "not decidable: some draws of the images leave it undefined"
+        rows.append((d.metric, f"{d.a:.4f}", f"{d.b:.4f}", error, span, test, verdict))
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     head = f"{a['protocol']} on {a['data']['name']}, {a['n']:,} images: A = {labels['a']}, B = {labels['b']}"

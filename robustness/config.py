@@ -106,6 +106,6 @@ class AllConfig(ValConfig):
 
     data_root: str | None = key(
         None,
-        "the folder that holds the sets; null: the embedded stand-ins of a checkpoint trained on digits-photo",
+        "the folder that holds the sets; null: the embedded stand-ins of what the checkpoint was trained on",
         role="place",
     )

@@ -1,9 +1,6 @@
 """ImageNet-A: accuracy, calibration and selective prediction on natural adversarial examples.
 
-The logits are restricted to the 200 classes of the set before the softmax. Source: Hendrycks et al., "Natural
-Adversarial Examples", CVPR 2021. Differs from its code in: class folders matched by name; equal confidences count as
-one group, so the order of the files does not matter; confidences in float64; the RMS calibration error also with the
-most confident bin, which the code leaves out (`rms_calibration_error_include`).
+Convention, source and what differs from it: `about.imagenet_a`.
 """
 
 import numpy as np

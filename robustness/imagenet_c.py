@@ -1,9 +1,6 @@
 """ImageNet-C: error under 15 common corruptions of the validation images at five severities, from the published files.
 
-The files are ready at 224 pixels and are not resized. CE_c = sum_s E_{c,s} / sum_s E_{c,s} of AlexNet; mCE is the mean
-of CE_c over the corruptions, which differs from the plain mean of the errors. Source: Hendrycks and Dietterich,
-"Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019. Differs from its code in:
-class folders matched by name; mCE computed (the code prints the plain mean).
+Convention, source and what differs from it: `about.imagenet_c`.
 """
 
 from pathlib import Path

@@ -1,11 +1,6 @@
 """ImageNet-O: does the confidence tell images of unknown classes from those of known ones?
 
-Out-of-distribution images are the positive class, the score is -max softmax over the classes that the
-out-of-distribution folders name (ImageNet-O's 200), the in-distribution images are those of these classes in ImageNet
-val: 10,000 beside 2,000, so chance is an AUPR of 1/6. The folder of an out-of-distribution image is the class it is
-mistaken for, never its label. Source: Hendrycks et al., "Natural Adversarial Examples", CVPR 2021. Differs from its
-code in: scores in the log domain, where float32 confidences saturate and tie; FPR95 also by the first threshold of at
-least 95 % recall.
+Convention, source and what differs from it: `about.imagenet_o`.
 """
 
 import numpy as np

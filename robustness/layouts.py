@@ -17,7 +17,7 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Loaded
 from evalkit.preparation import preparation
 
-from .sets import MADE_AT_ANY_SIZE, SETS, TRAINED_ON, wnids
+from .sets import SETS, wnids
 
 PUBLISHED_SIDE = 224
 
@@ -44,26 +44,33 @@ class Opened:
 
 
 def choose(kind: str, given: str | None, loaded: Loaded, option: str = "--data") -> str:
-    """The data of a set: what was given, else the embedded stand-in for a checkpoint trained on digits-photo. Raises
-    EvalkitError, which names the `option` that gives them, otherwise.
+    """The data of a set: what was given, else what stands in for it where the checkpoint was trained on an embedded set
+    or on Fashion-MNIST. Raises EvalkitError, which names the `option` that gives them, otherwise.
 
     Args:
         kind: The data set, a name in SETS.
         given: The folder or embedded set that the user named; None: nothing.
-        loaded: The model; one that was trained on digits-photo has a stand-in.
+        loaded: The model; see `stand_ins` of a set.
         option: The option that gives the data, for the error.
     """
     if given is not None:
         return given
     wanted = SETS[kind]
-    if wanted.stand_in is None:
+    if not wanted.stand_ins:
         raise EvalkitError(f"{kind} has no default data; give the {wanted.title} folder with {option} DIR")
-    if (loaded.meta.get("data") or {}).get("name") == TRAINED_ON:
-        return wanted.stand_in
-    raise EvalkitError(
-        f"{loaded.label} was not trained on {TRAINED_ON}, so there is no default data; give the {wanted.title} folder"
-        f" with {option} DIR"
-    )
+    stand_in = wanted.stand_ins.get(trained_on(loaded) or "")
+    if stand_in is None:
+        raise EvalkitError(
+            f"{loaded.label} was not trained on {' or '.join(wanted.stand_ins)}, so there is no default data; give the"
+            f" {wanted.title} folder with {option} DIR"
+        )
+    return stand_in
+
+
+def trained_on(loaded: Loaded) -> str | None:
+    """The name of the data that a checkpoint was trained on, if it says so."""
+    name = (loaded.meta.get("data") or {}).get("name")
+    return name if isinstance(name, str) else None
 
 
 def open_set(
@@ -95,7 +102,7 @@ def open_set(
             raise EvalkitError(f"no such folder: {spec}")
         if labels is not None:
             raise EvalkitError(f"val_labels belongs to a folder of images; {spec} is an embedded set")
-        images = _load(spec, loaded.network.input_size[0] if spec in MADE_AT_ANY_SIZE else None)
+        images = _load(spec, loaded.network.input_size[0] if spec in data.MADE_AT_ANY_SIZE else None)
         kept = images if only is None else Subset(images, np.flatnonzero(labels_in(images, only) >= 0))
         return Opened(
             kept,

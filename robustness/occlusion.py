@@ -1,13 +1,6 @@
 """Occlusion: accuracy while patches of the image are dropped at random, salient ones first, or non-salient ones first.
 
-A dropped patch is black before normalisation. Random: the first floor(r N) patches of a random order of the image's
-own, so the masks of an image are nested. Salient(Q): the patches that hold the upper Q of the saliency mass, with the
-one that crosses; non-salient(Q): the complement of Salient(1 - Q).
-
-Source: Naseer et al., "Intriguing Properties of Vision Transformers", NeurIPS 2021. Differs from its code in: masks
-drawn per image instead of per batch, seeded by the image's path and nested (same expected accuracy, smaller spread);
-the paper's five runs by default, where the code makes one; both saliency modes against the share of mass dropped, where
-the code counts mass kept for one; saliency of the image normalised as its own model wants it.
+Convention, source and what differs from it: `about.occlusion`.
 """
 
 import hashlib

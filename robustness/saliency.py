@@ -14,6 +14,7 @@ from evalkit import models
 from evalkit.arrays import read_npz
 from evalkit.errors import EvalkitError
 from evalkit.inference import normaliser
+from evalkit.models.attention import class_attention_modules
 from evalkit.runtime import sha256_file
 
 from . import store
@@ -152,6 +153,13 @@ def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.
     if spec.endswith(".npz"):
         return file(spec, head)
     if spec == "self":
+        if isinstance(evaluated.network, models.Network):
+            try:
+                class_attention_modules(evaluated.network.model)
+            except EvalkitError as e:  # before any pass
+                raise EvalkitError(
+                    f"{e} Give saliency=MODEL, one of those, or do without salient and nonsalient: modes=[random]"
+                ) from e
         return attention(evaluated.network, device, _head(head, None), {"source": "self", "sha256": evaluated.sha256})
     if spec in ("dino", DINO):
         try:

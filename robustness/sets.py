@@ -1,10 +1,9 @@
 """The published data sets that the protocols read: where each lies below a data root, what it holds when it is whole,
 and which embedded set stands in for it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
-
-TRAINED_ON = "digits-photo"  # what a checkpoint must have been trained on for the stand-ins to be its defaults
 
 
 @dataclass(frozen=True)
@@ -15,7 +14,7 @@ class DataSet:
         name: As `--data` errors, `needs` of protocols and the lists in evalkit/data call it.
         title: As a person calls it.
         folders: Below the data root, the first that is there.
-        stand_in: The embedded set that demonstrates it.
+        stand_ins: What a checkpoint was trained on -> the set that demonstrates it without a download.
         images: In all, where the classes hold different numbers.
         per_class: Images of each class, where all hold as many.
         subset: Of 200 classes of ImageNet, listed in evalkit/data.
@@ -25,7 +24,7 @@ class DataSet:
     name: str
     title: str
     folders: tuple[str, ...]
-    stand_in: str | None = None
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
     images: int | None = None
     per_class: int | None = None
     subset: bool = False
@@ -48,11 +47,25 @@ SETS: dict[str, DataSet] = {
             "val",
             "ImageNet val",
             ("imagenet/val", "imagenet-1k/val", "ILSVRC2012/val", "ILSVRC2012_img_val", "imagenet-val", "val"),
-            stand_in="digits-photo",
+            stand_ins={name: name for name in ("digits", "digits-photo", "fashion-mnist")},
             per_class=50,
         ),
-        DataSet("imagenet-a", "ImageNet-A", ("imagenet-a",), stand_in="digits-a", images=7500, subset=True),
-        DataSet("imagenet-o", "ImageNet-O", ("imagenet-o",), stand_in="digits-o", images=2000, subset=True),
+        DataSet(
+            "imagenet-a",
+            "ImageNet-A",
+            ("imagenet-a",),
+            stand_ins={"digits-photo": "digits-a"},
+            images=7500,
+            subset=True,
+        ),
+        DataSet(
+            "imagenet-o",
+            "ImageNet-O",
+            ("imagenet-o",),
+            stand_ins={"digits-photo": "digits-o"},
+            images=2000,
+            subset=True,
+        ),
         DataSet("imagenet-r", "ImageNet-R", ("imagenet-r",), images=30_000, subset=True),
         DataSet(
             "imagenet-sketch",
@@ -65,7 +78,6 @@ SETS: dict[str, DataSet] = {
         DataSet("imagenet-c", "ImageNet-C", ("imagenet-c",), per_class=50),
     )
 }
-MADE_AT_ANY_SIZE = {"digits", *(s.stand_in for s in SETS.values() if s.stand_in)}
 
 
 def wnids(name: str) -> list[str]:

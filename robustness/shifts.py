@@ -1,11 +1,7 @@
 """Other photographs and renditions of ImageNet's classes, measured as ImageNet-A is: ImageNet-R, ImageNet-Sketch,
 ImageNetV2, and the clean images.
 
-Sources: Hendrycks et al., "The Many Faces of Robustness", ICCV 2021 (R: 30,000 images of 200 classes, logits restricted
-to them); Wang et al., "Learning Robust Global Representations by Penalizing Local Predictive Power", NeurIPS 2019
-(Sketch: 50,889 images); Recht et al., "Do ImageNet Classifiers Generalize to ImageNet?", ICML 2019 (V2: 10,000 images,
-whose class folders are numbered); Beyer et al., "Are we done with ImageNet?", arXiv 2006.07159 (ReaL). Differs from
-their code in: class folders matched by name, those of V2 by number, which sorted as text would mix the classes up.
+Conventions, sources and what differs from them: `about.shifts`.
 """
 
 import dataclasses

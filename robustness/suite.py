@@ -12,7 +12,8 @@ from evalkit.runtime import world_size
 from . import measure
 from .about import PROTOCOLS
 from .config import AllConfig
-from .sets import SETS, TRAINED_ON, DataSet
+from .layouts import trained_on
+from .sets import SETS, DataSet
 
 
 def needs(name: str) -> dict[str, DataSet]:
@@ -25,8 +26,8 @@ def needs(name: str) -> dict[str, DataSet]:
 
 
 def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
-    """Run every protocol whose data lie below `cfg.data_root`, or the stand-ins of a checkpoint trained on
-    digits-photo.
+    """Run every protocol whose data lie below `cfg.data_root`, or the stand-ins of a checkpoint trained on an embedded
+    set.
 
     What is not there is named and no failure; a protocol that stops with an error is named too, the others go on.
     Returns 0, or 2 if one stopped or is not complete.
@@ -95,9 +96,10 @@ def _below(root: Path, name: str) -> dict[str, str] | None:
 def _stand_ins(name: str, loaded: Sequence[models.Loaded]) -> dict[str, str] | None:
     """The data keys of a protocol filled with embedded sets, None if it has none or a model was trained on something
     else."""
-    trained_on = {(model.meta.get("data") or {}).get("name") for model in loaded}
-    stand_ins = {key: wanted.stand_in for key, wanted in needs(name).items()}
-    if trained_on != {TRAINED_ON} or None in stand_ins.values():
+    known = {trained_on(model) for model in loaded}
+    common = known.pop() if len(known) == 1 else None
+    stand_ins = {key: wanted.stand_ins.get(common or "") for key, wanted in needs(name).items()}
+    if None in stand_ins.values():
         return None
     return {key: stand_in for key, stand_in in stand_ins.items() if stand_in is not None}
 

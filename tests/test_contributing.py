@@ -154,3 +154,45 @@ def test_hooks_are_valid_and_call_what_is_there():
     if shutil.which("pre-commit") or (Path(sys.executable).parent / "pre-commit").exists():
         command = [sys.executable, "-m", "pre_commit", "validate-config", str(HOOKS)]
         assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+# ---- how it is packed and cited
+
+
+def test_the_citation_is_of_this_version():
+    import evalkit
+
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["cff-version"] == "1.2.0" and {"message", "title", "authors"} < set(cited)
+    assert cited["version"] == cited["preferred-citation"]["version"] == evalkit.__version__
+    assert (
+        cited["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["license"]
+    )
+
+
+def test_nothing_of_an_extra_is_needed_without_it_and_every_pin_fits():
+    """The tested versions lie within the bounds of every requirement, those of extras too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {k: [Requirement(t) for t in v] for k, v in project["optional-dependencies"].items()}
+    base = [Requirement(text) for text in project["dependencies"]]
+    assert not any(r.name.startswith(("mm", "snakemake", "wandb", "sphinx")) for r in base)
+    names = {r.name for r in base}
+    assert not any(r.name in names for k, v in extras.items() for r in v) and set(extras) >= {"downstream", "study"}
+    assert {e for r in extras["all"] for e in r.extras} == {"downstream", "study", "track"}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {canonical(k): v for k, _, v in (line.partition("==") for line in lines if "==" in line)}
+    for requirement in (*base, *(r for v in extras.values() for r in v if r.name != "evalkit")):
+        version = pins[canonical(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement} and the pin {version}"
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_containers_and_the_release_name_what_is_there():
+    recipe = (ROOT / "containers" / "evalkit.def").read_text(encoding="utf-8")
+    files = re.search(r"%files\n(.*?)\n\n", recipe, re.DOTALL)[1].split("\n")
+    for source, target in (line.split() for line in files):
+        assert (ROOT / source).exists() and target == f"/opt/evalkit/{source}"
+    assert {"evalkit", "train", "downstream", "robustness", "configs"} < {line.split()[0] for line in files}

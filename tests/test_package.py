@@ -6,6 +6,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ SOURCES = (
     "pyproject.toml",
     "README.md",
     "LICENSE",
+    *("MANIFEST.in", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt"),
 )
 pytestmark = pytest.mark.slow
 
@@ -114,6 +116,45 @@ def test_wheel_holds_code_recipes_and_data(wheel):
         for n in names
         if n.startswith(("train/", "downstream/", "robustness/", "configs/", "tests/", "evalkit/tests/"))
     ]
+
+
+def test_the_metadata_pass_the_check_of_the_index(wheel):
+    pytest.importorskip("twine")
+    run(sys.executable, "-m", "twine", "check", "--strict", wheel, cwd=wheel.parent)
+
+
+def test_a_source_distribution_makes_the_same_wheel(wheel, checkout, tmp_path):
+    code = "from setuptools import build_meta; print(build_meta.build_sdist(r'{}'))"
+    name = run(sys.executable, "-c", code.format(tmp_path), cwd=checkout).split()[-1]
+    with tarfile.open(tmp_path / name) as packed:
+        packed.extractall(tmp_path, filter="data")
+    folder = tmp_path / name.removesuffix(".tar.gz")
+    assert all((folder / file).is_file() for file in ("CITATION.cff", "constraints.txt", "CHANGELOG.md", "LICENSE"))
+    again = ("pip", "wheel", folder, "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path)
+    run(sys.executable, "-m", *again, cwd=tmp_path)
+    (built,) = tmp_path.glob("*.whl")
+    names = [
+        {i.filename: i.CRC for i in zipfile.ZipFile(w).infolist() if not i.filename.endswith("RECORD")}
+        for w in (wheel, built)
+    ]
+    assert names[0] == names[1]
+
+
+def test_the_zoo_of_a_wheel_answers_without_mm_packages(wheel, tmp_path):
+    """From anywhere, with nothing but what it brings: its checkpoint and its data."""
+    python = environment(tmp_path / "venv", wheel)
+    (work := tmp_path / "work").mkdir()
+    code = (
+        "import sys\nfor name in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'pycocotools'): sys.modules[name] = None\n"
+        "from evalkit import cli, zoo\n"
+        "for words in (['zoo', 'list'], ['show', 'zoo:mixpro-digits'], ['robustness', 'occlusion', 'zoo:mixpro-digits',"
+        " 'limit=20', 'repeats=1', 'levels=[0.5]', 'workers=0'], ['transfer', 'cls', 'zoo:mixpro-digits',"
+        " 'data=digits', 'mode=knn', 'workers=0']):\n    print(cli.invoke(words))\nprint(zoo.FOLDER)"
+    )
+    *_, folder = lines = run(python, "-c", code, cwd=work).splitlines()
+    assert lines.count("(0, '')") == 4 and Path(folder).is_relative_to(tmp_path / "venv")
+    done = run(python.parent / "evalkit", "--version", cwd=work)
+    assert done == f"evalkit {evalkit.__version__}\n"
 
 
 def test_wheel_works_elsewhere_and_from_the_root(wheel, checkout, tmp_path):

@@ -56,8 +56,8 @@ class TrainConfig(Keys):
     data: str = key(
         MISSING,
         "the images: digits, digits-photo, fashion-mnist, folder, packed, a published set as it is distributed"
-        " (cifar10, cifar100, tiny-imagenet, cub, aircraft, inat2017, inat2018, places205), or a timm reader prefix"
-        " such as hfds/NAME",
+        " (cifar10, cifar100, tiny-imagenet, cub, aircraft, cars, flowers, pets, food101, inat2017, inat2018,"
+        " places205), or a timm reader prefix such as hfds/NAME",
         role="place",
     )
     data_dir: str | None = key(

@@ -50,8 +50,16 @@ class ClsConfig(Keys):
         role="place",
     )
     data_dir: str | None = key(None, "the folder of data given by name", role="place")
-    train_split: str = key("train", "the part of the data that features are learned from")
-    val_split: str = key("val", "the part of the data that is measured on")
+    train_split: str | None = key(
+        None,
+        "the part of the data that is learned from; null: of a published set the one that publications train on, else"
+        " train",
+    )
+    val_split: str | None = key(
+        None,
+        "the part of the data that is measured on; null: of a published set the one that publications measure, else"
+        " val",
+    )
     preprocess: str | None = key(
         None,
         "what happens to an image before the network; null: run for a checkpoint of a run, else native for embedded"
@@ -128,24 +136,75 @@ class ClsConfig(Keys):
                 raise EvalkitError(f"key '{name}' must be at least one number, none twice, but got {values}")
 
 
+FOUND = "(1/N) sum_i [argmax_k p_ik = y_i]"
 CLS = Protocol(
     name="cls",
     kind="transfer",
     version=1,
     title="Classification",
     short="cls",
-    sentence="Another set's classes by logistic regression, nearest neighbours or few images on frozen features.",
+    sentence="Another set's classes from frozen features, or by training the whole network on.",
     metrics=(
-        Metric("top1", "top-1", "high", "share of the images whose class is found", column=True),
-        Metric("top5", "top-5", "high", "share of the images whose class is among the five most probable"),
-        Metric("top1_k*", "top-1, k=*", "high", "the same by so many neighbours"),
-        Metric("top1_shots*", "top-1, *-shot", "high", "the same from so many images of a class, mean over draws"),
-        Metric("sd_shots*", "sd, *-shot", "neither", "standard deviation over draws"),
-        Metric("c", "C", "neither", "inverse strength of the penalty that was chosen", "", bound=None),
+        Metric("top1", "top-1", "high", "share of the images whose class is found", column=True, formula=FOUND),
+        Metric(
+            "mean_per_class",
+            "mean per class",
+            "high",
+            "share of the images of a class whose class is found, mean over the classes",
+            column=True,
+            formula="mean over classes k of (1/N_k) sum_{i: y_i = k} [argmax_k p_ik = y_i]",
+        ),
+        Metric(
+            "top5",
+            "top-5",
+            "high",
+            "share of the images whose class is among the five most probable",
+            formula="(1/N) sum_i [y_i is among the 5 largest p_ik]",
+        ),
+        Metric("top1_k*", "top-1, k=*", "high", "the same by so many neighbours", formula=f"{FOUND}, k = *"),
+        Metric(
+            "top1_shots*",
+            "top-1, *-shot",
+            "high",
+            "the same from so many images of a class, mean over draws",
+            formula=f"mean over draws of {FOUND}",
+        ),
+        Metric(
+            "sd_shots*",
+            "sd, *-shot",
+            "neither",
+            "standard deviation over draws",
+            formula="sqrt(sum_d (a_d - mean a)^2 / (D - 1)),  a_d the top-1 of draw d",
+        ),
+        Metric(
+            "c",
+            "C",
+            "neither",
+            "inverse strength of the penalty that was chosen",
+            "",
+            bound=None,
+            formula="C of the largest top-1 on the held-out training images",
+        ),
     ),
     detail=Detail(
-        "mode", "by", {"linear": "linear probe", "knn": "k nearest neighbours", "fewshot": "few images of a class"}
+        "mode",
+        "by",
+        {
+            "linear": "linear probe",
+            "knn": "k nearest neighbours",
+            "fewshot": "few images of a class",
+            FINETUNE: "fine-tuning",
+        },
     ),
+    tuned=FINETUNE,
     config=ClsConfig,
     code="evalkit.downstream.cls:TASK",
+    convention="f are the features before the classifier, of the weights as they are. linear: p = softmax(W f + b),"
+    " multinomial logistic regression with penalty |W|^2 / (2 C) on standardised features, C chosen on held-out"
+    " training images. knn: p_k is class k's share of the weights exp(cosine / temperature) of the k nearest training"
+    " images. fewshot: linear with C = 1, or the nearest class mean of features of length 1.",
+    source="Caron et al. (DINO), ICCV 2021, arXiv 2104.14294, appendix F, and Wu et al., CVPR 2018, arXiv 1805.01978"
+    " (knn); Wang et al. (SimpleShot), arXiv 1911.04623 (class means); scikit-learn's logistic regression.",
+    differs="There is no one published protocol of linear probes and few-shot classification, so no record is marked as"
+    " published.",
 )

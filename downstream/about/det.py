@@ -12,6 +12,12 @@ from evalkit.protocols import Metric, Protocol
 from ..config import TransferConfig, given
 
 AP = "average precision of the {}, mean over the classes, {}"
+READ = "(1/101) sum_r max_{r' >= r} P_ct(r'), r = 0, 0.01 .. 1"  # as COCO reads the curve
+PRECISION = {
+    "": f"mean over classes c and t = 0.50, 0.55 .. 0.95 of {READ}",
+    "50": f"mean over classes c of {READ}; t = 0.50",
+    "75": f"mean over classes c of {READ}; t = 0.75",
+}
 AT = {"": "over IoU thresholds 0.50 to 0.95", "50": "at an IoU of 0.50", "75": "at an IoU of 0.75"}
 
 
@@ -77,13 +83,30 @@ DET = Protocol(
     short="det",
     sentence="Mask R-CNN with a feature pyramid on the backbone, trained together.",
     metrics=(
-        Metric("parameters", "parameters", "neither", "parameters of the whole network", "M", column=True, bound=None),
+        Metric(
+            "parameters",
+            "parameters",
+            "neither",
+            "parameters of the whole network",
+            "M",
+            True,
+            None,
+            "number of entries of all parameters",
+        ),
         *(
-            Metric(f"{kind}_ap{at}", f"{kind} AP{at}", "high", AP.format(things, how), column=True)
+            Metric(
+                f"{kind}_ap{at}", f"{kind} AP{at}", "high", AP.format(things, how), column=True, formula=PRECISION[at]
+            )
             for kind, things in (("box", "boxes"), ("mask", "masks"))
             for at, how in AT.items()
         ),
     ),
     config=DetConfig,
     code="evalkit.downstream.det:TASK",
+    convention="P_ct(r) is the precision of class c at recall r where a detection counts as right at an IoU of t or"
+    " more; objects of any size, 100 detections per image, by pycocotools. A mask's own area decides its size.",
+    source='He et al., "Mask R-CNN", ICCV 2017, through mmdetection; the recipe for COCO is the 1x schedule that the'
+    " authors of PVT released (arXiv 2102.12122), the one whose PVT-S row MixPro and TransMix print.",
+    differs="The order of the images never ends instead of being padded to whole epochs. As in the source each process"
+    " puts images of one orientation together, so the number of processes decides which images share a step.",
 )

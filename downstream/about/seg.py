@@ -87,19 +87,53 @@ SEG = Protocol(
     short="seg",
     sentence="A linear decoder or Segmenter's mask transformer on the backbone, trained together.",
     metrics=(
-        Metric("miou", "mIoU", "high", "intersection over union, mean over the classes", column=True),
+        Metric(
+            "miou",
+            "mIoU",
+            "high",
+            "intersection over union, mean over the classes",
+            column=True,
+            formula="(1/C) sum_c TP_c / (TP_c + FP_c + FN_c)",
+        ),
         Metric(
             "miou_ms",
             "+MS",
             "high",
             "mIoU of predictions averaged over several scales, and mirrored where training mirrors",
             column=True,
+            formula="miou of the class of largest mean probability over the scales of `ratios` and mirroring",
         ),
-        Metric("mean_accuracy", "mean accuracy", "high", "share of the pixels of a class, mean over the classes"),
-        Metric("pixel_accuracy", "pixel accuracy", "high", "share of the pixels whose class is right"),
-        Metric("parameters", "parameters", "neither", "parameters of the whole network", "M", bound=None),
+        Metric(
+            "mean_accuracy",
+            "mean accuracy",
+            "high",
+            "share of the pixels of a class, mean over the classes",
+            formula="(1/C) sum_c TP_c / (TP_c + FN_c)",
+        ),
+        Metric(
+            "pixel_accuracy",
+            "pixel accuracy",
+            "high",
+            "share of the pixels whose class is right",
+            formula="sum_c TP_c / sum_c (TP_c + FN_c)",
+        ),
+        Metric(
+            "parameters",
+            "parameters",
+            "neither",
+            "parameters of the whole network",
+            "M",
+            bound=None,
+            formula="number of entries of all parameters",
+        ),
     ),
     detail=Detail("head", "decoder", {"linear": "Linear", "segmenter": "Segmenter", "deeplabv3plus": "DeepLabv3+"}),
     config=SegConfig,
     code="evalkit.downstream.seg:TASK",
+    convention="TP_c, FP_c and FN_c count the pixels of all test images together; pixels without a label do not"
+    " count, nor classes that occur neither in truth nor in prediction. Test windows of `crop` at every `stride`,"
+    " their logits averaged.",
+    source='Strudel et al., "Segmenter", ICCV 2021, arXiv 2105.05633, through mmsegmentation.',
+    differs="TransMix and MixPro name no schedule, so the one on Pascal Context is Segmenter's: assumed, and marked so."
+    " Where mmsegmentation's port and the authors' code disagree the port is followed; the recipe's header says where.",
 )

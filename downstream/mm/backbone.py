@@ -2,7 +2,7 @@
 
 from mmengine.registry import MODELS
 
-from ..adapted import AdaptedBackbone
+from ..backbone import AdaptedBackbone
 
 
 @MODELS.register_module()  # in the root registry, where mmseg and mmdet both look

@@ -61,7 +61,8 @@ class EvalkitCoco(BaseMetric):
 
     def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
         objects = [found for image in results for found in image]
-        boxes = self._judged(objects, "bbox", "box")
+        ids = [self.truth.imgs[i]["file_name"] for i in sorted(self.truth.getImgIds())]  # in the order of `_matches`
+        boxes = self._judged(objects, "bbox", "box") | {"ids": np.array(ids)}
         if not self.masks or any(o["segmentation"] is None for o in objects):
             return boxes
         # a mask's own area decides whether it counts as small or large, hence the separate list

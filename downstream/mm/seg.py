@@ -1,5 +1,6 @@
 """What mmseg lacks: IoU per class, without rounding, and a look at what it loads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmseg.registry import DATASETS, METRICS, TRANSFORMS
 
 from evalkit.errors import EvalkitError
 
+from .. import per_image
 from ..readers_seg import IGNORE
 
 
@@ -73,10 +75,15 @@ class EvalkitIoU(IoUMetric):
 
     default_prefix = "seg"
 
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        before = len(self.results)
+        super().process(data_batch, data_samples)
+        for i, sample in enumerate(data_samples, before):
+            self.results[i] = (*self.results[i], sample["img_path"])
+
     def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
-        intersection, union, _, truth = (
-            np.sum([np.asarray(part, float) for part in parts], axis=0) for parts in zip(*results)
-        )
+        *counts, paths = zip(*results)
+        intersection, union, _, truth = (np.sum([np.asarray(part, float) for part in c], axis=0) for c in counts)
         with np.errstate(invalid="ignore"):
             return {
                 "iou": intersection / union,
@@ -84,6 +91,7 @@ class EvalkitIoU(IoUMetric):
                 "all": intersection.sum() / truth.sum(),
                 # (images, 3, classes), what the spread over images is made of
                 "images": np.stack([np.stack([np.asarray(r[k]) for k in (0, 1, 3)]) for r in results]),
+                "ids": per_image.names(paths),
             }
 
 

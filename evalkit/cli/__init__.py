@@ -12,6 +12,7 @@ import typer
 
 from ..errors import EvalkitError, worker_died
 from ..text import check_text, plain
+from . import complete
 from .app import app
 
 __all__ = ["app", "invoke", "main"]
@@ -80,6 +81,8 @@ def main() -> None:
         warnings.showwarning = lambda message, *_: print(
             f"warning: {plain(' '.join(str(message).split()))}", file=sys.stderr
         )
+    if os.environ.get(complete.VARIABLE) == "complete_bash":
+        complete.in_bash(lambda: invoke([]))
     in_launch = "WORLD_SIZE" in os.environ
     if in_launch:
         from ..launch import launched, leave, leave_group, watch_parent

@@ -8,7 +8,23 @@ import typer
 from .. import __version__
 from ..errors import EvalkitError, unknown
 from ..text import say
-from . import bench, compare, described, mixup, pack, processes, recipes, schemas, study
+from . import (
+    bench,
+    compare,
+    complete,
+    described,
+    doctor,
+    export,
+    mixup,
+    pack,
+    processes,
+    recipes,
+    report,
+    schemas,
+    show,
+    study,
+    zoo,
+)
 from .words import Overrides, check_overrides, split
 
 app = typer.Typer(
@@ -21,7 +37,6 @@ Examples:
   evalkit robustness occlusion runs/mixpro
   evalkit report runs
 """,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -29,6 +44,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(mixup.app, name="mixup")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(study.app, name="study")
+app.add_typer(zoo.app, name="zoo")
 
 
 @app.callback()
@@ -66,6 +82,7 @@ def train(
         typer.Argument(
             metavar="RECIPE KEY=VALUE",
             help="a recipe's name or YAML file, then values that replace its own",
+            autocompletion=complete.words,
             show_default=False,
         ),
     ] = None,
@@ -117,7 +134,12 @@ Examples:
 )
 def eval(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CKPT", help="a run or checkpoint folder, a weights file, or a timm model name")
+        str,
+        typer.Argument(
+            metavar="CKPT",
+            help="a run or checkpoint folder, zoo:NAME, a weights file, or a timm model name",
+            autocompletion=complete.words,
+        ),
     ],
     overrides: Overrides = None,
     data: Annotated[
@@ -154,17 +176,26 @@ Examples:
 """,
 )
 def transfer(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="what to train and measure, one of those below")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK", help="what to train and measure, one of those below", autocompletion=complete.words
+        ),
+    ],
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="CKPT KEY=VALUE",
-            help="a run or checkpoint folder, a weights file or a timm name; then settings",
+            help="a run or checkpoint folder, zoo:NAME, a weights file or a timm name; then settings",
             show_default=False,
+            autocompletion=complete.words,
         ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="a recipe's name or YAML file", show_default="the one for the data")
+        str | None,
+        typer.Option(
+            help="a recipe's name or YAML file", show_default="the one for the data", autocompletion=complete.recipes
+        ),
     ] = None,
     ms: Annotated[bool, typer.Option("--ms", help="also test at several scales and flipped, as ms=true")] = False,
     gpus: processes.Gpus = None,
@@ -219,6 +250,7 @@ def transfer(
     cls=schemas.with_keys(schemas.robustness, "Protocols", described.robustness),
     epilog="""\b
 Examples:
+  evalkit robustness occlusion zoo:mixpro-digits                          comes with evalkit, with its data
   evalkit robustness occlusion runs/vanilla runs/mixpro --data digits-photo --out runs/occlusion
   evalkit robustness imagenet-a deit_small_patch16_224 --data imagenet-a
   evalkit robustness imagenet-o runs/deit --data imagenet-o --id imagenet/val
@@ -233,14 +265,17 @@ def robustness(
     protocol: Annotated[
         str,
         typer.Argument(
-            metavar="PROTOCOL", help="what to measure, one of those below; all: each of them whose data are found"
+            metavar="PROTOCOL",
+            help="what to measure, one of those below; all: each of them whose data are found",
+            autocompletion=complete.words,
         ),
     ],
     words: Annotated[
         list[str],
         typer.Argument(
             metavar="MODEL_OR_CKPT... KEY=VALUE",
-            help="run or checkpoint folders, weights files or timm model names; then settings",
+            help="run or checkpoint folders, zoo:NAME, weights files or timm model names; then settings",
+            autocompletion=complete.words,
         ),
     ],
     data: Annotated[
@@ -258,7 +293,10 @@ def robustness(
         Path | None, typer.Option(help="folder for results.jsonl and the per-sample records", show_default=False)
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="a recipe's name or YAML file", show_default="the protocol's own")
+        str | None,
+        typer.Option(
+            help="a recipe's name or YAML file", show_default="the protocol's own", autocompletion=complete.recipes
+        ),
     ] = None,
     gpus: processes.Gpus = None,
 ) -> int:
@@ -297,37 +335,10 @@ def robustness(
 
 
 app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=show.EPILOG)(show.show)
 
 
-@app.command(
-    epilog="""\b
-Example:
-  evalkit report runs --out report
-"""
-)
-def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="run folders, or folders that hold some")],
-    out: Annotated[Path | None, typer.Option(help="folder for the report", show_default="the first DIR")] = None,
-) -> int:
-    """Tables and figures from the results of runs.
-
-    Markdown, CSV, LaTeX and one self-contained HTML page from every results.jsonl below the folders.
-    """
-    from ..report import build
-
-    say(*str(build(folders, out, described.protocols())).split("\n"))
-    return 0
-
-
+app.command(epilog=report.EPILOG)(report.report)
 app.command(epilog=pack.EPILOG)(pack.pack)
-
-
-@app.command()
-def doctor() -> int:
-    """Versions, devices, what is missing.
-
-    With the command that mends it. Exit code 1 if evalkit cannot work as it is.
-    """
-    from ..doctor import run
-
-    return run()
+app.command(cls=schemas.with_keys(schemas.export), epilog=export.EPILOG)(export.export)
+app.command(epilog=doctor.EPILOG)(doctor.doctor)

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from . import described
+from . import complete, described
 
 EPILOG = """\b
 Examples:
   evalkit robustness occlusion runs/vanilla runs/mixpro --out results
   evalkit compare results:vanilla results:mixpro
   evalkit compare results:vanilla results:mixpro --protocol occlusion --out comparison
+  evalkit compare zoo:mixpro-digits zoo:vanilla-digits
   evalkit compare studies/mine:method=mixpro studies/mine:method=vanilla
 """
 
@@ -20,10 +21,12 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            metavar="A", help="a folder of results of one model, FOLDER:LABEL, or STUDYFOLDER:AXIS=VALUE,.."
+            metavar="A",
+            help="a folder of results of one model, zoo:NAME, FOLDER:LABEL, or STUDYFOLDER:AXIS=VALUE,..",
+            autocompletion=complete.words,
         ),
     ],
-    b: Annotated[str, typer.Argument(metavar="B", help="the same of the other model")],
+    b: Annotated[str, typer.Argument(metavar="B", help="the same of the other model", autocompletion=complete.words)],
     protocol: Annotated[
         list[str] | None, typer.Option(help="only this protocol; may be given again", show_default=False)
     ] = None,
@@ -31,16 +34,14 @@ def compare(
 ) -> int:
     """Is A better than B?
 
-    Two models on the same images: paired bootstrap and McNemar's exact test on the per-sample records of `evalkit
-    robustness`, `evalkit eval` and `evalkit transfer cls`. Two methods of several seeds, of a study or of runs: paired
+    Two models on the same images: paired bootstrap and McNemar's exact test on what `evalkit robustness`, `evalkit
+    eval` and `evalkit transfer` keep of each image. Two methods of several seeds, of a study or of runs: paired
     by seed. A verdict per metric.
     """
     from ..study import versus
 
     if versus.is_over_seeds(a) or versus.is_over_seeds(b):
-        from ..robustness.comparison import outcome_of
-
-        return versus.compare(a, b, protocol or [], described.protocols(), outcome_of, out)
+        return versus.compare(a, b, protocol or [], described.protocols(), described.outcomes(), out)
     from ..robustness import compare
 
     return compare(a, b, protocol or [], out, described.transfers())

@@ -8,6 +8,7 @@ import typer
 
 from ..errors import EvalkitError
 from ..text import say
+from . import complete
 
 app = typer.Typer(help="The mixup methods: what there is, what they do, what they cost.", rich_markup_mode=None)
 
@@ -27,7 +28,10 @@ Examples:
 )
 def mixup_list(
     name: Annotated[
-        str | None, typer.Argument(help="one method, module:Class too: everything about it", show_default=False)
+        str | None,
+        typer.Argument(
+            help="one method, module:Class too: everything about it", show_default=False, autocompletion=complete.words
+        ),
     ] = None,
 ) -> int:
     """Every method: family, needs, extra passes through a network, paper; or one: its arguments, presets, BibTeX."""
@@ -56,8 +60,9 @@ def mixup_preview(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="a run or checkpoint folder: its network, and its own method with all that this learned",
+            help="a run or checkpoint folder, or zoo:NAME: its network, and its own method with all that this learned",
             show_default=False,
+            autocompletion=complete.words,
         ),
     ] = None,
     lambdas: Annotated[str, typer.Option(metavar="L,L,..", help="the sweep")] = "0.1,0.3,0.5,0.7,0.9",

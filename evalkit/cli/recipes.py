@@ -6,7 +6,7 @@ import typer
 
 from ..errors import EvalkitError
 from ..text import say
-from . import described
+from . import complete, described
 from .words import Overrides, check_overrides
 
 app = typer.Typer(help="The recipes that come with evalkit.", rich_markup_mode=None)
@@ -24,7 +24,10 @@ def recipes_list() -> int:
 
 
 @app.command("show")
-def recipes_show(recipe: Annotated[str, typer.Argument(help="name or YAML file")], overrides: Overrides = None) -> int:
+def recipes_show(
+    recipe: Annotated[str, typer.Argument(help="name or YAML file", autocompletion=complete.words)],
+    overrides: Overrides = None,
+) -> int:
     """A recipe with every key written out and the source of each disputed value; the output is a recipe itself."""
     check_overrides(overrides)
     from .. import recipe_text
@@ -43,8 +46,8 @@ Examples:
 """,
 )
 def recipes_diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="name or YAML file")],
-    b: Annotated[str, typer.Argument(metavar="B", help="name or YAML file")],
+    a: Annotated[str, typer.Argument(metavar="A", help="name or YAML file", autocompletion=complete.words)],
+    b: Annotated[str, typer.Argument(metavar="B", help="name or YAML file", autocompletion=complete.words)],
 ) -> int:
     """The values in which two recipes differ, with the source of each."""
     from .. import recipe_text
@@ -64,7 +67,9 @@ Examples:
 """,
 )
 def recipes_keys(
-    key: Annotated[str | None, typer.Argument(help="only this one, at length", show_default=False)] = None,
+    key: Annotated[
+        str | None, typer.Argument(help="only this one, at length", show_default=False, autocompletion=complete.words)
+    ] = None,
 ) -> int:
     """What every key means, its choices, bounds and default, and which commands take it."""
     from .. import reference

@@ -11,31 +11,42 @@ from . import described
 
 
 def train() -> dict[str, type[Keys]]:
+    """The keys of `evalkit train`."""
     from ..train.config import TrainConfig
 
     return {"train": TrainConfig}
 
 
 def eval() -> dict[str, type[Keys]]:
+    """The keys of `evalkit eval`."""
     from ..about import EvalConfig
 
     return {"eval": EvalConfig}
 
 
 def transfer() -> dict[str, type[Keys]]:
+    """The keys of each transfer."""
     return {f"transfer {name}": protocol.config for name, protocol in described.transfers().items()}
 
 
 def robustness() -> dict[str, type[Keys]]:
+    """The keys of each robustness protocol, and of all together."""
     from ..robustness import AllConfig
 
     own = {name: protocol.config for name, protocol in described.robustness().items()}
     return {f"robustness {name}": schema for name, schema in {**own, "all": AllConfig}.items()}
 
 
+def export() -> dict[str, type[Keys]]:
+    """The keys of `evalkit export`."""
+    from ..export.about import ExportConfig
+
+    return {"export": ExportConfig}
+
+
 def schemas() -> dict[str, type[Keys]]:
     """Command -> the class of its keys, for every command that takes key=value."""
-    return train() | eval() | transfer() | robustness()
+    return train() | eval() | transfer() | robustness() | export()
 
 
 def with_keys(

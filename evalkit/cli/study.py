@@ -8,12 +8,15 @@ import typer
 
 from ..errors import EvalkitError
 from ..text import say
+from . import complete
 from .words import split
 
 app = typer.Typer(help="Many trainings and evaluations as one: a table of a paper, or your own.", rich_markup_mode=None)
 
 Only = Annotated[str | None, typer.Option(metavar="AXIS=VALUE,..", help="these cells alone", show_default="all")]
-Name = Annotated[str, typer.Argument(metavar="STUDY", help="a study's name or YAML file")]
+Name = Annotated[
+    str, typer.Argument(metavar="STUDY", help="a study's name or YAML file", autocompletion=complete.words)
+]
 
 
 @app.command("list")
@@ -164,13 +167,13 @@ def study_report(
     Means over seeds, differences to the baseline with their significance, cost, and published values beside them; as
     Markdown, CSV, LaTeX and HTML, figures as PNG, SVG and PDF.
     """
-    from ..robustness.comparison import outcome_of
     from ..study import report, spec
     from . import described
 
     found = spec.load(study)
     folder = folder or Path("studies") / found.name
-    say(*str(report.build(found, folder, out or folder / "report", described.protocols(), outcome_of)).split("\n"))
+    built = report.build(found, folder, out or folder / "report", described.protocols(), described.outcomes())
+    say(*str(built).split("\n"))
     return 0
 
 

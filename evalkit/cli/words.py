@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from ..errors import EvalkitError
+from . import complete
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings to change", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="settings to change", show_default=False, autocompletion=complete.words),
 ]
 
 

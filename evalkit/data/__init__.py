@@ -13,10 +13,12 @@ from .readers import READERS, STREAMS, timm_images
 from .splits import spread
 from .stand_ins import digits_a, digits_o
 
-__all__ = ["NAMES", "BadImage", "Images", "folder", "has_parts", "load"]
+__all__ = ["EMBEDDED", "MADE_AT_ANY_SIZE", "NAMES", "SIZE", "BadImage", "Images", "folder", "has_parts", "load"]
 
 _EMBEDDED = {"digits": digits, "digits-photo": digits_photo, "digits-a": digits_a, "digits-o": digits_o}
-NAMES = (*_EMBEDDED, "fashion-mnist", "folder", "packed", *KNOWN)
+MADE_AT_ANY_SIZE = tuple(_EMBEDDED)
+EMBEDDED = (*_EMBEDDED, "fashion-mnist")  # images of `SIZE` pixels, used as they are
+NAMES = (*EMBEDDED, "folder", "packed", *KNOWN)
 
 
 def has_parts(name: str) -> bool:

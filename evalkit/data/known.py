@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import EvalkitError, unknown
+from .archives import cars, flowers, food101, pets
 from .cifar import cifar
 from .images import Images
 from .listed import aircraft, cub, inaturalist, places205, tiny_imagenet
@@ -24,6 +25,10 @@ class Known:
         splits: Part -> its images in all, and of each class where those are as many.
         read: (folder, part) -> its images.
         val: The part that "val" stands for, as in commands that ask for no other.
+        parts: The part that published transfers train on, and the one that they measure.
+        per_class: Whether they print the mean accuracy of the classes; else top-1. Sources of both: Kornblith et al.,
+            "Do Better ImageNet Models Transfer Better?", CVPR 2019, Table 1; of sets that are not there the papers of
+            the sets.
     """
 
     title: str
@@ -31,20 +36,76 @@ class Known:
     splits: dict[str, tuple[int, int | None]]
     read: Callable[[str | Path, str], Images]
     val: str = "val"
+    parts: tuple[str, str] = ("train", "val")
+    per_class: bool = False
 
 
 KNOWN: dict[str, Known] = {
-    "cifar10": Known("CIFAR-10", 10, {"train": (50_000, 5000), "test": (10_000, 1000)}, partial(cifar, 10), val="test"),
+    "cifar10": Known(
+        "CIFAR-10",
+        10,
+        {"train": (50_000, 5000), "test": (10_000, 1000)},
+        partial(cifar, 10),
+        val="test",
+        parts=("train", "test"),
+    ),
     "cifar100": Known(
-        "CIFAR-100", 100, {"train": (50_000, 500), "test": (10_000, 100)}, partial(cifar, 100), val="test"
+        "CIFAR-100",
+        100,
+        {"train": (50_000, 500), "test": (10_000, 100)},
+        partial(cifar, 100),
+        val="test",
+        parts=("train", "test"),
     ),
     "tiny-imagenet": Known("Tiny-ImageNet", 200, {"train": (100_000, 500), "val": (10_000, 50)}, tiny_imagenet),
-    "cub": Known("CUB-200-2011", 200, {"train": (5994, None), "test": (5794, None)}, cub, val="test"),
+    "cub": Known(
+        "CUB-200-2011",
+        200,
+        {"train": (5994, None), "test": (5794, None)},
+        cub,
+        val="test",
+        parts=("train", "test"),
+    ),
     "aircraft": Known(
         "FGVC-Aircraft",
         100,
         {"train": (3334, None), "val": (3333, None), "trainval": (6667, None), "test": (3333, None)},
         aircraft,
+        parts=("trainval", "test"),
+        per_class=True,
+    ),
+    "cars": Known(
+        "Stanford Cars",
+        196,
+        {"train": (8144, None), "test": (8041, None)},
+        cars,
+        val="test",
+        parts=("train", "test"),
+    ),
+    "flowers": Known(
+        "Oxford Flowers-102",
+        102,
+        {"train": (1020, 10), "val": (1020, 10), "trainval": (2040, 20), "test": (6149, None)},
+        flowers,
+        parts=("trainval", "test"),
+        per_class=True,
+    ),
+    "pets": Known(
+        "Oxford-IIIT Pets",
+        37,
+        {"trainval": (3680, None), "test": (3669, None)},
+        pets,
+        val="test",
+        parts=("trainval", "test"),
+        per_class=True,
+    ),
+    "food101": Known(
+        "Food-101",
+        101,
+        {"train": (75_750, 750), "test": (25_250, 250)},
+        food101,
+        val="test",
+        parts=("train", "test"),
     ),
     "inat2017": Known(
         "iNaturalist 2017", 5089, {"train": (579_184, None), "val": (95_986, None)}, partial(inaturalist, 2017)

@@ -23,16 +23,16 @@ def tiny_imagenet(root: str | Path, split: str) -> FolderImages:
         split: "train" or "val"; the labels of its test images are not public.
     """
     root = unpacked(root, ("tiny-imagenet-200",), "wnids.txt", "Tiny-ImageNet")
-    classes = sorted(_lines(root / "wnids.txt"))
+    classes = sorted(lines_of(root / "wnids.txt"))
     if split == "train":
         return folder(root / "train", classes=classes, name="tiny-imagenet")
     annotations, images = root / "val" / "val_annotations.txt", root / "val" / "images"
     if not images.is_dir():  # as some tools rearrange it: val/WNID/
         return folder(root / "val", classes=classes, name="tiny-imagenet")
     labels = {}
-    for line in _lines(annotations):
-        name, wnid = _fields(line, "\t", 2, annotations)
-        labels[name] = _one_of(wnid, set(classes), annotations)
+    for line in lines_of(annotations):
+        name, wnid = fields_of(line, "\t", 2, annotations)
+        labels[name] = one_of(wnid, set(classes), annotations)
     _complain(images, [name for name in labels if not (images / name).is_file()], len(labels), annotations)
     return flat_folder(images, labels, classes=classes, name="tiny-imagenet")
 
@@ -47,9 +47,9 @@ def cub(root: str | Path, split: str) -> FolderImages:
     root = unpacked(root, ("CUB_200_2011",), "train_test_split.txt", "CUB-200-2011")
     table = {}
     for file in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"):
-        table[file] = dict(_fields(line, " ", 2, root / file) for line in _lines(root / file))
-    names = [table["classes.txt"][k] for k in sorted(table["classes.txt"], key=lambda k: _number(k, root))]
-    position = {k: i for i, k in enumerate(sorted(table["classes.txt"], key=lambda k: _number(k, root)))}
+        table[file] = dict(fields_of(line, " ", 2, root / file) for line in lines_of(root / file))
+    names = [table["classes.txt"][k] for k in sorted(table["classes.txt"], key=lambda k: number_of(k, root))]
+    position = {k: i for i, k in enumerate(sorted(table["classes.txt"], key=lambda k: number_of(k, root)))}
     wanted, rows = "1" if split == "train" else "0", []
     for key, path in table["images.txt"].items():
         label, part = table["image_class_labels.txt"].get(key), table["train_test_split.txt"].get(key)
@@ -73,11 +73,11 @@ def aircraft(root: str | Path, split: str) -> FolderImages:
     """
     inside = ("data", "fgvc-aircraft-2013b/data", "fgvc-aircraft-2013b")
     root = unpacked(root, inside, "variants.txt", "FGVC-Aircraft")
-    variants, path = list(_lines(root / "variants.txt")), root / f"images_variant_{split}.txt"
+    variants, path = list(lines_of(root / "variants.txt")), root / f"images_variant_{split}.txt"
     position, rows = {name: i for i, name in enumerate(variants)}, []
-    for line in _lines(path):
-        number, variant = _fields(line, " ", 2, path)
-        rows.append((f"{number}.jpg", position[_one_of(variant, position, path)]))
+    for line in lines_of(path):
+        number, variant = fields_of(line, " ", 2, path)
+        rows.append((f"{number}.jpg", position[one_of(variant, position, path)]))
     return listed("aircraft", root / "images", rows, variants, path)
 
 
@@ -132,9 +132,9 @@ def places205(root: str | Path, split: str) -> FolderImages:
     )
     of: dict[int, str] = {}
     rows = []
-    for line in _lines(path):
-        name, number = _fields(line.replace(",", " "), None, 2, path)
-        label, kind = _number(number, path), os.path.dirname(name)
+    for line in lines_of(path):
+        name, number = fields_of(line.replace(",", " "), None, 2, path)
+        label, kind = number_of(number, path), os.path.dirname(name)
         if of.setdefault(label, kind) != kind:
             raise EvalkitError(f"{path}: class {label} is {of[label]} and {kind}; unpack it again")
         rows.append((name, label))
@@ -207,7 +207,8 @@ def _complain(root: Path, missing: Sequence[str], of: int, source: Path) -> None
         )
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
+    """The lines of a list that hold something. Raises EvalkitError for a file that cannot be read."""
     try:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as e:
@@ -215,21 +216,41 @@ def _lines(path: Path) -> list[str]:
         raise EvalkitError(f"cannot read {path}: {reason}; unpack the archive again") from e
 
 
-def _fields(line: str, at: str | None, least: int, path: Path) -> tuple[str, str]:
-    """The first field of a line, and the second: up to the next tab, or all that is left."""
+def fields_of(line: str, at: str | None, least: int, path: Path) -> tuple[str, str]:
+    """The first field of a line, and the second: up to the next tab, or all that is left. Raises EvalkitError.
+
+    Args:
+        line: The line.
+        at: What parts the fields; None: white space.
+        least: Fields that there must be.
+        path: The file, for errors.
+    """
     fields = line.strip().split(at) if at == "\t" else line.strip().split(at, 1)
     if len(fields) < least:
         raise EvalkitError(f"{path}: a line should have {least} fields, but is {line.strip()[:80]!r}; unpack it again")
     return fields[0], fields[1].strip()
 
 
-def _one_of(name: str, known: Any, path: Path) -> str:
+def one_of(name: str, known: Any, path: Path) -> str:
+    """`name`, a class of a list. Raises EvalkitError for none of them.
+
+    Args:
+        name: As the list has it.
+        known: The classes.
+        path: The file, for errors.
+    """
     if name not in known:
         raise EvalkitError(f"{path} names the class {name!r}, which is none of the {len(known)}; unpack it again")
     return name
 
 
-def _number(text: str, path: Path) -> int:
+def number_of(text: str, path: Path) -> int:
+    """A number in a list. Raises EvalkitError for another text.
+
+    Args:
+        text: As the list has it.
+        path: The file, for errors.
+    """
     if not text.isdecimal():
         raise EvalkitError(f"{path}: {text!r} should be a number; unpack the archive again")
     return int(text)

@@ -64,6 +64,7 @@ def positive_integer(name: str, value: int) -> None:
 
 
 def finite_logits(logits: ArrayLike) -> np.ndarray:
+    """Logits as float64 (N, K). Raises ValueError for another shape and for values that are not finite."""
     out = np.ascontiguousarray(logits, dtype=np.float64)
     if out.ndim != 2 or out.shape[1] == 0:
         raise ValueError(f"Expected argument `logits` to have shape (N, K) with K larger than 0, but got {out.shape}")
@@ -96,4 +97,5 @@ def class_labels(labels: ArrayLike, logits: np.ndarray) -> np.ndarray:
 
 
 def mean(values: np.ndarray) -> float:
+    """The mean in float64, NaN of no values."""
     return float(np.mean(values, dtype=np.float64)) if values.size else float("nan")

@@ -140,6 +140,7 @@ def class_attention_modules(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def has_class_attention(model: nn.Module) -> bool:
+    """Whether the network's class attention can be read."""
     try:
         class_attention_modules(model)
     except EvalkitError:

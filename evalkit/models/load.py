@@ -10,6 +10,7 @@ import timm
 from timm.data import ImageNetInfo
 from torch import Size, Tensor
 
+from .. import zoo
 from ..checkpoint import read_weights
 from ..errors import EvalkitError, unknown
 from ..records import Subject
@@ -77,16 +78,16 @@ def load(
     nothing is ever loaded in part.
 
     Args:
-        spec: A checkpoint or run folder, a weights file (with `model`), or a timm name.
+        spec: A checkpoint or run folder, `zoo:NAME`, a weights file (with `model`), or a timm name.
         model: The architecture, for files that do not name theirs.
         model_args: What it is built with beside what the file says.
         weights: "raw" or "ema"; None takes the averaged weights where there are some.
         num_classes: How many classes it tells apart; None: what the file holds; 0 drops the head.
     """
     spec, model_args = str(spec), dict(model_args or {})
-    path = Path(spec)
+    path = zoo.located(spec)
     if path.exists():
-        return _from_file(path, model, model_args, weights, num_classes)
+        return _from_file(str(Path(spec)), model, model_args, weights, num_classes)
     if "/" in spec or path.suffix in SUFFIXES:
         raise EvalkitError(f"no such checkpoint: {spec}")
     return _from_timm(spec, model, model_args, num_classes)
@@ -94,7 +95,7 @@ def load(
 
 def _from_timm(name: str, model: str | None, model_args: dict[str, Any], num_classes: int | None) -> Loaded:
     if not timm.is_model(name.partition(".")[0]):
-        raise unknown("model or checkpoint", name, timm.list_models())
+        raise unknown("model or checkpoint", name, [*zoo.specs(), *timm.list_models()])
     if model is not None and model.partition(".")[0] != name.partition(".")[0]:
         raise EvalkitError(f"weights of timm model '{name}' asked for model '{model}'; give weights of that model")
     check_arguments(name, model_args)
@@ -107,7 +108,7 @@ def _from_timm(name: str, model: str | None, model_args: dict[str, Any], num_cla
 
 
 def _from_file(
-    path: Path, model: str | None, model_args: dict[str, Any], weights: str | None, num_classes: int | None
+    path: str, model: str | None, model_args: dict[str, Any], weights: str | None, num_classes: int | None
 ) -> Loaded:
     tensors, meta, sha256 = read_weights(path, weights)
     name = meta.get("model") or model
@@ -141,15 +142,15 @@ def _from_file(
             )
         network.input_size = size
     before = _before(name, args, meta) if "img_size" in model_args else None
-    report = {"chosen": meta.get("chosen", [])} | fit(network.model, tensors, str(path), before=before)
-    label = meta.get("label") or meta.get("method") or path.stem
+    report = {"chosen": meta.get("chosen", [])} | fit(network.model, tensors, path, before=before)
+    label = meta.get("label") or meta.get("method") or Path(path).stem
     which = meta.get("weights") or weights or "raw"
     return Loaded(
         network.eval(),
         name,
         _classes(network, meta.get("classes")),
         sha256,
-        str(path),
+        path,
         meta.get("method"),
         label,
         which,

@@ -86,6 +86,7 @@ class Row:
 
 
 def group_of(record: Record) -> Group:
+    """What a record is of: protocol, data and settings; only records of one group share a column."""
     data = record["data"]
     settings = "" if record["task"] == "train" else json.dumps(results.settings(record), sort_keys=True)
     return Group(record["protocol"], record["version"], data["name"], data["fingerprint"], data["split"], settings)

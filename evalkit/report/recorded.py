@@ -50,17 +50,18 @@ def recorded(pairs: Iterable[tuple[Row, Record]], protocols: Protocols, folder: 
     return found
 
 
-def command(record: Record, protocols: Protocols) -> str:
-    """The command line that makes a record again; CHECKPOINT stands for the weights, whose sha256 the record has.
+def command(record: Record, protocols: Protocols, weights: str = CHECKPOINT) -> str:
+    """The command line that makes a record again.
 
     Args:
         record: Of any task, as `evalkit.results` reads it.
         protocols: All protocols, by name.
+        weights: What stands for the weights, of which the record has the sha256 alone.
     """
     if record["task"] == "train":
         return shlex.join(["evalkit", "train", str(Path(record["_dir"]) / "config.yaml")])
     verb = ["eval"] if record["task"] == "eval" else [record["task"], record["protocol"]]
-    words = ["evalkit", *verb, CHECKPOINT]
+    words = ["evalkit", *verb, weights]
     if record["task"] == "eval":
         words += ["--data", record["data"]["name"]]
     schema = protocols[record["protocol"]].config if record["protocol"] in protocols else None

@@ -196,6 +196,7 @@ def latex(tables: Sequence[Table]) -> str:
 
 
 def latex_table(table: Table) -> str:
+    """A table in LaTeX, with its caption, label and notes."""
     spans, start = [], 2
     for *_, span in table.heads:
         spans.append((start, start + span - 1))

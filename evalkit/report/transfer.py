@@ -4,6 +4,7 @@ several."""
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from .. import fingerprint, results
@@ -43,11 +44,13 @@ class Line:
         row: The backbone.
         detail: Such as the decoder.
         records: One per seed.
+        start: What a fine-tuning began with; "" for the others, whose row says it.
     """
 
     row: Row
     detail: str
     records: list[Record]
+    start: str = ""
 
     @property
     def published(self) -> bool:
@@ -97,6 +100,9 @@ def _sets(rows: Sequence[Row], protocols: Protocols) -> dict[Set, list[Line]]:
                 detail = "" if protocol.detail is None else record["config"].get(protocol.detail.key) or ""
                 line = found.setdefault(_set_of(record, protocol), {}).setdefault((i, detail), Line(row, detail, []))
                 line.records.append(record)
+    for key, lines in _tuned(rows, protocols).items():
+        alike = [k for k in found if (k.protocol, k.data, k.fingerprint) == (key.protocol, key.data, key.fingerprint)]
+        found.setdefault(alike[0] if alike else key, {}).update(lines)
     sets = {}
     for key in sorted(found, key=lambda key: order.index(key.protocol)):
         detail = protocols[key.protocol].detail
@@ -104,6 +110,23 @@ def _sets(rows: Sequence[Row], protocols: Protocols) -> dict[Set, list[Line]]:
         lines = [(places.get(line.detail, len(places)), i, line) for i, line in enumerate(found[key].values())]
         sets[key] = [line for *_, line in sorted(lines, key=lambda item: item[:2])]
     return sets
+
+
+def _tuned(rows: Sequence[Row], protocols: Protocols) -> dict[Set, dict[tuple[int, str], Line]]:
+    """Trainings that began with weights, as lines of the transfer that fine-tuning belongs to. Their settings are their
+    own, so that of one set they make one group, whatever they are; the row says what is different."""
+    protocol = next((p for p in protocols.values() if p.tuned), None)
+    found: dict[Set, dict[tuple[int, str], Line]] = {}
+    for i, row in enumerate(rows if protocol is not None else ()):
+        for record in (r for run in row.runs for r in run.records.values()):
+            start = record["config"].get("init") if record["task"] == "train" else None
+            if start and protocol is not None:
+                data = record["data"]
+                key = Set(protocol.name, protocol.version, data["name"], data["fingerprint"], "{}")
+                origin = "timm's weights" if start == "pretrained" else PurePath(start).name
+                lines = found.setdefault(key, {})
+                lines.setdefault((i, protocol.tuned), Line(row, protocol.tuned, [], origin)).records.append(record)
+    return found
 
 
 def _set_of(record: Record, protocol: Protocol) -> Set:
@@ -139,7 +162,7 @@ def _table(protocol: Protocol, key: Set, lines: Sequence[Line], title: str, know
     called = lambda value: [] if detail is None else [Cell(detail.names.get(value, value))]  # noqa: E731
     rows, notes = [], _notes(key, lines, protocol)
     for i, line in enumerate(lines):
-        name = line.row.name
+        name = f"{line.row.name}, from {line.start}" if line.start else line.row.name
         if known:
             mark, reasons = assumptions(line.records)
             name = f"{name}, this report{mark}"

@@ -34,12 +34,18 @@ class PGDConfig(FGSMConfig):
     seed: int = key(0, "of the random starts", least=0, most=2**64 - 1, role="seed")
 
 
+RIGHT = "(1/N) sum_i [argmax_k z_k(x'_i) = y_i]"
 ATTACKED = "accuracy when every pixel may move by eps"
 METRICS = (
-    Metric("top1_eps_2", "eps 2/255", "high", f"{ATTACKED}, 2/255 of its range", column=True),
-    Metric("top1_eps_8", "eps 8/255", "high", f"{ATTACKED}, 8/255 of its range", column=True),
-    Metric("top1_eps_*", "eps */255", "high", f"{ATTACKED}, in 1/255 of its range"),
-    Metric("clean_top1", "clean top-1", "high", "accuracy without an attack"),
+    Metric("top1_eps_2", "eps 2/255", "high", f"{ATTACKED}, 2/255 of its range", column=True, formula=RIGHT),
+    Metric("top1_eps_8", "eps 8/255", "high", f"{ATTACKED}, 8/255 of its range", column=True, formula=RIGHT),
+    Metric("top1_eps_*", "eps */255", "high", f"{ATTACKED}, in 1/255 of its range", formula=RIGHT),
+    Metric("clean_top1", "clean top-1", "high", "accuracy without an attack", formula=RIGHT.replace("x'", "x")),
+)
+CONVENTION = (
+    "L is the cross entropy over all of the model's classes, x pixels in [0, 1]; eps counts 1/255 of their range. The"
+    " whole evaluation set is attacked, always untargeted. An accuracy above chance under these attacks does not prove"
+    ' robustness (Athalye et al., "Obfuscated Gradients Give a False Sense of Security", arXiv 1802.00420).'
 )
 
 FGSM = Protocol(
@@ -54,6 +60,10 @@ FGSM = Protocol(
     passes=7,
     config=FGSMConfig,
     code="evalkit.robustness.adversarial:FGSM",
+    convention=f"x' = clip(x + eps sign(dL/dx)), clipped to [0, 1]. {CONVENTION}",
+    source='Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv 1412.6572.',
+    differs="There is no one published protocol: papers differ in strengths and images, so no record is marked as"
+    " published.",
 )
 PGD = Protocol(
     name="pgd",
@@ -67,4 +77,11 @@ PGD = Protocol(
     passes=125,
     config=PGDConfig,
     code="evalkit.robustness.adversarial:PGD",
+    convention="x' <- clip(x' + alpha sign(dL/dx')), clipped to within eps of x and to [0, 1], `steps` times from"
+    f" x + eps u, u uniform in [-1, 1]. {CONVENTION}",
+    source='Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv'
+    " 1706.06083.",
+    differs="There is no one published protocol: papers differ in steps, strengths and images, so no record is marked"
+    " as published. One random start per image, the same for every strength, scaled; alpha = eps / 4 unless given (2"
+    " at eps 8, as in the paper on CIFAR-10).",
 )

@@ -56,12 +56,31 @@ IMAGENET_C = Protocol(
             "mean over the corruptions of the error divided by AlexNet's (100 is as bad as AlexNet)",
             column=True,
             bound=None,
+            formula="(1/C) sum_c CE_c,  CE_c = sum_s E_cs / sum_s E_cs of AlexNet",
         ),
-        Metric("mean_error", "mean error", "low", "mean error over the corruptions, without dividing", column=True),
-        Metric("error_*", "error, *", "low", "error under this corruption, mean over the severities"),
+        Metric(
+            "mean_error",
+            "mean error",
+            "low",
+            "mean error over the corruptions, without dividing",
+            column=True,
+            formula="(1/C) sum_c (1/S) sum_s E_cs",
+        ),
+        Metric(
+            "error_*",
+            "error, *",
+            "low",
+            "error under this corruption, mean over the severities",
+            formula="(1/S) sum_s E_cs,  E_cs = 1 - top-1 under corruption c at severity s",
+        ),
     ),
     needs={"data": "imagenet-c"},
     passes=75,
     config=ImageNetCConfig,
     code="evalkit.robustness.imagenet_c:PROTOCOL",
+    convention="The published files are ready at 224 pixels and are not resized. mCE, which divides by AlexNet's"
+    " errors, differs from the plain mean of the errors.",
+    source='Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and'
+    ' Perturbations", ICLR 2019.',
+    differs="Class folders are matched by name. mCE is computed, where the code prints the plain mean.",
 )

@@ -168,7 +168,7 @@ def test_transmix_as_run_cools_down_and_its_networks_are_their_authors():
         "deit_base_patch16_224": (0.05, 5, 300, 0.1, None),
         "pvt_large": (0.03, 20, 300, 0.3, 1.0),
         "ca_swin_tiny_patch4_window7_224": (0.03, 20, 300, 0.2, None),
-        "cait_xxs36_224": (0.03, 20, 400, None, None),
+        "cait_xxs36_224": (0.03, 20, 400, 0.1, None),
         "xcit_small_12_p16_224": (0.03, 20, 400, 0.05, None),
     }
     for model, expected in published.items():
@@ -179,7 +179,8 @@ def test_transmix_as_run_cools_down_and_its_networks_are_their_authors():
 
 def test_distilled_recipes_are_deits():
     """facebookresearch/deit, main.py: --teacher-model regnety_160, --distillation-alpha 0.5, hard in its README."""
-    for name, base in (("transmix-distilled", "transmix"), ("deit-distilled", "deit-300")):
+    distilled = {"transmix-distilled": "transmix", "mixpro-distilled": "mixpro", "deit-distilled": "deit-300"}
+    for name, base in distilled.items():
         cfg, plain = (config.load(TrainConfig, recipe, ["data_dir=x"]) for recipe in (name, base))
         assert (cfg.distill_teacher, cfg.distill_type, cfg.distill_alpha) == ("regnety_160.deit_in1k", "hard", 0.5)
         differ = {key for key in vars(cfg) if getattr(cfg, key) != getattr(plain, key)}

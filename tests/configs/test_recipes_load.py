@@ -252,6 +252,7 @@ def test_switches(name):
     published |= {
         "deit-distilled": published["deit-300"],
         "transmix-distilled": published["transmix"],
+        "mixpro-distilled": published["mixpro"],
         "tokenmix": {"mixup": 0.5, "tokenmix": 0.5},
         "digits-photo-deit": published["deit-300"],
         "digits-photo-transmix": published["transmix"],

@@ -226,8 +226,55 @@ def test_the_keys_that_openmixups_configurations_of_mixups_have_otherwise():
         assert same(cfg[key], value), key
 
 
-# whai362/PVT 57e2dfa, classification/configs/pvt; MixPro's configs/swin; facebookresearch/xcit 82f5291, README:
-# drop path, clipping, epochs (TransMix's and MixPro's papers: 400 for XCiT and CaiT)
+# recipes of anybody's own images: what their headers follow, in its own numbers. He et al., CVPR 2016, section 4.2;
+# facebookresearch/pycls 2706545, configs/archive/imagenet/resnet/R-50-1x64d_step_8gpu.yaml (NESTEROV: timm's sgd);
+# google-research/vision_transformer 0f6b288, vit_jax/configs/common.py and train.py (optax.sgd without Nesterov)
+FOLLOWED = {
+    "small": {
+        **{"lr": 0.1, "lr_batch": 128, "momentum": 0.9, "opt": "momentum", "weight_decay": 1e-4},
+        **{"decay_norm_and_bias": True, "augment": "pad-crop-flip", "warmup_lr": 0.0},
+    },
+    "scratch": {
+        **{"lr": 0.1, "lr_batch": 256, "epochs": 100, "momentum": 0.9, "opt": "sgd", "weight_decay": 1e-4},
+        **{"augment": "rrc", "clip_grad": None, "label_smoothing": 0.0},
+    },
+    "finetune": {
+        **{"lr": 0.03, "lr_batch": 512, "momentum": 0.9, "opt": "momentum", "schedule": "cosine", "clip_grad": 1.0},
+        "weight_decay": 0.0,
+    },
+}
+FURTHER = {  # numbers of the sources that are not the recipe's, and of the networks with settings of their own
+    "small": {round(64_000 * 128 / 45_000), 4},  # steps of batches of 45,000 images; pixels of padding
+    "scratch": {0.05, 0.1},  # DeiT's weight decay and label smoothing
+    "finetune": {500},
+}
+
+
+@pytest.mark.parametrize("recipe", FOLLOWED)
+def test_recipes_of_own_images_follow_what_their_headers_name(recipe):
+    text = config.find(recipe).read_text()
+    values = yaml.safe_load(text)
+    for key, value in FOLLOWED[recipe].items():
+        assert same(values[key], value), key
+    header = " ".join(line.removeprefix("# ") for line in text.partition("\nmodel:")[0].splitlines())
+    said = re.sub(
+        r"arXiv [\d.]+\d|CVPR \d+|(section|appendix) [\w.]*\w|CIFAR-10|R-50-\w+|\S+\.py|ResNet-50", "", header
+    )
+    said = said[said.index("Follows") : said.index("picked from the data")]
+    theirs, ours = said.split("Ours:")
+    numbers = [{float(n) for n in NUMBER.findall(part)} for part in (theirs, ours)]
+    known = {v for v in FOLLOWED[recipe].values() if isinstance(v, float | int)}
+    assert numbers[0] <= known | FURTHER[recipe] and {values["lr"], values["lr_batch"], 0.9} <= numbers[0]
+    assert numbers[1] <= {values["epochs"], values["warmup_epochs"]} | FURTHER[recipe]
+    for settings in filter(None, (values.get("models") or {}).values()):
+        own = (settings["weight_decay"], settings["label_smoothing"])
+        assert own == (SOURCES["DeiT code"]["weight_decay"], SOURCES["DeiT code"]["label_smoothing"])
+
+
+# whai362/PVT 57e2dfa, classification/configs/pvt; MixPro's configs/swin; XCiT's Table B.1 (facebookresearch/xcit
+# 82f5291's README has S12's rate; birder's xcit.py repeats the table's) and CaiT's Table 5 (repeated by PaddleViT's
+# configs, cait_xxs36_224.yaml b155a0c): drop path, clipping, epochs (400 for XCiT and CaiT in TransMix's and MixPro's
+# papers)
 NETWORKS = {
     "pvt_tiny": (0.1, None, 300),
     "pvt_small": (0.1, None, 300),
@@ -236,14 +283,18 @@ NETWORKS = {
     "ca_swin_tiny_patch4_window7_224": (0.2, None, 300),
     "ca_swin_small_patch4_window7_224": (0.3, None, 300),
     "xcit_small_12_p16_224": (0.05, None, 400),
-    "cait_xxs36_224": (None, None, 400),
+    "xcit_tiny_24_p16_224": (0.05, None, 400),
+    "xcit_medium_24_p16_224": (0.15, None, 400),
+    "xcit_large_24_p16_224": (0.25, None, 400),
+    "cait_xxs36_224": (0.1, None, 400),
     "deit_tiny_patch16_224": (0.1, None, 300),
     "deit_base_patch16_224": (0.1, None, 300),
 }
 
 
 def test_mixpros_networks_are_trained_as_their_authors_trained_them():
-    assert set(NETWORKS) <= set(yaml.safe_load(config.find("mixpro").read_text())["models"])
+    models = yaml.safe_load(config.find("mixpro").read_text())["models"]
+    assert set(NETWORKS) | {"deit_small_patch16_224"} == set(models) and len(models) == 14  # all of Table 1
     for name, expected in NETWORKS.items():
         cfg = config.load(TrainConfig, "mixpro", ["data_dir=x", f"model={name}"])
         assert (cfg.model_args.get("drop_path_rate"), cfg.clip_grad, cfg.epochs) == expected

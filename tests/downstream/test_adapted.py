@@ -6,7 +6,8 @@ import pytest
 import torch
 from timm.optim import param_groups_layer_decay
 
-from evalkit.downstream.adapted import AdaptedBackbone, layers, rescaling
+from evalkit.downstream.adapted import layers, rescaling
+from evalkit.downstream.backbone import AdaptedBackbone
 from evalkit.errors import EvalkitError
 
 VIT = ("vit_nano_patch4_32", None)

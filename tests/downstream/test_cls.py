@@ -1,6 +1,7 @@
 """Classification transfer from the command line, without any mm package."""
 
 import csv
+import shutil
 import subprocess
 import sys
 
@@ -8,14 +9,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from evalkit import checkpoint, data, models, results
 from evalkit.cli import invoke
-from evalkit.downstream import features, probes
+from evalkit.downstream import PROTOCOLS, features, probes
 from evalkit.downstream.about.cls import ClsConfig
+from evalkit.downstream.cls import TASK
+from evalkit.errors import EvalkitError
+from evalkit.robustness import compare
 from evalkit.train import session
 from tests.conftest import tiny
+from tests.evalkit import listed_miniatures
 from tests.train.test_sizes import folders
 
 QUICK = ["workers=0", "device=cpu"]
@@ -41,7 +47,11 @@ def test_records_say_what_was_measured(measured, finished):
     assert {r["checkpoint_sha256"] for r in found[:3]} == {sha} and knn["weights"] == "ema"
     assert {r["task"] for r in found} == {"transfer"} and all(r["demonstration"] and not r["published"] for r in found)
     assert knn["metrics"]["top1"] == knn["metrics"]["top1_k20"] != knn["metrics"]["top1_k1"]
-    assert set(fewshot["metrics"]) == {"top1", "top1_shots1", "top1_shots3", "sd_shots1", "sd_shots3"}
+    names = {"top1", "mean_per_class", "top1_shots1", "top1_shots3", "sd_shots1", "sd_shots3"}
+    assert set(fewshot["metrics"]) == names and set(fewshot["intervals"]) == names - {"sd_shots1", "sd_shots3"}
+    rows = list(csv.DictReader((measured / linear["records"]).open()))
+    labels, found_ones = ([row[k] for row in rows] for k in ("label", "predicted_class"))
+    assert linear["metrics"]["mean_per_class"] == pytest.approx(balanced_accuracy_score(labels, found_ones), abs=1e-12)
     assert linear["metrics"]["c"] in (0.1, 1.0) and "held out" in " ".join(linear["notes"])
     assert linear["standard_errors"]["top1"] == pytest.approx(
         (linear["metrics"]["top1"] * (1 - linear["metrics"]["top1"]) / (linear["n"] - 1)) ** 0.5, rel=2e-3
@@ -112,9 +122,44 @@ def test_predictions_pair_two_networks_and_the_report_has_the_table(measured, tm
     assert invoke(["compare", *pair, "--protocol", "cls"]) == (0, "")
     printed = capsys.readouterr().out
     assert printed.count("cls on digits") == 3 and "only A / only B" in printed
+    for name in ("top1_k1 ", "top1_shots3 ", "mean_per_class "):  # every metric of each image, and of the classes
+        assert name in printed
+    damaged = tmp_path / "damaged"
+    shutil.copytree(measured, damaged)
+    for path in damaged.glob("predictions-*"):
+        path.write_text(path.read_text().replace(",1.0", ",0.0", 1))
+    with pytest.raises(EvalkitError, match="is not of the numbers that .* records; measure it again by `evalkit trans"):
+        compare(f"{damaged}:{trained}", pair[1], ["cls"], transfers=PROTOCOLS)
+    for path in damaged.glob("predictions-*"):
+        path.write_text("file_name,label\n1,2\n")
+    with pytest.raises(EvalkitError, match=r"predictions-.* is missing or damaged; measure it again"):
+        compare(f"{damaged}:{trained}", pair[1], ["cls"], transfers=PROTOCOLS)
     assert invoke(["report", str(measured), "--out", str(tmp_path)]) == (0, "")
     text = (tmp_path / "report.md").read_text()
     assert "Classification" in text and "k nearest neighbours" in text and "linear probe" in text
+
+
+def test_a_published_set_is_measured_as_publications_do(tmp_path, finished, capsys):
+    """Its parts and its metric, of a set in its distributed layout; other parts by name."""
+    listed_miniatures.pets(tmp_path)
+    words = ["transfer", "cls", str(finished), "data=pets", f"data_dir={tmp_path}", *QUICK, "mode=fewshot", "shots=[1]"]
+    assert invoke([*words, "draws=2", "--out", str(tmp_path / "out")])[0] == 0
+    (record,) = results.read([tmp_path / "out"])
+    assert (record["config"]["train_split"], record["data"]["split"], record["n"]) == ("trainval", "test", 3)
+    assert record["data"]["train_images"] == 6 and not record["published"]
+    note = "publications train on trainval of Oxford-IIIT Pets and print mean accuracy of the classes on test"
+    assert note in record["notes"] and any("not the published set" in text for text in record["notes"])
+    assert "mean of the classes" in capsys.readouterr().out
+    tuning = TASK.training("runs/a", ["mode=finetune", "data=pets", "data_dir=x", "val_split=trainval"])
+    assert tuning == [
+        "finetune",
+        "init=runs/a",
+        "data=pets",
+        "train_split=trainval",
+        "data_dir=x",
+        "val_split=trainval",
+    ]
+    assert "splits 'test' and 'test'" in invoke([*words, "train_split=test", "--out", str(tmp_path / "same")])[1]
 
 
 def test_own_folders_fine_tuning_and_what_is_refused(tmp_path, finished, capsys):

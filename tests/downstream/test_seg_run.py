@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from evalkit import config, results
+from evalkit.cli import invoke
 from evalkit.downstream import readers_seg, seg
 from evalkit.downstream.run import transfer
 from evalkit.downstream.seg import SegConfig
@@ -60,6 +61,36 @@ def test_run_leaves_a_complete_record(finished, shapes):
     assert set(record["metrics"]) == {"miou", "miou_ms", "mean_accuracy", "pixel_accuracy", "parameters"}
     assert [row["class"] for row in record["series"]] == ["background", "red", "blue"]
     assert record["environment"]["mmsegmentation"] and (finished / "samples.png").stat().st_size > 1000
+
+
+@needs_mm
+def test_two_runs_are_compared_by_what_they_keep_of_each_image(finished, shapes, weights, tmp_path, capsys):
+    """Every metric with its interval, paired; numbers again from the images alone; what is gone is said and made
+    again."""
+    (record,) = results.read([finished])
+    ids, statistics = seg.TASK.per_image(finished / record["records"])
+    assert ids.tolist() == [f"{i:03d}.png" for i in range(4)]
+    again = {name: value for s in statistics for name, value in s.values.items()}
+    assert again == pytest.approx({name: record["metrics"][name] for name in again})
+    assert set(again) == {"miou", "miou_ms", "mean_accuracy", "pixel_accuracy"} == set(record["intervals"])
+    keys = ["head=segmenter", "ms=true", "ratios=[0.75,1.0]", "mm.model.decode_head.num_layers=1", "init=random"]
+    other = tmp_path / "other"
+    assert transfer(seg.TASK, str(weights), loaded("digits-scenes", f"data={shapes}", *TINY, *keys), other) == 0
+    capsys.readouterr()
+    assert invoke(["compare", str(finished), str(other), "--out", str(tmp_path)]) == (0, "")
+    printed = capsys.readouterr().out
+    assert "seg on shapes, 4 images: A = mine, B = vit_nano_patch4_32, random" in printed
+    (made,) = json.loads((tmp_path / "compare.json").read_text())
+    assert set(made["metrics"]) == set(again) and made["a"]["label"] == "mine"
+    (second,) = results.read([other])
+    for name, found in made["metrics"].items():
+        assert found["difference"] == pytest.approx(record["metrics"][name] - second["metrics"][name])
+        assert found["interval"][0] <= found["difference"] <= found["interval"][1] and found["standard_error"] >= 0
+    (other / "per_image.npz").unlink()
+    code, said = invoke(["compare", str(finished), str(other)])
+    assert code == 1 and said.endswith(f"by `evalkit transfer seg`, a finished run by its --resume {other}")
+    assert transfer(seg.TASK, None, None, resume=other) == 0
+    assert invoke(["compare", str(finished), str(other)]) == (0, "") and len(results.read([other])) == 1
 
 
 @needs_mm

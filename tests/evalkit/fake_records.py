@@ -178,6 +178,20 @@ def det(**changes):
     )
 
 
+def cls(mode="linear", **changes):
+    """A record of classification transfer onto 450 digits."""
+    fields = {
+        "task": "transfer",
+        "protocol": "cls",
+        "data": {"name": "digits", "fingerprint": "9" * 64, "split": "val"},
+        "n": 450,
+        "metrics": {"top1": 0.7, "mean_per_class": 0.69},
+        "standard_errors": {},
+        "config": {"mode": mode, "k": [20], "seed": 0, "init": "checkpoint", "workers": 2},
+    }
+    return record(**(fields | changes))
+
+
 def write_npz(path: Path, **arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays)

@@ -4,7 +4,10 @@ few images."""
 import json
 from pathlib import Path
 
+import numpy as np
+from numpy.lib.recfunctions import repack_fields
 from PIL import Image
+from scipy.io import savemat
 
 
 def picture(path: Path, shade: int = 100) -> None:
@@ -85,4 +88,63 @@ def places205(root: Path) -> Path:
             picture(images / name)
             lines.append(f"{name} {i % 3}\n")
         (lists / f"{part}_places205.csv").write_text("".join(lines))
+    return root
+
+
+def cars(root: Path, withlabels: str = "") -> Path:
+    """As torchvision wants it; `withlabels`: the folder of the file with the labels of the test images."""
+    root, names = root / "stanford_cars", ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "BMW M3 Coupe 2012"]
+    (root / "devkit").mkdir(parents=True)
+    savemat(root / "devkit" / "cars_meta.mat", {"class_names": np.array([names], dtype=object)})
+    kinds = [(f"bbox_{corner}", object) for corner in ("x1", "y1", "x2", "y2")] + [("class", object), ("fname", object)]
+    for part, n, path in (("train", 6, "devkit/cars_train_annos.mat"), ("test", 4, "cars_test_annos_withlabels.mat")):
+        table = np.zeros((1, n), dtype=kinds)
+        for i in range(n):
+            picture(root / f"cars_{part}" / f"{i + 1:05d}.jpg", 10 * i)
+            table[0, i] = (1, 2, 30, 20, np.uint8(1 + i % 3), f"{i + 1:05d}.jpg")
+        savemat(root / (withlabels if part == "test" else "") / path, {"annotations": table})
+        if part == "test":  # the devkit's own of the test images have no classes
+            bare = repack_fields(table[[*table.dtype.names[:4], "fname"]])
+            savemat(root / "devkit" / "cars_test_annos.mat", {"annotations": bare})
+    return root
+
+
+def flowers(root: Path) -> Path:
+    root = root / "flowers-102"
+    for i in range(1, 11):
+        picture(root / "jpg" / f"image_{i:05d}.jpg", 10 * i)
+    labels = np.array([[3, 1, 2, 2, 1, 3, 3, 1, 2, 2]], dtype=np.uint8)
+    savemat(root / "imagelabels.mat", {"labels": labels})
+    parts = {"trnid": [[3, 1, 2]], "valid": [[4, 5, 6]], "tstid": [[10, 7, 8, 9]]}
+    savemat(root / "setid.mat", {k: np.array(v, dtype=np.uint16) for k, v in parts.items()})
+    return root
+
+
+def pets(root: Path) -> Path:
+    root, breeds = root / "oxford-iiit-pet", ["Abyssinian", "american_bulldog", "Bengal"]
+    (root / "annotations" / "trimaps").mkdir(parents=True)
+    for part, first, n in (("trainval", 1, 2), ("test", 3, 1)):
+        lines = []
+        for k, breed in enumerate(breeds, 1):
+            for i in range(first, first + n):
+                picture(root / "images" / f"{breed}_{i}.jpg", 20 * k)
+                lines.append(f"{breed}_{i} {k} {1 + (breed[0] == 'a')} {k}\n")
+        (root / "annotations" / f"{part}.txt").write_text("".join(lines))
+    (root / "images" / "Abyssinian_100.mat").write_bytes(b"MATLAB 5.0")  # some of their images bring one
+    (root / "annotations" / "list.txt").write_text("#Image CLASS-ID SPECIES BREED ID\n")
+    return root
+
+
+def food101(root: Path) -> Path:
+    root, kinds = root / "food-101", ["apple_pie", "beet_salad", "creme_brulee"]
+    (root / "meta").mkdir(parents=True)
+    (root / "meta" / "classes.txt").write_text("\n".join(kinds) + "\n")
+    (root / "meta" / "labels.txt").write_text("Apple pie\nBeet salad\nCreme brulee\n")
+    for part, first, n in (("train", 1000, 3), ("test", 2000, 1)):
+        names = [f"{kind}/{first + i}" for kind in kinds for i in range(n)]
+        for name in names:
+            picture(root / "images" / f"{name}.jpg", 30)
+        (root / "meta" / f"{part}.txt").write_text("\n".join(names))  # no line feed at the end, as theirs
+        of = {kind: [name for name in names if name.startswith(kind)] for kind in kinds}
+        (root / "meta" / f"{part}.json").write_text(json.dumps(of))
     return root

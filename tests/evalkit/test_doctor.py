@@ -136,3 +136,35 @@ def test_exit_code_and_output(monkeypatch, capsys, status, code, last, terminal)
 def test_this_machine():
     found = list(doctor.checks())
     assert found[0].name == "evalkit" and not [c for c in found if c.status == doctor.PROBLEM]
+
+
+# ---- for a bug report
+
+
+def test_report_has_versions_and_checks_and_no_names(machine, monkeypatch, capsys):
+    monkeypatch.setattr("platform.node", lambda: "gpu7.lab.example")
+    monkeypatch.setattr("getpass.getuser", lambda: "mel")
+    broken = doctor.Check("import cv2", "ImportError: /home/mel/venv/lib/cv2.so: not found on gpu7", doctor.PROBLEM)
+    place = doctor.Check("fashion-mnist", "/data/mel/fashion", doctor.OK, "apt install")
+    monkeypatch.setattr(doctor, "checks", lambda: iter([*doctor.packages(), broken, place]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert doctor.report() == 1
+    text = capsys.readouterr().out
+    assert text.startswith("```text\nsystem: ") and text.endswith("```\n") and "OMP_NUM_THREADS: 3" in text
+    assert "ok        torch: 2.14.1 (==2.14.1,>=2.6)" in text
+    assert "problem   import cv2: ImportError: .../cv2.so: not found on ..." in text
+    assert "ok        fashion-mnist: .../fashion" in text and "mel" not in text and "gpu7" not in text
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("at ~/x/y.py", "at .../y.py"),
+        ("no '/Mel Smith/venv/x.so'", "no '.../venv/x.so'"),
+        ("torch 2.14.1+cu130 (>=2.11), 10/12", "torch 2.14.1+cu130 (>=2.11), 10/12"),
+        ("https://pypi.org/simple/x", "https://pypi.org/simple/x"),
+    ],
+)
+def test_paths_lose_their_folders(text, shown, monkeypatch):
+    monkeypatch.setenv("HOME", "/Mel Smith")
+    assert doctor.anonymous(text) == shown

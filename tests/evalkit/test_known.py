@@ -11,13 +11,18 @@ from evalkit.data.known import KNOWN, open_known, size_of
 from evalkit.data.published import published_set, sets_of_recipe
 
 # images and classes by the papers and home pages of the sets (Krizhevsky 2009; cs231n; Wah et al. 2011; Maji et al.
-# 2013; Van Horn et al. 2018 and its 2018 edition; Zhou et al. 2014)
+# 2013; Krause et al. 2013; Nilsback and Zisserman 2008; Parkhi et al. 2012; Bossard et al. 2014; Van Horn et al. 2018
+# and its 2018 edition; Zhou et al. 2014)
 PUBLISHED = {
     "cifar10": (10, {"train": 50_000, "test": 10_000}),
     "cifar100": (100, {"train": 50_000, "test": 10_000}),
     "tiny-imagenet": (200, {"train": 100_000, "val": 10_000}),
     "cub": (200, {"train": 5994, "test": 5794}),
     "aircraft": (100, {"train": 3334, "val": 3333, "trainval": 6667, "test": 3333}),
+    "cars": (196, {"train": 8144, "test": 8041}),
+    "flowers": (102, {"train": 1020, "val": 1020, "trainval": 2040, "test": 6149}),
+    "pets": (37, {"trainval": 3680, "test": 3669}),
+    "food101": (101, {"train": 75_750, "test": 25_250}),
     "inat2017": (5089, {"train": 579_184, "val": 95_986}),
     "inat2018": (8142, {"train": 437_513, "val": 24_426}),
     "places205": (205, {"train": 2_448_873, "val": 20_500}),
@@ -30,6 +35,8 @@ def test_the_published_numbers():
     assert sum(PUBLISHED["cub"][1].values()) == 11_788 and PUBLISHED["aircraft"][1]["trainval"] + 3333 == 10_000
     assert size_of("aircraft", "trainval") == (6667, 100) and size_of("cub", "val") == (5794, 200)
     assert size_of("cub", "nothing") is None and size_of("imagenet", "train") is None
+    assert sum(n for part, n in PUBLISHED["flowers"][1].items() if part != "trainval") == 8189
+    assert sum(PUBLISHED["cars"][1].values()) == 16_185 and sum(PUBLISHED["food101"][1].values()) == 101_000
     for s in KNOWN.values():
         assert s.val in s.splits and all(each in (None, n / s.classes) for n, each in s.splits.values())
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from evalkit import data
+from evalkit.data.known import KNOWN
 from evalkit.errors import EvalkitError
 
 from . import listed_miniatures as small
@@ -113,15 +114,16 @@ def test_places205(tmp_path):
         assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("name", ["tiny-imagenet", "cub", "aircraft", "inat2017", "inat2018", "places205", "cifar10"])
+@pytest.mark.parametrize("name", sorted(KNOWN))
 def test_another_layout_gives_one_line(tmp_path, name):
+    part = KNOWN[name].parts[0]
     with pytest.raises(EvalkitError, match="give data_dir=DIR"):
-        data.load(name, "train")
+        data.load(name, part)
     with pytest.raises(EvalkitError, match="no such folder"):
-        data.load(name, "train", root=tmp_path / "nowhere")
+        data.load(name, part, root=tmp_path / "nowhere")
     small.picture(tmp_path / "train" / "cat" / "x.jpg")
     with pytest.raises(EvalkitError, match="does not hold") as e:
-        data.load(name, "train", root=tmp_path)
+        data.load(name, part, root=tmp_path)
     assert "\n" not in str(e.value)
     with pytest.raises(EvalkitError, match=f"unknown split of {name} 'trian'"):
         data.load(name, "trian", root=tmp_path)

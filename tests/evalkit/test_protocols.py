@@ -9,6 +9,7 @@ import pytest
 
 from evalkit import protocols
 from evalkit.cli.described import protocols as described
+from evalkit.keys import key
 from evalkit.protocols import Detail, Figure, Metric, Protocol, by_name
 
 METRIC = Metric("top1", "top-1", "high", "share right", column=True)
@@ -128,3 +129,15 @@ def test_descriptions_import_no_torch():
     code = "import sys; from evalkit.cli.described import protocols; protocols(); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_meaning_has_no_full_stop_of_its_own():
+    with pytest.raises(ValueError, match="full stop"):
+        Metric("x", "x", "low", "as Hendrycks et al.")
+    with pytest.raises(TypeError, match="full stop"):
+        key(0, "of the masks.")
+
+
+def test_a_described_metric_keeps_its_formula_under_the_name_it_stands_for():
+    star = Metric("error_*", "error, *", "low", "error under it", formula="E")
+    assert protocol(metrics=(METRIC, star)).metric("error_fog").formula == "E"

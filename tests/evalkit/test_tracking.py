@@ -72,3 +72,71 @@ def test_wandb_offline(tmp_path):
     assert json.loads((run / tracking.FILE).read_text()) == {"wandb": id.removeprefix("run-")}
     for name in (b"loss", b"lr", b"step", b"evalkit", b"mixpro"):
         assert all(name in content for content in files), name
+
+
+class Broken:
+    """A tracker whose server goes away after its first values."""
+
+    name = "Broken"
+
+    def __init__(self):
+        self.seen = []
+
+    def log(self, step, values):
+        self.seen.append(step)
+        if step > 5:
+            raise ConnectionError("no route to\nhost")
+
+    def close(self):
+        raise AssertionError("a tracker that failed is not asked again")
+
+
+def test_a_tracker_that_fails_ends_no_training(tmp_path, monkeypatch):
+    broken = Broken()
+    monkeypatch.setattr("evalkit.logger.trackers", lambda run, start, *_: [broken, tracking._TensorBoard(run, start)])
+    with pytest.warns(
+        UserWarning, match=r"Broken shows nothing from here on \(no route to host\); log.jsonl has it all"
+    ):
+        logged(tmp_path, None, [(0, (5, 10, 15))])
+    assert broken.seen == [5, 10]
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [5, 10, 15]
+
+
+@pytest.mark.slow
+def test_the_same_names_for_the_same_values_in_a_run(tmp_path, monkeypatch):
+    """log.jsonl, TensorBoard and MLflow hold the same numbers at the same steps under the same names; W&B its names."""
+    mlflow = pytest.importorskip("mlflow", reason="the extra track")
+    pytest.importorskip("wandb", reason="the extra track")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from evalkit.cli import invoke
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/store")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    small = ["model_args={depth: 1}", "epochs=1", "limit=100", "batch_size=20", "micro_batch=20", "log_steps=2"]
+    for track in tracking.TRACKERS:
+        run = ["--out", str(tmp_path / track), f"track={track}", "workers=0", "device=cpu"]
+        assert invoke(["train", "digits", *small, *run]) == (0, "")
+    logs = {
+        t: [json.loads(line) for line in (tmp_path / t / "log.jsonl").read_text("utf-8").splitlines()]
+        for t in tracking.TRACKERS
+    }
+    wanted = {
+        (name, line["step"], float(value))
+        for line in logs["mlflow"]
+        for name, value in line.items()
+        if name != "step" and isinstance(value, int | float)
+    }
+    assert {name for name, *_ in wanted} >= {"loss", "lr", "epoch", "val_top1_raw", "images_per_second"}
+    board = EventAccumulator(str(tmp_path / "mlflow" / "tensorboard")).Reload()
+    shown = {(tag, e.step, e.value) for tag in board.Tags()["scalars"] for e in board.Scalars(tag)}
+    assert {(n, s) for n, s, _ in shown} == {(n, s) for n, s, _ in wanted}
+    assert {(n, s): v for n, s, v in shown} == pytest.approx({(n, s): v for n, s, v in wanted}, rel=1e-6)  # float32
+    client = mlflow.MlflowClient()
+    id = json.loads((tmp_path / "mlflow" / tracking.FILE).read_text())["mlflow"]
+    names = client.get_run(id).data.metrics
+    assert {(n, m.step, m.value) for n in names for m in client.get_metric_history(id, n)} == wanted
+    (file,) = (tmp_path / "wandb" / "wandb").glob("offline-run-*/*.wandb")
+    content = file.read_bytes()
+    assert all(name.encode() in content for line in logs["wandb"] for name in line)

@@ -3,6 +3,7 @@
 import io
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from evalkit.report.collect import rows_of, runs_of
 from evalkit.report.tables import summary
 from evalkit.report.transfer import transfers, transfers_beside_published
 
-from .fake_records import det, record, seg
+from .fake_records import cls, det, record, seg
 
 PROTOCOLS = protocols()
 OTHER = {"label": "vanilla", "method": "vanilla", "checkpoint_sha256": "b" * 64}
@@ -132,6 +133,31 @@ def test_transfers_stay_out_of_the_summary_of_accuracy():
     assert summary(rows(seg(), det()), PROTOCOLS) == []
     (table,) = summary(rows(record(), seg()), PROTOCOLS)
     assert table.columns == ["top-1 ↑"]
+
+
+def test_a_fine_tuning_is_a_line_of_its_transfer_once():
+    """Beside the other ways on the same images, of a table of its own where there are none, of neither before it."""
+    tuned = record(
+        label="vanilla",
+        method="vanilla",
+        checkpoint_sha256="c" * 64,
+        data=cls()["data"],
+        metrics={"top1": 0.8},
+        config={"init": "runs/pre/last", "lr": 0.03, "seed": 0, "workers": 2},
+    )
+    plain = record(data=cls()["data"])  # began with nothing: no transfer
+    (table,) = transfers(rows(record(), plain, cls("knn"), cls(), tuned), PROTOCOLS)
+    assert lines(table) == [
+        ("mixpro", "vit_tiny", "linear probe", "70.0", "69.0"),
+        ("mixpro", "vit_tiny", "k nearest neighbours", "70.0", "69.0"),
+        ("vanilla, from last", "vit_tiny", "fine-tuning", "80.0", "–"),
+    ]
+    (alone,) = transfers(rows(plain, tuned | {"config": tuned["config"] | {"init": "pretrained"}}), PROTOCOLS)
+    assert lines(alone) == [("vanilla, from timm's weights", "vit_tiny", "fine-tuning", "80.0", "–")]
+    elsewhere = tuned | {"data": tuned["data"] | {"fingerprint": "8" * 64}}
+    assert len(transfers(rows(cls(), elsewhere), PROTOCOLS)) == 2
+    with pytest.raises(ValueError, match="`tuned` must be one of the values that `detail` names, but got 'nothing'"):
+        replace(PROTOCOLS["cls"], tuned="nothing")
 
 
 # ---- beside published values

@@ -208,6 +208,10 @@ def test_defaults_are_the_stand_ins_for_a_checkpoint_trained_on_digits_photo():
     sets = ("imagenet-a", "imagenet-o", "val")
     assert [choose(kind, None, stand_in) for kind in sets] == ["digits-a", "digits-o", "digits-photo"]
     assert choose("imagenet-a", "mine", other) == "mine"
+    assert [choose("val", None, loaded(vit(), ["0"], data=name)) for name in ("digits", "fashion-mnist")] == [
+        "digits",
+        "fashion-mnist",
+    ]
     lines = {
         ("imagenet-a", "--data"): "ImageNet-A folder with --data DIR",
         ("val", "--id"): "ImageNet val folder with --id DIR",
@@ -215,7 +219,7 @@ def test_defaults_are_the_stand_ins_for_a_checkpoint_trained_on_digits_photo():
     }
     for (kind, option), line in lines.items():
         with pytest.raises(
-            EvalkitError, match=f"not trained on digits-photo, so there is no default data; give the {line}"
+            EvalkitError, match=f"not trained on [a-z -]*digits-photo.*, so there is no default data; give the {line}"
         ):
             choose(kind, None, other, option)
 

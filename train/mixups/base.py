@@ -240,6 +240,7 @@ class MixMethod(nn.Module):
 
 
 def shape(x: Tensor) -> str:
+    """A tensor's shape as errors print it."""
     return f"({', '.join(map(str, x.shape))}{',' * (x.ndim == 1)})"
 
 
@@ -282,6 +283,7 @@ def pair(ctx: Context, batch: int, pairing: str, name: str = "partner") -> np.nd
 
 
 def check_pairing(pairing: str) -> str:
+    """The name of a pairing as it is. Raises ValueError for one that does not exist."""
     if pairing not in ("perm", "flip", "derange"):
         raise ValueError(f"Expected argument `pairing` to be 'perm', 'flip' or 'derange', but got {pairing!r}")
     return pairing

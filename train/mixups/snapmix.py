@@ -109,6 +109,7 @@ class SnapMix(MixMethod):
 
 
 def area(box: Box) -> int:
+    """Pixels of a box."""
     return (box[1] - box[0]) * (box[3] - box[2])
 
 

@@ -41,17 +41,20 @@ class Trained:
 
 
 def load(spec: str, device: torch.device) -> Trained:
-    """Network and method of a run or checkpoint folder of `evalkit train`. Raises EvalkitError for anything else.
+    """Network and method of a run or checkpoint folder of `evalkit train`, or of `zoo:NAME`. Raises EvalkitError for
+    anything else.
 
     Args:
-        spec: A run or checkpoint folder.
+        spec: A run or checkpoint folder, or `zoo:NAME`.
         device: Where they go.
     """
     folder = checkpoint.find_folder(spec)
     if folder is None:
         raise EvalkitError(f"{spec} is no run or checkpoint folder of `evalkit train`, so it holds no method")
     loaded = models.load(str(folder), weights="raw")
-    recipe, state = loaded.meta["config"], checkpoint.load_state(folder)
+    recipe, state = loaded.meta["config"], {"method": {}, "network": None}
+    if (folder / checkpoint.STATE).exists():  # not in the zoo, whose methods learned nothing
+        state = checkpoint.load_state(folder)
     settled = settle({"applied": [], "methods": {}} | recipe, (), recipe)  # runs of before this was done by the recipe
     chosen = settled.get("mixup", recipe["mixup"])
     net, method = loaded.network, from_config(chosen)

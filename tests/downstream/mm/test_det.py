@@ -16,13 +16,14 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from evalkit import config, results
-from evalkit.downstream import det
+from evalkit.downstream import PROTOCOLS, det
 from evalkit.downstream.backbone import resolve
 from evalkit.downstream.det import DetConfig
 from evalkit.downstream.mm import require
 from evalkit.downstream.run import transfer
 from evalkit.downstream.scenes import write_scenes
 from evalkit.downstream.task import Data
+from evalkit.robustness import compare
 
 require("mmdet")
 engine = importlib.import_module("evalkit.downstream.mm.engine")
@@ -253,12 +254,20 @@ def test_a_run_and_its_continuation_end_in_the_same_bits(scenes, tmp_path, capsy
         model = MODELS.build(Config.fromfile(run / "mm_config.py").model)
     assert made["metrics"]["parameters"] == sum(p.numel() for p in model.parameters())
 
+    ids, statistics = det.TASK.per_image(run / made["records"])
+    kept = {name: value for s in statistics for name, value in s.values.items()}
+    assert len(ids) == 6 and kept == pytest.approx({name: made["metrics"][name] for name in kept}, nan_ok=True)
+
     again = tmp_path / "again"
     shutil.copytree(run, again)
     for path in (again / "checkpoints/step-000000006.pth", again / "results.jsonl"):
         path.unlink()
     assert transfer(det.TASK, None, None, resume=again) == 0
     assert "at step 4" in capsys.readouterr().out
+    assert compare(str(run), str(again), out=tmp_path, transfers=PROTOCOLS) == 0  # every metric, and no difference
+    (pair,) = json.loads((tmp_path / "compare.json").read_text())
+    assert set(pair["metrics"]) == {name for name, value in kept.items() if value == value}
+    assert all(found["difference"] == 0 and found["better"] is None for found in pair["metrics"].values())
     ours, theirs = (torch.load(folder / "checkpoints/step-000000006.pth", weights_only=True) for folder in (again, run))
     assert (
         all(torch.equal(v, ours["state_dict"][k]) for k, v in theirs["state_dict"].items())

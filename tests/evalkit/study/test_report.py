@@ -12,7 +12,7 @@ from evalkit.arrays import read_npz
 from evalkit.cli.described import protocols
 from evalkit.errors import EvalkitError
 from evalkit.robustness import store
-from evalkit.robustness.comparison import outcome_of
+from evalkit.robustness.recorded import outcome_of
 from evalkit.study import beside, costs, figures, gather, plan, report, spec, tables
 from tests.evalkit import fake_records
 

@@ -7,7 +7,7 @@ from evalkit import results
 from evalkit.cli.described import protocols
 from evalkit.errors import EvalkitError
 from evalkit.robustness.comparison import compare as compare_models
-from evalkit.robustness.comparison import outcome_of
+from evalkit.robustness.recorded import outcome_of
 from evalkit.study import versus
 from tests.evalkit import fake_records
 

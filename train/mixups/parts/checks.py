@@ -20,10 +20,12 @@ def expect(ok: bool, name: str, what: str, value: Any) -> None:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; true and false are none."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_whole(value: Any) -> bool:
+    """Whether a value is an integer; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

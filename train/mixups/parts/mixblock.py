@@ -52,6 +52,7 @@ def projection(inputs: int, outputs: int, norm: str = "none") -> nn.Sequential:
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch normalisation by the statistics of the batch alone, in training and evaluation."""
     return nn.BatchNorm2d(channels, track_running_stats=False)
 
 

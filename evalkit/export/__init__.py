@@ -1,0 +1,1 @@
+"""Checkpoints as folders that other tools load without evalkit."""
