@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from evalkit import checkpoint, config, data, fingerprint, models
+from evalkit.data.kept import keep
 from evalkit.data.loading import steps_per_epoch
 from evalkit.data.published import published_set, sets_of_recipe
 from evalkit.data.splits import check_splits, hold_out, spread
@@ -62,6 +63,7 @@ class Session:
         cfg: The recipe without any `auto`.
         device: Where this process trains.
         train_images: The training images.
+        source: What batches are made of: the training images, or what keeps them.
         val_images: The validation images.
         train_transform: From a training image to a tensor.
         eval_transform: From a validation image to pixels in [0, 1].
@@ -84,6 +86,7 @@ class Session:
     cfg: TrainConfig
     device: torch.device
     train_images: data.Images
+    source: data.Images
     val_images: data.Images
     train_transform: TrainTransform
     eval_transform: EvalTransform
@@ -118,7 +121,7 @@ class Session:
     @property
     def total_steps(self) -> int:
         """The steps of the whole run."""
-        return round(self.cfg.epochs * steps_per_epoch(len(self.train_images), self.cfg.batch_size))
+        return total_steps(self.cfg, self.train_images)
 
     def networks(self) -> dict[str, Network]:
         """The classifiers that are evaluated and exported: "raw", and "ema" where the recipe averages weights."""
@@ -155,17 +158,20 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         if isinstance(part, MixMethod):
             part.check_size(network, cfg.image_size, cfg.image_size)
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
+    trainee.eval()  # a training pass puts it, as a whole, into training mode
     optimizer = make_optimizer(network.model, method, cfg)
     remarks += [f"teacher {teacher.spec}: {line}" for teacher in teachers(trainee) for line in teacher.said]
     ema = WeightAverage(network) if cfg.ema is not None else None
+    transform = TrainTransform(cfg, network.mean)
     recipe = recipe_name(cfg)
     wanted = sets_of_recipe(config.read(config.find(recipe)) if recipe else None)
     return Session(
         cfg=cfg,
         device=device,
         train_images=train_images,
+        source=keep(train_images, transform, cfg.cache, device, cfg.workers),
         val_images=val_images,
-        train_transform=TrainTransform(cfg, network.mean),
+        train_transform=transform,
         eval_transform=validation_transform(config.to_dict(cfg), val_images.native_size),
         trainee=trainee,
         optimizer=optimizer,
@@ -177,6 +183,29 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         remarks=remarks,
         maps=offline_maps(method, train_images.ids),
     )
+
+
+def total_steps(cfg: TrainConfig, images: data.Images) -> int:
+    """Optimizer steps of a whole run.
+
+    Args:
+        cfg: The recipe, its sizes settled.
+        images: The training images.
+    """
+    return round(cfg.epochs * steps_per_epoch(len(images), cfg.batch_size))
+
+
+def lay_out(s: Session) -> None:
+    """Networks as the recipe wants them in memory, and compiled; once, before their first pass.
+
+    Args:
+        s: The run, freshly built or resumed.
+    """
+    if s.cfg.channels_last:
+        for module in (s.trainee, *([s.ema.network] if s.ema else [])):
+            module.to(memory_format=torch.channels_last)
+    if s.cfg.compile:
+        s.network.compile()
 
 
 def load_images(cfg: TrainConfig) -> tuple[data.Images, data.Images]:

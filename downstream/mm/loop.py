@@ -85,7 +85,6 @@ class EvalkitLoop(BaseLoop):
             built,
             Seeded(built.dataset, self.seed),
             batch_sampler=Places(built.batch_sampler, self._iter),
-            pin_memory=torch.cuda.is_available(),
         )
 
     def run(self) -> None:
@@ -95,6 +94,8 @@ class EvalkitLoop(BaseLoop):
         self._forget_later()
         window, shown, loss, due = time.monotonic(), self._iter, {}, False
         accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        forget_norms(runner)
+        bad_so_far = torch.zeros((), dtype=torch.bool, device=device)
         runner.call_hook("before_train")
         runner.call_hook("before_train_epoch")
         self._train_mode()
@@ -110,6 +111,7 @@ class EvalkitLoop(BaseLoop):
                     loss = self._step(batch)
                     runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=loss)
                     self._iter += 1
+                    bad_so_far |= ~torch.isfinite(loss["loss"])
 
                     last = self._iter == self.max_iters
                     if self._iter % self.epoch_steps == 0 and not last:
@@ -122,10 +124,11 @@ class EvalkitLoop(BaseLoop):
                     save_now = whole and (last or due)
                     log_now = last or self._iter % self.log_steps == 0
                     val_now = whole and self._measures(self._iter)
-                    # asking the others costs a wait
-                    if world_size() > 1 and not (save_now or log_now or val_now or self._iter % 10 == 0):
+                    # asking the others, or a GPU for the loss, costs a wait
+                    alone = world_size() == 1 and device.type == "cpu"
+                    if not (alone or save_now or log_now or val_now or self._iter % 10 == 0):
                         continue
-                    bad, stop = guard.agree(not bool(torch.isfinite(loss["loss"])), guard.received or 0)
+                    bad, stop = guard.agree(bool(bad_so_far), guard.received or 0)
                     if bad:
                         raise EvalkitError(
                             f"the loss was not finite at step {self._iter} or before; lower lr or set clip_grad=1.0,"
@@ -218,6 +221,18 @@ class EvalkitLoop(BaseLoop):
             f.write(json.dumps({"step": self._iter, **found}) + "\n")
         if all(not value <= best for line in before if isinstance(best := _line(line).get(name), int | float)):
             checkpoints.save_best(self.runner, self.folder / BEST, self._iter)
+
+
+def forget_norms(runner: Runner) -> None:
+    """mmengine reads the norm of clipped gradients back in every step, for a log that is not kept here: the host would
+    wait for a GPU."""
+    clip = getattr(runner.optim_wrapper, "clip_func", None)
+    if clip is not None:
+
+        def clipped(*args: Any, **kwargs: Any) -> None:  # what is returned would be turned into a Python number
+            clip(*args, **kwargs)
+
+        runner.optim_wrapper.clip_func = clipped
 
 
 def _line(line: bytes) -> dict[str, Any]:

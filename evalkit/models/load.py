@@ -134,7 +134,7 @@ def _from_file(
         if not 0 < meta["image_size"] <= LARGEST:
             raise EvalkitError(f"{path} says that its images have {meta['image_size']} pixels a side; correct that")
         size = (meta["image_size"], meta["image_size"])
-        embed = getattr(network.model, "patch_embed", None)
+        embed: Any = getattr(network.model, "patch_embed", None)
         if getattr(embed, "strict_img_size", False) and tuple(embed.img_size) != size:
             raise EvalkitError(
                 f"{path} says that its images have {size[0]} pixels a side, which its network of"

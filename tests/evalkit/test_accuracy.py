@@ -10,7 +10,7 @@ from evalkit import data, inference, results
 from evalkit.accuracy import evaluate
 from evalkit.cli import invoke
 from evalkit.errors import EvalkitError
-from evalkit.train import loop, session, snapshot
+from evalkit.train import measure, session, snapshot
 from tests.conftest import tiny
 
 
@@ -150,7 +150,7 @@ def test_a_run_is_evaluated_as_it_validates(keys, tmp_path):
     """A network that takes any size, its architecture says 32: what training printed is what `eval` prints."""
     s = session.build(tiny("model=resnet10_cifar", "model_args={}", "mixup=vanilla", *keys), torch.device("cpu"))
     snapshot.save(s, tmp_path / "run")
-    printed = loop.accuracy(s, s.network)
+    printed = measure.accuracy(s, s.network)
     assert evaluate(str(tmp_path / "run"), None, tmp_path, ["workers=0", "device=cpu"]) == 0
     record = results.read([tmp_path / "results.jsonl"])[0]
     assert record["metrics"] == {key: printed[key] for key in ("top1", "top5")}
