@@ -7,8 +7,8 @@ Python 3.11 or 3.12 with torch >= 2.11 and torchvision of the same CUDA build; w
 opencv-python, simplejpeg, scikit-learn, scipy, omegaconf, pyyaml, packaging, typer, rich, matplotlib, jinja2,
 safetensors, tensorboard, pytest, psutil, and evalkit itself (pip install --no-deps). Each part adds its numbers to
 --out as soon as it has them, so that a part that fails or is cut off costs no other. The table at the end names the
-device. Shares of the peak are of 800 TFLOP/s, what large matrix products reach on an H100 or H200 in bf16, and of 989,
-what the data sheet says.
+device. After 200 seconds a part begins nothing new and names what it left out. Shares of the peak are of 800 TFLOP/s,
+what large matrix products reach on an H100 or H200 in bf16, and of 989, what the data sheet says.
 """
 
 import argparse
@@ -28,12 +28,14 @@ import torch
 from evalkit import config, inference
 from evalkit.data.batched_augment import augment
 from evalkit.data.decode import to_image, to_tensor
+from evalkit.data.kept import DeviceImages, keep
 from evalkit.data.randaugment import RandAugment
-from evalkit.data.transforms import IMAGENET_MEAN, INTERPOLATIONS, EvalTransform
+from evalkit.data.transforms import IMAGENET_MEAN, INTERPOLATIONS, EvalTransform, TrainTransform
 from evalkit.errors import EvalkitError
 from evalkit.runtime import derive_rng, environment, pick_device, write_atomic
 from evalkit.train import loop, session
 from evalkit.train.config import TrainConfig
+from evalkit.train.micro_batch import settle_micro_batch
 from evalkit.train.mixups import METHODS
 from evalkit.train.showcase import step_bench
 
@@ -44,6 +46,9 @@ WITH_TEACHERS = {name: "left out: wants a trained teacher" for name, cls in METH
 ALONE = [name for name in METHODS if name not in WITH_TEACHERS]
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 8  # steps
+SECONDS = 200  # of a part, after which it begins nothing new
+LATE = "left out: the part's time was over"
+CIFAR: dict[str, Any] = {"augment": "pad-crop-flip", "auto_augment": None, "erasing": 0.0, "image_size": 32}
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,15 @@ class Setting:
 
     device: torch.device
     small: bool
+    ends: float = float("inf")  # by the monotonic clock: when a part begins nothing new
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() > self.ends
 
     def recipe(self, *words: str) -> TrainConfig:
-        """DeiT's recipe on this device; with `small` a network and images that a CPU takes."""
+        """DeiT's recipe on this device, layout and compilation as asked for; with `small` a network and images that a
+        CPU takes."""
         size = ["model=vit_nano_patch4_32", "image_size=32", "eval_resize=36", "model_args={depth: 2}"] * self.small
         words = (
             "data_dir=-",
@@ -63,6 +74,9 @@ class Setting:
             "workers=0",
             "threads=1",
             f"device={self.device}",
+            "channels_last=false",
+            "compile=false",
+            f"opt_kernels={'for-loop' if self.device.type == 'cpu' else 'fused'}",
             *words,
             *size,
         )
@@ -115,9 +129,12 @@ def precision(at: Setting) -> dict[str, Any]:
 def syncs(at: Setting) -> dict[str, Any]:
     """Methods whose step makes the host wait for the device (torch.cuda.set_sync_debug_mode)."""
     found: dict[str, Any] = dict(WITH_TEACHERS)
-    for name in at.methods():
+    for name, amp in [(name, "bf16") for name in at.methods()] + [("vanilla", "fp16")]:
+        if at.late:
+            found[name] = LATE
+            continue
         try:
-            one = trained(at, name, "amp=bf16", *at.batch(16))
+            one = trained(at, name, f"amp={amp}", *at.batch(16))
             for _ in range(
                 WARM_UP
             ):  # what is new to the allocators waits once; every branch of a choice must have had it
@@ -139,8 +156,11 @@ def syncs(at: Setting) -> dict[str, Any]:
 def compiled(at: Setting) -> dict[str, Any]:
     """torch.compile with the attention tap (transmix), masks (mixpro) and mixing inside the network (manifold): its
     loss beside the eager one, and seconds per step."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in ("transmix", "mixpro", "manifold"):
+        if at.late:
+            found[name] = LATE
+            continue
         losses, seconds = [], []
         for wanted in ("false", "true"):
             whole = "model_args={drop_path_rate: 0.0}"  # compiled code draws the paths that it drops for itself
@@ -149,8 +169,9 @@ def compiled(at: Setting) -> dict[str, Any]:
                 losses.append(float(loop.forward(one.s, one.s.trainee, one.context(0, 0), one.batch)))
             one.step(), one.step()
             seconds.append(step_bench._timed(one.step, at.device))
-        found[name] = {"loss_apart": abs(losses[0] - losses[1]), "compiled_over_eager": seconds[1] / seconds[0]}
-        if found[name]["loss_apart"] > 1e-3:
+        apart = abs(losses[0] - losses[1])
+        found[name] = {"loss_apart": apart, "compiled_over_eager": seconds[1] / seconds[0]}
+        if apart > 1e-3:
             raise EvalkitError(f"{name}: the compiled loss is {losses[1]}, the eager one {losses[0]}")
     return found
 
@@ -160,6 +181,9 @@ def methods(at: Setting) -> dict[str, Any]:
     found: dict[str, Any] = dict(WITH_TEACHERS)
     cfg = at.recipe("amp=bf16", *at.batch(128))
     for name in at.methods():
+        if at.late:
+            found[name] = LATE
+            continue
         try:
             cost = step_bench.bench(cfg, [name], at.device, 1 if at.small else 7, steps=1 if at.small else 3)[1]
         except (EvalkitError, RuntimeError) as e:
@@ -171,22 +195,27 @@ def methods(at: Setting) -> dict[str, Any]:
 
 
 def peak(at: Setting) -> dict[str, Any]:
-    """Images per second and share of the peak of whole steps, bf16."""
-    found = {}
+    """Images per second and share of the peak of whole steps, bf16: DeiT as it is and compiled, a ResNet in both
+    layouts, DeiT-S with each of opt_kernels."""
+    ways: list[tuple[str, float | None, str]] = []
     for model, goal in GOALS.items():
-        for tried in ["false"] if at.small else ["false", "true"]:
-            cfg = at.recipe("amp=bf16", f"model={model}", f"compile={tried}", *at.batch(256))
-            cost = step_bench.bench(cfg, [], at.device, 1 if at.small else 5, steps=1 if at.small else 5)[0]
-            rate = cfg.micro_batch / cost.seconds[0]
-            tflops = rate * step_bench.flops_per_image(cfg) / 1e12
-            found[f"{cfg.model}, compile={tried}"] = {
-                "images_per_second": rate,
-                "tflops": tflops,
-                "share_of_800": tflops / REACHABLE,
-                "share_of_989": tflops / NOMINAL,
-                "goal": goal,
-                "memory": cost.memory,
-            }
+        ways += [(model, goal, f"compile={tried}") for tried in (["false"] if at.small else ["false", "true"])]
+    ways += [("resnet50", None, f"channels_last={tried}") for tried in ("false", "true")]
+    ways += [("deit_small_patch16_224", None, f"opt_kernels={tried}") for tried in ("for-loop", "foreach", "fused")]
+    found: dict[str, Any] = {}
+    for model, goal, way in ways:
+        cfg = at.recipe("amp=bf16", f"model={model}", way, *at.batch(256))
+        if at.small and model == "resnet50":
+            cfg = replace(cfg, model="resnet10_cifar", model_args={})
+        if at.late:
+            found[f"{cfg.model}, {way}"] = LATE
+            continue
+        cost = step_bench.bench(cfg, [], at.device, 1 if at.small else 5, steps=1 if at.small else 5)[0]
+        rate = cfg.micro_batch / cost.seconds[0]
+        tflops = rate * step_bench.flops_per_image(cfg) / 1e12
+        shares = {"share_of_800": tflops / REACHABLE, "share_of_989": tflops / NOMINAL, "goal": goal}
+        times = {"images_per_second": rate, "update_ms": 1000 * cost.parts["update"]}
+        found[f"{cfg.model}, {way}"] = times | {"tflops": tflops, "memory": cost.memory} | shares
     return found
 
 
@@ -223,7 +252,16 @@ def augmentation(at: Setting) -> dict[str, Any]:
         raise EvalkitError(f"{100 * share:.2f} % of the values are more than 2 grey levels off Pillow's")
     work = [step_bench._timed(lambda: augment(on_device, operations, values, ours.fill, "bicubic"), at.device)]
     work += [step_bench._timed(lambda: augment(on_device, operations, values, ours.fill, "bicubic"), at.device)]
-    return {"share_beyond_2_levels": share, "images_per_second": count / work[-1]}
+    small = step_bench.synthetic(32, count, "train")
+    held = keep(small, TrainTransform(replace(at.recipe(), **CIFAR)), "device", at.device, threads=1)
+    assert isinstance(held, DeviceImages), "as asked for"
+    index, offsets = torch.arange(count), torch.tensor([[i % 9 - 4, i // 9 % 9 - 4, i % 2] for i in range(count)])
+    crops = [step_bench._timed(lambda: held.cropped(index, offsets), at.device) for _ in range(2)]
+    return {
+        "share_beyond_2_levels": share,
+        "images_per_second": count / work[-1],
+        "crops_per_second_of_images_on_the_device": count / crops[-1],
+    }
 
 
 def overhead(at: Setting) -> dict[str, Any]:
@@ -243,7 +281,18 @@ def overhead(at: Setting) -> dict[str, Any]:
     ratios = []
     for _ in range(2 if at.small else 30):
         ratios.append(step_bench._timed(one.step, at.device) / step_bench._timed(plain, at.device))
-    return {"loop_over_bare": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+    found = {"loop_over_bare": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+    return found | {"auto_micro_batch": fitting(at)}
+
+
+def fitting(at: Setting) -> dict[str, Any]:
+    """What auto_micro_batch makes of a step that no memory holds, or on a CPU one does, and how long that takes."""
+    cfg = replace(at.recipe("amp=bf16", "mixup=mixpro", *at.batch(2**15)), auto_micro_batch=True, augment="none")
+    cfg = replace(cfg, auto_augment=None, erasing=0.0)
+    images = (step_bench.synthetic(cfg.image_size, cfg.micro_batch, split) for split in ("train", "val"))
+    began = time.monotonic()
+    settled = settle_micro_batch(cfg, at.device, tuple(images))
+    return {"of": cfg.micro_batch, "fits": settled.micro_batch, "seconds": round(time.monotonic() - began, 1)}
 
 
 def trained(at: Setting, method: str, *words: str) -> step_bench._Trained:
@@ -273,7 +322,7 @@ def main() -> None:
     for name in args.part or PARTS:
         began = time.monotonic()
         try:
-            numbers = PARTS[name](at)
+            numbers = PARTS[name](replace(at, ends=began + SECONDS))
         except Exception as e:  # the other parts are worth having
             numbers = {"failed": f"{type(e).__name__}: {' '.join(str(e).split())[:500]}"}
             failed.append(name)

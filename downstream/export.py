@@ -73,6 +73,7 @@ class Run:
     Args:
         folder: The run.
         file: The checkpoint.
+        sha256: Of the checkpoint.
         weights: raw or ema.
         state: The state dict.
         config: The mm config.
@@ -81,6 +82,7 @@ class Run:
 
     folder: Path
     file: Path
+    sha256: str
     weights: str
     state: dict[str, Tensor]
     config: dict[str, Any]
@@ -131,7 +133,7 @@ def read_run(folder: Path, path: Path, weights: str | None) -> Run:
         if found is None:
             raise EvalkitError(f"{folder} has no checkpoint yet; continue it with --resume")
         file = found[0]
-    content = read_torch(file)
+    content, sha256 = read_torch(file), sha256_file(file)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise EvalkitError(f"{file} is no checkpoint of a transfer; name the run's folder")
@@ -149,7 +151,7 @@ def read_run(folder: Path, path: Path, weights: str | None) -> Run:
     step, steps = (content.get("meta") or {}).get("iter"), (config.get("train_cfg") or {}).get("max_iters")
     if isinstance(step, int) and isinstance(steps, int) and step < steps:
         notes.append(f"these are the weights of step {step} of {steps}, before the end of the run")
-    return Run(folder, file, which, state, config, notes)
+    return Run(folder, file, sha256, which, state, config, notes)
 
 
 def imported(folder: Path) -> list[str]:
@@ -189,7 +191,7 @@ def _transfer(run: Run, scope: str, out: Path) -> list[str]:
         model = tried.own_model(run.config, run.state, config, scope)
         own = tried.outputs(scope, PROBES[scope], model, image)
         difference = clean.largest(own, clean.run(folder, PROBES[scope], {"image": image}))
-        which = {"source_sha256": sha256_file(run.file), "weights": run.weights, "model": backbone["model"]}
+        which = {"source_sha256": run.sha256, "weights": run.weights, "model": backbone["model"]}
         tell(folder, form=scope, **which, largest_difference=difference, notes=notes)
     words = f"{scope} alone gives the same outputs, largest difference {difference:.1e}"
     return [*notes, f"{out}: {backbone['model']} and heads, {WORDS[run.weights]} of {run.file.name}; {words}"]
@@ -210,7 +212,7 @@ def _readme(run: Run, scope: str, names: Sequence[str], notes: Sequence[str]) ->
     facts = [
         f"network: {source['model']} with {kind}, {len(names)} classes: {', '.join(names[:20])}"
         + (", ..." if len(names) > 20 else ""),
-        f"weights: {WORDS[run.weights]} of {run.file.name}, sha256 {sha256_file(run.file)}",
+        f"weights: {WORDS[run.weights]} of {run.file.name}, sha256 {run.sha256}",
         f"pre-trained: {source['label']}, mixup {source['method'] or 'unknown'}, sha256 {source['sha256']}",
         f"images: mean {config['data_preprocessor']['mean']}, std {config['data_preprocessor']['std']}, RGB",
     ]

@@ -30,21 +30,21 @@ PROBE = (
 # a whole config with the backbone in the place of its own, by package and how many maps there are
 EXAMPLES = {
     ("mmseg", 1): (
-        "mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py",
+        "fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py",
         "    pretrained=None,\n    decode_head=dict(in_channels=_base_.exported.channels[0], in_index=0),\n"
         "    auxiliary_head=None,\n",
     ),
     ("mmseg", 4): (
-        "mmseg::upernet/upernet_r50_4xb2-40k_cityscapes-512x1024.py",
+        "upernet/upernet_r50_4xb2-40k_cityscapes-512x1024.py",
         "    pretrained=None,\n    decode_head=dict(in_channels=_base_.exported.channels),\n"
         "    auxiliary_head=dict(in_channels=_base_.exported.channels[2]),\n",
     ),
     ("mmdet", 4): (
-        "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
+        "retinanet/retinanet_r50_fpn_1x_coco.py",
         "    neck=dict(in_channels=_base_.exported.channels),\n",
     ),
 }
-EXAMPLE = """_base_ = ["{base}", "backbone.py"]
+EXAMPLE = """_base_ = [__import__("{scope}").__path__[0] + "/.mim/configs/{base}", "backbone.py"]
 model = dict(
     data_preprocessor=_base_.exported.preprocessing,
     backbone=dict(_delete_=True, **_base_.exported.backbone),
@@ -204,7 +204,7 @@ def _readme(loaded: Loaded, scope: str, told: dict[str, Any], notes: list[str]) 
     ]
     maps = len(told["channels"])
     base, heads = EXAMPLES.get((scope, maps), ("", ""))
-    written = f"```py\n{EXAMPLE.format(base=base, heads=heads).strip()}\n```" if base else ""
+    written = f"```py\n{EXAMPLE.format(scope=scope, base=base, heads=heads).strip()}\n```" if base else ""
     use = f"In a config of yours, which lies here or names `backbone.py` by its path:\n\n{written}"
     none = f"It gives maps of {maps} strides; {scope} needs a neck that makes the pyramid of it that its heads read."
     parts = [

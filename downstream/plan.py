@@ -17,6 +17,7 @@ from .task import Data
 BY_LAYER = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
 LOADERS = ("LoadAnnotations", "LoadPanopticAnnotations")
 CONSTRUCTOR = "EvalkitOptimConstructor"
+WARMUPS = ("LinearLR", "ConstantLR", "QuadraticWarmupLR")
 
 
 @dataclass
@@ -187,8 +188,7 @@ def _count_steps(scheduler: dict[str, Any], epoch: int, own: int, steps: int) ->
         scheduler["by_epoch"] = by_epoch = False
         scheduler |= {k: scheduler[k] * epoch for k in ("begin", "end", "T_max") if scheduler.get(k) is not None}
         scheduler |= {"milestones": [m * epoch for m in scheduler["milestones"]]} if "milestones" in scheduler else {}
-    warmup = scheduler.get("type") in ("LinearLR", "ConstantLR") and scheduler.get("begin", 0) == 0
-    if own == steps or warmup:
+    if own == steps or _is_warmup(scheduler):
         return
     ratio = steps / own
     for key in ("begin", "end", "T_max"):
@@ -197,6 +197,19 @@ def _count_steps(scheduler: dict[str, Any], epoch: int, own: int, steps: int) ->
             scheduler[key] = max(1, round(stretched)) if by_epoch or key == "T_max" else round(stretched)
     if isinstance(scheduler.get("milestones"), list | tuple):
         scheduler["milestones"] = [max(1, round(m * ratio)) for m in scheduler["milestones"]]
+    begin, end = scheduler.get("begin", 0), scheduler.get("end")
+    if end is not None and begin >= end:
+        raise EvalkitError(
+            f"the schedule of the config does not fit into {steps} steps where it was made for {own}: of its"
+            f" {scheduler.get('type')} nothing is left; train longer, or take it out by mm.param_scheduler"
+        )
+
+
+def _is_warmup(scheduler: dict[str, Any]) -> bool:
+    """Whether a scheduler raises the rate at the start of a run."""
+    kind = str(scheduler.get("type")).rpartition(".")[2]  # whatever package it is registered in
+    falls = scheduler.get("end_factor", 1.0) < scheduler.get("start_factor", 1 / 3)
+    return scheduler.get("begin", 0) == 0 and kind in WARMUPS and not (kind == "LinearLR" and falls)
 
 
 # ---- keys that any config takes

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .data.images import BadImage, Images
 from .data.loading import eval_batches
+from .device_copy import Fetched, to_device
 from .errors import EvalkitError
 from .parts import Parts
 from .progress import progress
@@ -116,8 +117,7 @@ def predict(
     bad: list[tuple[str, str]] = []
     saved = Resumed(images, rows, parts)
     index: list[np.ndarray] = []  # positions in the data set of the rows in `logits` and, behind them, in `waiting`
-    logits: list[np.ndarray] = []
-    waiting: list[Tensor] = []  # still on the device, which seldom waits for a copy: 16 passes are copied at once
+    logits = Fetched()
     done = (0, 0)  # how much of `index` and `logits` has been saved
     with exact(), progress(run.what, len(saved.left)) as advance:
         for x, chunk in fixed_chunks(
@@ -131,20 +131,16 @@ def predict(
             bad=bad,
         ):
             out = network(normalise(x))
-            waiting.append(getattr(out, "logits", out)[: len(chunk)].float())
+            logits.add(getattr(out, "logits", out)[: len(chunk)].float())
             index.append(chunk)
-            due = parts is not None and parts.due()
-            if len(waiting) == 16 or due:
-                logits.append(torch.cat(waiting).cpu().numpy())
-                waiting.clear()
-            if due:
-                saved.save(np.concatenate(index[done[0] :]), logits=np.concatenate(logits[done[1] :]))
-                done = len(index), len(logits)
+            if parts is not None and parts.due():
+                arrays = logits.arrays()
+                saved.save(np.concatenate(index[done[0] :]), logits=np.concatenate(arrays[done[1] :]))
+                done = len(index), len(arrays)
             advance(len(chunk) * world_size())
-        if waiting:
-            logits.append(torch.cat(waiting).cpu().numpy())
     positions = np.concatenate([np.zeros(0, np.int64), *index])
-    values = np.concatenate(logits) if logits else np.zeros((0, 0), np.float32)
+    arrays = logits.arrays()
+    values = np.concatenate(arrays) if arrays else np.zeros((0, 0), np.float32)
     order, (values,), bad = gather(images, rows, *saved.joined(positions, logits=values), bad)
     ids = [images.ids[i] for i in order]
     check_finite(ids, np.isfinite(values).all(axis=1))
@@ -269,12 +265,11 @@ def fixed_chunks(
         bad: (id, reason) of what cannot be read is appended.
     """
     mine = rows[rank() :: world_size()]
-    batches = eval_batches(images, transform, batch_size=batch_size, workers=workers, indices=mine)
+    pin = device.type == "cuda"
+    batches = eval_batches(images, transform, batch_size=batch_size, workers=workers, indices=mine, pin=pin)
     for x, index in _rechunk(batches, size, bad):
         x = torch.cat([x, x[:1].expand(size - len(x), *x.shape[1:])]) if len(x) < size else x
-        if device.type == "cuda":
-            x = x.pin_memory().to(device, non_blocking=True)
-        yield x.float().div_(255), index
+        yield to_device(x, device).float().div_(255), index
 
 
 def gather(
@@ -338,8 +333,13 @@ def _rechunk(
             held_x.append(x)
             held_index.append(index.numpy())
         while sum(map(len, held_index)) >= size:
-            x, index = torch.cat(held_x), np.concatenate(held_index)
+            x, index = _joined(held_x), np.concatenate(held_index)
             yield x[:size], index[:size]
             held_x, held_index = [x[size:]], [index[size:]]
     if any(map(len, held_index)):
-        yield torch.cat(held_x), np.concatenate(held_index)
+        yield _joined(held_x), np.concatenate(held_index)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The tensors as one; a single one stays where it is, in page-locked memory."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -16,9 +16,9 @@ from matplotlib.ticker import PercentFormatter
 
 from .metrics import PrecisionRecall, ReliabilityBins, RiskCoverage
 
-# Okabe and Ito's colours, darkest first for print; marker and dash change as well, so that grey print and long lists
-# stay readable.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#56B4E9", "#000000")
+# Four of Okabe and Ito's colours, then a violet and a brown that stay apart from them for every kind of colour
+# blindness and from white paper; marker and dash change as well, so that grey print and long lists stay readable.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8822EE", "#663311", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 DPI = 160
@@ -61,12 +61,17 @@ class Curve(NamedTuple):
     band: np.ndarray
 
 
-def line_style(index: int) -> dict[str, Any]:
-    """Colour, marker and dash of the run at `index` in the order of runs, the same in every figure."""
+def line_style(index: int, marker: bool = True) -> dict[str, Any]:
+    """Colour, marker and dash of a run, the same in every figure; never the colour alone tells two of them apart.
+
+    Args:
+        index: The run's place in the order of runs.
+        marker: Whether the line has markers; without, neighbours differ in their dash.
+    """
     return {
         "color": COLOURS[index % len(COLOURS)],
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
+        "marker": MARKERS[index % len(MARKERS)] if marker else None,
+        "linestyle": DASHES[(index // len(COLOURS) if marker else index) % len(DASHES)],
     }
 
 
@@ -128,10 +133,7 @@ def legend(figure: Figure, labels: dict[str, int], marker: bool = True) -> None:
         marker: Whether the marker of each line is shown too.
     """
     # a label that starts with "_" would be hidden: hence the space
-    handles = [
-        Line2D([], [], label=" " + shown(label, 40), **(line_style(i) | ({} if marker else {"marker": None})))
-        for label, i in labels.items()
-    ]
+    handles = [Line2D([], [], label=" " + shown(label, 40), **line_style(i, marker)) for label, i in labels.items()]
     longest = max(len(str(h.get_label())) for h in handles)
     columns = max(1, min(len(handles), int(figure.get_figwidth() * 11 / (longest + 8))))
     # the panels keep their size
@@ -247,7 +249,7 @@ def risk_coverage(curves: dict[str, Sequence[RiskCoverage]], order: dict[str, in
             ax.plot(
                 run.coverage,
                 run.risk,
-                **(line_style(order[label]) | {"marker": None}),
+                **line_style(order[label], marker=False),
                 linewidth=1.6 if len(runs) == 1 else 1.0,
             )
     _percent_axes(ax, "coverage: share of images answered, most confident first", "risk: error among them")
@@ -270,7 +272,7 @@ def precision_recall(curves: dict[str, Sequence[PrecisionRecall]], chance: float
     ax.axhline(chance, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     for label, runs in curves.items():
         for run in runs:
-            style = line_style(order[label]) | {"marker": None}
+            style = line_style(order[label], marker=False)
             ax.plot(
                 np.r_[0, run.recall],
                 np.r_[run.precision[:1], run.precision],

@@ -1,5 +1,6 @@
 """Where and how a run executes: derived randomness, device, processes, environment record."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -143,6 +144,33 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{head}+changes" if changes else head
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that this machine, or the container this process runs in, can still give; None where the system
+    does not say."""
+    machine = _numbers("/proc/meminfo")
+    if "MemAvailable:" not in machine:
+        return None
+    free = 1024 * machine["MemAvailable:"]
+    group = Path("/sys/fs/cgroup")  # version 2; what it has read of files it gives back
+    most, used = (_numbers(group / name) for name in ("memory.max", "memory.current"))
+    if "" in most and "" in used:
+        cached = _numbers(group / "memory.stat")
+        files = cached.get("active_file", 0) + cached.get("inactive_file", 0)
+        free = min(free, max(0, most[""] - used[""] + files))
+    return free
+
+
+def _numbers(path: str | Path) -> dict[str, int]:
+    """Name -> number of the lines "name number" of a file of the kernel; a number alone has the name ""."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            *name, number = line.split()[:2] or [""]
+            if number.isdecimal():
+                found["".join(name)] = int(number)
+    return found
 
 
 # ---- files

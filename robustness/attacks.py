@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evalkit.data.images import Images
+from evalkit.device_copy import Fetched, to_device
 from evalkit.errors import EvalkitError
 from evalkit.inference import Pass, check_eval_mode, check_finite, exact, fixed_chunks, gather, normaliser
 from evalkit.progress import progress
@@ -149,7 +150,7 @@ def attack_all(
     device = run.device
     check_eval_mode(network)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
-    normalise, index, predicted = normaliser(network, device), [], []
+    normalise, index, predicted = normaliser(network, device), [], Fetched()
     bad: list[tuple[str, str]] = []
     with progress(run.what, len(rows)) as advance:
         for x, chunk in fixed_chunks(
@@ -164,16 +165,16 @@ def attack_all(
         ):
             filled = np.concatenate([chunk, np.repeat(chunk[:1], len(x) - len(chunk))])
             start = None if attack.seed is None else _starts(attack.seed, [images.ids[i] for i in filled], x)
-            gradient = loss_gradient(network, normalise, torch.from_numpy(labels[filled]).to(device))
+            gradient = loss_gradient(network, normalise, to_device(torch.from_numpy(labels[filled]), device))
             with exact(gradients=True):
                 attacked = [attack.make(gradient, x, e, start) for e in attack.eps]
             with exact():
                 columns = [_predictions(network(normalise(image))) for image in (x, *attacked)]
             index.append(chunk)
-            predicted.append(torch.stack(columns, dim=1)[: len(chunk)].cpu().numpy())
+            predicted.add(torch.stack(columns, dim=1)[: len(chunk)])
             advance(len(chunk) * world_size())
     index = np.concatenate([np.zeros(0, np.int64), *index])
-    table = np.concatenate([np.zeros((0, 1 + len(attack.eps)), np.int32), *predicted])
+    table = np.concatenate([np.zeros((0, 1 + len(attack.eps)), np.int32), *predicted.arrays()])
     order, (table,), bad = gather(images, rows, index, [table], bad)
     ids = [images.ids[i] for i in order]
     check_finite(ids, (table >= 0).all(axis=1))
@@ -181,7 +182,8 @@ def attack_all(
 
 
 def _starts(seed: int, ids: Sequence[str], x: Tensor) -> Tensor:
-    return torch.from_numpy(np.stack([random_start(seed, sample, x.shape[1:]) for sample in ids])).to(x.device)
+    drawn = np.stack([random_start(seed, sample, x.shape[1:]) for sample in ids])
+    return to_device(torch.from_numpy(drawn), x.device)
 
 
 def _predictions(out: Any) -> Tensor:

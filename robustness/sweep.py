@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from evalkit.data.images import Images
+from evalkit.device_copy import Fetched, to_device
 from evalkit.errors import EvalkitError
 from evalkit.inference import Resumed, check_eval_mode, check_finite, exact, fixed_chunks, gather, normaliser
 from evalkit.parts import Parts
@@ -244,8 +245,7 @@ class _Forward:
         self.masks: np.ndarray | None = None
         self.count = 0  # rows numbered so far
         self.black: int | None = None  # number of the row that sees nothing: the same for every image
-        self.predictions: list[Tensor] = []  # on the device
-        self.fetched: list[np.ndarray] = [np.zeros(0, np.int32)]
+        self.predictions = Fetched()
 
     def add(self, x: Tensor, masks: np.ndarray) -> np.ndarray:
         """Queue the images `x` (B, 3, S, S) in [0, 1] under `masks` (B, C, cells * cells); returns their row numbers,
@@ -296,19 +296,15 @@ class _Forward:
         out = self.network(self.normalise(x))
         logits = getattr(out, "logits", out)[:n]
         predicted = torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), -1)
-        self.predictions.append(predicted.to(torch.int32))
+        self.predictions.add(predicted.to(torch.int32))
 
     def upload(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+        return to_device(torch.from_numpy(array), self.device)
 
     def known(self) -> np.ndarray:
         """The predictions of the rows forwarded so far, (R,) int32, -1 where the output is not finite. Waits for the
         device."""
-        if self.predictions:
-            self.fetched = [np.concatenate([*self.fetched, torch.cat(self.predictions).cpu().numpy()])]
-            self.predictions.clear()
-        return self.fetched[0]
+        return np.concatenate([np.zeros(0, np.int32), *self.predictions.arrays()])
 
     def finish(self) -> np.ndarray:
         """Forward what is left; the predictions of all rows, as `known`."""

@@ -101,8 +101,11 @@ class BatchNormStatistics:
             yield
             return
         buffers = self.buffers()
-        state = [*buffers, *self.counters()]
-        before = [b.clone() for b in state]
+        # .data: the backward pass keeps the buffers, but in training mode it does not read them
+        states = [[b.data for b in buffers], [b.data for b in self.counters()]]
+        before = [[torch.empty_like(b) for b in state] for state in states]
+        for saved, state in zip(before, states):
+            torch._foreach_copy_(saved, state)
         for layer in self.layers:
             layer.momentum = 1.0
         try:
@@ -114,9 +117,8 @@ class BatchNormStatistics:
             self.sums = self.zeros()
         torch._foreach_add_(self.sums[which], buffers)
         self.counts[which] += 1
-        for b, value in zip(state, before):
-            # .data: the backward pass keeps the buffers, but in training mode it does not read them
-            b.data.copy_(value)
+        for saved, state in zip(before, states):
+            torch._foreach_copy_(state, saved)
 
     def zeros(self) -> list[list[Tensor]]:
         return [[torch.zeros_like(b) for b in self.buffers()] for _ in range(self.passes)]

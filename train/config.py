@@ -161,6 +161,10 @@ class TrainConfig(Keys):
         "images per forward pass: they are mixed with one another and share batch-norm statistics; null: batch_size",
         above=0,
     )
+    auto_micro_batch: bool = key(
+        False,
+        "whether micro_batch becomes its largest divisor that memory holds: tried when the run begins, then fixed",
+    )
     mix_draws: str = key(
         "group",
         "who draws lambda, partners and masks",
@@ -230,10 +234,37 @@ class TrainConfig(Keys):
         "mixed precision",
         choices={"none": "float32", "bf16": "bfloat16", "fp16": "float16 with scaled gradients"},
     )
-    channels_last: bool = key(False, "whether images lie in memory channel by channel last", role="bits")
-    compile: bool = key(False, "whether the network goes through torch.compile", role="bits")
+    channels_last: bool | None = key(
+        None,
+        "whether images lie in memory channel by channel last; null, settled when the run begins: on a GPU in mixed"
+        " precision, for networks of convolutions",
+        role="bits",
+    )
+    compile: bool | None = key(
+        None,
+        "whether the network goes through torch.compile; null, settled when the run begins: on a GPU, for networks with"
+        " class attention in runs of 10,000 steps or more without deterministic kernels",
+        role="bits",
+    )
+    opt_kernels: str = key(
+        "auto",
+        "how the optimizer goes through the parameters: one by one, many in an operation, a whole update in one; auto,"
+        " settled when the run begins: for-loop on the CPU, on a GPU the last of these that opt has",
+        choices=("auto", "for-loop", "foreach", "fused"),
+        role="bits",
+    )
     deterministic: bool = key(False, "whether only deterministic kernels may be used", role="bits")
     device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
+    cache: str = key(
+        "none",
+        "where the training images are kept once they are decoded",
+        choices={
+            "none": "nowhere: they are read anew in each epoch",
+            "memory": "in memory, shared by the workers",
+            "device": "on the device, which crops and mirrors them too: images of image_size, without augment=rrc",
+        },
+        role="execution",
+    )
     workers: int = key(2, "processes that load images, per training process", least=0, role="execution")
     threads: int | None = key(
         None,
@@ -249,9 +280,7 @@ class TrainConfig(Keys):
     )
     eval_epochs: float = key(1.0, "how often to validate", unit="epochs", above=0)
     median_evals: int | None = key(
-        None,
-        "the median top-1 of the last so many evaluations is reported too, as OpenMixup does; null: not",
-        above=0,
+        None, "the median top-1 of the last so many evaluations is reported too, as OpenMixup's; null: not", above=0
     )
     checkpoint_minutes: float = key(10.0, "how often to write a checkpoint", unit="minutes", least=0, role="execution")
     checkpoint_steps: int | None = key(

@@ -58,6 +58,8 @@ class WeightAverage:
 
     def __init__(self, network: Network):
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.pairs: list[tuple[torch.Tensor, torch.Tensor]] = []  # of the average and the network followed
+        self.followed: Network | None = None
 
     @torch.no_grad()
     def update(self, network: Network, decay: float) -> None:
@@ -67,9 +69,12 @@ class WeightAverage:
             network: The network that is followed, after the step.
             decay: How much of the average stays, 0 to 1.
         """
-        current = network.state_dict()
-        floating = [(e, current[k]) for k, e in self.network.state_dict().items() if e.is_floating_point()]
-        torch._foreach_lerp_([e for e, _ in floating], [c for _, c in floating], 1 - decay)
-        for k, e in self.network.state_dict().items():
+        if network is not self.followed:  # listing the tensors anew in every step costs more than the update
+            current = network.state_dict()
+            self.pairs = [(e, current[k]) for k, e in self.network.state_dict().items()]
+            self.followed = network
+        averages, currents = zip(*((e, c) for e, c in self.pairs if e.is_floating_point()))
+        torch._foreach_lerp_(averages, currents, 1 - decay)
+        for e, c in self.pairs:
             if not e.is_floating_point():
-                e.copy_(current[k])
+                e.copy_(c)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from evalkit.data.loading import Batch
+from evalkit.data.batch import Batch
 
 from .config import TrainConfig
 

@@ -16,24 +16,26 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from evalkit import checkpoint, inference, metrics
+from evalkit import checkpoint
+from evalkit.data.batch import Batch
 from evalkit.data.erasing import erase_boxes
-from evalkit.data.loading import Batch, Order, steps_per_epoch, train_batches
+from evalkit.data.kept import DeviceImages
+from evalkit.data.loading import Order, steps_per_epoch, train_batches
 from evalkit.errors import EvalkitError
 from evalkit.guard import Guard
 from evalkit.logger import Logger
-from evalkit.models import Network
 from evalkit.runtime import derive_rng, is_main, rank, seed_torch, world_size, write_atomic
 
-from . import session, snapshot
+from . import measure, session, snapshot
 from .ema import decay_at
 from .feed import Feed
 from .losses import BinaryCrossEntropy, soft_cross_entropy, soft_target
-from .mixups.base import Context, MixMethod
+from .mixups.base import Context
 from .precise_bn import precise_statistics
 from .schedules import learning_rate
 from .session import Session
 
+CHECK_STEPS = 10  # between two looks at the loss: asking a GPU for it, or the other processes, costs a wait
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -57,13 +59,9 @@ def fit(s: Session, run: Path) -> None:
     ]
     local_groups = cfg.batch_size // cfg.micro_batch // world
     eval_steps = max(1, round(cfg.eval_epochs * per_epoch))
-    # Asking the other processes, or a GPU for the loss, costs a wait; a lone CPU process can look after every step.
-    check_steps = 1 if world == 1 and device.type == "cpu" else 10
+    moments = (total, CHECK_STEPS, eval_steps, cfg.log_steps, cfg.checkpoint_steps or total)
 
-    if cfg.channels_last:
-        s.trainee.to(memory_format=torch.channels_last)
-    if cfg.compile:
-        s.network.compile()
+    session.lay_out(s)
     module: torch.nn.Module = s.trainee
     alone: Callable[[], AbstractContextManager[Any]] = nullcontext  # around a pass after which nothing is exchanged yet
     if world > 1:
@@ -94,15 +92,17 @@ def fit(s: Session, run: Path) -> None:
                         s.scaler.scale(loss).backward()
                     step_loss += loss.detach()
 
-                done = s.step + 1
-                moments = (total, check_steps, eval_steps, cfg.log_steps, cfg.checkpoint_steps or total)
-                looked_at = any(done % n == 0 for n in moments)
+                due = time.monotonic() - saved_at > 60 * cfg.checkpoint_minutes
+                # a lone process knows without asking that it is to save or to stop
+                looked_at = any((s.step + 1) % n == 0 for n in moments) or (
+                    world == 1 and (due or guard.received is not None)
+                )
                 norm = update(s, context(s.step, None), measured=looked_at)
                 healthy = step_loss.isfinite()
                 if norm is not None and not s.scaler.is_enabled():  # a scaler skips steps that overflow
                     healthy = healthy & norm.isfinite()
                 bad_step = torch.where(healthy, bad_step, bad_step.clamp(max=s.step))
-                s.step = done
+                s.step += 1
                 log.moved(s.step)
 
                 last = s.step == total
@@ -112,7 +112,6 @@ def fit(s: Session, run: Path) -> None:
                 save_now = last or (cfg.checkpoint_steps is not None and s.step % cfg.checkpoint_steps == 0)
                 if not looked_at or norm is None:
                     continue
-                due = time.monotonic() - saved_at > 60 * cfg.checkpoint_minutes
                 # What is true in any process is true in all: they exchange the largest value of each. For the first bad
                 # step, of which the smallest is wanted, that is its distance from the end; 0 where no step was bad.
                 bad_from_end, stop, due = guard.agree(total - int(bad_step), guard.received or 0, due)
@@ -130,7 +129,7 @@ def fit(s: Session, run: Path) -> None:
                         "reading_ms": round(1000 * feed.reading / feed.images, 3),
                         "preparing_ms": round(1000 * feed.preparing / feed.images, 3),
                     }
-                    values |= measured(s)
+                    values |= measure.shown(s)
                     log.log(
                         s.step,
                         values,
@@ -142,9 +141,9 @@ def fit(s: Session, run: Path) -> None:
                     window, shown = now, s.step
                 improved = False
                 if evaluate_now:
-                    s.scores = {name: accuracy(s, network) for name, network in s.networks().items()}
+                    s.scores = {name: measure.accuracy(s, network) for name, network in s.networks().items()}
                     if last and s.method.eval_network(s.network) is not s.network:
-                        s.scores["trained"] = accuracy(s, s.network)
+                        s.scores["trained"] = measure.accuracy(s, s.network)
                     top1 = s.scores["raw"]["top1"]
                     s.history.append(top1)
                     improved = top1 > s.best.get("top1", -1.0)
@@ -171,18 +170,6 @@ def fit(s: Session, run: Path) -> None:
                     raise Stopped(int(stop))
         finally:
             log.close()
-
-
-def measured(s: Session) -> dict[str, Any]:
-    """What the method shows of this process' newest batch: the mean over samples, in the last step all of them."""
-    found: dict[str, Any] = {}
-    for part in s.method.modules():
-        if isinstance(part, MixMethod):
-            for name, values in part.measured(s.step - 1).items():
-                found[name] = float(values.mean())
-                if s.step == s.total_steps:
-                    found[f"{name}_batch"] = [round(v, 4) for v in values.flatten().tolist()]
-    return found
 
 
 def update(s: Session, ctx: Context, measured: bool) -> Tensor | None:
@@ -220,7 +207,7 @@ def batch_iterator(s: Session, start: int) -> Iterator[Batch]:
     """
     cfg = s.cfg
     return train_batches(
-        s.train_images,
+        s.source,
         s.train_transform,
         Order(cfg.seed, cfg.batch_size, cfg.micro_batch, cfg.epochs, cfg.repeats),
         start_step=start,
@@ -272,12 +259,25 @@ def forward(s: Session, module: torch.nn.Module, ctx: Context, batch: Batch) -> 
         batch: Images (B, C, H, W) and labels (B,) as `prepare` gives them.
     """
     cfg = s.cfg
-    s.trainee.train()
+    if not s.trainee.training:  # going through all modules in every step costs a millisecond of the host
+        s.trainee.train()
     x, y = prepare(s, batch, ctx)
     seed_torch(cfg.seed, "model", batch.step, batch.group)  # dropout, stochastic depth
     dtype = AMP_DTYPES[cfg.amp]
     with s.batchnorm.micro_batch(), torch.autocast(s.device.type, dtype=dtype, enabled=dtype is not None):
         return module(ctx, x, y)
+
+
+def uploaded(s: Session, batch: Batch) -> Tensor:
+    """The images of a micro-batch on the device, (m, 3, S, S) uint8.
+
+    Args:
+        s: The run.
+        batch: A micro-batch as the loader gives it.
+    """
+    if isinstance(s.source, DeviceImages):
+        return s.source.cropped(batch.index, batch.offsets)
+    return batch.x.to(s.device, non_blocking=True)
 
 
 def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
@@ -288,8 +288,7 @@ def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
         batch: A micro-batch as the loader gives it.
         ctx: The method's context, whose generator erases.
     """
-    x = batch.x.to(s.device, non_blocking=True)
-    x = s.train_transform.finish(x, batch.operations.numpy(), batch.values.numpy()).float().div_(255)
+    x = s.train_transform.finish(uploaded(s, batch), batch.operations.numpy(), batch.values.numpy()).float().div_(255)
     x = (x - ctx.mean[:, None, None]) / ctx.std[:, None, None]
     if s.cfg.erasing:
         boxes, noise = (part.to(s.device, non_blocking=True) for part in (batch.erase, batch.noise))
@@ -297,29 +296,6 @@ def prepare(s: Session, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
     if s.cfg.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     return x, batch.y.to(s.device, non_blocking=True)
-
-
-def accuracy(s: Session, network: Network) -> dict[str, float]:
-    """top1, top5 (of five classes or more) and cross-entropy of a network on the validation images.
-
-    Args:
-        s: The run, with its validation images.
-        network: The network, in any mode; it is put back.
-    """
-    records = inference.predict(
-        network.eval(), s.val_images, s.eval_transform, inference.Pass(s.device, workers=s.cfg.workers)
-    )
-    if records.bad:
-        raise EvalkitError(
-            f"cannot read {len(records.bad)} validation images, e.g. {records.bad[0][0]}: {records.bad[0][1]}; replace"
-            " or remove them"
-        )
-    shares = {
-        f"top{k}": metrics.top_k_accuracy(records.logits, records.labels, k)
-        for k in (1, 5)
-        if k <= s.network.num_classes
-    }
-    return shares | {"loss": metrics.negative_log_likelihood(records.logits, records.labels)}
 
 
 def give_up(s: Session, run: Path, step: int) -> None:
@@ -335,7 +311,7 @@ def give_up(s: Session, run: Path, step: int) -> None:
     batch = next(batch_iterator(s, step))
     if is_main():
         arrays: dict[str, Any] = {
-            "x": batch.x.numpy(),
+            "x": uploaded(s, batch).cpu().numpy(),
             "y": batch.y.numpy(),
             "index": np.asarray(batch.index),
             "step": step,

@@ -1,8 +1,9 @@
 """The optimizer of a recipe."""
 
+import inspect
 from typing import Any
 
-from timm.optim import create_optimizer_v2, get_optimizer_info
+from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info
 from torch import nn
 from torch.optim import Optimizer
 
@@ -30,6 +31,20 @@ def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict[str, Any]]
     return [g for g in groups if g["params"]]
 
 
+def kernels(opt: str) -> list[str]:
+    """The values of `opt_kernels` that an optimizer has, the quickest on a GPU first; for one that has no choice none.
+
+    >>> kernels("adamw"), kernels("adan"), kernels("lamb")
+    (['fused', 'foreach', 'for-loop'], ['foreach', 'for-loop'], [])
+    """
+    try:
+        takes = inspect.signature(get_optimizer_class(opt, bind_defaults=False)).parameters
+    except (ValueError, AssertionError):  # unknown, or for a GPU that is not here: whoever makes it says so
+        return []
+    found = [name for name in ("fused", "foreach") if name in takes]
+    return [*found, "for-loop"] if found else []
+
+
 def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Optimizer:
     """timm's optimizer `opt` over the model's and the method's parameters; each group's "lr_scale" multiplies the
     schedule, and its "schedule" replaces keys of the recipe in its own one, for example {"lr": 1e-3, "min_lr":
@@ -49,6 +64,13 @@ def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Opt
     arguments: dict[str, Any] = {"eps": cfg.eps} if info.has_eps else {}
     if info.has_betas:
         arguments["betas"] = tuple(cfg.betas)
+    if cfg.opt_kernels != "auto":  # left so by runs of before there was the key: the optimizer's own default
+        if cfg.opt_kernels not in (has := kernels(cfg.opt)):
+            raise EvalkitError(
+                f"optimizer '{cfg.opt}' has no opt_kernels={cfg.opt_kernels}; "
+                + (f"use {' or '.join(has)}" if has else "it has one way alone: leave the key out")
+            )
+        arguments |= {name: name == cfg.opt_kernels for name in has if name != "for-loop"}
     try:
         groups = parameter_groups(model, cfg) + method.param_groups()
         if not info.has_momentum and any("momentum" in group for group in groups):

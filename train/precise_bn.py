@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from evalkit.data.loading import Batch, Order, steps_per_epoch, train_batches
+from evalkit.data.batch import Batch
+from evalkit.data.loading import Order, steps_per_epoch, train_batches
 from evalkit.runtime import derive_key, derive_rng, rank, world_size
 
 from .batchnorm import BatchNormStatistics
@@ -39,7 +40,7 @@ def precise_statistics(s: Session, forward: Callable[[Context, Batch], Any], con
         derive_key(cfg.seed, "precise", s.step) % 2**63, cfg.batch_size, cfg.micro_batch, steps / per_epoch, cfg.repeats
     )
     batches = train_batches(
-        s.train_images,
+        s.source,
         s.train_transform,
         order,
         rank=rank(),

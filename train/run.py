@@ -3,6 +3,7 @@
 import os
 import signal
 import statistics
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from evalkit.text import say
 from . import loop, mixed_samples, session, snapshot
 from .config import TrainConfig
 from .ema import beginning_left
+from .micro_batch import settle_micro_batch
 from .resolve import resolve
+from .sizes import settle_sizes
 
 
 def train(
@@ -51,15 +54,18 @@ def train(
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     device = pick_device(cfg.device)
-    if resume is None:
-        cfg = resolve(cfg, device)
     init_processes(device)
     with run_folder.claimed(run, "train", new=resume is None) if is_main() else nullcontext():
-        s = session.build(cfg, device)
+        images = session.load_images(cfg)
+        if resume is None:
+            cfg = settle_sizes(cfg, images[0])
+            steps = session.total_steps(cfg, images[0])
+            cfg = settle_micro_batch(resolve(cfg, device, steps), device, images)
+        s = session.build(cfg, device, images)
         cfg = s.cfg
         loop.batch_iterator(s, 0)  # raises where sizes do not go together
         if is_main():
-            say(headline(s, run))
+            say(headline(s, run), *([f"cache={cfg.cache}: {s.source}"] if cfg.cache != "none" else []))
         if resume is not None:
             go_on(s, run)
         elif is_main():
@@ -78,11 +84,14 @@ def headline(s: session.Session, run: Path) -> str:
     cfg = s.cfg
     millions = sum(p.numel() for p in s.network.model.parameters()) / 1e6
     where = f"{torch.cuda.get_device_name(s.device)}" if s.device.type == "cuda" else f"CPU, {cfg.threads} threads"
+    kept = "" if cfg.cache == "none" else f", cache={cfg.cache}"
+    how = [f"amp={cfg.amp}", f"opt_kernels={cfg.opt_kernels}"]
+    how += [name for name in ("channels_last", "compile") if getattr(cfg, name)]
     return (
         f"{cfg.model} ({millions:.1f} M parameters), {session.method_name(cfg.mixup)}, {len(s.train_images):,} +"
         f" {len(s.val_images):,} images of {s.train_images.name} at {cfg.image_size} pixels (decode={cfg.decode},"
-        f" augment_device={cfg.augment_device}), {s.total_steps:,} steps of {cfg.batch_size}, {world_size()} x"
-        f" {where}, into {run}"
+        f" augment_device={cfg.augment_device}{kept}), {s.total_steps:,} steps of {cfg.batch_size} in parts of"
+        f" {cfg.micro_batch}, {world_size()} x {where} ({', '.join(how)}), into {run}"
     )
 
 
@@ -97,7 +106,7 @@ def go_on(s: session.Session, run: Path) -> None:
     found, compared = checkpoint.newest(run), []
     if found is not None:
         folder, meta = found
-        compared = same_images(s, folder, meta, run)
+        compared = [*same_images(s, folder, meta, run), *same_helpers(s, folder, meta, run)]
         snapshot.restore(s, folder)
         s.seconds = float(snapshot.of_meta(folder, meta, "seconds", int | float))
     if is_main():
@@ -123,6 +132,8 @@ def _run(s: session.Session, run: Path) -> int:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
         if advice := out_of_memory(s, e):
             raise EvalkitError(f"{advice}, or continue this one where more is free") from e
+        if advice := not_compiled(s, e):
+            raise EvalkitError(advice) from e
         raise
     if is_main():
         if not (finished and (run / "mixed.npz").exists()):
@@ -152,12 +163,32 @@ def out_of_memory(s: session.Session, error: Exception) -> str | None:
         ways.append("amp=bf16")
     smaller = [n for n in range(1, cfg.micro_batch) if cfg.batch_size % n == 0]
     if smaller:
-        ways.append(f"micro_batch={smaller[-1]}, which also are the images that are mixed with one another")
+        ways.append(
+            f"auto_micro_batch=true, which tries what fits, or micro_batch={smaller[-1]} (so many images are mixed with"
+            " one another)"
+        )
     if s.device.type != "cuda":
         ways.append("fewer workers")
     where = "the GPU's memory" if s.device.type == "cuda" else "memory"
     return (
         f"{where} ran out at step {s.step} with micro_batch={cfg.micro_batch}; begin a new run with {' or '.join(ways)}"
+    )
+
+
+def not_compiled(s: session.Session, error: Exception) -> str | None:
+    """What to do about a network that torch.compile cannot compile, in a line; None if the error is another.
+
+    Args:
+        s: The run.
+        error: What a step raised.
+    """
+    exceptions = sys.modules.get("torch._dynamo.exc")  # there once anything was compiled
+    if exceptions is None or not isinstance(error, exceptions.TorchDynamoException):
+        return None
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (
+        f"torch.compile failed at step {s.step} ({reason}); begin a new run with compile=false, or mend what it lacks"
+        " (often a C compiler) and continue this one"
     )
 
 
@@ -185,6 +216,35 @@ def same_images(s: session.Session, folder: Path, meta: dict[str, Any], run: Pat
             said.append(f"whether the {what} images are those of before is not known: an earlier evalkit wrote the run")
         elif remark := fingerprint.remark(images.fingerprint):
             said.append(f"the {what} images are those of before, {remark}")
+    return said
+
+
+def same_helpers(s: session.Session, folder: Path, meta: dict[str, Any], run: Path) -> list[str]:
+    """Raise EvalkitError unless teachers and maps made before are those that a checkpoint was written with; a sentence
+    where that is not certain.
+
+    Args:
+        s: The run, with teachers and maps as they are now.
+        folder: The checkpoint.
+        meta: What its meta.json says.
+        run: The run folder.
+    """
+    said = []
+    now = {"teachers": snapshot.meta(s)["teachers"], "maps": s.maps}
+    for key, what in {"teachers": "the weights of the teacher", "maps": "the maps in"}.items():
+        if not now[key]:
+            continue
+        known = snapshot.of_meta(folder, {key: {}} | meta, key, dict)
+        for name, own in now[key].items():
+            if name not in known:
+                said.append(f"whether {what} {name} are those of before is not known: an earlier evalkit wrote the run")
+            elif fingerprint.same(str(known[name]), str(own)) is False:
+                raise EvalkitError(
+                    f"{what} {name} are not those that {run} began with; put those back, or begin a new run with"
+                    f" init={run}"
+                )
+            elif key == "maps" and (remark := fingerprint.remark(own)):
+                said.append(f"{what} {name} are those of before, {remark}")
     return said
 
 
@@ -227,6 +287,7 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
     for name in s.networks():
         values = dict(s.scores[name])
         notes = [*s.remarks, *(f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items())]
+        notes += [f"maps {name}: {digest}" for name, digest in meta["maps"].items()]
         notes += early(s)
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}

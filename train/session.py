@@ -1,6 +1,7 @@
 """Everything a training run is made of, built from its config."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from evalkit import checkpoint, config, data, models
+from evalkit import checkpoint, config, data, fingerprint, models
+from evalkit.data.kept import keep
 from evalkit.data.loading import steps_per_epoch
 from evalkit.data.published import published_set, sets_of_recipe
 from evalkit.data.splits import check_splits, hold_out, spread
@@ -16,7 +18,7 @@ from evalkit.data.transforms import EvalTransform, TrainTransform, validation_tr
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.models.fit import head_names
-from evalkit.runtime import seed_torch
+from evalkit.runtime import is_main, seed_torch
 
 from . import distill, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
@@ -25,6 +27,7 @@ from .ema import WeightAverage
 from .matching import recipe_name
 from .mixups import from_config
 from .mixups.base import Context, MixMethod
+from .mixups.parts.offline_maps import OfflineMaps
 from .mixups.parts.teacher import Teacher
 from .optim import make_optimizer
 from .sizes import settle_sizes
@@ -60,6 +63,7 @@ class Session:
         cfg: The recipe without any `auto`.
         device: Where this process trains.
         train_images: The training images.
+        source: What batches are made of: the training images, or what keeps them.
         val_images: The validation images.
         train_transform: From a training image to a tensor.
         eval_transform: From a validation image to pixels in [0, 1].
@@ -69,6 +73,7 @@ class Session:
         batchnorm: Keeps the running statistics of batch norm.
         ema: The averaged weights; None: the recipe wants none.
         remarks: What a reader of the numbers must know of the data.
+        maps: Folders of maps that the method reads, with their fingerprints; known to the main process.
         recipe: Whose settings these are, see `recipe_name`.
         whole: Whether the training and the validation images are those of the recipe, a published set, whole.
         step: Optimizer steps done; the only clock.
@@ -81,6 +86,7 @@ class Session:
     cfg: TrainConfig
     device: torch.device
     train_images: data.Images
+    source: data.Images
     val_images: data.Images
     train_transform: TrainTransform
     eval_transform: EvalTransform
@@ -90,6 +96,7 @@ class Session:
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
     remarks: list[str]
+    maps: dict[str, str] = field(default_factory=dict)
     recipe: str | None = None
     whole: tuple[bool, bool] = (False, False)
     step: int = 0
@@ -114,7 +121,7 @@ class Session:
     @property
     def total_steps(self) -> int:
         """The steps of the whole run."""
-        return round(self.cfg.epochs * steps_per_epoch(len(self.train_images), self.cfg.batch_size))
+        return total_steps(self.cfg, self.train_images)
 
     def networks(self) -> dict[str, Network]:
         """The classifiers that are evaluated and exported: "raw", and "ema" where the recipe averages weights."""
@@ -151,17 +158,20 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         if isinstance(part, MixMethod):
             part.check_size(network, cfg.image_size, cfg.image_size)
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
+    trainee.eval()  # a training pass puts it, as a whole, into training mode
     optimizer = make_optimizer(network.model, method, cfg)
     remarks += [f"teacher {teacher.spec}: {line}" for teacher in teachers(trainee) for line in teacher.said]
     ema = WeightAverage(network) if cfg.ema is not None else None
+    transform = TrainTransform(cfg, network.mean)
     recipe = recipe_name(cfg)
     wanted = sets_of_recipe(config.read(config.find(recipe)) if recipe else None)
     return Session(
         cfg=cfg,
         device=device,
         train_images=train_images,
+        source=keep(train_images, transform, cfg.cache, device, cfg.workers),
         val_images=val_images,
-        train_transform=TrainTransform(cfg, network.mean),
+        train_transform=transform,
         eval_transform=validation_transform(config.to_dict(cfg), val_images.native_size),
         trainee=trainee,
         optimizer=optimizer,
@@ -171,7 +181,31 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         recipe=recipe,
         whole=(published_set(train_images) == wanted[0], published_set(val_images) == wanted[1]),
         remarks=remarks,
+        maps=offline_maps(method, train_images.ids),
     )
+
+
+def total_steps(cfg: TrainConfig, images: data.Images) -> int:
+    """Optimizer steps of a whole run.
+
+    Args:
+        cfg: The recipe, its sizes settled.
+        images: The training images.
+    """
+    return round(cfg.epochs * steps_per_epoch(len(images), cfg.batch_size))
+
+
+def lay_out(s: Session) -> None:
+    """Networks as the recipe wants them in memory, and compiled; once, before their first pass.
+
+    Args:
+        s: The run, freshly built or resumed.
+    """
+    if s.cfg.channels_last:
+        for module in (s.trainee, *([s.ema.network] if s.ema else [])):
+            module.to(memory_format=torch.channels_last)
+    if s.cfg.compile:
+        s.network.compile()
 
 
 def load_images(cfg: TrainConfig) -> tuple[data.Images, data.Images]:
@@ -257,6 +291,20 @@ def teachers(trainee: Trainee) -> list[Teacher]:
     askers = [*trainee.method.modules(), trainee.distillation]
     found = (getattr(asker, "teacher", None) for asker in askers)
     return [teacher for teacher in found if isinstance(teacher, Teacher)]
+
+
+def offline_maps(method: MixMethod, ids: Sequence[str]) -> dict[str, str]:
+    """Folder -> fingerprint of the maps made before that a method reads, one file per training image.
+
+    Args:
+        method: The method.
+        ids: Of the training images.
+    """
+    found = [maps for maps in method.loader_extras.values() if isinstance(maps, OfflineMaps)]
+    return {
+        str(maps.folder): fingerprint.of_split([], [str(maps.file(id)) for id in sorted(ids)])
+        for maps in (found if is_main() else [])
+    }
 
 
 def method_name(spec: Any) -> str:

@@ -68,8 +68,9 @@ def sections(protocol: Protocol) -> Iterator[str]:
 def data(known: DataSet) -> str:
     """A data set in words."""
     size = f"{known.images:,} images" if known.images else f"{known.per_class} images of each class"
-    stand_in = f"; stand-in without it: `{known.stand_in}`" if known.stand_in else ""
-    return f"{known.title}, {size}; below a data root: {', '.join(f'`{f}`' for f in known.folders)}{stand_in}"
+    where = f"below a data root: {', '.join(f'`{f}`' for f in known.folders)}"
+    instead = [f"`{own}` for a checkpoint trained on `{data}`" for data, own in known.stand_ins.items()]
+    return "; ".join([f"{known.title}, {size}", where, *([f"without it, {', '.join(instead)}"] if instead else [])])
 
 
 def metric_entry(metric: Metric) -> str:

@@ -102,6 +102,7 @@ def build(
         torch.cuda.set_device(device)
     with quiet(), in_one_line("the parts of the config do not build"):
         runner = QuietRunner.from_cfg(Config(config))
+        plain_model(runner).data_preprocessor._non_blocking = True  # nobody waits for images in page-locked memory
         runner.train_loop.held = runner.held  # mmengine builds it when it is first asked for, and the data with it
     return runner
 

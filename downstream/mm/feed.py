@@ -85,8 +85,8 @@ class Seeded(Items):
 
 
 def feed(built: DataLoader[Any], items: Items, **order: Any) -> Iterator[Any]:
-    """The batches of some items, made as mm's own loader makes them. Raises EvalkitError for an image that cannot be
-    used.
+    """The batches of some items, made as mm's own loader makes them, in page-locked memory where there is a GPU. Raises
+    EvalkitError for an image that cannot be used.
 
     Args:
         built: mm's loader: its collation, workers and memory are used.
@@ -99,6 +99,7 @@ def feed(built: DataLoader[Any], items: Items, **order: Any) -> Iterator[Any]:
             num_workers=built.num_workers,
             collate_fn=partial(_collate, built.collate_fn),
             worker_init_fn=begin,
+            pin_memory=torch.cuda.is_available(),
             **order,
         )
     )

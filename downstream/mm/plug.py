@@ -180,8 +180,8 @@ def _choose(source: Source, old: Maps, model: dict[str, Any], own: dict[str, Any
         neck = _readers(model)[0] if model.get("neck") else {}
         if neck.get("type") not in RESCALING:
             raise EvalkitError(
-                f"the config is made for a plain ViT, whose maps all have stride {wanted[0]}, and {source.model} has"
-                " none such; choose a config of a ResNet or Swin, or a ViT"
+                f"the config reads {len(wanted)} maps that all have stride {wanted[0]}, as a plain ViT or an hourglass"
+                f" gives them, and {source.model} has none such; choose a config of a ResNet or Swin, or a ViT"
             )
         scales = neck.get("scales") or neck.get("rescales")
         wanted = [round(wanted[0] / scale) for scale in scales or ()]

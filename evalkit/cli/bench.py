@@ -71,18 +71,23 @@ def bench_step(
 ) -> int:
     """Training steps on synthetic images: images a second, parts of a step, memory, parameters, multiply-adds.
 
+    What a recipe leaves open is settled as for a run on the device, but nothing is compiled unless compile=true.
+
     One micro-batch of the recipe is one step; each method relative to vanilla. Parameters are those of the network, the
     method and its frozen teachers. Medians of interleaved repeats. The parts are timed with a wait after
     each, so their sum is more than a step.
     """
     from ..runtime import environment, pick_device
+    from ..train.resolve import resolve
     from ..train.showcase import step_bench
 
     cfg = _recipe(words)
     device = pick_device(cfg.device)
+    cfg = resolve(cfg, device, steps=0)
     costs = step_bench.bench(cfg, methods.split(",") if methods else [cfg.mixup], device, repeats, steps)
     work, facts = step_bench.flops_per_image(cfg), environment(device)
-    setting = f"batch {cfg.micro_batch} at {cfg.image_size} pixels, amp={cfg.amp}"
+    setting = f"batch {cfg.micro_batch} at {cfg.image_size} pixels, amp={cfg.amp}, opt_kernels={cfg.opt_kernels}"
+    setting += "".join(f", {name}" for name in ("channels_last", "compile") if getattr(cfg, name))
     multiply_adds = f"{work / 6e9:.2f} G multiply-adds"  # papers call them FLOPs; a step has six times as many
     print(f"{cfg.model}, {multiply_adds}, {setting}, {facts['device']}, {repeats} repeats")
     found = []

@@ -38,6 +38,7 @@ def robustness() -> dict[str, type[Keys]]:
 
 
 def export() -> dict[str, type[Keys]]:
+    """The keys of `evalkit export`."""
     from ..export.about import ExportConfig
 
     return {"export": ExportConfig}

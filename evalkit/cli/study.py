@@ -230,6 +230,8 @@ def _identity(job: Any) -> Any:
     cfg = settle_sizes(cfg, train_images)
     # what `models` and `methods` bring stands in the other keys
     moving = keys.named(TrainConfig, "setting", "seed") - {"models", "methods"}
+    if not cfg.auto_micro_batch:  # off in every run that has begun; one that tries what fits is none of them
+        moving -= {"auto_micro_batch"}
     settings = {key: value for key, value in config.to_dict(cfg).items() if key in moving}
     return Identity(settings, train_images.fingerprint, val_images.fingerprint, ACCURACY.version)
 

@@ -1,8 +1,10 @@
 """Which pixels of an image are seen: random crops, of Pillow's images and of tensors alike."""
 
 import math
+from typing import TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -29,26 +31,58 @@ def cut(image: Picture, left: int, top: int, width: int, height: int) -> Picture
     return image[:, top : top + height, left : left + width]
 
 
-def pad_crop(image: Picture, rng: np.random.Generator, padding: int = 4) -> Picture:
-    """A random crop of the image's own size after reflecting its borders.
+PADDING = 4  # pixels that a padded crop may lie beside the image, at each side
+
+
+def pad_offset(rng: np.random.Generator) -> tuple[int, int]:
+    """(top, left) of a random crop of an image's own size after reflecting its borders."""
+    top, left = rng.integers(-PADDING, PADDING + 1, size=2)
+    return int(top), int(left)
+
+
+def pad_crop(image: Picture, top: int, left: int) -> Picture:
+    """A crop of the image's own size that reaches beyond it, where its borders are reflected.
 
     Args:
         image: The image.
-        rng: Where the draws come from.
-        padding: Pixels that are added at each side.
+        top: Row where the crop begins.
+        left: Column where it begins.
     """
-    top, left = rng.integers(-padding, padding + 1, size=2)
     width, height = size_of(image)
-    rows, columns = _reflected(top, height), _reflected(left, width)
+    rows, columns = reflected(top + np.arange(height), height), reflected(left + np.arange(width), width)
     if isinstance(image, Image.Image):
         return Image.fromarray(np.asarray(image)[rows][:, columns])
     return image[:, rows][:, :, columns]
 
 
-def _reflected(start: int, n: int) -> np.ndarray:
-    """Positions start ... start + n - 1 in a line of n pixels that is mirrored at its first and last one."""
-    beyond_first = np.abs(np.arange(start, start + n))
-    return n - 1 - np.abs(n - 1 - beyond_first)
+T = TypeVar("T", np.ndarray, Tensor)
+
+
+def reflected(positions: T, n: int) -> T:
+    """Where positions up to n beyond it lie in a line of n pixels that is mirrored at its first and last one.
+
+    Args:
+        positions: Whole numbers, -n < p < 2 n - 1.
+        n: Pixels of the line.
+    """
+    return n - 1 - abs(n - 1 - abs(positions))
+
+
+def crop_batch(pixels: Tensor, offsets: Tensor) -> Tensor:
+    """A batch of crops as `pad_crop` makes them, mirrored where asked for: (B, C, H, W), on the device of the pixels.
+
+    Args:
+        pixels: Images (B, C, H, W).
+        offsets: (B, 3) int64 top, left, and 1 for a crop that is mirrored.
+    """
+    top, left, flip = offsets[:, :, None].unbind(1)
+    height, width = pixels.shape[2:]
+    rows = reflected(top + torch.arange(height, device=pixels.device), height)  # (B, H)
+    columns = reflected(left + torch.arange(width, device=pixels.device), width)
+    columns = torch.where(flip > 0, columns.flip(1), columns)
+    image = torch.arange(len(pixels), device=pixels.device)[:, None, None]
+    # channels last while gathering: one pixel is one place
+    return pixels.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2).contiguous()
 
 
 def random_resized_crop(

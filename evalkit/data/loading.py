@@ -4,13 +4,14 @@ What is in a training batch follows from (seed, step, group) alone: resuming, or
 changes no byte.
 """
 
+import copy
 import functools
 import multiprocessing
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,57 +23,15 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import EvalkitError
 from ..guard import end_with_parent
 from ..runtime import derive_rng
+from .batch import Batch
+from .crops import Picture
 from .decode import encoded, to_image
 from .erasing import erase_noise
 from .images import BadImage, Images
+from .kept import DeviceImages, KeptImages
 from .transforms import Sample, TrainTransform
 
 Extras = Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One micro-batch of m images.
-
-    Args:
-        x: (m, 3, S, S) uint8.
-        y: (m,) int64.
-        index: (m,) int64 position in the data set.
-        erase: (m, 4) int64 top, left, height, width to fill after normalisation (erasing.erase_boxes); all 0 for
-            nothing.
-        noise: float32, to fill them with.
-        operations: (m, L) int64, still to be done on the device (TrainTransform.finish).
-        values: (m, L) float64, what they take.
-        step: The optimizer step that it belongs to.
-        group: Of the step's micro-batches, counted over all processes.
-        extras: By name, (m, ...).
-        reading: Seconds that it took to read the files.
-        preparing: And to decode and augment the images.
-    """
-
-    x: Tensor
-    y: Tensor
-    index: Tensor
-    erase: Tensor
-    noise: Tensor
-    operations: Tensor
-    values: Tensor
-    step: int
-    group: int
-    extras: dict[str, Tensor] = field(default_factory=dict)
-    reading: float = 0.0
-    preparing: float = 0.0
-
-    def pin_memory(self) -> "Batch":
-        """Page-locked, as DataLoader asks for it when there is a GPU."""
-        return replace(
-            self,
-            x=self.x.pin_memory(),
-            y=self.y.pin_memory(),
-            erase=self.erase.pin_memory(),
-            noise=self.noise.pin_memory(),
-            extras={k: v.pin_memory() for k, v in self.extras.items()},
-        )
 
 
 # ---- training
@@ -128,7 +87,7 @@ def train_batches(
     from the iterator, for an image that cannot be read.
 
     Args:
-        images: the training set.
+        images: the training set, or what keeps it (kept.keep).
         transform: how an image is augmented.
         order: which image stands where.
         start_step: the first step.
@@ -139,10 +98,11 @@ def train_batches(
             `Batch.extras`; the image's `info` holds its "id" in the data set and its "view" (see `Sample`).
     """
     batch_size, micro_batch = order.batch_size, order.micro_batch
-    if extras and transform.on_device:
+    there = "augment_device" if transform.on_device else "cache" if isinstance(images, DeviceImages) else None
+    if extras and there:
         raise EvalkitError(
-            "augment_device=device is not possible: this method takes data from the augmented images; use"
-            " augment_device=cpu"
+            f"{there}=device is not possible: this method takes data from the augmented images; use"
+            f" {there}={'cpu' if there == 'augment_device' else 'memory'}"
         )
     if batch_size % micro_batch:
         raise EvalkitError(
@@ -158,6 +118,8 @@ def train_batches(
     steps = range(start_step, round(order.epochs * plan.per_epoch))
     mine = range(rank * groups // world, (rank + 1) * groups // world)
     keys = ((step, group) for step in steps for group in mine)
+    if isinstance(images, DeviceImages):
+        images = copy.copy(images)  # without the pixels, which no worker needs
     return _items(_TrainSet(images, transform, plan, extras or {}), keys, workers, pin=True)
 
 
@@ -208,16 +170,17 @@ class _TrainSet(Dataset[Any]):
         reading, began = 0.0, time.perf_counter()
         try:
             for position, row in zip(positions.tolist(), rows.tolist()):
-                asked = time.perf_counter()
-                data = encoded(self.images, row)
-                reading += time.perf_counter() - asked
-                rng, id = derive_rng(self.plan.order.seed, "sample", epoch, position), self.images.ids[row]
-                image = self.images.read(row) if data is None else self.transform.decoded(data, id)
-                sample = self.transform.sample(image, rng)
+                rng = derive_rng(self.plan.order.seed, "sample", epoch, position)
+                if isinstance(self.images, DeviceImages):
+                    samples.append(self.transform.draws(rng))
+                    continue
+                picture, seconds = self._picture(row)
+                reading += seconds
+                sample = self.transform.sample(picture, rng)
                 samples.append(sample)
                 for name, make in self.extras.items():
                     image = to_image(sample.pixels)
-                    image.info = {"id": id, "view": sample.view}
+                    image.info = {"id": self.images.ids[row], "view": sample.view}
                     extras[name].append(make(image, rng))
         except EvalkitError as e:
             return e
@@ -229,6 +192,7 @@ class _TrainSet(Dataset[Any]):
             index=torch.from_numpy(rows),
             erase=erase,
             noise=erase_noise(erase, derive_rng(self.plan.order.seed, "erase", *key)),
+            offsets=torch.tensor([sample.offset for sample in samples]),
             operations=torch.from_numpy(later[..., 0].astype(np.int64)),
             values=torch.from_numpy(later[..., 1].copy()),
             step=key[0],
@@ -237,6 +201,15 @@ class _TrainSet(Dataset[Any]):
             reading=reading,
             preparing=time.perf_counter() - began - reading,
         )
+
+    def _picture(self, row: int) -> tuple[Picture, float]:
+        """An image as it is decoded, and the seconds that it took to read its file."""
+        if isinstance(self.images, KeptImages):
+            return self.images.picture(row), 0.0
+        asked = time.perf_counter()
+        data = encoded(self.images, row)
+        reading = time.perf_counter() - asked
+        return self.images.read(row) if data is None else self.transform.decoded(data, self.images.ids[row]), reading
 
 
 # ---- evaluation
@@ -249,6 +222,7 @@ def eval_batches(
     batch_size: int = 64,
     workers: int = 0,
     indices: Sequence[int] | np.ndarray | None = None,
+    pin: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, list[BadImage]]]:
     """(x (m, 3, S, S) uint8, positions (m,) int64, images of this stretch that cannot be read), in order.
 
@@ -261,11 +235,12 @@ def eval_batches(
         batch_size: Images of a stretch.
         workers: Processes that read images; 0: this one.
         indices: Positions that are read; None: all.
+        pin: Whether x comes in page-locked memory, where a GPU is to fetch it.
     """
     indices = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
     keys = (indices[i : i + batch_size] for i in range(0, len(indices), batch_size))
     images.noted = {}
-    for x, index, bad, seen in _items(_EvalSet(images, transform), keys, workers):
+    for x, index, bad, seen in _items(_EvalSet(images, transform), keys, workers, pin):
         images.noted |= seen
         yield x, index, bad
     images.notes = dict(sorted(Counter(note for notes in images.noted.values() for note in notes).items()))

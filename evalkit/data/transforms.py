@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from ..errors import EvalkitError, unknown
 from . import decode
 from .batched_augment import augment
 from .color_jitter import coded, color_changes, color_jitter
-from .crops import Picture, cut, pad_crop, random_resized_crop, size_of
+from .crops import Picture, cut, pad_crop, pad_offset, random_resized_crop, size_of
 from .decode import to_image, to_pixels, to_tensor
 from .erasing import random_erase_box
 from .randaugment import RandAugment
@@ -207,12 +208,14 @@ class Sample:
         view: The part of the image it shows; None where that is no upright box of it ("pad-crop", RandAugment).
         erase: (top, left, height, width) to fill after normalisation, all 0 for nothing.
         augment: (operation, value) of batched_augment, in order.
+        offset: Top, left and whether it is mirrored, of an image that is cropped there too (`crops.crop_batch`).
     """
 
     pixels: Tensor
     view: View | None
     erase: tuple[int, int, int, int]
     augment: list[tuple[int, float]] = field(default_factory=list)
+    offset: tuple[int, int, int] = (0, 0, 0)
 
 
 class TrainTransform:
@@ -298,6 +301,21 @@ class TrainTransform:
         pixels = to_tensor(picture) if isinstance(picture, Image.Image) else picture.contiguous()
         return Sample(pixels, view, self.erase_box(rng), later)
 
+    def draws(self, rng: np.random.Generator) -> Sample:
+        """What `sample` draws for an image of the size that is wanted, without its pixels, all left to the device; not
+        for augment="rrc", which resizes."""
+        top, left = (0, 0) if self.augment == "none" else pad_offset(rng)
+        flip = self._flips(rng)
+        later = []
+        if self.rand_augment:
+            later = self.rand_augment.coded(self.rand_augment.draw(rng), self.size)
+        elif self.jitter:
+            later = coded(color_changes(self.jitter, rng))
+        return Sample(torch.empty(0, dtype=torch.uint8), None, self.erase_box(rng), later, (top, left, int(flip)))
+
+    def _flips(self, rng: np.random.Generator) -> bool:
+        return self.augment in ("rrc", "pad-crop-flip") and rng.random() < 0.5
+
     def _cut(self, image: Picture, rng: np.random.Generator) -> tuple[Picture, View | None]:
         """The S x S pixels of the image that are seen, and which those are."""
         width, height = size_of(image)
@@ -309,8 +327,8 @@ class TrainTransform:
             if size_of(image) != (self.size, self.size):
                 image = cut(self._resized(image, width, height), left, top, w, h)
             if self.augment != "none":
-                image = pad_crop(image, rng)
-        flip = self.augment in ("rrc", "pad-crop-flip") and rng.random() < 0.5
+                image = pad_crop(image, *pad_offset(rng))
+        flip = self._flips(rng)
         if flip:
             image = ImageOps.mirror(image) if isinstance(image, Image.Image) else image.flip(-1)
         if self.rand_augment or self.augment.startswith("pad-crop"):

@@ -96,7 +96,8 @@ def epochs(panels: Mapping[str, Mapping[str, Line]], order: Sequence[str]) -> Fi
     figure = Figure(figsize=(3.3 * len(panels) + 0.4, 3.5), layout="constrained")
     for ax, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         for name, line in lines.items():
-            style = plots.line_style(order.index(name)) | ({"marker": None} if len(line) > 20 else {})
+            every = -(-len(line) // 20)  # markers of a long line would cover it
+            style = plots.line_style(order.index(name)) | {"markevery": every}
             ax.plot([x for x, _ in line], [value for _, value in line], **style)
         ax.set_title(title)
         ax.set_xlabel("epoch")

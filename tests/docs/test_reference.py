@@ -12,6 +12,7 @@ import pytest
 from docs.generate import api, lookups, methods, pictures, protocols
 from evalkit import keys, results
 from evalkit.cli import described, invoke, schemas
+from evalkit.robustness.sets import SETS
 from evalkit.train import METHODS
 from evalkit.train.mixups import arguments
 from tests.evalkit import fake_records
@@ -130,6 +131,8 @@ def test_every_protocol_has_formulas_convention_source_and_what_differs(name):
         assert metric.formula and " ".join(metric.formula.split()) in text, metric.name
     for field in dataclasses.fields(protocol.config):
         assert f"`{field.name}`" in text, field.name
+    for name in protocol.needs.values():
+        assert SETS[name].title in text and all(f"`{own}`" in text for own in SETS[name].stand_ins.values())
 
 
 @pytest.fixture(scope="module")

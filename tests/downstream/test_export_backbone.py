@@ -99,5 +99,5 @@ def test_what_gives_no_maps_is_one_line(tmp_path, monkeypatch):
 def test_the_configs_of_the_readme_are_there(scope, maps):
     if (found := importlib.util.find_spec(scope)) is None:
         pytest.skip("the extra 'downstream' is not installed")
-    base = export_backbone.EXAMPLES[scope, maps][0].partition("::")[2]
+    base = export_backbone.EXAMPLES[scope, maps][0]
     assert (Path(found.origin).parent / ".mim" / "configs" / base).is_file()

@@ -50,6 +50,10 @@ def test_calls_of_dict_in_every_form(tmp_path):
         "a.b = 1\n",
         "a = b = 1\n",
         "a = dict(1)\n",
+        "_base_ = 'other.py'\n",
+        """a = {"x': print(), 'y": 1}\n""",
+        "a = {'x\\ny': 1}\n",
+        "a = {True: 1}\n",
     ],
 )
 def test_anything_else_is_refused_and_not_run(text, tmp_path):

@@ -42,6 +42,22 @@ def test_epochs_turned_into_steps():
     assert cosine == {"type": "CosineAnnealingLR", "begin": 60, "end": 120, "T_max": 60, "by_epoch": False}
 
 
+def test_the_warm_up_stays_whoever_registered_it_and_a_fall_is_none():
+    """YOLOX warms up by mmdet's own scheduler; a LinearLR may also lower the rate over the whole run."""
+    warmup = {"type": "mmdet.QuadraticWarmupLR", "by_epoch": True, "begin": 0, "end": 5, "convert_to_iter_based": True}
+    fall = {"type": "LinearLR", "start_factor": 1.0, "end_factor": 0.0, "by_epoch": False, "begin": 0, "end": 3000}
+    config = stock(max_epochs=300) | {"param_scheduler": [warmup, fall]}
+    assert plan.schedule(config, images=160, batch=16, wanted=30, by_steps=False) == (300, 10)
+    assert (warmup["begin"], warmup["end"], fall["end"]) == (0, 50, 300)
+
+
+def test_a_run_too_short_for_its_schedule_is_one_line():
+    last = {"type": "ConstantLR", "by_epoch": True, "begin": 285, "end": 300}
+    config = stock(max_epochs=300) | {"param_scheduler": [last]}
+    with pytest.raises(EvalkitError, match="does not fit into 10 steps where it was made for 3000: of its ConstantLR"):
+        plan.schedule(config, images=160, batch=16, wanted=1, by_steps=False)
+
+
 def test_images_that_an_epoch_repeats():
     once = {"type": "CocoDataset"}
     assert plan.repeats(once) == 1

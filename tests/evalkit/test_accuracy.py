@@ -10,7 +10,7 @@ from evalkit import data, inference, results
 from evalkit.accuracy import evaluate
 from evalkit.cli import invoke
 from evalkit.errors import EvalkitError
-from evalkit.train import loop, session, snapshot
+from evalkit.train import measure, session, snapshot
 from tests.conftest import tiny
 
 
@@ -44,6 +44,10 @@ def test_the_checkpoints_other_weights_are_named_with_their_accuracy(finished, t
             assert f"weights={other} measures the checkpoint's" in said and f"weights={measured} m" not in said
             assert f"of which training recorded top-1 {trained[other]:.2f} %" in said
             assert "training noted: the run ended within its warm-up of 1 epochs" in said
+            assert {"raw": ", raw weights ", "ema": ", averaged weights (ema) "}[measured] in said
+            notes = " ".join(results.read([tmp_path / measured])[-1]["notes"])  # what the screen says, the record says
+            assert f"weights={other} measures" in notes and f"top-1 {trained[other]:.2f} %" in notes
+            assert "training noted: the run ended within its warm-up" in notes
     shutil.copytree(finished / "last", tmp_path / "alone")  # without the record of the training
     assert invoke(["eval", str(tmp_path / "alone"), "workers=0"])[0] == 0
     assert "raw weights, of which training recorded no accuracy" in capsys.readouterr().out
@@ -146,7 +150,7 @@ def test_a_run_is_evaluated_as_it_validates(keys, tmp_path):
     """A network that takes any size, its architecture says 32: what training printed is what `eval` prints."""
     s = session.build(tiny("model=resnet10_cifar", "model_args={}", "mixup=vanilla", *keys), torch.device("cpu"))
     snapshot.save(s, tmp_path / "run")
-    printed = loop.accuracy(s, s.network)
+    printed = measure.accuracy(s, s.network)
     assert evaluate(str(tmp_path / "run"), None, tmp_path, ["workers=0", "device=cpu"]) == 0
     record = results.read([tmp_path / "results.jsonl"])[0]
     assert record["metrics"] == {key: printed[key] for key in ("top1", "top5")}

@@ -38,6 +38,10 @@ ACTS = """
   found.chosen = [...body.rows].filter((r) => r.classList.contains("chosen")).length;
   row("mixpro").click(); found.after = names();
   found.fits = document.documentElement.scrollWidth <= window.innerWidth;
+  found.figure = document.querySelector("figure:not(.half) img").clientWidth;
+  const column = body.rows[0].cells[0].getBoundingClientRect(), scroll = table.parentElement;
+  scroll.scrollLeft = 120;
+  found.frozen = body.rows[0].cells[0].getBoundingClientRect().left === column.left;
   const pre = document.createElement("pre");
   pre.id = "found"; pre.textContent = JSON.stringify(found); document.body.append(pre);
 </script>
@@ -51,6 +55,7 @@ def page(tmp_path_factory):
     for i, (name, top1) in enumerate((("vanilla", 0.80), ("mixpro", 0.92), ("cutmix", 0.85))):
         made = fake_records.record(label=name, method=name, metrics={"top1": top1}, checkpoint_sha256=str(i) * 64)
         results.append(folder / name, made)
+        results.append(folder / name, fake_records.occlusion(label=name, method=name, checkpoint_sha256=str(i) * 64))
     return report.build([folder], folder / "report", protocols())
 
 
@@ -74,3 +79,4 @@ def test_a_reader_sorts_filters_and_compares(page, width, tmp_path):
     assert found["difference"] == ["mixpro \N{MINUS SIGN} vanilla", "+12.0"] and found["chosen"] == 2
     assert found["after"] == ["cutmix", "mixpro", "vanilla"]  # no difference of one row
     assert found["fits"]  # what is wider scrolls by itself
+    assert found["figure"] >= 700 and found["frozen"]  # three panels stay readable, the rows' names in sight

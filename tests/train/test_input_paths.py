@@ -73,14 +73,52 @@ def test_workers_and_kills_change_no_bit(folders, tmp_path, path, monkeypatch):
     assert ("JPEG quality 90" in str(record["notes"])) == ("data=packed" in PATHS[path])
 
 
+def embedded(folders: Path) -> list[str]:
+    """Images of the size that is wanted, in memory."""
+    changed = [w for w in RECIPE if not w.startswith(("augment=", "data"))]
+    return [*changed, "augment=pad-crop-flip", "augment_device=device", "limit=48"]
+
+
+CACHES = {
+    "memory": lambda folders: words(folders, "fast"),
+    "memory, exact": lambda folders: words(folders, "files"),
+    "device": embedded,
+}
+
+
+@pytest.mark.parametrize("cache", [pytest.param(c, marks=[pytest.mark.slow] * ("memory" in c)) for c in CACHES])
+def test_a_cache_changes_no_bit(folders, tmp_path, cache, monkeypatch, capsys):
+    """Against files read anew in each epoch; killed, and continued with the cache and without."""
+    command, kept = CACHES[cache](folders), f"cache={cache.partition(',')[0]}"
+    code, message = invoke([*command, "workers=0", "--out", str(tmp_path / "whole")])
+    assert code == 0, message
+    save, last = loop.snapshot.save, [3]
+
+    def save_then_die(s, run):
+        folder = save(s, run)
+        if s.step == last[0]:
+            raise KeyboardInterrupt
+        return folder
+
+    monkeypatch.setattr(loop.snapshot, "save", save_then_die)
+    assert invoke([*command, kept, "workers=2", "--out", str(tmp_path / "run")])[0] == 130
+    last[0] = 6
+    assert invoke(["train", "--resume", str(tmp_path / "run"), "workers=0"])[0] == 130
+    monkeypatch.undo()
+    code, message = invoke(["train", "--resume", str(tmp_path / "run"), "workers=1", "cache=none"])
+    assert code == 0, message
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+    assert capsys.readouterr().out.count(f"{kept}: ") == 2
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["fast", "packed, device"])
-def test_processes_and_kills_change_no_bit(folders, tmp_path, path):
+@pytest.mark.parametrize("path, kept", [("fast", []), ("packed, device", ["cache=memory"])])
+def test_processes_and_kills_change_no_bit(folders, tmp_path, path, kept):
     """Two processes, killed once a checkpoint is there, then one alone; against one alone from the start."""
     command = words(folders, path)
     evalkit = [sys.executable, "-m", "evalkit"]
     finish(*evalkit, *command, "workers=0", "--out", str(tmp_path / "whole"))
-    run = subprocess.Popen([*evalkit, *command, "workers=1", "--gpus", "2", "--out", str(tmp_path / "run")])
+    run = subprocess.Popen([*evalkit, *command, *kept, "workers=1", "--gpus", "2", "--out", str(tmp_path / "run")])
     end = time.monotonic() + 300
     while not (tmp_path / "run" / "checkpoints" / "step-000000003").exists():
         assert run.poll() is None and time.monotonic() < end

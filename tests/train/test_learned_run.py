@@ -8,7 +8,7 @@ import timm
 import torch
 
 from evalkit import checkpoint, config
-from evalkit.train import loop, session, snapshot
+from evalkit.train import measure, session, snapshot
 from evalkit.train.config import TrainConfig
 from evalkit.train.run import train
 from tests.conftest import tiny
@@ -52,8 +52,8 @@ def test_the_slow_network_is_exported_and_the_trained_one_kept(run):
 def test_a_restored_session_evaluates_the_slow_network(run):
     s = session.build(config.load(TrainConfig, run / "config.yaml", []), torch.device("cpu"))
     snapshot.restore(s, (run / "last").resolve())
-    assert loop.accuracy(s, s.networks()["raw"]) == s.scores["raw"]
-    assert loop.accuracy(s, s.network)["loss"] != s.scores["raw"]["loss"]
+    assert measure.accuracy(s, s.networks()["raw"]) == s.scores["raw"]
+    assert measure.accuracy(s, s.network)["loss"] != s.scores["raw"]["loss"]
 
 
 def test_mixed_samples(run):

@@ -1,11 +1,12 @@
 import pytest
 import timm
 import torch
+from timm.optim import create_optimizer_v2, list_optimizers
 
 from evalkit.errors import EvalkitError
 from evalkit.train.config import TrainConfig
 from evalkit.train.mixups.base import MixMethod
-from evalkit.train.optim import make_optimizer, parameter_groups
+from evalkit.train.optim import kernels, make_optimizer, parameter_groups
 
 
 def cfg(**kw):
@@ -58,3 +59,35 @@ def test_further_arguments(vit):
 def test_unknown_optimizer(vit):
     with pytest.raises(EvalkitError, match="Did you mean 'adamw'"):
         make_optimizer(vit, MixMethod(), cfg(opt="adamww"))
+
+
+@pytest.mark.parametrize("opt", [opt for opt in map(str, list_optimizers()) if kernels(opt)])
+def test_for_loop_is_what_a_cpu_did_before(opt):
+    """opt_kernels=auto settles on it there: an optimizer's own default, bit for bit; the others within rounding."""
+
+    def weights(**given: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(33, 17), torch.nn.Linear(17, 9))
+        optimizer = create_optimizer_v2([{"params": list(net.parameters())}], opt=opt, lr=0.01, **given)
+        for _ in range(3):
+            net(torch.randn(8, 33)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    has, default = kernels(opt), weights()
+    for name in has:
+        found = weights(**{other: other == name for other in has if other != "for-loop"})
+        torch.testing.assert_close(found, default, rtol=1e-4, atol=1e-5)
+        assert name != "for-loop" or torch.equal(found, default)
+
+
+def test_kernels_reach_the_optimizer(vit):
+    for name, flags in (("fused", (True, False)), ("foreach", (False, True)), ("for-loop", (False, False))):
+        group = make_optimizer(vit, MixMethod(), cfg(opt="adamw", opt_kernels=name)).param_groups[0]
+        assert (group["fused"], group["foreach"]) == flags
+    assert make_optimizer(vit, MixMethod(), cfg(opt="adamw")).param_groups[0]["foreach"] is None
+    with pytest.raises(EvalkitError, match="'lamb' has no opt_kernels=fused; use foreach or for-loop"):
+        make_optimizer(vit, MixMethod(), cfg(opt="lamb", opt_kernels="fused"))
+    with pytest.raises(EvalkitError, match="one way alone"):
+        make_optimizer(vit, MixMethod(), cfg(opt="adafactor", opt_kernels="for-loop"))

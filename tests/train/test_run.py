@@ -8,18 +8,22 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch._dynamo.exc import TorchDynamoException
 
 from evalkit import checkpoint, config, data, results
 from evalkit.errors import EvalkitError
 from evalkit.train import loop, session, snapshot
 from evalkit.train.config import TrainConfig
-from evalkit.train.run import train
+from evalkit.train.run import not_compiled, train
 from tests.conftest import tiny
+
+# what is settled when a run begins there
+ON_A_CPU = {"augment_device": "cpu", "channels_last": False, "compile": False, "opt_kernels": "for-loop"}
 
 
 def test_what_a_run_leaves_behind(finished):
     cfg = config.load(TrainConfig, finished / "config.yaml", [])
-    assert cfg == dataclasses.replace(tiny("ema=0.9"), augment_device="cpu")  # the saved config reruns it
+    assert cfg == dataclasses.replace(tiny("ema=0.9"), **ON_A_CPU)  # the saved config reruns it
     raw, ema = results.read([finished])
     assert (raw["weights"], ema["weights"]) == ("raw", "ema") and raw["method"] == "transmix" and raw["n"] == 450
     assert (
@@ -279,8 +283,16 @@ def test_memory_that_ran_out_is_a_line_of_advice(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(loop, "forward", forward)
-    with pytest.raises(EvalkitError, match="micro_batch=64; begin a new run with micro_batch=32, .* or fewer workers"):
+    advice = "with micro_batch=64; .* auto_micro_batch=true, .* micro_batch=32 .* or fewer workers"
+    with pytest.raises(EvalkitError, match=advice):
         train(tiny(), tmp_path / "run")
     monkeypatch.setattr(loop, "forward", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tiny(), tmp_path / "other")
+
+
+def test_a_network_that_cannot_be_compiled_is_a_line_of_advice():
+    s = session.build(tiny(), torch.device("cpu"))
+    error = TorchDynamoException("\nno C compiler found\nand much more")
+    assert "at step 0 (no C compiler found); begin a new run with compile=false" in str(not_compiled(s, error))
+    assert not_compiled(s, RuntimeError("another")) is None

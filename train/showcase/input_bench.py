@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from evalkit import data
-from evalkit.data.loading import Batch, Order, train_batches
+from evalkit.data.batch import Batch
+from evalkit.data.loading import Order, train_batches
 from evalkit.data.transforms import TrainTransform
 
 from ..config import TrainConfig

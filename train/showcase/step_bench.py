@@ -116,10 +116,7 @@ class _Trained:
 
     def __init__(self, s: session.Session):
         self.s, self.context = s, loop.context_maker(s, 10**6)
-        if s.cfg.channels_last:
-            s.trainee.to(memory_format=torch.channels_last)
-        if s.cfg.compile:
-            s.network.compile()
+        session.lay_out(s)
         self.batch = next(loop.batch_iterator(s, 0))
 
     @property

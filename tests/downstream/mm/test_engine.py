@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -145,3 +146,14 @@ def test_missing_packages_are_named(monkeypatch):
         EvalkitError, match=r"not installed \(No module named 'mmnothing'\).*pip install 'evalkit\[downstream\]'"
     ):
         require("mmnothing")
+
+
+def test_gradients_are_clipped_without_reading_their_norm_back():
+    optim = importlib.import_module("mmengine.optim")
+    weights = nn.Parameter(torch.ones(4))
+    wrapper = optim.OptimWrapper(torch.optim.SGD([weights], lr=1.0), clip_grad={"max_norm": 1.0})
+    wrapper.clip_grad_kwargs["norm_type"] = 2.0
+    importlib.import_module("evalkit.downstream.mm.loop").forget_norms(SimpleNamespace(optim_wrapper=wrapper))
+    wrapper.update_params((3 * weights).sum())  # a gradient of four threes, its norm 6
+    torch.testing.assert_close(weights.detach(), torch.full((4,), 0.5))
+    assert "train/grad_norm" not in wrapper.message_hub.log_scalars

@@ -11,7 +11,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from evalkit.errors import EvalkitError
-from evalkit.models import Network, create, list_models
+from evalkit.models import Network, create, list_models, network
 from evalkit.models.network import frozen_statistics
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -219,6 +219,27 @@ def test_saliency_is_float32_under_autocast(vit):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(vit.saliency(X, y), want)
         assert torch.equal(vit.saliency(X.bfloat16().float(), y), vit.saliency(X.bfloat16(), y))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("native", [False, True])
+def test_saliency_is_bfloat16_on_a_gpu_in_mixed_precision_alone(vit, mixed, native, monkeypatch):
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: mixed)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert network.half_saliency(torch.device("cuda")) == (mixed and native)
+    assert not network.half_saliency(torch.device("cpu"))
+
+
+def test_saliency_in_bfloat16_leaves_other_precisions_alone(vit, monkeypatch):
+    """What a GPU does, on a CPU: the map is near that in float32, and weights in float16 are none of its making."""
+    y = torch.tensor([0, 1])
+    exact = vit.eval().saliency(X, y)
+    monkeypatch.setattr(network, "half_saliency", lambda device: True)
+    with torch.autocast("cpu", torch.float16):
+        found = vit.saliency(X, y)
+        assert vit(X).logits.dtype == torch.float16
+    assert found.dtype == torch.float32 and not torch.equal(found, exact)
+    torch.testing.assert_close(found, exact, rtol=0.2, atol=0.05 * float(exact.max()))
 
 
 @pytest.mark.parametrize(("name", "arguments"), [("resnet10_cifar", {}), ("vit_nano_patch4_32", {"depth": 1})])

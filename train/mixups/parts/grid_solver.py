@@ -47,8 +47,9 @@ def solve(unary: Tensor, down: Tensor, right: Tensor, cost: Tensor) -> Tensor:
 
     column = onehot @ unary.permute(1, 3, 2, 0).reshape(rows * count, -1)  # energy of each state in each column
     column = column.view(-1, columns, batch)
+    beside = last[states[:, :-1], states[:, 1:]]  # (S, R - 1, B or 1)
     for r in range(rows - 1):
-        column = column + last[states[:, r], states[:, r + 1]][:, None] * down[:, r].T
+        column = column + beside[:, r, None] * down[:, r].T
     across = right.permute(1, 2, 0)  # (R, C - 1, B)
 
     best, before = column[:, 0], []
@@ -212,11 +213,14 @@ def _relax(best: Tensor, weight: Tensor, cost: Tensor) -> Tensor:
     L, B or 1)."""
     states, batch = best.shape
     count = len(cost)
+    switch = cost[0, 1] * weight  # (R, B), of two labels
     for r in range(len(weight)):
         rest = count ** (len(weight) - 1 - r)
         v = best.view(-1, count, rest, batch)
-        price = cost * weight[r]
-        v = torch.minimum(v, v.flip(1) + price[0, 1]) if count == 2 else (v[:, :, None] + price[:, :, None]).amin(1)
+        if count == 2:
+            v = torch.minimum(v, v.flip(1) + switch[r])
+        else:
+            v = (v[:, :, None] + (cost * weight[r])[:, :, None]).amin(1)
         best = v.reshape(states, batch)
     return best
 
