@@ -1,21 +1,30 @@
-"""What `kills.py` watches and compares: the writes of a command, its processes, what it leaves behind."""
+"""What `kills.py` starts, watches and compares: a command in forks, its writes and processes, what it leaves behind."""
 
+import contextlib
 import hashlib
 import json
+import logging
+import multiprocessing
 import os
 import random
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
-from evalkit import results
+from evalkit import launch, results
 
 IDLE = ("seconds", "environment", "_dir", "label")  # of a record: differ between equal runs, or name the folder
-REPORTS = ("predictions.csv", "report.csv", "report.md", "report.tex", "report.html")
+REPORTS = ("predictions.csv", "report.csv", "report.md", "report.tex", "report.html", "val.jsonl")
 
-# Run in the command's main process. WRITES_LOG: the name of every write goes there. KILL_BEFORE="WRITE N": the process
-# is killed before the N-th write of that name.
+# Run in the process that writes: the command itself, or the first process of a launch. WRITES_LOG: the name of every
+# write goes there. KILL_BEFORE="WRITE N": before the N-th write of that name KILL_WHOM is killed - the process itself,
+# the parent that launched it, or one of its data workers - and the file STRUCK says so.
 HOOK = """
 import os, re
 def watch():
@@ -24,17 +33,24 @@ def watch():
         return
     name, _, number = (at or "").rpartition(" ")
     left = [int(number or 0)]
+    def victim():
+        if os.environ["KILL_WHOM"] == "worker":
+            import psutil
+            alive = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+            return alive[-1].pid if alive else None
+        return pid if os.environ["KILL_WHOM"] == "self" else int(os.environ["EVALKIT_PARENT"])
     def meet(kind, path):
         write = kind + " " + re.sub("[0-9]+", "#", os.path.basename(os.fspath(path)))
-        if os.getpid() != pid:
+        if os.getpid() != pid or write.split()[1].startswith("tmp"):  # of libraries, with names by chance
             return
         if log is not None:
             with open(log, "a") as f:
                 f.write(write + "\\n")
         elif write == name:
             left[0] -= 1
-            if left[0] == 0:
-                os.kill(pid, 9)
+            if left[0] <= 0 and not os.path.exists(os.environ["STRUCK"]) and (struck := victim()):
+                open(os.environ["STRUCK"], "w").close()
+                os.kill(struck, 9)
     def watched(kind, call, where, wanted):
         def run(*args, **options):
             if wanted(args, options):
@@ -48,6 +64,63 @@ def watch():
     os.open = watched("append", os.open, 0, lambda args, options: args[1] & os.O_APPEND)
 watch()
 """
+FORK = multiprocessing.get_context("fork")
+
+
+def command(words: list[str], env: dict[str, str]) -> None:
+    """An evalkit command in this process, a fork of one that has imported everything and computed nothing; the
+    processes of a launch are forks too.
+
+    Args:
+        words: Those of the command, without `evalkit`.
+        env: What its environment holds besides.
+    """
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    os.environ.update(env)
+    random.seed()  # a process of its own has generators of its own
+    np.random.seed()
+    sys.argv = ["evalkit", *words]
+    several = "--gpus" in words
+    if several and "RANK" not in os.environ:
+        SubprocessHandler._popen = lambda _, args, env: Forked(args, env)  # type: ignore[method-assign,assignment]
+    elif os.environ.get("RANK", "0") == "0":
+        exec(HOOK, {})
+    from evalkit.cli import main
+
+    main()
+
+
+class Forked(FORK.Process):  # type: ignore[name-defined,misc]
+    """A process of a launch, with what torchrun asks of a subprocess.Popen.
+
+    Args:
+        args: The interpreter, evalkit.launch.COMMAND and the command's words.
+        env: Its environment.
+    """
+
+    def __init__(self, args: tuple[str, ...], env: dict[str, str]):
+        super().__init__(target=_rank, args=(list(args[1 + len(launch.COMMAND) :]), env))
+        self.start()
+
+    def poll(self) -> int | None:
+        return self.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.join(timeout)
+        if self.exitcode is None:
+            raise subprocess.TimeoutExpired("evalkit", timeout or 0.0)
+        return self.exitcode
+
+
+def _rank(words: list[str], env: dict[str, str]) -> None:
+    for name in os.listdir("/proc/self/fd"):  # Popen closes what torchrun talks through; others wait for its end
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                os.close(int(name))
+    logging.disable(logging.NOTSET)
+    command(words, env)
 
 
 def family(pid: int | None) -> list[psutil.Process]:

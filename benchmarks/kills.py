@@ -1,22 +1,25 @@
 """Kill commands anywhere, continue them, and compare what they leave behind with runs that nobody disturbed.
 
     python benchmarks/kills.py --out benchmarks/results/kills.json      all; a repeated call runs what is missing there
-    python benchmarks/kills.py --random 5 --placed 2 --only train,report                                    a handful
+    python benchmarks/kills.py --random 5 --placed 2 --only "train x1,report"                               a handful
 
 Each kill is a SIGKILL of one process of a running command: the command itself (the parent), one of its processes (a
-rank) or one of its data workers. The random ones strike at a random moment; the placed ones before a write, one for
-every name that a command puts in its place, removes or appends to: between the writes on both sides of it. After each
+rank) or one of its data workers. The random ones strike at a random moment, those jobs first that were struck least;
+the placed ones before a write, one for every name that a command puts in its place, removes or appends to: between the
+writes on both sides of it. There, what writes is killed; of two processes, at some writes, the parent instead; at a
+checkpoint, also a data worker. After each
 kill no process of the command may be left after 10 seconds, and a command whose rank or worker was killed must say so
 in one line; then it is repeated (with --resume where it has that) and must end with exit code 0 in time, with the same
 bytes of weights and training state, and the same records but for their seconds.
 
-To spare the imports, a command runs in a fork of this process, which has imported everything and computed nothing;
-what it is compared with, and every process of --gpus 2, is started anew.
+To spare the imports, a command and the processes that it launches run in forks of this process, which has imported
+everything and computed nothing; what they are compared with is started anew.
 """
 
 import argparse
 import gc
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -31,20 +34,18 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 import torch
 
 try:
-    from .killing import HOOK, differing, family, left_behind, orphans, pick
+    from .killing import FORK, command, differing, family, left_behind, orphans, pick
 except ImportError:  # run as a script
-    from killing import HOOK, differing, family, left_behind, orphans, pick  # type: ignore[import-not-found,no-redef]
+    from killing import FORK, command, differing, family, left_behind, orphans, pick  # type: ignore[import-not-found,no-redef]
 
-ORPHAN_SECONDS, HANG_SECONDS = 10.0, 300.0
+ORPHAN_SECONDS, HANG_SECONDS = 10.0, 900.0
 IMPORTED = [f"evalkit.{name}" for name in ("accuracy", "cli.app", "report", "robustness.occlusion", "train.run")]
 IMPORTED += [f"evalkit.downstream.{name}" for name in ("det", "mm.det", "mm.seg", "run", "scenes", "seg")]
 IMPORTED += ["mmdet.utils", "mmseg.utils", "matplotlib.pyplot", "sklearn.datasets", "torch.utils.tensorboard"]
-FORK = multiprocessing.get_context("fork")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def jobs(work: Path, run: Path) -> list[Job]:
     train = ["train", "digits", "model=vit_nano_patch4_32", "model_args={depth: 1}", "epochs=1", "batch_size=128"]
     train += [*tiny, "micro_batch=64", "ema=0.9", "eval_epochs=0.4", "mixup=transmix", "--out", str(run)]
     base = str(work / "base")
-    scenes = [*tiny, "warmup_steps=2", "batch_size=2"]
+    scenes = [*tiny, "val_steps=3", "warmup_steps=2", "batch_size=2"]
     seg = ["transfer", "seg", base, "--recipe", "digits-scenes", f"data={work / 'seg'}", *scenes, "steps=8"]
     seg += ["head=linear", "--out", str(run)]
     det = ["transfer", "det", "pvt_nano", "init=random", "--recipe", "digits-scenes-det"]
@@ -117,20 +118,11 @@ def write_data(work: Path) -> None:
     (work / "seg" / "classes.txt").write_text("".join(f"{name}\n" for name in ("background", *scenes.DIGITS)))
 
 
-def _command(words: list[str], out: Path, env: dict[str, str]) -> None:
-    os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _to_file(words: list[str], out: Path, env: dict[str, str]) -> None:
     with open(out, "w", encoding="utf-8") as f:
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
-    os.environ.update(env)
-    random.seed()  # a process of its own has generators of its own
-    np.random.seed()
-    sys.argv = ["evalkit", *words]
-    exec(HOOK, {})
-    from evalkit.cli import main
-
-    main()
+    command(words, env)
 
 
 @dataclass
@@ -143,7 +135,9 @@ class Bench:
     def start(self, job: Job, words: list[str], **env: str) -> tuple[multiprocessing.process.BaseProcess, Path]:
         out = self.work / f"{time.monotonic_ns()}.txt"
         several = ["--gpus", str(job.processes)] if job.processes > 1 else []
-        process = FORK.Process(target=_command, args=([*words, *several], out, env))
+        (self.work / "struck").unlink(missing_ok=True)
+        env |= {"STRUCK": str(self.work / "struck")}
+        process = FORK.Process(target=_to_file, args=([*words, *several], out, env))
         process.start()
         return process, out
 
@@ -167,8 +161,9 @@ class Bench:
             shutil.rmtree(run, ignore_errors=True)
             job = jobs(self.work, run)[i]
             words = [*job.words, *(["--gpus", str(job.processes)] if job.processes > 1 else [])]
-            command = [sys.executable, "-m", "evalkit", *words]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+            done = subprocess.run(
+                [sys.executable, "-m", "evalkit", *words], capture_output=True, text=True, timeout=HANG_SECONDS
+            )
             assert done.returncode == 0, f"{job.title} does not even run: {(done.stdout + done.stderr)[-800:]}"
             left = left_behind(run)
             shutil.rmtree(run)
@@ -190,9 +185,13 @@ def case(bench: Bench, i: int, who: str, at: str | float, rng: random.Random) ->
     run = bench.work / "run"
     job = jobs(bench.work, run)[i]
     row = {"job": job.title, "who": who, "at": at if isinstance(at, str) else round(at, 3), "struck": False}
+    placed = {}
+    if isinstance(at, str):
+        writer = "parent" if job.processes == 1 else "rank"
+        placed = {"KILL_BEFORE": at, "KILL_WHOM": "self" if who == writer else who}
     for _ in range(4):  # on a machine that has become quicker, the command may have ended by then
         shutil.rmtree(run, ignore_errors=True)
-        process, out = bench.start(job, job.words, **({"KILL_BEFORE": at} if isinstance(at, str) else {}))
+        process, out = bench.start(job, job.words, **placed)
         members: set[psutil.Process] = set()  # of any time: those of a process that is gone are nobody's children
         began = time.monotonic()
         while process.exitcode is None and not row["struck"]:
@@ -204,7 +203,7 @@ def case(bench: Bench, i: int, who: str, at: str | float, rng: random.Random) ->
                 row["struck"] = True
             time.sleep(0 if row["struck"] else 0.1)
         if isinstance(at, str):
-            row["struck"] = process.exitcode == -signal.SIGKILL
+            row["struck"] = (bench.work / "struck").exists()
         if row["struck"] or isinstance(at, str):
             break
         bench.finish(process, out)
@@ -235,25 +234,40 @@ def case(bench: Bench, i: int, who: str, at: str | float, rng: random.Random) ->
     return row | {"fault": f"differs: {', '.join(names[:4])}" if names else None}
 
 
-def plans(bench: Bench, only: set[str], count: int, placed: int, seed: int) -> list[tuple[str, int, str, str | float]]:
-    """(name, job, whom, where) of every kill: all random ones, and `placed` of the placed ones of each job."""
-    rng = random.Random(seed)
-    chosen = [(i, job) for i, job in enumerate(jobs(bench.work, bench.work)) if not only or job.name in only]
-    alone = [(i, job) for i, job in chosen if job.processes == 1]
-    out: list[tuple[str, int, str, str | float]] = []
+def plans(
+    bench: Bench, only: set[str], count: int, placed: int, rng: random.Random, rows: list[dict]
+) -> list[tuple[str, int, str, str | float]]:
+    """(name, job, whom, where) of every kill that `rows` lacks: at most `placed` of the placed ones of each job, and as
+    many random ones as make `count` of them."""
+    taken, out = {row["case"] for row in rows}, []
+    chosen = [
+        (i, job) for i, job in enumerate(jobs(bench.work, bench.work)) if not only or only & {job.name, job.title}
+    ]
     for i, job in chosen if placed else []:
-        writes = bench.undisturbed(i)[2] if job.processes == 1 else Counter()
+        writes, one = bench.undisturbed(i)[2], job.processes == 1
         places = [f"{write} {min(2, n)}" for write, n in writes.items()]
         places += [f"{write} 1" for write, n in writes.items() if write == "append results.jsonl" and n > 1]
-        for place in places if placed >= len(places) else rng.sample(places, placed):
-            out.append((f"{job.title} before {place}", i, "parent", place))
-    turn = [*alone, *chosen]
-    for n in range(count):
-        i, job = turn[n % len(turn)]
-        who = job.whom[(n // len(turn) + (n % len(turn) >= len(alone))) % len(job.whom)]
-        out.append((f"random {seed}-{n}: {job.title}", i, who, rng.uniform(0.1, 0.95)))
-    rng.shuffle(out)  # of every kind some, wherever it is stopped
+        cases = [("parent" if one else "rank", place) for place in places]
+        cases += [] if one else [("parent", place) for place in places[::4]]
+        cases += [("worker", f"{write} 1") for write in writes if write.startswith("put step-")]
+        for who, place in cases if placed >= len(cases) else rng.sample(cases, placed):
+            whom = "" if one and who == "parent" else f" {who}"
+            out.append((f"{job.title}{whom} before {place}", i, who, place))
+    struck = Counter({(i, who): 0 for i, job in chosen for who in job.whom})
+    struck.update((i, row["who"]) for row in rows for i, job in chosen if is_random(row) and row["job"] == job.title)
+    free = (name for name in map("random {}".format, itertools.count()) if name not in taken)
+    out = [case for case in out if case[0] not in taken]
+    for _ in range(count - sum(map(is_random, rows))):
+        i, who = min(struck, key=lambda cell: (struck[cell], rng.random()))
+        struck[i, who] += 1
+        out.append((next(free), i, who, rng.uniform(0.1, 0.95)))
+    rng.shuffle(out)  # of every job and kind some, wherever it is stopped
     return out
+
+
+def is_random(row: dict) -> bool:
+    """Whether a kill was not placed."""
+    return not isinstance(row["at"], str)
 
 
 def main() -> None:
@@ -270,6 +284,7 @@ def main() -> None:
     import_all()
     bench = Bench(work, {})
     rows = json.loads(args.out.read_text())["rows"] if args.out and args.out.exists() else []
+    rows = [row for row in rows if not row["fault"]]  # the others are repeated
     try:
         process = FORK.Process(target=write_data, args=(work,))
         process.start()
@@ -277,10 +292,9 @@ def main() -> None:
         base = next(job for job in jobs(work, work / "base") if job.name == "train")
         code, text = bench.finish(*bench.start(base, base.words))
         assert code == 0, text
-        for name, i, who, at in plans(bench, set(args.only.split(",")) - {""}, args.random, args.placed, args.seed):
-            if any(row["case"] == name for row in rows):
-                continue
-            row = {"case": name, **case(bench, i, who, at, random.Random(f"{args.seed} {name}"))}
+        rng = random.Random(f"{args.seed} {len(rows)}")
+        for name, i, who, at in plans(bench, set(args.only.split(",")) - {""}, args.random, args.placed, rng, rows):
+            row = {"case": name, **case(bench, i, who, at, rng)}
             rows.append(row)
             print(json.dumps(row), flush=True)
             if args.out:
@@ -298,7 +312,7 @@ def write(out: Path, rows: list[dict]) -> None:
         "same": "bytes of weights and training states, links, reports, and records but for seconds and environment",
         "torch": torch.__version__,
         "kills": len(rows),
-        "placed": sum(isinstance(row["at"], str) for row in rows),
+        "placed": sum(not is_random(row) for row in rows),
         "of": dict(sorted(Counter(row["job"] for row in rows).items())),
         "struck": dict(sorted(Counter(row["who"] for row in rows if row["struck"]).items())),
         "faults": sum(bool(row["fault"]) for row in rows),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from evalkit import models, zoo
 from evalkit.checkpoint import find_folder, read_weights
 from evalkit.errors import EvalkitError, unknown
+from evalkit.models.build import check_size
 from evalkit.models.fit import fit
 from evalkit.models.load import SUFFIXES
 
@@ -80,9 +81,10 @@ def resolve(
         label: How tables name the transfer; None: as the checkpoint is called.
     """
     path, sha256 = zoo.located(spec), None
+    tensors: dict[str, Tensor] = {}
     meta: dict[str, Any] = {}
     if path.exists():
-        _, meta, sha256 = read_weights(spec, weights)
+        tensors, meta, sha256 = read_weights(spec, weights)
         known = meta.get("model") or model
         if known is None:
             raise EvalkitError(
@@ -101,6 +103,8 @@ def resolve(
     of_training = {k: v for k, v in meta.get("model_args", {}).items() if "drop" in k and k.endswith("_rate")}
     args = {**{k: v for k, v in meta.get("model_args", {}).items() if k not in of_training}, **model_args}
     models.check_arguments(known, args)
+    if "model" in meta:
+        check_size(known, {"num_classes": 0, **args}, tensors, spec)
     network = models.create(known, num_classes=0, **args)
     if not hasattr(network.model, "forward_intermediates"):
         raise EvalkitError(
@@ -201,7 +205,8 @@ class Backbone(Maps):
             published = models.create(model, num_classes=0, pretrained=True, **args).model
             report = fill(built, published.state_dict(), f"timm's file of '{model}'", before)
         elif checkpoint is not None:
-            report = fill(built, read_weights(checkpoint, weights)[0], checkpoint, before)
+            tensors, meta, _ = read_weights(checkpoint, weights)
+            report = {"chosen": meta.get("chosen", [])} | fill(built, tensors, checkpoint, before)
         super().__init__(built, model, out_indices, norm, freeze_statistics)
         self.report: dict[str, list[str]] = report | {"frozen": frozen(built)}
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from evalkit.data.folders import same_contents
 from evalkit.data.images import SURVEYED, peculiarities
-from evalkit.fingerprint import sample
+from evalkit.fingerprint import FULL_BYTES, sample, size
 
 # evalkit.data.images names what Pillow's conversion to RGB does; OpenCV's differs for these
 OPENCV = {
@@ -33,6 +34,19 @@ def survey(paths: Sequence[str], split: str) -> list[str]:
     count = Counter(note for i in rows for note in _peculiar(paths[i]))
     of = f"{len(rows):,} {split} images" + ("" if len(rows) == len(paths) else " looked at")
     return [f"{OPENCV.get(note, note)} in {n:,} of the {of}" for note, n in sorted(count.items())]
+
+
+def shared(train: Sequence[str], val: Sequence[str]) -> list[str]:
+    """A sentence where validation images are training images as well; of large sets too much would have to be read.
+
+    Args:
+        train: Paths of the training images.
+        val: Paths of the validation images.
+    """
+    if sum(map(size, [*train, *val])) > FULL_BYTES:
+        return []
+    found = {path for _, path in same_contents(zip(train, train), zip(val, val))}
+    return [f"{len(found):,} of the {len(val):,} val images are train images as well"] if found else []
 
 
 def _peculiar(path: str) -> list[str]:

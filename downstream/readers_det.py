@@ -111,6 +111,7 @@ def coco_format(root: str | Path, name: str) -> DetData:
             f"{root}: {annotations['train']} and {annotations['val']} do not list the same categories in the same"
             " order; give both one list"
         )
+    said += decoding.shared(*([str(root / images[split] / name) for name in files[split]] for split in SPLITS))
     fingerprint = {
         split: of_split([], [str(root / annotations[split])], [str(root / images[split] / f) for f in files[split]])
         for split in SPLITS
@@ -157,7 +158,7 @@ def _first(root: Path, candidates: Sequence[str], split: str, there: Callable[[P
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise EvalkitError(f"{path} is not readable JSON ({' '.join(str(e).split())}); fetch or write it again") from e
 
 
@@ -175,6 +176,8 @@ def _json_problem(content: Any, masks: bool = True) -> str | None:
             return "a category has no name, or the name of another; give each its own"
         if not all(entry["file_name"] and entry["width"] > 0 and entry["height"] > 0 for entry in content["images"]):
             return "an image has no size; add width and height"
+        if not all(isinstance(entry["file_name"], str) for entry in content["images"]):
+            return "the `file_name` of an image is no text; correct it"
         known_images, known_categories = (
             {entry["id"]: entry for entry in content[key]} for key in ("images", "categories")
         )

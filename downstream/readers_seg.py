@@ -130,7 +130,8 @@ def notes(data: SegData) -> list[str]:
             ),
         ):
             said += look([str(data.root / folder / f"{i}{suffix}") for i in sorted(data.ids[split])], split=split)
-    return said
+    images = ([str(data.root / data.images[s] / f"{i}{data.suffixes[0]}") for i in data.ids[s]] for s in SPLITS)
+    return [*said, *decoding.shared(*images)]
 
 
 def listed(path: Path, how: str = CONTEXT_HOW) -> list[str]:

@@ -285,6 +285,7 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
         )
         origin = f"timm's weights of {source.model}" if source.checkpoint == TIMM else f"weights of {source.checkpoint}"
         say(f"backbone: {origin}: {counts}")
+        say(*(f"  {line}" for line in report.get("chosen", [])))
         for key in ("resized", "unexpected"):
             if report[key]:
                 say(f"  {key}: {', '.join(report[key][:5])}{', ...' if len(report[key]) > 5 else ''}")

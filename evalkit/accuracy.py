@@ -12,7 +12,7 @@ import torch
 from . import checkpoint, config, data, inference, metrics, models, results, run_folder, zoo
 from .about import ACCURACY, EvalConfig
 from .data.published import published_set, sets_of_recipe
-from .data.splits import absent_classes
+from .data.splits import absent_classes, contradictions
 from .errors import EvalkitError
 from .preparation import preparation, recipe_of
 from .records import DataUsed, Made, Numbers, make_record
@@ -40,6 +40,11 @@ def evaluate(spec: str, data_spec: str | None, out: Path | None, overrides: list
     loaded = models.load(spec, model=cfg.model, weights=cfg.weights)
     network = loaded.network.to(device)
     split = cfg.split or recipe_of(loaded).get("val_split", "val")
+    if cfg.split is not None and data_spec is not None and Path(data_spec).is_dir():
+        raise EvalkitError(
+            f"split={cfg.split} belongs to data by name; --data {data_spec} is a folder of classes: give the folder of"
+            " that split"
+        )
     images = open_images(loaded, data_spec, (cfg.data_dir, split), cfg.allow_partial)
     out = Path(out) if out else results_folder(Path(spec), loaded.label)
     if is_main():
@@ -54,8 +59,9 @@ def evaluate(spec: str, data_spec: str | None, out: Path | None, overrides: list
     complete = records.complete and not images.problems
     if not is_main():
         return 0 if complete else 2
-    remarks = [*models.describe(loaded.report), *images.remarks, *absent_classes(images)]
+    remarks = [*models.describe(loaded.report), *images.remarks, *absent_classes(images), *contradictions(images)]
     remarks += [f"{what} in {n:,} of the {len(images):,} images" for what, n in images.notes.items()]
+    remarks += (of_weights := other_weights(loaded))
     faults = [*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)]
     shown = faults[:SHOWN]
     if len(faults) > SHOWN:
@@ -85,14 +91,23 @@ def evaluate(spec: str, data_spec: str | None, out: Path | None, overrides: list
     )
     if not results.holds(out, record):  # the same command again adds nothing
         results.append(out, record)
-    say(*remarks, *shown)
+    say(*(line for line in remarks if line not in of_weights), *shown)
     share = "  ".join(
         f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()
     )
-    averaged = " (averaged weights, ema)" if loaded.weights == "ema" else ""
     where = f"{len(records.ids)} images of {images.name} ({transform})"
-    say(f"{share}{averaged}  on {where}; predictions: {out / PREDICTIONS}", *other_weights(loaded))
+    say(f"{share}{which_weights(loaded)}  on {where}; predictions: {out / PREDICTIONS}", *of_weights)
     return 0 if complete else 2
+
+
+def which_weights(loaded: models.Loaded) -> str:
+    """Of which of a checkpoint's weights a number is, after a comma; "" where there is no other.
+
+    Args:
+        loaded: The weights that were measured.
+    """
+    several = len(loaded.meta.get("sha256", {}).keys() & set(checkpoint.FILES.values())) > 1
+    return f", {checkpoint.WORDS[loaded.weights]}" if several or loaded.weights == "ema" else ""
 
 
 def other_weights(loaded: models.Loaded) -> list[str]:

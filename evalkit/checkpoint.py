@@ -34,7 +34,7 @@ SCHEMA = 1
 STATE = "train_state.pt"
 FILES = {"raw": "model.safetensors", "ema": "model_ema.safetensors"}
 WORDS = {"raw": "raw weights", "ema": "averaged weights (ema)"}
-META_KINDS = {
+META_KINDS: dict[str, Any] = {
     "model": str,
     "model_args": dict,
     "num_classes": int,
@@ -42,6 +42,8 @@ META_KINDS = {
     "image_size": int,
     "data": dict,
     "config": dict,
+    "label": str | None,
+    "method": str | None,
 }
 
 
@@ -165,8 +167,11 @@ def verify(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         sums = dict(meta["sha256"])
-        if any(not isinstance(meta.get(key, kind()), kind) for key, kind in META_KINDS.items()):
+        if any(key in meta and not isinstance(meta[key], kind) for key, kind in META_KINDS.items()):
             raise TypeError
+        names = meta.get("classes", [])
+        if meta.get("num_classes", 0) < 0 or not all(isinstance(n, str) for n in names) or len({*names}) < len(names):
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise EvalkitError(
             f"{folder} is not a complete checkpoint (meta.json missing or damaged); use another one of its run"
@@ -258,5 +263,9 @@ def read_weights(path: str | Path, weights: str | None = None) -> tuple[dict[str
         name = FILES[weights]
         if name not in meta["sha256"]:
             raise EvalkitError(f"{folder} holds no averaged (ema) weights; use weights=raw")
-        return weights_files.read_safetensors(folder / name), meta | {"weights": weights}, meta["sha256"][name]
+        return (
+            weights_files.read_safetensors(folder / name),
+            meta | {"weights": weights, "chosen": []},
+            meta["sha256"][name],
+        )
     return weights_files.read_file(path, weights)

@@ -18,7 +18,7 @@ from . import keys, plain_yaml
 from .errors import EvalkitError, suggest, unknown
 
 T = TypeVar("T", bound=keys.Keys)
-NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)?(\.\d*)?([eE][-+]?\d+)?|nan|inf)")  # that may stand in quotes
+NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)?(\.\d*)?([eE][-+]?\d+)?|nan|inf)", re.ASCII)  # that may stand in quotes
 
 
 def load(schema: type[T], recipe: str | Path | None, overrides: list[str] | None = None, folder: str = "train") -> T:
@@ -78,8 +78,13 @@ def resolve(
     if recipe is not None:
         for name, value in _current(schema, read(find(recipe, folder), folder), f"{_called(recipe)}: ").items():
             _set(conf, fields, name, value, f"{_called(recipe)}: ")
+    before: list[str] = []
     for text in overrides or []:
-        name = text.partition("=")[0].partition(".")[0]
+        path = text.partition("=")[0]
+        if any(f"{earlier}.".startswith(f"{path}.") for earlier in before):
+            warnings.warn(f"key '{path}' is given more than once; the last one counts: {text}", stacklevel=3)
+        before.append(path)
+        name = path.partition(".")[0]
         if name in schema.RETIRED:
             raise EvalkitError(f"key '{name}' no longer exists; {schema.RETIRED[name].now}")
         _override(conf, fields, text)

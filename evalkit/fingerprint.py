@@ -22,7 +22,7 @@ SAMPLED = 1024  # files of a larger set that are read, evenly spaced
 
 def of_files(paths: Sequence[str]) -> tuple[str, str]:
     """(scheme, digest) of files in this order; one that cannot be read counts as such."""
-    return of_contents([_size(path) for path in paths], lambda i: _digest(paths[i]))
+    return of_contents([size(path) for path in paths], lambda i: digest(paths[i]))
 
 
 def of_contents(sizes: Sequence[int], digest_of: Callable[[int], str]) -> tuple[str, str]:
@@ -103,14 +103,16 @@ def remark(fingerprint: str) -> str | None:
     return "compared by the names alone, as evalkit 0.1.0 recorded them"
 
 
-def _size(path: str) -> int:
+def size(path: str) -> int:
+    """Bytes of a file; -1 where there is none."""
     try:
         return os.stat(path).st_size
     except OSError:
         return -1
 
 
-def _digest(path: str) -> str:
+def digest(path: str) -> str:
+    """Of a file's contents; what is there instead where they cannot be read."""
     try:
         return sha256_file(path) if os.path.isfile(path) else "no file"
     except OSError as e:

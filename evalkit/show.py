@@ -124,11 +124,13 @@ def _training(named: str, path: Path, protocols: Protocols) -> About:
     meta = checkpoint.verify(folder)
     inside = folder.resolve().parent
     run = inside.parent if inside.name == "checkpoints" else path
+    whole = run.resolve() == path.resolve()
+    run = path if whole else run  # as it was given, for commands
     known = {sha: name for name, file in checkpoint.FILES.items() if (sha := meta["sha256"].get(file))}
     facts = {**_at_work(run), **_of_meta(meta, folder), "weights": {name: sha for sha, name in known.items()}}
     if zoo.is_member(named):
         what, commands = "checkpoint of the zoo, which comes with evalkit", zoo.commands(named)
-    elif run == path and (run / CONFIG).is_file():
+    elif whole and (run / CONFIG).is_file():
         trained = _records(run)[0] if (run / results.FILE).is_file() else []
         finished = any(r["task"] == "train" and r["checkpoint_sha256"] in known for r in trained)
         what = f"training run, {'finished' if finished else 'not finished'} at step {meta.get('step')}"
@@ -137,8 +139,9 @@ def _training(named: str, path: Path, protocols: Protocols) -> About:
         what, commands = f"checkpoint of step {meta.get('step')}", []
     found = About(named, what, facts, commands)
     if (run / results.FILE).is_file():
-        whole = run == path
         found.records, found.problems = _recorded(run, protocols, named, set(known), only=not whole)
+    for record in found.records if zoo.is_member(named) else ():
+        record["command"] = commands[0] if record["task"] == "train" else record["command"]
     return found
 
 

@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ Read = tuple[dict[str, Tensor], dict[str, Any], str]
 
 
 def read_file(path: Path, weights: str | None = None) -> Read:
-    """(state_dict, meta, sha256); meta is {} or says which weights were read.
+    """(state_dict, meta, sha256); meta is {} or says which weights were read, and under "chosen", of several sets,
+    which one.
 
     Torch files may nest the weights under state_dict_ema, model_ema, state_dict or model. Raises EvalkitError.
 
@@ -52,24 +54,52 @@ def read_file(path: Path, weights: str | None = None) -> Read:
     if not path.is_file():
         raise EvalkitError(f"no such checkpoint: {path}")
     if path.suffix == ".safetensors":
-        return _plain(read_safetensors(path)), {}, sha256_file(path)
+        return _plain(read_safetensors(path), path), {}, sha256_file(path)
     content = read_torch(path)
     keys = STATE_DICT_KEYS if weights != "raw" else STATE_DICT_KEYS[2:]
-    meta = {}
+    meta: dict[str, Any] = {}
     for key in keys:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             meta = {"weights": "ema" if key in STATE_DICT_KEYS[:2] else "raw"}
             if weights not in (None, meta["weights"]):
                 raise EvalkitError(f"{path} holds no averaged (ema) weights; use weights=raw")
+            if others := _other_sets(content, key):
+                meta["chosen"] = [
+                    f"of several sets of weights in the file, those under '{key}' were read, not {others}"
+                ]
             content = content[key]
             break
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    tensors = _tensors_of(content)
     if not tensors or not all(isinstance(name, str) for name in tensors):
         raise EvalkitError(
             f"{path} holds no state dict; expected tensors at the top level or under one of"
             f" {', '.join(STATE_DICT_KEYS)}"
         )
-    return _plain(tensors), meta, sha256_file(path)
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise EvalkitError(
+                f"{path} holds tensors that are quantised, sparse or without values, such as '{name}'; save the plain"
+                " ones"
+            )
+    return _plain(tensors, path), meta, sha256_file(path)
+
+
+def _tensors_of(content: Any) -> dict[str, Tensor]:
+    return {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+
+
+def _other_sets(content: Mapping[Any, Any], chosen: str) -> str:
+    """Where a torch file holds other weights of the same names than under `chosen`, in words; "" for nowhere."""
+    plain = {
+        key: {WRAPPERS.sub("", str(name)) for name in _tensors_of(value)}
+        for key, value in content.items()
+        if isinstance(key, str)
+    }
+    found = [repr(key) for key, names in plain.items() if key != chosen and names & plain[chosen]]
+    which = "raw" if chosen in STATE_DICT_KEYS[:2] else "ema"
+    other = STATE_DICT_KEYS[2:] if which == "raw" else STATE_DICT_KEYS[:2]
+    advice = f" (weights={which} reads those)" if any(repr(key) in found for key in other) else ""
+    return " or ".join(found) + advice if found else ""
 
 
 def read_hub(folder: Path, weights: str | None = None) -> Read:
@@ -101,9 +131,18 @@ def read_hub(folder: Path, weights: str | None = None) -> Read:
     return tensors, meta | ({"classes": labels} if isinstance(labels, list) else {}), sha256
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _plain(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The tensors without what wrappers put before their names."""
-    return {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = WRAPPERS.sub("", name)
+        if plain in found:
+            raise EvalkitError(
+                f"{path} holds '{plain}' twice, as it is and behind {name.removesuffix(plain)!r}; which of the two"
+                " networks is meant? Save that one alone"
+            )
+        found[plain] = tensor
+    return found
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from evalkit import accuracy, bootstrap, fingerprint, models, results
+from evalkit.data.splits import contradictions
 from evalkit.errors import EvalkitError, unknown
 from evalkit.ordered import each_once
 from evalkit.parts import Parts
@@ -59,9 +60,9 @@ def run(protocol: str, specs: Sequence[str | models.Loaded], cfg: ProtocolConfig
 def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig, device: torch.device) -> bool:
     """One model; whether the result is complete."""
     loaded, plan = _agreed(lambda: _prepare(protocol, spec, cfg, device))
-    averaged = " (averaged weights, ema)" if loaded.weights == "ema" else ""
+    sets = ", ".join(images.name for images in plan.sets.values())
     say(
-        f"{protocol.name}: {loaded.label}{averaged} on {', '.join(i.name for i in plan.sets.values())}",
+        f"{protocol.name}: {loaded.label}{accuracy.which_weights(loaded)} on {sets}",
         *(f"  {note}" for note in [*models.describe(loaded.report), *plan.notes, *_remarks(plan)]),
         *(f"  {line}" for line in accuracy.other_weights(loaded)),
     )
@@ -188,6 +189,7 @@ def _record(
     skipped = 0 if cfg.on_error == "wrong" else len(about["bad"])
     notes = [
         *models.describe(loaded.report),
+        *accuracy.other_weights(loaded),
         *plan.notes,
         *_remarks(plan),
         *(f"{what} in {n} images" for what, n in about["notes"].items()),
@@ -254,7 +256,7 @@ def say(*lines: str) -> None:
 
 def _remarks(plan: Plan) -> list[str]:
     """What a reader must know of the folders that are read, each once."""
-    return each_once(remark for images in plan.sets.values() for remark in images.remarks)
+    return each_once(remark for images in plan.sets.values() for remark in [*images.remarks, *contradictions(images)])
 
 
 def _fate(cfg: ProtocolConfig) -> str:

@@ -42,6 +42,11 @@ def idle(cfg: "TrainConfig") -> dict[str, str]:
             "it belongs to schedule=cosine or step",
         ),
         (not cfg.warmup_epochs, ["warmup_lr", "warmup_by"], "a warm-up needs warmup_epochs=N"),
+        (
+            cfg.warmup_epochs > cfg.epochs,
+            ["warmup_epochs"],
+            f"epochs={cfg.epochs} end before the warm-up does; give fewer warmup_epochs or more epochs",
+        ),
         (not cfg.weight_decay, ["decay_norm_and_bias"], "it belongs to weight_decay above 0"),
         *_of_the_optimizer(cfg.opt),
     ]

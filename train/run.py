@@ -106,7 +106,7 @@ def go_on(s: session.Session, run: Path) -> None:
     found, compared = checkpoint.newest(run), []
     if found is not None:
         folder, meta = found
-        compared = same_images(s, folder, meta, run)
+        compared = [*same_images(s, folder, meta, run), *same_helpers(s, folder, meta, run)]
         snapshot.restore(s, folder)
         s.seconds = float(snapshot.of_meta(folder, meta, "seconds", int | float))
     if is_main():
@@ -219,6 +219,35 @@ def same_images(s: session.Session, folder: Path, meta: dict[str, Any], run: Pat
     return said
 
 
+def same_helpers(s: session.Session, folder: Path, meta: dict[str, Any], run: Path) -> list[str]:
+    """Raise EvalkitError unless teachers and maps made before are those that a checkpoint was written with; a sentence
+    where that is not certain.
+
+    Args:
+        s: The run, with teachers and maps as they are now.
+        folder: The checkpoint.
+        meta: What its meta.json says.
+        run: The run folder.
+    """
+    said = []
+    now = {"teachers": snapshot.meta(s)["teachers"], "maps": s.maps}
+    for key, what in {"teachers": "the weights of the teacher", "maps": "the maps in"}.items():
+        if not now[key]:
+            continue
+        known = snapshot.of_meta(folder, {key: {}} | meta, key, dict)
+        for name, own in now[key].items():
+            if name not in known:
+                said.append(f"whether {what} {name} are those of before is not known: an earlier evalkit wrote the run")
+            elif fingerprint.same(str(known[name]), str(own)) is False:
+                raise EvalkitError(
+                    f"{what} {name} are not those that {run} began with; put those back, or begin a new run with"
+                    f" init={run}"
+                )
+            elif key == "maps" and (remark := fingerprint.remark(own)):
+                said.append(f"{what} {name} are those of before, {remark}")
+    return said
+
+
 def summary(s: session.Session) -> str:
     """The accuracy of a finished run in words: of which weights it is, where there are several."""
     (top1, of), *others = [(s.scores[name]["top1"], session.WEIGHTS[name]) for name in s.scores]
@@ -258,6 +287,7 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
     for name in s.networks():
         values = dict(s.scores[name])
         notes = [*s.remarks, *(f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items())]
+        notes += [f"maps {name}: {digest}" for name, digest in meta["maps"].items()]
         notes += early(s)
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}

@@ -47,6 +47,8 @@ def check_schedule(cfg: TrainConfig) -> None:
         )
     if cfg.schedule == "cosine" and cfg.min_lr > cfg.lr:
         raise EvalkitError(f"min_lr={cfg.min_lr:g} is above lr={cfg.lr:g}, where it should fall to; lower it")
+    if cfg.ema == 1:
+        raise EvalkitError("ema=1 never leaves the weights that the run begins with; give a decay below 1")
     if cfg.warmup_epochs and cfg.warmup_lr > cfg.lr:
         raise EvalkitError(
             f"warmup_lr={cfg.warmup_lr:g} is above lr={cfg.lr:g}, to which it should rise; give a lower one"

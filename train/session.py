@@ -1,6 +1,7 @@
 """Everything a training run is made of, built from its config."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from evalkit import checkpoint, config, data, models
+from evalkit import checkpoint, config, data, fingerprint, models
 from evalkit.data.kept import keep
 from evalkit.data.loading import steps_per_epoch
 from evalkit.data.published import published_set, sets_of_recipe
@@ -17,7 +18,7 @@ from evalkit.data.transforms import EvalTransform, TrainTransform, validation_tr
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.models.fit import head_names
-from evalkit.runtime import seed_torch
+from evalkit.runtime import is_main, seed_torch
 
 from . import distill, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
@@ -26,6 +27,7 @@ from .ema import WeightAverage
 from .matching import recipe_name
 from .mixups import from_config
 from .mixups.base import Context, MixMethod
+from .mixups.parts.offline_maps import OfflineMaps
 from .mixups.parts.teacher import Teacher
 from .optim import make_optimizer
 from .sizes import settle_sizes
@@ -71,6 +73,7 @@ class Session:
         batchnorm: Keeps the running statistics of batch norm.
         ema: The averaged weights; None: the recipe wants none.
         remarks: What a reader of the numbers must know of the data.
+        maps: Folders of maps that the method reads, with their fingerprints; known to the main process.
         recipe: Whose settings these are, see `recipe_name`.
         whole: Whether the training and the validation images are those of the recipe, a published set, whole.
         step: Optimizer steps done; the only clock.
@@ -93,6 +96,7 @@ class Session:
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
     remarks: list[str]
+    maps: dict[str, str] = field(default_factory=dict)
     recipe: str | None = None
     whole: tuple[bool, bool] = (False, False)
     step: int = 0
@@ -177,6 +181,7 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         recipe=recipe,
         whole=(published_set(train_images) == wanted[0], published_set(val_images) == wanted[1]),
         remarks=remarks,
+        maps=offline_maps(method, train_images.ids),
     )
 
 
@@ -286,6 +291,20 @@ def teachers(trainee: Trainee) -> list[Teacher]:
     askers = [*trainee.method.modules(), trainee.distillation]
     found = (getattr(asker, "teacher", None) for asker in askers)
     return [teacher for teacher in found if isinstance(teacher, Teacher)]
+
+
+def offline_maps(method: MixMethod, ids: Sequence[str]) -> dict[str, str]:
+    """Folder -> fingerprint of the maps made before that a method reads, one file per training image.
+
+    Args:
+        method: The method.
+        ids: Of the training images.
+    """
+    found = [maps for maps in method.loader_extras.values() if isinstance(maps, OfflineMaps)]
+    return {
+        str(maps.folder): fingerprint.of_split([], [str(maps.file(id)) for id in sorted(ids)])
+        for maps in (found if is_main() else [])
+    }
 
 
 def method_name(spec: Any) -> str:

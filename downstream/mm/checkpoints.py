@@ -56,8 +56,7 @@ def save(runner: Runner, run: Path, step: int, keep: int) -> None:
         ) from e
     if not is_main():
         return
-    with open(partial, "rb") as f:
-        os.fsync(f.fileno())
+    _flush(partial)
     line = f"{sha256_file(partial)}  {path.name}\n"
     write_atomic(path.with_name(path.name + SUFFIX), lambda f: f.write(line.encode()))
     os.replace(partial, path)
@@ -98,7 +97,14 @@ def save_best(runner: Runner, path: Path, step: int) -> None:
         meta={"iter": step},
         by_epoch=False,
     )
+    _flush(partial)
     os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as f:
+        os.fsync(f.fileno())
 
 
 def newest(run: Path) -> tuple[Path, int] | None:

@@ -6,6 +6,7 @@ was killed and resumed takes the same steps as one that was not.
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -100,6 +101,8 @@ class EvalkitLoop(BaseLoop):
         self._train_mode()
         with Guard(device) as guard:
             try:
+                if self._iter and self._measures(self._iter):  # saved, but perhaps killed before it was measured
+                    self._validate()
                 while self._iter < self.max_iters:
                     batch = next(batches)
                     rate = runner.optim_wrapper.get_lr()["lr"][0]
@@ -120,7 +123,7 @@ class EvalkitLoop(BaseLoop):
                     whole = last or self._iter % accumulated == 0
                     save_now = whole and (last or due)
                     log_now = last or self._iter % self.log_steps == 0
-                    val_now = bool(self.val_steps) and self._iter % (self.val_steps or 1) == 0
+                    val_now = whole and self._measures(self._iter)
                     # asking the others, or a GPU for the loss, costs a wait
                     alone = world_size() == 1 and device.type == "cpu"
                     if not (alone or save_now or log_now or val_now or self._iter % 10 == 0):
@@ -144,7 +147,7 @@ class EvalkitLoop(BaseLoop):
                     if save_now or (stop and whole):
                         checkpoints.save(runner, self.folder, self._iter, self.keep)
                         due = False
-                    if val_now and whole and not last:
+                    if val_now:
                         self._validate()
                         window, shown = time.monotonic(), self._iter
                     if stop and whole and not last:
@@ -190,12 +193,20 @@ class EvalkitLoop(BaseLoop):
 
     # ---- measuring on the way
 
+    def _measures(self, step: int) -> bool:
+        """Whether a step is followed by a measurement; the last one is measured by the run itself."""
+        return bool(self.val_steps) and step % (self.val_steps or 1) == 0 and step != self.max_iters
+
     def _forget_later(self) -> None:
-        """Drop measurements of steps that are done again."""
+        """Drop measurements of steps that are done, or measured, again."""
         path = self.folder / VALIDATED
         if is_main() and path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self._iter]
-            write_atomic(path, lambda f: f.write("".join(f"{line}\n" for line in kept).encode()))
+            end = self._iter + (not self._measures(self._iter))
+            lines = [(line, _line(line).get("step")) for line in path.read_bytes().splitlines()]
+            if damaged := sum(not isinstance(step, int) for _, step in lines):
+                warnings.warn(f"{path}: {damaged} lines that are no measurement were left out", stacklevel=2)
+            kept = [line for line, step in lines if isinstance(step, int) and step < end]
+            write_atomic(path, lambda f: f.write(b"".join(line + b"\n" for line in kept)))
 
     def _validate(self) -> None:
         """Measure, and keep the weights if no measurement before was better."""
@@ -205,10 +216,10 @@ class EvalkitLoop(BaseLoop):
         if not is_main():
             return
         path, (name, value) = self.folder / VALIDATED, next(iter(found.items()))
-        before = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        before = path.read_bytes().splitlines() if path.exists() else []
         with open(path, "a", encoding="utf-8") as f:
             f.write(json.dumps({"step": self._iter, **found}) + "\n")
-        if all(not value <= entry[name] for entry in before):
+        if all(not value <= best for line in before if isinstance(best := _line(line).get(name), int | float)):
             checkpoints.save_best(self.runner, self.folder / BEST, self._iter)
 
 
@@ -224,8 +235,10 @@ def forget_norms(runner: Runner) -> None:
         runner.optim_wrapper.clip_func = clipped
 
 
-def _step_of(line: str) -> float:
+def _line(line: bytes) -> dict[str, Any]:
+    """A line of val.jsonl; {} for one that is damaged."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}

@@ -1,7 +1,8 @@
 """Image folders, one sub-folder per class, mapped to classes by name."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ from PIL import Image
 
 from .. import fingerprint
 from ..errors import EvalkitError, suggest
-from ..runtime import sha256_file
 from . import file_index
 from .images import Images, Subset, check_kind, decode, peculiarities
 from .scan import Scan, is_image
+from .texts import Texts
 
 USUAL_SPLITS = ("train", "val", "valid", "validation", "test")
 
@@ -134,7 +135,22 @@ def folder(
             "fill or remove it" if classes is None else "complete it, or allow partial data with allow_partial=true"
         )
         raise EvalkitError(f"{root} is incomplete: {', '.join(problems[:3])}{more}; {advice}")
-    return FolderImages(name or root.resolve().name, root, ids, labels, names, problems, scan.remarks())
+    remarks = [*scan.remarks(), *_nested(ids, set(names) | set(folders))]
+    return FolderImages(name or root.resolve().name, root, ids, labels, names, problems, remarks)
+
+
+def _nested(ids: Texts, classes: set[str]) -> list[str]:
+    """A sentence where images lie in a folder that is called as a class, within the folder of another."""
+    if int(np.count_nonzero(ids.letters == ord("/"))) == len(ids):  # none lies deeper than its class
+        return []
+    odd: Counter[str] = Counter()
+    for id in ids:
+        outer, *between, _ = id.split("/")
+        if any(name in classes and name != outer for name in between):
+            odd[f"{outer}/{'/'.join(between)}"] += 1
+    return [
+        f"{n:,} images lie in {inner} and count as {inner.partition('/')[0]}" for inner, n in sorted(odd.items())[:3]
+    ]
 
 
 def flat_folder(root: str | Path, labels: Mapping[str, str], *, classes: Sequence[str], name: str) -> FlatImages:
@@ -182,20 +198,50 @@ def same_files(a: Images, rows_a: Rows, b: Images, rows_b: Rows) -> list[tuple[s
         b: Another one.
         rows_b: Positions in that.
     """
+    return same_contents(_paths(a, rows_a), _paths(b, rows_b))
+
+
+def same_contents(a: Iterable[tuple[str, str]], b: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(name in `a`, name in `b`) of files with the same content.
+
+    Args:
+        a: Names and paths.
+        b: Those of others.
+    """
     by_size: dict[int, list[tuple[str, str]]] = {}
-    for sample, path in _paths(a, rows_a):
-        by_size.setdefault(os.path.getsize(path), []).append((sample, path))
+    for name, path in a:
+        by_size.setdefault(fingerprint.size(path), []).append((name, path))
     hashes: dict[str, str] = {}
     same = []
-    for sample, path in _paths(b, rows_b):
-        if candidates := by_size.get(os.path.getsize(path)):
-            own = sha256_file(path)
+    for name, path in b:
+        if (bytes_ := fingerprint.size(path)) >= 0 and (candidates := by_size.get(bytes_)):
+            own = fingerprint.digest(path)
             for other, other_path in candidates:
                 if other_path not in hashes:
-                    hashes[other_path] = sha256_file(other_path)
+                    hashes[other_path] = fingerprint.digest(other_path)
                 if hashes[other_path] == own:
-                    same.append((other, sample))
+                    same.append((other, name))
     return same
+
+
+def two_labels(images: Images) -> list[tuple[str, str]]:
+    """Ids of images with the same content and another label, in pairs; none for sets that are not files on disk.
+
+    Args:
+        images: The set.
+    """
+    alike: dict[int, list[tuple[str, str, int]]] = {}
+    for (sample, path), label in zip(_paths(images, range(len(images))), images.labels.tolist()):
+        alike.setdefault(fingerprint.size(path), []).append((sample, path, label))
+    found = []
+    alike.pop(-1, None)  # what is not there
+    for same_size in alike.values():
+        first: dict[str, tuple[str, int]] = {}
+        for sample, path, label in same_size if len({label for *_, label in same_size}) > 1 else ():
+            other, its_label = first.setdefault(fingerprint.digest(path), (sample, label))
+            if its_label != label:
+                found.append((other, sample))
+    return found
 
 
 def _paths(images: Images, rows: Rows) -> Iterator[tuple[str, str]]:

@@ -1,11 +1,14 @@
 """What must hold of training and validation images together, and what a reader must know of them."""
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 
 from .. import fingerprint
 from ..errors import EvalkitError
 from ..runtime import derive_rng
-from .folders import same_files
+from .folders import same_files, two_labels
 from .images import Images, Subset
 
 SHOWN = 5  # classes that are named
@@ -41,6 +44,7 @@ def check_splits(train: Images, val: Images, names: tuple[str, str]) -> list[str
     both = (("training", train), ("validation", val))
     remarks = [f"{what} images: {note}" for what, images in both for note in [*images.remarks, *images.survey()]]
     remarks += [remark for what, images in both for remark in absent_classes(images, f"{what} image")]
+    remarks += [remark for what, images in both for remark in contradictions(images, f"{what} images")]
     # of larger sets too much would have to be read
     if all(fingerprint.scheme_of(images.fingerprint) == fingerprint.FULL for _, images in both):
         shared = {sample for _, sample in same_files(train, range(len(train)), val, range(len(val)))}
@@ -66,6 +70,19 @@ def absent_classes(images: Images, what: str = "image") -> list[str]:
         f"no {what} is of {len(gone)} of the {len(images.classes)} classes: {', '.join(gone[:SHOWN])}"
         f"{', ...' if len(gone) > SHOWN else ''}"
     ]
+
+
+@functools.lru_cache(maxsize=2)  # screen and record ask for the same
+def contradictions(images: Images, what: str = "images") -> Sequence[str]:
+    """A sentence about images with the same content and another label, if there are any; of large sets too much would
+    have to be read.
+
+    Args:
+        images: The set.
+        what: What its members are called.
+    """
+    found = two_labels(images) if fingerprint.scheme_of(images.fingerprint) == fingerprint.FULL else []
+    return [f"{len(found):,} {what} stand under two classes, e.g. {found[0][0]} and {found[0][1]}"] if found else []
 
 
 def hold_out(images: Images, share: float) -> tuple[Subset, Subset]:

@@ -4,13 +4,14 @@ import functools
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import isclass, isfunction, signature
 from typing import Any
 
 import timm
+import torch
 from timm.models import build_model_with_cfg
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import EvalkitError, suggest, unknown
 
@@ -19,6 +20,8 @@ from ..errors import EvalkitError, suggest, unknown
 NOT_ARCHITECTURE = {*signature(timm.create_model).parameters, *signature(build_model_with_cfg).parameters}
 NOT_ARCHITECTURE |= {"features_only", "feature_cls", "out_indices", "name"}
 PREPROCESSING = {"mean", "std", "input_size", "crop_pct", "interpolation"}  # all that may be set of timm's own config
+LARGEST = 1 << 13  # an argument; widths, depths and image sizes beyond it are nobody's
+SLACK = 1 << 24  # numbers that a model may have beyond twice those of its file: positions of a larger image
 HIDDEN = ("bn_eps", "bn_momentum", "bn_tf", "pad_type")  # that timm's families read without naming them
 
 
@@ -65,6 +68,40 @@ def check_arguments(model: str, model_args: dict[str, Any]) -> None:
             raise EvalkitError(
                 f"unknown argument '{name}' of model '{architecture}'.{suggest(name, shaping(architecture))}"
             )
+        if any(abs(number) > LARGEST for number in _integers(value)):
+            raise EvalkitError(f"model_args.{name} is beyond {LARGEST:,}, larger than any architecture; correct it")
+
+
+def _integers(value: Any) -> list[int]:
+    if isinstance(value, list | tuple):
+        return [number for item in value for number in _integers(item)]
+    return [value] if isinstance(value, int) else []
+
+
+def check_size(name: str, model_args: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise EvalkitError for a model of far more numbers than the file that says to build it: before anything is
+    allocated.
+
+    Args:
+        name: Of the architecture.
+        model_args: What it is built with.
+        tensors: What the file holds.
+        source: The file.
+    """
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):  # "hf-hub:..." would be fetched
+        return
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(architecture, **model_args)
+    except Exception:  # whoever builds it in earnest says what is wrong
+        return
+    numbers, held = (sum(tensor.numel() for tensor in t.values()) for t in (model.state_dict(), tensors))
+    if numbers > 2 * held + SLACK:
+        raise EvalkitError(
+            f"{source} describes a model of {numbers:,} numbers and holds {held:,}; its model_args or classes are not"
+            " those of its weights"
+        )
 
 
 def build(name: str, *, num_classes: int | None = None, pretrained: bool = False, **model_args: Any) -> nn.Module:

@@ -90,6 +90,7 @@ def fit(
             "is for another size of": _not_allowed(resized, given, own, before) or _other_windows(model, given),
         },
     )
+    _check_values(source, {k: made[k] for k, v in own.items() if k in made and v.is_floating_point()})
     model.load_state_dict({k: made.get(k, v) for k, v in own.items()})
     moved = [f"{old} -> {new}" for new, old in origin.items() if old not in (None, SEVERAL)]
     return {
@@ -104,7 +105,7 @@ def fit(
 
 def describe(report: Mapping[str, list[str]]) -> list[str]:
     """What a reader must know of a file that was loaded, one clause each."""
-    return [
+    return list(report.get("chosen", [])) + [
         f"{len(names)} tensors of the file {words}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
         for part, words in WORDS.items()
         if (names := report.get(part, []))
@@ -231,6 +232,20 @@ def _refuse(model: nn.Module, source: str, problems: Mapping[str, list[str]]) ->
             raise EvalkitError(
                 f"{source} does not fit model '{name}': it {what} {len(keys)} tensors ({shown});"
                 f" {'load it with num_classes=0' if only_heads else ADVICE}"
+            )
+
+
+def _check_values(source: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise EvalkitError for weights that are no finite floating-point numbers; torch would cast integers, truth values
+    and complex numbers without a word."""
+    for what, odd in {
+        "are no floating-point numbers": lambda t: not t.is_floating_point(),
+        "are NaN or infinite": lambda t: not t.float().isfinite().all(),
+    }.items():
+        if names := [name for name, tensor in tensors.items() if odd(tensor)]:
+            raise EvalkitError(
+                f"{source}: {len(names)} tensors hold values that {what}, such as {names[0]}; ask for the weights as"
+                " they were trained"
             )
 
 

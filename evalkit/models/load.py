@@ -14,7 +14,7 @@ from .. import zoo
 from ..checkpoint import read_weights
 from ..errors import EvalkitError, unknown
 from ..records import Subject
-from .build import check_arguments
+from .build import LARGEST, check_arguments, check_size
 from .convert import to_timm
 from .fit import fit, head_names, resized_by_timm, without_prefix
 from .network import Network, create
@@ -122,6 +122,8 @@ def _from_file(
         **model_args,
         "num_classes": meta.get("num_classes") if num_classes is None else num_classes,
     }
+    if "model" in meta:
+        check_size(name, {k: v for k, v in args.items() if v is not None}, tensors, str(path))
     network = create(name, **args)
     head = f"{head_names(network.model)[0]}.weight"
     found = _head_of(network, tensors, head) if args["num_classes"] is None else None
@@ -129,9 +131,18 @@ def _from_file(
         network = create(name, **{**args, "num_classes": found})
     # architectures that take any size do not know at which one they were trained
     if meta.get("image_size") and "img_size" not in model_args:
-        network.input_size = (meta["image_size"], meta["image_size"])
+        if not 0 < meta["image_size"] <= LARGEST:
+            raise EvalkitError(f"{path} says that its images have {meta['image_size']} pixels a side; correct that")
+        size = (meta["image_size"], meta["image_size"])
+        embed: Any = getattr(network.model, "patch_embed", None)
+        if getattr(embed, "strict_img_size", False) and tuple(embed.img_size) != size:
+            raise EvalkitError(
+                f"{path} says that its images have {size[0]} pixels a side, which its network of"
+                f" {embed.img_size[0]} does not take; correct the one or the other"
+            )
+        network.input_size = size
     before = _before(name, args, meta) if "img_size" in model_args else None
-    report = fit(network.model, tensors, path, before=before)
+    report = {"chosen": meta.get("chosen", [])} | fit(network.model, tensors, path, before=before)
     label = meta.get("label") or meta.get("method") or Path(path).stem
     which = meta.get("weights") or weights or "raw"
     return Loaded(

@@ -27,6 +27,7 @@ from evalkit.runtime import sha256_file
 from evalkit.train.mixups.parts.offline_maps import OfflineMaps
 
 from .cases import Case
+from .make import run_folder
 
 KIND = "Bombs: zip files, array headers, image sizes, weights"
 
@@ -155,7 +156,31 @@ def folder_of_bombs(folder):
     return 1, str(e.value)
 
 
+def model_of(folder, change):
+    """A checkpoint whose meta.json describes a larger model than its file holds."""
+    run = run_folder(folder / "run")
+    (path,) = run.glob("checkpoints/*/meta.json")
+    content = json.loads(path.read_text())
+    for key, value in change.items():
+        content[key] = content[key] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(content))
+    return load(str(run))
+
+
+MODELS = {
+    "10^9 blocks": ({"model_args": {"depth": 10**9}}, "model_args.depth is beyond 8,192"),
+    "a width of 10^9": ({"model_args": {"embed_dim": 10**9}}, "model_args.embed_dim is beyond"),
+    "300 blocks of a width of 8,000": (
+        {"model_args": {"depth": 300, "embed_dim": 8000}},
+        "describes a model of .* numbers",
+    ),
+    "images of 10^7 pixels a side": ({"model_args": {"img_size": 10**7}}, "model_args.img_size is beyond"),
+    "10^9 classes": ({"num_classes": 10**9}, "describes a model of .* numbers"),
+    "image_size 10^6": ({"image_size": 10**6}, "images have 1000000 pixels a side"),
+}
+
 CASES = [
+    *(Case(f"a checkpoint of {what}", model_of, says=says, argument=change) for what, (change, says) in MODELS.items()),
     *(
         Case(f"a PNG header of {w:,} x {h:,} pixels", image_of, says="cannot read image x.png", argument=png(w, h))
         for w, h in (

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
+import torch
 
 from evalkit import data, fingerprint
 from evalkit.cli import invoke
@@ -67,6 +69,60 @@ def resumed(folder, change):
     return invoke(["train", "--resume", str(folder / "run")])
 
 
+def other_teacher(folder, how):
+    """A run whose teacher became another one under its name is not continued; that of an earlier evalkit is, and it is
+    said."""
+    teacher = run_folder(folder / "teacher")
+    root = splits(folder / "data")
+    method = json.dumps({"name": "attentive_cutmix", "teacher": str(teacher)})
+    code, line = invoke(training(root, f"mixup={method}", "augment=none"))
+    assert code == 0, line
+    if how == "other weights":
+        shutil.rmtree(teacher)
+        torch.manual_seed(1)
+        run_folder(teacher)
+    else:
+        forget(folder / "run", "teachers")
+    return heard(["train", "--resume", str(folder / "run")])
+
+
+def other_maps(folder, how):
+    """A run whose maps made before became others is not continued."""
+    root, maps = splits(folder / "data"), folder / "maps"
+    for image in (root / "train").rglob("*.png"):
+        file = maps / f"{image.relative_to(root / 'train')}.npz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, map=np.ones((8, 8)))
+    method = json.dumps({"name": "tokenmix", "teacher": "offline", "maps": str(maps)})
+    code, line = invoke(training(root, f"mixup={method}", "augment=none"))
+    assert code == 0, line
+    notes = json.loads((folder / "run" / "results.jsonl").read_text().splitlines()[0])["notes"]
+    assert any(note.startswith(f"maps {maps}: content-full:") for note in notes)
+    if how == "other values":
+        np.savez(maps / "a" / "0.png.npz", map=np.eye(8))
+    elif how == "one gone":
+        (maps / "a" / "0.png.npz").unlink()
+    else:
+        forget(folder / "run", "maps")
+    return heard(["train", "--resume", str(folder / "run")])
+
+
+def forget(run, key):
+    """As a checkpoint of an earlier evalkit, without a key."""
+    for meta in run.glob("checkpoints/*/meta.json"):
+        content = json.loads(meta.read_text())
+        del content[key]
+        meta.write_text(json.dumps(content))
+
+
+def heard(command):
+    """(1, the error), or what was said."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code, line = invoke(command)
+    return (code, line) if code else said.getvalue()
+
+
 def copied(folder):
     """A copy with other times is the same data."""
     root = folders(folder / "data")
@@ -83,10 +139,7 @@ def of_old(folder):
         content = json.loads(meta.read_text())
         content["data"] = {"name": "data", "fingerprint": "0" * 64}
         meta.write_text(json.dumps(content))
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        assert invoke(["train", "--resume", str(folder / "run")])[0] == 0
-    return said.getvalue()
+    return heard(["train", "--resume", str(folder / "run")])
 
 
 CASES = [
@@ -103,6 +156,31 @@ CASES = [
         )
         for split, what in (("train", "training"), ("val", "validation"))
         for name, change in CHANGES.items()
+    ),
+    Case(
+        "other weights of a teacher, before a resume",
+        other_teacher,
+        says="the weights of the teacher .* are not those that .* began with",
+        argument="other weights",
+    ),
+    *(
+        Case(
+            f"maps made before, {how}, before a resume",
+            other_maps,
+            says="the maps in .* are not those that .* began with",
+            argument=how,
+        )
+        for how in ("other values", "one gone")
+    ),
+    *(
+        Case(
+            f"a run of an earlier evalkit, which recorded no {what}",
+            meet,
+            says="is not known",
+            fate="said",
+            argument="",
+        )
+        for what, meet in (("teachers", other_teacher), ("maps", other_maps))
     ),
     Case("a copy with other modification times", copied, fate="mended"),
     Case("a run whose fingerprint is of names alone", of_old, says="not known", fate="said"),

@@ -1,6 +1,7 @@
 """Annotation files that pycocotools or MMDetection would misread, drop or merge."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def whole(folder):
     for split in ("train", "val"):
         images = []
         for i in (1, 2):
-            put(folder / split / f"{split}{i}.png", i, size=64)
+            put(folder / split / f"{split}{i}.png", i + 10 * (split == "val"), size=64)
             images.append({"id": i, "file_name": f"{split}{i}.png", "width": 64, "height": 64})
         content = {"images": images, "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}
         content["annotations"] = [square(1, 1), square(2, 2, x=30, w=10), square(3, 2, category_id=2)]
@@ -76,6 +77,15 @@ def more(*entries):
 
 NAN, INF = float("nan"), float("inf")
 REFUSED = {
+    "a number as file name": (lambda c: c["images"][0].update(file_name=5), "`file_name` of an image is no text"),
+    "a box that is a mapping": (first(bbox={"x": 1}), "no box of four numbers"),
+    "an image of 10^6 pixels with run lengths": (
+        lambda c: (
+            c["images"][0].update(width=10**6, height=10**6),
+            c["annotations"][0].update(segmentation={"counts": [0, 10**12], "size": [10**6, 10**6]}),
+        ),
+        "is 64x64 pixels, not 1000000x1000000",
+    ),
     "boxes of 0 to 1": (each(shares), "lie within 0 to 1"),
     "boxes as two corners": (each(corners), "a box of two corners|reaches out of its image"),
     "one box as two corners": (first(bbox=[4, 6, 24, 22]), "a box of two corners"),
@@ -131,7 +141,30 @@ SAID = {
         ),
     },
 }
+
+
+def doubled(folder, count):
+    """So many of the two validation images are training images under another name."""
+    whole(folder)
+    for i in range(1, count + 1):
+        shutil.copy(folder / "train" / f"train{i}.png", folder / "val" / f"val{i}.png")
+    return "; ".join(detection(str(folder), folder).notes)
+
+
+def of_text(folder, text):
+    (whole(folder) / "annotations" / "train.json").write_bytes(text)
+    return detection(str(folder), folder)
+
+
 CASES = [
+    *(
+        Case(f"{n} of 2 val images are train images", doubled, f"{n} of the 2 val images are train", "said", n)
+        for n in (1, 2)
+    ),
+    *(
+        Case(f"an annotation file of {what}", of_text, says="is not readable JSON|is missing or empty", argument=text)
+        for what, text in (("100,000 brackets", b"[" * 100_000), ("bytes", b"\xff\x00"), ("UTF-16", b"\xff\xfe{\0}\0"))
+    ),
     *(
         Case(f"{name}, {split}", met, says=says, argument=(split, edit))
         for name, (edit, says) in REFUSED.items()

@@ -8,6 +8,7 @@ import pytest
 from evalkit import data
 from evalkit.cli import invoke
 from evalkit.data.scan import Scan
+from evalkit.data.splits import check_splits
 from evalkit.errors import EvalkitError
 
 from .cases import Case
@@ -165,7 +166,47 @@ def evaluated(folder, spoil):
     return (folder / "out" / "results.jsonl").read_text()
 
 
+def attacked(folder, spoil):
+    """`evalkit robustness` of a folder says of its labels what eval says."""
+    root, run = folders(folder / "data"), run_folder(folder / "run")
+    spoil(root)
+    command = ["robustness", "fgsm", str(run), "--data", str(root), "eps=[2]", "device=cpu", "workers=0"]
+    code, line = invoke([*command, "--out", str(folder / "out")])
+    assert code == 0, line
+    return (folder / "out" / "results.jsonl").read_text()
+
+
+def checked(folder, spoil):
+    """What training is told of splits."""
+    root = splits(folder / "data")
+    spoil(root / "train")
+    return "; ".join(
+        check_splits(*(data.load("folder", s, root=str(root)) for s in ("train", "val")), ("train", "val"))
+    )
+
+
+# labels that contradict: what is done to a folder of the classes a and b, and what is said
+CONTRADICTIONS = {
+    "the class folder b within a": (
+        lambda root: folders(root / "a", "b", seed=70),
+        "4 images lie in a/b and count as a",
+    ),
+    "the class folder b deep within a": (
+        lambda root: folders(root / "a" / "b" / "more", "x", 2, seed=70),
+        "2 images lie in a/b/more/x and count as a",
+    ),
+    "an image under two classes": (
+        lambda root: shutil.copy(root / "a" / "0.png", root / "b" / "9.png"),
+        "1 [a-z ]*images stand under two classes, e.g. a/0.png and b/9.png",
+    ),
+}
+
 CASES = [
+    *(
+        Case(f"{what}, {command}", meet, says=says, fate="said", argument=spoil)
+        for what, (spoil, says) in CONTRADICTIONS.items()
+        for command, meet in (("eval", evaluated), ("robustness", attacked), ("train", checked))
+    ),
     *(
         Case(f"a link {at} to {target}", link, says="would count twice; remove the link", argument=(at, target))
         for at, target in (

@@ -73,6 +73,18 @@ def evaluated(folder: Path, damage) -> tuple[int, str]:
     return said([*words, "--out", str(folder / "out")])
 
 
+def measured_alone(folder: Path, change) -> tuple[int, str]:
+    """What `evalkit eval` says of a run whose one checkpoint has another meta.json."""
+    run = run_in(folder)
+    shutil.rmtree(min((run / "checkpoints").glob("step-*")))
+    meta(change)(run)
+    words = ["eval", str(run), "--data", str(trained() / "data" / "val"), "device=cpu", "workers=0"]
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        code, line = invoke([*words, "--out", str(folder / "out")])
+    return code, "; ".join([*(str(w.message) for w in heard), line])
+
+
 def reported(folder: Path, lines) -> tuple[int, str]:
     """A report of one good record and these lines, which are named and left out."""
     results.append(folder, fake_records.occlusion(label="good"))
@@ -174,6 +186,16 @@ FILES = {
     "meta.json without sums": meta({"sha256": ...}),
     "meta.json of classes that are a number": meta({"classes": 3}),
 }
+# meta.json with a value that no evalkit wrote: evaluating it measures nothing
+METAS = {
+    "classes that are lists": ({"classes": [["a"], ["b"]]}, "passed over"),
+    "a class that stands there twice": ({"classes": ["a", "a"]}, "passed over"),
+    "a negative number of classes": ({"num_classes": -1}, "passed over"),
+    "a label that is a number": ({"label": 5}, "passed over"),
+    "a method that is a list": ({"method": [1]}, "passed over"),
+    "an image size that the network does not take": ({"image_size": 33}, "33 pixels a side, which its network of 32"),
+    "a model that would be fetched": ({"model": "hf-hub:timm/x"}, "unknown model 'hf-hub"),
+}
 STATE = "train_state|training state|does not fit this recipe"
 STATES = {
     "a training state that is a list": (state(lambda whole: [1]), STATE),
@@ -223,6 +245,10 @@ CASES = [
     Case("no whole checkpoint, train --resume", resumed, "has no whole checkpoint yet; starting at", "said", all_cut),
     Case("no whole checkpoint, eval", evaluated, "checkpoint|model.safetensors", argument=all_cut),
     Case("meta.json without a model, eval", evaluated, "meta.json|model", argument=meta({"model": ...})),
+    *(
+        Case(f"meta.json with {name}, eval", measured_alone, says=says, argument=change)
+        for name, (change, says) in METAS.items()
+    ),
     *(Case(f"results.jsonl: {name}", reported, says, "said", lines) for name, (lines, says) in LINES.items()),
     *(
         Case(f"{name}, transfer --resume", transferred, says=says, argument=files)

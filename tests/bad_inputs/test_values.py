@@ -1,6 +1,7 @@
 """Keys and values that mean something else than what stands there, or nothing at all."""
 
 import json
+import warnings
 
 import pytest
 
@@ -13,7 +14,7 @@ from evalkit.train.mixups import METHODS as EVERY
 from evalkit.train.mixups import arguments, from_config
 
 from .cases import Case
-from .make import splits, training
+from .make import folders, run_folder, splits, training
 
 KIND = "Keys that are given and not used, values that are not what they look like"
 
@@ -41,6 +42,19 @@ def measured(folder, words):
 
 def evaluated(folder, words):
     return config.load(EvalConfig, None, words.split("|"))
+
+
+def split_of_a_folder(folder):
+    run, images = run_folder(folder / "run"), folders(folder / "data")
+    return invoke(["eval", str(run), "--data", str(images), "split=train", "device=cpu", "--out", str(folder / "out")])
+
+
+def given_twice(folder, words):
+    """The last one counts, and it is said."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        config.load(TrainConfig, "digits", words.split("|"))
+    return "; ".join(str(w.message) for w in heard)
 
 
 def secret(folder):
@@ -104,6 +118,7 @@ IDLE_FILES = (
 IMPOSSIBLE = (
     "lr=1e-4|min_lr=1e-3", "warmup_epochs=1|lr=1e-4|warmup_lr=1", "schedule=step|epochs=9|decay_epochs=[3, 3]",
     "schedule=step|epochs=9|decay_epochs=[6, 3]", "schedule=step|epochs=9|decay_epochs=[10]",
+    "epochs=3|warmup_epochs=5", "ema=1",
 )  # fmt: skip
 KEPT = (
     ("label", "yes", "yes"), ("label", "1:30", "1:30"), ("label", "007", "007"), ("label", "2026-01-01", "2026-01-01"),
@@ -121,6 +136,7 @@ OCCLUSION = (
     *("modes=[]|shuffle=[2]|offset=8", "saliency=maps.npz|head=2", "modes=[random]|saliency=self"),
     *("modes=[salient]|repeats=3", "modes=[random]|head=2"),
 )
+AGAIN = ("lr=0.1|lr=0.2", "mixup.alpha=1|mixup=cutmix", "model_args.depth=2|model_args={depth: 3}")
 EVAL = ("batch_size=1:30", "split=${x}", "batch_size=010")
 
 
@@ -141,11 +157,14 @@ CASES = [
     *cases(IDLE, override, "has no effect here; "),
     *cases(METHODS, method, "key '.*' has no effect here; it belongs to ", "mixup="),
     *cases(IDLE_FILES, recipe, "recipe '.*mine.yaml': key '.*' has no effect here; ", "in a file: "),
-    *cases(IMPOSSIBLE, override, "is above lr|must be growing numbers up to"),
+    *cases(IMPOSSIBLE, override, "is above lr|must be growing numbers up to|end before the warm-up|ema=1 never"),
     *cases(TRANSFER, transferred, "has no effect here; ", "transfer: "),
     *cases(["lr=1e-4|min_lr=1e-3"], transferred, "min_lr=0.001 is above", "transfer: "),
     *cases(OCCLUSION, measured, "has no effect here; ", "occlusion: "),
     *cases(EVAL, evaluated, REFUSED, "eval: "),
+    Case("eval: a split of a folder", split_of_a_folder, says="split=train belongs to data by name"),
+    Case("a number in other digits", override, says="must be an integer", argument="seed=1\u0660"),
+    *(Case(f"given twice: {words}", given_twice, "is given more than once", "said", words) for words in AGAIN),
     *(Case(f"{name}={text} is kept", kept, fate="mended", argument=(name, text, value)) for name, text, value in KEPT),
 ]
 

@@ -67,6 +67,10 @@ def without(part):
     return lambda state: {k: v for k, v in state.items() if part not in k}
 
 
+def cast(change):
+    return lambda state: {k: change(v) for k, v in state.items()}
+
+
 def with_more(name):
     return lambda state: state | {name: torch.ones(32)}
 
@@ -156,6 +160,21 @@ def other_head(folder):
     return (folder / "run" / "results.jsonl").read_text()
 
 
+def several(folder, how):
+    """(keys of the file, who reads it): which of several sets of weights was read."""
+    keys, reader = how
+    state = timm.create_model(NAME, num_classes=2, **ARGS).state_dict()
+    content = {key: {f"module.{k}": v + n for k, v in state.items()} for n, key in enumerate(keys)}
+    torch.save(content | {"optimizer": {"state": {}}, "epoch": 3}, folder / "w.pth")
+    path = str(folder / "w.pth")
+    if reader == "train":
+        code, line = invoke(training(splits(folder / "data"), f"init={path}", f"model={NAME}"))
+        return (code, line) if code else (folder / "run" / "results.jsonl").read_text()
+    if reader == "transfer":
+        return "; ".join(models.describe(Backbone(NAME, 32, [0], model_args=ARGS, checkpoint=path).report))
+    return "; ".join(models.describe(load(path, model=NAME, model_args=ARGS, weights=reader).report))
+
+
 def scalars(state):
     return {"state_dict": state, "best_acc": np.float64(0.5), "epoch": np.int64(3), "lr": np.float32(0.1)}
 
@@ -189,6 +208,24 @@ CASES = [
         )
     ),
     *(
+        Case(f"weights that are {what}", spoilt, says=says, argument=change)
+        for what, says, change in (
+            ("8-bit integers", "no floating-point numbers", cast(lambda v: (100 * v).to(torch.int8))),
+            ("truth values", "no floating-point numbers", cast(lambda v: v > 0)),
+            ("complex numbers", "no floating-point numbers", cast(lambda v: v.to(torch.complex64))),
+            ("NaN", "NaN or infinite", cast(lambda v: v * float("nan"))),
+            ("sparse", "quantised, sparse or without", cast(lambda v: v.to_sparse())),
+            ("without values", "quantised, sparse or without", cast(lambda v: v.to("meta"))),
+        )
+    ),
+    *(
+        Case(f"two networks in one, {what}", spoilt, says="twice, as it is and behind", argument=change)
+        for what, change in (
+            ("behind module. and not", lambda s: s | {f"module.{k}": v + 1 for k, v in s.items()}),
+            ("behind _orig_mod. and not", lambda s: s | {f"_orig_mod.{k}": v + 1 for k, v in s.items()}),
+        )
+    ),
+    *(
         Case(f"names behind {prefix}", repaired, fate="mended", argument=prefixed(prefix))
         for prefix in (
             "module.",
@@ -213,6 +250,22 @@ CASES = [
     ),
     Case("positions of 64 pixels under a name of 224, at 96", moved, says="another size of 1", argument=(64, 96)),
     Case("positions resampled by transfer", moved_in_transfer, says="1 tensors of the file resampled", fate="said"),
+    *(
+        Case(
+            f"weights under {' and '.join(keys)}, read by {reader or 'a command'}",
+            several,
+            says=f"those under '{read}' were read, not .*{'|'.join(set(keys) - {read})}",
+            fate="said",
+            argument=(keys, reader),
+        )
+        for keys, reader, read in (
+            (("model", "model_ema"), None, "model_ema"),
+            (("model", "model_ema"), "raw", "model"),
+            (("state_dict", "state_dict_ema"), "train", "state_dict_ema"),
+            (("state_dict", "ema_state_dict"), "transfer", "state_dict"),
+            (("state_dict", "teacher"), "raw", "state_dict"),
+        )
+    ),
     Case("a head of other classes, by train init=", other_head, says="head of 7 classes was left out", fate="said"),
 ]
 

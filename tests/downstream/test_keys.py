@@ -77,6 +77,26 @@ def test_measurements_on_the_way_change_nothing_and_keep_the_best(run, plain):
     assert best["meta"]["iter"] == max(lines, key=lambda line: line["miou"])["step"]
 
 
+DAMAGED = b'\xff\n[1]\n{"step": 2, "miou": "x"}\n{"st'
+
+
+@pytest.mark.parametrize(("at", "left"), [(1, b""), (2, b""), (2, DAMAGED)], ids=["not yet", "written", "damaged"])
+def test_killed_between_checkpoint_measurement_and_best_weights(run, at, left):
+    """A run that was killed behind a checkpoint measures it as it goes on, so that no best weights are lost."""
+    out = run("val_steps=1", "checkpoint_steps=1", "keep=9")
+    whole, best = (out / "val.jsonl").read_text(), torch.load(out / "best.pth", weights_only=True)
+    written = [out / "best.pth"] * (best["meta"]["iter"] == 2)
+    for path in [*out.glob(f"checkpoints/step-{3:09d}*"), *written, out / "results.jsonl"]:
+        path.unlink()
+    lines = whole.splitlines(keepends=True)[:at]  # the best weights of step 2, if its line is there, were not yet put
+    (out / "val.jsonl").write_bytes("".join(lines).encode() + left)
+    assert transfer(seg.TASK, None, None, resume=out, overrides=[]) == 0
+    assert (out / "val.jsonl").read_text().splitlines()[-1] == whole.splitlines()[-1]
+    now = torch.load(out / "best.pth", weights_only=True)
+    assert now["meta"]["iter"] == best["meta"]["iter"]
+    assert all(torch.equal(now["state_dict"][k], v) for k, v in best["state_dict"].items())
+
+
 def test_half_precision_trains_in_float32_weights(run, plain):
     found = saved(run("amp=bf16"))["state_dict"]
     assert all(v.dtype == plain[k].dtype for k, v in found.items())

@@ -44,6 +44,10 @@ def test_the_checkpoints_other_weights_are_named_with_their_accuracy(finished, t
             assert f"weights={other} measures the checkpoint's" in said and f"weights={measured} m" not in said
             assert f"of which training recorded top-1 {trained[other]:.2f} %" in said
             assert "training noted: the run ended within its warm-up of 1 epochs" in said
+            assert {"raw": ", raw weights ", "ema": ", averaged weights (ema) "}[measured] in said
+            notes = " ".join(results.read([tmp_path / measured])[-1]["notes"])  # what the screen says, the record says
+            assert f"weights={other} measures" in notes and f"top-1 {trained[other]:.2f} %" in notes
+            assert "training noted: the run ended within its warm-up" in notes
     shutil.copytree(finished / "last", tmp_path / "alone")  # without the record of the training
     assert invoke(["eval", str(tmp_path / "alone"), "workers=0"])[0] == 0
     assert "raw weights, of which training recorded no accuracy" in capsys.readouterr().out

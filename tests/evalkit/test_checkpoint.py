@@ -97,9 +97,10 @@ def test_foreign_torch_files(tmp_path, wrap):
 
 def test_foreign_file_with_averaged_weights(tmp_path):
     torch.save({"model": WEIGHTS, "model_ema": {k: v + 1 for k, v in WEIGHTS.items()}}, tmp_path / "w.pth")
+    said = {"raw": "'model' were read, not 'model_ema'", "ema": "'model_ema' were read, not 'model' (weights=raw"}
     for asked, expected, which in ((None, 2, "ema"), ("ema", 2, "ema"), ("raw", 1, "raw")):
         weights, meta, _ = checkpoint.read_weights(tmp_path / "w.pth", asked)
-        assert weights["a.bias"][0] == expected and meta == {"weights": which}
+        assert weights["a.bias"][0] == expected and meta["weights"] == which and said[which] in meta["chosen"][0]
     torch.save({"model": WEIGHTS}, tmp_path / "w.pth")
     with pytest.raises(EvalkitError, match=r"holds no averaged \(ema\) weights; use weights=raw"):
         checkpoint.read_weights(tmp_path / "w.pth", "ema")

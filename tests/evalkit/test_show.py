@@ -44,6 +44,13 @@ def test_a_finished_run(finished):
     ]
 
 
+def test_a_run_by_a_relative_path(finished, monkeypatch):
+    monkeypatch.chdir(finished.parent)
+    found = about("finished")
+    assert found.what == "training run, finished at step 21" and len(found.records) == 2
+    assert found.commands == ["evalkit train finished/config.yaml"] == [found.records[0]["command"]]
+
+
 def test_one_of_its_checkpoints_has_the_records_of_its_weights_alone(finished, tmp_path):
     shutil.copytree(finished, run := tmp_path / "run", symlinks=True)
     other = dict(results.read([run])[0]) | {"checkpoint_sha256": "0" * 64, "task": "eval"}

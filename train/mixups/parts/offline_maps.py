@@ -51,9 +51,13 @@ class OfflineMaps:
         shown = roi_align(scores[None, None], [torch.tensor([box], dtype=torch.float32)], size, aligned=True)[0, 0]
         return shown.flip(1) if view.flip else shown
 
+    def file(self, id: str) -> Path:
+        """Where the map of a training image lies."""
+        return Path(self.folder) / f"{id}.npz"
+
     def read(self, id: str) -> Tensor:
         """(rows, columns) float32."""
-        path = Path(self.folder) / f"{id}.npz"
+        path = self.file(id)
         try:
             scores = np.asarray(read_npz(path)[KEY], dtype=np.float32)
         except FileNotFoundError:
