@@ -224,7 +224,7 @@ def _of_timm(name: str) -> About:
 
 def _tensors(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """How many tensors and numbers there are, of which kind, and the last, which mostly is the head's."""
-    last = next(reversed(tensors), None)
+    last = next(reversed(list(tensors)), None)
     kinds = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()})
     found = {"tensors": len(tensors), "numbers": sum(t.numel() for t in tensors.values()), "types": kinds}
     return found | ({} if last is None else {"last": f"{last} {list(tensors[last].shape)}"})
@@ -244,7 +244,7 @@ def _measured(named: str, what: str, path: Path, facts: dict[str, Any], protocol
     return About(named, f"{what}, {len(records)} measurement{'s' * (len(records) != 1)}", facts, [], records, problems)
 
 
-def _records(path: Path) -> tuple[list[results.Record], list[str]]:
+def _records(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     found, problems = results.scan([path / results.FILE] if (path / results.FILE).is_file() else [path])
     return results.latest(found), problems
 

@@ -1,6 +1,7 @@
 """A method as a training run left it: its mix block, and the network that it asks."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,8 @@ def load(spec: str, device: torch.device) -> Trained:
     if folder is None:
         raise EvalkitError(f"{spec} is no run or checkpoint folder of `evalkit train`, so it holds no method")
     loaded = models.load(str(folder), weights="raw")
-    recipe, state = loaded.meta["config"], {"method": {}, "network": None}
+    recipe = loaded.meta["config"]
+    state: dict[str, Any] = {"method": {}, "network": None}
     if (folder / checkpoint.STATE).exists():  # not in the zoo, whose methods learned nothing
         state = checkpoint.load_state(folder)
     settled = settle({"applied": [], "methods": {}} | recipe, (), recipe)  # runs of before this was done by the recipe
