@@ -21,7 +21,8 @@ SNAKE = re.compile(r"^[a-z]\w*_(?:\w+|\*)$")
 OTHERS = {  # names of Slurm's plug-in, of mm's configs and functions, and of the package that an export writes
     *("mem_mb", "cpus_per_task", "frozen_stages", "norm_eval", "init_cfg", "load_from", "base_batch_size"),
     *("custom_imports", "init_detector", "inference_detector", "init_model", "inference_model", "evalkit_export"),
-    *("mmengine", "mmcv", "mmdet", "mmsegmentation"),
+    *("mmengine", "mmcv", "mmdet", "mmsegmentation", "pkg_resources"),
+    *("model_ema", "state_dict_ema"),  # what others call averaged weights in their files
 }
 KEY = re.compile(r"^(?:mixup\.)?([a-z_]+)(?:\.\w+)*=[^=\s]")
 

@@ -43,7 +43,12 @@ NOT_MEASURED = {  # page -> words around a number -> what it is
     },
     "zoo": {"0.2 and 0.3 M parameters": "the size of networks"},
     "studies": {"95 % (seeds": "a level of confidence"},
-    "transfer": {"numpy below 2.3": "a version", "Python 3.14": "a version"},
+    "transfer": {
+        "Python 3.14": "a version",
+        "NumPy 2.2.6, OpenCV 5.0": "versions",
+        "OpenCV below 4.13": "a version",
+        "NumPy below 2.3": "a version",
+    },
     "compatibility": {
         "until 1.0 a minor": "a version",
         "torch 2.6, timm": "a version",

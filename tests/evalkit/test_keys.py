@@ -140,7 +140,7 @@ def test_a_number_has_a_bound_and_a_key_of_one_name_one_kind_of_meaning(schema):
 
 def test_roles():
     assert keys.named(TrainConfig, "execution") == {
-        *("workers", "device", "keep", "checkpoint_minutes", "checkpoint_steps", "log_steps", "track")
+        *("workers", "device", "keep", "checkpoint_minutes", "checkpoint_steps", "log_steps", "track", "cache")
     }
     assert keys.named(SegConfig, "execution") == {
         *("workers", "device", "keep", "checkpoint_steps", "log_steps", "val_steps")

@@ -182,7 +182,10 @@ def test_what_a_recipe_expects_is_published_for_its_network(name):
     model = config.load(TrainConfig, name, ["data_dir=somewhere"]).model
     printed = {v.value for v in VALUES if v.task == "accuracy" and v.model == model}
     numbers = set(re.findall(r"\b\d\d\.\d+\b", expected))
-    assert numbers and numbers <= PAGES.get(name, printed)
+    if expected.startswith("not published"):
+        assert not numbers and model not in {v.model for v in VALUES if v.method.startswith("MixPro")}
+    else:
+        assert numbers and numbers <= PAGES.get(name, printed)
 
 
 def test_the_range_that_imagenet_r50_expects():

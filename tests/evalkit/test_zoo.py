@@ -50,8 +50,11 @@ def test_the_command_of_a_card_gives_the_settings_of_its_checkpoint(spec):
     assert words[:2] == ["evalkit", "train"] and words[-2] == "--out"
     asked = config.to_dict(config.load(TrainConfig, words[2], words[3:-2]))
     kept = checkpoint.read_meta(spec)["config"]
-    settled = {key for key in asked if asked[key] != kept[key]}
-    assert settled <= {"augment_device"}, settled
+    settled = {key for key in asked.keys() & kept.keys() if asked[key] != kept[key]}
+    assert settled <= {"augment_device", "channels_last", "compile", "opt_kernels"}, settled
+    assert all(asked[key] in (None, "auto") for key in settled)
+    plain = config.to_dict(config.load(TrainConfig, words[2], []))  # what came after the checkpoint was made
+    assert all(asked[key] == plain[key] for key in asked.keys() - kept.keys()) and kept.keys() <= asked.keys()
 
 
 @pytest.mark.slow

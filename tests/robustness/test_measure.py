@@ -339,7 +339,7 @@ def test_one_clear_line_before_any_pass(setup, tmp_path):
 
 def test_non_finite_logits_stop_with_the_images_named(setup, tmp_path):
     _, keys, other = setup
-    broken = save_checkpoint(tmp_path / "broken", CLASSES, scale=float("nan"))
+    broken = save_checkpoint(tmp_path / "broken", CLASSES, scale=float("inf"))
     for protocol in PROTOCOLS:
         with pytest.raises(EvalkitError, match=r"the model's output is not finite for \d+ of \d+ images, e.g. "):
             run(protocol, [str(broken)], options(protocol, keys, other))

@@ -213,7 +213,7 @@ def _relax(best: Tensor, weight: Tensor, cost: Tensor) -> Tensor:
     L, B or 1)."""
     states, batch = best.shape
     count = len(cost)
-    switch = cost[0, 1] * weight  # (R, B), of two labels
+    switch = cost[0, -1] * weight  # (R, B), of two labels; of one, nothing uses it
     for r in range(len(weight)):
         rest = count ** (len(weight) - 1 - r)
         v = best.view(-1, count, rest, batch)
