@@ -162,7 +162,9 @@ def test_evalkit_checkpoint_loads_its_averaged_weights(tmp_path):
             made = Backbone(source.model, 32, [1], True, source.model_args, source.checkpoint, source.weights)
             assert all(torch.equal(v, model.state_dict()[k]) for k, v in made.model.state_dict().items())
             full = {"loaded": sorted(made.model.state_dict()), "head_dropped": ["head.bias", "head.weight"]}
-            assert made.report == full | {key: [] for key in ("resized", "missing", "renamed", "unexpected", "frozen", "chosen")}
+            assert made.report == full | {
+                key: [] for key in ("resized", "missing", "renamed", "unexpected", "frozen", "chosen")
+            }
     assert found(tmp_path).sha256 == checkpoint.verify(folder)["sha256"]["model_ema.safetensors"]
     assert found(tmp_path, label="other").label == "other"
 
