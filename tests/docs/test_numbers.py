@@ -46,7 +46,6 @@ NOT_MEASURED = {  # page -> words around a number -> what it is
     "transfer": {
         "Python 3.14": "a version",
         "NumPy 2.2.6, OpenCV 5.0": "versions",
-        "OpenCV below 4.13": "a version",
         "NumPy below 2.3": "a version",
     },
     "compatibility": {
