@@ -1,7 +1,7 @@
 """Make the checkpoints of the zoo from scratch: train, measure, and lay out each as it lies in evalkit/zoo.
 
     python -m benchmarks.zoo --out evalkit/zoo --work zoo-runs
-    python -m benchmarks.zoo mixpro-digits --out /tmp/zoo --work zoo-runs
+    python -m benchmarks.zoo mixpro-digits --out zoo-out --work zoo-runs
 
 One thread, so that the same machine and versions give the same bytes; it says whether they are those in the package.
 About six minutes of one CPU core for each of the digits.
