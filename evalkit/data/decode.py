@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import EvalkitError
-from .images import BadImage, Images, decode, size_problem
+from .images import BadImage, Images, decode
+from .peculiarities import size_problem
 
 RESAMPLINGS = ("bilinear", "bicubic")  # that `resize` knows
 
