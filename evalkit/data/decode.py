@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import EvalkitError
-from .images import MAX_PIXELS, BadImage, Images, decode, size_problem
+from .images import BadImage, Images, decode
+from .peculiarities import MAX_PIXELS, size_problem
 
 RESAMPLINGS = ("bilinear", "bicubic")  # that `resize` knows
 FRAME = Struct(">BBHBHHB")  # how a JPEG's frame header begins: 0xFF, marker, length, bits, height, width, colours
