@@ -4,8 +4,8 @@
     python -m benchmarks.zoo mixpro-digits --out zoo-out --work zoo-runs
 
 One thread, so that the same machine and versions give the same bytes; it says whether they are those in the package.
-About six minutes of one CPU core for each of the digits, three for each of Fashion-MNIST. These are cells of the
-recorded study, by its commands: their weights must be those of the study's records.
+About six minutes of one CPU core for each of the digits, three for each of Fashion-MNIST. The latter are cells of the
+recorded study, trained again by its commands: a test puts their numbers beside those that the study recorded.
 """
 
 import argparse
