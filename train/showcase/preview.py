@@ -76,11 +76,11 @@ def save(
         raise EvalkitError(f"--lambdas are numbers between 0 and 1, but got {list(look.lambdas)}")
     run = None if checkpoint is None else trained.load(checkpoint, torch.device("cpu"))
     chosen = [run.name] if run is not None and names is None else stand_in.chosen(names)
-    labels, pixels = load(images, SIZE if run is None else run.net.input_size[0])
+    labels, pixels, notes = load(images, SIZE if run is None else run.net.input_size[0])
     net = stand_in.network(SIZE, max(len(labels), 2)) if run is None else run.net
     classes = None if run is None else run.classes(pixels)
     shown = range(len(labels) if look.pairs else 1)
-    rows, notes = [], []
+    rows = []
     for name in chosen:
         own = stand_in.suited(name, net) if run is None else net
         try:
@@ -103,8 +103,9 @@ def save(
     return notes
 
 
-def load(paths: list[Path], size: int = SIZE) -> tuple[list[str], Tensor]:
-    """Names and uint8 pixels (B, 3, S, S) of image files, or of the two photographs if there are none.
+def load(paths: list[Path], size: int = SIZE) -> tuple[list[str], Tensor, list[str]]:
+    """Names and uint8 pixels (B, 3, S, S) of image files, or of the two photographs if there are none, and what their
+    decoder did silently.
 
     Args:
         paths: Image files; none: the two photographs.
@@ -120,7 +121,8 @@ def load(paths: list[Path], size: int = SIZE) -> tuple[list[str], Tensor]:
         for path in paths
     } or photos()
     crop = EvalTransform(size, size)
-    return list(images), torch.stack([crop(image) for image in images.values()])
+    notes = [f"{name}: {note}" for name, image in images.items() for note in image.info.get("notes", [])]
+    return list(images), torch.stack([crop(image) for image in images.values()]), notes
 
 
 @torch.no_grad()
