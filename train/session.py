@@ -153,6 +153,8 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     share_batch_norm(network, method, cfg, device)
     method.setup(network)
     method.to(device)
+    if not isinstance(method.eval_network(network), Network):
+        raise EvalkitError(f"{type(method).__name__}.eval_network must return the network that is evaluated")
     network.prepare(attention=method.attention, inject_layers=method.inject_layers)
     for part in method.modules():
         if isinstance(part, MixMethod):

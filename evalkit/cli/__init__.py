@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ..errors import EvalkitError, worker_died
+from ..errors import EvalkitError, in_short, own_code, worker_died
 from ..text import check_text, plain
 from . import complete
 from .app import app
@@ -64,8 +64,7 @@ def _explain(e: Exception) -> str:
         )
     if isinstance(e, OSError) and e.errno is not None and e.filename is not None:
         return f"{e.filename}: {e.strerror}"
-    text = str(e).strip().splitlines()
-    return f"{type(e).__name__}: {text[0] if text else 'no message'} (for the traceback set {DEBUG}=1)"
+    return in_short(e) if own_code(e) else f"{in_short(e)} (for the traceback set {DEBUG}=1)"
 
 
 def main() -> None:
