@@ -23,6 +23,16 @@ def worker_died(e: BaseException) -> str | None:
     )
 
 
+def explained(e: BaseException) -> str | None:
+    """The line for an error of torch whose cause is known, wherever the program is at that moment."""
+    if isinstance(e, ValueError) and "more than 1 value per channel" in str(e):
+        return (
+            "batch norm has one value to normalise: a forward pass of a single image ends in features of 1 x 1; give"
+            " each pass more images (train: micro_batch=2 or more; transfer: a smaller accumulate)"
+        )
+    return worker_died(e)
+
+
 def in_short(e: BaseException) -> str:
     """An error that nobody thought of: its type, the first line of what it says, and where it is in the user's own
     code, as 'KeyError: 'x' (mine.py, line 12, in mix)'."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ..errors import EvalkitError, in_short, own_code, worker_died
+from ..errors import EvalkitError, explained, in_short, own_code
 from ..text import check_text, plain
 from . import complete
 from .app import app
@@ -55,7 +55,7 @@ def _explain(e: Exception) -> str:
             f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{context.command_path if context else 'evalkit'}"
             " --help`."
         )
-    if line := worker_died(e):
+    if line := explained(e):
         return line
     if isinstance(e, OSError) and e.errno == errno.ENOSPC:
         return (
