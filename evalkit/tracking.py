@@ -65,7 +65,8 @@ class _TensorBoard:
     def __init__(self, run: Path, start: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=start)
+        # it drops that step and what follows; a resume does those behind `start` again, as log.jsonl has it
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -118,6 +118,16 @@ def in_one_line(what: str) -> Iterator[None]:
         raise EvalkitError(explained(e) or f"{what} ({said(e)}); EVALKIT_DEBUG=1 shows where") from e
 
 
+@contextlib.contextmanager
+def logged(runner: Runner) -> Iterator[None]:
+    """Around training and measuring: the log is closed behind them, whatever happens."""
+    try:
+        yield
+    finally:
+        if runner.train_loop.log is not None:
+            runner.train_loop.log.close()
+
+
 def save_config(config: dict[str, Any], path: Path) -> None:
     """The mm config as a Python file that mm's own tools read.
 

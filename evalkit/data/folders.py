@@ -65,8 +65,10 @@ class FolderImages(Images):
         return decode(self.path(i), self.ids[i])
 
     def encoded(self, i: int) -> bytes:
-        check_kind(self.path(i), self.ids[i])
-        return Path(self.path(i)).read_bytes()
+        path = self.path(i)
+        check_kind(path, self.ids[i])
+        with open(path, "rb") as file:
+            return file.read()
 
     def content(self, i: int) -> Content:
         return of_file(self.path(i))
