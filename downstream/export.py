@@ -214,6 +214,7 @@ def _outside(config: dict[str, Any]) -> list[str]:
 
 def _readme(run: Run, names: Sequence[str], notes: Sequence[str], protocols: Protocols) -> str:
     scope = scope_of(run.config)
+    assert scope is not None, "without one nothing is exported"
     infer, init = APIS[scope]
     source = json.loads((run.folder / "source.json").read_text(encoding="utf-8"))
     head = "decode_head" if scope == "mmseg" else "roi_head"
