@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ..errors import EvalkitError, worker_died
+from ..errors import EvalkitError, explained, in_short, own_code
 from ..text import check_text, plain
 from . import complete
 from .app import app
@@ -55,7 +55,7 @@ def _explain(e: Exception) -> str:
             f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{context.command_path if context else 'evalkit'}"
             " --help`."
         )
-    if line := worker_died(e):
+    if line := explained(e):
         return line
     if isinstance(e, OSError) and e.errno == errno.ENOSPC:
         return (
@@ -64,8 +64,7 @@ def _explain(e: Exception) -> str:
         )
     if isinstance(e, OSError) and e.errno is not None and e.filename is not None:
         return f"{e.filename}: {e.strerror}"
-    text = str(e).strip().splitlines()
-    return f"{type(e).__name__}: {text[0] if text else 'no message'} (for the traceback set {DEBUG}=1)"
+    return in_short(e) if own_code(e) else f"{in_short(e)} (for the traceback set {DEBUG}=1)"
 
 
 def main() -> None:
