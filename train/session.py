@@ -20,7 +20,7 @@ from evalkit.models import Network
 from evalkit.models.fit import head_names
 from evalkit.runtime import is_main, seed_torch
 
-from . import distill, settings
+from . import distill, fsdp, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
 from .config import TrainConfig
 from .ema import WeightAverage
@@ -72,6 +72,7 @@ class Session:
         scaler: Of the loss under float16; idle else.
         batchnorm: Keeps the running statistics of batch norm.
         ema: The averaged weights; None: the recipe wants none.
+        empty: The network less its weights, which are put into it where a pass needs them whole; None: not fsdp.
         remarks: What a reader of the numbers must know of the data.
         maps: Folders of maps that the method reads, with their fingerprints; known to the main process.
         recipe: Whose settings these are, see `recipe_name`.
@@ -95,6 +96,7 @@ class Session:
     scaler: torch.amp.GradScaler
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
+    empty: Network | None
     remarks: list[str]
     maps: dict[str, str] = field(default_factory=dict)
     recipe: str | None = None
@@ -146,7 +148,7 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     cfg = settle_sizes(cfg, train_images)
     remarks = check_splits(train_images, val_images, (cfg.train_split, val_name(cfg))) + cfg.picked
     seed_torch(cfg.seed, "init")
-    network = make_network(cfg, len(train_images.classes), remarks).to(device)
+    network = make_network(cfg, len(train_images.classes), remarks).to("cpu" if cfg.fsdp else device)
     check_sizes(network, cfg)
     settings.check(cfg.methods, {f.name for f in fields(TrainConfig)})
     method = from_config(cfg.mixup)
@@ -159,9 +161,15 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
             part.check_size(network, cfg.image_size, cfg.image_size)
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     trainee.eval()  # a training pass puts it, as a whole, into training mode
+    ema = WeightAverage(network) if cfg.ema is not None else None
+    empty = None
+    if cfg.fsdp:
+        fsdp.check(cfg, network, method)
+        empty = fsdp.without_weights(network, device)
+        for whole in (network, *([ema.network] if ema else [])):
+            fsdp.split(whole, device)
     optimizer = make_optimizer(network.model, method, cfg)
     remarks += [f"teacher {teacher.spec}: {line}" for teacher in teachers(trainee) for line in teacher.said]
-    ema = WeightAverage(network) if cfg.ema is not None else None
     transform = TrainTransform(cfg, network.mean)
     recipe = recipe_name(cfg)
     wanted = sets_of_recipe(config.read(config.find(recipe)) if recipe else None)
@@ -178,6 +186,7 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
+        empty=empty,
         recipe=recipe,
         whole=(published_set(train_images) == wanted[0], published_set(val_images) == wanted[1]),
         remarks=remarks,
