@@ -4,7 +4,7 @@
     python benchmarks/gpu.py --small --device cpu  a dry run at small size, as in CI
 
 Python 3.11 or 3.12 with torch >= 2.11 and torchvision of the same CUDA build; wheels: timm, numpy, pillow,
-opencv-python, simplejpeg, scikit-learn, scipy, omegaconf, pyyaml, packaging, typer, rich, matplotlib, jinja2,
+opencv-python, scikit-learn, scipy, omegaconf, pyyaml, packaging, typer, rich, matplotlib, jinja2,
 safetensors, tensorboard, pytest, psutil, and evalkit itself (pip install --no-deps). Each part adds its numbers to
 --out as soon as it has them, so that a part that fails or is cut off costs no other. The table at the end names the
 device. After 200 seconds a part begins nothing new and names what it left out. Shares of the peak are of 800 TFLOP/s,

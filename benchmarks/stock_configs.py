@@ -250,7 +250,8 @@ def difference(whole: Path, killed: Path) -> str:
     if odd:
         return f"{len(odd)} tensors differ, such as {odd[0]}"
     losses = [
-        [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()] for run in (whole, killed)
+        [json.loads(line).get("loss") for line in (run / "log.jsonl").read_text().splitlines()]
+        for run in (whole, killed)
     ]
     if losses[0] != losses[1]:
         return f"losses differ: {losses}"

@@ -4,7 +4,8 @@
     python -m benchmarks.zoo mixpro-digits --out zoo-out --work zoo-runs
 
 One thread, so that the same machine and versions give the same bytes; it says whether they are those in the package.
-About six minutes of one CPU core for each of the digits.
+About six minutes of one CPU core for each of the digits, three for each of Fashion-MNIST. The latter are cells of the
+recorded study, trained again by its commands: a test puts their numbers beside those that the study recorded.
 """
 
 import argparse
@@ -15,11 +16,16 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from evalkit import checkpoint, results, zoo
 from evalkit.accuracy import PREDICTIONS
 from evalkit.cli import invoke
 from evalkit.errors import EvalkitError
 from evalkit.recipe_text import flow
+from evalkit.robustness import store
+from evalkit.runtime import sha256_file
+from evalkit.study import plan, spec
 
 DIGITS = ["digits", "epochs=40"]
 RESNET = ["digits", "epochs=10", "model=resnet10_cifar"]  # which learns them in fewer
@@ -37,9 +43,21 @@ MIXUPS = {  # of mixpro and transmix the settings of the recipes digits-photo-*
         ]
     },
 }
+STUDY = "fashion-mnist"
+CELLS = {f"{name.lower()}-fashion": f"{name}-vit_nano_patch4_32-seed0" for name in ("vanilla", "CutMix", "MixPro")}
+
+
+def of_study(cell: str) -> list[list[str]]:
+    """The commands of a cell of the study, its training first, each without `evalkit`."""
+    study = spec.load(STUDY)
+    jobs = plan.make(study, [c for c in study.cells if c.name == cell]).jobs
+    return [job.argv for job in jobs]
+
+
 # name -> what follows `evalkit train`
 MEMBERS = {f"{name}-digits": [*DIGITS, f"mixup={flow(mixup)}"] for name, mixup in MIXUPS.items()}
 MEMBERS["vanilla-resnet-digits"] = [*RESNET, "mixup=vanilla"]
+MEMBERS |= {name: of_study(cell)[0][1:] for name, cell in CELLS.items()}
 
 
 def measured(name: str) -> list[list[str]]:
@@ -48,6 +66,8 @@ def measured(name: str) -> list[list[str]]:
     Args:
         name: One of MEMBERS.
     """
+    if name in CELLS:
+        return [["eval"], *([verb, what, *settings] for verb, what, _, *settings in of_study(CELLS[name])[1:])]
     blind = any(word.startswith("model=resnet") for word in MEMBERS.get(name, ()))  # no class attention tells saliency
     return [["eval"], ["robustness", "occlusion", *(["modes=[random]"] if blind else [])]]
 
@@ -68,7 +88,8 @@ def make(name: str, work: Path, out: Path) -> Path:
     source = str(run.resolve())
     with contextlib.chdir(where):  # so that no record holds a path of this machine
         for verb, *rest in measured(name):
-            command(verb, *rest[:1], source, *rest[1:], "workers=0", "device=cpu", "--out", ".")
+            here = [word for word in ("workers=0", "device=cpu") if word not in rest]
+            command(verb, *rest[:1], source, *rest[1:], *here, "--out", ".")
     return assemble(name, [*words, "--out", f"runs/{name}"], (run, where), out)
 
 
@@ -97,12 +118,29 @@ def assemble(name: str, words: list[str], made: tuple[Path, Path], out: Path) ->
             results.append(folder, {key: value for key, value in record.items() if key != "_dir"})
     shutil.copy(where / PREDICTIONS, folder / PREDICTIONS)
     shutil.copytree(where / "records", folder / "records")
+    for path in (folder / "records").glob("*.npz"):
+        pack(path)
     spec = f"{zoo.PREFIX}{name}"
     lines = [["evalkit", "train", *words]]
     lines += [["evalkit", verb, *rest[:1], spec, *rest[1:]] for verb, *rest in measured(name)]
     card = {"commands": [shlex.join(line) for line in lines]}
     (folder / zoo.CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return folder
+
+
+def pack(path: Path) -> None:
+    """Per-sample records in fewer bytes: the same arrays, compressed, since a checkout holds them too.
+
+    Args:
+        path: A .npz that `store.write` made.
+    """
+    found = store.read(path)
+    if found is None:
+        raise EvalkitError(f"{path} is damaged; remove its folder and measure again")
+    arrays, about = found
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+    about["sha256"] = sha256_file(path)
+    path.with_suffix(".json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def command(*words: str) -> None:

@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from evalkit.errors import EvalkitError, unknown
 from evalkit.keys import Keys, key
+from evalkit.tracking import TRACKERS
 
 # that data_dir says the place of
 PUBLISHED_SETS = ("pascal-context", "ade20k", "cityscapes", "voc2012", "coco")
@@ -125,6 +126,9 @@ class TransferConfig(Keys):
         role="bits",
     )
     seed: int = key(0, "of the decoder's initial weights, the order of images and all draws", least=0, role="seed")
+    track: str | None = key(
+        None, "where log.jsonl is shown besides TensorBoard; null: nowhere", choices=TRACKERS, role="execution"
+    )
     log_steps: int = key(50, "how often to log", unit="steps", above=0, role="execution")
     checkpoint_steps: int = key(500, "how often to write a checkpoint", unit="steps", above=0, role="execution")
     keep: int = key(2, "newest checkpoints that are kept", above=0, role="execution")

@@ -1,15 +1,14 @@
 """What OpenCV, with which mmsegmentation and mmdetection read images, does silently, and label maps that lack a class:
 counted before training."""
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from evalkit.data.folders import same_contents
-from evalkit.data.images import SURVEYED, peculiarities
+from evalkit.data.folders import of_file, same_contents
+from evalkit.data.images import SURVEYED, peculiar
 from evalkit.fingerprint import FULL_BYTES, sample, size
 
 # evalkit.data.images names what Pillow's conversion to RGB does; OpenCV's differs for these
@@ -24,14 +23,14 @@ NAMED = 5  # classes that a sentence names
 def survey(paths: Sequence[str], split: str) -> list[str]:
     """What decoding does silently, counted over all images of a split or a fixed sample of a large one, one sentence
     each: "alpha_dropped" (a hidden colour shows), "cmyk_converted", "exif_orientation_applied",
-    "grey16_cut_to_8_bits", "rgb16_cut_to_8_bits", "first_of_several_frames".
+    "grey16_cut_to_8_bits", "rgb16_cut_to_8_bits", "first_of_several_frames", "colour_profile_ignored".
 
     Args:
         paths: Of the images, which readers have found to be there.
         split: Name of the split, for the sentences.
     """
     rows = sample(len(paths), SURVEYED)
-    count = Counter(note for i in rows for note in _peculiar(paths[i]))
+    count = Counter(note for i in rows for note in peculiar(paths[i]))
     of = f"{len(rows):,} {split} images" + ("" if len(rows) == len(paths) else " looked at")
     return [f"{OPENCV.get(note, note)} in {n:,} of the {of}" for note, n in sorted(count.items())]
 
@@ -45,18 +44,8 @@ def shared(train: Sequence[str], val: Sequence[str]) -> list[str]:
     """
     if sum(map(size, [*train, *val])) > FULL_BYTES:
         return []
-    found = {path for _, path in same_contents(zip(train, train), zip(val, val))}
+    found = {path for _, path in same_contents(*([(path, of_file(path)) for path in paths] for paths in (train, val)))}
     return [f"{len(found):,} of the {len(val):,} val images are train images as well"] if found else []
-
-
-def _peculiar(path: str) -> list[str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                return peculiarities(image)
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return []  # whoever reads it says so
 
 
 def absent(maps: Sequence[str], classes: Sequence[str], split: str) -> list[str]:

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalkit import __version__
+from evalkit import __version__, results
 from evalkit.checkpoint import WORDS
 from evalkit.errors import EvalkitError
-from evalkit.export import clean, sources
+from evalkit.export import card, clean, sources
 from evalkit.export.folder import README, new_folder, tell
 from evalkit.files import sha256_file
 from evalkit.ordered import each_once
+from evalkit.protocols import Protocols
+from evalkit.records import Record
 from evalkit.text import markdown
 from evalkit.weights import read_torch
 
@@ -78,6 +80,7 @@ class Run:
         state: The state dict.
         config: The mm config.
         notes: What is left behind.
+        records: What the run measured of these weights; nothing of others than its last, averaged where it averages.
     """
 
     folder: Path
@@ -87,9 +90,10 @@ class Run:
     state: dict[str, Tensor]
     config: dict[str, Any]
     notes: list[str]
+    records: list[Record]
 
 
-def export(spec: str, scope: str, out: Path, keys: Mapping[str, Any]) -> list[str]:
+def export(spec: str, scope: str, out: Path, keys: Mapping[str, Any], protocols: Protocols) -> list[str]:
     """Write the folder `out` and try it; sentences for the person watching. Raises EvalkitError, and leaves nothing,
     where mm does not load it or gives other outputs.
 
@@ -98,15 +102,16 @@ def export(spec: str, scope: str, out: Path, keys: Mapping[str, Any]) -> list[st
         scope: mmseg or mmdet.
         out: A new folder.
         keys: `model`, `model_args` and `weights`.
+        protocols: What the metrics of records are.
     """
     folder = run_of(Path(spec))
     if folder is None:
         require(scope)
-        return export_backbone(spec, scope, out, keys)
+        return export_backbone(spec, scope, out, keys, protocols)
     if keys["model"] or keys["model_args"]:
         raise EvalkitError(f"{spec} is the run of a transfer, which knows its architecture; leave model= out")
     require(scope)
-    return _transfer(read_run(folder, Path(spec), keys["weights"]), scope, out)
+    return _transfer(read_run(folder, Path(spec), keys["weights"]), scope, out, protocols)
 
 
 def run_of(path: Path) -> Path | None:
@@ -149,9 +154,13 @@ def read_run(folder: Path, path: Path, weights: str | None) -> Run:
             state = {k.removeprefix("module."): v for k, v in averaged.items() if k.startswith("module.")}
     config = literal.read(folder / "mm_config.py")
     step, steps = (content.get("meta") or {}).get("iter"), (config.get("train_cfg") or {}).get("max_iters")
-    if isinstance(step, int) and isinstance(steps, int) and step < steps:
+    early = isinstance(step, int) and isinstance(steps, int) and step < steps
+    if early:
         notes.append(f"these are the weights of step {step} of {steps}, before the end of the run")
-    return Run(folder, file, sha256, which, state, config, notes)
+    known, path = [], folder / results.FILE
+    if path.is_file() and not early and (averaged is None or which == "ema"):
+        known = [r for r in results.latest(results.scan([path])[0]) if r["task"] == "transfer"]
+    return Run(folder, file, sha256, which, state, config, notes, known)
 
 
 def imported(folder: Path) -> list[str]:
@@ -166,7 +175,7 @@ def imported(folder: Path) -> list[str]:
     return names
 
 
-def _transfer(run: Run, scope: str, out: Path) -> list[str]:
+def _transfer(run: Run, scope: str, out: Path, protocols: Protocols) -> list[str]:
     from .mm import tried
     from .mm.engine import save_config
 
@@ -187,7 +196,7 @@ def _transfer(run: Run, scope: str, out: Path) -> list[str]:
         meta = {"dataset_meta": {"classes": names, "palette": tried.palette(len(names))}, "evalkit": __version__}
         torch.save({"state_dict": run.state, "meta": meta}, folder / WEIGHTS)
         sources.write(folder, [STAND_IN, *brought])
-        (folder / README).write_text(_readme(run, scope, names, notes), encoding="utf-8")
+        (folder / README).write_text(_readme(run, scope, names, notes, protocols), encoding="utf-8")
         model = tried.own_model(run.config, run.state, config, scope)
         own = tried.outputs(scope, PROBES[scope], model, image)
         difference = clean.largest(own, clean.run(folder, PROBES[scope], {"image": image}))
@@ -203,7 +212,7 @@ def _outside(config: dict[str, Any]) -> list[str]:
     return [f"images are not taken along: the config looks for them in {place}" for place in places if place]
 
 
-def _readme(run: Run, scope: str, names: Sequence[str], notes: Sequence[str]) -> str:
+def _readme(run: Run, scope: str, names: Sequence[str], notes: Sequence[str], protocols: Protocols) -> str:
     infer, init = APIS[scope]
     source = json.loads((run.folder / "source.json").read_text(encoding="utf-8"))
     head = "decode_head" if scope == "mmseg" else "roi_head"
@@ -223,6 +232,7 @@ def _readme(run: Run, scope: str, names: Sequence[str], notes: Sequence[str]) ->
         f"```python\n{USAGE.format(scope=scope, infer=infer, init=init).strip()}\n```",
         f'`{infer}(model, "image.jpg")` then gives what is in an image. `config.py` is a whole config, also for the'
         " tools that train and test; it adds this folder to the places that Python imports from.",
+        card.measured(run.records, protocols),
         "## To know\n\n" + "\n".join(f"* {markdown(note)}" for note in notes),
     ]
     return "\n\n".join(parts) + "\n"

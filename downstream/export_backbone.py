@@ -12,10 +12,11 @@ from torch import Tensor
 
 from evalkit.checkpoint import WORDS
 from evalkit.errors import EvalkitError
-from evalkit.export import classifier, clean, sources
+from evalkit.export import card, classifier, clean, sources
 from evalkit.export.folder import README, new_folder, tell
 from evalkit.inference import exact
 from evalkit.models import Loaded, Network
+from evalkit.protocols import Protocols
 from evalkit.text import markdown
 
 from .backbone import build, fill
@@ -65,7 +66,7 @@ backbone.eval()
 """
 
 
-def export(spec: str, scope: str, out: Path, keys: Mapping[str, Any]) -> list[str]:
+def export(spec: str, scope: str, out: Path, keys: Mapping[str, Any], protocols: Protocols) -> list[str]:
     """Write the folder `out` and try it; sentences for the person watching. Raises EvalkitError, and leaves nothing,
     where mm does not load it or gives other maps.
 
@@ -74,6 +75,7 @@ def export(spec: str, scope: str, out: Path, keys: Mapping[str, Any]) -> list[st
         scope: mmseg or mmdet.
         out: A new folder.
         keys: `model`, `model_args` and `weights`.
+        protocols: What the metrics of records are.
     """
     from .mm.engine import save_config
 
@@ -107,7 +109,8 @@ def export(spec: str, scope: str, out: Path, keys: Mapping[str, Any]) -> list[st
             add_path(folder / CONFIG)
         torch.save({"state_dict": part.tensors, "meta": {}}, folder / WEIGHTS)
         sources.write(folder, [STAND_IN, *brought])
-        (folder / README).write_text(_readme(loaded, scope, told, notes), encoding="utf-8")
+        numbers = card.measured(classifier.measured(loaded), protocols, "Of the whole classifier, with its head:")
+        (folder / README).write_text(_readme(loaded, scope, told, [numbers, _to_know(notes)]), encoding="utf-8")
         difference = clean.largest(maps, clean.run(folder, PROBE, {"images": images}))
         facts = classifier.source(loaded) | {"backbone": part.config["type"]}
         tell(folder, form=scope, **facts, largest_difference=difference, notes=notes)
@@ -196,7 +199,11 @@ def add_path(file: Path) -> None:
     file.write_text(lines + file.read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def _readme(loaded: Loaded, scope: str, told: dict[str, Any], notes: list[str]) -> str:
+def _to_know(notes: list[str]) -> str:
+    return "## To know\n\n" + "\n".join(f"* {markdown(note)}" for note in notes)
+
+
+def _readme(loaded: Loaded, scope: str, told: dict[str, Any], more: list[str]) -> str:
     facts = [
         f"network: {loaded.name} as {told['backbone']['type']}, maps of strides {told['strides']}",
         f"weights: {classifier.origin(loaded)}, mixup {loaded.method or 'unknown'}",
@@ -213,6 +220,6 @@ def _readme(loaded: Loaded, scope: str, told: dict[str, Any], notes: list[str]) 
         "## Load it\n\nIn this folder, or with it on PYTHONPATH, without evalkit:",
         f"```python\n{USAGE.format(scope=scope).strip()}\n```",
         use if base else none,
-        "## To know\n\n" + "\n".join(f"* {markdown(note)}" for note in notes),
+        *more,
     ]
     return "\n\n".join(parts) + "\n"

@@ -8,27 +8,24 @@ import signal
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 
 import torch
 
-from evalkit import fingerprint, plots, results, run_folder
+from evalkit import plots, results, run_folder
 from evalkit.errors import EvalkitError
-from evalkit.models import check_arguments
 from evalkit.models.fit import describe
-from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
+from evalkit.records import DataUsed, Made, Numbers, Subject, idle_keys, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
 from evalkit.text import say
 
-from . import per_image
+from . import begun, per_image
 from .backbone import TIMM, Source, resolve
 from .config import TransferConfig, merge
 from .mm import require
 from .plan import Plan, apply_keys
 from .task import Data, Scores, Task
 
-DATA = "data.json"  # fingerprints of what was trained and measured on
 BASE = "mm_base.txt"  # the mm config that `config` named, as it was read
 WEIGHTS = "weights.json"  # what became of every tensor of the checkpoint
 SHEET, SHOWN = "samples.png", 6  # validation images beside the truth and what was predicted
@@ -81,7 +78,7 @@ def transfer(
         trusted = bool(named)
         if trusted and named[-1] != f"config={cfg.config}":
             raise EvalkitError(f"{run} was begun with config={cfg.config}; a run goes on by what it began with")
-        source = _read_source(run)
+        source = begun.source(run)
     else:
         assert spec is not None and cfg is not None, "a new run is made of a checkpoint and a configuration"
         source = resolve(
@@ -108,7 +105,7 @@ def _run(job: Job, resume: bool, trusted: bool) -> int:
     """Train and measure in a folder that is this command's own."""
     task, cfg, source, run, device = job.task, job.cfg, job.source, job.run, job.device
     data: Data = gather_objects(task.data(cfg, run) if is_main() else None)[0]
-    compared = gather_objects(_compare(run, data) if resume and is_main() else [])[0]
+    compared = gather_objects(begun.compare(run, data) if resume and is_main() else [])[0]
     plan = _plan(job, data, resume, trusted)
     mm_config, steps = plan.config, plan.steps
 
@@ -125,11 +122,8 @@ def _run(job: Job, resume: bool, trusted: bool) -> int:
     mm_config["train_cfg"] = engine.loop_config(cfg, run, steps, plan.epoch_steps)
     if is_main():
         if not resume:
-            write_atomic(
-                run / "source.json", lambda f: f.write(json.dumps(dataclasses.asdict(source), indent=1).encode())
-            )
+            begun.write(run, source, data)
             run_folder.start(run, cfg)
-            write_atomic(run / DATA, lambda f: f.write(json.dumps(_fingerprints(data), indent=1).encode()))
             if plan.base:
                 write_atomic(run / BASE, lambda f: f.write(plan.base.encode()))
         engine.save_config(mm_config, run / "mm_config.py")
@@ -145,19 +139,23 @@ def _run(job: Job, resume: bool, trusted: bool) -> int:
             say(f"resuming {run} at step {found[1]}" if found else f"{run} has no checkpoint yet; starting at step 0")
         if found is None:
             _tell_weights(source, engine.plain_model(runner).backbone.report, run)
-    runner.train_loop.validate = lambda: _on_the_way(task, cfg, data, runner, mm_config)
-    try:
-        with engine.in_one_line("the network cannot be trained"):
-            runner.train()
-    except engine.Stopped as e:
-        number = e.args[0]
-        if is_main():
-            say(
-                f"stopped by {signal.Signals(number).name} at step {runner.iter}, saved; continue with:"
-                f" evalkit transfer {task.name} --resume {run}"
-            )
-        return 130 if number == signal.SIGINT else 2
-    outcome = task.measure(cfg, data, lambda tta=False: engine.evaluate(runner, mm_config, tta=tta))
+    loop = runner.train_loop
+    loop.validate = lambda: _on_the_way(task, cfg, data, runner, mm_config)
+    loop.track, loop.config = cfg.track, dataclasses.asdict(cfg)
+    with engine.logged(runner):
+        try:
+            with engine.in_one_line("the network cannot be trained"):
+                runner.train()
+        except engine.Stopped as e:
+            number = e.args[0]
+            if is_main():
+                say(
+                    f"stopped by {signal.Signals(number).name} at step {runner.iter}, saved; continue with:"
+                    f" evalkit transfer {task.name} --resume {run}"
+                )
+            return 130 if number == signal.SIGINT else 2
+        outcome = task.measure(cfg, data, lambda tta=False: engine.evaluate(runner, mm_config, tta=tta))
+        loop.tell(outcome.metrics, task.summary(outcome))
     if is_main():
         sheet = plots.png(task.sheet(engine.samples(runner, mm_config, SHOWN), data.classes))
         write_atomic(run / SHEET, lambda f: f.write(sheet))
@@ -202,14 +200,16 @@ def _plan(job: Job, data: Data, resume: bool, trusted: bool) -> Plan:
     return plan
 
 
-def _on_the_way(task: Task, cfg: Any, data: Data, runner: Any, mm_config: dict[str, Any]) -> dict[str, float]:
-    """The metrics during training, that of the task's first column first; several scales are left for the end."""
+def _on_the_way(
+    task: Task, cfg: Any, data: Data, runner: Any, mm_config: dict[str, Any]
+) -> tuple[dict[str, float], str]:
+    """The metrics during training, that of the task's first column first, and the same in words; several scales are
+    left for the end."""
     from .mm import engine
 
     once = dataclasses.replace(cfg, ms=False) if hasattr(cfg, "ms") else cfg
     found = task.measure(once, data, lambda tta=False: engine.evaluate(runner, mm_config, tta=tta))
-    say(f"step {runner.iter}: {task.summary(found)}") if is_main() else None
-    return found.metrics
+    return found.metrics, task.summary(found)
 
 
 def _measured(job: Job, data: Data, plan: Plan) -> str | None:
@@ -217,11 +217,13 @@ def _measured(job: Job, data: Data, plan: Plan) -> str | None:
     task, run = job.task, job.run
     if not all((run / name).exists() for name in (results.FILE, SHEET, per_image.FILE)):
         return None
+    # an earlier evalkit knew fewer keys that move no number
+    now = {"config": _settings(job.cfg, plan), "idle_keys": idle_keys(job.cfg)}
     for r in results.scan([run / results.FILE])[0]:
         if (
             (r["task"], r["protocol"], r["version"], r["complete"]) == ("transfer", task.name, task.about.version, True)
             and (r["checkpoint_sha256"], r["data"]["fingerprint"]) == (job.source.sha256, data.fingerprint)
-            and results.settings(r) == results.settings(r | {"config": _settings(job.cfg, plan)})
+            and results.settings(r) == results.settings(r | now)
         ):
             metrics = {k: float("nan") if v is None else v for k, v in r["metrics"].items()}
             return f"{task.summary(Scores(metrics, r['series'] or [], r['undefined']))} on {data.name}"
@@ -232,46 +234,6 @@ def _folder_name(task: Task, cfg: Any, source: Source) -> str:
     head = f"-{cfg.head}" if getattr(cfg, "head", None) else ""
     head = head if cfg.config is None else f"-{Path(cfg.config).stem}"
     return re.sub(r"[^\w.-]+", "-", f"{task.name}-{Path(cfg.data).name}{head}-{source.label}-seed{cfg.seed}")
-
-
-def _read_source(run: Path) -> Source:
-    try:
-        source = Source(**json.loads((run / "source.json").read_text(encoding="utf-8")))
-        for name, kind in get_type_hints(Source).items():
-            if not isinstance(getattr(source, name), kind if isinstance(kind, UnionType) else get_origin(kind) or kind):
-                raise TypeError(name)
-        check_arguments(source.model, source.model_args)
-        return source
-    except (OSError, ValueError, TypeError, RecursionError) as e:
-        raise EvalkitError(
-            f"{run} is not the folder of a transfer (source.json is missing or damaged); start again in another folder"
-        ) from e
-
-
-def _fingerprints(data: Data) -> dict[str, str]:
-    return {"train": data.train_fingerprint, "val": data.fingerprint}
-
-
-def _compare(run: Path, data: Data) -> list[str]:
-    """Raise EvalkitError unless images and truth are those that the run began with; a sentence where that is not
-    certain."""
-    try:
-        known = json.loads((run / DATA).read_text(encoding="utf-8"))
-        known = {split: str(known[split]) for split in ("train", "val")}
-    except FileNotFoundError:
-        return ["whether the data are those of before is not known: an earlier evalkit wrote the run"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise EvalkitError(f"{run / DATA} is damaged; start again in another folder") from e
-    said = []
-    for split, now in _fingerprints(data).items():
-        if fingerprint.same(known[split], now) is False:
-            raise EvalkitError(
-                f"the {split} images or their truth are not those that {run} began with; put those back, or start again"
-                " in another folder"
-            )
-        remark = fingerprint.remark(now)
-        said += [f"the {split} images and their truth are those of before, {remark}"] if remark else []
-    return said
 
 
 def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> None:

@@ -49,7 +49,7 @@ class Logger:
         self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - lives as long as the run
         self.shown = trackers(run, start, track, config or {})
         self.start, self.total, self.began = start, total, time.monotonic()
-        self.bar = None
+        self.bar: Progress | None = None
         if sys.stderr.isatty():
             self.bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
@@ -84,10 +84,15 @@ class Logger:
             else:
                 say(line)
 
+    def rest(self) -> None:
+        """No step follows: the bar goes; values may still be logged."""
+        if self.active and self.bar:
+            self.bar.stop()
+            self.bar = None
+
     def close(self) -> None:
+        self.rest()
         if self.active:
-            if self.bar:
-                self.bar.stop()
             self._hand_on(lambda tracker: tracker.close())
             self.file.close()
 

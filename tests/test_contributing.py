@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,14 @@ def test_nothing_of_an_extra_is_needed_without_it_and_every_pin_fits():
     for requirement in (*base, *(r for v in extras.values() for r in v if r.name != "evalkit")):
         version = pins[canonical(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} and the pin {version}"
+
+
+def test_a_plain_install_asks_for_seventeen_packages_at_most():
+    """Own code may import besides what one of them asks for itself."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert len(project["dependencies"]) <= 17
+    of_sklearn = {Requirement(text).name for text in metadata.requires("scikit-learn") or [] if "extra" not in text}
+    assert "threadpoolctl" in of_sklearn  # which `transfer cls` imports, and only the extra `downstream` declares
 
 
 def canonical(name: str) -> str:

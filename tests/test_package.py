@@ -119,7 +119,7 @@ def test_wheel_holds_code_recipes_and_data(wheel):
 
 
 def test_the_metadata_pass_the_check_of_the_index(wheel):
-    pytest.importorskip("twine")
+    pytest.importorskip("twine", reason="the extra dev")
     run(sys.executable, "-m", "twine", "check", "--strict", wheel, cwd=wheel.parent)
 
 

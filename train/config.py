@@ -265,7 +265,7 @@ class TrainConfig(Keys):
         "where the training images are kept once they are decoded",
         choices={
             "none": "nowhere: they are read anew in each epoch",
-            "memory": "in memory, shared by the workers",
+            "memory": "in memory, once per machine, shared by its processes and workers",
             "device": "on the device, which crops and mirrors them too: images of image_size, without augment=rrc",
         },
         role="execution",

@@ -59,6 +59,23 @@ def check(cfg: TrainConfig, network: Network, method: MixMethod) -> None:
         )
 
 
+def split_run(cfg: TrainConfig, method: MixMethod, networks: list[Network], device: torch.device) -> Network:
+    """Split the networks of a run; gives the copy of them without weights that `gathered` takes. Raises EvalkitError
+    for what cannot be split.
+
+    Args:
+        cfg: The recipe.
+        method: Its mixup, set up.
+        networks: The network that is trained, and that of its averaged weights, if any.
+        device: Where the process trains.
+    """
+    check(cfg, networks[0], method)
+    empty = without_weights(networks[0], device)
+    for network in networks:
+        split(network, device)
+    return empty
+
+
 def blocks(module: nn.Module) -> list[nn.Module]:
     """The parts that are put together one at a time: modules of several layers in a list, the smallest ones that still
     hold half of what is around them."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from evalkit.checkpoint import read_meta
 from evalkit.errors import EvalkitError, unknown
+from evalkit.recipe_text import flow
 
 RECIPE = "recipe"
 OF_THE_SETTING = ("mixup", "methods", "models", "applied", "picked")  # keys that no method's `recipe` may hold
@@ -43,9 +44,9 @@ def settle(values: Mapping[str, Any], given: Collection[str], known: Collection[
     changes |= {key: value for key, (_, value) in wanted.items() if key not in named}
     for key, (name, value) in wanted.items():
         if key in named:
-            applied.append(f"{key}={values[key]} of the command line instead of {value} for {name}")
+            applied.append(f"{key}={flow(values[key])} of the command line instead of {flow(value)} for {name}")
         else:
-            applied.append(f"{key}={value} for {name}")
+            applied.append(f"{key}={flow(value)} for {name}")
     return {"mixup": mixup, "methods": {}, "applied": applied, **changes}
 
 
@@ -95,10 +96,10 @@ def of_model(
             continue
         within = [other for other in given if other.startswith(f"{key}.")]
         if key in given or (within and not isinstance(value, Mapping)):
-            lines.append(f"{key} of the command line instead of {value} for {model}")
+            lines.append(f"{key} of the command line instead of {flow(value)} for {model}")
             continue
         changes[key] = {**value, **values[key]} if within else value
-        lines.append(f"{key}={changes[key]} for {model}")
+        lines.append(f"{key}={flow(changes[key])} for {model}")
     return changes, lines
 
 
@@ -161,10 +162,10 @@ def with_setting(
         if key == RECIPE or key in own:
             continue
         if key in fixed or (key == "preset" and "preset" in own):
-            applied.append(f"{name}: preset {own['preset']} instead of {key}={value}")
+            applied.append(f"{name}: preset {own['preset']} instead of {key}={flow(value)}")
         else:
             own[key] = value
-            applied.append(f"{name}: {key}={value}")
+            applied.append(f"{name}: {key}={flow(value)}")
     return own
 
 

@@ -5,6 +5,7 @@ was killed and resumed takes the same steps as one that was not.
 """
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -68,7 +69,10 @@ class EvalkitLoop(BaseLoop):
         self._epoch = 0
         self._iter = 0  # what Runner.resume sets
         self.held: list[torch.nn.Module] = []  # stay in evaluation
-        self.validate: Callable[[], dict[str, float]] | None = None  # the first of what it returns decides
+        self.validate: Callable[[], tuple[dict[str, float], str]] | None = None  # (metrics, words); the first decides
+        self.track: str | None = None  # a tracker, which shows the config
+        self.config: dict[str, Any] = {}
+        self.log: Logger | None = None  # open until whoever built the loop has told it the result
 
     @property
     def iter(self) -> int:
@@ -90,7 +94,7 @@ class EvalkitLoop(BaseLoop):
     def run(self) -> None:
         runner, batches = self.runner, self.batches()
         device = next(runner.model.parameters()).device
-        log = Logger(self.folder, self._iter, self.max_iters)
+        self.log = log = Logger(self.folder, self._iter, self.max_iters, self.track, self.config)
         self._forget_later()
         window, shown, loss, due = time.monotonic(), self._iter, {}, False
         accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
@@ -103,6 +107,7 @@ class EvalkitLoop(BaseLoop):
             try:
                 if self._iter and self._measures(self._iter):  # saved, but perhaps killed before it was measured
                     self._validate()
+                    window = time.monotonic()
                 while self._iter < self.max_iters:
                     batch = next(batches)
                     rate = runner.optim_wrapper.get_lr()["lr"][0]
@@ -153,7 +158,7 @@ class EvalkitLoop(BaseLoop):
                     if stop and whole and not last:
                         raise Stopped(int(stop))
             finally:
-                log.close()
+                log.rest()
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
 
@@ -191,6 +196,16 @@ class EvalkitLoop(BaseLoop):
         for module in self.held:
             module.eval()
 
+    def tell(self, metrics: dict[str, float], words: str) -> None:
+        """Log what was measured of the weights as they are, each number by its name after val_.
+
+        Args:
+            metrics: Its numbers.
+            words: The same for the person watching.
+        """
+        assert self.log is not None, "the loop has run"
+        self.log.log(self._iter, {f"val_{name}": v for name, v in metrics.items() if math.isfinite(v)}, words)
+
     # ---- measuring on the way
 
     def _measures(self, step: int) -> bool:
@@ -211,7 +226,8 @@ class EvalkitLoop(BaseLoop):
     def _validate(self) -> None:
         """Measure, and keep the weights if no measurement before was better."""
         assert self.validate is not None, "whoever builds the loop says how to measure"
-        found = self.validate()
+        found, words = self.validate()
+        self.tell(found, words)
         self._train_mode()
         if not is_main():
             return

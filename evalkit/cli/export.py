@@ -64,5 +64,5 @@ def export(
         return 0
     from ..downstream.export import export as to_mm
 
-    say(*to_mm(checkpoint, to, out, keys))
+    say(*to_mm(checkpoint, to, out, keys, described.protocols()))
     return 0

@@ -24,7 +24,8 @@ NAMES = (*EMBEDDED, "folder", "packed", *KNOWN)
 def has_parts(name: str) -> bool:
     """Whether `name` is that of data with parts of their own that lie in a folder: a published set as it is
     distributed, packed images or what timm reads. Commands open these by name, a part and a folder."""
-    return name in KNOWN or name == "packed" or name.partition("/")[0].lower() in (*READERS, *STREAMS)
+    by_name = (*KNOWN, "fashion-mnist", "packed")
+    return name in by_name or name.partition("/")[0].lower() in (*READERS, *STREAMS)
 
 
 def load(

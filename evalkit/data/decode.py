@@ -2,18 +2,24 @@
 Pillow's."""
 
 from io import BytesIO
+from struct import Struct
 
 import cv2
 import numpy as np
-import simplejpeg
 import torch
+import torchvision  # registers torch.ops.image
 from PIL import Image
 from torch import Tensor
 
 from ..errors import EvalkitError
-from .images import BadImage, Images, decode, size_problem
+from .images import BadImage, Images, decode
+from .peculiarities import MAX_PIXELS, size_problem
 
 RESAMPLINGS = ("bilinear", "bicubic")  # that `resize` knows
+FRAME = Struct(">BBHBHHB")  # how a JPEG's frame header begins: 0xFF, marker, length, bits, height, width, colours
+FRAMES = {0xC0, 0xC1, 0xC2}  # its markers in what is common: Huffman-coded, sequential or progressive
+SKIPPED = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # markers that may come before: tables, comments, EXIF
+RGB = 3  # torchvision.io.ImageReadMode.RGB
 
 
 def check(decoder: str, interpolation: str) -> None:
@@ -25,6 +31,11 @@ def check(decoder: str, interpolation: str) -> None:
     """
     if decoder == "fast" and interpolation not in RESAMPLINGS:
         raise EvalkitError(f"decode=fast has no interpolation={interpolation}; use {RESAMPLINGS[1]}, or decode=exact")
+    if decoder == "fast" and not hasattr(torch.ops.image, "decode_jpeg"):
+        raise EvalkitError(
+            f"decode=fast needs the JPEG decoder of torchvision, which torchvision {torchvision.__version__} does not"
+            " have; use decode=exact, or a version that has it"
+        )
 
 
 def encoded(images: Images, i: int) -> bytes | None:
@@ -53,24 +64,42 @@ def as_image(data: bytes, id: str) -> Image.Image:
 def as_pixels(data: bytes, id: str) -> Tensor:
     """An image as RGB, (3, H, W) uint8 (decode=fast): as Pillow decodes it, bit for bit. Raises BadImage.
 
-    What is no plain JPEG (PNG, CMYK, damaged, larger than Pillow takes) is left to Pillow, and so are its complaints.
+    What is no plain JPEG (PNG, CMYK, larger than Pillow takes) is left to Pillow, and so is what is cut short or too
+    damaged to decode, with its complaints. Of smaller damage, which Pillow decodes without a word, libjpeg tells on
+    standard error.
 
     Args:
         data: The bytes of its file.
         id: Its id, for the error.
     """
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        small = height * width <= (Image.MAX_IMAGE_PIXELS or height * width) and size_problem((width, height)) is None
-        plain = small and colours in ("YCbCr", "Gray", "RGB")
-    except ValueError:
-        plain = False
-    if plain:
+    size = jpeg_size(data)
+    if size and size[0] * size[1] <= (Image.MAX_IMAGE_PIXELS or MAX_PIXELS) and size_problem(size) is None:
         try:
-            return torch.from_numpy(simplejpeg.decode_jpeg(data)).permute(2, 0, 1)
-        except ValueError:
+            # A copy of the file, as torch warns of memory that must not be written. Not torchvision.io.decode_jpeg,
+            # which since torchvision 0.29 prepares a warning each time: that it is to move into another package.
+            file = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            return torch.ops.image.decode_jpeg(file, RGB)
+        except RuntimeError:
             pass  # a damaged file; some of them Pillow can read
     return to_pixels(as_image(data, id))
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) from the header of a JPEG that libjpeg decodes to what Pillow makes of it: of 8 bits and one or
+    three colours; None for every other file.
+
+    Args:
+        data: The bytes of the file.
+    """
+    at = 2
+    while data[:2] == b"\xff\xd8" and at + FRAME.size <= len(data):
+        mark, kind, length, bits, height, width, colours = FRAME.unpack_from(data, at)
+        if mark == 0xFF and kind in FRAMES:
+            return (width, height) if bits == 8 and colours in (1, 3) else None
+        if mark != 0xFF or kind not in SKIPPED:
+            return None
+        at += 2 + length
+    return None
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -80,7 +109,14 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """RGB image as uint8 (3, H, W), contiguous."""
-    return torch.from_numpy(np.stack(cv2.split(np.asarray(image))))
+    return planar(np.asarray(image))
+
+
+def planar(pixels: np.ndarray) -> Tensor:
+    """uint8 (3, H, W), contiguous, of (H, W, 3): sooner than torch and NumPy copy it."""
+    planes = np.empty((3, *pixels.shape[:2]), np.uint8)
+    cv2.split(pixels, list(planes))
+    return torch.from_numpy(planes)
 
 
 def to_image(pixels: Tensor) -> Image.Image:

@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from .. import fingerprint
 from ..errors import EvalkitError, suggest
 from . import file_index
-from .images import Images, Subset, check_kind, decode, peculiarities
+from .images import Content, Images, check_kind, decode, peculiar
 from .scan import Scan, is_image
 from .texts import Texts
 
@@ -64,19 +65,19 @@ class FolderImages(Images):
         return decode(self.path(i), self.ids[i])
 
     def encoded(self, i: int) -> bytes:
-        check_kind(self.path(i), self.ids[i])
-        return Path(self.path(i)).read_bytes()
+        path = self.path(i)
+        check_kind(path, self.ids[i])
+        with open(path, "rb") as file:
+            return file.read()
+
+    def content(self, i: int) -> Content:
+        return of_file(self.path(i))
 
     def _content(self) -> tuple[str, str]:
         return fingerprint.of_files([self.path(i) for i in self.by_id()])
 
     def peculiar(self, i: int) -> list[str]:
-        try:
-            check_kind(self.path(i), self.ids[i])
-            with Image.open(self.path(i)) as image:
-                return peculiarities(image)
-        except Exception:  # reading it in earnest will say what is wrong
-            return []
+        return peculiar(self.path(i))  # without the bytes behind its head
 
 
 class FlatImages(FolderImages):
@@ -190,7 +191,7 @@ Rows = Sequence[int] | np.ndarray  # positions in a set
 
 
 def same_files(a: Images, rows_a: Rows, b: Images, rows_b: Rows) -> list[tuple[str, str]]:
-    """(id in `a`, id in `b`) of images whose files have the same content; none for sets that are not files on disk.
+    """(id in `a`, id in `b`) of images whose files have the same content; none for sets without files.
 
     Args:
         a: One of the sets.
@@ -198,59 +199,61 @@ def same_files(a: Images, rows_a: Rows, b: Images, rows_b: Rows) -> list[tuple[s
         b: Another one.
         rows_b: Positions in that.
     """
-    return same_contents(_paths(a, rows_a), _paths(b, rows_b))
+    return same_contents(_contents(a, rows_a), _contents(b, rows_b))
 
 
-def same_contents(a: Iterable[tuple[str, str]], b: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def same_contents(a: Iterable[tuple[str, Content]], b: Iterable[tuple[str, Content]]) -> list[tuple[str, str]]:
     """(name in `a`, name in `b`) of files with the same content.
 
     Args:
-        a: Names and paths.
+        a: Names and contents.
         b: Those of others.
     """
-    by_size: dict[int, list[tuple[str, str]]] = {}
-    for name, path in a:
-        by_size.setdefault(fingerprint.size(path), []).append((name, path))
+    by_size: dict[int, list[tuple[str, Callable[[], str]]]] = {}
+    for name, (size, digest) in a:
+        by_size.setdefault(size, []).append((name, digest))
     hashes: dict[str, str] = {}
     same = []
-    for name, path in b:
-        if (bytes_ := fingerprint.size(path)) >= 0 and (candidates := by_size.get(bytes_)):
-            own = fingerprint.digest(path)
-            for other, other_path in candidates:
-                if other_path not in hashes:
-                    hashes[other_path] = fingerprint.digest(other_path)
-                if hashes[other_path] == own:
+    for name, (size, digest) in b:
+        if size >= 0 and (candidates := by_size.get(size)):
+            own = digest()
+            for other, its_digest in candidates:
+                if other not in hashes:
+                    hashes[other] = its_digest()
+                if hashes[other] == own:
                     same.append((other, name))
     return same
 
 
 def two_labels(images: Images) -> list[tuple[str, str]]:
-    """Ids of images with the same content and another label, in pairs; none for sets that are not files on disk.
+    """Ids of images with the same content and another label, in pairs; none for sets without files.
 
     Args:
         images: The set.
     """
-    alike: dict[int, list[tuple[str, str, int]]] = {}
-    for (sample, path), label in zip(_paths(images, range(len(images))), images.labels.tolist()):
-        alike.setdefault(fingerprint.size(path), []).append((sample, path, label))
+    alike: dict[int, list[tuple[str, Callable[[], str], int]]] = {}
+    for (sample, (size, digest)), label in zip(_contents(images, range(len(images))), images.labels.tolist()):
+        alike.setdefault(size, []).append((sample, digest, label))
     found = []
     alike.pop(-1, None)  # what is not there
     for same_size in alike.values():
         first: dict[str, tuple[str, int]] = {}
-        for sample, path, label in same_size if len({label for *_, label in same_size}) > 1 else ():
-            other, its_label = first.setdefault(fingerprint.digest(path), (sample, label))
+        for sample, digest, label in same_size if len({label for *_, label in same_size}) > 1 else ():
+            other, its_label = first.setdefault(digest(), (sample, label))
             if its_label != label:
                 found.append((other, sample))
     return found
 
 
-def _paths(images: Images, rows: Rows) -> Iterator[tuple[str, str]]:
-    for row in map(int, rows):
-        whole, i = images, row
-        while isinstance(whole, Subset):
-            i, whole = int(whole.indices[i]), whole.images
-        if isinstance(whole, FolderImages):
-            yield images.ids[row], whole.path(i)
+def of_file(path: str) -> Content:
+    """Its size and what gives its digest."""
+    return fingerprint.size(path), partial(fingerprint.digest, path)
+
+
+def _contents(images: Images, rows: Rows) -> Iterator[tuple[str, Content]]:
+    for i in map(int, rows):
+        if (content := images.content(i)) is not None:
+            yield images.ids[i], content
 
 
 def split_folder(root: str | Path, split: str) -> Path:

@@ -7,7 +7,8 @@ import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +17,10 @@ from PIL import Image, UnidentifiedImageError
 
 from .. import fingerprint
 from ..errors import EvalkitError
+from .peculiarities import peculiarities, size_problem
 from .texts import Texts
+
+Content = tuple[int, Callable[[], str]]  # of a file: its bytes, and what gives its digest
 
 
 class BadImage(EvalkitError):
@@ -98,6 +102,10 @@ class Images:
         """The bytes of the file of image i, None where the set holds no files. Raises OSError or BadImage."""
         return None
 
+    def content(self, i: int) -> Content | None:
+        """(bytes, what gives the digest) of the file of image i; None where the set holds no files."""
+        return None
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SCHEME:DIGEST of the ids with their class names, in sorted order, and of their contents (see
@@ -122,11 +130,12 @@ class Images:
         return fingerprint.SAMPLE, digest.hexdigest()
 
     def peculiar(self, i: int) -> list[str]:
-        """The names of what decoding image i does silently (see `decode`); files are not decoded for it."""
+        """The names of what decoding image i does silently (see `decode`)."""
         try:
-            return self.read(i).info.get("notes", [])
-        except BadImage:
-            return []
+            data = self.encoded(i)
+            return self.read(i).info.get("notes", []) if data is None else peculiar(BytesIO(data))
+        except (BadImage, OSError):
+            return []  # reading it in earnest will say what is wrong
 
     def survey(self) -> list[str]:
         """What decoding does silently, counted over all images or a fixed sample of a large set, one clause each."""
@@ -202,6 +211,9 @@ class Subset(Images):
     def encoded(self, i: int) -> bytes | None:
         return self.images.encoded(int(self.indices[i]))
 
+    def content(self, i: int) -> Content | None:
+        return self.images.content(int(self.indices[i]))
+
     def _content(self) -> tuple[str, str]:
         return self.images._content()
 
@@ -209,12 +221,8 @@ class Subset(Images):
         return self.images.peculiar(int(self.indices[i]))
 
 
-_GREY16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-_ORIENTATION = 0x0112  # EXIF tag
 SURVEYED = 4096  # images of a set whose peculiarities are counted before a pass over all
 PIXELS_SAMPLED = 64  # images that are decoded for the fingerprint of a set without files
-MAX_PIXELS = 178_956_970  # of an image: Pillow's own bound, twice that of its warning
-MAX_RATIO = 1000  # of an image's sides: resized to 256 pixels on the shorter one, the other would have 256,000
 
 
 def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
@@ -223,7 +231,7 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
 
     `info["notes"]` of the result lists what that conversion does silently: "exif_orientation_ignored", "alpha_dropped"
     (a hidden colour shows), "cmyk_converted", "grey16_saturated" (values above 255 become white), "float_clipped" (0 to
-    1 becomes black), "rgb16_cut_to_8_bits", "first_of_several_frames".
+    1 becomes black), "rgb16_cut_to_8_bits", "first_of_several_frames", "colour_profile_ignored" (one that is not sRGB).
 
     Args:
         source: A file or its bytes.
@@ -261,32 +269,20 @@ def check_kind(source: str | Path | BinaryIO, id: str) -> None:
         raise BadImage(id, "not a regular file")
 
 
-def size_problem(size: tuple[int, int]) -> str | None:
-    """What is wrong with the (width, height) in an image's header, before anything of that size is made."""
-    width, height = size
-    if width * height > MAX_PIXELS or max(width, height) > MAX_RATIO * max(1, min(width, height)):
-        return f"{width} x {height} pixels are too many, or too long and thin, to be a picture"
-    return None
+def peculiar(source: str | Path | BinaryIO) -> list[str]:
+    """The names of what decoding an image file does silently (see `decode`); none for what is no image.
 
-
-def peculiarities(image: Image.Image) -> list[str]:
-    """The names of what the conversion of an opened image to RGB does silently (see `decode`); its pixels are not
-    read."""
+    Args:
+        source: A file or its bytes.
+    """
     try:
-        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-    except Exception:  # a damaged EXIF block does not make the picture unreadable
-        turned = False
-    found = {
-        "exif_orientation_ignored": turned,
-        "alpha_dropped": image.has_transparency_data,
-        "cmyk_converted": image.mode == "CMYK",
-        "grey16_saturated": image.mode in _GREY16,
-        "float_clipped": image.mode == "F",
-        "rgb16_cut_to_8_bits": image.mode.startswith("RGB")
-        and any(";16" in str(tile) for tile in getattr(image, "tile", ())),
-        "first_of_several_frames": getattr(image, "n_frames", 1) > 1,
-    }
-    return [name for name, is_so in found.items() if is_so]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check_kind(source, "")
+            with Image.open(source) as image:
+                return [] if size_problem(image.size) else peculiarities(image)
+    except Exception:  # reading it in earnest will say what is wrong
+        return []
 
 
 def _is_empty(source: str | Path | BinaryIO) -> bool:

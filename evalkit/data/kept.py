@@ -1,8 +1,11 @@
-"""A training set whole in memory, decoded once: for data workers to share, or on the device."""
+"""A training set whole in memory, decoded once: for the processes of a machine to share, or on the device."""
 
+import mmap
 import multiprocessing
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +15,7 @@ from torch import Tensor
 from .. import fingerprint
 from ..errors import EvalkitError
 from ..progress import progress
-from ..runtime import available_memory
+from ..runtime import available_memory, gather_objects, rank
 from . import decode
 from .crops import Picture, crop_batch
 from .images import ArrayImages, Images, Subset
@@ -20,7 +23,7 @@ from .transforms import TrainTransform
 
 LOOKED_AT = 64  # images that tell how large all of them are
 SHARE = 0.8  # of the memory that is free, which a set may take
-BLOCK = 1 << 26  # bytes
+PLACE = 24  # bytes that say where an image lies
 TOGETHER = 256  # images that are decoded before they are put away
 
 
@@ -43,7 +46,9 @@ def keep(images: Images, transform: TrainTransform, cache: str, device: torch.de
 
 
 class KeptImages(Images):
-    """A set whose decoded pixels lie in a few large arrays, which forked processes share.
+    """A set whose decoded pixels lie in memory once per machine: each training process there decodes its share into a
+    file without a name, which the others map and data workers inherit. It is gone when the last of them ends, however
+    that ends.
 
     Args:
         images: The set.
@@ -56,34 +61,36 @@ class KeptImages(Images):
             raise EvalkitError(f"cache=memory has no effect: the images of {images.name} are in memory already")
         if threads and multiprocessing.get_start_method() != "fork":
             raise EvalkitError("cache=memory is shared with data workers by fork alone; give workers=0")
+        if not hasattr(os, "memfd_create"):
+            raise EvalkitError("cache=memory needs Linux; use cache=none")
         super().__init__(images.name, images.ids, images.labels, images.classes)
         self.fast = transform.fast
         look = fingerprint.sample(len(images), LOOKED_AT)
         mean = sum(pixels_of(images, transform, i).nbytes for i in look) / len(look)
-        free = available_memory()
-        check_room("memory", mean * len(images), None if free is None else SHARE * free / local_processes())
-        self.blocks = [np.empty(BLOCK, np.uint8)]
-        self.places = np.empty((len(images), 4), np.int64)  # block, first byte, height, width
-        filled = 0
-        with (
-            ThreadPoolExecutor(max(1, threads)) as pool,
-            progress("decoding", len(images)) as advance,
-        ):
-            for start in range(0, len(images), TOGETHER):
-                rows = range(start, min(start + TOGETHER, len(images)))
-                for i, pixels in zip(rows, pool.map(lambda i: pixels_of(images, transform, i), rows)):
-                    if filled + pixels.nbytes > len(self.blocks[-1]):
-                        self.blocks.append(np.empty(max(BLOCK, pixels.nbytes), np.uint8))
-                        filled = 0
-                    self.blocks[-1][filled : filled + pixels.nbytes] = pixels.ravel()
-                    self.places[i] = len(self.blocks) - 1, filled, *pixels.shape[:2]
-                    filled += pixels.nbytes
-                advance(len(rows))
+        everyone = gather_objects((this_machine(), available_memory()))
+        here = [process for process, (machine, _) in enumerate(everyone) if machine == everyone[rank()][0]]
+        known = [free for _, free in everyone if free is not None]
+        check_room("memory", mean * len(images), SHARE * min(known) if known else None)
+        file = os.memfd_create("images")
+        rows, error = range(here.index(rank()), len(images), len(here)), None
+        try:
+            fill(file, images, transform, rows, threads)
+        except EvalkitError as e:
+            error = e
+        files = gather_objects((error, os.getpid(), file))
+        raise_first(found for found, _, _ in files)
+        try:
+            self.parts = [mapped(*files[process][1:]) for process in here]  # image i is in part i modulo their number
+        except OSError as e:
+            error = EvalkitError(f"cache=memory: the images of another process are out of reach ({e}); use cache=none")
+        raise_first(gather_objects(error))  # also, all have it open by now
+        os.close(file)
 
     def picture(self, i: int) -> Picture:
         """Image i as the transform has decoded it: Pillow's, or (3, H, W) uint8 with decode=fast."""
-        block, first, height, width = self.places[i].tolist()
-        pixels = self.blocks[block][first : first + 3 * height * width].reshape(height, width, 3)
+        k, part = divmod(i, len(self.parts))
+        first, height, width = self.parts[part][PLACE * k : PLACE * (k + 1)].view(np.int64).tolist()
+        pixels = self.parts[part][first : first + 3 * height * width].reshape(height, width, 3)
         return torch.from_numpy(pixels).permute(2, 0, 1) if self.fast else Image.fromarray(pixels)
 
     def read(self, i: int) -> Image.Image:
@@ -91,9 +98,8 @@ class KeptImages(Images):
         return picture if isinstance(picture, Image.Image) else decode.to_image(picture)
 
     def __str__(self) -> str:
-        return (
-            f"{len(self):,} images in memory, {int((self.places[:, 2] * self.places[:, 3] * 3).sum()) / 2**20:,.0f} MiB"
-        )
+        by = f", shared by {len(self.parts)} processes" if len(self.parts) > 1 else ""
+        return f"{len(self):,} images in memory, {sum(part.nbytes for part in self.parts) / 2**20:,.0f} MiB{by}"
 
 
 class DeviceImages(Images):
@@ -147,6 +153,58 @@ class DeviceImages(Images):
 
     def __str__(self) -> str:
         return f"{len(self):,} images on the device, {self.pixels.nbytes / 2**20:,.0f} MiB"
+
+
+def fill(file: int, images: Images, transform: TrainTransform, rows: range, threads: int) -> None:
+    """Write the places of some images (first byte, height and width of each, int64), then their pixels, (H, W, 3).
+
+    Args:
+        file: Descriptor of an empty file.
+        images: The set.
+        transform: Decodes the images.
+        rows: Positions of these images.
+        threads: That decode.
+
+    Raises BadImage.
+    """
+    places = np.zeros((len(rows), 3), np.int64)
+    end = places.nbytes
+    with ThreadPoolExecutor(max(1, threads)) as pool, progress("decoding", len(rows)) as advance:
+        for start in range(0, len(rows), TOGETHER):
+            some = rows[start : start + TOGETHER]
+            for k, pixels in enumerate(pool.map(lambda i: pixels_of(images, transform, i), some), start):
+                os.pwrite(file, np.ascontiguousarray(pixels).data, end)
+                places[k] = end, *pixels.shape[:2]
+                end += pixels.nbytes
+            advance(len(some))
+    os.pwrite(file, places.data, 0)
+    os.ftruncate(file, max(1, end))  # an empty file could not be mapped
+
+
+def mapped(process: int, file: int) -> np.ndarray:
+    """The bytes of a process' file: shared, and copied where somebody writes, so that no other sees it. Raises OSError.
+
+    Args:
+        process: Its number.
+        file: The descriptor there.
+    """
+    own = os.open(f"/proc/{process}/fd/{file}", os.O_RDONLY)
+    try:
+        return np.frombuffer(mmap.mmap(own, 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE), np.uint8)
+    finally:
+        os.close(own)
+
+
+def this_machine() -> tuple[str, str]:
+    """What processes have in common that see one another's files: the machine since it was started, and its part."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"), os.readlink("/proc/self/ns/pid")
+
+
+def raise_first(errors: Iterable[EvalkitError | None]) -> None:
+    """Raise what failed on any process, on each of them: none waits for another that has ended."""
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def pixels_of(images: Images, transform: TrainTransform, i: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from .. import fingerprint
 from ..errors import EvalkitError
 from ..runtime import sha256_file, write_atomic
 from .decode import as_image, encoded
@@ -58,9 +59,9 @@ def pack(source: Path, out: Path, encoding: Encoding | None = None, workers: int
     """Pack the splits of `source`, or its class folders, into `out`; yields what happens, line by line.
 
     Shards that are there and whole stay: a pack that was broken off goes on, one that is complete is verified, one that
-    is damaged is mended. Only the split "train" is re-encoded where there are others: what is measured on them is
-    measured on the original images. Raises EvalkitError for images that cannot be read, and for an `out` that holds
-    something else.
+    is damaged is mended. What is left out and what re-encoding does silently is said. Only the split "train" is
+    re-encoded where there are others: what is measured on them is measured on the original images. Raises EvalkitError
+    for images that cannot be read or have changed since, and for an `out` that holds something else.
 
     Args:
         source: The folder of splits, or of class folders.
@@ -96,7 +97,11 @@ def pack_split(images: Images, out: Path, encoding: Encoding | None, workers: in
     plan = _plan(images, encoding)
     if ((out / INDEX).exists() and read_about(out)["plan"] != plan) or not _same_plan(out, plan):
         raise EvalkitError(f"{out} holds a pack of other images or settings; remove it or give another folder")
-    write_atomic(out / ".plan", lambda f: f.write(plan.encode()))
+    yield from _same_source(out, images)
+    if not (out / ".plan").exists():
+        write_atomic(out / ".plan", lambda f: f.write(f"{plan}\n{images.fingerprint}\n".encode()))
+    notes = [*images.problems, *images.remarks, *(images.survey() if encoding else [])]
+    yield from (f"{out}: {note}" for note in notes)
     for left_over in out.glob(".shard-*.tmp"):  # of a process that was killed
         left_over.unlink()
     count = -(-len(images) // SHARD_IMAGES)
@@ -114,6 +119,7 @@ def pack_split(images: Images, out: Path, encoding: Encoding | None, workers: in
         "images": len(images),
         "classes": images.classes,
         "made": str(encoding) if encoding else None,
+        "notes": notes,
         "plan": plan,
         "shards": shards,
     }
@@ -133,7 +139,28 @@ def _plan(images: Images, encoding: Encoding | None) -> str:
 def _same_plan(out: Path, plan: str) -> bool:
     """Whether `out` is empty or has been begun by this plan."""
     begun = out / ".plan"
-    return begun.read_text(encoding="utf-8") == plan if begun.exists() else not out.exists() or not any(out.iterdir())
+    if not begun.exists():
+        return not out.exists() or not any(out.iterdir())
+    return begun.read_text(encoding="utf-8").splitlines()[:1] == [plan]
+
+
+def _same_source(out: Path, images: Images) -> Iterator[str]:
+    """Raise EvalkitError where a pack was begun with other contents under the same names; a sentence where that is not
+    certain."""
+    begun = out / ".plan"
+    if not begun.exists():
+        return
+    noted = begun.read_text(encoding="utf-8").splitlines()[1:]
+    same = fingerprint.same(noted[0], images.fingerprint) if noted else None
+    if same is False:
+        raise EvalkitError(
+            f"the images are not those that {out} was packed from: same names, other contents; remove it or give"
+            " another folder"
+        )
+    if same is None:
+        yield f"{out}: whether the images are those that were packed is not known: an earlier evalkit packed them"
+    elif remark := fingerprint.remark(images.fingerprint):
+        yield f"{out}: the images are those that were packed, {remark}"
 
 
 def _each(make: Callable[[int], Any], numbers: Sequence[int], workers: int) -> Iterator[Any]:

@@ -5,6 +5,7 @@ tar, and what reads tar files (timm's ReaderImageInTar, webdataset), reads them 
 each image lies, and with which checksum; `pack.json`, written last, names shards, classes and settings.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from PIL import Image
 from .. import fingerprint
 from ..arrays import read_npz
 from ..errors import EvalkitError, suggest
-from .images import BadImage, Images, decode
+from .images import BadImage, Content, Images, decode
 from .texts import Texts
 
 INDEX, FORMAT = "pack.json", 1
@@ -52,6 +53,7 @@ class PackedImages(Images):
         self.root, self.made = str(root), about["made"]
         if self.made:
             self.remarks.append(f"{root.name} of {self.name} is packed, its images re-encoded: {self.made}")
+        self.remarks += [f"as they were packed: {note}" for note in about.get("notes", [])]
         self._files: dict[int, int] = {}
 
     def read(self, i: int) -> Image.Image:
@@ -67,6 +69,9 @@ class PackedImages(Images):
                 self.ids[i], f"{self.shards[shard]} is damaged there; run evalkit pack again, which mends it"
             )
         return data
+
+    def content(self, i: int) -> Content:
+        return int(self.sizes[i]), functools.partial(self._digest, i)
 
     def _content(self) -> tuple[str, str]:
         """Of original bytes the one that the folder had which was packed."""

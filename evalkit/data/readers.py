@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from .. import fingerprint
 from ..errors import EvalkitError
 from .images import BadImage, Images, decode
 
@@ -33,15 +34,27 @@ class ReaderImages(Images):
         reader = getattr(self.dataset, "reader", None)
         if reader is not None:  # timm's own __getitem__ would put the next image in place of one that it cannot read
             return decode(reader[i][0], self.ids[i])
+        if (path := self._path(i)) is not None:  # torchvision's loader says nothing of what it does
+            return decode(path, self.ids[i])
         try:
             return self.dataset[i][0].convert("RGB")
         except Exception as e:
             raise BadImage(self.ids[i], " ".join(str(e).split())) from e
 
+    def _path(self, i: int) -> str | None:
+        """The file of an image in a set of torchvision that is made of files."""
+        samples = getattr(self.dataset, "samples", None)
+        return str(samples[i][0]) if isinstance(samples, list) else None
+
+    def _content(self) -> tuple[str, str]:
+        paths = [self._path(i) for i in range(len(self))]
+        return super()._content() if None in paths else fingerprint.of_files([path for path in paths if path])
+
     def encoded(self, i: int) -> bytes | None:
         reader = getattr(self.dataset, "reader", None)
         if reader is None:
-            return None
+            path = self._path(i)
+            return None if path is None else Path(path).read_bytes()
         with reader[i][0] as file:
             return file.read()
 

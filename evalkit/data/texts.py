@@ -33,9 +33,10 @@ class Texts(Sequence[str]):
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return [self[j] for j in range(*i.indices(len(self)))]
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"text {i} of {len(self)}")
-        i = int(i) % len(self)
+        count = len(self.ends)
+        if not -count <= i < count:
+            raise IndexError(f"text {i} of {count}")
+        i = int(i) % count
         start = int(self.ends[i - 1]) if i else 0
         return self.letters[start : int(self.ends[i])].tobytes().decode(errors="surrogateescape")
 

@@ -16,7 +16,7 @@ from . import decode
 from .batched_augment import augment
 from .color_jitter import coded, color_changes, color_jitter
 from .crops import Picture, cut, pad_crop, pad_offset, random_resized_crop, size_of
-from .decode import to_image, to_pixels, to_tensor
+from .decode import planar, to_image, to_pixels, to_tensor
 from .erasing import random_erase_box
 from .randaugment import RandAugment
 
@@ -298,7 +298,10 @@ class TrainTransform:
         elif drawn or changes:
             picture = picture if isinstance(picture, Image.Image) else to_image(picture)
             picture = self.rand_augment.apply(picture, drawn) if self.rand_augment else color_jitter(picture, changes)
-        pixels = to_tensor(picture) if isinstance(picture, Image.Image) else picture.contiguous()
+        if isinstance(picture, Image.Image):
+            pixels = to_tensor(picture)
+        else:
+            pixels = picture if picture.is_contiguous() else planar(picture.permute(1, 2, 0).numpy())
         return Sample(pixels, view, self.erase_box(rng), later)
 
     def draws(self, rng: np.random.Generator) -> Sample:

@@ -50,8 +50,7 @@ def text(told: Told) -> str:
     parts.append("## Load it\n\nIn this folder, without evalkit:")
     for sentence, code in told.usage:
         parts += [sentence, f"```python\n{code.strip()}\n```"]
-    parts.append("## What was measured")
-    parts.append(_table(told) or "Nothing of these weights is recorded in their run.")
+    parts.append(measured(told.records, told.protocols))
     if told.training:
         lines = [plain(f"{key}: {json.dumps(value)}") for key, value in told.training.items()]
         parts.append("## How it was trained\n\n```text\n" + "\n".join(lines) + "\n```")
@@ -93,23 +92,31 @@ def metadata(told: Told, name: str, method: str | None) -> str:
     return f"---\n{data.to_yaml()}\n---\n"
 
 
-def _table(told: Told) -> str:
-    """Every metric of every record."""
+def measured(records: Sequence[Record], protocols: Protocols, of: str = "") -> str:
+    """The part of a card that has every metric of every record.
+
+    Args:
+        records: What was measured of the weights.
+        protocols: What the metrics of the records are.
+        of: A sentence above the table, if there is one.
+    """
     rows = []
-    for record in told.records:
-        protocol = told.protocols.get(record["protocol"])
+    for record in records:
+        protocol = protocols.get(record["protocol"])
         marks = [word for word, is_so in _marks(record) if is_so]
         for name, value in record["metrics"].items():
             found = protocol.find(name) if protocol else None
             error = record["standard_errors"].get(name)
-            shown = "undefined" if value is None else f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+            number = str(value) if isinstance(value, int) else "undefined" if value is None else f"{value:.4f}"
+            shown = number if error is None or value is None else f"{number} ± {error:.4f}"
             cells = (
                 *(record["protocol"], found.title if found else name, shown, str(record["n"])),
                 *(f"{record['data']['name']}, {record['data']['split']}", ", ".join(marks)),
             )
             rows.append(f"| {' | '.join(map(markdown, cells))} |")
     head = "| protocol | metric | value | images | data | remarks |\n|---|---|---|---|---|---|\n"
-    return head + "\n".join(rows) if rows else ""
+    table = [of, head + "\n".join(rows)] if rows else ["Nothing of these weights is recorded in their run."]
+    return "\n\n".join(["## What was measured", *filter(None, table)])
 
 
 def _marks(record: Record) -> list[tuple[str, Any]]:

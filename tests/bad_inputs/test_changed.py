@@ -131,6 +131,53 @@ def copied(folder):
     assert data.folder(root).fingerprint == data.folder(folder / "copy" / "data").fingerprint
 
 
+def packed_again(folder, change):
+    """Images that were packed are others under the same names when they are packed again."""
+    root = bitmaps(folders(folder / "data"))
+    assert invoke(["pack", str(root), str(folder / "out")])[0] == 0
+    if change is None:
+        (folder / "out" / ".plan").write_text((folder / "out" / ".plan").read_text().splitlines()[0])
+    else:
+        change(root)
+    return heard(["pack", str(root), str(folder / "out")])
+
+
+def packed_for_resume(folder):
+    """A pack of other images in the place of that which a run began with."""
+    root = splits(folder / "files")
+    for name in ("train", "val"):
+        bitmaps(root / name)
+    assert invoke(["pack", str(root), str(folder / "data")])[0] == 0
+    code, line = invoke([word for word in training(folder / "data", "data=packed") if word != "data=folder"])
+    assert code == 0, line
+    shutil.rmtree(folder / "data")
+    overwrite(root / "train")
+    assert invoke(["pack", str(root), str(folder / "data")])[0] == 0
+    return invoke(["train", "--resume", str(folder / "run")])
+
+
+def through_timm(folder):
+    """One image of more than are decoded for the fingerprint of a set without files."""
+    root = bitmaps(folders(folder / "data", count=80))
+    read = lambda: data.load("torch/image_folder", "val", root=root).fingerprint  # noqa: E731
+    before = read()
+    put(root / "b" / "1.bmp", 999)
+    assert read() != before and fingerprint.scheme_of(before) == fingerprint.FULL
+
+
+def probed(folder):
+    """A second transfer of frozen features, on other images, does not use the features of the first."""
+    root, run = splits(folder / "data"), run_folder(folder / "run")
+    command = ["transfer", "cls", str(run), f"data={root}", "mode=knn", "k=[1]", "device=cpu", "workers=0", "threads=1"]
+    command += ["--out", str(folder / "out")]
+    assert invoke(command)[0] == 0 and "made before are used" in heard(command)
+    put(root / "val" / "b" / "2.png", 999)
+    said = heard(command)
+    assert said.count("made before are used") == 1  # of the training images
+    lines = (folder / "out" / "results.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["data"]["fingerprint"] for line in lines}) == len(lines) == 2
+
+
 def of_old(folder):
     """A run of an earlier evalkit, whose fingerprint is of names alone, goes on with a remark."""
     root = splits(folder / "data")
@@ -182,6 +229,23 @@ CASES = [
         )
         for what, meet in (("teachers", other_teacher), ("maps", other_maps))
     ),
+    *(
+        Case(
+            f"images {name} before they are packed again",
+            packed_again,
+            says="are not those that .* was packed from: same names, other contents",
+            argument=change,
+        )
+        for name, change in CHANGES.items()
+    ),
+    Case("a pack of an earlier evalkit, packed again", packed_again, says="not known: an earlier", fate="said"),
+    Case(
+        "a pack of other images before a resume",
+        packed_for_resume,
+        says="the training images are not those that .* began with",
+    ),
+    Case("one image of 160 that timm reads", through_timm, fate="mended"),
+    Case("images between two transfers of frozen features", probed, fate="mended"),
     Case("a copy with other modification times", copied, fate="mended"),
     Case("a run whose fingerprint is of names alone", of_old, says="not known", fate="said"),
 ]

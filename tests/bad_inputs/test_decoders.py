@@ -1,14 +1,20 @@
 """Pictures that a decoder turns into something else without a word: every command says so."""
 
 import json
+import struct
+import zlib
+from functools import partial
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
+from evalkit import data
 from evalkit.cli import invoke
+from evalkit.data import pack as packing
 from evalkit.downstream.decoding import OPENCV
 from evalkit.downstream.readers import detection, segmentation
+from evalkit.train.showcase import preview
 
 from .cases import Case
 from .make import folders, run_folder, splits, training
@@ -54,6 +60,60 @@ def grey32(path):
     Image.fromarray(RNG.integers(0, 60_000, (32, 32), dtype=np.int32)).save(path / "odd.tif")
 
 
+def png(bits: int, colours: int, pixels: np.ndarray) -> bytes:
+    """Of (H, W, C) pixels, as Pillow does not write them."""
+
+    def part(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, colours, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
+    parts = part(b"IHDR", head), part(b"IDAT", rows), part(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def rgb16(path):
+    (path / "odd.png").write_bytes(png(16, 2, RNG.integers(0, 60_000, (32, 32, 3)).astype(">u2")))
+
+
+def rgba16(path):
+    (path / "odd.png").write_bytes(png(16, 6, RNG.integers(0, 60_000, (32, 32, 4)).astype(">u2")))
+
+
+def ppm16(path):
+    (path / "odd.ppm").write_bytes(b"P6 32 32 65535\n" + RNG.integers(0, 60_000, (32, 32, 3)).astype(">u2").tobytes())
+
+
+def ppm10(path):
+    (path / "odd.ppm").write_bytes(b"P5 32 32 1023\n" + RNG.integers(0, 1023, (32, 32)).astype(">u2").tobytes())
+
+
+def damaged(path):
+    content = bytearray(png(8, 2, RGB))
+    content[200] ^= 1
+    (path / "odd.png").write_bytes(content)
+
+
+def profile(path, suffix="jpg"):
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    Image.fromarray(RGB).save(path / f"odd.{suffix}", icc_profile=lab)
+
+
+def grey_alpha(path):
+    Image.fromarray(RGB).convert("LA").save(path / "odd.png")
+
+
+def moving(path):
+    first, *others = (Image.fromarray(RGB + np.uint8(i)) for i in range(3))
+    first.save(path / "odd.webp", save_all=True, append_images=others, lossless=True)
+
+
+def turned_png(path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(RGB).save(path / "odd.png", exif=exif)
+
+
 KINDS = {
     "a 16-bit grey image": (grey16, "grey16_saturated"),
     "a 32-bit grey image": (grey32, "grey16_saturated"),
@@ -64,6 +124,17 @@ KINDS = {
     "a CMYK image": (cmyk, "cmyk_converted"),
     "several frames": (frames, "first_of_several_frames"),
 }
+RARE = {
+    "a PNG of 16-bit colours": (rgb16, "rgb16_cut_to_8_bits"),
+    "a PNG of 16-bit colours and alpha": (rgba16, "rgb16_cut_to_8_bits"),
+    "a PPM of 16-bit colours": (ppm16, "rgb16_cut_to_8_bits"),
+    "a PGM of 10 bits": (ppm10, "grey16_saturated"),
+    "a colour profile": (profile, "colour_profile_ignored"),
+    "a colour profile in a PNG": (partial(profile, suffix="png"), "colour_profile_ignored"),
+    "grey with alpha": (grey_alpha, "alpha_dropped"),
+    "a WebP that moves": (moving, "first_of_several_frames"),
+    "an orientation in a PNG": (turned_png, "exif_orientation_ignored"),
+}
 
 
 def notes(folder) -> str:
@@ -71,11 +142,105 @@ def notes(folder) -> str:
     return "; ".join(record["notes"])
 
 
-def trained(folder, save):
+def trained(folder, save, *overrides):
     save(splits(folder / "data") / "train" / "a")
-    code, line = invoke(training(folder / "data"))
+    return noted(folder, *overrides)
+
+
+def noted(folder, *overrides):
+    code, line = invoke(training(folder / "data", *overrides))
     assert code == 0, line
     return notes(folder / "run")
+
+
+def trained_fast(folder, save):
+    return trained(folder, save, "decode=fast", "interpolation=bicubic")
+
+
+def trained_in_memory(folder, save):
+    return trained(folder, save, "cache=memory")
+
+
+def trained_packed(folder, save, encoding=None):
+    save(splits(folder / "files") / "train" / "a")
+    list(packing.pack(folder / "files", folder / "data", encoding))
+    return noted(folder, "data=packed")
+
+
+def packed(folder, save):
+    """Training images that are re-encoded, after which nobody can tell."""
+    save(splits(folder / "files") / "train" / "a")
+    return "; ".join(packing.pack(folder / "files", folder / "out", packing.Encoding(16)))
+
+
+def packed_links(folder):
+    """What is left out of a pack."""
+    (splits(folder / "files") / "train" / "a" / "x.gif").write_bytes(b"GIF89a")
+    lines = list(packing.pack(folder / "files", folder / "out"))
+    return "; ".join([*lines, *data.load("packed", "train", root=folder / "out").remarks])
+
+
+def packed_twice(folder, split):
+    """Images that a packed set holds twice."""
+    root = splits(folder / "files")
+    (root / split / "b" / "again.png").write_bytes((root / "train" / "a" / "0.png").read_bytes())
+    list(packing.pack(root, folder / "data"))
+    return noted(folder, "data=packed")
+
+
+def probed(folder, save):
+    root, run = splits(folder / "data"), run_folder(folder / "run")
+    save(root / "val" / "b")
+    keys = [f"data={root}", "mode=knn", "k=[1]", "device=cpu", "workers=0", "threads=1", "--out", str(folder / "out")]
+    code, line = invoke(["transfer", "cls", str(run), *keys])
+    assert code == 0, line
+    return notes(folder / "out")
+
+
+def dropped(folder, save):
+    root, run = folders(folder / "data"), run_folder(folder / "run")
+    save(root / "b")
+    keys = [
+        "device=cpu",
+        "workers=0",
+        "levels=[0.5]",
+        "modes=[random]",
+        "repeats=1",
+        "grid=4",
+        "--out",
+        str(folder / "out"),
+    ]
+    code, line = invoke(["robustness", "occlusion", str(run), "--data", str(root), *keys])
+    assert code == 0, line
+    return notes(folder / "out")
+
+
+def refusing(folder, meet):
+    """The line of a command that meets a PNG whose pixels are damaged."""
+    try:
+        meet(folder, damaged)
+    except AssertionError as e:  # it did not end with 0
+        return 1, str(e).splitlines()[0]
+
+
+def unread(folder):
+    """An evaluation of a folder with a damaged PNG goes on, and is not complete."""
+    root, run = folders(folder / "data"), run_folder(folder / "run")
+    damaged(root / "b")
+    assert invoke(["eval", str(run), "--data", str(root), "device=cpu", "workers=0", "--out", str(folder)])[0] == 2
+    return notes(folder)
+
+
+def shown(folder, save):
+    save(folder)
+    (odd,) = folder.glob("odd.*")
+    files = [odd, folders(folder / "data") / "a" / "0.png"]
+    return "; ".join(preview.save(files, "mixup", folder / "sheet.png", None, preview.Look((0.5,))))
+
+
+def through_timm(folder, save):
+    save(folders(folder / "data") / "a")
+    return "; ".join(data.load("torch/image_folder", "val", root=folder / "data").survey())
 
 
 def evaluated(folder, save):
@@ -159,6 +324,52 @@ CASES += [
         argument=split,
     )
     for split in ("train", "val")
+]
+
+
+CASES += [
+    Case(f"{name}, {command}", meet, says=f"{note} in 1", fate="said", argument=save)
+    for name, (save, note) in RARE.items()
+    for command, meet in (("train", trained), ("eval", evaluated))
+    if command == "train" or save in (rgb16, profile)
+]
+CASES += [
+    Case(f"{name}, transfer seg", segmented, says=f"{note} in 1 of the 3 train", fate="said", argument=save)
+    for name, (save, note) in RARE.items()
+    if save is rgb16 or isinstance(save, partial)
+]
+COMMANDS = {
+    "train decode=fast": trained_fast,
+    "train cache=memory": trained_in_memory,
+    "train data=packed": trained_packed,
+    "train data=packed, re-encoded": partial(trained_packed, encoding=packing.Encoding(16)),
+    "pack --short-side": packed,
+    "robustness occlusion": dropped,
+    "transfer cls": probed,
+    "mixup preview": shown,
+    "data=torch/image_folder": through_timm,
+}
+CASES += [
+    Case(f"{name}, {command}", meet, says=note, fate="said", argument=save)
+    for name, save, note in (
+        ("an alpha channel", alpha, "alpha_dropped"),
+        ("a 16-bit grey image", grey16, "grey16_saturated"),
+    )
+    for command, meet in COMMANDS.items()
+]
+CASES += [
+    Case(f"a damaged PNG, {command}", refusing, says="cannot read image a/odd.png: broken data", argument=meet)
+    for command, meet in (
+        ("train", trained),
+        ("train cache=memory", trained_in_memory),
+        ("train data=packed", trained_packed),
+    )
+]
+CASES += [
+    Case("a damaged PNG, eval", unread, says="unreadable: b/odd.png: broken data", fate="said"),
+    Case("what a pack leaves out", packed_links, says=r"\.gif.*as they were packed: .*\.gif", fate="said"),
+    Case("an image of two classes, packed", packed_twice, says="stand under two", fate="said", argument="train"),
+    Case("a training image for validation, packed", packed_twice, says="1 of the 9 val", fate="said", argument="val"),
 ]
 
 

@@ -10,6 +10,7 @@ import evalkit.models  # noqa: F401  (registers its architectures with timm)
 from docs.generate import api
 from evalkit import records
 from evalkit.cli import described, schemas
+from evalkit.report.training import CURVES
 from evalkit.train import METHODS
 from evalkit.train.mixups import arguments
 
@@ -29,12 +30,12 @@ KEY = re.compile(r"^(?:mixup\.)?([a-z_]+)(?:\.\w+)*=[^=\s]")
 
 @pytest.fixture(scope="module")
 def known():
-    found = {name for name, _, _ in records.fields()} | set(METHODS) | set(timm.list_models())
+    found = {name for name, _, _ in records.fields()} | set(CURVES) | set(METHODS) | set(timm.list_models())
     for schema in schemas.schemas().values():
         for field in dataclasses.fields(schema):
             found |= {field.name, *map(str, field.metadata["key"].choices if "key" in field.metadata else ())}
     for protocol in described.protocols().values():
-        found |= {m.name for m in protocol.metrics}
+        found |= {prefix + m.name for m in protocol.metrics for prefix in ("", "val_")}  # val_: in the log of a run
     for cls in METHODS.values():
         found |= {*arguments(cls), *cls.PRESETS}
     for module in api.modules():

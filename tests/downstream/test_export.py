@@ -4,6 +4,7 @@ interpreter, is not tried a second time here."""
 import importlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from evalkit.downstream.run import transfer
 from evalkit.errors import EvalkitError
 from evalkit.export import clean
 
+from ..evalkit import fake_records
 from .test_det import loaded as loaded_det
 from .test_seg import TINY, loaded
 
@@ -66,6 +68,9 @@ def test_mmsegmentation_loads_and_measures_a_run(shapes, weights, tmp_path, caps
     assert content["meta"]["dataset_meta"]["classes"] == ["background", "red", "blue"]
     assert len(content["meta"]["dataset_meta"]["palette"]) == 3
     (record,) = results.read([tmp_path / "run"])
+    told = (tmp_path / "out" / "README.md").read_text()
+    assert re.search(rf"\| seg \| mIoU \| {record['metrics']['miou']:.4f}( ± [\d.]+)? \| 4 \| shapes, val \|", told)
+    assert told.count("\n| seg |") == len(record["metrics"]) and f"| {record['metrics']['parameters']} |" in told
     found = measured_by_mm(tmp_path / "out", tmp_path / "mm")
     # mmsegmentation prints two digits
     assert found["mIoU"] == pytest.approx(100 * record["metrics"]["miou"], abs=0.0051)
@@ -124,8 +129,16 @@ def test_raw_weights_are_those_that_mmengine_swapped_away(tmp_path):
         },
         tmp_path / "best.pth",
     )
+    for record in (fake_records.record(), fake_records.record(task="transfer", protocol="seg")):
+        results.append(tmp_path, record)
     averaged = export.read_run(tmp_path, tmp_path / "best.pth", None)
     raw = export.read_run(tmp_path, tmp_path / "best.pth", "raw")
+    # the run measured those that it averaged, at its end
+    assert [r["label"] for r in averaged.records] == ["mixpro"] and raw.records == []
+    torch.save(torch.load(tmp_path / "best.pth") | {"meta": {"iter": 3}}, tmp_path / "early.pth")
+    (tmp_path / "mm_config.py").write_text("model = dict(type='A')\ntrain_cfg = dict(max_iters=4)\n")
+    early = export.read_run(tmp_path, tmp_path / "early.pth", None)
+    assert early.records == [] and early.notes[-1].startswith("these are the weights of step 3 of 4")
     assert (averaged.weights, averaged.state) == ("ema", {"a": torch.ones(1)}) and len(averaged.notes) == 2
     assert (raw.weights, raw.state) == ("raw", {"a": torch.zeros(1)})
     torch.save([1], tmp_path / "odd.pth")

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from evalkit import checkpoint, models
+from evalkit import checkpoint, models, results
 from evalkit.cli import invoke
 from evalkit.downstream import export_backbone
 from evalkit.export import clean
+
+from ..evalkit import fake_records
 
 needs_mm = pytest.mark.skipif(
     importlib.util.find_spec("mmseg") is None, reason="the extra 'downstream' is not installed"
@@ -62,6 +64,9 @@ def run_of(folder, name, **args):
 )
 def test_a_config_of_mms_own_takes_the_backbone(name, args, scope, kind, tmp_path, capsys):
     network, out = run_of(tmp_path / "run", name, **args), tmp_path / "out"
+    sha256 = checkpoint.read_meta(tmp_path / "run")["sha256"]["model.safetensors"]
+    results.append(tmp_path / "run", fake_records.record(task="eval", checkpoint_sha256=sha256, metrics={"top1": 0.25}))
+    results.append(tmp_path / "run", fake_records.record(task="eval", metrics={"top1": 0.75}))  # of other weights
     assert invoke(["export", str(tmp_path / "run"), str(out), "--to", scope]) == (0, "")
     printed = capsys.readouterr().out
     assert f"{kind} of {name}, raw weights; {scope} alone gives the same maps, largest difference" in printed
@@ -69,6 +74,9 @@ def test_a_config_of_mms_own_takes_the_backbone(name, args, scope, kind, tmp_pat
     assert ("drop_path_rate=0.1 of pre-training is left behind" in printed) is bool(args.get("drop_path_rate"))
     assert json.loads((out / "export.json").read_text())["backbone"] == kind
     (config,) = re.findall(r"```py\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    told = (out / "README.md").read_text()
+    assert "Of the whole classifier, with its head:" in told and "| accuracy | top-1 | 0.2500" in told
+    assert "0.7500" not in told
     (out / "mine.py").write_text(config)
     x = torch.randn(1, 3, 64, 96)
     np.save(tmp_path / "x.npy", x.numpy())

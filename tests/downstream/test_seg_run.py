@@ -95,8 +95,11 @@ def test_two_runs_are_compared_by_what_they_keep_of_each_image(finished, shapes,
 
 @needs_mm
 def test_run_log_has_the_schedule(finished):
-    """Linear warm-up over two steps, then (1 - t / 5) ^ 0.9 from lr to min_lr over the six that are left."""
-    lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    """Linear warm-up over two steps, then (1 - t / 5) ^ 0.9 from lr to min_lr over the six that are left; the result
+    last."""
+    *lines, last = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    (record,) = results.read([finished])
+    assert last == {"step": 8} | {f"val_{k}": v for k, v in record["metrics"].items() if k != "parameters"}
     assert [line["step"] for line in lines] == [2, 4, 6, 8] and all(math.isfinite(line["loss"]) for line in lines)
     expected = [1e-5 + (1e-3 - 1e-5) * (1 - t / 5) ** 0.9 for t in (1, 3, 5)]
     assert [line["lr"] for line in lines[1:]] == pytest.approx(expected, rel=1e-6)

@@ -1,6 +1,13 @@
 """Sets in memory and on the device: the batches are those of the files, bit for bit."""
 
+import ast
 import copy
+import multiprocessing
+import os
+import signal
+import time
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +18,7 @@ from evalkit import data
 from evalkit.data import kept
 from evalkit.data.crops import crop_batch, pad_crop
 from evalkit.data.folders import folder
-from evalkit.data.images import BadImage
+from evalkit.data.images import BadImage, Subset
 from evalkit.data.kept import DeviceImages, KeptImages, keep
 from evalkit.data.loading import Order, train_batches
 from evalkit.data.transforms import TrainTransform
@@ -34,18 +41,70 @@ def batches(images, transform, workers=0):
 
 
 @pytest.mark.parametrize("decode, workers", [("exact", 0), ("fast", 2)])
-@pytest.mark.parametrize("block", [1, kept.BLOCK])  # bytes: every image in a block of its own, or all in one
-def test_batches_from_memory_are_those_of_files(images, decode, workers, block, monkeypatch):
-    monkeypatch.setattr(kept, "BLOCK", block)
+def test_batches_from_memory_are_those_of_files(images, decode, workers, monkeypatch):
     monkeypatch.setattr(kept, "TOGETHER", 4)
     transform = TrainTransform(keys(image_size=24, augment="rrc", decode=decode, color_jitter=0.4))
     held = keep(images, transform, "memory", CPU, threads=workers)
-    assert len(held.blocks) == (len(images) + 1 if block == 1 else 1) and "15 images in memory, 0 MiB" in str(held)
+    assert str(held) == "15 images in memory, 0 MiB"
     for ours, plain in zip(batches(held, transform, workers), batches(images, transform), strict=True):
         assert torch.equal(ours.x, plain.x) and torch.equal(ours.y, plain.y) and torch.equal(ours.index, plain.index)
         assert ours.reading == 0 < plain.reading
     for i in range(len(images)):
         assert np.array_equal(np.asarray(held.read(i)), np.asarray(images.read(i)))
+
+
+def in_a_group(process, processes, root, count, out):
+    """What one of several training processes does; 0 is killed once all have the images, and the others go on."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{out}/meet", rank=process, world_size=processes, timeout=timedelta(minutes=2)
+    )
+    images = Subset(folder(root), range(count))
+    try:
+        held = KeptImages(images, TrainTransform(keys(image_size=24)), 0)
+    except BadImage as e:
+        (out / str(process)).write_text(str(e), encoding="utf-8")
+        os._exit(0)
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    files = sorted({tuple(line.split()[3:5]) for line in maps if "memfd:images" in line})  # (device, number)
+    if process == 0:
+        for part in held.parts:
+            part[:] = 0  # no other sees what one writes
+    torch.distributed.barrier()
+    if process == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(1)
+    assert all(np.array_equal(held.read(i), images.read(i)) for i in range(len(images)))
+    (out / str(process)).write_text(f"{held}|{files}", encoding="utf-8")
+    os._exit(0)
+
+
+def group(processes, root, count, out):
+    others = [
+        multiprocessing.Process(target=in_a_group, args=(k, processes, root, count, out)) for k in range(processes)
+    ]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join(100)
+    return [process.exitcode for process in others]
+
+
+@pytest.mark.parametrize("processes, count", [(3, 15), (3, 2)])
+def test_processes_of_a_machine_share_one_copy(tmp_path, processes, count):
+    """Each decodes a part, all see the whole, and it outlives whoever made it; two images leave one without a part."""
+    root, before = write(tmp_path / "files") / "train", set(os.listdir("/dev/shm"))
+    codes = group(processes, root, count, tmp_path)
+    assert codes == [-signal.SIGKILL, 0, 0]
+    said = [(tmp_path / str(k)).read_text(encoding="utf-8") for k in range(1, processes)]
+    assert said[0] == said[1] and f"{count} images in memory, 0 MiB, shared by 3 processes" in said[0]
+    assert len(ast.literal_eval(said[0].partition("|")[2])) == processes and set(os.listdir("/dev/shm")) <= before
+
+
+def test_an_image_that_one_process_cannot_read_stops_all(tmp_path):
+    root = write(tmp_path / "files") / "train"
+    (root / "cat" / "1.jpg").write_bytes(b"no image")
+    assert group(2, root, 15, tmp_path) == [0, 0]
+    assert all("cat/1.jpg" in (tmp_path / str(k)).read_text(encoding="utf-8") for k in range(2))
 
 
 @pytest.mark.parametrize("augment", ["none", "pad-crop", "pad-crop-flip"])

@@ -1,6 +1,8 @@
 """The zoo is what its cards say, and goes wherever a checkpoint goes."""
 
+import gzip
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import torch
 
 from benchmarks import zoo as maker
 from evalkit import accuracy, checkpoint, cli, config, models, results, zoo
+from evalkit.data.embedded import FASHION_FOLDER
 from evalkit.errors import EvalkitError
 from evalkit.train.config import TrainConfig
 
+STUDY = Path(__file__).parents[2] / "benchmarks/results/fashion_mnist/records/cells"
 SMALL = ["modes=[random]", "levels=[0.5]", "repeats=1", "limit=20", "workers=0"]
 FILES = {"model.safetensors", "meta.json", "results.jsonl", "predictions.csv", "card.json"}
 
@@ -55,6 +59,61 @@ def test_the_command_of_a_card_gives_the_settings_of_its_checkpoint(spec):
     assert all(asked[key] in (None, "auto") for key in settled)
     plain = config.to_dict(config.load(TrainConfig, words[2], []))  # what came after the checkpoint was made
     assert all(asked[key] == plain[key] for key in asked.keys() - kept.keys()) and kept.keys() <= asked.keys()
+
+
+@pytest.mark.parametrize(("name", "cell"), maker.CELLS.items())
+def test_a_cell_of_the_study_has_the_numbers_that_the_study_recorded(name, cell):
+    """Another processor moves the last bits, and 160 steps later a few of the images."""
+    recorded = results.read([STUDY / cell])
+    assert {(r["task"], r["protocol"]) for r in recorded} == set(records(f"zoo:{name}")) - {("eval", "accuracy")}
+    for theirs in recorded:
+        ours = records(f"zoo:{name}")[theirs["task"], theirs["protocol"]]
+        assert all(ours["config"][k] == v for k, v in results.settings(theirs).items())
+        assert (ours["data"]["fingerprint"], ours["n"]) == (theirs["data"]["fingerprint"], theirs["n"])
+        assert ours["metrics"] == pytest.approx(theirs["metrics"], abs=0.01)
+    assert len(zoo.commands(f"zoo:{name}")) == 1 + len(recorded)
+
+
+def write_fashion(folder, pixels):
+    """Its test images in four files, the smallest that are some."""
+    for prefix in ("train", "t10k"):
+        for kind, array in (("images-idx3", pixels), ("labels-idx1", np.arange(len(pixels), dtype=np.uint8))):
+            head = np.array([0x0800 + array.ndim, *array.shape], ">i4").tobytes()
+            (folder / f"{prefix}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "zoo:vanilla-fashion"],
+        ["robustness", "occlusion", "zoo:vanilla-fashion", *SMALL],
+        ["robustness", "fgsm", "zoo:vanilla-fashion", "workers=0"],
+        ["transfer", "cls", "zoo:vanilla-fashion", "data=fashion-mnist", "mode=knn", "k=[1]", "workers=0"],
+    ],
+)
+def test_images_that_do_not_come_along(words, tmp_path, monkeypatch):
+    """One line says what to give, and what it says to give is taken."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("evalkit.data.embedded.FASHION_FOLDER", tmp_path / "absent")
+    code, message = cli.invoke([*words, "--out", "absent-results"])
+    advice = "run `apt install dataset-fashion-mnist`, or give the folder of its idx.gz files as data_dir=DIR"
+    assert code == 1 and re.fullmatch(rf"{tmp_path}/absent/\S+ is not there; {advice}", message)
+    assert not list(tmp_path.rglob("results.jsonl"))
+    write_fashion(tmp_path, np.random.default_rng(0).integers(0, 256, (10, 28, 28), dtype=np.uint8))
+    assert cli.invoke([*words, f"data_dir={tmp_path}", "--out", "r"]) == (0, "")
+    (record,) = results.read([tmp_path / "r"])
+    assert record["data"]["name"] == "fashion-mnist" and record["n"] == 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FASHION_FOLDER.is_dir(), reason="dataset-fashion-mnist is not installed")
+@pytest.mark.parametrize("name", maker.CELLS)
+def test_the_occlusion_of_a_card_is_what_the_protocol_gives(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (words,) = (w for line in zoo.commands(f"zoo:{name}") if (w := shlex.split(line))[2] == "occlusion")
+    assert cli.invoke([*words[1:], "--out", "now"]) == (0, "")
+    (now,) = results.read([tmp_path / "now"])
+    assert now["metrics"] == records(f"zoo:{name}")["robustness", "occlusion"]["metrics"]
 
 
 @pytest.mark.slow

@@ -45,3 +45,9 @@ def test_the_saved_configuration_is_settled_once(tmp_path):
     config.save(mixpro("model=pvt_small"), tmp_path / "config.yaml")
     again = config.load(TrainConfig, tmp_path / "config.yaml")
     assert again == mixpro("model=pvt_small")
+
+
+def test_what_a_setting_gives_is_said_as_one_types_it():
+    cfg = config.load(TrainConfig, "small", ["data_dir=x", "model=vit_nano_patch4_32"])
+    assert "lr_batch=null for vit_nano_patch4_32" in cfg.applied
+    assert "decay_norm_and_bias=false for vit_nano_patch4_32" in cfg.applied

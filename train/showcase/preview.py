@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from evalkit import plots
+from evalkit.data.loading import made
 from evalkit.data.transforms import EvalTransform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
@@ -19,6 +20,7 @@ from evalkit.models.attention import has_class_attention
 from evalkit.runtime import derive_rng, write_atomic
 
 from ..mixups import Context, MixMethod
+from ..mixups.base import checked_mix, checked_pick, checked_relabel
 from . import sheet, stand_in, trained
 from .sheet import Picture, Row
 
@@ -76,11 +78,11 @@ def save(
         raise EvalkitError(f"--lambdas are numbers between 0 and 1, but got {list(look.lambdas)}")
     run = None if checkpoint is None else trained.load(checkpoint, torch.device("cpu"))
     chosen = [run.name] if run is not None and names is None else stand_in.chosen(names)
-    labels, pixels = load(images, SIZE if run is None else run.net.input_size[0])
+    labels, pixels, notes = load(images, SIZE if run is None else run.net.input_size[0])
     net = stand_in.network(SIZE, max(len(labels), 2)) if run is None else run.net
     classes = None if run is None else run.classes(pixels)
     shown = range(len(labels) if look.pairs else 1)
-    rows, notes = [], []
+    rows = []
     for name in chosen:
         own = stand_in.suited(name, net) if run is None else net
         try:
@@ -103,8 +105,9 @@ def save(
     return notes
 
 
-def load(paths: list[Path], size: int = SIZE) -> tuple[list[str], Tensor]:
-    """Names and uint8 pixels (B, 3, S, S) of image files, or of the two photographs if there are none.
+def load(paths: list[Path], size: int = SIZE) -> tuple[list[str], Tensor, list[str]]:
+    """Names and uint8 pixels (B, 3, S, S) of image files, or of the two photographs if there are none, and what their
+    decoder did silently.
 
     Args:
         paths: Image files; none: the two photographs.
@@ -120,7 +123,8 @@ def load(paths: list[Path], size: int = SIZE) -> tuple[list[str], Tensor]:
         for path in paths
     } or photos()
     crop = EvalTransform(size, size)
-    return list(images), torch.stack([crop(image) for image in images.values()])
+    notes = [f"{name}: {note}" for name, image in images.items() for note in image.info.get("notes", [])]
+    return list(images), torch.stack([crop(image) for image in images.values()]), notes
 
 
 @torch.no_grad()
@@ -182,7 +186,9 @@ class Subject:
         """Every image is mixed with the next; what else is drawn is kept in `draws`."""
         rng, net = derive_rng("preview", self.name, seed), self.net
         extras = {
-            extra: torch.stack([make(Image.fromarray(image.permute(1, 2, 0).numpy()), rng) for image in self.pixels])
+            extra: torch.stack(
+                [made(extra, make, Image.fromarray(image.permute(1, 2, 0).numpy()), rng) for image in self.pixels]
+            )
             for extra, make in self.method.loader_extras.items()
         }
         simple = Context.simple(
@@ -200,10 +206,10 @@ class Subject:
         std, mean = (v[:, None, None] for v in (ctx.std, ctx.mean))
         x = (self.pixels / 255 - mean) / std
         y = self.labels
-        method = self.method.pick(ctx)
-        mixed = method.mix(ctx, x, y, self.net)
+        method = checked_pick(self.method, ctx)
+        mixed = checked_mix(method, ctx, x, y, self.net)
         out = self.net(mixed.x, attention=method.attention, features=method.features, inject=mixed.inject)
-        weights = method.relabel(ctx, mixed, y, out)
+        weights = checked_relabel(method, ctx, mixed, y, out)
         row = (len(mixed.x) - 1) // batch * batch + self.first
         row = row if row < len(mixed.x) else self.first % len(mixed.x)
         seen, mask = mixed.x, mixed.mask
