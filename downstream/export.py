@@ -196,7 +196,7 @@ def _transfer(run: Run, scope: str, out: Path, protocols: Protocols) -> list[str
         meta = {"dataset_meta": {"classes": names, "palette": tried.palette(len(names))}, "evalkit": __version__}
         torch.save({"state_dict": run.state, "meta": meta}, folder / WEIGHTS)
         sources.write(folder, [STAND_IN, *brought])
-        (folder / README).write_text(_readme(run, names, notes, protocols), encoding="utf-8")
+        (folder / README).write_text(_readme(run, scope, names, notes, protocols), encoding="utf-8")
         model = tried.own_model(run.config, run.state, config, scope)
         own = tried.outputs(scope, PROBES[scope], model, image)
         difference = clean.largest(own, clean.run(folder, PROBES[scope], {"image": image}))
@@ -212,8 +212,7 @@ def _outside(config: dict[str, Any]) -> list[str]:
     return [f"images are not taken along: the config looks for them in {place}" for place in places if place]
 
 
-def _readme(run: Run, names: Sequence[str], notes: Sequence[str], protocols: Protocols) -> str:
-    scope = scope_of(run.config)
+def _readme(run: Run, scope: str, names: Sequence[str], notes: Sequence[str], protocols: Protocols) -> str:
     infer, init = APIS[scope]
     source = json.loads((run.folder / "source.json").read_text(encoding="utf-8"))
     head = "decode_head" if scope == "mmseg" else "roi_head"

@@ -1,7 +1,12 @@
 """Errors meant for people: one line that says what is wrong and what to do."""
 
 import difflib
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+LIBRARIES = ("site-packages", "dist-packages")
 
 
 class EvalkitError(Exception):
@@ -16,6 +21,35 @@ def worker_died(e: BaseException) -> str | None:
         f"a data worker died ({' '.join(str(e).split())}); is memory or /dev/shm full? Try fewer workers, or workers=0;"
         " a run continues with --resume"
     )
+
+
+def explained(e: BaseException) -> str | None:
+    """The line for an error of torch whose cause is known, wherever the program is at that moment."""
+    if isinstance(e, ValueError) and "more than 1 value per channel" in str(e):
+        return (
+            "batch norm has one value to normalise: a forward pass of a single image ends in features of 1 x 1; give"
+            " each pass more images (train: micro_batch=2 or more; transfer: a smaller accumulate)"
+        )
+    return worker_died(e)
+
+
+def in_short(e: BaseException) -> str:
+    """An error that nobody thought of: its type, the first line of what it says, and where it is in the user's own
+    code, as 'KeyError: 'x' (mine.py, line 12, in mix)'."""
+    text = (str(e).strip() or "no message").splitlines()[0]
+    place = own_code(e)
+    return f"{type(e).__name__}: {text}" + (f" ({place})" if place else "")
+
+
+def own_code(e: BaseException) -> str | None:
+    """The last place on an error's way that is neither evalkit's nor of a library; None where there is none."""
+    found, standard = None, sysconfig.get_paths()["stdlib"]
+    for frame, line in traceback.walk_tb(e.__traceback__):
+        file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+        theirs = file.startswith(("<", standard)) or not set(Path(file).parts).isdisjoint(LIBRARIES)
+        if not theirs and module.partition(".")[0] != "evalkit":
+            found = f"{Path(file).name}, line {line}, in {frame.f_code.co_name}"
+    return found
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

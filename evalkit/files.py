@@ -62,7 +62,7 @@ def write_together(files: Mapping[Path, bytes], unfinished: Path) -> bool:
                 _flush(f)
             path = unfinished
             mark = opened.enter_context(open(unfinished, "ab"))
-            if not _lock(mark):
+            if not locked(mark):
                 raise EvalkitError(f"another process is writing into {unfinished.parent}; try again when it has ended")
             mark.truncate(0)
             mark.write(f"Some of these may be of an earlier writing; write all of them again: {names}\n".encode())
@@ -93,17 +93,22 @@ def _opened(path: Path) -> IO[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError), open(left, "rb") as file:
-            if _lock(file):
+            if locked(file):
                 left.unlink()
     file = open(_temporary(path), "wb")  # noqa: SIM115 - the caller closes it
-    while _lock(file, wait=True) and not _temporary(path).exists():  # taken for a dead one's before it was locked
+    while locked(file, wait=True) and not _temporary(path).exists():  # taken for a dead one's before it was locked
         file.close()
         file = open(_temporary(path), "wb")  # noqa: SIM115
     return file
 
 
-def _lock(file: IO[bytes], wait: bool = False) -> bool:
-    """Whether the file is now locked by this process; False on a file system without locks as well."""
+def locked(file: IO[bytes] | int, wait: bool = False) -> bool:
+    """Whether an open file or folder is now locked by this process; False on a file system without locks as well.
+
+    Args:
+        file: The file, or its descriptor.
+        wait: Until another process gives it free.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return True

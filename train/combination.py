@@ -12,6 +12,8 @@ from evalkit.errors import EvalkitError
 from .config import TrainConfig
 from .mixups import from_config
 from .mixups.base import MixMethod
+from .mixups.choice import Choice
+from .mixups.vanilla import Vanilla
 
 CLASSES = 1000
 
@@ -59,3 +61,16 @@ def _without_teachers(method: MixMethod) -> list[MixMethod]:
 def _network(model: str, arguments: str) -> Any:
     with torch.device("meta"):
         return models.create(model, num_classes=CLASSES, **json.loads(arguments))
+
+
+def mixes_nothing(cfg: TrainConfig, method: MixMethod) -> list[str]:
+    """A sentence where a micro-batch of one image leaves nothing to mix it with.
+
+    Args:
+        cfg: The recipe.
+        method: The mixup.
+    """
+    parts = [m for m in method.modules() if isinstance(m, MixMethod) and not isinstance(m, Choice | Vanilla)]
+    if cfg.micro_batch > 1 or all("alone" in part.exempt for part in parts):
+        return []
+    return ["micro_batch=1: images are mixed within a micro-batch, so none is mixed with another one"]

@@ -32,7 +32,7 @@ def mixed_target(weights: Tensor, target: Tensor) -> Tensor:
             f" of shape {tuple(target.shape)}"
         )
     with torch.autocast(weights.device.type, enabled=False):
-        return weights @ target
+        return weights.to(target.dtype) @ target
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

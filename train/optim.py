@@ -72,7 +72,7 @@ def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Opt
             )
         arguments |= {name: name == cfg.opt_kernels for name in has if name != "for-loop"}
     try:
-        groups = parameter_groups(model, cfg) + method.param_groups()
+        groups = parameter_groups(model, cfg) + own_groups(method)
         if not info.has_momentum and any("momentum" in group for group in groups):
             raise EvalkitError(
                 f"optimizer '{cfg.opt}' has no momentum, but the mixup gives its own parameters one (block_momentum);"
@@ -89,3 +89,15 @@ def make_optimizer(model: nn.Module, method: MixMethod, cfg: TrainConfig) -> Opt
         )
     except TypeError as e:
         raise EvalkitError(f"optimizer '{cfg.opt}' does not take the recipe's arguments: {e}") from e
+
+
+def own_groups(method: MixMethod) -> list[dict[str, Any]]:
+    """The groups of a method's own parameters. Raises EvalkitError for tensors that no checkpoint would keep."""
+    groups = method.param_groups()
+    own = {id(p) for p in method.parameters()}
+    if any(id(p) not in own for group in groups for p in group["params"]):
+        raise EvalkitError(
+            f"{type(method).__name__}.param_groups names tensors that are none of its parameters, which no checkpoint"
+            " would keep; make each an nn.Parameter or a module that is an attribute of the method"
+        )
+    return groups

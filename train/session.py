@@ -1,12 +1,14 @@
 """Everything a training run is made of, built from its config."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from evalkit import checkpoint, config, data, fingerprint, models
@@ -20,8 +22,9 @@ from evalkit.models import Network
 from evalkit.models.fit import head_names
 from evalkit.runtime import is_main, seed_torch
 
-from . import distill, settings
+from . import distill, fsdp, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
+from .combination import mixes_nothing
 from .config import TrainConfig
 from .ema import WeightAverage
 from .matching import recipe_name
@@ -72,6 +75,7 @@ class Session:
         scaler: Of the loss under float16; idle else.
         batchnorm: Keeps the running statistics of batch norm.
         ema: The averaged weights; None: the recipe wants none.
+        empty: The network less its weights, which are put into it where a pass needs them whole; None: not fsdp.
         remarks: What a reader of the numbers must know of the data.
         maps: Folders of maps that the method reads, with their fingerprints; known to the main process.
         recipe: Whose settings these are, see `recipe_name`.
@@ -95,6 +99,7 @@ class Session:
     scaler: torch.amp.GradScaler
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
+    empty: Network | None
     remarks: list[str]
     maps: dict[str, str] = field(default_factory=dict)
     recipe: str | None = None
@@ -130,8 +135,7 @@ class Session:
 
 
 def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, data.Images] | None = None) -> Session:
-    """Data, network, method and optimizer of a recipe, seeded; the same in every process. What the recipe leaves open
-    is settled by the data.
+    """What a recipe names, seeded, the same in every process; what it leaves open is settled by the data.
 
     Args:
         cfg: The recipe.
@@ -146,22 +150,26 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     cfg = settle_sizes(cfg, train_images)
     remarks = check_splits(train_images, val_images, (cfg.train_split, val_name(cfg))) + cfg.picked
     seed_torch(cfg.seed, "init")
-    network = make_network(cfg, len(train_images.classes), remarks).to(device)
+    network = make_network(cfg, len(train_images.classes), remarks).to("cpu" if cfg.fsdp else device)
     check_sizes(network, cfg)
     settings.check(cfg.methods, {f.name for f in fields(TrainConfig)})
     method = from_config(cfg.mixup)
+    remarks += mixes_nothing(cfg, method)
     share_batch_norm(network, method, cfg, device)
     method.setup(network)
     method.to(device)
+    if not isinstance(method.eval_network(network), Network):
+        raise EvalkitError(f"{type(method).__name__}.eval_network must return the network that is evaluated")
     network.prepare(attention=method.attention, inject_layers=method.inject_layers)
     for part in method.modules():
         if isinstance(part, MixMethod):
             part.check_size(network, cfg.image_size, cfg.image_size)
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     trainee.eval()  # a training pass puts it, as a whole, into training mode
+    ema = WeightAverage(network) if cfg.ema is not None else None
+    empty = fsdp.split_run(cfg, method, [network, *([ema.network] if ema else [])], device) if cfg.fsdp else None
     optimizer = make_optimizer(network.model, method, cfg)
     remarks += [f"teacher {teacher.spec}: {line}" for teacher in teachers(trainee) for line in teacher.said]
-    ema = WeightAverage(network) if cfg.ema is not None else None
     transform = TrainTransform(cfg, network.mean)
     recipe = recipe_name(cfg)
     wanted = sets_of_recipe(config.read(config.find(recipe)) if recipe else None)
@@ -178,6 +186,7 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
+        empty=empty,
         recipe=recipe,
         whole=(published_set(train_images) == wanted[0], published_set(val_images) == wanted[1]),
         remarks=remarks,
@@ -273,14 +282,39 @@ def check_sizes(network: Network, cfg: TrainConfig) -> None:
     """
     network.eval()
     for size in {cfg.image_size, cfg.eval_size or cfg.image_size}:
+        image = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
         try:
-            network(torch.zeros(1, 3, size, size, device=next(network.parameters()).device))
+            with single_values(network) as single:
+                network(image)
         except (AssertionError, RuntimeError, ValueError) as e:
             own = " x ".join(map(str, network.input_size))
             raise EvalkitError(
                 f"model '{cfg.model}' does not take images of {size} x {size} pixels ({str(e).splitlines()[0]}); "
                 f"it is made for {own}: set image_size, or model_args.img_size where the architecture has that argument"
             ) from e
+        if single and size == cfg.image_size and cfg.micro_batch == 1:
+            raise EvalkitError(
+                f"micro_batch=1 leaves batch norm one value to normalise: of an image of {size} x {size} pixels"
+                f" {single[0]} of model '{cfg.model}' sees 1 x 1; set micro_batch=2 or more, or a larger image_size"
+            )
+
+
+@contextmanager
+def single_values(network: Network) -> Iterator[list[str]]:
+    """The names of the batch norms that see one value per channel in the pass of one image inside."""
+    found: list[str] = []
+
+    def look(name: str, given: tuple[Tensor, ...]) -> None:
+        if given[0].numel() == given[0].shape[1]:
+            found.append(name)
+
+    layers = [(name, m) for name, m in network.model.named_modules() if isinstance(m, _BatchNorm)]
+    hooks = [m.register_forward_pre_hook(lambda _, given, name=name: look(name, given)) for name, m in layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 # ---- state on disk

@@ -2,10 +2,12 @@
 
 from torch import Tensor
 
+from evalkit.errors import EvalkitError
 from evalkit.models.network import Network
 
 from .distill import Distillation
-from .mixups.base import Context, MixMethod
+from .mixups.base import Context, MixMethod, checked_mix, checked_pick
+from .mixups.parts.outcome import shape
 
 
 def train_step(
@@ -21,9 +23,14 @@ def train_step(
         y: Labels (B,) int64.
         distillation: The teacher's share; None: no teacher.
     """
-    method = method.pick(ctx)
-    mixed = method.mix(ctx, x, y, net)
-    method.check_weights(mixed.weights, y, "mix")
+    method = checked_pick(method, ctx)
+    mixed = checked_mix(method, ctx, x, y, net)
     out = net(mixed.x, attention=method.attention, features=method.features, inject=mixed.inject)
     loss = method.loss(ctx, x, y, mixed, out, net)
+    if not isinstance(loss, Tensor) or loss.ndim or loss.requires_grad != out.logits.requires_grad:
+        given = shape(loss) if isinstance(loss, Tensor) else type(loss).__name__
+        raise EvalkitError(
+            f"{type(method).__name__}.loss must give one number that depends on the network's output, but gave"
+            f" {'a constant' if isinstance(loss, Tensor) and not loss.ndim else given}"
+        )
     return loss if distillation is None else distillation(ctx, loss, mixed.x, out)

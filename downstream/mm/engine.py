@@ -22,7 +22,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
-from evalkit.errors import EvalkitError, worker_died
+from evalkit.errors import EvalkitError, explained
 from evalkit.progress import progress
 from evalkit.runtime import world_size, write_atomic
 
@@ -115,7 +115,7 @@ def in_one_line(what: str) -> Iterator[None]:
     except (EvalkitError, Stopped, OSError):
         raise
     except Exception as e:
-        raise EvalkitError(worker_died(e) or f"{what} ({said(e)}); EVALKIT_DEBUG=1 shows where") from e
+        raise EvalkitError(explained(e) or f"{what} ({said(e)}); EVALKIT_DEBUG=1 shows where") from e
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import EvalkitError
+from ..errors import EvalkitError, in_short
 from ..guard import end_with_parent
 from ..runtime import derive_rng
 from .batch import Batch
@@ -181,7 +181,7 @@ class _TrainSet(Dataset[Any]):
                 for name, make in self.extras.items():
                     image = to_image(sample.pixels)
                     image.info = {"id": self.images.ids[row], "view": sample.view}
-                    extras[name].append(make(image, rng))
+                    extras[name].append(made(name, make, image, rng))
         except EvalkitError as e:
             return e
         erase = torch.tensor([sample.erase for sample in samples])
@@ -210,6 +210,28 @@ class _TrainSet(Dataset[Any]):
         data = encoded(self.images, row)
         reading = time.perf_counter() - asked
         return self.images.read(row) if data is None else self.transform.decoded(data, self.images.ids[row]), reading
+
+
+def made(name: str, make: Callable[..., Tensor], image: Image.Image, rng: np.random.Generator) -> Tensor:
+    """What a method takes from an image.
+
+    Args:
+        name: The key of `loader_extras`.
+        make: Its function.
+        image: As the batch holds it.
+        rng: For the function's draws.
+
+    Raises EvalkitError where the function fails or gives no tensor.
+    """
+    try:
+        found = make(image, rng)
+    except EvalkitError:
+        raise
+    except Exception as e:
+        raise EvalkitError(f"loader_extras['{name}'] of the method failed: {in_short(e)}") from e
+    if not isinstance(found, Tensor):
+        raise EvalkitError(f"loader_extras['{name}'] of the method must give a tensor, but gave {type(found).__name__}")
+    return found
 
 
 # ---- evaluation

@@ -50,8 +50,8 @@ class RandAugment:
     def draw(self, rng: np.random.Generator) -> Drawn:
         """What happens to one image."""
         chosen = rng.choice(len(self.ops), self.layers, replace=self.weights is None, p=self.weights)
-        with _seeded_random(int(rng.integers(2**63))):
-            drawn = [(self.ops[i], _arguments(self.ops[i])) for i in chosen]
+        with _own_random(int(rng.integers(2**63))) as own:
+            drawn = [(self.ops[i], _arguments(self.ops[i], own)) for i in chosen]
         return [(op, arguments) for op, arguments in drawn if arguments is not None]
 
     def apply(self, image: Image.Image, drawn: Drawn) -> Image.Image:
@@ -71,17 +71,21 @@ class RandAugment:
         return [op.name for op in self.ops if op.aug_fn not in _CODES]
 
 
-def _arguments(op: AugmentOp) -> tuple[Any, ...] | None:
-    """The arguments that timm's `AugmentOp.__call__` draws from Python's `random`; None where it leaves the image
-    alone."""
-    if op.prob < 1.0 and random.random() > op.prob:
+def _arguments(op: AugmentOp, own: random.Random) -> tuple[Any, ...] | None:
+    """The arguments that timm's `AugmentOp.__call__` draws; None where it leaves the image alone.
+
+    Args:
+        op: timm's operation.
+        own: Where the draws come from.
+    """
+    if op.prob < 1.0 and own.random() > op.prob:
         return None
     magnitude: Any = op.magnitude
     spread: Any = op.magnitude_std
     if spread == float("inf"):
-        magnitude = random.uniform(0, magnitude)
+        magnitude = own.uniform(0, magnitude)
     elif spread > 0:
-        magnitude = random.gauss(magnitude, spread)
+        magnitude = own.gauss(magnitude, spread)
     magnitude = max(0.0, min(magnitude, op.magnitude_max or 10.0))
     return op.level_fn(magnitude, op.hparams) if op.level_fn is not None else ()
 
@@ -119,12 +123,12 @@ def _code(op: AugmentOp, value: float = 0.0, *, size: int) -> tuple[int, float]:
 
 
 @contextlib.contextmanager
-def _seeded_random(seed: int) -> Iterator[None]:
-    """Inside, Python's `random` starts from `seed`; afterwards it goes on as before. timm's operations draw from
-    nowhere else."""
-    state = random.getstate()
-    random.seed(seed)
+def _own_random(seed: int) -> Iterator[random.Random]:
+    """Inside, timm's operations, which draw from Python's `random`, draw from a generator that starts from `seed`. To
+    seed Python's own and put it back would take as long as a tenth of the image's decoding."""
+    own = random.Random(seed)
+    auto_augment.random = own  # type: ignore[assignment]  # the module and its generators have the same functions
     try:
-        yield
+        yield own
     finally:
-        random.setstate(state)
+        auto_augment.random = random

@@ -148,7 +148,25 @@ def embedded(folder, words):
     return invoke(["train", "digits", *words.split("|"), "--out", str(folder / "run")])
 
 
+def alone(folder, words):
+    """Micro-batches of one image."""
+    splits(folder / "data")
+    given = [word for word in training(folder / "data") if not word.startswith(("model_args", "micro_batch", "mixup="))]
+    code, line = invoke([*given[:2], *words.split("|"), "micro_batch=1", *given[2:]])
+    return (code, line) if code else (folder / "run" / "results.jsonl").read_text()
+
+
 CASES = [
+    Case(
+        "micro_batch=1 before a batch norm of 1 x 1",
+        alone,
+        says="micro_batch=1 leaves batch norm one value .* layer4.0.bn1 .* set micro_batch=2 or more",
+        argument="mixup=vanilla|model=resnet10_cifar|image_size=8",
+    ),
+    *(
+        Case(f"micro_batch=1 with {mixup}", alone, "so none is mixed with another", "said", f"mixup={mixup}")
+        for mixup in ("mixup", "{choice: [cutmix, vanilla]}")
+    ),
     *cases(["data_dir=/x", "data=digits-photo|data_dir=/x"], embedded, "data_dir has no effect on .* add data=folder"),
     Case("a secret of the environment as label", secret, says="stands for nothing here"),
     *cases(REFERENCES, override, r"'\$\{' stands for nothing here"),

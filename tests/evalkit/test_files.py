@@ -63,7 +63,7 @@ def test_what_cannot_be_written_leaves_the_old_ones(tmp_path):
 
 def test_one_writing_at_a_time(tmp_path):
     with open(tmp_path / "unfinished.txt", "wb") as mark:
-        assert files._lock(mark)
+        assert files.locked(mark)
         with pytest.raises(EvalkitError, match="another process is writing into .*; try again when it has ended"):
             write(tmp_path, b"new")
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["unfinished.txt"]
@@ -73,6 +73,6 @@ def test_what_a_killed_writer_left_goes_and_what_a_live_one_holds_stays(tmp_path
     left, held = tmp_path / ".a[1].csv.77.tmp", tmp_path / ".a[1].csv.78.tmp"
     left.write_bytes(b"half")
     with open(held, "wb") as file:
-        assert files._lock(file)
+        assert files.locked(file)
         files.write_atomic(tmp_path / "a[1].csv", lambda f: f.write(b"whole"))
     assert not left.exists() and held.exists() and (tmp_path / "a[1].csv").read_bytes() == b"whole"

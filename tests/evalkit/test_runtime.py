@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import pickle
 import platform
 import signal
 import subprocess
@@ -40,6 +41,10 @@ def test_rng_is_numpys_philox_of_the_key():
     np.testing.assert_array_equal(
         ours, np.random.Generator(np.random.Philox(key=runtime.derive_key(3, "order", 5))).random(100)
     )
+    for keys in ((), ("a",), (3, "order", 5)):
+        key, again = np.random.Philox(key=runtime.derive_key(*keys)), runtime.derive_rng(*keys)
+        assert str(again.bit_generator.state) == str(key.state)
+        assert str(pickle.loads(pickle.dumps(again)).bit_generator.state) == str(key.state)
     assert not np.array_equal(ours, runtime.derive_rng(3, "order", 6).random(100))
 
 

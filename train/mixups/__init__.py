@@ -141,6 +141,8 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
     if isinstance(given.get("method"), str | Mapping):
         given["method"] = from_config(given["method"])
     made = cls(**given)
+    if "_modules" not in vars(made):
+        raise EvalkitError(f"__init__ of mixup '{name}' must begin with super().__init__()")
     for key in kwargs.keys() & cls.counts_with.keys():
         other, values = cls.counts_with[key]
         if given.get(other, known[other].default) not in values:
@@ -195,4 +197,10 @@ def import_class(path: str) -> type[MixMethod]:
         raise EvalkitError(f"cannot import mixup '{path}': {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, MixMethod)):
         raise EvalkitError(f"mixup '{path}' is not a class derived from evalkit.train.mixups.MixMethod")
+    if cls.mix is MixMethod.mix:
+        raise EvalkitError(f"mixup '{path}' has no `mix`, the one function that a method must have")
+    try:
+        inspect.signature(cls.mix).bind("self", "ctx", "x", "y", "net")
+    except TypeError as error:
+        raise EvalkitError(f"`mix` of mixup '{path}' must take (self, ctx, x, y, net): {error}") from error
     return cls

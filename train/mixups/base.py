@@ -14,8 +14,8 @@ from evalkit.errors import EvalkitError
 from evalkit.models.network import Network, Output
 
 from ..losses import mixed_target, soft_cross_entropy, soft_target
+from .parts import outcome
 
-ROW_TOLERANCE = 0.01  # of a sum of weights: they may be computed in half precision
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -102,22 +102,8 @@ class Mixed:
     state: Any = None
 
     def __post_init__(self) -> None:
-        if self.x.ndim != 4:
-            raise EvalkitError(f"mixed images must be (M, C, H, W), but `Mixed.x` is {shape(self.x)}")
-        if self.weights.ndim != 2 or len(self.weights) != len(self.x) or not self.weights.is_floating_point():
-            raise EvalkitError(
-                "label weights must be (M, B) floats, a row for each of the M mixed images, but `Mixed.weights` is"
-                f" {shape(self.weights)} {self.weights.dtype} for {len(self.x)} images; one lambda for all pairs is"
-                " pair_weights(lam, partner)"
-            )
-        if self.partner is not None and self.partner.shape != (len(self.x),):
-            raise EvalkitError(f"partners must be ({len(self.x)},), but `Mixed.partner` is {shape(self.partner)}")
+        outcome.check_mixed(self.x, self.weights, self.mask, self.partner)
         if self.mask is not None:
-            size = tuple(self.x.shape[-2:])
-            if self.mask.ndim != 4 or self.mask.shape[0] not in (1, len(self.x)) or self.mask.shape[1] != 1:
-                raise EvalkitError(
-                    f"a mask must be ({len(self.x)}, 1, {size[0]}, {size[1]}), but `Mixed.mask` is {shape(self.mask)}"
-                )
             object.__setattr__(self, "mask", self.mask.expand(len(self.x), -1, -1, -1))
 
 
@@ -156,6 +142,8 @@ class MixMethod(nn.Module):
     inject_layers: Sequence[str] = ()  # layers whose output `Mixed.inject` may change
     takes: Literal["any", "vit", "cnn"] = "any"  # the only kind of network it works with
     training_passes: int = 1  # of the trained network in a step
+    # passes through the trained network besides the one of `train_step`; "layers": some run layers of it by themselves
+    own_passes: Literal["none", "whole", "layers"] = "none"
 
     # How it runs. `loader_extras` are made of each training image in the data loader (its `info` says which "id" and
     # "view" it is, see evalkit.data.loading) and arrive stacked in `Context.extras`.
@@ -200,32 +188,7 @@ class MixMethod(nn.Module):
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
         """Scalar loss of the mixed batch."""
-        weights = self.relabel(ctx, mixed, y, out)
-        self.check_weights(weights, y, "relabel")
-        return ctx.criterion(out.logits, mixed_target(weights, ctx.target(y)))
-
-    def check_weights(self, weights: Tensor, y: Tensor, by: str) -> None:
-        """Raises EvalkitError for label weights that are not (M, B), and, the first time `by` ("mix" or "relabel")
-        gives some, for rows that do not add up to `row_sum`: later a look would make every step wait for the device."""
-        name = type(self).__name__
-        if weights.ndim != 2 or weights.shape[1] != len(y):
-            raise EvalkitError(
-                f"{name}.{by} must give label weights of shape (M, {len(y)}), one column for each of the {len(y)}"
-                f" labels of the batch, but gave {shape(weights)}"
-            )
-        looked_at = self.__dict__.setdefault("looked_at", set())
-        if by in looked_at:
-            return
-        looked_at.add(by)
-        sums = weights.detach().double().sum(1)
-        if not bool(torch.isfinite(sums).all()):
-            raise EvalkitError(f"{name}.{by} gave label weights that are not finite")
-        if self.row_sum is not None and float((sums - self.row_sum).abs().max()) > ROW_TOLERANCE:
-            odd = float(sums[(sums - self.row_sum).abs().argmax()])
-            raise EvalkitError(
-                f"{name}.{by} gave label weights whose row adds up to {odd:.4g} instead of {self.row_sum:g}; mend them,"
-                " or say in the class what they add up to: `row_sum = None` for anything at all"
-            )
+        return ctx.criterion(out.logits, mixed_target(checked_relabel(self, ctx, mixed, y, out), ctx.target(y)))
 
     def after_step(self, ctx: Context, net: Network) -> None:
         """Called after each optimizer step."""
@@ -239,9 +202,59 @@ class MixMethod(nn.Module):
         return net
 
 
-def shape(x: Tensor) -> str:
-    """A tensor's shape as errors print it."""
-    return f"({', '.join(map(str, x.shape))}{',' * (x.ndim == 1)})"
+# ---- what a method gives, checked
+
+
+def checked_pick(method: MixMethod, ctx: Context) -> MixMethod:
+    """What `pick` gives. Raises EvalkitError for what is no method.
+
+    Args:
+        method: The mixup.
+        ctx: The context.
+    """
+    found = method.pick(ctx)
+    if not isinstance(found, MixMethod):
+        raise EvalkitError(f"{type(method).__name__}.pick must return a method, but gave {type(found).__name__}")
+    return found
+
+
+def checked_mix(method: MixMethod, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
+    """What `mix` gives. Raises EvalkitError for what is no mixed batch of these images, or where they or their labels
+    were changed in place.
+
+    Args:
+        method: The mixup, picked.
+        ctx: The context.
+        x: Normalised images (B, C, H, W).
+        y: Labels (B,).
+        net: The network.
+    """
+    name, versions = f"{type(method).__name__}.mix", (x._version, y._version)
+    mixed = method.mix(ctx, x, y, net)
+    if not isinstance(mixed, Mixed):
+        raise EvalkitError(f"{name} must return Mixed(x, weights), but gave {type(mixed).__name__}")
+    if (x._version, y._version) != versions:
+        raise EvalkitError(f"{name} changed the batch that it was given in place; change a copy, x.clone()")
+    outcome.check_batch(name, mixed.x, x)
+    if outcome.is_first(method, "values"):
+        outcome.check_values(name, mixed, y)
+    outcome.check_weights(method, mixed.weights, y, "mix", len(mixed.x))
+    return mixed
+
+
+def checked_relabel(method: MixMethod, ctx: Context, mixed: Mixed, y: Tensor, out: Output) -> Tensor:
+    """What `relabel` gives. Raises EvalkitError for what are no label weights of this output.
+
+    Args:
+        method: The mixup, picked.
+        ctx: The context.
+        mixed: The mixed batch.
+        y: Labels (B,).
+        out: The network's output for it.
+    """
+    weights = method.relabel(ctx, mixed, y, out)
+    outcome.check_weights(method, weights, y, "relabel", len(out.logits))
+    return weights
 
 
 # ---- pieces that several methods share

@@ -6,7 +6,18 @@ from torch import Tensor
 from evalkit.models.network import Network, Output
 
 from ..losses import mixed_target
-from .base import Context, Mixed, MixMethod, beta, check_pairing, laid_out_like, pair, pair_weights, upload
+from .base import (
+    Context,
+    Mixed,
+    MixMethod,
+    beta,
+    check_pairing,
+    checked_relabel,
+    laid_out_like,
+    pair,
+    pair_weights,
+    upload,
+)
 from .parts.checks import beta_parameter, expect, is_number
 
 
@@ -64,8 +75,7 @@ class RegMixup(MixMethod):
         return Mixed(laid_out_like(x, torch.cat([x, x[partner].lerp(x, lam)])), weights)
 
     def loss(self, ctx: Context, x: Tensor, y: Tensor, mixed: Mixed, out: Output, net: Network) -> Tensor:
-        weights = self.relabel(ctx, mixed, y, out)
-        self.check_weights(weights, y, "relabel")
+        weights = checked_relabel(self, ctx, mixed, y, out)
         target, n = mixed_target(weights, ctx.target(y)), len(x)
         clean, blended = (ctx.criterion(out.logits[part], target[part]) for part in (slice(n), slice(n, None)))
         return (clean + self.eta * blended) / 2

@@ -1,6 +1,7 @@
 """How long each method takes to mix a batch, next to copying the batch."""
 
 import ctypes
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -10,10 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evalkit.data.loading import made
 from evalkit.ordered import each_once
 from evalkit.runtime import derive_rng
 
 from ..mixups import Context
+from ..mixups.base import checked_mix, checked_pick
+from ..mixups.parts import outcome
 from . import stand_in
 
 CLASSES = 1000
@@ -49,7 +53,10 @@ def bench(
 
     def mixer(name: str) -> Callable[[int], object]:
         method, net = methods[name], nets[name]
-        extras = {extra: views(make, batch, size, device) for extra, make in method.loader_extras.items()}
+        extras = {
+            extra: views(functools.partial(made, extra, make), batch, size, device)
+            for extra, make in method.loader_extras.items()
+        }
         # those that mix inside the network do it during the pass
         draws = {"layer": 0} if "layer" in method.settled else None
 
@@ -57,9 +64,11 @@ def bench(
             ctx = Context.simple(
                 CLASSES, derive_rng("bench", name, repeat), extras=extras, mean=net.mean, std=net.std, draws=draws
             )
-            picked = method.pick(ctx)
-            mixed = picked.mix(ctx, x, y, net)
-            return picked.relabel(ctx, mixed, y, net(mixed.x))
+            picked = checked_pick(method, ctx)
+            mixed = checked_mix(picked, ctx, x, y, net)
+            weights = picked.relabel(ctx, mixed, y, net(mixed.x))
+            outcome.check_weights(picked, weights, y, "relabel", len(mixed.x))
+            return weights
 
         return run
 
@@ -89,8 +98,8 @@ def views(make: Callable[..., Tensor], batch: int, size: int, device: torch.devi
         device: Where the result goes.
     """
     image = Image.fromarray(derive_rng("bench").integers(256, size=(size, size, 3), dtype=np.uint8))
-    made = make(image, derive_rng("bench"))
-    return made[None].repeat(batch, *[1] * made.ndim).to(device)
+    one = make(image, derive_rng("bench"))
+    return one[None].repeat(batch, *[1] * one.ndim).to(device)
 
 
 def release_memory() -> None:

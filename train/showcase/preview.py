@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from evalkit import plots
+from evalkit.data.loading import made
 from evalkit.data.transforms import EvalTransform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
@@ -19,6 +20,7 @@ from evalkit.models.attention import has_class_attention
 from evalkit.runtime import derive_rng, write_atomic
 
 from ..mixups import Context, MixMethod
+from ..mixups.base import checked_mix, checked_pick, checked_relabel
 from . import sheet, stand_in, trained
 from .sheet import Picture, Row
 
@@ -184,7 +186,9 @@ class Subject:
         """Every image is mixed with the next; what else is drawn is kept in `draws`."""
         rng, net = derive_rng("preview", self.name, seed), self.net
         extras = {
-            extra: torch.stack([make(Image.fromarray(image.permute(1, 2, 0).numpy()), rng) for image in self.pixels])
+            extra: torch.stack(
+                [made(extra, make, Image.fromarray(image.permute(1, 2, 0).numpy()), rng) for image in self.pixels]
+            )
             for extra, make in self.method.loader_extras.items()
         }
         simple = Context.simple(
@@ -202,10 +206,10 @@ class Subject:
         std, mean = (v[:, None, None] for v in (ctx.std, ctx.mean))
         x = (self.pixels / 255 - mean) / std
         y = self.labels
-        method = self.method.pick(ctx)
-        mixed = method.mix(ctx, x, y, self.net)
+        method = checked_pick(self.method, ctx)
+        mixed = checked_mix(method, ctx, x, y, self.net)
         out = self.net(mixed.x, attention=method.attention, features=method.features, inject=mixed.inject)
-        weights = method.relabel(ctx, mixed, y, out)
+        weights = checked_relabel(method, ctx, mixed, y, out)
         row = (len(mixed.x) - 1) // batch * batch + self.first
         row = row if row < len(mixed.x) else self.first % len(mixed.x)
         seen, mask = mixed.x, mixed.mask

@@ -17,6 +17,7 @@ from evalkit.runtime import derive_rng
 
 from .. import loop, session
 from ..config import TrainConfig
+from ..mixups.base import checked_mix, checked_pick
 
 CLASSES = 1000
 PARTS = ("input", "mix", "forward", "backward", "update")
@@ -154,9 +155,9 @@ class _Trained:
             return held["out"]
 
         x, y = timed("input", lambda: loop.prepare(s, self.batch, ctx))
-        method = s.method.pick(ctx)
+        method = checked_pick(s.method, ctx)
         with torch.autocast(s.device.type, dtype=dtype, enabled=dtype is not None):
-            timed("mix", lambda: method.mix(ctx, x, y, s.network))
+            timed("mix", lambda: checked_mix(method, ctx, x, y, s.network))
         ctx = self.context(s.step, 0, self.batch.extras)  # the same draws again
         whole = _timed(lambda: inside(lambda: s.trainee(ctx, x, y)), s.device)
         found["forward"], loss = max(0.0, whole - found["mix"]), held["out"]

@@ -1,6 +1,10 @@
 """A folder is whole or not there."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -42,3 +46,47 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
         new_folder(tmp_path / "file" / "out"),
     ):
         raise AssertionError("not reached")
+
+
+def test_what_a_killed_one_left_goes(tmp_path):
+    code = (
+        "import os, sys, signal, pathlib; from evalkit.export.folder import new_folder\n"
+        "with new_folder(pathlib.Path(sys.argv[1])) as f:\n"
+        "    (f / 'x').write_text('1'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], check=False)
+    assert done.returncode == -signal.SIGKILL and [p.name[:5] for p in tmp_path.iterdir()] == [".out."]
+    with new_folder(tmp_path / "out") as folder:
+        assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_at_once(tmp_path):
+    with new_folder(tmp_path / "out") as folder:
+        os.rename(folder, other := folder.with_name(".out.1.tmp"))  # of another process, as this one sees it
+        with (
+            pytest.raises(EvalkitError, match="another process is writing .*out; wait for it"),
+            new_folder(tmp_path / "out"),
+        ):
+            raise AssertionError("not reached")
+        os.rename(other, folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    code = (
+        "import resource, sys, pathlib, torch, safetensors.torch; from evalkit.export.folder import new_folder\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "from evalkit.errors import EvalkitError\n"
+        "x = {'x': torch.zeros(9999)}\n"
+        "for write in (torch.save, safetensors.torch.save_file, lambda x, path: path.write_bytes(bytes(9999))):\n"
+        "    try:\n"
+        "        with new_folder(pathlib.Path(sys.argv[1])) as folder:\n"
+        "            write(x, folder / 'x')\n"
+        "    except EvalkitError as e:\n"
+        "        print(e)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3 and all("out: " in line and "free some space" in line for line in lines), done
+    assert list(tmp_path.iterdir()) == []

@@ -159,7 +159,7 @@ def own_step(method):
         ),
         (torch.eye(3), None, r"`Mixed.weights` is \(3, 3\)"),
         (torch.eye(4).long(), None, "`Mixed.weights` is .* torch.int64"),
-        (torch.ones(4, 1), None, r"Own.mix must give label weights of shape \(M, 4\).*but gave \(4, 1\)"),
+        (torch.ones(4, 1), None, r"Own.mix must give label weights of shape \(4, 4\).*but gave \(4, 1\)"),
         (torch.eye(4) * 0.5, None, "Own.mix gave label weights whose row adds up to 0.5 instead of 1"),
         (torch.eye(4) * 1.2, None, "whose row adds up to 1.2 instead of 1"),
         (torch.eye(4) * float("nan"), None, "Own.mix gave label weights that are not finite"),

@@ -1,0 +1,160 @@
+"""What a method gives, looked at before it is trained on: kinds and shapes in every step, values in the first one,
+since a later look would make every step wait for the device."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalkit.errors import EvalkitError
+
+TOLERANCE = 0.01  # of label weights and their sums: they may be computed in half precision
+
+
+def shape(x: Tensor) -> str:
+    """A tensor's shape as errors print it."""
+    return f"({', '.join(map(str, x.shape))}{',' * (x.ndim == 1)})"
+
+
+def check_kind(x: Any, what: str) -> None:
+    """Raises EvalkitError for what is no tensor of floats.
+
+    Args:
+        x: What a method gave.
+        what: What it is, for the error.
+    """
+    if not isinstance(x, Tensor):
+        raise EvalkitError(f"{what} must be a tensor of floats, but is {type(x).__name__}")
+    if not x.is_floating_point():
+        raise EvalkitError(f"{what} must be a tensor of floats, but is {shape(x)} {x.dtype}")
+
+
+def check_mixed(x: Any, weights: Any, mask: Any, partner: Any) -> None:
+    """Raises EvalkitError for the fields of a `Mixed` that are not what they are called, or do not belong together.
+
+    Args:
+        x: Mixed images.
+        weights: Label weights.
+        mask: Share of the own image in each pixel, or None.
+        partner: Index of the other image, or None.
+    """
+    check_kind(x, "`Mixed.x`")
+    if x.ndim != 4 or not len(x):
+        raise EvalkitError(f"mixed images must be (M, C, H, W), M at least 1, but `Mixed.x` is {shape(x)}")
+    if (
+        not isinstance(weights, Tensor)
+        or weights.ndim != 2
+        or len(weights) != len(x)
+        or not weights.is_floating_point()
+    ):
+        given = f"{shape(weights)} {weights.dtype}" if isinstance(weights, Tensor) else type(weights).__name__
+        raise EvalkitError(
+            "label weights must be (M, B) floats, a row for each of the M mixed images, but `Mixed.weights` is"
+            f" {given} for {len(x)} images; one lambda for all pairs is pair_weights(lam, partner)"
+        )
+    if partner is not None and (
+        not isinstance(partner, Tensor) or partner.shape != (len(x),) or partner.dtype not in (torch.int64, torch.int32)
+    ):
+        given = f"{shape(partner)} {partner.dtype}" if isinstance(partner, Tensor) else type(partner).__name__
+        raise EvalkitError(f"partners must be ({len(x)},) integers, but `Mixed.partner` is {given}")
+    if mask is not None:
+        check_kind(mask, "`Mixed.mask`")
+        size = tuple(x.shape[-2:])
+        if mask.ndim != 4 or mask.shape[0] not in (1, len(x)) or mask.shape[1] != 1 or mask.shape[-2:] != size:
+            raise EvalkitError(f"a mask must be ({len(x)}, 1, {size[0]}, {size[1]}), but `Mixed.mask` is {shape(mask)}")
+
+
+def check_batch(name: str, mixed: Any, x: Tensor) -> None:
+    """Raises EvalkitError for mixed images that are of another kind than those that they are mixed of.
+
+    Args:
+        name: What gave them, for the error.
+        mixed: (M, C, H, W).
+        x: The batch, (B, C, H, W).
+    """
+    same = mixed.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)
+    if mixed.shape[1:] != x.shape[1:] or mixed.device != x.device or not same:
+        raise EvalkitError(
+            f"{name} must give images like those of the batch, {shape(x)} {x.dtype} on {x.device}, as many as it"
+            f" likes, but gave {shape(mixed)} {mixed.dtype} on {mixed.device}"
+        )
+
+
+def check_values(name: str, mixed: Any, labels: Tensor) -> None:
+    """Raises EvalkitError for numbers of a mixed batch that mean nothing; makes the host wait.
+
+    Args:
+        name: What gave it, for the error.
+        mixed: A `Mixed`.
+        labels: Of the batch, (B,).
+    """
+    if not bool(torch.isfinite(mixed.x).all()):
+        raise EvalkitError(f"{name} gave images whose pixels are not finite")
+    if mixed.partner is not None:
+        low, high = int(mixed.partner.min()), int(mixed.partner.max())
+        if low < 0 or high >= len(labels):
+            raise EvalkitError(
+                f"{name} gave partners from {low} to {high}, but a batch of {len(labels)} has 0 to {len(labels) - 1}"
+            )
+    if mixed.mask is not None:
+        least, most = float(mixed.mask.min()), float(mixed.mask.max())
+        if not (least >= -TOLERANCE and most <= 1 + TOLERANCE):
+            raise EvalkitError(f"{name} gave a mask from {least:.4g} to {most:.4g}, which is a share: 0 to 1")
+
+
+def is_first(method: Any, what: str) -> bool:
+    """Whether a method's output is looked at for the first time.
+
+    Args:
+        method: The mixup.
+        what: What of it.
+    """
+    looked_at = method.__dict__.setdefault("looked_at", set())
+    first = what not in looked_at
+    looked_at.add(what)
+    return first
+
+
+def check_weights(method: Any, weights: Any, labels: Tensor, by: str, rows: int) -> None:
+    """Raises EvalkitError for label weights that are not (M, B) floats on the labels' device and, the first time, for
+    those that do not add up.
+
+    Args:
+        method: The mixup.
+        weights: Label weights.
+        labels: Of the batch, (B,).
+        by: What gave them, "mix" or "relabel".
+        rows: Mixed samples, M.
+    """
+    name = f"{type(method).__name__}.{by}"
+    check_kind(weights, f"the label weights of {name}")
+    if weights.shape != (rows, len(labels)):
+        raise EvalkitError(
+            f"{name} must give label weights of shape ({rows}, {len(labels)}), one column for each of the"
+            f" {len(labels)} labels of the batch, but gave {shape(weights)}"
+        )
+    if weights.device != labels.device:
+        raise EvalkitError(f"{name} gave label weights on {weights.device}; the batch is on {labels.device}")
+    if is_first(method, by):
+        check_sums(name, weights, method.row_sum)
+
+
+def check_sums(name: str, weights: Tensor, row_sum: float | None) -> None:
+    """Raises EvalkitError for label weights that are not finite, do not add up or are below 0; makes the host wait.
+
+    Args:
+        name: What gave them, for the error.
+        weights: Label weights, (M, B).
+        row_sum: What rows add up to; None: anything, and weights below 0 as well.
+    """
+    sums = weights.detach().double().sum(1)
+    if not bool(torch.isfinite(sums).all()):
+        raise EvalkitError(f"{name} gave label weights that are not finite")
+    if row_sum is None:
+        return
+    mend = "mend them, or say in the class what they add up to: `row_sum = None` for anything at all"
+    if float((sums - row_sum).abs().max()) > TOLERANCE:
+        odd = float(sums[(sums - row_sum).abs().argmax()])
+        raise EvalkitError(f"{name} gave label weights whose row adds up to {odd:.4g} instead of {row_sum:g}; {mend}")
+    if (least := float(weights.detach().min())) < -TOLERANCE:
+        raise EvalkitError(f"{name} gave label weights down to {least:.4g}, which are shares of labels; {mend}")
