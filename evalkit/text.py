@@ -43,6 +43,30 @@ def _shown(letter: str) -> str:
     return letter.encode("unicode_escape").decode() if hidden else letter
 
 
+# of what evalkit itself prints, for a terminal that lacks it
+PLAIN_SIGNS = {
+    "±": "+-",
+    "↑": "^",
+    "↓": "v",
+    "→": "->",
+    "–": "-",
+    "·": "*",
+    "×": "x",
+    "λ": "lambda",
+    "≥": ">=",
+    "≤": "<=",
+}
+
+
+def without_signs(e: UnicodeError) -> tuple[str, int]:
+    """How text is written to a terminal that does not know its letters, as `codecs.register_error` takes it: evalkit's
+    own signs in plain ones, anything else as an escape."""
+    if not isinstance(e, UnicodeEncodeError):
+        raise e
+    odd = e.object[e.start : e.end]
+    return "".join(PLAIN_SIGNS.get(c) or c.encode("ascii", "backslashreplace").decode() for c in odd), e.end
+
+
 def markdown(text: str) -> str:
     """`text` as Markdown shows it: nothing in it is a tag, a link, a table's border or emphasis."""
     return _MARKDOWN.sub(

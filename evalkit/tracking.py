@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from .errors import EvalkitError
 from .files import write_atomic
+from .text import plain
 
 FILE = "track.json"  # which run of a tracker a run folder is, so that a resume goes on in it
 PROJECT = "evalkit"
@@ -87,7 +88,7 @@ class _Wandb:
             dir=str(run),
             id=_known(run, "wandb"),
             resume="allow",
-            name=run.name,
+            name=plain(run.name),
             config=dict(config),
             settings=wandb.Settings(console="off", silent=True),
         )
@@ -118,7 +119,7 @@ class _MLflow:
         if known is None:
             experiment = self.client.get_experiment_by_name(PROJECT)
             where = experiment.experiment_id if experiment else self.client.create_experiment(PROJECT)
-            self.id: str = self.client.create_run(where, run_name=run.name).info.run_id
+            self.id: str = self.client.create_run(where, run_name=plain(run.name)).info.run_id
             params = [Param(key, str(value)) for key, value in config.items()]
             self.client.log_batch(self.id, params=params)
             _remember(run, "mlflow", self.id)

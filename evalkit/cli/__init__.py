@@ -1,5 +1,6 @@
 """The `evalkit` command: how it starts and how it ends."""
 
+import codecs
 import errno
 import io
 import os
@@ -11,13 +12,14 @@ from typing import Any
 import typer
 
 from ..errors import EvalkitError, explained, in_short, own_code
-from ..text import check_text, plain
+from ..text import check_text, plain, without_signs
 from . import complete
 from .app import app
 
 __all__ = ["app", "invoke", "main"]
 UsageError: Any = typer.BadParameter.mro()[2]  # what typer raises for any wrong command line
 DEBUG = "EVALKIT_DEBUG"
+SIGNS = "evalkit-signs"  # what a stream does with letters that it lacks
 
 
 def invoke(argv: list[str]) -> tuple[int, str]:
@@ -70,11 +72,10 @@ def _explain(e: Exception) -> str:
 def main() -> None:
     """Console script: one line on stderr for an error; exit 0 complete, 2 finished but incomplete, 1 error, 130
     interrupted."""
+    codecs.register_error(SIGNS, without_signs)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a terminal that knows ASCII only, a file name that is no text
+            stream.reconfigure(errors=SIGNS)  # a terminal that knows ASCII only, a file name that is no text
     if os.environ.get(DEBUG) != "1":
         warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries tell their callers
         warnings.showwarning = lambda message, *_: print(

@@ -1,20 +1,26 @@
 """Names of runs, classes and files that a terminal, a page, a table or a spreadsheet would obey instead of show."""
 
+import codecs
 import contextlib
 import csv
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
+import yaml
 
-from evalkit import results
+from evalkit import checkpoint, config, models, results
 from evalkit.cli import invoke
-from evalkit.text import cell, markdown, plain
+from evalkit.text import cell, markdown, plain, without_signs
+from evalkit.train.config import TrainConfig
 from tests.evalkit.fake_records import occlusion
 
 from .cases import Case
-from .make import put, run_folder
+from .make import ARGS, NAME, put, run_folder
 
 KIND = "Names that a terminal, a page, a table or a cell would obey"
 TERMINAL = (
@@ -125,7 +131,41 @@ def harmless(folder, name):
     assert plain(name).isprintable() and "\x1b" not in plain(name)
 
 
+ODD = "</code>```\n---\n<script>x</script> [a](javascript:b) | =1+1 \x1b[31m\u202e {{x}} ${y} # - : ' \" \\"
+
+
+def exported(folder):
+    """The card of an export whose run and class have names that a page, a terminal and YAML would obey."""
+    model = models.create(NAME, num_classes=2, **ARGS).model
+    recipe = config.to_dict(config.load(TrainConfig, "digits", ["image_size=32"])) | {"data": "folder", "label": ODD}
+    meta = {"model": NAME, "model_args": ARGS, "num_classes": 2, "classes": [ODD, "b"], "label": ODD, "config": recipe}
+    checkpoint.save(folder / "run", 1, model.state_dict(), None, {}, meta)
+    code, line = invoke(["export", str(folder / "run"), str(folder / "out"), "--to", "hf"])
+    assert code == 0, line
+    _, front, page = (folder / "out" / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert yaml.safe_load(front)["library_name"] == "timm" and not ESCAPES.search((front + page).replace("\n", ""))
+    outside = "".join(page.split("\n```")[::2])  # of the blocks of code
+    assert "script" in outside and "<script" not in outside and "](javascript" not in outside.replace("\\](", "")
+    assert json.loads((folder / "out" / "config.json").read_text())["label_names"] == [ODD, "b"]
+
+
+def in_ascii(folder, command):
+    """What a command prints where the terminal knows ASCII alone, is 20 columns wide and shows no colour."""
+    terminal = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "TERM": "dumb", "COLUMNS": "20"}
+    done = subprocess.run(
+        [sys.executable, "-m", "evalkit", *command.split()], capture_output=True, env=os.environ | terminal, check=True
+    )
+    text = done.stdout.decode("ascii")
+    assert text and not ESCAPES.search(text.replace("\n", "")) and "\\x" not in text and "\\u" not in text
+    assert "+-" in text
+
+
 CASES = [
+    Case("a run and a class of such names, in an exported card", exported, fate="mended"),
+    *(
+        Case(f"a terminal of ASCII, `evalkit {command}`", in_ascii, fate="mended", argument=command)
+        for command in ("show zoo:mixpro-digits", "compare zoo:mixpro-digits zoo:vanilla-digits")
+    ),
     *(Case(f"a file called {name!r}", shown, fate="mended", argument=name) for name in TERMINAL),
     *(Case(f"a run called {name!r}, in report.csv", tabled, fate="mended", argument=name) for name in FORMULAS),
     *(Case(f"a run called `{name}`, in report.md and .html", paged, fate="mended", argument=name) for name in MARKUP),
@@ -138,6 +178,12 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case.name))
 def test_bad_input(case, tmp_path):
     case.check(tmp_path)
+
+
+def test_signs_that_a_terminal_lacks():
+    codecs.register_error("signs", without_signs)
+    assert "0.5 ± 0.1 → ↑".encode("ascii", "signs") == b"0.5 +- 0.1 -> ^"
+    assert "é±".encode("ascii", "signs") == rb"\xe9+-" and "±".encode("latin-1", "signs") == b"\xb1"
 
 
 def test_what_is_harmless_stays_as_it_is():

@@ -16,7 +16,8 @@ from evalkit.ordered import each_once
 from evalkit.runtime import derive_rng
 
 from ..mixups import Context
-from ..mixups.base import checked_mix, checked_pick, checked_relabel
+from ..mixups.base import checked_mix, checked_pick
+from ..mixups.parts import outcome
 from . import stand_in
 
 CLASSES = 1000
@@ -65,7 +66,9 @@ def bench(
             )
             picked = checked_pick(method, ctx)
             mixed = checked_mix(picked, ctx, x, y, net)
-            return checked_relabel(picked, ctx, mixed, y, net(mixed.x))
+            weights = picked.relabel(ctx, mixed, y, net(mixed.x))
+            outcome.check_weights(picked, weights, y, "relabel", len(mixed.x))
+            return weights
 
         return run
 
