@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from evalkit.errors import EvalkitError
 from evalkit.keys import Keys, key
 from evalkit.tracking import TRACKERS
 
@@ -253,6 +252,12 @@ class TrainConfig(Keys):
         choices=("auto", "for-loop", "foreach", "fused"),
         role="bits",
     )
+    fsdp: bool = key(
+        False,
+        "whether weights, gradients, optimizer state and averaged weights are split over the processes (FSDP2), for"
+        " networks that one GPU does not hold",
+        role="bits",
+    )
     deterministic: bool = key(False, "whether only deterministic kernels may be used", role="bits")
     device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
     cache: str = key(
@@ -305,45 +310,7 @@ class TrainConfig(Keys):
 
     def check(self) -> None:
         """Raises EvalkitError for a value that no run could use."""
-        from .schedules import check_schedule
+        from .checks import check
 
         super().check()
-        if not self.betas or max(self.betas) >= 1:
-            raise EvalkitError(f"key 'betas' must be numbers from 0 to below 1, but got {self.betas}")
-        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise EvalkitError(
-                "key 'crop_scale' must be the smallest and largest share of the image's area, such as [0.08, 1.0], but"
-                f" got {self.crop_scale}"
-            )
-        if self.schedule == "step" and not self.decay_epochs:
-            raise EvalkitError(
-                "schedule=step needs the epochs at which the learning rate falls, for example decay_epochs=[30,60,90]"
-            )
-        check_schedule(self)
-        if self.distill_type == "soft" and self.distill_teacher is None:
-            raise EvalkitError("distill_type=soft needs distill_teacher=NAME, a timm name or a checkpoint")
-        if self.data == "packed" and not self.data_dir:
-            raise EvalkitError("data=packed needs data_dir=DIR, the folder that evalkit pack has written")
-        if self.data == "folder" and not self.data_dir:
-            raise EvalkitError(
-                "data=folder needs data_dir=DIR, a folder with a sub-folder per split that holds a sub-folder per class"
-            )
-        if not self.data_dir and not self.data.startswith("digits"):
-            from evalkit.data.known import KNOWN
-
-            if self.data in KNOWN:
-                raise EvalkitError(
-                    f"data={self.data} needs data_dir=DIR, the folder that {KNOWN[self.data].title} was unpacked in"
-                )
-        if self.batch_size is None or self.micro_batch is None:
-            return  # settled with the data
-        if self.batch_size % self.micro_batch:
-            raise EvalkitError(
-                f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}; "
-                f"use one of {', '.join(str(d) for d in range(1, self.batch_size + 1) if self.batch_size % d == 0)}"
-            )
-        if self.batch_size // self.micro_batch % self.accumulate:
-            raise EvalkitError(
-                f"accumulate={self.accumulate} does not divide the {self.batch_size // self.micro_batch} micro-batches"
-                " of a step"
-            )
+        check(self)

@@ -8,6 +8,7 @@ import torch
 
 from evalkit.models import Network
 
+from . import fsdp
 from .config import TrainConfig
 
 WARMUP_FROM = 0.9  # of the decay, at the beginning of its warm-up: warmup_ratio of all of OpenMixup's configurations
@@ -71,7 +72,7 @@ class WeightAverage:
         """
         if network is not self.followed:  # listing the tensors anew in every step costs more than the update
             current = network.state_dict()
-            self.pairs = [(e, current[k]) for k, e in self.network.state_dict().items()]
+            self.pairs = [(fsdp.local(e), fsdp.local(current[k])) for k, e in self.network.state_dict().items()]
             self.followed = network
         averages, currents = zip(*((e, c) for e, c in self.pairs if e.is_floating_point()))
         torch._foreach_lerp_(averages, currents, 1 - decay)

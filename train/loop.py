@@ -26,7 +26,7 @@ from evalkit.guard import Guard
 from evalkit.logger import Logger
 from evalkit.runtime import derive_rng, is_main, rank, seed_torch, world_size, write_atomic
 
-from . import measure, session, snapshot
+from . import fsdp, measure, session, snapshot
 from .ema import decay_at
 from .feed import Feed
 from .losses import BinaryCrossEntropy, soft_cross_entropy, soft_target
@@ -64,7 +64,7 @@ def fit(s: Session, run: Path) -> None:
     session.lay_out(s)
     module: torch.nn.Module = s.trainee
     alone: Callable[[], AbstractContextManager[Any]] = nullcontext  # around a pass after which nothing is exchanged yet
-    if world > 1:
+    if world > 1 and not cfg.fsdp:  # which exchanges in each pass: whole gradients would not fit
         # Batch-norm statistics are averaged by BatchNormStatistics; a method's own parameters may take no part in some
         # steps.
         unused = not s.method.uses_all_parameters and any(True for _ in s.method.parameters())
@@ -160,8 +160,8 @@ def fit(s: Session, run: Path) -> None:
                     )
                 if improved or save_now or due or stop:
                     s.seconds = time.monotonic() - began
-                    if is_main():
-                        folder = snapshot.save(s, run)
+                    folder = snapshot.save(s, run)
+                    if folder is not None:
                         if improved:
                             checkpoint.link(run, "best", folder)
                         checkpoint.prune(run, cfg.keep)
@@ -184,7 +184,8 @@ def update(s: Session, ctx: Context, measured: bool) -> Tensor | None:
     s.scaler.unscale_(s.optimizer)
     norm = None
     if measured or s.cfg.clip_grad is not None:
-        norm = torch.nn.utils.get_total_norm([p.grad for p in s.trainee.parameters() if p.grad is not None])
+        total_norm = fsdp.total_norm if s.cfg.fsdp else torch.nn.utils.get_total_norm
+        norm = total_norm([p.grad for p in s.trainee.parameters() if p.grad is not None])
     if norm is not None and s.cfg.clip_grad is not None:
         torch.nn.utils.clip_grads_with_norm_(s.trainee.parameters(), s.cfg.clip_grad, norm)
     s.scaler.step(s.optimizer)

@@ -6,6 +6,7 @@ from evalkit import inference, metrics
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
 
+from . import fsdp
 from .mixups.base import MixMethod
 from .session import Session
 
@@ -18,9 +19,9 @@ def accuracy(s: Session, network: Network) -> dict[str, float]:
         network: The network, in any mode; the next training pass puts the trainee into its own.
     """
     s.trainee.eval()
-    records = inference.predict(
-        network.eval(), s.val_images, s.eval_transform, inference.Pass(s.device, workers=s.cfg.workers)
-    )
+    run = inference.Pass(s.device, workers=s.cfg.workers)
+    with fsdp.gathered(network, s.empty) as classifier:
+        records = inference.predict(classifier.eval(), s.val_images, s.eval_transform, run)
     if records.bad:
         raise EvalkitError(
             f"cannot read {len(records.bad)} validation images, e.g. {records.bad[0][0]}: {records.bad[0][1]}; replace"

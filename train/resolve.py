@@ -9,6 +9,7 @@ from torch import nn
 from evalkit import models
 from evalkit.data.transforms import TrainTransform
 
+from .checks import SPLIT_FUSED
 from .config import TrainConfig
 from .mixups import from_config
 from .optim import kernels
@@ -26,7 +27,7 @@ def resolve(cfg: TrainConfig, device: torch.device, steps: int) -> TrainConfig:
         steps: Of the whole run.
     """
     convolutions, attention = False, False
-    if device.type == "cuda" and None in (cfg.channels_last, cfg.compile):
+    if device.type == "cuda" and not cfg.fsdp and None in (cfg.channels_last, cfg.compile):
         network = models.create(cfg.model, **cfg.model_args)
         convolutions = sum(isinstance(layer, nn.Conv2d) for layer in network.modules()) > 1  # more than cuts patches
         attention = network.patch_size is not None
@@ -51,7 +52,8 @@ def opt_kernels(cfg: TrainConfig, device: torch.device) -> str:
         cfg: The recipe.
         device: Where the run begins.
     """
-    if cfg.opt_kernels != "auto" or not (has := kernels(cfg.opt)):
+    has = [name for name in kernels(cfg.opt) if name != "fused" or not cfg.fsdp or cfg.opt in SPLIT_FUSED]
+    if cfg.opt_kernels != "auto" or not has:
         return cfg.opt_kernels
     return has[0] if device.type == "cuda" else "for-loop"
 

@@ -19,7 +19,7 @@ from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
 from evalkit.text import say
 
-from . import loop, mixed_samples, session, snapshot
+from . import fsdp, loop, mixed_samples, session, snapshot
 from .config import TrainConfig
 from .ema import beginning_left
 from .micro_batch import settle_micro_batch
@@ -86,7 +86,7 @@ def headline(s: session.Session, run: Path) -> str:
     where = f"{torch.cuda.get_device_name(s.device)}" if s.device.type == "cuda" else f"CPU, {cfg.threads} threads"
     kept = "" if cfg.cache == "none" else f", cache={cfg.cache}"
     how = [f"amp={cfg.amp}", f"opt_kernels={cfg.opt_kernels}"]
-    how += [name for name in ("channels_last", "compile") if getattr(cfg, name)]
+    how += [name for name in ("channels_last", "compile", "fsdp") if getattr(cfg, name)]
     return (
         f"{cfg.model} ({millions:.1f} M parameters), {session.method_name(cfg.mixup)}, {len(s.train_images):,} +"
         f" {len(s.val_images):,} images of {s.train_images.name} at {cfg.image_size} pixels (decode={cfg.decode},"
@@ -135,9 +135,10 @@ def _run(s: session.Session, run: Path) -> int:
         if advice := not_compiled(s, e):
             raise EvalkitError(advice) from e
         raise
+    with fsdp.gathered(s.network, s.empty) as network:
+        if is_main() and not (finished and (run / "mixed.npz").exists()):
+            mixed_samples.save(s, network, run / "mixed.npz")
     if is_main():
-        if not (finished and (run / "mixed.npz").exists()):
-            mixed_samples.save(s, run / "mixed.npz")
         new = [r for r in records(s, run) if not results.holds(run, r)]
         for r in new:
             results.append(run, r)
@@ -163,12 +164,12 @@ def out_of_memory(s: session.Session, error: Exception) -> str | None:
         ways.append("amp=bf16")
     smaller = [n for n in range(1, cfg.micro_batch) if cfg.batch_size % n == 0]
     if smaller:
-        ways.append(
-            f"auto_micro_batch=true, which tries what fits, or micro_batch={smaller[-1]} (so many images are mixed with"
-            " one another)"
-        )
+        tried = "" if cfg.fsdp else "auto_micro_batch=true, which tries what fits, or "
+        ways.append(f"{tried}micro_batch={smaller[-1]} (so many images are mixed with one another)")
     if s.device.type != "cuda":
         ways.append("fewer workers")
+    if world_size() > 1 and not cfg.fsdp:
+        ways.append("fsdp=true, which splits weights and optimizer state over the processes")
     where = "the GPU's memory" if s.device.type == "cuda" else "memory"
     return (
         f"{where} ran out at step {s.step} with micro_batch={cfg.micro_batch}; begin a new run with {' or '.join(ways)}"

@@ -22,7 +22,7 @@ from evalkit.models import Network
 from evalkit.models.fit import head_names
 from evalkit.runtime import is_main, seed_torch
 
-from . import distill, settings
+from . import distill, fsdp, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
 from .combination import mixes_nothing
 from .config import TrainConfig
@@ -75,6 +75,7 @@ class Session:
         scaler: Of the loss under float16; idle else.
         batchnorm: Keeps the running statistics of batch norm.
         ema: The averaged weights; None: the recipe wants none.
+        empty: The network less its weights, which are put into it where a pass needs them whole; None: not fsdp.
         remarks: What a reader of the numbers must know of the data.
         maps: Folders of maps that the method reads, with their fingerprints; known to the main process.
         recipe: Whose settings these are, see `recipe_name`.
@@ -98,6 +99,7 @@ class Session:
     scaler: torch.amp.GradScaler
     batchnorm: BatchNormStatistics
     ema: WeightAverage | None
+    empty: Network | None
     remarks: list[str]
     maps: dict[str, str] = field(default_factory=dict)
     recipe: str | None = None
@@ -133,8 +135,7 @@ class Session:
 
 
 def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, data.Images] | None = None) -> Session:
-    """Data, network, method and optimizer of a recipe, seeded; the same in every process. What the recipe leaves open
-    is settled by the data.
+    """What a recipe names, seeded, the same in every process; what it leaves open is settled by the data.
 
     Args:
         cfg: The recipe.
@@ -149,7 +150,7 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     cfg = settle_sizes(cfg, train_images)
     remarks = check_splits(train_images, val_images, (cfg.train_split, val_name(cfg))) + cfg.picked
     seed_torch(cfg.seed, "init")
-    network = make_network(cfg, len(train_images.classes), remarks).to(device)
+    network = make_network(cfg, len(train_images.classes), remarks).to("cpu" if cfg.fsdp else device)
     check_sizes(network, cfg)
     settings.check(cfg.methods, {f.name for f in fields(TrainConfig)})
     method = from_config(cfg.mixup)
@@ -165,9 +166,10 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
             part.check_size(network, cfg.image_size, cfg.image_size)
     trainee = Trainee(network, method, distill.from_config(cfg, network, method, train_images.classes))
     trainee.eval()  # a training pass puts it, as a whole, into training mode
+    ema = WeightAverage(network) if cfg.ema is not None else None
+    empty = fsdp.split_run(cfg, method, [network, *([ema.network] if ema else [])], device) if cfg.fsdp else None
     optimizer = make_optimizer(network.model, method, cfg)
     remarks += [f"teacher {teacher.spec}: {line}" for teacher in teachers(trainee) for line in teacher.said]
-    ema = WeightAverage(network) if cfg.ema is not None else None
     transform = TrainTransform(cfg, network.mean)
     recipe = recipe_name(cfg)
     wanted = sets_of_recipe(config.read(config.find(recipe)) if recipe else None)
@@ -184,6 +186,7 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         scaler=torch.amp.GradScaler(device.type, enabled=cfg.amp == "fp16"),
         batchnorm=BatchNormStatistics(network),
         ema=ema,
+        empty=empty,
         recipe=recipe,
         whole=(published_set(train_images) == wanted[0], published_set(val_images) == wanted[1]),
         remarks=remarks,

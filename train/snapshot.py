@@ -9,12 +9,16 @@ from torch.optim import Optimizer
 
 from evalkit import checkpoint, config
 from evalkit.errors import EvalkitError
+from evalkit.models import Network
+from evalkit.runtime import is_main
 
+from . import fsdp
 from .session import Session, method_name, teachers
 
 
-def save(s: Session, run: Path) -> Path:
-    """Write the run's checkpoint for the current step; returns its folder.
+def save(s: Session, run: Path) -> Path | None:
+    """Write the run's checkpoint for the current step. All processes call it, as each gives its share under fsdp; the
+    main one writes, and gets the folder.
 
     Args:
         s: The run.
@@ -32,8 +36,12 @@ def save(s: Session, run: Path) -> Path:
         # the network that is trained, where the one that is exported is another one
         "network": None if networks["raw"] is s.network else s.network.model.state_dict(),
     }
-    ema = networks["ema"].model.state_dict() if "ema" in networks else None
-    return checkpoint.save(run, s.step, networks["raw"].model.state_dict(), ema, state, meta(s))
+    weights = {name: network.model.state_dict() for name, network in networks.items()}
+    if s.cfg.fsdp:
+        state, weights = fsdp.whole(state), fsdp.whole(weights)
+    if not is_main():
+        return None
+    return checkpoint.save(run, s.step, weights["raw"], weights.get("ema"), state, meta(s))
 
 
 def meta(s: Session) -> dict[str, Any]:
@@ -103,9 +111,11 @@ def restore(s: Session, folder: Path) -> None:
         if not 0 <= state["step"] <= s.total_steps:
             raise ValueError(f"its step {state['step']} is none of the run's {s.total_steps}")
         s.method.load_state_dict(state["method"])
-        s.network.model.load_state_dict(weights if state["network"] is None else state["network"])
+        load_weights(s, s.network, weights if state["network"] is None else state["network"])
         if s.ema:
-            s.ema.network.model.load_state_dict(checkpoint.read_weights(folder, "ema")[0])
+            load_weights(s, s.ema.network, checkpoint.read_weights(folder, "ema")[0])
+        if s.cfg.fsdp:
+            state["optimizer"] = fsdp.optimizer_shares(state["optimizer"], s.optimizer)
         load_optimizer(s.optimizer, state["optimizer"])
         s.scaler.load_state_dict(state["scaler"])
         for key in ("step", "scores", "best", "history"):
@@ -117,6 +127,17 @@ def restore(s: Session, folder: Path) -> None:
             f"{folder} does not fit this recipe ({what}); resume with the run's own config.yaml, use another checkpoint"
             f" of its run, or begin a new run from its weights with init={folder}"
         ) from e
+
+
+def load_weights(s: Session, network: Network, weights: dict[str, Tensor]) -> None:
+    """Load weights into one of the run's networks.
+
+    Args:
+        s: The run.
+        network: The network.
+        weights: A state dict of it, whole.
+    """
+    network.model.load_state_dict(fsdp.shares(weights, network.model) if s.cfg.fsdp else weights)
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from evalkit.train import METHODS, train_step
+from evalkit.train.fsdp import PASSES
 
 from .mixup_cases import Case, every_method, make_cnn, make_vit
 
@@ -20,6 +21,21 @@ def needs_vit(name, preset, branch):
     return METHODS[name].takes == "vit" or Case(name, preset, branch).method.attention
 
 
+def count_passes(net) -> tuple[list, list]:
+    """Two lists that grow by one with every whole pass of a network, and with every run of its first layer."""
+    passes, first = [], []
+    for name in ("forward", *PASSES):
+
+        def counted(*args, _pass=getattr(net, name), **kwargs):
+            passes.append(1)
+            return _pass(*args, **kwargs)
+
+        setattr(net, name, counted)
+    layer = next(m for m in net.model.modules() if not list(m.children()) and list(m.parameters()))
+    layer.register_forward_hook(lambda *_: first.append(1))
+    return passes, first
+
+
 @every_method
 def test_batch_norm_statistics_are_left_to_the_training_pass(name, preset, branch):
     case = Case(name, preset, branch, net=vit_with_batch_norm if needs_vit(name, preset, branch) else make_cnn)
@@ -30,8 +46,11 @@ def test_batch_norm_statistics_are_left_to_the_training_pass(name, preset, branc
         m.training for m in case.net.modules()
     )
     counts = [v for k, v in case.net.named_buffers() if "num_batches" in k]
+    passes, first = count_passes(case.net)
     train_step(case.context(), case.net, case.method, case.x, case.y)
     assert [int(v) for v in counts] == [case.method.training_passes] * len(counts)
+    own = "layers" if len(first) > len(passes) else "whole" if len(passes) > 1 else "none"
+    assert case.method.own_passes == own
 
 
 @every_method

@@ -50,8 +50,6 @@ NOT_MEASURED = {  # page -> words around a number -> what it is
     },
     "compatibility": {
         "until 1.0 a minor": "a version",
-        "torch 2.6, timm": "a version",
-        "torchvision 0.26": "a version",
     },
 }
 

@@ -142,6 +142,8 @@ class MixMethod(nn.Module):
     inject_layers: Sequence[str] = ()  # layers whose output `Mixed.inject` may change
     takes: Literal["any", "vit", "cnn"] = "any"  # the only kind of network it works with
     training_passes: int = 1  # of the trained network in a step
+    # passes through the trained network besides the one of `train_step`; "layers": some run layers of it by themselves
+    own_passes: Literal["none", "whole", "layers"] = "none"
 
     # How it runs. `loader_extras` are made of each training image in the data loader (its `info` says which "id" and
     # "view" it is, see evalkit.data.loading) and arrive stacked in `Context.extras`.

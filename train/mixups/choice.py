@@ -1,7 +1,7 @@
 """Choice: one of several methods for each batch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -85,6 +85,10 @@ class Choice(MixMethod):
     @property
     def skips_passes(self) -> bool:  # type: ignore[override]  # computed, see above
         return len({m.extra_passes for m in self.branches}) > 1 or any(m.skips_passes for m in self.branches)
+
+    @property
+    def own_passes(self) -> Literal["none", "whole", "layers"]:  # type: ignore[override]  # computed, see above
+        return max((m.own_passes for m in self.branches), key=("none", "whole", "layers").index)
 
     @property
     def inject_layers(self) -> Sequence[str]:  # type: ignore[override]  # computed, see above

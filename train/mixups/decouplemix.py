@@ -55,7 +55,7 @@ class DecoupleMix(MixMethod):
         expect(is_number(lam_idx) and lam_idx >= 0, "lam_idx", "a number of at least 0", lam_idx)
         self.method, self.eta, self.lam_idx = method, eta, lam_idx
         self.attention, self.features, self.inject_layers = method.attention, method.features, method.inject_layers
-        self.loader_extras = method.loader_extras
+        self.loader_extras, self.own_passes = method.loader_extras, method.own_passes
 
     def setup(self, net: Network) -> None:
         self.method.setup(net)

@@ -54,6 +54,7 @@ class GuidedMixup(SaliencyMethod):
     def __init__(self, saliency: str = "ap", clean_lam: float = 0.0, saliency_training: bool = False):
         super().__init__(clean_lam, flag("saliency_training", saliency_training))
         self.saliency = one_of("saliency", saliency, ("ap", "sr"))
+        self.own_passes = "whole" if saliency == "ap" else "none"
 
     def mix(self, ctx: Context, x: Tensor, y: Tensor, net: Network) -> Mixed:
         s = blur(self.input_saliency(net, x, y).float() if self.saliency == "ap" else spectral_residual(x)) + 1e-20

@@ -58,6 +58,7 @@ class MergeMix(MixMethod):
     """
     takes = "vit"
     training_passes = 2
+    own_passes = "layers"
     small = {"attn_depth": 1}
     PRESETS = {
         "default": {},

@@ -38,6 +38,7 @@ class SaliencyGrafting(MixMethod):
 
     family = "saliency"
     extra_passes = "1 forward"
+    own_passes = "whole"
     bibtex = """
     @inproceedings{park2022grafting,
       title = {Saliency Grafting: Innocuous Attribution-Guided Mixup with Calibrated Label Mixing},

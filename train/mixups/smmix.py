@@ -53,6 +53,7 @@ class SMMix(MixMethod):
     takes = "vit"
     exempt = {"blend": "moves a window", "itself": "moves a window", "renaming": "also the clean pass's"}
     extra_passes = "1 forward"
+    own_passes = "whole"
     features = True
 
     def __init__(self, pairing: str = "flip"):

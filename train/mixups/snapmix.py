@@ -43,6 +43,7 @@ class SnapMix(MixMethod):
     row_sum = None  # each label by the share of its own saliency that is seen
     needs = "class activation maps"
     extra_passes = "1 forward"
+    own_passes = "whole"
     bibtex = """
     @inproceedings{huang2021snapmix,
       title = {{SnapMix}: Semantically Proportional Mixing for Augmenting Fine-grained Data},

@@ -51,6 +51,7 @@ class SUMix(MixMethod):
     extra_passes = "1 forward + backward of the clean images, and those of its method"
     features = True
     training_passes = 2
+    own_passes = "whole"
     bibtex = """
     @inproceedings{qin2024sumix,
       title = {{SUMix}: Mixup with Semantic and Uncertain Information},

@@ -117,6 +117,7 @@ class TokenMix(MixMethod):
             cell,
         )
         self.kind = one_of("teacher", teacher, TEACHERS)
+        self.own_passes = "whole" if teacher == "self" else "none"
         self.teacher = Teacher(network, network_model) if teacher in ("cam", "attn") else None
         self.maps = maps
         self.mask = one_of("mask", mask, MASKS)

@@ -45,6 +45,7 @@ class LearnedMix(MixMethod):
     needs = "features in the middle of the network"
     features = True
     training_passes = 2  # of the mixed images and of the clean ones
+    own_passes = "whole"
     uses_all_parameters = True
     asks = ("encoder.look",)
 

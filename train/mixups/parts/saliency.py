@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import reduce
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ class SaliencyMethod(MixMethod):
     family = "saliency"
     needs = "input gradients"
     extra_passes = "1 forward + backward"
+    own_passes: Literal["none", "whole", "layers"] = "whole"
 
     def __init__(self, clean_lam: float = 0.0, saliency_training: bool = False):
         super().__init__()
