@@ -315,7 +315,8 @@ def mixed_samples(strips: dict[str, tuple[np.ndarray, list[str]]]) -> Figure:
         for ax, image, caption in zip(axes, images, captions):
             ax.imshow(image, interpolation="nearest" if max(image.shape[:2]) <= 96 else "antialiased")
             ax.set_xlabel(
-                "\n".join(map(plain, caption.split("\n"))).replace("$", r"\$") + "\n" * (lines - 1 - caption.count("\n")),
+                "\n".join(map(plain, caption.split("\n"))).replace("$", r"\$")
+                + "\n" * (lines - 1 - caption.count("\n")),
                 fontsize=7.5,
                 linespacing=1.25,
                 labelpad=3,

@@ -110,7 +110,7 @@ class Gathered:
         return [m for members in self.places.values() for m in members]
 
     def odd_ones(self) -> list[str]:
-        """"measurement: why: cells" of what `record_sets` leaves out: it did not measure the same thing as most."""
+        """ "measurement: why: cells" of what `record_sets` leaves out: it did not measure the same thing as most."""
         found: dict[tuple[str, str], list[str]] = {}
         for m in self._members():
             for measurement, record in m.records.items():
@@ -118,10 +118,7 @@ class Gathered:
                 if usual is not None and own != usual:
                     words = [OF_GROUP[f] for f in OF_GROUP if getattr(own, f) != getattr(usual, f)]
                     found.setdefault((measurement, f"other {words[0]} than most"), []).append(m.cell.name)
-        return [
-            f"{measurement}: {why}: {', '.join(cells[:NAMED])}{f' and {len(cells) - NAMED} more' * (len(cells) > NAMED)}"
-            for (measurement, why), cells in found.items()
-        ]
+        return [f"{measurement}: {why}: {_some(cells)}" for (measurement, why), cells in found.items()]
 
     def report_rows(self) -> list[Row]:
         """The rows of a report on runs, by the names of the study."""
@@ -130,6 +127,11 @@ class Gathered:
             for place, members in self.places.items()
             if any(m.records for m in members)
         ]
+
+
+def _some(cells: list[str]) -> str:
+    more = f" and {len(cells) - NAMED} more" if len(cells) > NAMED else ""
+    return ", ".join(cells[:NAMED]) + more
 
 
 def gather(study: Study, folder: Path) -> Gathered:

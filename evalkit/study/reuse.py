@@ -94,7 +94,9 @@ def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identi
                 " the images of before, or choose another --out"
             )
         if None in same:
-            said.append(f"{job.id}: whether its images are those of now is not known: it has another kind of fingerprint")
+            said.append(
+                f"{job.id}: whether its images are those of now is not known: it has another kind of fingerprint"
+            )
     return said
 
 

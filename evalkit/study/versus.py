@@ -163,8 +163,8 @@ def _left(name: str, own: BySeed, other: BySeed) -> list[str]:
     """A sentence for each measurement of one side that finds none of the same seed, data and settings on the other."""
     lone = [(g.protocol, g.data, seed) for seed in own for g in own[seed] if g not in other.get(seed, {})]
     return [
-        f"not compared: {protocol} on {data} of {name}, seed {seed}: the other side has none of the same protocol version,"
-        " images and settings"
+        f"not compared: {protocol} on {data} of {name}, seed {seed}: the other side has none of the same protocol"
+        " version, images and settings"
         for protocol, data, seed in lone
     ]
 

@@ -152,7 +152,8 @@ def read(folder, text):
 ESCAPES = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
 NAMES = (
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "a|b", "=1+1", "@SUM(A1)",
-    r"\input{/etc/passwd}", "50%", "a_b^c", "#1{", r"$\frac$", "$x$", "\x1b[31mred", "\u202egnp", "../../x", "a\nb", '"; x',
+    r"\input{/etc/passwd}", "50%", "a_b^c", "#1{", r"$\frac$", "$x$", "\x1b[31mred", "\u202egnp",
+    "../../x", "a\nb", '"; x',
 )  # fmt: skip
 
 
@@ -225,11 +226,21 @@ CASES = [
         for what, fields in OTHER.items()
     ),
     *(
-        Case(f"a seed of other {what}, under compare", over_seeds, "not compared: accuracy .* seed 0: the other", "said", f)
+        Case(
+            f"a seed of other {what}, under compare",
+            over_seeds,
+            "not compared: accuracy .* seed 0: the other",
+            "said",
+            f,
+        )
         for what, f in OTHER.items()
     ),
-    Case("newer images of A alone, under compare", compared, "not compared: imagenet-a .*22222222", "said", ("12", "1")),
-    Case("newer images of B alone, under compare", compared, "not compared: imagenet-a .*22222222", "said", ("1", "12")),
+    Case(
+        "newer images of A alone, under compare", compared, "not compared: imagenet-a .*22222222", "said", ("12", "1")
+    ),
+    Case(
+        "newer images of B alone, under compare", compared, "not compared: imagenet-a .*22222222", "said", ("1", "12")
+    ),
     Case("two states of the images, under compare", compared, r"imagenet-a on data \(22222222\)", "said", ("12", "12")),
     Case("no images in common, under compare", compared, "the data differ", argument=("1", "2")),
     *(Case(f"in a study file: {text}", read, says=REFUSED, argument=text) for text in SURPRISES),
