@@ -126,6 +126,8 @@ def measure(spec: str, cfg: ClsConfig, out: Path | None = None) -> int:
     folder = out or Path("runs") / re.sub(r"[^\w.-]+", "-", f"cls-{test_images.name}-{label}-seed{cfg.seed}")
     if is_main():
         run_folder.make(folder)
+    if cfg.seed and cfg.mode != "fewshot" and cfg.init != "random":
+        said.append(f"seed={cfg.seed} draws nothing with mode={cfg.mode} and weights of a file; it is in names alone")
     mode, transform = preparation(of.loaded, test_images, cfg.preprocess)
     found, bad = [], []
     for what, images in (("train", train_images), ("val", test_images)):

@@ -52,8 +52,10 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int) or key in seen:
+            if not isinstance(key, str | int) or isinstance(key, bool) or key in seen:
                 problem = f"found duplicate key {key}" if key in seen else f"{key!r} is no key"
+                if isinstance(key, bool):  # YAML 1.1 takes yes, no, on and off for these
+                    problem = f"'{key_node.value}' stands for {str(key).lower()} and is no key; put it into quotes"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)

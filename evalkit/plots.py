@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from .metrics import PrecisionRecall, ReliabilityBins, RiskCoverage
+from .text import plain
 
 # Four of Okabe and Ito's colours, then a violet and a brown that stay apart from them for every kind of colour
 # blindness and from white paper; marker and dash change as well, so that grey print and long lists stay readable.
@@ -148,7 +149,7 @@ def shown(text: str, length: int) -> str:
         text: The text.
         length: The most characters.
     """
-    text = " ".join(text.split())
+    text = plain(" ".join(text.split()))  # no letter that no SVG may hold
     if len(text) > length:  # in the middle: what tells two runs of one name apart stands at the end
         tail = length // 2
         text = text[: length - 1 - tail] + "\N{HORIZONTAL ELLIPSIS}" + text[-tail:]
@@ -314,7 +315,8 @@ def mixed_samples(strips: dict[str, tuple[np.ndarray, list[str]]]) -> Figure:
         for ax, image, caption in zip(axes, images, captions):
             ax.imshow(image, interpolation="nearest" if max(image.shape[:2]) <= 96 else "antialiased")
             ax.set_xlabel(
-                caption.replace("$", r"\$") + "\n" * (lines - 1 - caption.count("\n")),
+                "\n".join(map(plain, caption.split("\n"))).replace("$", r"\$")
+                + "\n" * (lines - 1 - caption.count("\n")),
                 fontsize=7.5,
                 linespacing=1.25,
                 labelpad=3,

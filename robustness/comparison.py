@@ -97,7 +97,14 @@ def compare(
         )
     made = []
     for name in shared:
-        for first, second in _pairs(name, sides[0], sides[1], names=(a, b)):
+        pairs = _pairs(name, sides[0], sides[1], names=(a, b))
+        for k, (spec, side) in enumerate(zip((a, b), sides)):
+            lone = [r for r in side if r["protocol"] == name and not any(r is pair[k] for pair in pairs)]
+            others = [r for r in sides[1 - k] if r["protocol"] == name]
+            say(*(f"not compared: {name} of {spec}, {_which(r)}: {_obstacle(r, others[-1])}" for r in lone))
+        for first, second in pairs:
+            if len(pairs) > 1:
+                say(f"{name} on {_which(first)}:")
             sides_of = [outcome_of(r, transfers) for r in (first, second)]
             differences = paired(known[name], sides_of[0], sides_of[1], names=(a, b))
             say(*_text(first, second, differences).split("\n"))
@@ -293,6 +300,11 @@ def _text(a: Record, b: Record, differences: Sequence[Difference]) -> str:
     if ways[0] != ways[1]:
         unsure.append(f"  the images were not prepared alike, which moves numbers too: A: {ways[0]}; B: {ways[1]}")
     return "\n".join(map(plain, [head, *lines, note + chance, *unsure]))
+
+
+def _which(record: Record) -> str:
+    """The data of a record; images that changed under the name have another number."""
+    return f"{record['data']['name']} ({fingerprint.short(record['data']['fingerprint'], 8)})"
 
 
 def _name(record: Record) -> str:

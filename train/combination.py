@@ -5,8 +5,11 @@ import json
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from evalkit import models
+from evalkit.data.images import Images
+from evalkit.data.kept import in_memory
 from evalkit.errors import EvalkitError
 
 from .config import TrainConfig
@@ -63,13 +66,27 @@ def _network(model: str, arguments: str) -> Any:
         return models.create(model, num_classes=CLASSES, **json.loads(arguments))
 
 
-def mixes_nothing(cfg: TrainConfig, method: MixMethod) -> list[str]:
-    """A sentence where a micro-batch of one image leaves nothing to mix it with.
+def without_effect(cfg: TrainConfig, method: MixMethod, network: Any, images: Images) -> list[str]:
+    """A sentence for each key that does nothing with this network and these images, and one where a micro-batch of one
+    image leaves nothing to mix it with.
 
     Args:
-        cfg: The recipe.
+        cfg: The recipe, settled.
         method: The mixup.
+        network: What it trains.
+        images: For training.
     """
+    found = _mixes_nothing(cfg, method)
+    if not any(isinstance(layer, _BatchNorm) for layer in network.modules()):
+        given = [key for key in ("precise_bn", "bn_batch") if getattr(cfg, key) is not None]
+        found += [f"{key}={getattr(cfg, key)} has no effect: {cfg.model} has no batch norm" for key in given]
+    as_it_is = in_memory(images) and images.native_size == cfg.image_size and cfg.augment != "rrc"
+    if cfg.decode == "fast" and as_it_is:
+        found.append(f"decode=fast has no effect: the images of {images.name} are neither decoded nor resized")
+    return found
+
+
+def _mixes_nothing(cfg: TrainConfig, method: MixMethod) -> list[str]:
     parts = [m for m in method.modules() if isinstance(m, MixMethod) and not isinstance(m, Choice | Vanilla)]
     if cfg.micro_batch > 1 or all("alone" in part.exempt for part in parts):
         return []

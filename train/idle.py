@@ -35,6 +35,12 @@ def idle(cfg: "TrainConfig") -> dict[str, str]:
         ),
         (cfg.schedule != "cosine", ["min_lr", "cooldown_epochs"], "it belongs to schedule=cosine"),
         (cfg.ema is None, ["ema_warmup_epochs"], "it belongs to ema=DECAY"),
+        (
+            cfg.ema_warmup_epochs > cfg.epochs,
+            ["ema_warmup_epochs"],
+            f"epochs={cfg.epochs} end before ema reaches its value; give fewer ema_warmup_epochs or more epochs",
+        ),
+        (cfg.micro_batch == 1, ["auto_micro_batch"], "micro_batch=1 has no divisor to try; give a larger one"),
         (cfg.schedule != "step", ["decay_epochs", "decay_rate"], "it belongs to schedule=step"),
         (
             cfg.schedule == "constant" and not (cfg.warmup_epochs and cfg.warmup_by is None),

@@ -24,7 +24,7 @@ from evalkit.runtime import is_main, seed_torch
 
 from . import distill, fsdp, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
-from .combination import mixes_nothing
+from .combination import without_effect
 from .config import TrainConfig
 from .ema import WeightAverage
 from .matching import recipe_name
@@ -154,7 +154,7 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     check_sizes(network, cfg)
     settings.check(cfg.methods, {f.name for f in fields(TrainConfig)})
     method = from_config(cfg.mixup)
-    remarks += mixes_nothing(cfg, method)
+    remarks += without_effect(cfg, method, network, train_images)
     share_batch_norm(network, method, cfg, device)
     method.setup(network)
     method.to(device)

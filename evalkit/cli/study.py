@@ -1,6 +1,6 @@
 """`evalkit study list | show | run | status | report`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,8 +135,8 @@ def study_run(
     run_folder.make(folder)
     with run_folder.claimed(folder, f"study run {found.name}", new=False):
         plan.start(folder, made)
-        for line in reuse.take(folder, made, use, _identity) if use else []:
-            say(line)
+        identity = _identities()
+        say(*reuse.changed(folder, made, identity), *(reuse.take(folder, made, use, identity) if use else []))
         engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
     return _ended(folder)
 
@@ -216,8 +216,15 @@ def _obstacle(recipe: str, overrides: list[str]) -> str | None:
         return str(e)
 
 
-def _identity(job: Any) -> Any:
-    """What the numbers of a training job follow from."""
+def _identities() -> Callable[[Any], Any]:
+    """What tells what the numbers of a training job follow from; it looks at the images of several jobs once."""
+    loaded: dict[str, Any] = {}
+    return lambda job: _identity(job, loaded)
+
+
+def _identity(job: Any, loaded: dict[str, Any]) -> Any:
+    import json
+
     from .. import config, keys
     from ..about import ACCURACY
     from ..study.reuse import Identity
@@ -226,7 +233,10 @@ def _identity(job: Any) -> Any:
     from ..train.sizes import settle_sizes
 
     cfg = config.load(TrainConfig, job.argv[1], list(job.argv[2:]))
-    train_images, val_images = session.load_images(cfg)
+    of = json.dumps([cfg.data, cfg.data_dir, cfg.train_split, cfg.val_split, cfg.holdout, cfg.limit])
+    if of not in loaded:
+        loaded[of] = session.load_images(cfg)
+    train_images, val_images = loaded[of]
     cfg = settle_sizes(cfg, train_images)
     # what `models` and `methods` bring stands in the other keys
     moving = keys.named(TrainConfig, "setting", "seed") - {"models", "methods"}

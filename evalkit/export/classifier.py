@@ -140,7 +140,13 @@ def data_config(loaded: Loaded) -> dict[str, Any]:
     found = {"input_size": (3, *network.input_size), "mean": network.mean, "std": network.std}
     if not recipe:
         return found
-    transform = validation_transform(recipe, SIZE if recipe.get("data") in EMBEDDED else None)
+    try:
+        transform = validation_transform(recipe, SIZE if recipe.get("data") in EMBEDDED else None)
+    except EvalkitError as e:  # which advises keys that an export has not
+        raise EvalkitError(
+            f"{loaded.source} does not say how its run prepared validation images ({e.__cause__!r}), which an export"
+            " needs; export a checkpoint whose meta.json holds its whole recipe"
+        ) from e
     resize = transform.size if transform.native else transform.resize
     share = transform.size / resize
     if math.floor(transform.size / share) != resize:  # timm divides and rounds down

@@ -11,12 +11,22 @@ from .. import results
 from ..errors import EvalkitError
 from ..ordered import each_once
 from ..protocols import Metric, Protocol, Protocols
-from ..report.collect import Record, Row, Run, RunKey, group_of
+from ..report.collect import Group, Record, Row, Run, RunKey, group_of
 from .spec import Cell, Study
 
 SEED = "seed"  # the axis whose values repeat a training
 TRAIN = "train"
 OF_FORM = {"last": "top1", "best": "top1_best", "median": "top1_median"}
+# what a record is of, field -> in words; data of the same name and other contents are other images
+OF_GROUP = {
+    "protocol": "protocol",
+    "version": "protocol version",
+    "data": "data",
+    "split": "split",
+    "fingerprint": "images",
+    "settings": "settings",
+}
+NAMED = 3  # cells that a remark names
 # (ids, what `bootstrap` resamples) of a record, from its per-sample file; handed in by the command line
 Outcomes = Callable[[Record], tuple[np.ndarray, Any]]
 
@@ -82,17 +92,33 @@ class Gathered:
 
     def record_sets(self, measurement: str) -> dict[Place, dict[str, Record]]:
         """Place -> seed -> record of a measurement, of those that measured the same thing as most."""
+        usual = self._usual(measurement)
         found = {
-            place: {m.seed: m.records[measurement] for m in members if measurement in m.records}
+            place: {
+                m.seed: r for m in members if (r := m.records.get(measurement)) is not None and group_of(r) == usual
+            }
             for place, members in self.places.items()
         }
-        groups = [group_of(r) for by_seed in found.values() for r in by_seed.values()]
-        usual = max(groups, key=groups.count, default=None)
-        return {
-            place: same
-            for place, by_seed in found.items()
-            if (same := {seed: r for seed, r in by_seed.items() if group_of(r) == usual})
-        }
+        return {place: by_seed for place, by_seed in found.items() if by_seed}
+
+    def _usual(self, measurement: str) -> Group | None:
+        """What most records of a measurement are of."""
+        groups = [group_of(m.records[measurement]) for m in self._members() if measurement in m.records]
+        return max(groups, key=groups.count, default=None)
+
+    def _members(self) -> list[Measured]:
+        return [m for members in self.places.values() for m in members]
+
+    def odd_ones(self) -> list[str]:
+        """ "measurement: why: cells" of what `record_sets` leaves out: it did not measure the same thing as most."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for m in self._members():
+            for measurement, record in m.records.items():
+                usual, own = self._usual(measurement), group_of(record)
+                if usual is not None and own != usual:
+                    words = [OF_GROUP[f] for f in OF_GROUP if getattr(own, f) != getattr(usual, f)]
+                    found.setdefault((measurement, f"other {words[0]} than most"), []).append(m.cell.name)
+        return [f"{measurement}: {why}: {_some(cells)}" for (measurement, why), cells in found.items()]
 
     def report_rows(self) -> list[Row]:
         """The rows of a report on runs, by the names of the study."""
@@ -101,6 +127,11 @@ class Gathered:
             for place, members in self.places.items()
             if any(m.records for m in members)
         ]
+
+
+def _some(cells: list[str]) -> str:
+    more = f" and {len(cells) - NAMED} more" if len(cells) > NAMED else ""
+    return ", ".join(cells[:NAMED]) + more
 
 
 def gather(study: Study, folder: Path) -> Gathered:

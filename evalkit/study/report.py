@@ -90,6 +90,7 @@ def remarks(gathered: Gathered) -> list[str]:
     """What is not in the tables and why."""
     lines = [f"Left out: {name}: {why}." for name, why in gathered.left_out.items()]
     lines += [f"Not measured: {what}." for what in gathered.missing]
+    lines += [f"Measured, but not in the tables: {what}." for what in gathered.odd_ones()]
     return lines
 
 
@@ -153,8 +154,8 @@ def _digits(value: float | None) -> str:
 
 def _csv(fields: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, fields, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([cell(field) for field in fields])
     for line in lines:
-        writer.writerow({key: cell(value) for key, value in line.items()})
+        writer.writerow([cell(line.get(field, "")) for field in fields])
     return out.getvalue()

@@ -56,7 +56,47 @@ def take(folder: Path, made: plan.Plan, dirs: Sequence[Path], identity: Callable
         for other in made.of_cell(job.cell)[1:]:
             found = _evaluation(run, other)
             if found is not None and not (folder / other.out).exists():
-                said.append(_link(folder, other, found))
+                said.append(f"{_link(folder, other, found)} (its images were not compared with those of now)")
+    return said
+
+
+def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identity]) -> list[str]:
+    """A sentence for each training that is there already and whose images could not be compared with those of now.
+
+    Args:
+        folder: of the study.
+        made: its plan.
+        identity: as `take` is given it.
+
+    Raises EvalkitError for a training of other images than those that its recipe names now: what is still to be trained
+    would stand beside it in one table.
+    """
+    said = []
+    for job in made.jobs:
+        meta = folder / job.out / META
+        if job.argv[0] != "train" or not plan.finished(folder, job) or not meta.is_file():
+            continue
+        try:
+            wanted = identity(job)
+        except EvalkitError as e:
+            said.append(f"{job.id}: whether its images are those of now is not known: {e}")
+            continue
+        try:
+            known = json.loads(meta.read_text(encoding="utf-8"))["data"]
+            pairs = [(known["fingerprint"], wanted.train), (known["val_fingerprint"], wanted.val)]
+            same = [fingerprint.same(theirs, ours) for theirs, ours in pairs]
+        except (OSError, ValueError, KeyError, TypeError):
+            same = [None]
+        if False in same:
+            what = "training" if same[0] is False else "validation"
+            raise EvalkitError(
+                f"{folder / job.out} is finished, but the {what} images are not those that it was made with; give back"
+                " the images of before, or choose another --out"
+            )
+        if None in same:
+            said.append(
+                f"{job.id}: whether its images are those of now is not known: it has another kind of fingerprint"
+            )
     return said
 
 

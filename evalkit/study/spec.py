@@ -13,7 +13,19 @@ from ..recipe_text import flow
 from . import printed
 
 FOLDER = "study"
-KEYS = ("title", "recipe", "set", "axes", "where", "except", "cells", "evaluate", "report", "published")
+# key of a study file -> the type of its value, in words
+KEYS: dict[str, tuple[tuple[type, ...], str]] = {
+    "title": ((str,), "text; put it into quotes"),
+    "recipe": ((str,), "a recipe's name or file"),
+    "set": ((dict,), "a mapping of keys of a recipe to values"),
+    "axes": ((dict,), "a mapping such as {method: [mixup, cutmix], seed: [0, 1]}"),
+    "where": ((list,), "a list of mappings"),
+    "except": ((list,), "a list of mappings"),
+    "cells": ((str,), "'all' or 'published'"),
+    "evaluate": ((list,), "a list such as [{robustness: occlusion}]"),
+    "report": ((dict,), "a mapping such as {rows: method}"),
+    "published": ((dict, list), "a mapping with a source, or a list of them"),
+}
 EVALUATIONS = ("robustness", "transfer")
 FORMS = ("last", "best", "median")
 Keys = dict[str, Any]  # of a recipe; a dotted one reaches into a mapping
@@ -117,9 +129,12 @@ def load(study: str | Path) -> Study:
     """The study of a name or of a YAML file; raises EvalkitError for what it cannot mean, naming the closest word."""
     path = config.find(study, FOLDER)
     values = config.read(path, FOLDER)
-    for key in values:
+    for key, value in values.items():
         if key not in KEYS:
             raise EvalkitError(f"{path.name}: {unknown('key', str(key), KEYS)}")
+        kinds, words = KEYS[key]
+        if value is not None and not isinstance(value, kinds):
+            raise EvalkitError(f"{path.name}: `{key}` must be {words}; but it is {value!r}")
     axes = _axes(path, values.get("axes"))
     where = _rules(path, "where", values.get("where"), axes, ("set",))
     left_out = _rules(path, "except", values.get("except"), axes, ("why",))
@@ -142,14 +157,14 @@ def load(study: str | Path) -> Study:
                 keys, recipe = _merged(keys, rule["set"]), rule["set"].get("recipe", recipe)
         if not isinstance(recipe, str) and not weights:
             raise EvalkitError(f"{path.name}: which recipe? Give `recipe: NAME`, or one in every value of an axis")
-        why = next((str(rule["why"]) for rule in left_out if _applies(rule, chosen)), None)
+        why = next((rule["why"] for rule in left_out if _applies(rule, chosen)), None)
         cells.append(Cell(chosen, recipe or "", keys, why, weights))
     names = [cell.name for cell in cells]
     if twice := next((n for n in names if names.count(n) > 1), None):
         raise EvalkitError(f"{path.name}: two cells would be called '{twice}'; rename a value of an axis")
     return Study(
         name=path.stem,
-        title=str(values.get("title") or path.stem),
+        title=values.get("title") or path.stem,
         cells=cells,
         axes={axis: list(options) for axis, options in axes.items()},
         evaluations=evaluations,
@@ -185,8 +200,8 @@ def select(study: Study, only: str | None) -> list[Cell]:
 
 def _axes(path: Path, given: Any) -> dict[str, dict[str, Keys]]:
     """Axis -> value's name -> the keys that it sets. A plain list holds values of the key that the axis is called."""
-    if not isinstance(given, dict) or not given:
-        raise EvalkitError(f"{path.name}: `axes` must be a mapping such as {{method: [mixup, cutmix], seed: [0, 1]}}")
+    if not given:
+        raise EvalkitError(f"{path.name}: `axes` must be {KEYS['axes'][1]}")
     axes: dict[str, dict[str, Keys]] = {}
     for axis, options in given.items():
         if isinstance(options, list):
@@ -204,8 +219,8 @@ def _rules(path: Path, key: str, given: Any, axes: Mapping[str, Any], extra: tup
     """Rules of `where` and `except`: values of some axes, and what holds for them."""
     if given is None:
         return []
-    if not isinstance(given, list) or not all(isinstance(rule, dict) for rule in given):
-        raise EvalkitError(f"{path.name}: `{key}` must be a list of mappings")
+    if not all(isinstance(rule, dict) for rule in given):
+        raise EvalkitError(f"{path.name}: `{key}` must be {KEYS[key][1]}")
     for rule in given:
         for word, value in rule.items():
             if word in extra:
@@ -218,9 +233,15 @@ def _rules(path: Path, key: str, given: Any, axes: Mapping[str, Any], extra: tup
         for word in extra:
             if word not in rule:
                 raise EvalkitError(f"{path.name}: each rule of `{key}` needs `{word}`")
+        _text(path, f"{key}.why", rule.get("why"))
         if "set" in rule:
             _keys(path, f"{key}.set", rule["set"])
     return given
+
+
+def _text(path: Path, where: str, value: Any) -> None:
+    if value is not None and not isinstance(value, str):
+        raise EvalkitError(f"{path.name}: `{where}` must be text, but YAML reads {value!r} there; put it into quotes")
 
 
 def _applies(rule: Mapping[str, Any], chosen: Mapping[str, str]) -> bool:
@@ -245,9 +266,11 @@ def _evaluations(path: Path, given: Any) -> list[Evaluation]:
                 raise EvalkitError(
                     f"{path.name}: {unknown('key of an evaluation', str(word), (command, 'name', 'set'))}"
                 )
-        what = str(entry[command])
+        for word in (command, "name"):
+            _text(path, f"evaluate.{word}", entry.get(word))
+        what = entry[command]
         keys = _keys(path, "evaluate.set", entry.get("set") or {})
-        found.append(Evaluation(slug(str(entry.get("name", what))), command, what, keys))
+        found.append(Evaluation(slug(entry.get("name", what)), command, what, keys))
     names = [e.name for e in found]
     if twice := next((n for n in names if names.count(n) > 1 or n == "train"), None):
         raise EvalkitError(f"{path.name}: two evaluations are called '{twice}'; give one another `name`")
@@ -260,6 +283,9 @@ def _report(path: Path, given: Any, axes: Mapping[str, Any]) -> Report:
     for key in given:
         if key not in options:
             raise EvalkitError(f"{path.name}: report: {unknown('key', str(key), options)}")
+    for key, value in given.items():
+        for word in value if isinstance(value, list) else [value]:
+            _text(path, f"report.{key}", word)
     as_list = {k: [v] if isinstance(v, str) else v for k, v in given.items() if k in ("rows", "columns")}
     report = Report(**{**given, **as_list})
     if report.form not in FORMS:

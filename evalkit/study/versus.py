@@ -14,7 +14,7 @@ from ..files import write_atomic
 from ..ordered import each_once
 from ..protocols import Protocol, Protocols
 from ..report.collect import Group, Record, group_of, rows_of, runs_of
-from ..text import plain
+from ..text import plain, say
 from . import plan, significance
 from .gather import SEED, Outcomes
 from .tables import Draws, signed, span
@@ -138,6 +138,7 @@ def compare(
             continue
         ours, theirs = left.parts[part], right.parts[part]
         seeds = [seed for seed in ours if seed in theirs]
+        say(*_left(a, ours, theirs), *_left(b, theirs, ours))
         for group in each_once(g for seed in seeds for g in ours[seed]):
             pairs = {s: (ours[s][group], theirs[s][group]) for s in seeds if group in ours[s] and group in theirs[s]}
             if pairs and group.protocol in protocols and (not chosen or group.protocol in chosen):
@@ -156,6 +157,16 @@ def compare(
         text = json.dumps(made, indent=1, sort_keys=True, default=lambda _: None) + "\n"
         write_atomic(Path(out) / FILE, lambda f: f.write(text.encode()))
     return 0
+
+
+def _left(name: str, own: BySeed, other: BySeed) -> list[str]:
+    """A sentence for each measurement of one side that finds none of the same seed, data and settings on the other."""
+    lone = [(g.protocol, g.data, seed) for seed in own for g in own[seed] if g not in other.get(seed, {})]
+    return [
+        f"not compared: {protocol} on {data} of {name}, seed {seed}: the other side has none of the same protocol"
+        " version, images and settings"
+        for protocol, data, seed in lone
+    ]
 
 
 def _lines(protocol: Protocol, pairs: list[tuple[Record, Record]], draws: Draws) -> list[dict[str, Any]]:

@@ -100,7 +100,8 @@ IDLE = (
     "augment_device=device", "holdout=0.1|val_split=test", "weight_decay=0|decay_norm_and_bias=true",
     "distill_teacher=resnet18|distill_type=none|distill_alpha=0.1",
     "schedule=constant|warmup_epochs=0|schedule_by=epoch", "opt=lion|eps=1e-6",
-    "opt=rmsprop|betas=[0.9, 0.99]", "opt=adafactor|momentum=0.5",
+    "ema=0.9|ema_warmup_epochs=500", "micro_batch=1|auto_micro_batch=true", "opt=rmsprop|betas=[0.9, 0.99]",
+    "opt=adafactor|momentum=0.5",
     "warmup_epochs=0|warmup_lr=1e-6", "opt=adamw|momentum=0.5", "opt=sgd|betas=[0.9, 0.99]", "opt=sgd|eps=1e-6",
 )  # fmt: skip
 METHODS = (
@@ -156,7 +157,63 @@ def alone(folder, words):
     return (code, line) if code else (folder / "run" / "results.jsonl").read_text()
 
 
+def said_of(folder, words):
+    """What a training says on screen and in the record."""
+    splits(folder / "data")
+    keys = words.split("|")
+    names = {word.partition("=")[0] for word in keys}
+    given = [word for word in training(folder / "data") if word.partition("=")[0] not in names]
+    if "data=digits" in keys:
+        given = [word for word in given if not word.startswith("data_dir=")]
+    code, line = invoke([*given[:2], *keys, *given[2:]])
+    return (code, line) if code else (folder / "run" / "results.jsonl").read_text()
+
+
+def probed(folder, words):
+    run, root = run_folder(folder / "run"), splits(folder / "data")
+    command = ["transfer", "cls", str(run), f"data={root}", "device=cpu", "workers=0", *words.split("|")]
+    code, line = invoke([*command, "--out", str(folder / "out")])
+    return (code, line) if code else (folder / "out" / "results.jsonl").read_text()
+
+
+def exported(folder, key):
+    """A run whose recipe lacks what says how images are prepared."""
+    splits(folder / "data")
+    assert invoke(training(folder / "data"))[0] == 0
+    for meta in (folder / "run").glob("checkpoints/*/meta.json"):
+        content = json.loads(meta.read_text())
+        del content["config"][key]
+        meta.write_text(json.dumps(content))
+    return invoke(["export", str(folder / "run"), str(folder / "out"), "--to", "hf"])
+
+
+NO_EFFECT = (
+    "precise_bn=8", "bn_batch=4", "data=digits|model=vit_nano_patch4_32|limit=8|decode=fast",
+)  # fmt: skip
+NOT_TAKEN = (
+    "data=digits|model=vit_nano_patch4_32|limit=8|cache=memory", "cache=device|augment=rrc",
+    "opt=sgdp|opt_kernels=foreach",
+    "opt=madgrad|opt_kernels=fused", "opt_kernels=foreach|opt_args={foreach: false}", "opt_args={lr: 1}",
+    "auto_micro_batch=true|bn_batch=4", "cache=device|augment=none|auto_augment=rand-m9-inc1", "track=mlflow2",
+    "decode=fast|interpolation=lanczos",
+)  # fmt: skip
+
 CASES = [
+    *(Case(f"train: {words}", said_of, "has no effect: ", "said", words) for words in NO_EFFECT),
+    *cases(
+        NOT_TAKEN,
+        said_of,
+        "has no |no effect|does not|unknown|multiple values|must be|cache=device augments",
+        "train: ",
+    ),
+    *(
+        Case(f"transfer cls: {words}", probed, "draws nothing with mode=", "said", words)
+        for words in ("mode=knn|k=[1]|seed=3", "mode=linear|sweep=[1]|seed=1")
+    ),
+    *(
+        Case(f"export of a run whose recipe lacks {key}", exported, "export a checkpoint whose meta.json", argument=key)
+        for key in ("interpolation", "eval_size", "image_size")
+    ),
     Case(
         "micro_batch=1 before a batch norm of 1 x 1",
         alone,
