@@ -214,6 +214,13 @@ CASES = [
             ("truth values", "no floating-point numbers", cast(lambda v: v > 0)),
             ("complex numbers", "no floating-point numbers", cast(lambda v: v.to(torch.complex64))),
             ("NaN", "NaN or infinite", cast(lambda v: v * float("nan"))),
+            ("infinite", "NaN or infinite", cast(lambda v: v / 0)),
+            ("unsigned integers", "no floating-point numbers", cast(lambda v: (100 * v.abs()).to(torch.uint8))),
+            (
+                "sparse, by rows",
+                "quantised, sparse or without",
+                cast(lambda v: v.to_sparse_csr() if v.ndim == 2 else v),
+            ),
             ("sparse", "quantised, sparse or without", cast(lambda v: v.to_sparse())),
             ("without values", "quantised, sparse or without", cast(lambda v: v.to("meta"))),
         )
