@@ -45,7 +45,9 @@ def test_the_death_of_a_worker_that_torch_does_not_tell_of(more):
     words = [sys.executable, "-c", HALF_A_BATCH, str(more)]
     out = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     *batches, last = out.stdout.splitlines()
-    assert last.startswith("a data worker died (DataLoader worker (pid") and "workers=0" in last, out.stdout + out.stderr
+    assert last.startswith("a data worker died (DataLoader worker (pid") and "workers=0" in last, (
+        out.stdout + out.stderr
+    )
     assert batches == [str(i) for i in range(len(batches))] and len(batches) <= 3 - more
 
 
