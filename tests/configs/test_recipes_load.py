@@ -15,7 +15,7 @@ NAMES = sorted(config.recipes())
 NOT_THE_METHOD = {
     *("augment_device", "compile", "device", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps"),
     *("applied", "holdout", "limit", "picked", "lr_batch", "track"),
-    *("auto_micro_batch", "cache", "channels_last", "opt_kernels"),
+    *("auto_micro_batch", "cache", "channels_last", "fsdp", "opt_kernels"),
 }
 
 

@@ -304,12 +304,22 @@ def test_usage_errors_are_one_line_and_exit_with_1(calls, words, message):
     ],
 )
 def test_errors_become_one_line(monkeypatch, capsys, error, code, message):
+    ours = {"error": error, "__name__": "evalkit.report"}  # an error of the user's own code names that instead
+    exec(compile("def fail(*_):\n    raise error", cli.__file__, "exec"), ours)
+    monkeypatch.setitem(sys.modules, "evalkit.report", SimpleNamespace(build=ours["fail"]))
+    monkeypatch.delenv(cli.DEBUG, raising=False)
+    assert cli.invoke(["report", "x"]) == (code, message)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_of_the_users_code_names_its_line(monkeypatch, capsys):
     def fail(*_):
-        raise error
+        raise ValueError("first\nsecond")
 
     monkeypatch.setitem(sys.modules, "evalkit.report", SimpleNamespace(build=fail))
     monkeypatch.delenv(cli.DEBUG, raising=False)
-    assert cli.invoke(["report", "x"]) == (code, message)
+    line = fail.__code__.co_firstlineno + 1
+    assert cli.invoke(["report", "x"]) == (1, f"ValueError: first (test_cli.py, line {line}, in fail)")
     assert capsys.readouterr().err == ""
 
 

@@ -143,7 +143,7 @@ def test_roles():
         *("workers", "device", "keep", "checkpoint_minutes", "checkpoint_steps", "log_steps", "track", "cache")
     }
     assert keys.named(SegConfig, "execution") == {
-        *("workers", "device", "keep", "checkpoint_steps", "log_steps", "val_steps")
+        *("workers", "device", "keep", "checkpoint_steps", "log_steps", "val_steps", "track")
     }
     assert {"seed"} == keys.named(TrainConfig, "seed") == keys.named(CONFIGS["pgd"], "seed")
     assert {"lr", "model", "amp", "methods"} <= keys.named(TrainConfig, "setting")
