@@ -230,6 +230,8 @@ CASES = [
         for what, change in (
             ("behind module. and not", lambda s: s | {f"module.{k}": v + 1 for k, v in s.items()}),
             ("behind _orig_mod. and not", lambda s: s | {f"_orig_mod.{k}": v + 1 for k, v in s.items()}),
+            ("behind model. and not", lambda s: s | {f"model.{k}": v + 1 for k, v in s.items()}),
+            ("behind net.teacher. and not", lambda s: s | {f"net.teacher.{k}": v + 1 for k, v in s.items()}),
         )
     ),
     *(
