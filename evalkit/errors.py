@@ -30,6 +30,16 @@ def explained(e: BaseException) -> str | None:
             "batch norm has one value to normalise: a forward pass of a single image ends in features of 1 x 1; give"
             " each pass more images (train: micro_batch=2 or more; transfer: a smaller accumulate)"
         )
+    if isinstance(e, RuntimeError) and "gloo" in str(e) and "Connection closed by peer" in str(e):
+        return (
+            "another process of this run ended before it was done, without an error of its own; code of yours that ends"
+            " a process (sys.exit) must end none of several"
+        )
+    if isinstance(e, RuntimeError) and "of the same param in process" in str(e):
+        return (
+            "the processes of this run have parameters of other shapes or numbers; a method must make the same ones in"
+            " each process, whatever its rank is"
+        )
     return worker_died(e)
 
 

@@ -103,7 +103,7 @@ def compare(
             others = [r for r in sides[1 - k] if r["protocol"] == name]
             say(*(f"not compared: {name} of {spec}, {_which(r)}: {_obstacle(r, others[-1])}" for r in lone))
         for first, second in pairs:
-            if len(pairs) > 1:
+            if len({_which(one) for one, _ in pairs}) > 1:
                 say(f"{name} on {_which(first)}:")
             sides_of = [outcome_of(r, transfers) for r in (first, second)]
             differences = paired(known[name], sides_of[0], sides_of[1], names=(a, b))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.killing import command, family
+from benchmarks.killing import command, family, orphans
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["evalkit.cli.app", "evalkit.train.run", "benchmarks.killing", "tensorboard.summary"])
@@ -54,13 +54,14 @@ class Command:
         return True
 
     def kill(self) -> bool:
-        """SIGKILL to it and all processes that it launched; False where it had ended by itself."""
+        """SIGKILL to it and all processes that it launched, until they are gone; False where it had ended by itself."""
         ended = self.process.exitcode is not None
-        if not ended:
-            for process in family(self.process.pid):  # each leads a group of its own
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+        members = [] if ended else family(self.process.pid)  # each leads a group of its own
+        for process in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.join()
+        orphans(set(members[1:]), 30.0)  # they hold the lock of the run folder
         return not ended
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from evalkit.data.loading import checked, shield
+from evalkit.data.workers import checked, shield
 from evalkit.errors import EvalkitError
 from evalkit.runtime import derive_key, rank, world_size
 

@@ -6,8 +6,6 @@ changes no byte.
 
 import copy
 import functools
-import multiprocessing
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import EvalkitError, in_short
-from ..guard import end_with_parent
 from ..runtime import derive_rng
 from .batch import Batch
 from .crops import Picture
@@ -30,6 +27,7 @@ from .erasing import erase_noise
 from .images import BadImage, Images
 from .kept import DeviceImages, KeptImages
 from .transforms import Sample, TrainTransform
+from .workers import checked, shield
 
 Extras = Mapping[str, Callable[[Image.Image, np.random.Generator], Tensor]]
 
@@ -314,34 +312,5 @@ def _items(dataset: Dataset[Any], keys: Iterator[Any], workers: int, pin: bool =
     yield from checked(loader)
 
 
-def checked(loader: DataLoader[Any]) -> Iterator[Any]:
-    """What a loader gives; raises what comes back as an EvalkitError, and one for a worker that died."""
-    try:
-        for item in loader:
-            if isinstance(item, EvalkitError):
-                raise item
-            yield item
-    except (RuntimeError, ConnectionError, EOFError) as e:  # the last two: it died handing over a batch
-        if isinstance(e, RuntimeError) and "DataLoader worker (pid" not in str(e):
-            raise
-        raise EvalkitError(
-            f"a data worker died ({' '.join(str(e).split())}); is memory or /dev/shm full? Try fewer workers, or"
-            " workers=0"
-        ) from e
-
-
 def _as_is(item: Any) -> Any:
     return item
-
-
-def shield(worker: int) -> None:
-    """Ctrl-C and SIGTERM often reach the whole process group; the main process decides what happens, and needs its
-    batches until then.
-
-    A second SIGTERM ends the worker, so that the main process can still get rid of one that hangs.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None:
-        end_with_parent(parent.pid)

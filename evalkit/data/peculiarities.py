@@ -45,7 +45,30 @@ def peculiarities(image: Image.Image) -> list[str]:
 def _more_than_8_bits(image: Image.Image) -> bool:
     """Whether a sample of an opened image has more bits than its mode: ";16" in how they are packed, or as PPM files
     say it, the largest value."""
+    if image.format in ("JPEG2000", "AVIF"):
+        return _declared_bits(image) > 8
     args = [tile[3] for tile in getattr(image, "tile", ())]
     return any(
         ";16" in str(arg) or (image.format == "PPM" and isinstance(arg, tuple) and arg[-1] > 255) for arg in args
     )
+
+
+HEAD = 65_536  # bytes in which a file says what it holds
+
+
+def _declared_bits(image: Image.Image) -> int:
+    """Bits of a sample, of which Pillow gives 8: by JPEG 2000's SIZ marker (ISO/IEC 15444-1, A.5.1: the first component
+    stands 38 bytes behind it) or AVIF's av1C box, whose third byte has a bit for more than 8 (AV1-ISOBMFF, 2.3.3)."""
+    file = getattr(image, "fp", None)
+    if file is None:
+        return 8
+    at = file.tell()
+    file.seek(0)
+    head = file.read(HEAD)
+    file.seek(at)
+    sign, behind = (b"\xff\x4f\xff\x51", 42) if image.format == "JPEG2000" else (b"av1C", 6)
+    found = head.find(sign)
+    if found < 0 or found + behind >= len(head):
+        return 8
+    value = head[found + behind]
+    return (value & 0x7F) + 1 if image.format == "JPEG2000" else 10 if value & 0x40 else 8

@@ -56,6 +56,11 @@ def fit(
     own, heads = model.state_dict(), head_names(model)
     given, renamed = to_timm(model, dict(tensors))
     given, prefix = without_prefix(given, own)
+    if again := _twice(given, own):
+        raise EvalkitError(
+            f"{source} holds the network twice, as it is and behind {again!r}; which of the two is meant? Save that one"
+            " alone"
+        )
     made = given if positions is None else positions(model, given)
     if any(k not in made or made[k].shape != v.shape for k, v in own.items() if k.rpartition(".")[0] not in heads):
         made = convert(model, made)
@@ -221,6 +226,13 @@ def _other_windows(model: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
     """Buffers of the file that follow from the architecture, and that have another shape in this one."""
     own = {k: v.shape for k, v in model.named_buffers() if k.endswith(DERIVED)}
     return sorted(k for k, v in given.items() if k in own and v.shape != own[k])
+
+
+def _twice(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+    """What stands before the names of a second set of all of the model's weights; None where there is none."""
+    some = next(iter(own))
+    prefixes = [name.removesuffix(some) for name in tensors if name.endswith(f".{some}")]
+    return next((p for p in prefixes if all(k in tensors and p + k in tensors for k in own)), None)
 
 
 def _refuse(model: nn.Module, source: str, problems: Mapping[str, list[str]]) -> None:

@@ -56,6 +56,23 @@ def image_of(folder, content: bytes):
     return decode(folder / "x.png", "x.png")
 
 
+def widened(folder, suffix):
+    """A picture whose header is made to say 65,000 x 65,000 pixels."""
+    Image.new("RGB", (24, 24)).save(folder / f"x{suffix}")
+    content = (folder / f"x{suffix}").read_bytes()
+    pair = {".jpg": (">HH", 65_000), ".jp2": (">II", 65_000), ".tif": None}[suffix]
+    if pair is None:  # tags ImageWidth and ImageLength, of one LONG or SHORT each
+        for tag in (256, 257):
+            for kind, form in ((3, "<HHIHH"), (4, "<HHII")):
+                more = (0,) if kind == 3 else ()
+                content = content.replace(
+                    struct.pack(form, tag, kind, 1, 24, *more), struct.pack("<HHII", tag, 4, 1, 65_000)
+                )
+    else:
+        content = content.replace(struct.pack(pair[0], 24, 24), struct.pack(pair[0], pair[1], pair[1]))
+    return image_of(folder, content)
+
+
 def array_of(folder, shape):
     return saliency.file(npz(folder / "s.npz", shape))
 
@@ -202,6 +219,10 @@ CASES = [
             + struct.pack("<IiiHHIIiiII", 40, 65_000, 65_000, 1, 24, 0, 0, 0, 0, 0, 0)
         ),
     ),
+    *(
+        Case(f"a {name} header of 65,000 x 65,000 pixels", widened, says="too many|cannot read", argument=suffix)
+        for name, suffix in (("JPEG", ".jpg"), ("JPEG 2000", ".jp2"), ("TIFF", ".tif"))
+    ),
     Case("a PPM header of 10^6 x 10^6 pixels", image_of, says="cannot read", argument=b"P6 1000000 1000000 255\n\0"),
     Case(
         "a GIF header of 65,535 x 65,535 pixels",
@@ -218,7 +239,7 @@ CASES = [
     Case("an image folder with a picture of 10^12 pixels", folder_of_bombs, says="huge.png"),
     *(
         Case(f"saliency that declares {shape}", array_of, says="cannot read saliency", argument=shape)
-        for shape in ((10**12, 196), (2**62,), (10**6, 10**6, 4))
+        for shape in ((10**12, 196), (2**62,), (10**6, 10**6, 4), (-5, 196), (2**31, 2**31, 2**31))
     ),
     *(
         Case(f"an attention map that declares {shape}", map_of, says="is not an .npz file", argument=shape)

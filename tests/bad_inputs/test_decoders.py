@@ -5,6 +5,7 @@ import struct
 import zlib
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -88,6 +89,13 @@ def ppm10(path):
     (path / "odd.ppm").write_bytes(b"P5 32 32 1023\n" + RNG.integers(0, 1023, (32, 32)).astype(">u2").tobytes())
 
 
+def by_opencv(path, suffix, bits):
+    """Of more than 8 bits, as Pillow does not write them, under a name that counts as an image."""
+    pixels = (RNG.integers(0, 60_000, (32, 32, 3)) >> (16 - bits)).astype(np.uint16)
+    _, content = cv2.imencode(suffix, pixels, [cv2.IMWRITE_AVIF_DEPTH, bits] if suffix == ".avif" else [])
+    (path / "odd.png").write_bytes(content.tobytes())
+
+
 def damaged(path):
     content = bytearray(png(8, 2, RGB))
     content[200] ^= 1
@@ -129,6 +137,9 @@ RARE = {
     "a PNG of 16-bit colours and alpha": (rgba16, "rgb16_cut_to_8_bits"),
     "a PPM of 16-bit colours": (ppm16, "rgb16_cut_to_8_bits"),
     "a PGM of 10 bits": (ppm10, "grey16_saturated"),
+    "a JPEG 2000 of 16-bit colours": (partial(by_opencv, suffix=".jp2", bits=16), "rgb16_cut_to_8_bits"),
+    "an AVIF of 10 bits": (partial(by_opencv, suffix=".avif", bits=10), "rgb16_cut_to_8_bits"),
+    "an AVIF of 12 bits": (partial(by_opencv, suffix=".avif", bits=12), "rgb16_cut_to_8_bits"),
     "a colour profile": (profile, "colour_profile_ignored"),
     "a colour profile in a PNG": (partial(profile, suffix="png"), "colour_profile_ignored"),
     "grey with alpha": (grey_alpha, "alpha_dropped"),
@@ -231,6 +242,26 @@ def unread(folder):
     return notes(folder)
 
 
+def natural(folder, save, protocol):
+    """The shifted sets: images of classes that the model knows (-a), images of none (-o) beside them, or -c's folders
+    of corruptions and severities."""
+    root, run = folder / "data", run_folder(folder / "run")
+    if protocol == "imagenet-c":
+        for severity in "12345":
+            folders(root / "fog" / severity, count=1)
+        save(root / "fog" / "1" / "b")
+    else:
+        save(folders(root) / "b")
+    keys = ["device=cpu", "workers=0", "--out", str(folder / "out")]
+    if protocol == "imagenet-c":
+        keys = ["corruptions=[fog]", "allow_partial=true", "preprocess=published", *keys]
+    if protocol == "imagenet-o":
+        keys.insert(0, f"id_data={folders(folder / 'known')}")
+    code, line = invoke(["robustness", protocol, str(run), "--data", str(root), *keys])
+    assert code in (0, 2), line  # 2: of -c one corruption alone
+    return notes(folder / "out")
+
+
 def shown(folder, save):
     save(folder)
     (odd,) = folder.glob("odd.*")
@@ -280,9 +311,9 @@ def segmented(folder, save):
     return "; ".join(segmentation(str(labelled(folder, save)), folder).notes)
 
 
-def detected(folder, save):
-    save(whole(folder) / "train")
-    path = folder / "annotations" / "train.json"
+def detected(folder, save, split="train"):
+    save(whole(folder) / split)
+    path = folder / "annotations" / f"{split}.json"
     content = json.loads(path.read_text())
     content["images"].append({"id": 3, "file_name": "odd.png", "width": 32, "height": 32})
     path.write_text(json.dumps(content))
@@ -317,6 +348,17 @@ CASES += [
 ]
 CASES += [
     Case(
+        f"{name}, transfer det, for validation",
+        partial(detected, split="val"),
+        says=f"{OPENCV.get(note, note)} in 1 of the [0-9] val",
+        fate="said",
+        argument=save,
+    )
+    for name, (save, note) in KINDS.items()
+    if save in (grey16, alpha)
+]
+CASES += [
+    Case(
         f"{split} label maps without a class",
         lacking,
         says=f"no {split} label map holds 1 of .*: cat",
@@ -336,7 +378,7 @@ CASES += [
 CASES += [
     Case(f"{name}, transfer seg", segmented, says=f"{note} in 1 of the 3 train", fate="said", argument=save)
     for name, (save, note) in RARE.items()
-    if save is rgb16 or isinstance(save, partial)
+    if save is rgb16 or getattr(save, "func", None) is profile
 ]
 COMMANDS = {
     "train decode=fast": trained_fast,
@@ -356,6 +398,17 @@ CASES += [
         ("a 16-bit grey image", grey16, "grey16_saturated"),
     )
     for command, meet in COMMANDS.items()
+]
+CASES += [
+    Case(f"{name}, robustness {protocol}", partial(natural, protocol=protocol), f"{note} in 1", "said", save)
+    for name, (save, note) in KINDS.items()
+    for protocol in ("imagenet-a", "imagenet-o", "imagenet-c")
+    if save in (grey16, alpha, turned, cmyk)
+]
+CASES += [
+    Case(f"{name}, eval", evaluated, says=f"{note} in 1", fate="said", argument=save)
+    for name, (save, note) in KINDS.items()
+    if save in (alpha, cmyk, turned) and name not in list(KINDS)[:5:2]
 ]
 CASES += [
     Case(f"a damaged PNG, {command}", refusing, says="cannot read image a/odd.png: broken data", argument=meet)

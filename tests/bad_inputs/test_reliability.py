@@ -202,6 +202,10 @@ STATES = {
     "a training state without a step": (state(lambda w: {k: v for k, v in w.items() if k != "step"}), "lacks 'step'"),
     "a step that is text": (put(step="two"), STATE),
     "a step beyond the run": (put(step=999), "its step 999 is none of the run's 4"),
+    "a step below 0": (put(step=-1), "step|" + STATE),
+    "a step that is a fraction": (put(step=1.5), STATE),
+    "a step that is a truth value": (put(step=True), STATE),
+    "a history of texts": (put(history=["x"]), STATE),
     "an optimizer that is a number": (put(optimizer=3), STATE),
     "an optimizer of no groups": (put(optimizer={"state": {}, "param_groups": []}), STATE),
     "scores that are text": (put(scores="x"), STATE),
@@ -210,6 +214,9 @@ STATES = {
 RUNS = {
     "config.yaml that is no YAML": (text("config.yaml", b"{"), "config.yaml"),
     "config.yaml with an unknown key": (text("config.yaml", b"epohcs: 3\n"), "epochs"),
+    "config.yaml that is empty": (text("config.yaml", b""), "config.yaml"),
+    "config.yaml that is a list": (text("config.yaml", b"[1]"), "config.yaml"),
+    "config.yaml of another network": (text("config.yaml", b"base: digits\nmodel: 3\n"), "model|config.yaml"),
     "config.yaml of bytes": (text("config.yaml", b"\xff\xfe\x00"), "config.yaml"),
 }
 LINES = {

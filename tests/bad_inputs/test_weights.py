@@ -214,6 +214,13 @@ CASES = [
             ("truth values", "no floating-point numbers", cast(lambda v: v > 0)),
             ("complex numbers", "no floating-point numbers", cast(lambda v: v.to(torch.complex64))),
             ("NaN", "NaN or infinite", cast(lambda v: v * float("nan"))),
+            ("infinite", "NaN or infinite", cast(lambda v: v / 0)),
+            ("unsigned integers", "no floating-point numbers", cast(lambda v: (100 * v.abs()).to(torch.uint8))),
+            (
+                "sparse, by rows",
+                "quantised, sparse or without",
+                cast(lambda v: v.to_sparse_csr() if v.ndim == 2 else v),
+            ),
             ("sparse", "quantised, sparse or without", cast(lambda v: v.to_sparse())),
             ("without values", "quantised, sparse or without", cast(lambda v: v.to("meta"))),
         )
@@ -223,6 +230,8 @@ CASES = [
         for what, change in (
             ("behind module. and not", lambda s: s | {f"module.{k}": v + 1 for k, v in s.items()}),
             ("behind _orig_mod. and not", lambda s: s | {f"_orig_mod.{k}": v + 1 for k, v in s.items()}),
+            ("behind model. and not", lambda s: s | {f"model.{k}": v + 1 for k, v in s.items()}),
+            ("behind net.teacher. and not", lambda s: s | {f"net.teacher.{k}": v + 1 for k, v in s.items()}),
         )
     ),
     *(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evalkit.errors import EvalkitError, suggest, unknown
+from evalkit.errors import EvalkitError, explained, suggest, unknown
 
 METHODS = ["cutmix", "mixpro", "mixup", "transmix", "vanilla"]
 
@@ -37,3 +37,15 @@ def test_no_options_nothing_to_say():
 def test_unknown():
     error = unknown("method", "mixpo", METHODS)
     assert isinstance(error, EvalkitError) and str(error) == "unknown method 'mixpo'. Did you mean 'mixpro'?"
+
+
+@pytest.mark.parametrize(
+    "message, line",
+    [
+        ("[/x/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:31954.", "another process of this"),
+        ("[1]: params[20] in this process with sizes [3] appears not to match sizes of the same param in process 0.",
+         "parameters of other shapes"),
+    ],
+)  # fmt: skip
+def test_what_processes_say_of_one_another(message, line):
+    assert line in str(explained(RuntimeError(message))) and explained(RuntimeError("x")) is None

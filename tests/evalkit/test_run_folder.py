@@ -137,7 +137,7 @@ def test_equal_states_make_equal_files_whatever_was_shared(tmp_path):
 WORKER = """
 import os, sys, time
 import numpy as np
-from evalkit.data.loading import shield, checked
+from evalkit.data.workers import shield, checked
 from torch.utils.data import DataLoader, Dataset
 
 class Big(Dataset):

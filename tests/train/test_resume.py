@@ -102,13 +102,12 @@ def leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
         yield path, repr(value)
 
 
-def kill_at(folder: Path, args: list[str], lines: int, pause: float) -> bool:
-    """Start `args` in a fork, wait for that many step lines and `pause` seconds more, SIGKILL all its processes. False
-    if it ended by itself."""
+def kill_at(folder: Path, args: list[str], lines: int, pause: float) -> None:
+    """Start `args` in a fork, wait for that many step lines and `pause` seconds more, SIGKILL all its processes."""
     running = in_fork(folder, args)
     running.until(lines, "step ")
     time.sleep(pause)
-    return running.kill()
+    assert running.kill(), f"it ended by itself: {running.text()}"
 
 
 @pytest.mark.slow
@@ -140,7 +139,7 @@ def test_random_kills(tmp_path, model, kills):
         args = command(
             run, *(model if fresh else []), f"workers={rng.choice([0, 2])}", resume=not fresh, processes=processes
         )
-        assert kill_at(tmp_path, args, rng.randint(1, 9), rng.random() * 0.3)
+        kill_at(tmp_path, args, rng.randint(1, 9), rng.random() * 0.3)
         killed, fresh = killed + 1, not (run / "config.yaml").exists()
     finish_in_fork(tmp_path, command(run, resume=True))
     assert digest(run) == digest(tmp_path / "whole")

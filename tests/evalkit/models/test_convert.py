@@ -97,8 +97,8 @@ def test_other_files_are_left_as_they_are(tmp_path):
     assert not load(tmp_path / "w.pth", model="resnet18").report["renamed"]
     # two for one place
     torch.save({"state_dict": state | {f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")
-    loaded = load(tmp_path / "w.pth", model="resnet18")
-    assert not loaded.report["renamed"] and equal(state, loaded.network.model.state_dict())
+    with pytest.raises(EvalkitError, match="twice, as it is and behind 'backbone.'"):
+        load(tmp_path / "w.pth", model="resnet18")
 
 
 EFFICIENTNETS = ["tf_efficientnet_lite0", "efficientnet_b0", "tf_efficientnet_b1"]
