@@ -166,7 +166,8 @@ def test_own_folders_fine_tuning_and_what_is_refused(tmp_path, finished, capsys)
     root = folders(tmp_path / "my", 32, 3, each=8)
     own = ["transfer", "cls", str(finished), f"data={root}"]
     assert invoke([*own, *QUICK, "mode=fewshot", "shots=[2]", "draws=2", "--out", str(tmp_path / "few")])[0] == 0
-    assert invoke([*own, *QUICK, "mode=fewshot", "shots=[9]"])[1].endswith("give shots of at most that")
+    many = [*own, *QUICK, "mode=fewshot", "shots=[9]", "--out", str(tmp_path / "many")]
+    assert invoke(many)[1].endswith("give shots of at most that")
     assert invoke([*own, *QUICK, "mode=knn", "k=[100]", "--out", str(tmp_path / "k")])[1].endswith("give smaller ones")
     assert invoke([*own, "mode=knn", "sweep=[1.0]"]) == (1, "key 'sweep' has no effect here; it belongs to mode=linear")
     assert "leave out data_dir" in invoke([*own, *QUICK, "data_dir=x", "--out", str(tmp_path / "d")])[1]
