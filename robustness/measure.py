@@ -1,5 +1,6 @@
 """Run a protocol on models: per-sample records once, numbers from the records, one line in results.jsonl per model."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -59,7 +60,15 @@ def run(protocol: str, specs: Sequence[str | models.Loaded], cfg: ProtocolConfig
 
 def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig, device: torch.device) -> bool:
     """One model; whether the result is complete."""
-    loaded, plan = _agreed(lambda: _prepare(protocol, spec, cfg, device))
+    folder = Path(cfg.out) / "records"
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        loaded, plan = _agreed(lambda: _prepare(protocol, spec, cfg, device))
+    except Refused:
+        for place in made if is_main() else ():
+            with contextlib.suppress(OSError):  # never made, or no longer empty
+                place.rmdir()
+        raise
     sets = ", ".join(images.name for images in plan.sets.values())
     say(
         f"{protocol.name}: {loaded.label}{accuracy.which_weights(loaded)} on {sets}",
@@ -79,7 +88,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     slug = re.sub(r"[^\w.-]+", "-", loaded.label).strip("-.") or "model"
-    path = Path(cfg.out) / "records" / f"{protocol.name}-{slug}-{digest[:12]}.npz"
+    path = folder / f"{protocol.name}-{slug}-{digest[:12]}.npz"
     found = gather_objects(_read(path) if is_main() else None)[0]
     if found is None:
 

@@ -408,3 +408,15 @@ def test_a_network_without_patches_gets_a_default_grid():
     model.network.patch_size = 32
     assert _embedded_grid(model, 32) == 8
     assert len(noise()) == 12
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "a/b"]])
+def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch, out):
+    from evalkit.cli import invoke
+
+    monkeypatch.chdir(tmp_path)
+    words = ["robustness", "occlusion", "zoo:mixpro-digits", "--data", "nowhere", "device=cpu", *out]
+    assert invoke(words)[0] == 1 and not list(tmp_path.iterdir())
+    (tmp_path / (out[-1] if out else "results")).mkdir(parents=True)
+    assert invoke(words)[0] == 1
+    assert [path.name for path in (tmp_path / (out[-1] if out else "results")).iterdir()] == []
