@@ -102,12 +102,15 @@ def leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
         yield path, repr(value)
 
 
-def kill_at(folder: Path, args: list[str], lines: int, pause: float) -> None:
-    """Start `args` in a fork, wait for that many step lines and `pause` seconds more, SIGKILL all its processes."""
+def kill_at(folder: Path, args: list[str], lines: int, pause: float) -> bool:
+    """Start `args` in a fork, wait for that many step lines and `pause` seconds more, SIGKILL all its processes. False
+    if it was done before."""
     running = in_fork(folder, args)
     running.until(lines, "step ")
     time.sleep(pause)
-    assert running.kill(), f"it ended by itself: {running.text()}"
+    killed = running.kill()
+    assert killed or running.process.exitcode == 0, running.text()
+    return killed
 
 
 @pytest.mark.slow
@@ -139,8 +142,10 @@ def test_random_kills(tmp_path, model, kills):
         args = command(
             run, *(model if fresh else []), f"workers={rng.choice([0, 2])}", resume=not fresh, processes=processes
         )
-        kill_at(tmp_path, args, rng.randint(1, 9), rng.random() * 0.3)
+        if not kill_at(tmp_path, args, rng.randint(1, 9), rng.random() * 0.1):
+            break  # quicker than it is watched
         killed, fresh = killed + 1, not (run / "config.yaml").exists()
+    assert killed >= kills / 2
     finish_in_fork(tmp_path, command(run, resume=True))
     assert digest(run) == digest(tmp_path / "whole")
     steps = [
