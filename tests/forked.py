@@ -62,6 +62,7 @@ class Command:
                 process.kill()
         self.process.join()
         orphans(set(members[1:]), 30.0)  # they hold the lock of the run folder
+        time.sleep(1.0)  # and so do data workers that began this moment, which end half a second after their parent
         return not ended
 
 
