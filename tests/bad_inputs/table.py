@@ -24,6 +24,15 @@ def kinds() -> dict[str, list[Case]]:
     return {module.KIND: module.CASES for module in modules}
 
 
+def safe(name: str) -> str:
+    """A name as Markdown that shows it, and does nothing else; what stands between backticks is code already."""
+    parts = name.split("`")
+    if len(parts) % 2 == 0:  # a backtick that closes nothing
+        parts = [name.replace("`", "\\`")]
+    parts[::2] = [part.replace("<", "&lt;").replace("[", "\\[") for part in parts[::2]]
+    return "`".join(parts).replace("|", "\\|")
+
+
 def text(found: dict[str, list[Case]]) -> str:
     """The document."""
     fates = ("refused", "said", "mended")
@@ -41,7 +50,7 @@ def text(found: dict[str, list[Case]]) -> str:
         parts += [
             f"*{fate.capitalize()}:* {'; '.join(names)}."
             for fate in fates
-            if (names := [case.name.replace("|", "\\|") for case in cases if case.fate == fate])
+            if (names := [safe(case.name) for case in cases if case.fate == fate])
         ]
     return "\n\n".join(parts) + "\n"
 

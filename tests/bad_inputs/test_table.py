@@ -1,11 +1,13 @@
 """The table of bad inputs is the one that the cases make, and a case can fail."""
 
+import re
+
 import pytest
 
 from evalkit.errors import EvalkitError
 
 from .cases import Case
-from .table import DOCUMENT, kinds, text
+from .table import DOCUMENT, kinds, safe, text
 
 
 def test_the_document_counts_these_cases():
@@ -43,3 +45,21 @@ def test_what_passes_as_refused(tmp_path):
 def test_what_does_not(case, tmp_path):
     with pytest.raises(AssertionError):
         case.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        ("called '<img src=x onerror=alert(1)>'", "called '&lt;img src=x onerror=alert(1)>'"),
+        ("[x](javascript:alert(1)) | y", "\\[x](javascript:alert(1)) \\| y"),
+        ("called `<b>`", "called `<b>`"),
+        ("a ` and <b>", "a \\` and &lt;b>"),
+    ],
+)
+def test_no_name_is_more_than_text(name, shown):
+    assert safe(name) == shown
+
+
+def test_the_document_holds_no_tag():
+    code = re.sub(r"`[^`]*`", "", DOCUMENT.read_text(encoding="utf-8"))
+    assert not re.search(r"<[a-z!/]", code, re.IGNORECASE)
