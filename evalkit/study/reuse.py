@@ -61,7 +61,8 @@ def take(folder: Path, made: plan.Plan, dirs: Sequence[Path], identity: Callable
 
 
 def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identity]) -> list[str]:
-    """A sentence for each training that is there already and whose images could not be compared with those of now.
+    """A sentence for each training that is there already and whose images could not be compared with those of now, and
+    one for the evaluations that are, whose images are not compared.
 
     Args:
         folder: of the study.
@@ -97,6 +98,12 @@ def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identi
             said.append(
                 f"{job.id}: whether its images are those of now is not known: it has another kind of fingerprint"
             )
+    evaluations = [job for job in made.jobs if job.argv[0] != "train" and plan.finished(folder, job)]
+    if evaluations:
+        said.append(
+            f"{len(evaluations)} finished evaluations, {evaluations[0].id} the first, stay as they are: their images"
+            " were not compared with those of now; remove the folder of one to measure it again"
+        )
     return said
 
 

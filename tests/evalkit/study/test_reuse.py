@@ -134,3 +134,14 @@ def test_two_runs_of_a_study_at_once(planned, tmp_path):
         assert second.returncode == 1 and said.count("\n") == 1 and "is in use by `evalkit study run mine`" in said
     finally:
         holder.communicate("\n")
+
+
+def test_evaluations_that_are_there_are_said_to_be_of_the_images_of_then(planned, record):
+    folder, made = planned
+    _, occlusion, linear = made.of_cell(made.jobs[0].cell)
+    assert reuse.changed(folder, made, lambda job: WANTED) == []
+    for count, done in enumerate((occlusion, linear), 1):
+        (folder / done.out).mkdir(parents=True)
+        (folder / done.out / "results.jsonl").write_text(json.dumps(record) + "\n")
+        (line,) = reuse.changed(folder, made, lambda job: WANTED)
+        assert line.startswith(f"{count} finished evaluations, ") and "not compared with those of now" in line
