@@ -22,7 +22,7 @@ from PIL import Image
 
 from evalkit.data.embedded import DIGITS, digit_rows, ink, photos, source_digits
 from evalkit.errors import EvalkitError
-from evalkit.runtime import derive_rng, write_atomic
+from evalkit.runtime import derive_rng, parse_json, write_atomic
 
 NAME = "digits-scenes"
 VERSION = 1  # raised whenever a scene can look different
@@ -160,9 +160,9 @@ def write_scenes(root: str | Path, *, seed: int = 0, train: int = 240, val: int 
 def _cached(root: Path, settings: dict[str, int]) -> dict[str, str] | None:
     """The fingerprints of the scenes that are there, whole and made with these settings."""
     try:
-        info = json.loads((root / INFO).read_text(encoding="utf-8"))
+        info = parse_json((root / INFO).read_text(encoding="utf-8"))
         fingerprints = info.pop("fingerprints")
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     files = [path for split in FIRST_ID for i in range(settings[split]) for path in _paths(root, split, i).values()]
     return fingerprints if info == settings and all(path.is_file() for path in files) else None

@@ -6,7 +6,6 @@ is taken off: `module.` (data parallel), `_orig_mod.` (torch.compile).
 """
 
 import argparse
-import json
 import pickle
 import re
 import zipfile
@@ -21,7 +20,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import EvalkitError
-from .runtime import sha256_file
+from .record_content import short
+from .runtime import parse_json, sha256_file
 
 STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
@@ -111,9 +111,9 @@ def read_hub(folder: Path, weights: str | None = None) -> Read:
         weights: "raw" or "ema"; None takes averaged ones where there are some.
     """
     try:
-        config = json.loads((folder / HUB_CONFIG).read_text(encoding="utf-8"))
+        config = parse_json((folder / HUB_CONFIG).read_text(encoding="utf-8"))
         known = isinstance(config, dict) and isinstance(config.get("architecture"), str)
-    except (OSError, ValueError, RecursionError) as e:
+    except (OSError, ValueError) as e:
         raise EvalkitError(f"{folder / HUB_CONFIG} is not readable JSON; fetch the folder again") from e
     if not known:
         raise EvalkitError(
@@ -124,7 +124,11 @@ def read_hub(folder: Path, weights: str | None = None) -> Read:
     if found is None:
         raise EvalkitError(f"{folder} holds neither {' nor '.join(HUB_WEIGHTS)}; fetch the folder again")
     tensors, meta, sha256 = read_file(found, weights)
-    labels = config.get("label_names")
+    labels, count = config.get("label_names"), config.get("num_classes")
+    if isinstance(labels, list) and (not all(isinstance(n, str) for n in labels) or len({*labels}) < len(labels)):
+        raise EvalkitError(f"{folder / HUB_CONFIG}: `label_names` must be texts, each another one; correct it")
+    if isinstance(count, bool) or (isinstance(count, int) and count < 0):
+        raise EvalkitError(f"{folder / HUB_CONFIG}: `num_classes` is {short(count)}; correct it")
     kinds = {"num_classes": int, "model_args": dict}
     meta |= {"model": config["architecture"], "label": folder.resolve().name}
     meta |= {key: config[key] for key, kind in kinds.items() if isinstance(config.get(key), kind)}

@@ -20,7 +20,8 @@ from ..errors import EvalkitError, suggest, unknown
 NOT_ARCHITECTURE = {*signature(timm.create_model).parameters, *signature(build_model_with_cfg).parameters}
 NOT_ARCHITECTURE |= {"features_only", "feature_cls", "out_indices", "name"}
 PREPROCESSING = {"mean", "std", "input_size", "crop_pct", "interpolation"}  # all that may be set of timm's own config
-LARGEST = 1 << 13  # an argument; widths, depths and image sizes beyond it are nobody's
+LARGEST = 1 << 13  # an argument; widths and image sizes beyond it are nobody's
+DEEPEST = 1000  # blocks
 SLACK = 1 << 24  # numbers that a model may have beyond twice those of its file: positions of a larger image
 HIDDEN = ("bn_eps", "bn_momentum", "bn_tf", "pad_type")  # that timm's families read without naming them
 
@@ -68,14 +69,15 @@ def check_arguments(model: str, model_args: dict[str, Any]) -> None:
             raise EvalkitError(
                 f"unknown argument '{name}' of model '{architecture}'.{suggest(name, shaping(architecture))}"
             )
-        if any(abs(number) > LARGEST for number in _integers(value)):
-            raise EvalkitError(f"model_args.{name} is beyond {LARGEST:,}, larger than any architecture; correct it")
+        largest = DEEPEST if "depth" in name or "layers" in name else LARGEST
+        if not all(abs(number) <= largest for number in _numbers(value)):  # NaN is not either
+            raise EvalkitError(f"model_args.{name} is beyond {largest:,}, larger than any architecture; correct it")
 
 
-def _integers(value: Any) -> list[int]:
+def _numbers(value: Any) -> list[float]:
     if isinstance(value, list | tuple):
-        return [number for item in value for number in _integers(item)]
-    return [value] if isinstance(value, int) else []
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, int | float) else []
 
 
 def check_size(name: str, model_args: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import fingerprint, results
 from ..errors import EvalkitError
+from ..files import parse_json
 from . import plan
 
 META = "last/meta.json"  # of a training, with the fingerprints of its images
@@ -83,7 +84,7 @@ def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identi
             said.append(f"{job.id}: whether its images are those of now is not known: {e}")
             continue
         try:
-            known = json.loads(meta.read_text(encoding="utf-8"))["data"]
+            known = parse_json(meta.read_text(encoding="utf-8"))["data"]
             pairs = [(known["fingerprint"], wanted.train), (known["val_fingerprint"], wanted.val)]
             same = [fingerprint.same(theirs, ours) for theirs, ours in pairs]
         except (OSError, ValueError, KeyError, TypeError):
@@ -116,7 +117,7 @@ def _trainings(dirs: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _same(run: Path, record: dict[str, Any], wanted: Identity) -> bool:
     """Whether a training is the wanted one; its weights must be there too, for the evaluations."""
     try:
-        meta = json.loads((run / META).read_text(encoding="utf-8"))["data"]
+        meta = parse_json((run / META).read_text(encoding="utf-8"))["data"]
         images = [(meta["fingerprint"], wanted.train), (record["data"]["fingerprint"], wanted.val)]
     except (OSError, ValueError, KeyError, TypeError):
         return False
