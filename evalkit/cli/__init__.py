@@ -50,9 +50,7 @@ def at_home(word: str) -> str:
     """A word of the command line with the user's home for a `~` that the shell left alone: '~/x' in quotes,
     key=~/x."""
     before, equals, path = word.rpartition("=")
-    alone = path == "~" and not equals  # the value `~` of a key is null
-    named = path.startswith("~") and "/" in path
-    return f"{before}{equals}{os.path.expanduser(path)}" if alone or named else word
+    return f"{before}{equals}{os.path.expanduser(path)}" if path.startswith("~") and "/" in path else word
 
 
 def _explain(e: Exception) -> str:
