@@ -128,6 +128,8 @@ def _run(job: Job, resume: bool, trusted: bool) -> int:
         if is_main():
             say(f"{known}; the run was finished, and nothing was added to it")
         return 0
+    if found and is_main():
+        _told(run)  # is needed at the end: what is damaged is said before it trains
     mm_config["train_cfg"] = engine.loop_config(cfg, run, steps, plan.epoch_steps)
     if is_main():
         if not resume:
@@ -270,7 +272,9 @@ def _told(run: Path) -> list[str]:
     try:
         return describe(parse_json((run / WEIGHTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, TypeError) as e:
-        raise EvalkitError(f"{run / WEIGHTS} is missing or damaged; start again in another folder") from e
+        raise EvalkitError(
+            f"{run / WEIGHTS} is missing or damaged; put it back, or start again in another folder"
+        ) from e
 
 
 def _other_training(source: Source) -> str:
