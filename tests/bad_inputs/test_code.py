@@ -90,6 +90,7 @@ HUB = {
     "classes that are lists": ({"label_names": [["a"], ["b"]]}, "`label_names` must be texts"),
     "classes that are numbers": ({"label_names": [1, 2]}, "`label_names` must be texts"),
     "a class that stands there twice": ({"label_names": ["a", "a"]}, "`label_names` must be texts"),
+    "no block": ({"model_args": ARGS | {"depth": 0}}, "has no block with these model_args"),
     "8,000 blocks of a width of 1": ({"model_args": ARGS | {"depth": 8000}}, "depth is beyond 1,000"),
     "a rate that is NaN": ({"model_args": ARGS | {"drop_rate": float("nan")}}, "drop_rate is beyond"),
     "a rate that is infinite": ({"model_args": ARGS | {"mlp_ratio": float("inf")}}, "mlp_ratio is beyond"),
