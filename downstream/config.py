@@ -122,7 +122,8 @@ class TransferConfig(Keys):
     threads: int | None = key(
         None,
         "CPU threads per process, pinned as the number moves the last bits; null: all",
-        above=0,
+        least=1,
+        most=1024,
         role="bits",
     )
     seed: int = key(0, "of the decoder's initial weights, the order of images and all draws", least=0, role="seed")
