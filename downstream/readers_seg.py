@@ -278,7 +278,10 @@ def _mask_problem(image: Path, mask: Path, classes: int, ignore: bool) -> str | 
 
 
 def shown_size(photo: Image.Image) -> tuple[int, int]:
-    """Width and height as OpenCV reads the image: turned by the orientation that a camera wrote into it."""
+    """Width and height as OpenCV reads the image: turned by the orientation that a camera wrote into it. Pillow gives
+    those of a TIFF so already."""
+    if photo.format == "TIFF":
+        return photo.size
     return photo.size[::-1] if photo.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else photo.size
 
 
