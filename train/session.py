@@ -160,8 +160,14 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     share_batch_norm(network, method, cfg, device)
     method.setup(network)
     method.to(device)
-    if not isinstance(method.eval_network(network), Network):
+    evaluated = method.eval_network(network)
+    if not isinstance(evaluated, Network):
         raise EvalkitError(f"{type(method).__name__}.eval_network must return the network that is evaluated")
+    if {network.model.num_classes, evaluated.num_classes} != {len(train_images.classes)}:
+        raise EvalkitError(
+            f"{type(method).__name__} gives a network of other classes than the {len(train_images.classes)} of"
+            f" {train_images.name}; setup must leave the head, and eval_network give one like it"
+        )
     network.prepare(attention=method.attention, inject_layers=method.inject_layers)
     for part in method.modules():
         if isinstance(part, MixMethod):

@@ -1,6 +1,7 @@
 """A user's own method that gives something else than it should: one line in training, in somebody's own loop, in the
 preview and in the timing."""
 
+import random
 import sys
 import types
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from evalkit import models
 from evalkit.cli import invoke
 from evalkit.errors import own_code
 from evalkit.train import Context, create, train_step
-from evalkit.train.mixups.base import Mixed, MixMethod
+from evalkit.train.mixups.base import Mixed, MixMethod, pair_weights
 
 from .cases import Case
 from .make import splits, training
@@ -161,6 +163,61 @@ CASES += [
     Case(f"{name}, {command}", meet, says=says, argument=cls)
     for name, (cls, says) in EVERYWHERE.items()
     for command, meet in (("train, in a choice", trained), ("mixup preview", shown), ("mixup bench", timed))
+]
+
+
+def blends(draw, net=None):
+    """A mixup whose lambda is drawn so, and which does this to the network before."""
+
+    def mix(self, ctx, x, y, network):
+        if net is not None:
+            net(network)
+        lam, partner = draw(ctx), torch.arange(len(x)).flip(0)
+        return Mixed(lam * x + (1 - lam) * x[partner], pair_weights(lam, partner))
+
+    return own(mix=mix)
+
+
+def fixed(ctx):
+    return 0.3
+
+
+def other_classes(self, net):
+    return models.create("vit_nano_patch4_32", num_classes=5, depth=1, embed_dim=32, num_heads=2)
+
+
+def injects(change):
+    mix = lambda self, ctx, x, y, net: Mixed(x, torch.eye(len(x)), inject=("blocks.0", change))  # noqa: E731
+    return own(mix=mix, inject_layers=("blocks.0",))
+
+
+def leaves(self, ctx, x, y, net):
+    raise SystemExit(0)
+
+
+def detached(self, ctx, x, y, mixed, out, net):
+    return ctx.criterion(out.logits.detach(), ctx.target(y)) + torch.zeros(1, requires_grad=True).sum()
+
+
+CASES += [
+    Case(f"{name}, train", trained, says=says, argument=cls)
+    for name, (cls, says) in {
+        "draws from `random`": (blends(lambda ctx: random.random()), "draws from `random`, which no run sets"),
+        "draws from `numpy.random`": (blends(lambda ctx: np.random.beta(1, 1)), "draws from `numpy.random`"),
+        "the network left in evaluation mode": (blends(fixed, lambda net: net.eval()), "another mode than it was in"),
+        "the network frozen": (blends(fixed, lambda net: net.requires_grad_(False)), "froze the network"),
+        "a head of other classes, by setup": (
+            own(setup=lambda self, net: net.model.reset_classifier(3)),
+            "other classes",
+        ),
+        "other classes to evaluate": (own(eval_network=other_classes), "a network of other classes than the 2"),
+        "a loss without the network": (own(loss=detached), "depends on no weight of the network"),
+        "row_sum that is text": (own(row_sum="any"), "`row_sum` is a number, or None"),
+        "attention of a name": (own(attention="foo"), "`attention` is a block, True or 'rollout'"),
+        "an injection of nothing": (injects(lambda tokens: None), "must give features like those"),
+        "an injection of fewer tokens": (injects(lambda tokens: tokens[:, :3]), "must give features like those"),
+        "an end of the program": (own(mix=leaves), "code of yours ended the program"),
+    }.items()
 ]
 CASES += [
     Case("parameters that are none of its own, train", trained, says="no checkpoint would keep", argument=Foreign),
