@@ -240,7 +240,8 @@ def same_contents_within(images: Images) -> tuple[list[tuple[str, str]], list[tu
     alike: dict[int, list[tuple[str, Callable[[], str], int]]] = {}
     for (sample, (size, digest)), label in zip(_contents(images, range(len(images))), images.labels.tolist()):
         alike.setdefault(size, []).append((sample, digest, label))
-    others, copies = [], []
+    others: list[tuple[str, str]] = []
+    copies: list[tuple[str, str]] = []
     alike.pop(-1, None)  # what is not there
     for same_size in alike.values():
         first: dict[str, tuple[str, int]] = {}

@@ -141,7 +141,19 @@ REFUSED = (
     "may mean several|not for recipes|twice|duplicate|must be|stands for|constructor|no meaning|nested too|no key"
     "|YAML|unknown"
 )
-TRANSFER = ("data_dir=/x", "init=random|weights=raw", "head_dropout=0.1", "ratios=[1]")
+TRANSFER_NOT = (
+    "ema=1", "ema=0", "clip_grad=0", "drop_path=1", "drop_path=5", "power=0", "head=segmenter|head_dropout=1",
+)  # fmt: skip
+TRANSFER = (
+    "freeze=backbone|drop_path=0.1",
+    "freeze=all-but-head|layer_decay=0.7",
+    "no_decay=timm|weight_decay=0",
+    "classes=59",
+    "data_dir=/x",
+    "init=random|weights=raw",
+    "head_dropout=0.1",
+    "ratios=[1]",
+)
 OCCLUSION = (
     *("modes=[]|shuffle=[2]|levels=[0, 0.5]", "modes=[]|shuffle=[2]|fill=mean", "modes=[]|shuffle=[2]|grid=7"),
     *("modes=[]|shuffle=[2]|offset=8", "saliency=maps.npz|head=2", "modes=[random]|saliency=self"),
@@ -303,6 +315,7 @@ CASES = [
     *cases(IDLE_FILES, recipe, "recipe '.*mine.yaml': key '.*' has no effect here; ", "in a file: "),
     *cases(IMPOSSIBLE, override, IMPOSSIBLE_SAYS),
     *cases(TRANSFER, transferred, "has no effect here; ", "transfer: "),
+    *cases(TRANSFER_NOT, transferred, "never leaves|averages nothing|larger than 0|leaves nothing", "transfer: "),
     *cases(["lr=1e-4|min_lr=1e-3"], transferred, "min_lr=0.001 is above", "transfer: "),
     *cases(OCCLUSION, measured, "has no effect here; ", "occlusion: "),
     *cases(EVAL, evaluated, REFUSED, "eval: "),

@@ -137,11 +137,12 @@ def own_draws(name: str) -> Callable[[], None]:
     Args:
         name: The function of the method, for the error.
     """
-    before = random.getstate(), np.random.get_state()[1:3]
+    before: Any = random.getstate(), np.random.get_state(legacy=True)
 
     def look() -> None:
-        own, numpys = random.getstate(), np.random.get_state()[1:3]
-        if own != before[0] or numpys[1] != before[1][1] or not np.array_equal(numpys[0], before[1][0]):
+        own: Any = random.getstate()
+        numpys: Any = np.random.get_state(legacy=True)
+        if own != before[0] or numpys[2] != before[1][2] or not np.array_equal(numpys[1], before[1][1]):
             raise EvalkitError(
                 f"{name} draws from {'`random`' if own != before[0] else '`numpy.random`'}, which no run sets, so that"
                 " none could be repeated or resumed; draw from ctx.rng"
