@@ -47,8 +47,8 @@ def look_alike(a: Iterable[str], b: Iterable[str]) -> list[tuple[str, str]]:
     [('cat', 'Cat ')]
 
     Args:
-        a: Names.
-        b: Others.
+        a: Names of classes or the like.
+        b: Others, or the same.
     """
     seen = {_look(name): name for name in b}
     return [(name, other) for name in a if (other := seen.get(_look(name), name)) != name]
