@@ -120,6 +120,19 @@ def read_hub(folder: Path, weights: str | None = None) -> Read:
         folder: One with timm's config.json and its weights.
         weights: "raw" or "ema"; None takes averaged ones where there are some.
     """
+    about = hub_meta(folder)
+    found = next((folder / name for name in HUB_WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise EvalkitError(f"{folder} holds neither {' nor '.join(HUB_WEIGHTS)}; fetch the folder again")
+    others = [folder / name for name in HUB_WEIGHTS if (folder / name).is_file() and folder / name != found]
+    tensors, meta, sha256 = read_file(found, weights)
+    if others:
+        meta["chosen"] = [*meta.get("chosen", []), f"{found.name} was read, not {others[0].name} beside it"]
+    return tensors, meta | about, sha256
+
+
+def hub_meta(folder: Path) -> dict[str, Any]:
+    """What a folder that timm wrote for the Hugging Face Hub says of its network. Raises EvalkitError."""
     try:
         config = json.loads((folder / HUB_CONFIG).read_text(encoding="utf-8"))
         known = isinstance(config, dict) and isinstance(config.get("architecture"), str)
@@ -130,14 +143,7 @@ def read_hub(folder: Path, weights: str | None = None) -> Read:
             f"{folder / HUB_CONFIG} names no timm `architecture`, so the weights are of another library; convert them"
             " to timm's names, or give the weights file with model=NAME"
         )
-    found = next((folder / name for name in HUB_WEIGHTS if (folder / name).is_file()), None)
-    if found is None:
-        raise EvalkitError(f"{folder} holds neither {' nor '.join(HUB_WEIGHTS)}; fetch the folder again")
-    others = [folder / name for name in HUB_WEIGHTS if (folder / name).is_file() and folder / name != found]
-    tensors, meta, sha256 = read_file(found, weights)
-    if others:
-        meta["chosen"] = [*meta.get("chosen", []), f"{found.name} was read, not {others[0].name} beside it"]
-    return tensors, meta | _described(config, folder / HUB_CONFIG) | {"label": folder.resolve().name}, sha256
+    return _described(config, folder / HUB_CONFIG) | {"label": folder.resolve().name}
 
 
 def _described(config: Mapping[str, Any], path: Path) -> dict[str, Any]:

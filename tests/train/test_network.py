@@ -51,3 +51,5 @@ def test_another_normalisation_is_said_or_kept(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(about | {"pretrained_cfg": {"mean": [0.5, 0.5, 0.5]}}))
     _, said = started(tmp_path, ["cat", "dog"], f"model={NAME}")
     assert "normalised otherwise" in said[0]
+    cfg = config.load(TrainConfig, "digits", [f"init={tmp_path}", "model=null"])
+    assert cfg.model == NAME and make_network(cfg, 2).mean == (0.5, 0.5, 0.5)
