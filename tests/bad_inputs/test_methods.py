@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from evalkit import models
+from evalkit import models, robustness
 from evalkit.cli import invoke
 from evalkit.errors import own_code
 from evalkit.train import Context, create, train_step
 from evalkit.train.mixups.base import Mixed, MixMethod, pair_weights
 
 from .cases import Case
-from .make import splits, training
+from .make import folders, splits, training
 
 KIND = "A user's own method"
 X = torch.zeros(4, 3, 8, 8)
@@ -217,6 +217,44 @@ CASES += [
         "an injection of nothing": (injects(lambda tokens: None), "must give features like those"),
         "an injection of fewer tokens": (injects(lambda tokens: tokens[:, :3]), "must give features like those"),
         "an end of the program": (own(mix=leaves), "code of yours ended the program"),
+    }.items()
+]
+
+
+def wrapped(folder, fn):
+    """A user's function under a robustness protocol."""
+    mine = models.wrap(fn, name="mine", classes=["a", "b"], version="1", input_size=32)
+    cfg = robustness.PROTOCOLS["imagenet-val"].config(
+        data=str(folders(folder / "images")), out=str(folder / "out"), workers=0, device="cpu"
+    )
+    try:
+        return str(robustness.run("imagenet-val", [mine], cfg))
+    finally:
+        assert not list(folder.glob("out/results.jsonl"))
+
+
+def two(x):
+    return torch.stack([x.mean((1, 2, 3)), x.std((1, 2, 3))], 1)
+
+
+def normed():
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Dropout(0.5))
+    return lambda x: two(network(x))
+
+
+CASES += [
+    Case(f"a function that gives {what}", wrapped, says=says, argument=fn)
+    for what, (fn, says) in {
+        "integers": (lambda x: two(x).long(), "logits that are floats, but gave torch.int64"),
+        "truth values": (lambda x: two(x) > 0, "logits that are floats, but gave torch.bool"),
+        "complex numbers": (lambda x: two(x).to(torch.complex64), "logits that are floats"),
+        "random numbers": (lambda x: torch.rand(len(x), 2), "other logits for the same images"),
+        "what depends on the batch": (lambda x: two(x) - two(x).mean(0), "other logits for the same images"),
+        "what a network in training mode gives": (normed(), "in training mode"),
+        "logits of changed images": (lambda x: two(x.mul_(0.5)), "changes the images that it is given in place"),
+        "another number of classes": (lambda x: two(x)[:, :1], "one column per class"),
+        "NaN": (lambda x: two(x) * float("nan"), "output is not finite"),
+        "nothing": (lambda x: None, "but gave NoneType"),
     }.items()
 ]
 CASES += [
