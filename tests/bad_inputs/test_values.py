@@ -120,16 +120,16 @@ IDLE_FILES = (
 IMPOSSIBLE = (
     "lr=1e-4|min_lr=1e-3", "warmup_epochs=1|lr=1e-4|warmup_lr=1", "schedule=step|epochs=9|decay_epochs=[3, 3]",
     "schedule=step|epochs=9|decay_epochs=[6, 3]", "schedule=step|epochs=9|decay_epochs=[10]",
-    "epochs=3|warmup_epochs=5", "ema=1", "ema=0", "label_smoothing=1", "loss=bce|bce_threshold=1",
+    "epochs=3|warmup_epochs=5", "ema=1", "label_smoothing=1", "loss=bce|bce_threshold=1",
     "epochs=5|warmup_epochs=3|cooldown_epochs=2", "epochs=5|warmup_epochs=1|cooldown_epochs=4",
-    "schedule=step|epochs=9|warmup_epochs=3|decay_epochs=[2]", "schedule=step|epochs=9|decay_epochs=[3, 9]",
+   
     "schedule=step|epochs=9|decay_epochs=[3]|decay_rate=1", "schedule=step|epochs=9|decay_epochs=[3]|decay_rate=2",
     "distill_teacher=resnet18|distill_alpha=0", "betas=[0.9]", "betas=[0.9, 0.99, 0.999]", "opt=lion|betas=[0.9]",
     "opt=adan",
 )  # fmt: skip
 IMPOSSIBLE_SAYS = (
-    "is above lr|must be growing numbers up to|end before the warm-up|ema=1 never|ema=0 averages|leaves? nothing"
-    "|counts no label|begin within|no step is left|not fall|takes [23] betas"
+    "is above lr|must be growing numbers up to|end before the warm-up|ema=1 never|leaves? nothing"
+    "|counts no label|not fall|takes [23] betas"
 )
 KEPT = (
     ("label", "yes", "yes"), ("label", "1:30", "1:30"), ("label", "007", "007"), ("label", "2026-01-01", "2026-01-01"),
@@ -274,6 +274,20 @@ CASES = [
         of_the_network,
         "has no place there|must be at least 1|must be numbers of at least 0",
         "model_args: ",
+    ),
+    Case(
+        "train: a decay at the end of the run",
+        said_of,
+        says="where no step is left",
+        fate="said",
+        argument="schedule=step|epochs=1|decay_epochs=[1]",
+    ),
+    Case(
+        "train: a decay within the warm-up",
+        said_of,
+        says="the learning rate rises to the whole lr first",
+        fate="said",
+        argument="schedule=step|epochs=2|warmup_epochs=1|warmup_lr=0|decay_epochs=[0.5]",
     ),
     *(
         Case(f"auto_augment={text}", said_of, says="is not a RandAugment string", argument=f"auto_augment={text}")
