@@ -122,7 +122,6 @@ IMPOSSIBLE = (
     "schedule=step|epochs=9|decay_epochs=[6, 3]", "schedule=step|epochs=9|decay_epochs=[10]",
     "epochs=3|warmup_epochs=5", "ema=1", "label_smoothing=1", "loss=bce|bce_threshold=1",
     "epochs=5|warmup_epochs=3|cooldown_epochs=2", "epochs=5|warmup_epochs=1|cooldown_epochs=4",
-   
     "schedule=step|epochs=9|decay_epochs=[3]|decay_rate=1", "schedule=step|epochs=9|decay_epochs=[3]|decay_rate=2",
     "distill_teacher=resnet18|distill_alpha=0", "betas=[0.9]", "betas=[0.9, 0.99, 0.999]", "opt=lion|betas=[0.9]",
     "opt=adan",
