@@ -111,7 +111,8 @@ def test_wrong_data(finished, tmp_path, spec, match):
 
 
 @pytest.mark.parametrize(
-    ("spec", "match"), [("no/where", "no such folder: no/where"), ("nowhere", "no such folder or"), (None, "which images")]
+    ("spec", "match"),
+    [("no/where", "no such folder: no/where"), ("nowhere", "no such folder or"), (None, "which images")],
 )
 def test_data_that_are_not_there_are_said_before_weights_are_loaded(tmp_path, monkeypatch, spec, match):
     """Weights by a timm name may be a download."""
