@@ -16,8 +16,11 @@ from .stand_ins import digits_a, digits_o
 __all__ = ["EMBEDDED", "MADE_AT_ANY_SIZE", "NAMES", "SIZE", "BadImage", "Images", "folder", "has_parts", "load"]
 
 _EMBEDDED = {"digits": digits, "digits-photo": digits_photo, "digits-a": digits_a, "digits-o": digits_o}
+#: Those of the embedded sets whose images are drawn at the size that is asked for.
 MADE_AT_ANY_SIZE = tuple(_EMBEDDED)
-EMBEDDED = (*_EMBEDDED, "fashion-mnist")  # images of `SIZE` pixels, used as they are
+#: Sets without a folder, of images of `SIZE` pixels that are used as they are.
+EMBEDDED = (*_EMBEDDED, "fashion-mnist")
+#: What `load` knows by name, beside what timm's readers open.
 NAMES = (*EMBEDDED, "folder", "packed", *KNOWN)
 
 
