@@ -134,8 +134,9 @@ def other_weights(loaded: models.Loaded) -> list[str]:
             top1 = trained[sums[file]]["metrics"].get("top1") if sums[file] in trained else None
             said = "training recorded no accuracy" if top1 is None else f"training recorded top-1 {100 * top1:.2f} %"
             found.append(f"weights={name} measures the checkpoint's {checkpoint.WORDS[name]}, of which {said}")
-    notes = trained[loaded.sha256]["notes"] if loaded.sha256 in trained else []
-    return [*found, *(f"training noted: {note}" for note in notes)]
+    record = trained.get(loaded.sha256 or "", {"notes": [], "config": {}})
+    picked = record["config"].get("picked") or []  # sizes that it chose, which say nothing of the weights
+    return [*found, *(f"training noted: {note}" for note in record["notes"] if note not in picked)]
 
 
 def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
