@@ -36,6 +36,7 @@ SPOKEN = re.compile(
 RECORD = re.compile(r"`(benchmarks/results/[\w./-]+)`")
 NOT_MEASURED = {  # page -> words around a number -> what it is
     "README": {"Five minutes from a clone": "how long its reader has"},
+    "quickstart": {"Python 3.11 to 3.13": "versions"},
     "cluster": {
         "120 seconds before the limit": "a setting of Slurm's signal",
         "may send it a minute early": "Slurm's manual",
