@@ -86,13 +86,16 @@ MIXUPS = {
 HUB = {
     "fewer than no classes": ({"num_classes": -5}, "`num_classes` is -5"),
     "a truth value of classes": ({"num_classes": True}, "`num_classes` is True"),
-    "10^12 classes": ({"num_classes": 10**12}, "describes a model of"),
-    "classes that are lists": ({"label_names": [["a"], ["b"]]}, "`label_names` must be texts"),
-    "classes that are numbers": ({"label_names": [1, 2]}, "`label_names` must be texts"),
-    "a class that stands there twice": ({"label_names": ["a", "a"]}, "`label_names` must be texts"),
-    "no block": ({"model_args": ARGS | {"depth": 0}}, "has no block with these model_args"),
+    "10^12 classes": ({"num_classes": 10**12}, "describes a model of|for 1000000000000 outputs"),
+    "classes that are lists": ({"label_names": [["a"], ["b"]]}, "`label_names` is no list of names"),
+    "classes that are numbers": ({"label_names": [1, 2]}, "is none of the 2 classes"),
+    "a class that stands there twice": ({"label_names": ["a", "a"]}, "1 different ones, for 2 outputs"),
+    "no block": ({"model_args": ARGS | {"depth": 0}}, "depth must be at least 1|has no block"),
     "8,000 blocks of a width of 1": ({"model_args": ARGS | {"depth": 8000}}, "depth is beyond 1,000"),
-    "a rate that is NaN": ({"model_args": ARGS | {"drop_rate": float("nan")}}, "drop_rate is beyond"),
+    "a rate that is NaN": (
+        {"model_args": ARGS | {"drop_rate": float("nan")}},
+        "drop_rate must be numbers of at least 0",
+    ),
     "a rate that is infinite": ({"model_args": ARGS | {"mlp_ratio": float("inf")}}, "mlp_ratio is beyond"),
     "a width of 10^9 times its own": ({"model_args": ARGS | {"mlp_ratio": 1e9}}, "mlp_ratio is beyond"),
 }
