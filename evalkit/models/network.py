@@ -64,11 +64,8 @@ class Network(nn.Module):
         self.input_size: tuple[int, int] = input_size or (height, width)
         self.mean: tuple[float, ...] = tuple(cfg.get("mean") or timm.data.IMAGENET_DEFAULT_MEAN)
         self.std: tuple[float, ...] = tuple(cfg.get("std") or timm.data.IMAGENET_DEFAULT_STD)
-        attends = has_class_attention(model)
-        if attends and not self.model.feature_info:
-            raise EvalkitError(f"model '{name}' has no block with these model_args; give it a depth of 1 or more")
         # side in pixels of a patch of the attention grid; None for models without class attention
-        self.patch_size: int | None = self.model.feature_info[-1]["reduction"] if attends else None
+        self.patch_size: int | None = self.model.feature_info[-1]["reduction"] if has_class_attention(model) else None
         self._taps: dict[int | None, Tap] = {}  # key: block, None = last
         self._rollout: RolloutTap | None = None
         self._slots: dict[str, Slot] = {}

@@ -90,7 +90,7 @@ HUB = {
     "classes that are lists": ({"label_names": [["a"], ["b"]]}, "`label_names` is no list of names"),
     "classes that are numbers": ({"label_names": [1, 2]}, "is none of the 2 classes"),
     "a class that stands there twice": ({"label_names": ["a", "a"]}, "1 different ones, for 2 outputs"),
-    "no block": ({"model_args": ARGS | {"depth": 0}}, "depth must be at least 1|has no block"),
+    "no block": ({"model_args": ARGS | {"depth": 0}}, "depth must be at least 1"),
     "8,000 blocks of a width of 1": ({"model_args": ARGS | {"depth": 8000}}, "depth is beyond 1,000"),
     "a rate that is NaN": (
         {"model_args": ARGS | {"drop_rate": float("nan")}},
