@@ -58,24 +58,27 @@ def claimed(run: Path, job: str, *, new: bool) -> Iterator[None]:
     """
     made = [p for p in (run, *run.parents) if not p.exists()]  # the innermost first
     before = list(run.iterdir()) if not made else []
-    if new:
-        refuse(run)
-        make(run)
-    lock = _lock(run, job)
+    lock = None
     try:
+        if new:
+            refuse(run)
+            make(run)
+        lock = _lock(run, job)
         if new:
             refuse(run)  # another process may have been quicker
         yield
     except BaseException:
-        if new and not any((run / name).exists() for name in SAVED) and not _logged(run):
+        if lock and new and not any((run / name).exists() for name in SAVED) and not _logged(run):
             _remove(run, before)
         raise
     finally:
         with contextlib.suppress(OSError):
-            (run / LOCK).unlink(missing_ok=True)
+            if lock:
+                (run / LOCK).unlink(missing_ok=True)
             for folder in made:
                 folder.rmdir()  # those that stayed empty
-        lock.close()
+        if lock:
+            lock.close()
 
 
 def _logged(run: Path) -> bool:
@@ -123,9 +126,15 @@ def _lock(run: Path, job: str) -> IO[str]:
             f"{run} is in use by {_holder(path)}, or was when that machine stopped; if nothing works in it there any"
             f" more, remove {path} and try again"
         )
-    file.truncate(0)
-    file.write(f"{host} {os.getpid()} {job}\n")
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(f"{host} {os.getpid()} {job}\n")
+        file.flush()
+    except OSError as e:
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it tries again
+            file.close()
+        raise EvalkitError(f"cannot write {path}: {e.strerror}; free some space or choose another --out") from e
     return file
 
 

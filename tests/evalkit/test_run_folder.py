@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -64,6 +65,20 @@ def test_another_host_may_still_work_there(tmp_path):
         run_folder.claimed(tmp_path, "train", new=False),
     ):
         pass
+
+
+def test_a_full_disk_leaves_no_lock_and_no_folder(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with (
+            pytest.raises(EvalkitError, match="cannot write .*run.lock: .*; free some space or choose another --out"),
+            run_folder.claimed(tmp_path / "a" / "run", "train", new=True),
+        ):
+            raise AssertionError("not reached")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("there", [False, True])
