@@ -20,8 +20,8 @@ FILE = "results.jsonl"
 
 def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
     """Append a record to results.jsonl as one line, in one write, and force it to disk. Safe for several processes at
-    once; a crash in the middle can lose this line only, and a full disk leaves none of it. Raises EvalkitError where the folder cannot be written,
-    ValueError for a bad record.
+    once; a crash in the middle can lose this line only, and a full disk leaves none of it. Raises EvalkitError where
+    the folder cannot be written, ValueError for a bad record.
 
     Args:
         out_dir: The folder of results.jsonl, made where it is not there.
