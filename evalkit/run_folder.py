@@ -16,6 +16,7 @@ from .errors import EvalkitError
 
 T = TypeVar("T", bound=keys.Keys)
 LOCK = "run.lock"
+ALMOST_FULL = 2**20  # bytes that are left of a disk
 SAVED = ("checkpoints", "crash", "results.jsonl")  # what a run folder is kept for
 
 
@@ -67,9 +68,12 @@ def claimed(run: Path, job: str, *, new: bool) -> Iterator[None]:
         if new:
             refuse(run)  # another process may have been quicker
         yield
-    except BaseException:
+    except BaseException as e:
+        full = lock and isinstance(e, OSError) and e.filename is None and shutil.disk_usage(run).free < ALMOST_FULL
         if lock and new and not any((run / name).exists() for name in SAVED) and not _logged(run):
             _remove(run, before)
+        if full and isinstance(e, OSError):  # of a file that a library keeps there
+            raise OSError(e.errno, e.strerror, str(run)) from e
         raise
     finally:
         with contextlib.suppress(OSError):
