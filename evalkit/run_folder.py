@@ -44,6 +44,11 @@ def make(folder: Path) -> None:
         raise EvalkitError(f"cannot create {folder}: {e.strerror}; choose another --out") from e
 
 
+def full(folder: Path) -> bool:
+    """Whether the disk of a folder has hardly any space left."""
+    return shutil.disk_usage(folder).free < ALMOST_FULL
+
+
 @contextlib.contextmanager
 def claimed(run: Path, job: str, *, new: bool) -> Iterator[None]:
     """Inside, the run folder belongs to this process, the main one of its command.
@@ -69,10 +74,10 @@ def claimed(run: Path, job: str, *, new: bool) -> Iterator[None]:
             refuse(run)  # another process may have been quicker
         yield
     except BaseException as e:
-        full = lock and isinstance(e, OSError) and e.filename is None and shutil.disk_usage(run).free < ALMOST_FULL
+        unnamed = lock and isinstance(e, OSError) and e.filename is None and full(run)
         if lock and new and not any((run / name).exists() for name in SAVED) and not _logged(run):
             _remove(run, before)
-        if full and isinstance(e, OSError):  # of a file that a library keeps there
+        if unnamed and isinstance(e, OSError):  # of a file that a library keeps there
             raise OSError(e.errno, e.strerror, str(run)) from e
         raise
     finally:

@@ -138,7 +138,10 @@ def study_run(
         identity = _identities()
         say(*reuse.changed(folder, made, identity), *(reuse.take(folder, made, use, identity) if use else []))
         engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
-    return _ended(folder)
+    ended = _ended(folder)
+    if ended and run_folder.full(folder):  # so that neither Snakemake nor a job may have been able to say so
+        raise EvalkitError(f"no space left on the disk of {folder}; free some and run the study again: it goes on")
+    return ended
 
 
 @app.command("status")
