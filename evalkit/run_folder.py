@@ -44,7 +44,7 @@ def make(folder: Path) -> None:
         raise EvalkitError(f"cannot create {folder}: {e.strerror}; choose another --out") from e
 
 
-def full(folder: Path) -> bool:
+def full(folder: str | Path) -> bool:
     """Whether the disk of a folder has hardly any space left."""
     return shutil.disk_usage(folder).free < ALMOST_FULL
 
@@ -109,7 +109,7 @@ def _lock(run: Path, job: str) -> IO[str]:
         try:
             file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - held open as long as the run
         except OSError as e:
-            raise EvalkitError(f"cannot write to {run}: {e.strerror}; choose another --out") from e
+            raise EvalkitError(f"cannot write to {run}: {e.strerror}; make it writable, or choose another --out") from e
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as e:
