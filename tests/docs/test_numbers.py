@@ -40,7 +40,9 @@ NOT_MEASURED = {  # page -> words around a number -> what it is
         "120 seconds before the limit": "a setting of Slurm's signal",
         "may send it a minute early": "Slurm's manual",
         "wait for two minutes": "Slurm's setting",
+        "waits more than 30 minutes": "evalkit.runtime.TIMEOUT",
     },
+    "own-method": {"after 30 minutes at most": "evalkit.runtime.TIMEOUT"},
     "zoo": {"0.2 and 0.3 M parameters": "the size of networks"},
     "studies": {"95 % (seeds": "a level of confidence"},
     "transfer": {
