@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from evalkit import accuracy, bootstrap, fingerprint, models, results
+from evalkit import accuracy, bootstrap, data, fingerprint, models, results
 from evalkit.data.splits import contradictions
 from evalkit.errors import EvalkitError, unknown
+from evalkit.models.load import of_timm
 from evalkit.ordered import each_once
 from evalkit.parts import Parts
 from evalkit.protocols import Protocol
@@ -23,7 +24,7 @@ from evalkit.records import DataUsed, Made, Numbers, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device
 from evalkit.text import plain
 
-from . import store
+from . import layouts, store
 from .about import PROTOCOLS
 from .config import ProtocolConfig
 from .protocol import Arrays, Outcome, Plan
@@ -72,7 +73,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     sets = ", ".join(images.name for images in plan.sets.values())
     say(
         f"{protocol.name}: {loaded.label}{accuracy.which_weights(loaded)} on {sets}",
-        *(f"  {note}" for note in [*models.describe(loaded.report), *plan.notes, *_remarks(plan)]),
+        *(f"  {note}" for note in [*models.describe(loaded.report), *plan.notes, *_remarks(plan, loaded)]),
         *(f"  {line}" for line in accuracy.other_weights(loaded)),
     )
     checksum = loaded.sha256 or _sha256_of(loaded.network)
@@ -84,6 +85,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
         "mean": loaded.network.mean,
         "std": loaded.network.std,
         "data": {role: images.fingerprint for role, images in plan.sets.items()},
+        **({"model_args": loaded.asked} if loaded.asked else {}),
         **plan.settings,
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -110,7 +112,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
         if found is None or not results.holds(cfg.out, record):
             results.append(cfg.out, record)
         say(*(f"  {what} in {n} images" for what, n in about["notes"].items()))
-        _report(outcome, about["bad"], _fate(cfg))
+        _report(outcome, about["bad"], _fate(cfg), Path(cfg.out) / results.FILE)
     return plan.complete and (not about["bad"] or cfg.on_error != "fail")
 
 
@@ -125,13 +127,23 @@ def _prepare(
             raise EvalkitError(
                 f"cannot write to {folder}: {e.strerror or e}; choose another output folder with --out"
             ) from e
-    loaded = (
-        spec
-        if isinstance(spec, models.Loaded)
-        else models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
-    )
+    if isinstance(spec, models.Loaded):
+        loaded = spec
+    else:
+        _check_data(protocol, spec, cfg)
+        loaded = models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
     loaded.network.to(device)
     return loaded, protocol.load().prepare(loaded, cfg, device)
+
+
+def _check_data(protocol: Protocol, spec: str, cfg: ProtocolConfig) -> None:
+    """Refuse data that are not there before weights are loaded, which may be a download."""
+    named = of_timm(spec) and getattr(cfg, "data_dir", None) is None
+    for key, kind in protocol.needs.items():
+        if (given := getattr(cfg, key)) is not None:
+            data.check_exists(given)
+        elif named:
+            raise layouts.no_default(kind, spec, f"--{key.removesuffix('_data')}")
 
 
 def _agreed(prepare: Callable[[], tuple[models.Loaded, Plan]]) -> tuple[models.Loaded, Plan]:
@@ -200,7 +212,7 @@ def _record(
         *models.describe(loaded.report),
         *accuracy.other_weights(loaded),
         *plan.notes,
-        *_remarks(plan),
+        *_remarks(plan, loaded),
         *(f"{what} in {n} images" for what, n in about["notes"].items()),
     ]
     if outcome.intervals:
@@ -263,16 +275,20 @@ def say(*lines: str) -> None:
         print("\n".join(map(plain, lines)), flush=True)
 
 
-def _remarks(plan: Plan) -> list[str]:
-    """What a reader must know of the folders that are read, each once."""
-    return each_once(remark for images in plan.sets.values() for remark in [*images.remarks, *contradictions(images)])
+def _remarks(plan: Plan, loaded: models.Loaded) -> list[str]:
+    """What a reader must know of the images that are read, each once."""
+    return each_once(
+        remark
+        for images in plan.sets.values()
+        for remark in [*images.remarks, *contradictions(images), *accuracy.seen_in_training(loaded, images)]
+    )
 
 
 def _fate(cfg: ProtocolConfig) -> str:
     return "count as wrong" if cfg.on_error == "wrong" else "were left out"
 
 
-def _report(outcome: Outcome, bad: list[list[str]], fate: str) -> None:
+def _report(outcome: Outcome, bad: list[list[str]], fate: str, file: Path) -> None:
     curves: dict[str, list[str]] = {}
     for row in outcome.series or []:
         curves.setdefault(row["mode"], []).append(f"{row['level']:g}: {row['top1']:.3f}")
@@ -285,7 +301,7 @@ def _report(outcome: Outcome, bad: list[list[str]], fate: str) -> None:
         reason = outcome.undefined.get(name)
         text = f"undefined: {reason}" if reason else f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
         print(f"  {name:42} {text}")
-    print(f"  n = {outcome.n}", flush=True)
+    print(f"  n = {outcome.n}; recorded in {plain(str(file))}", flush=True)
     if bad:
         print(f"  {len(bad)} images could not be read and {fate}:")
         for sample, reason in bad[:SHOWN]:

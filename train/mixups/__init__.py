@@ -49,6 +49,7 @@ from .vanilla import Vanilla
 
 __all__ = ["METHODS", "Context", "MixMethod", "Mixed", "create", "from_config"]
 
+#: Name -> class of every method; add your own under a name of yours.
 METHODS: dict[str, type[MixMethod]] = {
     "adautomix": AdAutoMix,
     "alignmix": AlignMix,
@@ -127,7 +128,7 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
     """
     cls = find(name)
     if preset not in cls.PRESETS:
-        raise unknown(f"{name} preset", preset, cls.PRESETS)
+        raise unknown(f"{name} preset", str(preset), cls.PRESETS)
     given = {**cls.PRESETS[preset], **kwargs}
     known = arguments(cls)
     for key in given:
