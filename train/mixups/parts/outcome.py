@@ -113,6 +113,7 @@ def kept_as_it_was(name: str, net: Any) -> Callable[[], None]:
         name: The function of the method, for the error.
         net: The network.
     """
+    net = getattr(net, "module", net)  # of one wrapped for processes, or a user's own that gives logits alone
     mode, trained = getattr(net, "training", None), _trained(net)
 
     def look() -> None:
