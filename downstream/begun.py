@@ -27,7 +27,7 @@ def write(run: Path, source: Source, data: Data) -> None:
         data: The images.
     """
     write_atomic(run / SOURCE, lambda f: f.write(json.dumps(dataclasses.asdict(source), indent=1).encode()))
-    write_atomic(run / DATA, lambda f: f.write(json.dumps(_fingerprints(data), indent=1).encode()))
+    write_atomic(run / DATA, lambda f: f.write(json.dumps(data.reads(), indent=1).encode()))
 
 
 def source(run: Path) -> Source:
@@ -61,7 +61,7 @@ def compare(run: Path, data: Data) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise EvalkitError(f"{run / DATA} is damaged; start again in another folder") from e
     said = []
-    for split, now in _fingerprints(data).items():
+    for split, now in data.reads().items():
         if fingerprint.same(known[split], now) is False:
             raise EvalkitError(
                 f"the {split} images or their truth are not those that {run} began with; put those back, or start again"
@@ -70,7 +70,3 @@ def compare(run: Path, data: Data) -> list[str]:
         remark = fingerprint.remark(now)
         said += [f"the {split} images and their truth are those of before, {remark}"] if remark else []
     return said
-
-
-def _fingerprints(data: Data) -> dict[str, str]:
-    return {"train": data.train_fingerprint, "val": data.fingerprint}

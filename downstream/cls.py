@@ -77,6 +77,15 @@ class Classification:
         right = {name: np.array([float(rows[id][column]) for id in ids]) for name, column in names.items()}
         return np.array(ids), _statistics(np.array([rows[id]["label"] for id in ids]), right)
 
+    def reads(self, cfg: ClsConfig, run: Path) -> dict[str, str]:
+        """Split -> fingerprint of the images that lie there now.
+
+        Args:
+            cfg: The keys.
+            run: The run folder, which holds no images.
+        """
+        return {name: _images(cfg, part).fingerprint for name, part in zip(("train", "val"), _parts(cfg))}
+
     def transfer(
         self, spec: str | None, cfg: ClsConfig | None, out: Path | None, resume: Path | None, overrides: list[str]
     ) -> int:

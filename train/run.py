@@ -103,7 +103,7 @@ def go_on(s: session.Session, run: Path) -> None:
         s: The run, freshly built.
         run: The run folder.
     """
-    found, compared = checkpoint.newest(run), []
+    found, compared = checkpoint.newest(run, state=True), []
     if found is not None:
         folder, meta = found
         compared = [*same_images(s, folder, meta, run), *same_helpers(s, folder, meta, run)]
