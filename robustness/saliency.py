@@ -196,7 +196,7 @@ def known_by(spec: str) -> str | None:
         return str(file(spec).settings["sha256"])
     if spec in ("self", "dino", DINO):
         return None
-    return sha256_file(spec) if Path(spec).is_file() else models.stated(spec).sha256
+    return models.sha256_of(spec)
 
 
 def _head(head: str, auto: int | None) -> int | None:

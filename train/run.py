@@ -108,6 +108,7 @@ def go_on(s: session.Session, run: Path) -> None:
         folder, meta = found
         compared = [*same_images(s, folder, meta, run), *same_helpers(s, folder, meta, run)]
         snapshot.restore(s, folder)
+        s.init = snapshot.of_meta(folder, {"init": {}} | meta, "init", dict)  # of then, whatever lies there now
         s.seconds = float(snapshot.of_meta(folder, meta, "seconds", int | float))
     if is_main():
         checkpoint.tidy(run, found and found[0], s.best.get("step"), s.cfg.keep)
@@ -289,6 +290,7 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
         values = dict(s.scores[name])
         notes = [*s.remarks, *(f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items())]
         notes += [f"maps {name}: {digest}" for name, digest in meta["maps"].items()]
+        notes += [f"began with {name}: sha256 {digest}" for name, digest in meta["init"].items()]
         notes += early(s)
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}

@@ -57,8 +57,9 @@ def meta(s: Session) -> dict[str, Any]:
         "std": list(network.std),
         "method": method_name(cfg.mixup),
         "label": cfg.label or method_name(cfg.mixup),
-        "teachers": {str(teacher.spec): teacher.sha256 for teacher in teachers(s.trainee)},
+        "teachers": {str(teacher.spec): teacher.sha256 for teacher in teachers(s.method, s.trainee.distillation)},
         "maps": s.maps,
+        "init": s.init,
         "best": s.best,  # says what the link of that name must point at
         "seconds": s.seconds,  # here, not in the training state, which is the same in every run of a recipe
         "data": {

@@ -12,7 +12,7 @@ from ..about import ACCURACY
 from ..models import Facts, stated
 from ..preparation import recipe_of
 from ..study.plan import Job
-from ..study.reuse import Identity
+from ..study.reuse import Identity, training_sets
 from . import described
 
 OPEN = (None, "auto")  # values that a command settles by itself
@@ -35,7 +35,7 @@ def of_jobs(folder: Path) -> Callable[[Job], Identity]:
 
 
 def _training(words: Sequence[str], opened: dict[str, Any]) -> Identity:
-    from ..train import session
+    from ..train import helpers, session
     from ..train.config import TrainConfig
     from ..train.sizes import settle_sizes
 
@@ -50,8 +50,8 @@ def _training(words: Sequence[str], opened: dict[str, Any]) -> Identity:
     if not cfg.auto_micro_batch:  # off in every run that has begun; one that tries what fits is none of them
         moving -= {"auto_micro_batch"}
     settings = {key: value for key, value in config.to_dict(cfg).items() if key in moving}
-    sets = {"train": train_images.fingerprint, "val": val_images.fingerprint}
-    return Identity(settings, sets, ACCURACY.version)
+    named = helpers.named(cfg, train_images.ids)
+    return Identity(settings, training_sets(train_images.fingerprint, val_images.fingerprint, named), ACCURACY.version)
 
 
 def _evaluation(job: Job, opened: dict[str, Any]) -> Identity:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import timm
 
 from .. import checkpoint, zoo
+from ..runtime import sha256_file
 from . import load as loading
 from .network import create
 
@@ -82,6 +83,19 @@ def stated(
     label = meta.get("label") or meta.get("method") or path.stem
     known = classes if len(classes) == number else None
     return Stated(str(spec), label, known, number, (side, side), meta, sha256)
+
+
+def sha256_of(spec: str) -> str | None:
+    """Of the weights file that `models.load` would read; None for timm's weights. Raises EvalkitError for what is not
+    there.
+
+    Args:
+        spec: As `load` takes it.
+    """
+    path = zoo.located(spec)
+    if path.is_file():
+        return sha256_file(path)
+    return checkpoint.read_weights(path)[2] if path.is_dir() and not _meta(path) else stated(spec).sha256
 
 
 def _meta(path: Path) -> dict[str, Any]:

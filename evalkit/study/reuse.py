@@ -157,10 +157,10 @@ def _compare(out: Path, record: Mapping[str, Any], wanted: Identity) -> Compared
     odd, unsure, remarks = [], [], []
     try:
         then = _sets(out, record)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Compared([], "its record has no fingerprints of them", "")
     for role in sorted({*then, *wanted.sets}):
-        name = WORDS.get(role, f"{role} data")
+        name = WORDS.get(role, role if " " in role else f"{role} data")
         if role not in then:
             unsure.append(f"its record has no fingerprint of the {name}")
             continue
@@ -182,8 +182,8 @@ def _sets(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
     is not known."""
     data = record["data"]
     if record["task"] == "train":
-        meta = json.loads((out / META).read_text(encoding="utf-8"))["data"]
-        found = {"train": meta["fingerprint"], "val": data["fingerprint"]}
+        meta = json.loads((out / META).read_text(encoding="utf-8"))
+        found = training_sets(meta["data"]["fingerprint"], data["fingerprint"], meta)
     elif record["task"] == "transfer":
         found = {"train": data["train_fingerprint"], "val": data["fingerprint"]}
     else:
@@ -191,6 +191,21 @@ def _sets(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
     if not all(isinstance(value, str) for value in found.values()):
         raise TypeError
     return found
+
+
+def training_sets(train: str, val: str, helpers: Mapping[str, Any]) -> dict[str, str]:
+    """Role -> fingerprint of what a training reads.
+
+    Args:
+        train: Fingerprint of its images.
+        val: The same of those that it validates on.
+        helpers: What it reads besides, as meta.json has it: teachers and init by name and sha256, maps by folder and
+            fingerprint.
+    """
+    weights = {f"weights of teacher {name}": sha256 for name, sha256 in helpers.get("teachers", {}).items() if sha256}
+    weights |= {f"weights of {name}": sha256 for name, sha256 in helpers.get("init", {}).items()}
+    maps = {f"maps in {name}": known for name, known in helpers.get("maps", {}).items()}
+    return {"train": train, "val": val, **{k: f"{fingerprint.FULL}:{v}" for k, v in weights.items()}, **maps}
 
 
 def _obstacle(found: Path, job: plan.Job, identity: Callable[[plan.Job], Identity]) -> tuple[str, str]:

@@ -4,6 +4,7 @@ refused when they are run again, and taken by no other study."""
 import contextlib
 import importlib.util
 import io
+import json
 import shutil
 
 import numpy as np
@@ -16,7 +17,7 @@ from evalkit.data import folders as image_folders
 from evalkit.errors import EvalkitError
 from evalkit.study import plan, reuse, spec
 from evalkit.study.job import prune
-from tests.bad_inputs.make import folders, put, run_folder, splits
+from tests.bad_inputs.make import folders, put, run_folder, splits, training
 from tests.downstream.conftest import write_shapes
 
 needs_mm = pytest.mark.skipif(importlib.util.find_spec("mmseg") is None, reason="the extra 'downstream' is missing")
@@ -135,22 +136,29 @@ def test_every_evaluation_of_the_validation_images_knows_them(study, kind):
         path.write_bytes(kept)
 
 
-def test_other_weights_under_the_name_are_refused(study, tmp_path):
-    folder, _, out, made = study
-    run = folder / "run"
-    shutil.copytree(run, tmp_path / "kept", symlinks=True)
+@contextlib.contextmanager
+def other_weights(run, aside):
+    """Inside, a run folder holds other weights of the same network."""
+    shutil.copytree(run, aside, symlinks=True)
+    (meta,) = run.glob("checkpoints/*/meta.json")
+    more = {k: v for k, v in checkpoint.verify(meta.parent).items() if k not in ("sha256", "schema", "step")}
+    tensors, _, _ = checkpoint.read_weights(run)
+    shutil.rmtree(run)
+    checkpoint.save(run, 1, {k: v + 1 for k, v in tensors.items()}, None, {}, more)
     try:
-        (meta,) = run.glob("checkpoints/*/meta.json")
-        found = checkpoint.verify(meta.parent)
-        tensors, _, _ = checkpoint.read_weights(run)
-        shutil.rmtree(run)
-        more = {k: v for k, v in found.items() if k not in ("sha256", "schema", "step")}
-        checkpoint.save(run, 1, {k: v + 1 for k, v in tensors.items()}, None, {}, more)
-        with pytest.raises(EvalkitError, match="imagenet-val is finished, but the weights are not those"):
-            compared(out, made)
+        yield
     finally:
         shutil.rmtree(run)
-        shutil.copytree(tmp_path / "kept", run, symlinks=True)
+        shutil.copytree(aside, run, symlinks=True)
+
+
+def test_other_weights_under_the_name_are_refused(study, tmp_path):
+    folder, _, out, made = study
+    with (
+        other_weights(folder / "run", tmp_path / "kept"),
+        pytest.raises(EvalkitError, match="imagenet-val is finished, but the weights are not those"),
+    ):
+        compared(out, made)
     assert compared(out, made) == []
 
 
@@ -354,3 +362,42 @@ def test_a_training_whose_state_was_removed_can_be_measured_and_does_not_begin_a
     assert code == 1 and "holds weights but no training state" in line and "\n" not in line
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert (run / "last").resolve() == step.resolve()
+
+
+# ---- what a training reads besides images
+
+
+@pytest.fixture(scope="module")
+def helped(tmp_path_factory):
+    """A study whose training begins with weights and asks a teacher: (folder, file, out, plan)."""
+    folder = tmp_path_factory.mktemp("helped")
+    run_folder(folder / "before")
+    run_folder(folder / "teacher")
+    keys = dict(word.split("=", 1) for word in training(splits(folder / "data"))[2:-2])
+    keys = {key: yaml.safe_load(value) for key, value in keys.items()} | {"init": str(folder / "before")}
+    keys |= {"mixup": {"name": "attentive_cutmix", "teacher": str(folder / "teacher")}}
+    file, out = folder / "mine.yaml", folder / "out"
+    file.write_text(yaml.safe_dump({"recipe": "digits", "set": keys, "axes": {"seed": [0]}}))
+    study = spec.load(file)
+    made = plan.make(study, study.cells)
+    plan.start(out, made)
+    (job,) = made.jobs
+    code, line = invoke([*job.argv, "--out", str(out / job.out)])
+    assert code == 0, line
+    return folder, file, out, made
+
+
+@pytest.mark.parametrize("name, says", [("before", "the weights of {}"), ("teacher", "the weights of teacher {}")])
+def test_a_training_by_other_helpers_is_refused_and_not_taken(helped, tmp_path, name, says):
+    folder, file, out, made = helped
+    assert compared(out, made) == []
+    second, said = taken(tmp_path, out, made, "same")
+    assert len(said) == 1 and (second / made.jobs[0].out).exists()
+    (meta,) = (out / made.jobs[0].out).glob("checkpoints/*/meta.json")
+    known = json.loads(meta.read_text())
+    assert set(known["init"]) == {str(folder / "before")} and set(known["teachers"]) == {str(folder / "teacher")}
+    with other_weights(folder / name, tmp_path / "kept"):
+        code, line = again(file, out)
+        assert code == 1 and f"is finished, but {says.format(folder / name)} are not those" in line
+        third, said = taken(tmp_path, out, made, "other")
+        assert said == [] and not (third / made.jobs[0].out).exists()
