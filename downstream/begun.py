@@ -7,11 +7,12 @@ from types import UnionType
 from typing import get_origin, get_type_hints
 
 from evalkit import fingerprint
+from evalkit.checkpoint import read_weights
 from evalkit.errors import EvalkitError
 from evalkit.models import check_arguments
 from evalkit.runtime import write_atomic
 
-from .backbone import Source
+from .backbone import TIMM, Source
 from .task import Data
 
 SOURCE = "source.json"
@@ -43,6 +44,22 @@ def source(run: Path) -> Source:
         raise EvalkitError(
             f"{run} is not the folder of a transfer ({SOURCE} is missing or damaged); start again in another folder"
         ) from e
+
+
+def same_weights(run: Path, source: Source) -> None:
+    """Raise EvalkitError unless the weights that a run without a checkpoint begins with again are those it began with.
+
+    Args:
+        run: The run folder.
+        source: The weights, as the run noted them.
+    """
+    if source.checkpoint in (None, TIMM):
+        return
+    if read_weights(source.checkpoint, source.weights)[2] != source.sha256:
+        raise EvalkitError(
+            f"the weights {source.checkpoint} are not those that {run} began with; put those back, or start again in"
+            " another folder"
+        )
 
 
 def compare(run: Path, data: Data) -> list[str]:

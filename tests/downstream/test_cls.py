@@ -97,8 +97,11 @@ def test_the_same_bytes_for_any_batch_and_a_second_time_from_what_was_kept(
     capsys.readouterr()
     before = len(results.read([measured]))
     assert invoke([*words, str(measured)])[0] == 0
-    assert "features of digits made before are used" in capsys.readouterr().out
+    assert "features of digits made before are used: " in capsys.readouterr().out
     assert len(results.read([measured])) == before  # the same command adds nothing
+    monkeypatch.setattr(features.fingerprint, "remark", lambda known: "compared by a sample")
+    assert invoke([*words, str(measured)])[0] == 0
+    assert "features of digits made before are used, compared by a sample: " in capsys.readouterr().out
 
 
 def test_features_of_others_are_not_used(tmp_path, finished):
