@@ -189,12 +189,12 @@ def _record(
     records: str,
 ) -> dict[str, Any]:
     sets = {role: {"name": images.name, "fingerprint": images.fingerprint} for role, images in plan.sets.items()}
-    files = {role: {"name": name, "fingerprint": known} for role, (name, known) in plan.files.items()}
+    sets |= {role: {"name": name, "fingerprint": known} for role, (name, known) in plan.files.items()}
     main = next(iter(plan.sets.values()))
     whole = (
         main.fingerprint
         if len(sets) == 1
-        else fingerprint.combined({f"{role} {images.name}": images.fingerprint for role, images in plan.sets.items()})
+        else fingerprint.combined({f"{role} {one['name']}": one["fingerprint"] for role, one in sets.items()})
     )
     skipped = 0 if cfg.on_error == "wrong" else len(about["bad"])
     notes = [
@@ -212,7 +212,7 @@ def _record(
     if about["bad"]:
         notes.append(f"{len(about['bad'])} images could not be read and {_fate(cfg)}")
     complete = plan.complete and (not about["bad"] or cfg.on_error != "fail")
-    more = {"prepared": str(plan.transform), "sets": sets | files, **outcome.data, "n_skipped": skipped}
+    more = {"prepared": str(plan.transform), "sets": sets, **outcome.data, "n_skipped": skipped}
     return make_record(
         "robustness",
         protocol,

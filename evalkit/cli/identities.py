@@ -50,8 +50,13 @@ def _training(words: Sequence[str], opened: dict[str, Any]) -> Identity:
     if not cfg.auto_micro_batch:  # off in every run that has begun; one that tries what fits is none of them
         moving -= {"auto_micro_batch"}
     settings = {key: value for key, value in config.to_dict(cfg).items() if key in moving}
-    named = helpers.named(cfg, train_images.ids)
-    return Identity(settings, training_sets(train_images.fingerprint, val_images.fingerprint, named), ACCURACY.version)
+    named = json.dumps([of, cfg.mixup, cfg.distill_teacher, cfg.distill_type, cfg.init])
+    if named not in opened:
+        opened[named] = helpers.named(cfg, train_images.ids)
+    helping = opened[named]
+    return Identity(
+        settings, training_sets(train_images.fingerprint, val_images.fingerprint, helping), ACCURACY.version
+    )
 
 
 def _evaluation(job: Job, opened: dict[str, Any]) -> Identity:

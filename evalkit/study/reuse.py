@@ -110,14 +110,20 @@ def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identi
         made: its plan.
         identity: as `take` is given it.
 
-    Raises EvalkitError for a job that was made with other images or weights than it would be now: what is still to be
-    made would stand beside it in one table.
+    Raises EvalkitError for a job that was made with other images or weights than it would be now, or whose weights are
+    gone: what is still to be made would stand beside it in one table.
     """
     said = Said()
     for job in made.jobs:
         record = _record(folder / job.out)
         if record is None:
             continue
+        anew = [other for other in made.jobs if other.id in job.needs and not plan.finished(folder, other)]
+        if anew:
+            raise EvalkitError(
+                f"{folder / job.out} is finished, but the weights that it measured, {folder / anew[0].out}, are not"
+                f" there and would be trained anew; give them back, or remove {folder / job.out} to measure again"
+            )
         try:
             wanted = identity(job)
         except EvalkitError as e:

@@ -15,6 +15,7 @@ from evalkit import checkpoint, fingerprint, models, results
 from evalkit.cli import identities, invoke
 from evalkit.data import folders as image_folders
 from evalkit.errors import EvalkitError
+from evalkit.report.collect import group_of
 from evalkit.study import plan, reuse, spec
 from evalkit.study.job import prune
 from tests.bad_inputs.make import folders, put, run_folder, splits, training
@@ -401,3 +402,32 @@ def test_a_training_by_other_helpers_is_refused_and_not_taken(helped, tmp_path, 
         assert code == 1 and f"is finished, but {says.format(folder / name)} are not those" in line
         third, said = taken(tmp_path, out, made, "other")
         assert said == [] and not (third / made.jobs[0].out).exists()
+
+
+def test_evaluations_whose_training_is_gone_are_not_of_the_next_one(trained):
+    _, file, out, made = trained
+    train, val, _ = made.jobs
+    (out / train.out).rename(out / "away")
+    code, line = again(file, out)
+    assert (
+        code == 1 and f"{out / val.out} is finished, but the weights that it measured, {out / train.out}, are" in line
+    )
+    (out / "away").rename(out / train.out)
+    assert compared(out, made) == []
+
+
+def test_occlusion_by_other_maps_stands_in_no_table_with_the_first(study, tmp_path):
+    folder, _, out, made = study
+    (job,) = [job for job in made.of_cell("one") if job.argv[1] == "occlusion"]
+    kept = (folder / "maps.npz").read_bytes()
+    overwrite(folder / "maps.npz")
+    try:
+        with contextlib.chdir(out):
+            assert invoke([*job.argv, "--out", str(tmp_path)])[0] == 0
+    finally:
+        (folder / "maps.npz").write_bytes(kept)
+    (then,), (now,) = results.read([out / job.out]), results.read([tmp_path])
+    assert then["data"]["sets"]["data"] == now["data"]["sets"]["data"]
+    assert then["data"]["sets"]["saliency"] != now["data"]["sets"]["saliency"]
+    assert group_of(then)._replace(fingerprint="") == group_of(now)._replace(fingerprint="")
+    assert group_of(then) != group_of(now)
