@@ -13,7 +13,8 @@ from evalkit.models import Network
 from evalkit.runtime import is_main
 
 from . import fsdp
-from .session import Session, method_name, teachers
+from .helpers import teachers
+from .session import Session, method_name
 
 
 def save(s: Session, run: Path) -> Path | None:
