@@ -1,6 +1,9 @@
 """Packaging: the top-level folders train/, robustness/ and configs/ are installed as evalkit.train, evalkit.robustness,
 evalkit.configs."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 FOLDERS = ("train", "downstream", "robustness", "configs")
@@ -13,7 +16,14 @@ for folder in FOLDERS:
     if found:
         package_dir[f"evalkit.{folder}"] = folder
 
+# The README's pictures and links are files beside it, which an index has not: it shows the text of the links alone.
+readme = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+readme = re.sub(r"^!\[[^]]*\]\([^)]*\)\n\n", "", readme, flags=re.MULTILINE)
+readme = re.sub(r"\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", readme)
+
 setup(
+    long_description=readme,
+    long_description_content_type="text/markdown",
     packages=packages,
     package_dir=package_dir,
     package_data={

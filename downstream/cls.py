@@ -124,10 +124,10 @@ def measure(spec: str, cfg: ClsConfig, out: Path | None = None) -> int:
     began = time.monotonic()
     device = pick_device(cfg.device)
     init_processes(device)
+    parts, known = _parts(cfg), KNOWN.get(cfg.data)
+    train_images, test_images = (_images(cfg, part) for part in parts)  # before the weights, which may be a download
     of = extractor(spec, cfg)
     of.loaded.network.to(device)
-    parts, known = _parts(cfg), KNOWN.get(cfg.data)
-    train_images, test_images = (_images(cfg, part) for part in parts)
     said = models.describe(of.loaded.report)
     said += check_splits(train_images, test_images, parts)
     if known:

@@ -14,12 +14,14 @@ from .about import ACCURACY, EvalConfig
 from .data.published import published_set, sets_of_recipe
 from .data.splits import absent_classes, contradictions
 from .errors import EvalkitError
+from .models.load import of_timm
 from .preparation import preparation, recipe_of
 from .records import DataUsed, Made, Numbers, make_record
 from .runtime import environment, init_processes, is_main, pick_device, write_atomic
 from .text import cell, say
 
 PREDICTIONS = "predictions.csv"
+NO_DATA = "which images? Give --data DIR, a folder of class folders, or the name of an embedded set"
 FAULTS, SHOWN = "faults.txt", 20  # where all missing classes and unreadable images stand, and how many are printed
 
 
@@ -37,6 +39,10 @@ def evaluate(spec: str, data_spec: str | None, out: Path | None, overrides: list
     cfg = config.load(EvalConfig, None, overrides)
     device = pick_device(cfg.device)
     init_processes(device)
+    if data_spec is not None:
+        data.check_exists(data_spec)
+    elif of_timm(spec):
+        raise EvalkitError(NO_DATA)
     loaded = models.load(spec, model=cfg.model, weights=cfg.weights)
     network = loaded.network.to(device)
     split = cfg.split or recipe_of(loaded).get("val_split", "val")
@@ -128,8 +134,9 @@ def other_weights(loaded: models.Loaded) -> list[str]:
             top1 = trained[sums[file]]["metrics"].get("top1") if sums[file] in trained else None
             said = "training recorded no accuracy" if top1 is None else f"training recorded top-1 {100 * top1:.2f} %"
             found.append(f"weights={name} measures the checkpoint's {checkpoint.WORDS[name]}, of which {said}")
-    notes = trained[loaded.sha256]["notes"] if loaded.sha256 in trained else []
-    return [*found, *(f"training noted: {note}" for note in notes)]
+    record = trained.get(loaded.sha256 or "", {"notes": [], "config": {}})
+    picked = record["config"].get("picked") or []  # sizes that it chose, which say nothing of the weights
+    return [*found, *(f"training noted: {note}" for note in record["notes"] if note not in picked)]
 
 
 def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:
@@ -176,7 +183,7 @@ def open_images(
     root, split = where
     spec = spec or (recipe_of(loaded).get("data") if root else None) or loaded.meta.get("data", {}).get("name")
     if spec is None:
-        raise EvalkitError("which images? Give --data DIR, a folder of class folders, or the name of an embedded set")
+        raise EvalkitError(NO_DATA)
     if root is not None and not data.has_parts(spec):
         raise EvalkitError(f"data_dir belongs to data by name, such as cifar100; {spec} is none: give --data DIR alone")
     if root is None and Path(spec).is_dir():
@@ -186,11 +193,7 @@ def open_images(
                 " checkpoint"
             )
         return data.folder(spec, classes=loaded.classes, allow_partial=allow_partial)
-    if spec not in data.NAMES and not data.has_parts(spec):
-        raise EvalkitError(
-            f"no such folder or data set: {spec}; give --data DIR or one of"
-            f" {', '.join(n for n in data.NAMES if n != 'folder')}"
-        )
+    data.check_exists(spec)
     images = data.load(spec, split, root=root)
     if (images.labels < 0).any():
         raise EvalkitError(

@@ -16,6 +16,7 @@ from .records import DATA_KEYS, Record, check, make_record, plain, settings, upg
 
 __all__ = ["FILE", "append", "check", "latest", "make_record", "read", "scan", "settings"]
 
+#: The file of a folder that holds its records, one a line.
 FILE = "results.jsonl"
 
 

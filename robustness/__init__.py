@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .measure import run
     from .suite import run_all
 
+    #: Name -> the class of a protocol's keys.
     CONFIGS: dict[str, type[ProtocolConfig]]
 
 __all__ = ["CONFIGS", "PROTOCOLS", "AllConfig", "compare", "run", "run_all"]
@@ -19,7 +20,7 @@ _LATER = {"compare": "comparison", "run": "measure", "run_all": "suite"}  # they
 
 
 def __getattr__(name: str) -> Any:
-    if name == "CONFIGS":  # name -> the class of a protocol's keys
+    if name == "CONFIGS":
         return {protocol.name: protocol.config for protocol in PROTOCOLS.values()}
     if name in _LATER:
         return getattr(import_module(f".{_LATER[name]}", __name__), name)

@@ -53,18 +53,27 @@ def choose(kind: str, given: str | None, loaded: Facts, option: str = "--data") 
         loaded: The model; see `stand_ins` of a set.
         option: The option that gives the data, for the error.
     """
-    if given is not None:
-        return given
-    wanted = SETS[kind]
-    if not wanted.stand_ins:
-        raise EvalkitError(f"{kind} has no default data; give the {wanted.title} folder with {option} DIR")
-    stand_in = wanted.stand_ins.get(trained_on(loaded) or "")
+    stand_in = given if given is not None else SETS[kind].stand_ins.get(trained_on(loaded) or "")
     if stand_in is None:
-        raise EvalkitError(
-            f"{loaded.label} was not trained on {' or '.join(wanted.stand_ins)}, so there is no default data; give the"
-            f" {wanted.title} folder with {option} DIR"
-        )
+        raise no_default(kind, loaded.label, option)
     return stand_in
+
+
+def no_default(kind: str, label: str, option: str = "--data") -> EvalkitError:
+    """The error where nobody named the data and nothing stands in for them.
+
+    Args:
+        kind: The data set, a name in SETS.
+        label: The model, as a person calls it.
+        option: The option that gives the data.
+    """
+    wanted = SETS[kind]
+    why = (
+        f"{label} was not trained on {' or '.join(wanted.stand_ins)}, so there is"
+        if wanted.stand_ins
+        else f"{kind} has"
+    )
+    return EvalkitError(f"{why} no default data; give the {wanted.title} folder with {option} DIR")
 
 
 def trained_on(loaded: Facts) -> str | None:

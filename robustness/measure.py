@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from evalkit import accuracy, bootstrap, fingerprint, models, results
+from evalkit import accuracy, bootstrap, data, fingerprint, models, results
 from evalkit.data.splits import contradictions
 from evalkit.errors import EvalkitError, unknown
+from evalkit.models.load import of_timm
 from evalkit.ordered import each_once
 from evalkit.parts import Parts
 from evalkit.protocols import Protocol
@@ -23,7 +24,7 @@ from evalkit.records import DataUsed, Made, Numbers, make_record
 from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device
 from evalkit.text import plain
 
-from . import store
+from . import layouts, store
 from .about import PROTOCOLS
 from .config import ProtocolConfig
 from .protocol import Arrays, Outcome, Plan
@@ -110,7 +111,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
         if found is None or not results.holds(cfg.out, record):
             results.append(cfg.out, record)
         say(*(f"  {what} in {n} images" for what, n in about["notes"].items()))
-        _report(outcome, about["bad"], _fate(cfg))
+        _report(outcome, about["bad"], _fate(cfg), Path(cfg.out) / results.FILE)
     return plan.complete and (not about["bad"] or cfg.on_error != "fail")
 
 
@@ -125,13 +126,23 @@ def _prepare(
             raise EvalkitError(
                 f"cannot write to {folder}: {e.strerror or e}; choose another output folder with --out"
             ) from e
-    loaded = (
-        spec
-        if isinstance(spec, models.Loaded)
-        else models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
-    )
+    if isinstance(spec, models.Loaded):
+        loaded = spec
+    else:
+        _check_data(protocol, spec, cfg)
+        loaded = models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
     loaded.network.to(device)
     return loaded, protocol.load().prepare(loaded, cfg, device)
+
+
+def _check_data(protocol: Protocol, spec: str, cfg: ProtocolConfig) -> None:
+    """Refuse data that are not there before weights are loaded, which may be a download."""
+    named = of_timm(spec) and getattr(cfg, "data_dir", None) is None
+    for key, kind in protocol.needs.items():
+        if (given := getattr(cfg, key)) is not None:
+            data.check_exists(given)
+        elif named:
+            raise layouts.no_default(kind, spec, f"--{key.removesuffix('_data')}")
 
 
 def _agreed(prepare: Callable[[], tuple[models.Loaded, Plan]]) -> tuple[models.Loaded, Plan]:
@@ -273,7 +284,7 @@ def _fate(cfg: ProtocolConfig) -> str:
     return "count as wrong" if cfg.on_error == "wrong" else "were left out"
 
 
-def _report(outcome: Outcome, bad: list[list[str]], fate: str) -> None:
+def _report(outcome: Outcome, bad: list[list[str]], fate: str, file: Path) -> None:
     curves: dict[str, list[str]] = {}
     for row in outcome.series or []:
         curves.setdefault(row["mode"], []).append(f"{row['level']:g}: {row['top1']:.3f}")
@@ -286,7 +297,7 @@ def _report(outcome: Outcome, bad: list[list[str]], fate: str) -> None:
         reason = outcome.undefined.get(name)
         text = f"undefined: {reason}" if reason else f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
         print(f"  {name:42} {text}")
-    print(f"  n = {outcome.n}", flush=True)
+    print(f"  n = {outcome.n}; recorded in {plain(str(file))}", flush=True)
     if bad:
         print(f"  {len(bad)} images could not be read and {fate}:")
         for sample, reason in bad[:SHOWN]:

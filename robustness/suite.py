@@ -7,6 +7,7 @@ from typing import Any
 
 from evalkit import models
 from evalkit.errors import EvalkitError
+from evalkit.models.load import of_timm
 from evalkit.runtime import world_size
 
 from . import measure
@@ -41,9 +42,10 @@ def run_all(specs: Sequence[str | models.Loaded], cfg: AllConfig) -> int:
     them.
     """
     if cfg.data_root is None:
+        of_checkpoints = not any(isinstance(spec, str) and of_timm(spec) for spec in specs)  # else perhaps a download
         loaded = [
             spec if isinstance(spec, models.Loaded) else models.load(spec, model=cfg.model, model_args=cfg.model_args)
-            for spec in specs
+            for spec in (specs if of_checkpoints else ())
         ]
         found, looked = {name: _stand_ins(name, loaded) for name in PROTOCOLS}, "no embedded stand-in"
     else:

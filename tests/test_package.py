@@ -41,6 +41,8 @@ def run(*command, cwd):
 def checkout(tmp_path_factory):
     """A copy of the sources, so that building leaves nothing behind in the repository."""
     folder = tmp_path_factory.mktemp("checkout")
+    (folder / "tests").mkdir()
+    (folder / "tests" / "test_one.py").touch()
     for name in SOURCES:
         source = ROOT / name
         if source.is_dir():
@@ -123,12 +125,27 @@ def test_the_metadata_pass_the_check_of_the_index(wheel):
     run(sys.executable, "-m", "twine", "check", "--strict", wheel, cwd=wheel.parent)
 
 
+def test_the_index_shows_the_readme_without_what_it_has_not(wheel):
+    """No link to a file and no picture: they lie in the repository."""
+    packed = zipfile.ZipFile(wheel)
+    (name,) = [n for n in packed.namelist() if n.endswith(".dist-info/METADATA")]
+    head, _, text = packed.read(name).decode().partition("\n\n")
+    assert "Description-Content-Type: text/markdown" in head
+    assert text.startswith("# evalkit\n") and "## Five minutes" in text
+    assert "](" not in text and "Quickstart" in text
+    written = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "](docs/pages/quickstart.md)" in written and "![" in written
+    lines = [line for line in written.splitlines() if "](" not in line]
+    assert set(lines) <= set(text.splitlines())
+
+
 def test_a_source_distribution_makes_the_same_wheel(wheel, checkout, tmp_path):
     code = "from setuptools import build_meta; print(build_meta.build_sdist(r'{}'))"
     name = run(sys.executable, "-c", code.format(tmp_path), cwd=checkout).split()[-1]
     with tarfile.open(tmp_path / name) as packed:
         packed.extractall(tmp_path, filter="data")
     folder = tmp_path / name.removesuffix(".tar.gz")
+    assert not (folder / "tests").exists()  # a few of its files alone, as setuptools takes them, run nowhere
     assert all((folder / file).is_file() for file in ("CITATION.cff", "constraints.txt", "CHANGELOG.md", "LICENSE"))
     again = ("pip", "wheel", folder, "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path)
     run(sys.executable, "-m", *again, cwd=tmp_path)

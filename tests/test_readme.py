@@ -1,13 +1,14 @@
 """The README's code runs, and its commands exist."""
 
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from evalkit import robustness
+from evalkit import results, robustness, zoo
 from evalkit.cli import invoke
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -46,3 +47,19 @@ def test_files_named_in_the_readme_exist():
     root = Path(__file__).parent.parent
     for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)|`((?:train|benchmarks|configs)/[\w./-]+)`", README):
         assert (root / (name[0] or name[1])).exists(), name
+
+
+def test_the_output_in_the_readme_is_that_of_the_record_that_comes_along():
+    (record,) = [r for r in results.read([zoo.located("zoo:mixpro-digits")]) if r["protocol"] == "occlusion"]
+    shown = dict(re.findall(r"^  (\w+) {2,}(\S+ ± \S+)$", README, re.MULTILINE))
+    assert shown == {
+        name: f"{record['metrics'][name]:.4f} ± {record['standard_errors'][name]:.4f}"
+        for name in ("clean_top1", "auc_random", "auc_salient", "auc_nonsalient")
+    }
+    assert f"  n = {record['n']}; recorded in results/results.jsonl" in README
+
+
+def test_a_report_of_the_readme_finds_what_its_commands_measured():
+    block = next(b for b in re.findall(r"^```sh\n(.*?)^```$", README, re.M | re.S) if "evalkit report" in b)
+    folders = [shlex.split(line) for line in block.splitlines() if re.match("evalkit .*runs/", line)]
+    assert len(folders) == 2 and all(words[words.index("--out") + 1].startswith("runs/") for words in folders)

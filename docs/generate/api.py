@@ -81,11 +81,26 @@ def entry(module: str, name: str, value: Any, index: bool = True) -> str:
         return directive("autoclass", f"{module}.{name}", "members", "show-inheritance", *options)
     if inspect.isroutine(value):
         return directive("autofunction", f"{module}.{name}", *options)
+    words = meaning(module, name, value)
     if isinstance(value, dict | tuple | list):
-        words = f"{type(value).__name__} of {len(value)}: {', '.join(map(str, value))}."
-    else:
-        words = f"{value!r}." if isinstance(value, str) else f"{type(value).__name__}."
+        words += f" A {type(value).__name__} of {len(value)}: {', '.join(map(str, value))}."
+    elif isinstance(value, str | int | float):
+        words += f" {value!r}."
     return directive("py:data", f"{module}.{name}", *options, text=words)
+
+
+def meaning(module: str, name: str, value: Any) -> str:
+    """The comment `#: ...` above the line that makes a constant. Raises ValueError where there is none.
+
+    Args:
+        module: Where it is promised.
+        name: It.
+        value: What it is.
+    """
+    for place in [import_module(module), *(m for m in modules() if vars(m).get(name) is value)]:
+        if found := re.search(rf"^ *#: (.+)\n *{name}\b", inspect.getsource(place), re.MULTILINE):
+            return found[1]
+    raise ValueError(f"nothing says what {module}.{name} is; write `#: ...` above the line that makes it")
 
 
 def directive(kind: str, name: str, *options: str, text: str = "") -> str:

@@ -5,4 +5,5 @@ from evalkit.protocols import Protocol, by_name
 
 from . import cls, det, seg
 
+#: Name -> description of every transfer task; add your own.
 PROTOCOLS: dict[str, Protocol] = by_name((seg.SEG, det.DET, cls.CLS))

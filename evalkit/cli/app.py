@@ -27,6 +27,7 @@ from . import (
 )
 from .words import Overrides, check_overrides, split
 
+#: The command line, a Typer application; give it commands of yours.
 app = typer.Typer(
     help="Train image classifiers with any mixup, and measure whether the checkpoint is good, transfers and holds.",
     epilog="""\b
@@ -34,7 +35,7 @@ Examples:
   evalkit train digits-photo mixup=mixpro --out runs/mixpro
   evalkit train deit-300 data_dir=imagenet --gpus 8
   evalkit transfer seg runs/mixpro
-  evalkit robustness occlusion runs/mixpro
+  evalkit robustness occlusion runs/mixpro --out runs/occlusion
   evalkit report runs
 """,
     rich_markup_mode=None,
@@ -146,7 +147,10 @@ def eval(
         str | None,
         typer.Option(help="a folder of class folders, or data by name (with data_dir=DIR)", show_default=False),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for results.jsonl and the predictions as CSV")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="folder for results.jsonl and the predictions as CSV", show_default="the run, or runs/NAME"),
+    ] = None,
 ) -> int:
     """Accuracy of a checkpoint on a folder of images.
 
@@ -207,7 +211,7 @@ def transfer(
         typer.Option(help="continue the run in this folder, by its own config; needs no CKPT", show_default=False),
     ] = None,
 ) -> int:
-    """Segmentation, detection or another set's classes from a checkpoint.
+    """Segmentation, detection or other classes from a checkpoint.
 
     Trains a decoder and the backbone together and measures them; a stopped run continues from where it was. Classes
     come from frozen features, or from fine-tuning.
@@ -284,7 +288,7 @@ def robustness(
         str | None, typer.Option(help="all: the folder that holds imagenet-a, imagenet/val ...", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder for results.jsonl and the per-sample records", show_default=False)
+        Path | None, typer.Option(help="folder for results.jsonl and the per-sample records", show_default="results")
     ] = None,
     recipe: Annotated[
         str | None,

@@ -10,7 +10,7 @@ from ..errors import EvalkitError
 from ..text import say
 from . import complete
 
-app = typer.Typer(help="The mixup methods: what there is, what they do, what they cost.", rich_markup_mode=None)
+app = typer.Typer(help="The mixup methods: a list, what they do, their cost.", rich_markup_mode=None)
 
 Methods = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from ..text import say
 from . import complete
 from .words import split
 
-app = typer.Typer(help="Many trainings and evaluations as one: a table of a paper, or your own.", rich_markup_mode=None)
+app = typer.Typer(help="Many trainings and evaluations as one, such as a table.", rich_markup_mode=None)
 
 Only = Annotated[str | None, typer.Option(metavar="AXIS=VALUE,..", help="these cells alone", show_default="all")]
 Name = Annotated[

@@ -3,7 +3,7 @@ reads."""
 
 from pathlib import Path
 
-from ..errors import EvalkitError, unknown
+from ..errors import EvalkitError, suggest, unknown
 from .embedded import SIZE, digits, digits_photo, fashion_mnist
 from .folders import folder, split_folder
 from .images import BadImage, Images
@@ -16,8 +16,11 @@ from .stand_ins import digits_a, digits_o
 __all__ = ["EMBEDDED", "MADE_AT_ANY_SIZE", "NAMES", "SIZE", "BadImage", "Images", "folder", "has_parts", "load"]
 
 _EMBEDDED = {"digits": digits, "digits-photo": digits_photo, "digits-a": digits_a, "digits-o": digits_o}
+#: Those of the embedded sets whose images are drawn at the size that is asked for.
 MADE_AT_ANY_SIZE = tuple(_EMBEDDED)
-EMBEDDED = (*_EMBEDDED, "fashion-mnist")  # images of `SIZE` pixels, used as they are
+#: Sets without a folder, of images of `SIZE` pixels that are used as they are.
+EMBEDDED = (*_EMBEDDED, "fashion-mnist")
+#: What `load` knows by name, beside what timm's readers open.
 NAMES = (*EMBEDDED, "folder", "packed", *KNOWN)
 
 
@@ -26,6 +29,15 @@ def has_parts(name: str) -> bool:
     distributed, packed images or what timm reads. Commands open these by name, a part and a folder."""
     by_name = (*KNOWN, "fashion-mnist", "packed")
     return name in by_name or name.partition("/")[0].lower() in (*READERS, *STREAMS)
+
+
+def check_exists(spec: str) -> None:
+    """Raise EvalkitError for what is neither on the disk nor the name of data. Commands ask before they load weights,
+    which may be a download."""
+    if not (Path(spec).exists() or spec in NAMES or has_parts(spec)):
+        if "/" in spec:
+            raise EvalkitError(f"no such folder: {spec}")
+        raise EvalkitError(f"no such folder or data set: {spec}.{suggest(spec, [n for n in NAMES if n != 'folder'])}")
 
 
 def load(

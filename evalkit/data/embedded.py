@@ -13,7 +13,8 @@ from ..errors import EvalkitError, unknown
 from ..runtime import derive_rng
 from .images import ArrayImages
 
-SIZE = 32  # side in pixels unless asked otherwise
+#: Side of an embedded image in pixels, unless another one is asked for.
+SIZE = 32
 MAX_IDX = 64 << 20  # bytes of an unpacked idx file; the largest of Fashion-MNIST holds 47 million
 SPLITS = ("train", "val")
 DIGITS = [str(d) for d in range(10)]

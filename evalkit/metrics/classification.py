@@ -157,6 +157,7 @@ def negative_entropy(logits: ArrayLike) -> np.ndarray:
     return log_confidence(z) + (weight * below).sum(axis=1) / weight.sum(axis=1)
 
 
+#: Name -> the score of confidence in an image, from its logits: high for one that is known.
 SCORES = {"msp": log_confidence, "max_logit": max_logit, "energy": energy, "entropy": negative_entropy}
 
 

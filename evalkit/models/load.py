@@ -102,6 +102,11 @@ def load(
     return _from_timm(spec, model, model_args, num_classes)
 
 
+def of_timm(spec: str) -> bool:
+    """Whether `load` would take the weights that timm has under a name, which may be a download."""
+    return not zoo.located(spec).exists() and timm.is_model(spec.partition(".")[0])
+
+
 def _from_timm(name: str, model: str | None, model_args: dict[str, Any], num_classes: int | None) -> Loaded:
     if not timm.is_model(name.partition(".")[0]):
         raise unknown("model or checkpoint", name, [*zoo.specs(), *timm.list_models()])

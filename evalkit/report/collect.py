@@ -169,16 +169,26 @@ def describe(group: Group, groups: Iterable[Group]) -> str:
         parts.append(f"protocol version {group.version}")
     if len({g.fingerprint for g in siblings}) > 1:
         parts.append(f"data {fingerprint.short(group.fingerprint, 8)}")
-    if len({g.settings for g in siblings}) > 1:
-        settings = [json.loads(g.settings) if g.settings else {} for g in siblings]
-        own = json.loads(group.settings) if group.settings else {}
-        different = sorted(differing(settings))
-        parts.append(
-            "validation of the training run"
-            if not group.settings
-            else ", ".join(f"{k}={short_value(own.get(k))}" for k in different[:3])
-        )
+    if different := differing_settings(group, groups):
+        parts.append(different)
     return " \N{MIDDLE DOT} ".join(parts)
+
+
+def differing_settings(group: Group, groups: Iterable[Group]) -> str:
+    """The settings of a group that tell it from others of its protocol and data; "" where there are none.
+
+    Args:
+        group: The group.
+        groups: All groups of the table.
+    """
+    siblings = [g for g in groups if (g.protocol, g.data) == (group.protocol, group.data)]
+    if len({g.settings for g in siblings}) < 2:
+        return ""
+    if not group.settings:
+        return "validation of the training run"
+    own = json.loads(group.settings)
+    different = sorted(differing([json.loads(g.settings) if g.settings else {} for g in siblings]))
+    return ", ".join(f"{k}={short_value(own.get(k))}" for k in different[:3])
 
 
 def differing(configs: Iterable[dict[str, Any]]) -> set[str]:

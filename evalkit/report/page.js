@@ -4,10 +4,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
   const rows = [...body.rows];
-  const number = (cell) => {
-    const found = cell.firstChild ? cell.textContent.replace(/\u2212/g, "-").match(/-?\d+(\.\d+)?/) : null;
-    return found ? parseFloat(found[0]) : NaN;
-  };
+  // the number that a cell begins with: "97.0 ± 1.5" has one, "vit_nano_patch4_32" has none
+  const number = (cell) => parseFloat(cell.textContent.trim().replace(/\u2212/g, "-").replace(/(\d),(?=\d{3})/g, "$1"));
+  const words = heads.map((_, column) => column === 0 || rows.every((row) => Number.isNaN(number(row.cells[column]))));
 
   const tools = document.createElement("div");
   tools.className = "tools";
@@ -27,15 +26,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
   const sort = (column) => {
     const head = heads[column];
-    const down = column > 0 && head.getAttribute("aria-sort") !== "descending";
-    const key = (row) => (column ? number(row.cells[column]) : row.cells[0].textContent);
+    const down = !words[column] && head.getAttribute("aria-sort") !== "descending";
+    const key = (row) => (words[column] ? row.cells[column].textContent.trim() : number(row.cells[column]));
     const order = [...rows].sort((a, b) => {
       const [x, y] = [key(a), key(b)];
       if (typeof x === "string") return head.getAttribute("aria-sort") === "ascending" ? y.localeCompare(x) : x.localeCompare(y);
       if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
       return down ? y - x : x - y;
     });
-    const up = column === 0 && head.getAttribute("aria-sort") === "ascending";
+    const up = words[column] && head.getAttribute("aria-sort") === "ascending";
     for (const other of heads) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", down || up ? "descending" : "ascending");
     body.append(...order);
@@ -62,9 +61,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
     difference.replaceChildren(name);
     for (let i = 1; i < heads.length; i++) {
       const cell = document.createElement("td");
-      const value = number(b.cells[i]) - number(a.cells[i]);
+      const value = words[i] ? NaN : number(b.cells[i]) - number(a.cells[i]);
       const digits = (b.cells[i].textContent.match(/\.(\d+)/) || ["", ""])[1].length;
-      cell.textContent = Number.isNaN(value) ? "\u2013" : (value > 0 ? "+" : "") + value.toFixed(digits);
+      cell.textContent = Number.isNaN(value) ? "\u2013" : (value > 0 ? "+" : "") + value.toFixed(digits).replace("-", "\u2212");
       difference.append(cell);
     }
     body.append(difference);

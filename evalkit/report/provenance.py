@@ -10,7 +10,7 @@ from typing import Any
 from .. import fingerprint, results
 from ..ordered import each_once
 from ..protocols import Protocols
-from .collect import Record, Row, describe, differing, groups_of, short_value
+from .collect import Group, Record, Row, describe, differing, differing_settings, groups_of, short_value
 from .recorded import Recorded, recorded
 
 DEMONSTRATION = "demonstration data, not a benchmark"
@@ -57,27 +57,32 @@ def provenance(
         folder: Where the page will lie, for links to the records.
     """
     order = list(protocols)
-    rank = lambda record: order.index(record["protocol"]) if record["protocol"] in order else len(order)  # noqa: E731
-    pairs = [(row, record) for row in rows for run in row.runs for record in sorted(run.records.values(), key=rank)]
+    rank = lambda item: order.index(item[0].protocol) if item[0].protocol in order else len(order)  # noqa: E731
+    found = [(row, *item) for row in rows for run in row.runs for item in sorted(run.records.items(), key=rank)]
+    groups = groups_of([run for row in rows for run in row.runs], protocols)
+    pairs = [(row, record) for row, _, record in found]
     diff_names, diff = _training_diff(rows)
     return Provenance(
         remarks=_remarks([r for _, r in pairs], protocols) + list(problems),
         head=["run", "protocol", "data", "images", "seed", "checkpoint", "weights", "time", "status", "deviations"],
-        lines=[_line(row, record) for row, record in pairs],
+        lines=[_line(*item, groups) for item in found],
         notes=_notes(pairs),
         diff_names=diff_names,
         diff=diff,
         settings=_settings(rows, protocols),
         environments=_environments(pairs),
-        records=recorded(pairs, protocols, folder),
+        records=recorded([(row, describe(group, groups), r) for row, group, r in found], protocols, folder),
     )
 
 
-def _line(row: Row, r: Record) -> list[str]:
+def _line(row: Row, group: Group, r: Record, groups: Sequence[Group]) -> list[str]:
     known = fingerprint.short(r["data"]["fingerprint"])
+    settings = differing_settings(group, groups) if group.settings else ""
     return [
         row.name,
-        f"{r['protocol']} v{r['version']}" + (" (training)" if r["task"] == "train" else ""),
+        f"{r['protocol']} v{r['version']}"
+        + (" (training)" if r["task"] == "train" else "")
+        + (f", {settings}" if settings else ""),
         f"{r['data']['name']} {r['data']['split']}, {known}",
         f"{r['n']:,}",
         "" if r["seed"] is None else str(r["seed"]),

@@ -21,7 +21,7 @@ class Recorded:
     """A record as a reader looks it up.
 
     Args:
-        title: Row and protocol.
+        title: Row, protocol and data, with the settings that tell it from others.
         link: Relative address of its results.jsonl; "" where the page's own folder is not known.
         command: What makes it again.
         text: The record as JSON.
@@ -33,21 +33,21 @@ class Recorded:
     text: str
 
 
-def recorded(pairs: Iterable[tuple[Row, Record]], protocols: Protocols, folder: Path | None) -> list[Recorded]:
-    """Every record of `pairs`.
+def recorded(found: Iterable[tuple[Row, str, Record]], protocols: Protocols, folder: Path | None) -> list[Recorded]:
+    """Every record of `found`.
 
     Args:
-        pairs: A row and a record of it.
+        found: A row, on which data and with which settings, and the record.
         protocols: All protocols, by name.
         folder: Where the page will lie; None: links are left out.
     """
-    found = []
-    for row, record in pairs:
+    made = []
+    for row, where, record in found:
         shown = {k: v for k, v in record.items() if k != "_dir"}
         link = "" if folder is None else os.path.relpath(Path(record["_dir"]) / FILE, folder).replace(os.sep, "/")
-        title = f"{row.name}: {record['protocol']} on {record['data']['name']}"
-        found.append(Recorded(title, link, command(record, protocols), json.dumps(shown, indent=1, sort_keys=True)))
-    return found
+        title = f"{row.name}: {record['protocol']} on {where}"
+        made.append(Recorded(title, link, command(record, protocols), json.dumps(shown, indent=1, sort_keys=True)))
+    return made
 
 
 def command(record: Record, protocols: Protocols, weights: str = CHECKPOINT) -> str:

@@ -5,6 +5,7 @@ from evalkit.protocols import Protocol, by_name
 
 from . import attacks, imagenet_a, imagenet_c, imagenet_o, occlusion, shifts
 
+#: Name -> description of every robustness protocol, in the order of the tables; add your own.
 PROTOCOLS: dict[str, Protocol] = by_name(
     (
         shifts.IMAGENET_VAL,

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import inspect
 import json
 import re
 from pathlib import Path
@@ -74,6 +75,24 @@ def test_what_the_packages_promise_is_on_the_first_page_of_the_api():
                         promised += 1
                         assert re.search(rf"^\.\. [\w:]+:: {'.'.join([package, *parts, name])}$", text, re.M), name
     assert promised > 50
+
+
+def test_promised_constants_say_what_they_are():
+    """Each by a comment of its own, beside its value; without one the site is not built."""
+    text = api.pages()["api"]
+    found = re.findall(r"^\.\. py:data:: evalkit\.(\S+)$\n(?:   :.*\n)*\n   (.+)$", text, re.MULTILINE)
+    constants = sum(not (inspect.isclass(v) or inspect.isroutine(v)) for v in promised_values())
+    assert len(found) == constants > 8
+    words = {name: text for name, text in found}
+    assert words["data.SIZE"] == "Side of an embedded image in pixels, unless another one is asked for. 32."
+    assert all(re.match(r"[A-Z].* .*\.$", text) for text in words.values())
+    with pytest.raises(ValueError, match=r"nothing says what evalkit\.data\.OTHER is"):
+        api.meaning("evalkit.data", "OTHER", 1)
+
+
+def promised_values():
+    """What every module names in `__all__`."""
+    return [getattr(m, name) for m in api.modules() for name in getattr(m, "__all__", ())]
 
 
 def test_every_key_is_listed_under_the_commands_that_take_it(lookup):

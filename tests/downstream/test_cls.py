@@ -193,6 +193,13 @@ def test_own_folders_fine_tuning_and_what_is_refused(tmp_path, finished, capsys)
     assert invoke([*own, "mode=finetune", "sweep=[1.0]"])[1].startswith("unknown key 'sweep'")
 
 
+def test_data_that_are_not_there_are_said_before_weights_are_loaded(tmp_path, monkeypatch):
+    """Weights by a timm name may be a download."""
+    monkeypatch.setattr("evalkit.models.load", lambda *args, **more: pytest.fail("weights"))
+    code, message = invoke(["transfer", "cls", "resnet10t", "data=cub", f"data_dir={tmp_path / 'none'}"])
+    assert code == 1 and str(tmp_path / "none") in message
+
+
 def test_no_mm_package_is_needed():
     mm = ("mmengine", "mmcv", "mmseg", "mmdet", "pycocotools")
     code = f"import sys, evalkit.downstream.cls; print([m for m in sys.modules if m.split('.')[0] in {mm}])"

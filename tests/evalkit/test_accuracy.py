@@ -111,6 +111,17 @@ def test_wrong_data(finished, tmp_path, spec, match):
 
 
 @pytest.mark.parametrize(
+    ("spec", "match"),
+    [("no/where", "no such folder: no/where"), ("nowhere", "no such folder or"), (None, "which images")],
+)
+def test_data_that_are_not_there_are_said_before_weights_are_loaded(tmp_path, monkeypatch, spec, match):
+    """Weights by a timm name may be a download."""
+    monkeypatch.setattr("evalkit.models.load", lambda *args, **more: pytest.fail("weights"))
+    with pytest.raises(EvalkitError, match=match):
+        evaluate("resnet10t", spec, tmp_path, [])
+
+
+@pytest.mark.parametrize(
     "override", ["weights=best", "preprocess=tim", "batch_size=0", "forward_batch=-1", "workers=-1", "device=gpu"]
 )
 def test_values_that_cannot_be(finished, tmp_path, override):

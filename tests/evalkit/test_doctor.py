@@ -44,6 +44,11 @@ def test_everything_fits(machine):
     assert found["timm"].found == "1.0.31 (<1.1,>=1.0.15)" and found["numpy"].found.startswith("2.4.6")
 
 
+def test_extras_that_name_others_of_evalkit_are_no_package(monkeypatch):
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["numpy", "evalkit[study]; extra == 'all'"])
+    assert [check.name for check in doctor.packages()] == ["numpy"]
+
+
 def test_a_torch_that_torchvision_was_not_built_for(machine):
     machine["torch"] = "2.13.0"
     torch = of(doctor.packages())["torch"]

@@ -37,6 +37,17 @@ ACTS = """
   found.difference = [...difference.cells].slice(0, 2).map((cell) => cell.textContent);
   found.chosen = [...body.rows].filter((r) => r.classList.contains("chosen")).length;
   row("mixpro").click(); found.after = names();
+  const last = (rows) => rows[rows.length - 1];
+  const [segmentation] = [...document.querySelectorAll("table.sortable")].slice(1);
+  const titles = [...last(segmentation.tHead.rows).cells].map((cell) => cell.textContent);
+  last(segmentation.tHead.rows).cells[titles.indexOf("decoder")].click();
+  found.decoders = [...segmentation.tBodies[0].rows].map((r) => r.cells[titles.indexOf("decoder")].textContent.trim());
+  segmentation.tBodies[0].rows[0].click(); segmentation.tBodies[0].rows[1].click();
+  const less = last(segmentation.tBodies[0].rows).cells;
+  found.transferred = Object.fromEntries(titles.map((title, i) => [title, less[i].textContent]));
+  const links = [...document.querySelectorAll("table.plain a")];
+  found.links = links.length;
+  found.records = links.map((link) => document.querySelector(link.hash).parentElement.firstElementChild.textContent);
   found.fits = document.documentElement.scrollWidth <= window.innerWidth;
   found.figure = document.querySelector("figure:not(.half) img").clientWidth;
   const column = body.rows[0].cells[0].getBoundingClientRect(), scroll = table.parentElement;
@@ -50,12 +61,15 @@ ACTS = """
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A report of three runs."""
+    """A report of three runs and two segmentations."""
     folder = tmp_path_factory.mktemp("runs")
     for i, (name, top1) in enumerate((("vanilla", 0.80), ("mixpro", 0.92), ("cutmix", 0.85))):
         made = fake_records.record(label=name, method=name, metrics={"top1": top1}, checkpoint_sha256=str(i) * 64)
         results.append(folder / name, made)
         results.append(folder / name, fake_records.occlusion(label=name, method=name, checkpoint_sha256=str(i) * 64))
+    for head, model, miou in (("segmenter", "resnet50", 0.6), ("linear", "resnet18", 0.5)):
+        own = {"label": model, "method": None, "model": model, "checkpoint_sha256": model[-1] * 64}
+        results.append(folder / head, fake_records.seg(head, **own, metrics={"miou": miou}))
     return report.build([folder], folder / "report", protocols())
 
 
@@ -77,6 +91,11 @@ def test_a_reader_sorts_filters_and_compares(page, width, tmp_path):
     assert found["down"] == ["mixpro", "cutmix", "vanilla"] and found["up"] == ["vanilla", "cutmix", "mixpro"]
     assert found["alphabet"] == ["cutmix", "mixpro", "vanilla"] and found["filtered"] == ["cutmix", "mixpro"]
     assert found["difference"] == ["mixpro \N{MINUS SIGN} vanilla", "+12.0"] and found["chosen"] == 2
+    assert found["decoders"] == ["Linear", "Segmenter"]  # words in the order of the alphabet
+    # of words there is no difference, even where they hold a number
+    less = {title.replace("\N{NO-BREAK SPACE}", " "): text for title, text in found["transferred"].items()}
+    assert less["backbone"] == less["decoder"] == "\N{EN DASH}" and less["mIoU \N{UPWARDS ARROW}"] == "+10.0"
+    assert found["links"] == len(found["records"]) == 8 == len(set(found["records"]))  # each number leads to its record
     assert found["after"] == ["cutmix", "mixpro", "vanilla"]  # no difference of one row
     assert found["fits"]  # what is wider scrolls by itself
     assert found["figure"] >= 700 and found["frozen"]  # three panels stay readable, the rows' names in sight

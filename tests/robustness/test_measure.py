@@ -420,3 +420,31 @@ def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch, out):
     (tmp_path / (out[-1] if out else "results")).mkdir(parents=True)
     assert invoke(words)[0] == 1
     assert [path.name for path in (tmp_path / (out[-1] if out else "results")).iterdir()] == []
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_data_that_are_not_there_are_said_before_weights_are_loaded(tmp_path, monkeypatch, protocol):
+    """Weights by a timm name may be a download."""
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("weights")
+
+    monkeypatch.setattr(measure.models, "load", forbidden)
+    keys = dict.fromkeys(PROTOCOLS[protocol].needs, str(tmp_path)) | {"out": str(tmp_path / "out")}
+    for key in PROTOCOLS[protocol].needs:
+        for given, line in (
+            (str(tmp_path / "none"), f"no such folder: {tmp_path}/none"),
+            ("digits-fotos", "no such folder or data set: digits-fotos. Did you mean 'digits-photo'"),
+            (None, f"no default data; give the .* folder with --{key.removesuffix('_data')} DIR"),
+        ):
+            with pytest.raises(EvalkitError, match=line):
+                run(protocol, ["resnet10t"], CONFIGS[protocol](**keys | {key: given}))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(AssertionError, match="weights"):
+        run(protocol, ["resnet10t"], CONFIGS[protocol](**keys))
+
+
+def test_where_a_result_is_recorded_is_said(setup, capsys):
+    checkpoint, keys, other = setup
+    run("imagenet-a", [str(checkpoint)], options("imagenet-a", keys, other))
+    assert f"n = 9; recorded in {keys['out']}/results.jsonl" in capsys.readouterr().out

@@ -84,7 +84,7 @@ def test_a_protocol_that_stops_does_not_stop_the_others(tmp_path, monkeypatch, c
     assert "stopped: imagenet-a: imagenet-a is broken; mend it" in out and "ran: imagenet-r, imagenet-sketch" in out
 
 
-def test_one_clear_line(tmp_path, calls):
+def test_one_clear_line(tmp_path, calls, monkeypatch):
     with pytest.raises(
         EvalkitError, match="no such folder: .*none; give the one that holds the data sets with --data-root DIR"
     ):
@@ -96,6 +96,9 @@ def test_one_clear_line(tmp_path, calls):
         run_all(["m"], AllConfig(data_root=str(tmp_path)))
     with pytest.raises(EvalkitError, match="no data for any protocol: no embedded stand-in"):
         run_all([str(save_checkpoint(tmp_path / "run", CLASSES))], AllConfig())
+    with monkeypatch.context() as patch, pytest.raises(EvalkitError, match="no data for any protocol: no embedded"):
+        patch.setattr("evalkit.models.load", lambda *args, **more: pytest.fail("weights, perhaps a download"))
+        run_all(["resnet10t"], AllConfig())
     with pytest.raises(EvalkitError, match="unknown key 'data_rot'. Did you mean 'data_root'"):
         config.load(AllConfig, None, ["data_rot=x"])
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from evalkit.errors import EvalkitError
 from evalkit.train import Mixed, MixMethod, create, train_step
 from tests.train.mixups.fakes import FakeOutput, TinyCNN, context
 
@@ -62,3 +63,27 @@ def test_a_mixup_step_is_the_textbook_one():
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for a, p in zip(got, net.parameters(), strict=True):
         assert torch.allclose(a, p.grad, atol=1e-6)
+
+
+def test_a_plain_module_trains_by_methods_that_ask_for_logits_alone():
+    """The same number as by hand; wrapped too."""
+    x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    mine = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+    for name in ("vanilla", "cutmix", "mixup", "regmixup"):
+        loss = train_step(context(), mine, create(name), x, y)
+        loss.backward()
+        assert loss.isfinite() and mine[1].weight.grad.abs().sum() > 0
+    mixed = create("cutmix").mix(context(), x, y, None)
+    by_hand = context().criterion(mine(mixed.x), mixed.weights @ context().target(y))
+    for net in (mine, torch.nn.DataParallel(mine), torch.compile(mine, backend="eager")):
+        assert train_step(context(), net, create("cutmix"), x, y).item() == pytest.approx(by_hand.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name, what", [("transmix", "class attention"), ("manifold", "`"), ("puzzlemix", "`")])
+def test_what_a_plain_module_lacks_is_named(name, what):
+    mine = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 5))
+    line = (
+        f"asks the network for {what}.*, and Sequential gives logits alone; take a network of `evalkit.models.create`"
+    )
+    with pytest.raises(EvalkitError, match=line):
+        train_step(context(), mine, create(name), torch.randn(4, 3, 32, 32), torch.arange(4))

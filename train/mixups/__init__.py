@@ -49,6 +49,7 @@ from .vanilla import Vanilla
 
 __all__ = ["METHODS", "Context", "MixMethod", "Mixed", "create", "from_config"]
 
+#: Name -> class of every method; add your own under a name of yours.
 METHODS: dict[str, type[MixMethod]] = {
     "adautomix": AdAutoMix,
     "alignmix": AlignMix,

@@ -48,13 +48,21 @@ def page(name: str) -> str:
     facts += [("waits for the device", cls.waits)] if cls.waits else []
     presets = [(preset, flow(dict(given)) if given else "as above") for preset, given in cls.PRESETS.items()]
     parts = [
-        (name, inspect.cleandoc(cls.__doc__ or "(nothing is written about it)")),
+        (name, about(cls)),
         ("About", aligned(facts)),
         ("Arguments", aligned(described(cls)) or "none"),
         ("Presets", aligned(presets)),
         ("BibTeX", inspect.cleandoc(cls.bibtex) or "none"),
     ]
     return "\n\n".join(f"{title}\n{textwrap.indent(text, '  ')}" for title, text in parts)
+
+
+def about(cls: type[MixMethod]) -> str:
+    """What a class says of itself, but for its arguments, which have a table of their own."""
+    lines = inspect.cleandoc(cls.__doc__ or "(nothing is written about it)").splitlines()
+    start = next((i for i, line in enumerate(lines) if SECTION.match(line)), len(lines))
+    end = next((i for i in range(start, len(lines)) if not lines[i].strip()), len(lines))
+    return "\n".join([*lines[:start], *lines[end + 1 :]]).strip()
 
 
 def described(cls: type[MixMethod]) -> list[tuple[str, ...]]:

@@ -124,3 +124,12 @@ def test_bibtex_is_whole_and_of_the_paper_that_the_method_names(name):
     assert key.startswith(re.sub("[^a-z]", "", first))
     surname = source.partition(" ")[0].rstrip(",").lower()
     assert surname in fields["author"].lower() or name == "choice"
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_arguments_are_listed_once(name):
+    text = overview.page(name)
+    assert "Args:" not in text and text.count("\nArguments\n") == 1
+    text = text[: text.index("\n\nPresets\n")]
+    for argument in arguments(METHODS[name]):
+        assert len(re.findall(rf"^\s+{argument}(?::|\s{{2,}})", text, re.MULTILINE)) == 1, argument
