@@ -5,7 +5,9 @@ image or in another format, numbers that are none, run lengths that do not add u
 MMDetection leaves out of training is counted.
 """
 
+import itertools
 import math
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +15,9 @@ from typing import Any
 BOX = tuple[float, float, float, float]  # left, top, right, bottom
 OUTSIDE = 1.0  # pixels that a box or polygon may reach over the border: rounding
 MAX_AREA = 1e10  # what pycocotools takes for an object of any size
+LARGEST_ID = 1 << 63  # that NumPy holds
+ALIKE = 0.5  # intersection over union of an object's box and the box around its mask; amodal boxes are larger
+FEW = 20  # boxes that all look like two corners by chance
 MANY = 100  # predictions per image that average precision counts
 
 
@@ -25,11 +30,15 @@ def problem(content: dict[str, Any], train: bool) -> str | None:
     """
     images = {image["id"]: image for image in content["images"]}
     objects = content["annotations"]
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in images):
-        return "the `id` of an image is no whole number; number the images"
-    if not all(isinstance(c["id"], int) and not isinstance(c["id"], bool) for c in content["categories"]):
-        return "the `id` of a category is no whole number; number the categories"
-    shared = [name for name, n in Counter(image["file_name"] for image in content["images"]).items() if n > 1]
+    for key, what in (("images", "an image"), ("categories", "a category"), ("annotations", "an object")):
+        if not all(_whole(entry["id"]) and abs(entry["id"]) < LARGEST_ID for entry in content[key]):
+            return f"the `id` of {what} is no whole number of up to 64 bits; number the {key}"
+    if not all(_whole(image[side]) for image in content["images"] for side in ("width", "height")):
+        return "the width or height of an image is no whole number; correct it"
+    if any(not category["name"].strip() for category in content["categories"]):
+        return "a category has an empty name; give it one"
+    names = Counter(posixpath.normpath(image["file_name"]) for image in content["images"])
+    shared = [name for name, n in names.items() if n > 1]
     if shared:
         return f"two of the images are the same file, {shared[0]}; list it once"
     if all(entry["iscrowd"] for entry in objects):
@@ -39,6 +48,8 @@ def problem(content: dict[str, Any], train: bool) -> str | None:
         v % 1 for box in boxes for v in box
     ):
         return "its boxes lie within 0 to 1, but COCO counts pixels; multiply them by width and height"
+    if not any(entry.get("segmentation") for entry in objects) and all(map(_of_corners, objects)):
+        return "its boxes are two corners, by the areas beside them; COCO's are left, top, width, height: convert them"
     for entry in objects:
         found = _object(entry, images[entry["image_id"]], train)
         if found:
@@ -54,7 +65,9 @@ def notes(content: dict[str, Any], split: str) -> list[str]:
         split: Name of the split, for the sentences.
     """
     objects, names = content["annotations"], [category["name"] for category in content["categories"]]
+    images = {image["id"]: image for image in content["images"]}
     small = sum(entry["area"] <= 0 or min(entry["bbox"][2:]) < 1 for entry in objects)
+    beside = [e["id"] for e in objects if not e["iscrowd"] and _beside(e, images[e["image_id"]])]
     ignored = sum(bool(entry.get("ignore")) and not entry["iscrowd"] for entry in objects)
     alike = Counter((e["image_id"], e["category_id"], *e["bbox"]) for e in objects if not e["iscrowd"])
     twice = sum(n - 1 for n in alike.values())
@@ -68,6 +81,16 @@ def notes(content: dict[str, Any], split: str) -> list[str]:
         out.append(f"{ignored:,} objects marked `ignore` are left out of training")
     if split == "val" and ignored:
         out.append(f"the mark `ignore` of {ignored:,} validation objects is not heeded: they count as others do")
+    if beside:
+        out.append(
+            f"{len(beside):,} {split} objects have a box that is not that of their mask (they overlap by less than"
+            f" {ALIKE}), e.g. object {beside[0]}"
+        )
+    boxes = [entry["bbox"] for entry in objects]
+    if len(boxes) >= FEW and not any(e.get("segmentation") for e in objects) and all(map(_like_corners, boxes)):
+        out.append(
+            f"all {split} boxes would also make sense as two corners; make sure that they are x, y, width, height"
+        )
     if twice:
         out.append(f"{twice:,} {split} objects stand there twice")
     if full and split == "val":
@@ -90,11 +113,11 @@ def _object(entry: dict[str, Any], image: dict[str, Any], train: bool) -> str | 
     x, y, w, h = entry["bbox"]
     if w < 0 or h < 0 or (not train and min(w, h) == 0 and not entry["iscrowd"]):
         return f"has a box of {w:g} x {h:g} pixels; no prediction can match it: correct or remove it"
-    mask = entry["segmentation"]
-    found = _run_lengths(mask, width * height) if isinstance(mask, dict) else _polygons(mask, width, height)
+    mask = entry.get("segmentation")
+    found = _mask(mask, width, height, seen=not train and not entry["iscrowd"]) if mask else None
     if found:
         return found
-    bounds = None if isinstance(mask, dict) else _bounds(mask)
+    bounds = _extent(mask, height) if mask else None
     if bounds and _overlap((x, y, w, h), bounds) > 0.99 and _overlap((x, y, x + w, y + h), bounds) < 0.9:
         return "has a box of two corners; COCO's is left, top, width, height: convert it"
     if x < -OUTSIDE or y < -OUTSIDE or x + w > width + OUTSIDE or y + h > height + OUTSIDE:
@@ -102,7 +125,30 @@ def _object(entry: dict[str, Any], image: dict[str, Any], train: bool) -> str | 
             f"has a box that reaches out of its image of {width}x{height} pixels ([{x:g}, {y:g}, {w:g}, {h:g}], which"
             " are left, top, width, height); correct it"
         )
+    if bounds and not entry["iscrowd"] and _apart((x, y, x + w, y + h), bounds):
+        return "has a box that lies elsewhere than its mask; correct one of them"
     return None
+
+
+def _mask(mask: Any, width: int, height: int, seen: bool) -> str | None:
+    """What is wrong with a mask; with `seen` it must have a pixel, since no prediction can match one without."""
+    if isinstance(mask, dict):
+        return _run_lengths(mask, width * height)
+    if found := _polygons(mask, width, height):
+        return found
+    if seen and _flat(mask):
+        from pycocotools import mask as coco_mask  # which rounds polygons to pixels; here, as few need it
+
+        drawn = coco_mask.merge(coco_mask.frPyObjects(mask, height, width))
+        if not int(coco_mask.area(drawn)):
+            return "has a mask so thin that it covers no pixel; no prediction can match it: correct or remove it"
+    return None
+
+
+def _flat(mask: Sequence[Sequence[float]]) -> bool:
+    """Whether polygons are so narrow that they may cover no pixel."""
+    left, top, right, bottom = _bounds(mask)
+    return min(right - left, bottom - top) < 2
 
 
 def _polygons(mask: Any, width: int, height: int) -> str | None:
@@ -150,6 +196,49 @@ def decoded(text: str) -> list[int] | None:
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
         value = shift = 0
     return None if shift else counts
+
+
+def _extent(mask: Any, height: int) -> BOX | None:
+    """The smallest box around a mask without a problem, as corners; None for one without a pixel."""
+    if not isinstance(mask, dict):
+        return _bounds(mask)
+    counts = decoded(mask["counts"]) if isinstance(mask["counts"], str) else mask["counts"]
+    ends = list(itertools.accumulate(counts or []))
+    # pixels are counted down the columns; every second run is of the object
+    runs = [(start, end - 1) for start, end in zip(ends[::2], ends[1::2]) if end > start]
+    if not runs:
+        return None
+    whole = any(a // height != b // height for a, b in runs)  # a run that goes on in the next column touches both ends
+    top, bottom = (0, height) if whole else (min(a % height for a, _ in runs), max(b % height for _, b in runs) + 1)
+    return runs[0][0] // height, top, runs[-1][1] // height + 1, bottom
+
+
+def _beside(entry: dict[str, Any], image: dict[str, Any]) -> bool:
+    """Whether the box of an object without a problem is another one than that of its mask."""
+    bounds = _extent(entry["segmentation"], image["height"]) if entry.get("segmentation") else None
+    if bounds is None or min(bounds[2] - bounds[0], bounds[3] - bounds[1]) < 2:
+        return False  # rounding alone makes them differ
+    x, y, w, h = entry["bbox"]
+    return _overlap((x, y, x + w, y + h), bounds) < ALIKE
+
+
+def _like_corners(box: Sequence[float]) -> bool:
+    return 0 < box[0] < box[2] and 0 < box[1] < box[3]
+
+
+def _of_corners(entry: dict[str, Any]) -> bool:
+    """Whether an area is that of a box of left, top, right, bottom, and not of one of COCO's."""
+    x, y, w, h = entry["bbox"]
+    return (x > 0 or y > 0) and math.isclose(entry["area"], (w - x) * (h - y), rel_tol=0.01) and w > x and h > y
+
+
+def _apart(a: BOX, b: BOX) -> bool:
+    """Whether two boxes as corners have no point in common, a pixel of rounding left aside."""
+    return a[0] > b[2] + 1 or b[0] > a[2] + 1 or a[1] > b[3] + 1 or b[1] > a[3] + 1
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _bounds(polygons: Sequence[Sequence[float]]) -> BOX:

@@ -74,7 +74,7 @@ class TransferConfig(Keys):
         least=0,
         most=1,
     )
-    clip_grad: float | None = key(None, "largest norm of the whole gradient; null: not clipped", least=0)
+    clip_grad: float | None = key(None, "largest norm of the whole gradient; null: not clipped", above=0)
     accumulate: int = key(
         1,
         "parts that the images of a step are computed in, one after another, their gradients averaged: as many times"
@@ -122,7 +122,8 @@ class TransferConfig(Keys):
     threads: int | None = key(
         None,
         "CPU threads per process, pinned as the number moves the last bits; null: all",
-        above=0,
+        least=1,
+        most=1024,
         role="bits",
     )
     seed: int = key(0, "of the decoder's initial weights, the order of images and all draws", least=0, role="seed")
@@ -150,6 +151,11 @@ class TransferConfig(Keys):
         super().check()
         if self.config is None and (lacking := [name for name in self.NEEDS if getattr(self, name) is None]):
             raise EvalkitError(f"key '{lacking[0]}' is null, which belongs to config=...; give it a value")
+        if self.ema in (0, 1):
+            what = "averages nothing" if self.ema == 0 else "never leaves the weights that the run begins with"
+            raise EvalkitError(f"ema={self.ema:g} {what}; give a decay between 0 and 1, or leave ema out")
+        if self.drop_path is not None and self.drop_path >= 1:
+            raise EvalkitError(f"drop_path={self.drop_path:g} leaves nothing of the last block; give less than 1")
         if self.freeze and self.freeze_stages is not None:
             raise EvalkitError(f"freeze={self.freeze} freezes every stage; leave freeze_stages out")
 
@@ -160,6 +166,10 @@ class TransferConfig(Keys):
         if self.data not in PUBLISHED_SETS:
             sets = " or ".join(f"data={name}" for name in PUBLISHED_SETS)
             found["data_dir"] = f"data={self.data} lies where it says: use {sets}, or data=DIR for a folder of your own"
+        if self.freeze:
+            found |= dict.fromkeys(("drop_path", "layer_decay"), f"freeze={self.freeze} leaves the backbone as it is")
+        if self.weight_decay == 0:
+            found["no_decay"] = "it belongs to weight_decay above 0"
         if self.init == "random":
             found["weights"] = "init=random takes none from the checkpoint"
         return found

@@ -9,6 +9,7 @@ from PIL import Image
 
 from evalkit.data.folders import of_file, same_contents
 from evalkit.data.images import SURVEYED, peculiar
+from evalkit.errors import EvalkitError
 from evalkit.fingerprint import FULL_BYTES, sample, size
 
 # evalkit.data.images names what Pillow's conversion to RGB does; OpenCV's differs for these
@@ -17,6 +18,7 @@ OPENCV = {
     "grey16_saturated": "grey16_cut_to_8_bits",
     "float_clipped": "float_cut_to_8_bits",
 }
+NONE = "none"  # what label 0 is called where it is no class
 NAMED = 5  # classes that a sentence names
 
 
@@ -49,7 +51,8 @@ def shared(train: Sequence[str], val: Sequence[str]) -> list[str]:
 
 
 def absent(maps: Sequence[str], classes: Sequence[str], split: str) -> list[str]:
-    """A sentence that names the classes that no label map of a split holds; maps are read until each was seen.
+    """A sentence that names the classes that no label map of a split holds; maps are read until each was seen. Raises
+    EvalkitError where they hold none of them.
 
     Args:
         maps: Paths of the label maps, in which label i is class i.
@@ -66,6 +69,8 @@ def absent(maps: Sequence[str], classes: Sequence[str], split: str) -> list[str]
         if not left:
             return []
     names = [classes[i] for i in sorted(left)]
+    if len(names) >= len(classes) - (0 not in left and classes[0] == NONE):
+        raise EvalkitError(f"no {split} label map holds any of the {len(classes)} classes; are all of its pixels 255?")
     more = ", ..." if len(names) > NAMED else ""
     so = "they cannot be learned" if split == "train" else "they are not measured"
     which = f"{len(names)} of the {len(classes)} classes, so {so}"

@@ -19,7 +19,7 @@ from evalkit.runtime import world_size
 from . import config, mask_rcnn, readers, scenes, sheets, spread
 from .about.det import DET, DetConfig
 from .backbone import Source
-from .readers_det import MIN_SIDE, DetData
+from .readers_det import MIN_SIDE, DetData, left_out
 from .task import Data, Scores, Task, mean_of_defined
 
 # backbone -> the recipe that its authors released and papers on mixing print numbers of
@@ -40,6 +40,7 @@ def find_data(cfg: DetConfig, run: Path) -> Data:
             f"{found.name} has boxes alone, but Mask R-CNN needs masks; use config=faster-rcnn_r50_fpn_1x_coco or"
             " another detector of boxes"
         )
+    empty = found.count["train"] - found.with_objects["train"]
     return Data(
         name=found.name,
         classes=found.classes,
@@ -50,7 +51,7 @@ def find_data(cfg: DetConfig, run: Path) -> Data:
         published=found.published,
         train=_part(found, "train") | {"filter_cfg": {"filter_empty_gt": True, "min_size": MIN_SIDE}},
         val=_part(found, "val") | {"test_mode": True},
-        notes=found.notes,
+        notes=found.notes + [left_out(empty, found.count["train"])] * (cfg.config is None and empty > 0),
         demonstration=cfg.data == scenes.NAME,
     )
 

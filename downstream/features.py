@@ -61,6 +61,7 @@ def extractor(spec: str, cfg: ClsConfig) -> Extractor:
         "size": list(network.input_size),
         "mean": list(network.mean),
         "std": list(network.std),
+        **({"model_args": loaded.asked} if loaded.asked else {}),
     }
     return Extractor(loaded, loaded.sha256 or sha256, identity)
 
@@ -78,7 +79,9 @@ def _initial(spec: str, cfg: ClsConfig) -> models.Loaded:
     network.model.reset_classifier(0)
     if meta.get("image_size"):
         network.input_size = (meta["image_size"], meta["image_size"])
-    return models.Loaded(network.eval(), name, None, None, spec, None, f"{name}, random", "raw", meta)
+    return models.Loaded(
+        network.eval(), name, None, None, spec, None, f"{name}, random", "raw", meta, asked=cfg.model_args
+    )
 
 
 def features(

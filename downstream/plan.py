@@ -11,6 +11,7 @@ from evalkit.errors import EvalkitError
 from evalkit.runtime import world_size
 
 from .config import TransferConfig
+from .readers_det import left_out
 from .task import Data
 
 # constructors that know their own backbones' layers by name; ours asks timm
@@ -60,6 +61,8 @@ def set_data(config: dict[str, Any], cfg: TransferConfig, data: Data, scope: str
     ours = copy.deepcopy(data.train)
     if keeps_empty:
         ours.pop("filter_cfg", None)
+    elif scope == "mmdet" and (empty := data.counts["all"] - data.counts["train"]):
+        notes.append(left_out(empty, data.counts["all"]))
     pipeline = _pipeline(wanted.get("pipeline", []), data, scope, train=True)
     train["dataset"] = _wrapped(train["dataset"], ours | {"pipeline": pipeline}, notes)
     pipeline = _pipeline(innermost(test["dataset"]).get("pipeline", []), data, scope, train=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from evalkit.data.scan import is_image
 from evalkit.errors import EvalkitError
 from evalkit.fingerprint import of_split
 
@@ -89,7 +90,7 @@ def coco_format(root: str | Path, name: str) -> DetData:
         masks[split] = _has_masks(content)
         problem = (
             _json_problem(content, masks[split])
-            or (coco_objects.problem(content, train=split == "train") if masks[split] else None)
+            or coco_objects.problem(content, train=split == "train")
             or _missing(content["images"], root / images[split])
             or _other_size(content["images"], root / images[split])
         )
@@ -97,7 +98,7 @@ def coco_format(root: str | Path, name: str) -> DetData:
             raise EvalkitError(f"{path}: {problem}")
         count[split] = len(content["images"])
         files[split] = sorted(image["file_name"] for image in content["images"])
-        said += coco_objects.notes(content, split) if masks[split] else []
+        said += coco_objects.notes(content, split)
         said += decoding.survey([str(root / images[split] / name) for name in files[split]], split)
         large = {image["id"] for image in content["images"] if min(image["width"], image["height"]) >= MIN_SIDE}
         with_objects[split] = len({entry["image_id"] for entry in content["annotations"]} & large)
@@ -111,6 +112,7 @@ def coco_format(root: str | Path, name: str) -> DetData:
             f"{root}: {annotations['train']} and {annotations['val']} do not list the same categories in the same"
             " order; give both one list"
         )
+    said += _unlisted(root, images, files)
     said += decoding.shared(*([str(root / images[split] / name) for name in files[split]] for split in SPLITS))
     fingerprint = {
         split: of_split([], [str(root / annotations[split])], [str(root / images[split] / f) for f in files[split]])
@@ -134,6 +136,19 @@ def coco_format(root: str | Path, name: str) -> DetData:
         fingerprint,
         notes=said,
         masks=masks["train"],
+    )
+
+
+def left_out(count: int, total: int) -> str:
+    """What mmdetection's filter does, in a sentence.
+
+    Args:
+        count: How many images it leaves out.
+        total: Of how many.
+    """
+    return (
+        f"{count:,} of the {total:,} train images are not trained on: they show no object, or are less than {MIN_SIDE}"
+        " pixels on their shorter side"
     )
 
 
@@ -226,6 +241,17 @@ def _missing(images: list[dict[str, Any]], folder: Path) -> str | None:
     return (
         f"{len(gone):,} of its {len(names):,} images are missing in {folder} ({gone[0]}); complete it" if gone else None
     )
+
+
+def _unlisted(root: Path, folders: dict[str, str], files: dict[str, list[str]]) -> list[str]:
+    """A sentence for each folder with images that no annotation file lists, which nothing reads."""
+    said = []
+    for folder in sorted(set(folders.values())):
+        listed = {name for split, inside in folders.items() if inside == folder for name in files[split]}
+        there = [entry.name for entry in os.scandir(root / folder) if is_image(entry.name)]
+        if beside := sorted(set(there) - listed):
+            said.append(f"{len(beside):,} images of {folder} are not listed and not used, e.g. {beside[0]}")
+    return said
 
 
 def _other_size(images: list[dict[str, Any]], folder: Path) -> str | None:

@@ -126,7 +126,7 @@ def notes(data: SegData) -> list[str]:
             (
                 data.masks[split],
                 data.suffixes[1],
-                partial(decoding.absent, classes=["none"] * data.zero_is_none + data.classes),
+                partial(decoding.absent, classes=[decoding.NONE] * data.zero_is_none + data.classes),
             ),
         ):
             said += look([str(data.root / folder / f"{i}{suffix}") for i in sorted(data.ids[split])], split=split)
@@ -180,7 +180,23 @@ def seg_folders(root: str | Path) -> SegData:
     (suffix,) = suffixes
     found = SegData(root.resolve().name, root, classes, images, masks, ids, dict.fromkeys(SPLITS), (suffix, ".png"), {})
     made = {split: check_masks(found, split, ignore=True) for split in SPLITS}
-    return replace(found, fingerprint=made, notes=notes(found))
+    return replace(found, fingerprint=made, notes=[*notes(found), *_unused(found)])
+
+
+def _unused(data: SegData) -> list[str]:
+    """A sentence for each folder with files that are neither an image of the set nor the label map of one."""
+    said = []
+    for split in SPLITS:
+        for folder, suffix in zip((data.images[split], data.masks[split]), data.suffixes):
+            used = {f"{i}{suffix}" for i in data.ids[split]}
+            beside = sorted(
+                entry.name
+                for entry in os.scandir(data.root / folder)
+                if entry.name not in used and not entry.name.startswith(".")
+            )
+            if beside:
+                said.append(f"{len(beside):,} entries of {folder} are not used, e.g. {beside[0]}")
+    return said
 
 
 def _files(folder: Path, layout: str) -> list[str]:
@@ -234,6 +250,12 @@ def _mask_problem(image: Path, mask: Path, classes: int, ignore: bool) -> str | 
     """What is wrong with a label map."""
     try:
         with Image.open(mask) as opened, Image.open(image) as photo:
+            if opened.format != "PNG":
+                return (
+                    f"is a file of {opened.format} called .png, which may not keep labels as they are; save it as PNG"
+                )
+            if any(str(tile[3]).startswith("L;") for tile in opened.tile):  # which every reader stretches over 0 to 255
+                return "is grey of less than 8 bits, so that label 1 is read as another; save it with 8 bits"
             if opened.mode not in ("L", "P"):
                 return f"has mode {opened.mode} instead of one 8-bit channel; save labels, not colours"
             width, height = shown_size(photo)
@@ -256,7 +278,10 @@ def _mask_problem(image: Path, mask: Path, classes: int, ignore: bool) -> str | 
 
 
 def shown_size(photo: Image.Image) -> tuple[int, int]:
-    """Width and height as OpenCV reads the image: turned by the orientation that a camera wrote into it."""
+    """Width and height as OpenCV reads the image: turned by the orientation that a camera wrote into it. Pillow gives
+    those of a TIFF so already."""
+    if photo.format == "TIFF":
+        return photo.size
     return photo.size[::-1] if photo.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else photo.size
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import checkpoint, config, data, inference, metrics, models, results, run_folder, zoo
+from . import checkpoint, config, data, fingerprint, inference, metrics, models, results, run_folder, zoo
 from .about import ACCURACY, EvalConfig
 from .data.published import published_set, sets_of_recipe
 from .data.splits import absent_classes, contradictions
@@ -67,6 +67,7 @@ def evaluate(spec: str, data_spec: str | None, out: Path | None, overrides: list
         return 0 if complete else 2
     remarks = [*models.describe(loaded.report), *images.remarks, *absent_classes(images), *contradictions(images)]
     remarks += [f"{what} in {n:,} of the {len(images):,} images" for what, n in images.notes.items()]
+    remarks += seen_in_training(loaded, images)
     remarks += (of_weights := other_weights(loaded))
     faults = [*images.problems, *(f"unreadable: {id}: {reason}" for id, reason in records.bad)]
     shown = faults[:SHOWN]
@@ -137,6 +138,19 @@ def other_weights(loaded: models.Loaded) -> list[str]:
     record = trained.get(loaded.sha256 or "", {"notes": [], "config": {}})
     picked = record["config"].get("picked") or []  # sizes that it chose, which say nothing of the weights
     return [*found, *(f"training noted: {note}" for note in record["notes"] if note not in picked)]
+
+
+def seen_in_training(loaded: models.Loaded, images: data.Images) -> list[str]:
+    """A sentence where the images are the very ones that the checkpoint was trained on.
+
+    Args:
+        loaded: The checkpoint.
+        images: What it is measured on.
+    """
+    known = loaded.meta.get("data", {}).get("fingerprint")
+    if not isinstance(known, str) or not fingerprint.same(known, images.fingerprint):
+        return []
+    return [f"the images of {images.name} are those that the checkpoint was trained on"]
 
 
 def is_published(loaded: models.Loaded, images: data.Images, mode: str) -> bool:

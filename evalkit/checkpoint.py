@@ -243,12 +243,14 @@ def _best(link: Path) -> Path:
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint or run folder says of itself; {} for a weights file, which says nothing. Raises EvalkitError
-    for what is not there or damaged."""
+    """What a checkpoint, a run folder or one of the Hugging Face Hub says of itself; {} for a weights file, which says
+    nothing. Raises EvalkitError for what is not there or damaged."""
     path = zoo.located(path)
     if not path.exists():
         raise EvalkitError(f"no such checkpoint: {path}")
     folder = find_folder(path) if path.is_dir() else None
+    if folder is None and (path / weights_files.HUB_CONFIG).is_file():
+        return weights_files.hub_meta(path)
     return verify(folder) if folder else {}
 
 

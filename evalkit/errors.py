@@ -40,6 +40,8 @@ def explained(e: BaseException) -> str | None:
             "the processes of this run have parameters of other shapes or numbers; a method must make the same ones in"
             " each process, whatever its rank is"
         )
+    if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(e):
+        return "memory ran out; give a smaller forward_batch, batch_size or micro_batch, or fewer workers"
     return worker_died(e)
 
 

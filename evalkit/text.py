@@ -3,6 +3,7 @@ cell."""
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from .errors import EvalkitError
 
@@ -36,6 +37,26 @@ def check_text(text: str, where: str) -> None:
             f"{where}: '{text}' holds bytes that are no text here; run with PYTHONUTF8=1 if they are UTF-8, else give"
             " it a name that is"
         ) from e
+
+
+def look_alike(a: Iterable[str], b: Iterable[str]) -> list[tuple[str, str]]:
+    """Names of `a` and of `b` that are different and look the same but for case: by spaces around them, letters that
+    are composed or not (as macOS and Linux write an umlaut) and signs without width.
+
+    >>> look_alike(["cat", "dog"], ["Cat ", "fox"])
+    [('cat', 'Cat ')]
+
+    Args:
+        a: Names of classes or the like.
+        b: Others, or the same.
+    """
+    seen = {_look(name): name for name in b}
+    return [(name, other) for name in a if (other := seen.get(_look(name), name)) != name]
+
+
+def _look(name: str) -> str:
+    letters = unicodedata.normalize("NFKC", name)
+    return "".join(c for c in letters if unicodedata.category(c) != "Cf").strip(" .\t").casefold()
 
 
 def _shown(letter: str) -> str:

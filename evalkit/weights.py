@@ -26,6 +26,9 @@ from .runtime import sha256_file
 STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 HUB_CONFIG, HUB_WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
+# of timm's own config of a model: how images are prepared for it
+PREPARED = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
+MOST_PIXELS = 1 << 13  # a side of an image that a file may ask for
 SLACK = 64 << 20  # bytes that the tensors of a file may declare beyond what it holds: small ones that were expanded
 # what published files hold beside their weights: DeiT's arguments, NumPy scalars such as a best accuracy
 _numpy_types = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "u8", "?")]
@@ -88,14 +91,21 @@ def _tensors_of(content: Any) -> dict[str, Tensor]:
     return {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
 
 
+def _names_in(content: Any) -> set[str]:
+    """The names of tensors in a mapping and the mappings within it, without what wrappers put before them."""
+    found = {WRAPPERS.sub("", str(name)) for name in _tensors_of(content)}
+    inner = content.values() if isinstance(content, dict) else ()
+    return found.union(*(_names_in(value) for value in inner if isinstance(value, dict)))
+
+
 def _other_sets(content: Mapping[Any, Any], chosen: str) -> str:
     """Where a torch file holds other weights of the same names than under `chosen`, in words; "" for nowhere."""
-    plain = {
-        key: {WRAPPERS.sub("", str(name)) for name in _tensors_of(value)}
-        for key, value in content.items()
-        if isinstance(key, str)
-    }
-    found = [repr(key) for key, names in plain.items() if key != chosen and names & plain[chosen]]
+    plain = {key: _names_in(value) for key, value in content.items() if isinstance(key, str)}
+    found = [
+        repr(key)
+        for key, names in plain.items()
+        if key != chosen and (names & plain[chosen] or ("ema" in key.lower() and _tensors(content[key])))
+    ]
     which = "raw" if chosen in STATE_DICT_KEYS[:2] else "ema"
     other = STATE_DICT_KEYS[2:] if which == "raw" else STATE_DICT_KEYS[:2]
     advice = f" (weights={which} reads those)" if any(repr(key) in found for key in other) else ""
@@ -110,6 +120,19 @@ def read_hub(folder: Path, weights: str | None = None) -> Read:
         folder: One with timm's config.json and its weights.
         weights: "raw" or "ema"; None takes averaged ones where there are some.
     """
+    about = hub_meta(folder)
+    found = next((folder / name for name in HUB_WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise EvalkitError(f"{folder} holds neither {' nor '.join(HUB_WEIGHTS)}; fetch the folder again")
+    others = [folder / name for name in HUB_WEIGHTS if (folder / name).is_file() and folder / name != found]
+    tensors, meta, sha256 = read_file(found, weights)
+    if others:
+        meta["chosen"] = [*meta.get("chosen", []), f"{found.name} was read, not {others[0].name} beside it"]
+    return tensors, meta | about, sha256
+
+
+def hub_meta(folder: Path) -> dict[str, Any]:
+    """What a folder that timm wrote for the Hugging Face Hub says of its network. Raises EvalkitError."""
     try:
         config = json.loads((folder / HUB_CONFIG).read_text(encoding="utf-8"))
         known = isinstance(config, dict) and isinstance(config.get("architecture"), str)
@@ -120,15 +143,72 @@ def read_hub(folder: Path, weights: str | None = None) -> Read:
             f"{folder / HUB_CONFIG} names no timm `architecture`, so the weights are of another library; convert them"
             " to timm's names, or give the weights file with model=NAME"
         )
-    found = next((folder / name for name in HUB_WEIGHTS if (folder / name).is_file()), None)
-    if found is None:
-        raise EvalkitError(f"{folder} holds neither {' nor '.join(HUB_WEIGHTS)}; fetch the folder again")
-    tensors, meta, sha256 = read_file(found, weights)
-    labels = config.get("label_names")
-    kinds = {"num_classes": int, "model_args": dict}
-    meta |= {"model": config["architecture"], "label": folder.resolve().name}
-    meta |= {key: config[key] for key, kind in kinds.items() if isinstance(config.get(key), kind)}
-    return tensors, meta | ({"classes": labels} if isinstance(labels, list) else {}), sha256
+    return _described(config, folder / HUB_CONFIG) | {"label": folder.resolve().name}
+
+
+def _described(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What timm's config.json says of the network: also how its images are prepared, where that is not as timm does it
+    for the architecture. Raises EvalkitError for values of the wrong kind."""
+    from timm.models import get_pretrained_cfg
+
+    of_timm: Any = config.get("pretrained_cfg", config)  # old files hold it all in one
+    model_args: Any = config.get("model_args", {})
+    count = config.get("num_classes", of_timm.get("num_classes") if isinstance(of_timm, dict) else None)
+    for what, value, kind in (
+        ("pretrained_cfg", of_timm, dict),
+        ("model_args", model_args, dict),
+        ("num_classes", count, int | None),
+    ):
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise EvalkitError(f"{path}: `{what}` is {value!r}, which it cannot be; fetch the folder again")
+    found: dict[str, Any] = {"model": config["architecture"]}
+    own: Any = get_pretrained_cfg(found["model"], allow_unregistered=True)
+    own = own.to_dict() if own is not None else {}
+    plain = lambda v: list(v) if isinstance(v, tuple) else v  # noqa: E731
+    model_args = {k: v for k, v in model_args.items() if k != "num_classes"}
+    prepared = {k: of_timm[k] for k in PREPARED if of_timm.get(k) is not None and of_timm[k] != plain(own.get(k))}
+    _check_prepared(prepared, path)
+    if prepared:
+        model_args = model_args | {"pretrained_cfg_overlay": prepared}
+    found |= {"model_args": model_args} if model_args else {}
+    found |= {} if count is None else {"num_classes": count}
+    pool = config.get("global_pool") or of_timm.get("global_pool")
+    found |= {"global_pool": pool} if isinstance(pool, str) else {}
+    labels = config.get("label_names") or of_timm.get("label_names") or config.get("labels")
+    return found | ({"classes": _labels(labels, count, path)} if labels else {})
+
+
+def _check_prepared(prepared: Mapping[str, Any], path: Path) -> None:
+    """Raise EvalkitError for a normalisation, a size or a crop that is none."""
+    number = lambda v: isinstance(v, int | float) and not isinstance(v, bool)  # noqa: E731
+    three = lambda v: isinstance(v, list) and len(v) == 3 and all(map(number, v))  # noqa: E731
+    right = {
+        "mean": three,
+        "std": lambda v: three(v) and min(v) > 0,
+        "input_size": lambda v: three(v) and all(isinstance(n, int) and 0 < n <= MOST_PIXELS for n in v),
+        "crop_pct": lambda v: number(v) and 0 < v <= 2,
+    }
+    for key, value in prepared.items():
+        if not right.get(key, lambda v: isinstance(v, str))(value):
+            raise EvalkitError(f"{path}: `{key}` is {value!r}, which it cannot be; fetch the folder again")
+
+
+def _labels(labels: Any, count: int | None, path: Path) -> list[str]:
+    """The names of the classes in the order of the outputs: a list, or a mapping from their numbers. Raises
+    EvalkitError for names that are not those of the outputs."""
+    if isinstance(labels, dict) and {str(key) for key in labels} == {str(i) for i in range(len(labels))}:
+        labels = [value for _, value in sorted(labels.items(), key=lambda item: int(item[0]))]
+    if not isinstance(labels, list) or not all(isinstance(v, str | int) for v in labels):
+        raise EvalkitError(
+            f"{path}: `label_names` is no list of names in the order of the outputs; correct or remove it"
+        )
+    names = [str(value) for value in labels]
+    if len(set(names)) < len(names) or count not in (None, len(names)):
+        raise EvalkitError(
+            f"{path}: `label_names` holds {len(names)} names, {len(set(names))} different ones, for {count} outputs;"
+            " correct or remove it"
+        )
+    return names
 
 
 def _plain(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

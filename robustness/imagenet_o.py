@@ -6,7 +6,7 @@ Convention, source and what differs from it: `about.imagenet_o`.
 import numpy as np
 import torch
 
-from evalkit import metrics
+from evalkit import fingerprint, metrics
 from evalkit.bootstrap import Detection, Means, Statistic
 from evalkit.data.folders import same_files
 from evalkit.errors import EvalkitError
@@ -36,6 +36,10 @@ def prepare(loaded: Loaded, cfg: ImageNetOConfig, device: torch.device) -> Plan:
         raise EvalkitError(
             f"{ood.images.name} and {ind.images.name} are prepared differently; use two embedded sets or two folders of"
             " images"
+        )
+    if fingerprint.same(ood.images.fingerprint, ind.images.fingerprint):
+        raise EvalkitError(
+            f"the images to find, {ood.images.name}, are the known ones as well; give others with --data or id_data"
         )
     rows = np.flatnonzero(layouts.labels_in(ind.images, ood.matched) >= 0)
     id_rows, ood_rows = rows[layouts.spread(len(rows), cfg.limit)], layouts.spread(len(ood.images), cfg.limit)

@@ -73,7 +73,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     sets = ", ".join(images.name for images in plan.sets.values())
     say(
         f"{protocol.name}: {loaded.label}{accuracy.which_weights(loaded)} on {sets}",
-        *(f"  {note}" for note in [*models.describe(loaded.report), *plan.notes, *_remarks(plan)]),
+        *(f"  {note}" for note in [*models.describe(loaded.report), *plan.notes, *_remarks(plan, loaded)]),
         *(f"  {line}" for line in accuracy.other_weights(loaded)),
     )
     checksum = loaded.sha256 or _sha256_of(loaded.network)
@@ -85,6 +85,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
         "mean": loaded.network.mean,
         "std": loaded.network.std,
         "data": {role: images.fingerprint for role, images in plan.sets.items()},
+        **({"model_args": loaded.asked} if loaded.asked else {}),
         **plan.settings,
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -212,7 +213,7 @@ def _record(
         *models.describe(loaded.report),
         *accuracy.other_weights(loaded),
         *plan.notes,
-        *_remarks(plan),
+        *_remarks(plan, loaded),
         *(f"{what} in {n} images" for what, n in about["notes"].items()),
     ]
     if outcome.intervals:
@@ -275,9 +276,13 @@ def say(*lines: str) -> None:
         print("\n".join(map(plain, lines)), flush=True)
 
 
-def _remarks(plan: Plan) -> list[str]:
-    """What a reader must know of the folders that are read, each once."""
-    return each_once(remark for images in plan.sets.values() for remark in [*images.remarks, *contradictions(images)])
+def _remarks(plan: Plan, loaded: models.Loaded) -> list[str]:
+    """What a reader must know of the images that are read, each once."""
+    return each_once(
+        remark
+        for images in plan.sets.values()
+        for remark in [*images.remarks, *contradictions(images), *accuracy.seen_in_training(loaded, images)]
+    )
 
 
 def _fate(cfg: ProtocolConfig) -> str:

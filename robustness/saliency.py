@@ -166,7 +166,7 @@ def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.
                 raise EvalkitError(
                     f"{e} Give saliency=MODEL, one of those, or do without salient and nonsalient: modes=[random]"
                 ) from e
-        return attention(evaluated.network, device, _head(head, None), {"source": "self", "sha256": evaluated.sha256})
+        return attention(evaluated.network, device, _head(head, None), _settings("self", evaluated))
     if spec in ("dino", DINO):
         try:
             loaded, spec = models.load(DINO), "dino"
@@ -181,7 +181,7 @@ def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.
     else:
         loaded = models.load(spec)
     auto = DINO_HEAD if loaded.name == DINO else None
-    known = {"source": spec, "sha256": loaded.sha256}
+    known = _settings(spec, loaded)
     found = attention(loaded.network.to(device), device, _head(head, auto), known)
     return replace(found, said=tuple(f"saliency model: {line}" for line in models.describe(loaded.report)))
 
@@ -197,6 +197,12 @@ def known_by(spec: str) -> str | None:
     if spec in ("self", "dino", DINO):
         return None
     return models.sha256_of(spec)
+
+
+def _settings(source: str, loaded: models.Loaded) -> dict[str, Any]:
+    """What records say of a network whose attention is taken."""
+    more = {"model_args": loaded.asked} if loaded.asked else {}
+    return {"source": source, "sha256": loaded.sha256, **more}
 
 
 def _head(head: str, auto: int | None) -> int | None:

@@ -63,6 +63,8 @@ def check(cfg: TrainConfig) -> None:
     """
     if not cfg.betas or max(cfg.betas) >= 1:
         raise EvalkitError(f"key 'betas' must be numbers from 0 to below 1, but got {cfg.betas}")
+    if (wanted := betas_of(cfg.opt)) not in (None, len(cfg.betas)):
+        raise EvalkitError(f"opt={cfg.opt} takes {wanted} betas, but got {cfg.betas}")
     if len(cfg.crop_scale) != 2 or not 0 < cfg.crop_scale[0] <= cfg.crop_scale[1] <= 1:
         raise EvalkitError(
             "key 'crop_scale' must be the smallest and largest share of the image's area, such as [0.08, 1.0], but"
@@ -73,6 +75,12 @@ def check(cfg: TrainConfig) -> None:
             "schedule=step needs the epochs at which the learning rate falls, for example decay_epochs=[30,60,90]"
         )
     check_schedule(cfg)
+    if cfg.label_smoothing == 1:
+        raise EvalkitError("label_smoothing=1 leaves nothing of any label; give less")
+    if cfg.loss == "bce" and cfg.bce_threshold == 1:
+        raise EvalkitError("bce_threshold=1 counts no label at all, since none is above 1; give less")
+    if cfg.distill_teacher is not None and cfg.distill_type != "none" and cfg.distill_alpha == 0:
+        raise EvalkitError("distill_alpha=0 leaves nothing to the teacher; give more, or leave distill_teacher out")
     if cfg.distill_type == "soft" and cfg.distill_teacher is None:
         raise EvalkitError("distill_type=soft needs distill_teacher=NAME, a timm name or a checkpoint")
     if cfg.data == "packed" and not cfg.data_dir:
@@ -102,6 +110,17 @@ def check(cfg: TrainConfig) -> None:
             f"accumulate={cfg.accumulate} does not divide the {cfg.batch_size // cfg.micro_batch} micro-batches"
             " of a step"
         )
+
+
+def betas_of(opt: str) -> int | None:
+    """How many betas an optimizer takes; None for one that has none or does not exist."""
+    from timm.optim import get_optimizer_info
+
+    try:
+        info = get_optimizer_info(opt)
+    except ValueError:
+        return None  # whoever makes it names the closest one
+    return info.num_betas if info.has_betas else None
 
 
 def check_fsdp(cfg: TrainConfig) -> None:

@@ -80,6 +80,13 @@ def without_effect(cfg: TrainConfig, method: MixMethod, network: Any, images: Im
     if not any(isinstance(layer, _BatchNorm) for layer in network.modules()):
         given = [key for key in ("precise_bn", "bn_batch") if getattr(cfg, key) is not None]
         found += [f"{key}={getattr(cfg, key)} has no effect: {cfg.model} has no batch norm" for key in given]
+    if cfg.schedule == "step" and cfg.warmup_epochs > cfg.decay_epochs[0]:
+        found.append(
+            f"decay_epochs={cfg.decay_epochs} begin within warmup_epochs={cfg.warmup_epochs:g}: the learning rate rises"
+            " to the whole lr first, and falls behind it"
+        )
+    if cfg.schedule == "step" and cfg.decay_epochs[-1] == cfg.epochs:
+        found.append(f"decay_epochs={cfg.decay_epochs}: the last one is the end of the run, where no step is left")
     as_it_is = in_memory(images) and images.native_size == cfg.image_size and cfg.augment != "rrc"
     if cfg.decode == "fast" and as_it_is:
         found.append(f"decode=fast has no effect: the images of {images.name} are neither decoded nor resized")

@@ -274,7 +274,8 @@ class TrainConfig(Keys):
     threads: int | None = key(
         None,
         "CPU threads per process, pinned as the number moves the last bits; null: all",
-        above=0,
+        least=1,
+        most=1024,
         role="bits",
     )
     seed: int = key(0, "of the initial weights, the order of images and all draws", least=0, role="seed")

@@ -20,7 +20,7 @@ def idle(cfg: "TrainConfig") -> dict[str, str]:
         (cfg.loss != "bce", ["bce_threshold", "bce_reduction"], "it belongs to loss=bce"),
         (
             cfg.distill_teacher is None,
-            ["distill_alpha", "distill_tau"],
+            ["distill_type", "distill_alpha", "distill_tau"],
             "distillation needs distill_teacher=NAME, a timm name or a checkpoint",
         ),
         (

@@ -75,7 +75,7 @@ def fit(s: Session, run: Path) -> None:
     context = context_maker(s, total)
     log = Logger(run, s.step, total, cfg.track, asdict(cfg))
     bad_step = torch.full((), total, device=device)  # first step with a loss that is not finite
-    began = time.monotonic() - s.seconds
+    first, began = s.step, time.monotonic() - s.seconds
     window, shown, saved_at = time.monotonic(), s.step, time.monotonic()
     with Guard(device) as guard:
         try:
@@ -97,6 +97,8 @@ def fit(s: Session, run: Path) -> None:
                 looked_at = any((s.step + 1) % n == 0 for n in moments) or (
                     world == 1 and (due or guard.received is not None)
                 )
+                if s.step == first:
+                    check_reached(s)
                 norm = update(s, context(s.step, None), measured=looked_at)
                 healthy = step_loss.isfinite()
                 if norm is not None and not s.scaler.is_enabled():  # a scaler skips steps that overflow
@@ -170,6 +172,15 @@ def fit(s: Session, run: Path) -> None:
                     raise Stopped(int(stop))
         finally:
             log.close()
+
+
+def check_reached(s: Session) -> None:
+    """Raise EvalkitError after a backward pass that gave no weight of the network a gradient."""
+    if not any(p.grad is not None for p in s.network.parameters()):
+        raise EvalkitError(
+            f"the loss of {type(s.method).__name__} depends on no weight of the network, so nothing would be trained;"
+            " make it of the network's output, without detach()"
+        )
 
 
 def update(s: Session, ctx: Context, measured: bool) -> Tensor | None:

@@ -45,6 +45,12 @@ def check_schedule(cfg: TrainConfig) -> None:
         raise EvalkitError(
             f"cooldown_epochs={cfg.cooldown_epochs:g} leave nothing of epochs={cfg.epochs} for the cosine; give fewer"
         )
+    left = cfg.epochs - (cfg.cooldown_epochs if cfg.schedule == "cosine" else 0)
+    if cfg.cooldown_epochs and cfg.schedule == "cosine" and cfg.warmup_epochs >= left:
+        raise EvalkitError(
+            f"warmup_epochs={cfg.warmup_epochs:g} and cooldown_epochs={cfg.cooldown_epochs:g} leave nothing of"
+            f" epochs={cfg.epochs} for the cosine; give fewer"
+        )
     if cfg.schedule == "cosine" and cfg.min_lr > cfg.lr:
         raise EvalkitError(f"min_lr={cfg.min_lr:g} is above lr={cfg.lr:g}, where it should fall to; lower it")
     if cfg.ema == 1:
@@ -59,3 +65,5 @@ def check_schedule(cfg: TrainConfig) -> None:
         raise EvalkitError(
             f"key 'decay_epochs' must be growing numbers up to epochs={cfg.epochs}, but got {cfg.decay_epochs}"
         )
+    if cfg.schedule == "step" and cfg.decay_rate >= 1:
+        raise EvalkitError(f"decay_rate={cfg.decay_rate:g} lets the learning rate not fall; give less than 1")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from evalkit import checkpoint, config, data, models
+from evalkit import checkpoint, config, data
 from evalkit.data.kept import keep
 from evalkit.data.loading import steps_per_epoch
 from evalkit.data.published import published_set, sets_of_recipe
@@ -19,7 +19,6 @@ from evalkit.data.splits import check_splits, hold_out, spread
 from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
-from evalkit.models.fit import head_names
 from evalkit.runtime import seed_torch
 
 from . import distill, fsdp, settings
@@ -31,6 +30,7 @@ from .helpers import began_with, offline_maps, teachers
 from .matching import recipe_name
 from .mixups import from_config
 from .mixups.base import Context, MixMethod
+from .network import make_network
 from .optim import make_optimizer
 from .sizes import settle_sizes
 from .step import train_step
@@ -151,7 +151,9 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     cfg = settle_sizes(cfg, train_images)
     remarks = check_splits(train_images, val_images, (cfg.train_split, val_name(cfg))) + cfg.picked
     seed_torch(cfg.seed, "init")
-    network = make_network(cfg, len(train_images.classes), remarks).to("cpu" if cfg.fsdp else device)
+    network = make_network(cfg, len(train_images.classes), remarks, train_images.classes).to(
+        "cpu" if cfg.fsdp else device
+    )
     check_sizes(network, cfg)
     settings.check(cfg.methods, {f.name for f in fields(TrainConfig)})
     method = from_config(cfg.mixup)
@@ -159,8 +161,14 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     share_batch_norm(network, method, cfg, device)
     method.setup(network)
     method.to(device)
-    if not isinstance(method.eval_network(network), Network):
+    evaluated = method.eval_network(network)
+    if not isinstance(evaluated, Network):
         raise EvalkitError(f"{type(method).__name__}.eval_network must return the network that is evaluated")
+    if {network.model.num_classes, evaluated.num_classes} != {len(train_images.classes)}:
+        raise EvalkitError(
+            f"{type(method).__name__} gives a network of other classes than the {len(train_images.classes)} of"
+            f" {train_images.name}; setup must leave the head, and eval_network give one like it"
+        )
     network.prepare(attention=method.attention, inject_layers=method.inject_layers)
     for part in method.modules():
         if isinstance(part, MixMethod):
@@ -234,45 +242,6 @@ def load_images(cfg: TrainConfig) -> tuple[data.Images, data.Images]:
 def val_name(cfg: TrainConfig) -> str:
     """What records call the images that a recipe validates on: a split, or what is held out of one."""
     return cfg.val_split if cfg.holdout is None else f"{cfg.train_split}, {100 * cfg.holdout:g} % held out"
-
-
-def make_network(cfg: TrainConfig, num_classes: int, said: list[str] | None = None) -> Network:
-    """The recipe's network, starting from `init` if given: a head for another number of classes is left out, anything
-    else must fit.
-
-    Args:
-        cfg: The recipe.
-        num_classes: How many classes it tells apart.
-        said: What a reader must know of the file is appended to it.
-    """
-    models.check_arguments(cfg.model, cfg.model_args)
-    create = {"num_classes": num_classes, **cfg.model_args}
-    said = [] if said is None else said
-    if cfg.init is None:
-        return models.create(cfg.model, **create)
-    if cfg.init == "pretrained":
-        network = models.create(cfg.model, pretrained=True, **create)
-        report = {"resized": models.resized_by_timm(cfg.model, network.model, cfg.model_args)}
-        said += [f"timm's weights of {cfg.model}: {line}" for line in models.describe(report)]
-        return network
-    network = models.create(cfg.model, **create)
-    loaded = models.load(cfg.init, model=cfg.model, model_args=dict(cfg.model_args))
-    assert isinstance(loaded.network, Network), "read from a file"
-    weights, own = loaded.network.model.state_dict(), network.model.state_dict()
-    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
-    left = [k for k in own if k not in fitting]
-    heads = tuple(f"{name}." for name in head_names(network.model))
-    odd = [k for k in left if loaded.network.num_classes == num_classes or not k.startswith(heads)]
-    if odd:
-        raise EvalkitError(
-            f"{cfg.init} does not fit model '{cfg.model}': {len(odd)} tensors differ, e.g. {odd[0]}; give the model it"
-            " was trained with"
-        )
-    network.model.load_state_dict(fitting, strict=False)
-    said += [f"init={cfg.init}: {line}" for line in models.describe(loaded.report)]
-    if left:
-        said.append(f"init={cfg.init}: its head of {loaded.network.num_classes} classes was left out")
-    return network
 
 
 @torch.no_grad()

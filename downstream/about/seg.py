@@ -37,7 +37,7 @@ class SegConfig(TransferConfig):
         above=0,
     )
     min_lr: float | None = key(MISSING, "learning rate at the end; null: as config says", least=0)
-    power: float = key(0.9, "power of the polynomial decay from lr to min_lr", least=0)
+    power: float = key(0.9, "power of the polynomial decay from lr to min_lr", above=0)
     short_side: int | None = key(
         None, "images are resized to this shorter side; null: used as they are", unit="pixels", above=0
     )
@@ -55,6 +55,8 @@ class SegConfig(TransferConfig):
         found = super().idle()
         if self.config is None and self.head != "segmenter":
             found["head_dropout"] = "it belongs to head=segmenter"
+        if self.data != "pascal-context":
+            found["classes"] = "it belongs to data=pascal-context; classes.txt names those of a folder"
         if self.config is None and not self.ms:
             found["ratios"] = "they belong to a test at several scales, ms=true"
         return found
@@ -67,6 +69,8 @@ class SegConfig(TransferConfig):
             raise EvalkitError(f"key 'scale' must be two numbers above 0, the smaller first, but got {self.scale}")
         if self.scale != [1.0, 1.0] and self.short_side is None:
             raise EvalkitError("key 'scale' needs short_side, the size that it multiplies")
+        if self.head_dropout == 1:
+            raise EvalkitError("head_dropout=1 leaves nothing of the features; give less")
         if not self.ratios:
             raise EvalkitError(f"key 'ratios' must be numbers above 0, but got {self.ratios}")
         if given(self.min_lr) > given(self.lr):

@@ -27,7 +27,7 @@ from .scan import Scan
 from .texts import Texts
 
 CACHE = "EVALKIT_CACHE"  # environment variable: the folder of what can be made again
-FORMAT = 1
+FORMAT = 2
 SETTLED = 2.0  # seconds without a change after which a tree's times tell the next change apart
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from .. import fingerprint
 from ..errors import EvalkitError, suggest
+from ..text import look_alike
 from . import file_index
 from .images import Content, Images, check_kind, decode, peculiar
 from .scan import Scan, is_image
@@ -117,9 +118,13 @@ def folder(
         known = set(classes)
         for found in folders:
             if class_of[found] not in known:
+                if same := look_alike([class_of[found]], known):
+                    hint = f" {same[0][0]!a} is not {same[0][1]!a}, though the two look the same."
+                else:
+                    hint = suggest(found, known)
                 raise EvalkitError(
                     f"the folder '{found}' in {root} is none of the {len(known)} classes; rename it or move it"
-                    f" away.{suggest(found, known)}"
+                    f" away.{hint}"
                 )
     names = folders if classes is None else list(classes)
     present = set(class_of.values())
@@ -225,8 +230,9 @@ def same_contents(a: Iterable[tuple[str, Content]], b: Iterable[tuple[str, Conte
     return same
 
 
-def two_labels(images: Images) -> list[tuple[str, str]]:
-    """Ids of images with the same content and another label, in pairs; none for sets without files.
+def same_contents_within(images: Images) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Ids of images with the same content, in pairs: those with another label, and copies with the same one; none for
+    sets without files.
 
     Args:
         images: The set.
@@ -234,15 +240,16 @@ def two_labels(images: Images) -> list[tuple[str, str]]:
     alike: dict[int, list[tuple[str, Callable[[], str], int]]] = {}
     for (sample, (size, digest)), label in zip(_contents(images, range(len(images))), images.labels.tolist()):
         alike.setdefault(size, []).append((sample, digest, label))
-    found = []
+    others: list[tuple[str, str]] = []
+    copies: list[tuple[str, str]] = []
     alike.pop(-1, None)  # what is not there
     for same_size in alike.values():
         first: dict[str, tuple[str, int]] = {}
-        for sample, digest, label in same_size if len({label for *_, label in same_size}) > 1 else ():
+        for sample, digest, label in same_size if len(same_size) > 1 else ():
             other, its_label = first.setdefault(digest(), (sample, label))
-            if its_label != label:
-                found.append((other, sample))
-    return found
+            if other != sample:
+                (copies if its_label == label else others).append((other, sample))
+    return others, copies
 
 
 def of_file(path: str) -> Content:

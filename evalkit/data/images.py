@@ -221,6 +221,7 @@ class Subset(Images):
         return self.images.peculiar(int(self.indices[i]))
 
 
+PROGRAMS = ("EPS", "WMF")  # by Ghostscript, or by Windows
 SURVEYED = 4096  # images of a set whose peculiarities are counted before a pass over all
 PIXELS_SAMPLED = 64  # images that are decoded for the fingerprint of a set without files
 
@@ -231,7 +232,8 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
 
     `info["notes"]` of the result lists what that conversion does silently: "exif_orientation_ignored", "alpha_dropped"
     (a hidden colour shows), "cmyk_converted", "grey16_saturated" (values above 255 become white), "float_clipped" (0 to
-    1 becomes black), "rgb16_cut_to_8_bits", "first_of_several_frames", "colour_profile_ignored" (one that is not sRGB).
+    1 becomes black), "rgb16_cut_to_8_bits", "first_of_several_frames", "colour_profile_ignored" (one that is not sRGB),
+    "gamma_ignored", "lab_converted", "exif_orientation_applied" (of TIFF files, whichever reads them).
 
     Args:
         source: A file or its bytes.
@@ -242,6 +244,8 @@ def decode(source: str | Path | BinaryIO, id: str) -> Image.Image:
             warnings.simplefilter("ignore")  # what matters is in the notes
             check_kind(source, id)
             with Image.open(source) as image:
+                if image.format in PROGRAMS:  # Pillow would have another program draw it
+                    raise BadImage(id, f"a file of {image.format}, which is no picture but a program that draws one")
                 if problem := size_problem(image.size):
                     raise BadImage(id, problem)
                 notes = peculiarities(image)

@@ -30,9 +30,12 @@ def peculiarities(image: Image.Image) -> list[str]:
     profile = image.info.get("icc_profile") or b""
     srgb = any("sRGB".encode(code) in profile for code in ("ascii", "utf-16-be"))
     found = {
-        "exif_orientation_ignored": turned,
+        "exif_orientation_ignored": turned and image.format != "TIFF",
+        "exif_orientation_applied": turned and image.format == "TIFF",  # which Pillow turns as it reads it
         "alpha_dropped": image.has_transparency_data,
         "cmyk_converted": image.mode == "CMYK",
+        "lab_converted": image.mode == "LAB",
+        "gamma_ignored": not srgb and not profile and _odd_gamma(image.info.get("gamma")),
         "colour_profile_ignored": profile and not srgb,
         "grey16_saturated": image.mode in _GREY16,
         "float_clipped": image.mode == "F",
@@ -40,6 +43,11 @@ def peculiarities(image: Image.Image) -> list[str]:
         "first_of_several_frames": getattr(image, "n_frames", 1) > 1,
     }
     return [name for name, is_so in found.items() if is_so]
+
+
+def _odd_gamma(gamma: object) -> bool:
+    """Whether a PNG's gAMA is another than that of the screens that images are made for, 1 / 2.2."""
+    return isinstance(gamma, float) and abs(2.2 * gamma - 1) > 0.1
 
 
 def _more_than_8_bits(image: Image.Image) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from timm.data.auto_augment import AugmentOp
 from ..errors import EvalkitError
 from .batched_augment import OPERATIONS
 
+MOST = 10  # timm's largest magnitude
 Drawn = Sequence[tuple[AugmentOp, tuple[Any, ...]]]  # operations and their arguments, in order
 
 
@@ -32,6 +34,7 @@ class RandAugment:
             "img_mean": tuple(min(255, round(255 * m)) for m in mean),
             "interpolation": resampling,
         }
+        _check(config)
         try:
             timms = auto_augment.rand_augment_transform(config, settings)
         except (AssertionError, ValueError) as e:
@@ -69,6 +72,24 @@ class RandAugment:
     def only_on_cpu(self) -> list[str]:
         """Names of the operations that `batched_augment` does not have."""
         return [op.name for op in self.ops if op.aug_fn not in _CODES]
+
+
+def _check(config: str) -> None:
+    """Raise EvalkitError for what timm passes over in its string: a part without a number, one that stands there twice,
+    a magnitude beyond its largest, and parts that leave nothing to do."""
+    parts = [re.fullmatch(r"([a-z]+)(.*)", part) for part in config.split("-")[1:]]
+    values = {part[1]: part[2] for part in parts if part is not None}
+    if not all(part is not None and re.fullmatch(r"\d+(\.\d+)?", part[2]) for part in parts):
+        problem = "each part behind the first is letters and a number"
+    elif len(values) < len(parts):
+        problem = "a part stands there twice"
+    elif float(values.get("m", 0)) > float(values.get("mmax", MOST)):
+        problem = f"the magnitude m is beyond the largest, {values.get('mmax', MOST)}"
+    elif any(float(values.get(name, 1)) == 0 for name in ("n", "p")):
+        problem = "with n0 or p0 nothing is done; use auto_augment=null"
+    else:
+        return
+    raise EvalkitError(f"auto_augment='{config}' is not a RandAugment string such as rand-m9-mstd0.5-inc1: {problem}")
 
 
 def _arguments(op: AugmentOp, own: random.Random) -> tuple[Any, ...] | None:

@@ -15,6 +15,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 # what archives and network storage leave: thumbnails, waste
 LITTER = ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information")
 LITTER_FILES = ("thumbs.db", "desktop.ini")
+# of files that hold images all the same: of other kinds, or packed
+HOLD_IMAGES = (".gif", ".jfif", ".heic", ".avif", ".jp2", ".svg", ".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 Times = tuple[int, int, int, int]  # device, inode, times of modification and of status change in nanoseconds
 SHOWN = 6  # kinds of what was passed over
 
@@ -43,6 +45,8 @@ class Scan:
                     found.append(entry.name)
             elif is_image(entry.name):
                 self.passed_over["images beside the class folders"] += 1
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) in HOLD_IMAGES:
+                self.passed_over[f"{suffix} beside the class folders"] += 1
         return sorted(found)
 
     def images(self, folder: str = "", deep: bool = True) -> list[str]:
@@ -93,6 +97,8 @@ class Scan:
         """Whether a folder may hold images of a class; counted if not."""
         if name in LITTER:
             self.passed_over[f"folders {name}"] += 1
+        elif name.startswith("."):
+            self.passed_over["hidden folders"] += 1
         return name not in LITTER and not name.startswith(".")
 
     def look(self, inside: str) -> Times | None:

@@ -8,7 +8,8 @@ import numpy as np
 from .. import fingerprint
 from ..errors import EvalkitError
 from ..runtime import derive_rng
-from .folders import same_files, two_labels
+from ..text import look_alike
+from .folders import same_contents_within, same_files
 from .images import Images, Subset
 
 SHOWN = 5  # classes that are named
@@ -26,7 +27,10 @@ def check_splits(train: Images, val: Images, names: tuple[str, str]) -> list[str
     images.
     """
     if val.classes != train.classes:
-        odd = ", ".join(sorted(set(val.classes) ^ set(train.classes))[:3])
+        only, other = (sorted(set(a) - set(b)) for a, b in ((train.classes, val.classes), (val.classes, train.classes)))
+        odd = ", ".join(sorted([*only, *other])[:3])
+        if same := look_alike(only, other):
+            odd = f"{same[0][0]!a} and {same[0][1]!a}, which only look the same"
         raise EvalkitError(
             f"splits '{names[0]}' and '{names[1]}' of {train.name} differ in their classes, e.g. {odd}; make the"
             " folders match"
@@ -74,15 +78,27 @@ def absent_classes(images: Images, what: str = "image") -> list[str]:
 
 @functools.lru_cache(maxsize=2)  # screen and record ask for the same
 def contradictions(images: Images, what: str = "images") -> Sequence[str]:
-    """A sentence about images with the same content and another label, if there are any; of large sets too much would
-    have to be read.
+    """A sentence about images with the same content and another label, and one about copies within a class, if there
+    are any; of large sets too much would have to be read. One, too, about classes whose names look the same.
 
     Args:
         images: The set.
         what: What its members are called.
     """
-    found = two_labels(images) if fingerprint.scheme_of(images.fingerprint) == fingerprint.FULL else []
-    return [f"{len(found):,} {what} stand under two classes, e.g. {found[0][0]} and {found[0][1]}"] if found else []
+    said = []
+    same = look_alike(images.classes, images.classes)
+    if same := [(a, b) for a, b in same if a.casefold() != b.casefold()]:  # A and a are letters
+        said.append(f"{same[0][0]!a} and {same[0][1]!a} are two classes, though their names look the same")
+    if fingerprint.scheme_of(images.fingerprint) != fingerprint.FULL:
+        return said
+    others, copies = same_contents_within(images)
+    if others:
+        said.append(f"{len(others):,} {what} stand under two classes, e.g. {others[0][0]} and {others[0][1]}")
+    if copies:
+        said.append(
+            f"{len(copies):,} {what} are copies of another of their class, e.g. {copies[0][1]} of {copies[0][0]}"
+        )
+    return said
 
 
 def hold_out(images: Images, share: float) -> tuple[Subset, Subset]:

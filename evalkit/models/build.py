@@ -14,14 +14,16 @@ from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
 from ..errors import EvalkitError, suggest, unknown
+from ..weights import PREPARED
 
 # What timm takes beside the arguments of a constructor: it opens or downloads files, or makes something else than a
 # classifier. A checkpoint's meta.json and a run's config.yaml are other people's files: none of it is ever passed on.
 NOT_ARCHITECTURE = {*signature(timm.create_model).parameters, *signature(build_model_with_cfg).parameters}
 NOT_ARCHITECTURE |= {"features_only", "feature_cls", "out_indices", "name"}
-PREPROCESSING = {"mean", "std", "input_size", "crop_pct", "interpolation"}  # all that may be set of timm's own config
+PREPROCESSING = set(PREPARED)  # all that may be set of timm's own config
 LARGEST = 1 << 13  # an argument; widths, depths and image sizes beyond it are nobody's
 SLACK = 1 << 24  # numbers that a model may have beyond twice those of its file: positions of a larger image
+COUNTS = ("depth", "depths", "embed_dim", "embed_dims", "num_heads", "patch_size", "img_size", "layers", "channels")
 HIDDEN = ("bn_eps", "bn_momentum", "bn_tf", "pad_type")  # that timm's families read without naming them
 
 
@@ -68,8 +70,23 @@ def check_arguments(model: str, model_args: dict[str, Any]) -> None:
             raise EvalkitError(
                 f"unknown argument '{name}' of model '{architecture}'.{suggest(name, shaping(architecture))}"
             )
+        if name == "num_classes":
+            raise EvalkitError(
+                "model_args.num_classes has no place there: the classes are those of the data or the file; leave it out"
+            )
+        if "drop" in name and name.endswith("_rate") and not _is_rate(value):
+            raise EvalkitError(f"model_args.{name} must be numbers of at least 0 and below 1, but got {value!r}")
+        if name in COUNTS and any(number < 1 for number in _integers(value)):
+            raise EvalkitError(f"model_args.{name} must be at least 1, but got {value!r}")
         if any(abs(number) > LARGEST for number in _integers(value)):
             raise EvalkitError(f"model_args.{name} is beyond {LARGEST:,}, larger than any architecture; correct it")
+
+
+def _is_rate(value: Any) -> bool:
+    """Whether a value is a share below 1, or a list of such; None, too, which stands for none."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_rate, value))
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1)
 
 
 def _integers(value: Any) -> list[int]:

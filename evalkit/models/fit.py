@@ -21,6 +21,8 @@ from .convert import to_timm
 Report = dict[str, list[str]]
 DERIVED = ("relative_position_index", "attn_mask", "relative_coords_table")  # buffers that follow from the architecture
 SEVERAL = "several"
+# parts of relatives of a network: the tokens of distilled ones and of those with registers, layers before the head
+ELSEWHERE = ("dist_token", "head_dist", "register_tokens", "reg_token", "pre_logits", "fc_norm", "norm_pre")
 COUNTER = "num_batches_tracked"  # old files of residual networks lack it; nothing reads it
 ADVICE = "give the model and model_args it was made with"
 WORDS = {  # what a reader must know of the tensors of each part of a report
@@ -90,7 +92,7 @@ def fit(
             "lacks": [k for k in lacking if not k.endswith(COUNTER) and k not in begun],
             "has other shapes for": sorted(k for k in own if k in made and made[k].shape != own[k].shape),
             "has layers that the model has not,": [
-                k for k in unexpected if k.partition(".")[0] in _parts(own) and not (left_out and k.endswith(left_out))
+                k for k in unexpected if _has_place(model, k, own) and not (left_out and k.endswith(left_out))
             ],
             "is for another size of": _not_allowed(resized, given, own, before) or _other_windows(model, given),
         },
@@ -247,14 +249,24 @@ def _refuse(model: nn.Module, source: str, problems: Mapping[str, list[str]]) ->
             )
 
 
+def _has_place(model: nn.Module, name: str, own: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor belongs to a part that the model has, or that models of its kind may have: one that is None or
+    does nothing in this one, such as register tokens or a norm before the head."""
+    part = name.partition(".")[0]
+    return part in _parts(own) or part in ELSEWHERE or hasattr(model, part)
+
+
 def _check_values(source: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise EvalkitError for weights that are no finite floating-point numbers; torch would cast integers, truth values
-    and complex numbers without a word."""
-    for what, odd in {
-        "are no floating-point numbers": lambda t: not t.is_floating_point(),
-        "are NaN or infinite": lambda t: not t.float().isfinite().all(),
-    }.items():
-        if names := [name for name, tensor in tensors.items() if odd(tensor)]:
+    """Raise EvalkitError for weights that are no finite floating-point numbers (torch would cast integers, truth values
+    and complex numbers without a word), and for variances that no images have."""
+    variances = {k: v for k, v in tensors.items() if k.endswith("running_var")}
+    for what, odd, looked_at in (
+        ("are no floating-point numbers", lambda t: not t.is_floating_point(), tensors),
+        ("are NaN or infinite", lambda t: not t.float().isfinite().all(), tensors),
+        ("are below 0, though they are variances", lambda t: bool((t.float() < 0).any()), variances),
+        ("are 0 throughout, though they are variances", lambda t: not bool(t.any()), variances),
+    ):
+        if names := [name for name, tensor in looked_at.items() if odd(tensor)]:
             raise EvalkitError(
                 f"{source}: {len(names)} tensors hold values that {what}, such as {names[0]}; ask for the weights as"
                 " they were trained"

@@ -40,6 +40,8 @@ class Loaded:
         weights: "raw" or "ema".
         meta: What the checkpoint says of itself.
         report: What became of the tensors of the file: see `fit`.
+        asked: Arguments of the network that its sha256 does not stand for: what was asked for beside what the
+            checkpoint says, and all of a folder that timm wrote.
     """
 
     network: "Network | Wrapped"
@@ -52,6 +54,7 @@ class Loaded:
     weights: str
     meta: dict[str, Any] = field(default_factory=dict)
     report: dict[str, list[str]] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -118,7 +121,7 @@ def _from_timm(name: str, model: str | None, model_args: dict[str, Any], num_cla
         raise EvalkitError(f"timm's weights of '{name}' have {network.num_classes} classes, not {num_classes}")
     resized = resized_by_timm(name, network.model, model_args)
     report = {"resized": resized} if resized else {}
-    return Loaded(network.eval(), name, _classes(network, None), None, name, None, name, "raw", report=report)
+    return Loaded(network.eval(), name, _classes(network, None), None, name, None, name, "raw", {}, report, model_args)
 
 
 def _from_file(
@@ -139,6 +142,10 @@ def _from_file(
     if "model" in meta:
         check_size(name, {k: v for k, v in args.items() if v is not None}, tensors, str(path))
     network = create(name, **args)
+    pool, own = meta.get("global_pool"), getattr(network.model, "global_pool", None)
+    if pool is not None and isinstance(own, str) and pool != own and "global_pool" not in args:
+        args["global_pool"] = pool  # timm writes it beside the other arguments, and does not read it there
+        network = create(name, **args)
     head = f"{head_names(network.model)[0]}.weight"
     found = _head_of(network, tensors, head) if args["num_classes"] is None else None
     if found not in (None, network.num_classes):
@@ -157,6 +164,8 @@ def _from_file(
         network.input_size = size
     before = _before(name, args, meta) if "img_size" in model_args else None
     report = {"chosen": meta.get("chosen", [])} | fit(network.model, tensors, path, before=before)
+    theirs = meta.get("model_args", {}) if "sha256" in meta else {}  # a checkpoint's, written once with its weights
+    asked = {k: v for k, v in args.items() if k != "num_classes" and (k not in theirs or theirs[k] != v)}
     label = meta.get("label") or meta.get("method") or Path(path).stem
     which = meta.get("weights") or weights or "raw"
     return Loaded(
@@ -170,6 +179,7 @@ def _from_file(
         which,
         meta,
         report,
+        asked,
     )
 
 

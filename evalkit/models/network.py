@@ -33,7 +33,13 @@ class Slot:
         if self.fn is None:
             return None
         self.runs += 1
-        return self.fn(out)
+        changed = self.fn(out)
+        if not isinstance(changed, Tensor) or (isinstance(out, Tensor) and changed.shape[1:] != out.shape[1:]):
+            given, was = (tuple(getattr(v, "shape", ())) or type(v).__name__ for v in (changed, out))
+            raise EvalkitError(
+                f"what is injected into a layer must give features like those it was given, {was}, not {given}"
+            )
+        return changed
 
 
 class Network(nn.Module):
@@ -263,7 +269,7 @@ class Network(nn.Module):
         """What listens for the `attention` that `forward` was asked for."""
         if isinstance(attention, str):
             if attention != "rollout":
-                raise ValueError(f"Expected argument `attention` to be a block or 'rollout', but got {attention!r}")
+                raise EvalkitError(f"`attention` is a block, True or 'rollout', but got {attention!r}")
             return self._rollout_tap()
         return None if attention is False else self._tap(None if attention is True else attention)
 

@@ -4,10 +4,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import EvalkitError
 from .load import Loaded
+
+TOLERANCE = 0.02  # of the largest logit, by which rounding may move one
 
 
 class Wrapped(nn.Module):
@@ -36,8 +39,32 @@ class Wrapped(nn.Module):
         self.name, self.num_classes, self.input_size = name, num_classes, (input_size, input_size)
         self.mean, self.std = tuple(mean), tuple(std)
         self.patch_size: int | None = None
+        self.looked_at = False
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.looked_at or len(x) < 2:
+            return self._logits(x)
+        given = x.detach().clone()
+        logits, self.looked_at = self._logits(x), True
+        self._look(given, x, logits)
+        return logits
+
+    def _look(self, given: Tensor, x: Tensor, logits: Tensor) -> None:
+        """Raise EvalkitError where images were changed in place, or where some of them get other logits beside
+        others: of a network in training mode, for one."""
+        if not torch.equal(given, x):
+            raise EvalkitError(f"model {self.name} changes the images that it is given in place; let it change a copy")
+        half = len(x) // 2
+        with torch.no_grad():
+            beside = self._logits(torch.cat([given[:half], given[:half], given[: len(x) - 2 * half]]))[:half]
+        first = logits.detach()[:half].float()
+        if float((beside.float() - first).abs().max()) > TOLERANCE * float(first.abs().max()):
+            raise EvalkitError(
+                f"model {self.name} gives other logits for the same images in another batch; is a network of it in"
+                " training mode (call eval()), or are they random?"
+            )
+
+    def _logits(self, x: Tensor) -> Tensor:
         logits = self.model(x)
         if not isinstance(logits, Tensor) or logits.shape != (len(x), self.num_classes):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -45,6 +72,8 @@ class Wrapped(nn.Module):
                 f"model {self.name} must return logits of shape ({len(x)}, {self.num_classes}), one column per class,"
                 f" but gave {got}"
             )
+        if not logits.is_floating_point():
+            raise EvalkitError(f"model {self.name} must return logits that are floats, but gave {logits.dtype}")
         return logits
 
     def class_attention(self, x: Tensor, **kwargs: Any) -> NoReturn:

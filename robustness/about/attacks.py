@@ -19,8 +19,8 @@ class FGSMConfig(CleanConfig):
 
     def check(self) -> None:
         super().check()
-        if not self.eps or sorted(set(self.eps)) != self.eps:
-            raise EvalkitError(f"eps must ascend within 0..255 (it counts 1/255), but got {self.eps}")
+        if not any(self.eps) or sorted(set(self.eps)) != self.eps:
+            raise EvalkitError(f"eps must ascend within 0..255 (it counts 1/255) and reach above 0, but got {self.eps}")
 
 
 @dataclass(frozen=True)

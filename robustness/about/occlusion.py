@@ -49,7 +49,7 @@ class OcclusionConfig(CleanConfig):
     head: str = key("auto", "attention head of the saliency model: auto (1 for dino, else mean), mean or a number")
     offset: int = key(0, "by how much the dropped patches are moved right and down", unit="pixels", least=0)
     fill: str = key("black", "colour of what is dropped", choices=FILLS)
-    shuffle: list[int] = key([], "the patches of grids with so many a side are shuffled too, ascending", least=1)
+    shuffle: list[int] = key([], "the patches of grids with so many a side are shuffled too, ascending", least=2)
 
     def idle(self) -> dict[str, str]:
         found: dict[str, str] = {}

@@ -6,7 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from evalkit.downstream import coco_objects
+from evalkit import config
+from evalkit.downstream import coco_objects, det
+from evalkit.downstream.about.det import DetConfig
 from evalkit.downstream.readers import detection
 
 from .cases import Case
@@ -37,8 +39,22 @@ def whole(folder):
 
 def met(folder, change):
     """(split, what is done to its content): `evalkit transfer det` looks at the set."""
+    return looked_at(whole(folder), change)
+
+
+def met_alone(folder, change):
+    """The same of a set of boxes alone, for detectors without masks."""
+    for path in (whole(folder) / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        for entry in content["annotations"]:
+            del entry["segmentation"]
+        path.write_text(json.dumps(content))
+    return looked_at(folder, change)
+
+
+def looked_at(folder, change):
     split, edit = change
-    path = whole(folder) / "annotations" / f"{split}.json"
+    path = folder / "annotations" / f"{split}.json"
     content = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
@@ -73,6 +89,32 @@ def crowds(content):
 
 def more(*entries):
     return lambda content: content["annotations"].extend(entries)
+
+
+def of_corners(content):
+    """Boxes that reach over no border, with the areas that they mean."""
+    for entry in content["annotations"]:
+        x, y, w, h = entry["bbox"]
+        entry |= {"bbox": [x, y, x + w, y + h], "area": w * h}
+        entry["image_id"] = content["images"][0]["id"]
+
+
+def near(content):
+    """Boxes that could be either, without areas that tell."""
+    content["annotations"] = [
+        {"id": 1 + i, "image_id": 1, "category_id": 1 + i % 2, "bbox": [2, 3, 20 + i, 30], "area": 4, "iscrowd": 0}
+        for i in range(20)
+    ]
+
+
+def turned(content):
+    """A mask whose rows and columns are confused."""
+    content["annotations"][0] |= {"bbox": [30, 4, 30, 6], "segmentation": [[4, 30, 10, 30, 10, 60, 4, 60]]}
+
+
+def empty(content):
+    """An image without an object."""
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] == 1]
 
 
 NAN, INF = float("nan"), float("inf")
@@ -116,10 +158,40 @@ REFUSED = {
     "compressed run lengths of foreign letters": (run_lengths("\u20ac!"), "do not add up"),
     "text as id of an image": (lambda c: c["images"].append({**c["images"][0], "id": "x"}), "no whole number"),
     "an image listed twice": (lambda c: c["images"].append({**c["images"][0], "id": 9}), "the same file"),
+    "text as id of an object": (first(id="x"), "`id` of an object is no whole number"),
+    "no id of an object": (first(id=None), "`id` of an object is no whole number"),
+    "a fraction as id of an object": (first(id=1.5), "`id` of an object is no whole number"),
+    "an id of 70 bits": (
+        lambda c: (c["images"][0].update(id=2**70), c["annotations"][0].update(image_id=2**70)),
+        "of up to 64 bits",
+    ),
+    "an image listed by two paths": (
+        lambda c: c["images"].append({**c["images"][0], "id": 9, "file_name": "./" + c["images"][0]["file_name"]}),
+        "the same file",
+    ),
+    "a width that is a fraction": (lambda c: c["images"][0].update(width=64.0), "no whole number"),
+    "a class of an empty name": (lambda c: c["categories"][1].update(name=" "), "an empty name"),
+    "a box elsewhere than its mask": (first(bbox=[40, 40, 10, 10]), "lies elsewhere than its mask"),
+    "a box elsewhere than its run lengths": (
+        run_lengths([50 * 64 + 50, 5, 4096 - 50 * 64 - 55]),
+        "lies elsewhere than its mask",
+    ),
+    "rows and columns of a mask confused": (turned, "lies elsewhere than its mask"),
     "a fraction as id of a category": (lambda c: c["categories"].append({"id": 2.5, "name": "ox"}), "no whole number"),
 }
+THIN = [[10.6, 10, 10.9, 10, 10.9, 30, 10.6, 30]]
+# those that are met in a file of boxes alone as well
+OF_BOXES = [
+    n for n in REFUSED if "polygon" not in n and "run lengths" not in n and "mask" not in n and "two corner" not in n
+]
 SAID = {
     "train": {
+        "a box half beside its mask": (first(bbox=[16, 6, 24, 16]), "a box that is not that of their mask"),
+        "a box far larger than its mask": (first(bbox=[0, 0, 64, 64]), "a box that is not that of their mask"),
+        "an image that no file lists": (
+            lambda c: c.update(images=c["images"][:1], annotations=[a for a in c["annotations"] if a["image_id"] == 1]),
+            "1 images of train are not listed and not used, e.g. train2.png",
+        ),
         "a box of no width": (first(bbox=[4, 6, 0, 16]), "1 objects narrower than a pixel"),
         "an area of 0": (first(area=0), "1 objects narrower than a pixel"),
         "objects marked ignore": (first(ignore=1), "1 objects marked `ignore` are left out"),
@@ -156,7 +228,37 @@ def of_text(folder, text):
     return detection(str(folder), folder)
 
 
+def transfer_data(folder, change):
+    """What a transfer says before it trains."""
+    looked_at(whole(folder), ("train", change))
+    cfg = config.load(DetConfig, "coco", [f"data={folder}"], folder="det")
+    return "; ".join(det.find_data(cfg, folder / "run").notes)
+
+
 CASES = [
+    *(
+        Case(f"{name}, {split}, boxes alone", met_alone, says=REFUSED[name][1], argument=(split, REFUSED[name][0]))
+        for name in OF_BOXES
+        for split in ("train", "val")
+    ),
+    *(
+        Case(f"boxes as two corners that fit, {split}, boxes alone", met_alone, "two corners, by the areas", argument=a)
+        for split, a in (("train", ("train", of_corners)), ("val", ("val", of_corners)))
+    ),
+    Case("boxes that may be two corners", met_alone, "would also make sense as two", "said", ("train", near)),
+    *(
+        Case(f"{name}, {split}, boxes alone", met_alone, says=says, fate="said", argument=(split, edit))
+        for split, found in SAID.items()
+        for name, (edit, says) in found.items()
+        if not any(part in name for part in ("mask", "no file", "twice", "101"))  # they speak of masks
+    ),
+    Case(
+        "a mask without a pixel's width, val",
+        met,
+        "covers no pixel",
+        argument=("val", first(segmentation=THIN, bbox=[10, 10, 2, 20])),
+    ),
+    Case("train images without an object", transfer_data, "1 of the 2 train images are not trained on", "said", empty),
     *(
         Case(f"{n} of 2 val images are train images", doubled, f"{n} of the 2 val images are train", "said", n)
         for n in (1, 2)
@@ -186,6 +288,19 @@ def test_bad_input(case, tmp_path):
 
 def test_a_set_with_nothing_wrong_has_no_notes(tmp_path):
     assert all("not COCO" in note for note in detection(str(whole(tmp_path)), tmp_path).notes)
+
+
+def test_the_box_around_run_lengths_is_that_of_pycocotools():
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        mask = np.zeros((19, 23), np.uint8, order="F")
+        (top, bottom), (left, right) = np.sort(rng.integers(0, 19, 2)), np.sort(rng.integers(0, 23, 2))
+        mask[top : bottom + 1, left : right + 1] = rng.random((bottom - top + 1, right - left + 1)) < 0.6
+        found = coco_mask.encode(mask)
+        x, y, w, h = coco_mask.toBbox(found)
+        own = coco_objects._extent({"counts": found["counts"].decode(), "size": [19, 23]}, 19)
+        assert own == (None if not mask.any() else (x, y, x + w, y + h))
 
 
 def test_compressed_run_lengths_are_those_of_pycocotools():

@@ -122,6 +122,33 @@ def turned_png(path):
     Image.fromarray(RGB).save(path / "odd.png", exif=exif)
 
 
+def turned_tiff(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(path / "odd.tif", exif=exif)
+
+
+def lab(path):
+    Image.fromarray(RGB, "LAB").save(path / "odd.tif")
+
+
+def gamma(path, value=100_000):
+    """A PNG that says how bright its values are meant: here, linear."""
+    Image.fromarray(RGB).save(path / "odd.png")
+    content, chunk = (path / "odd.png").read_bytes(), b"gAMA" + struct.pack(">I", value)
+    head = content[:33]  # signature and IHDR
+    (path / "odd.png").write_bytes(
+        head + struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
+    )
+
+
+def drawn(folder, kind):
+    """A program that draws a picture, called one."""
+    path = splits(folder / "data") / "val" / "a" / "odd.png"
+    Image.fromarray(RGB).save(path, kind)
+    return invoke(training(folder / "data"))
+
+
 KINDS = {
     "a 16-bit grey image": (grey16, "grey16_saturated"),
     "a 32-bit grey image": (grey32, "grey16_saturated"),
@@ -144,6 +171,9 @@ RARE = {
     "a colour profile in a PNG": (partial(profile, suffix="png"), "colour_profile_ignored"),
     "grey with alpha": (grey_alpha, "alpha_dropped"),
     "a WebP that moves": (moving, "first_of_several_frames"),
+    "an orientation in a TIFF, which is turned": (turned_tiff, "exif_orientation_applied"),
+    "a TIFF of LAB": (lab, "lab_converted"),
+    "a gamma in a PNG": (gamma, "gamma_ignored"),
     "an orientation in a PNG": (turned_png, "exif_orientation_ignored"),
 }
 
@@ -419,6 +449,7 @@ CASES += [
     )
 ]
 CASES += [
+    Case("an EPS called .png", drawn, says="a file of EPS, which is no picture", argument="EPS"),
     Case("a damaged PNG, eval", unread, says="unreadable: b/odd.png: broken data", fate="said"),
     Case("what a pack leaves out", packed_links, says=r"\.gif.*as they were packed: .*\.gif", fate="said"),
     Case("an image of two classes, packed", packed_twice, says="stand under two", fate="said", argument="train"),

@@ -201,7 +201,99 @@ CONTRADICTIONS = {
     ),
 }
 
+
+def in_both(folder, change):
+    """What is said of two splits in which something was changed."""
+    root = splits(folder / "data")
+    change(root)
+    return in_both_of(root)
+
+
+def renamed(folder, names):
+    """The class a is called otherwise in one of the splits."""
+    one, other = names
+    root = splits(folder / "data")
+    (root / "train" / "a").rename(root / "train" / one)
+    (root / "val" / "a").rename(root / "val" / other)
+    return in_both_of(root)
+
+
+def in_both_of(root):
+    train, val = (data.load("folder", split, root=str(root)) for split in ("train", "val"))
+    return "; ".join(check_splits(train, val, ("train", "val")))
+
+
+def evaluated_renamed(folder, names):
+    """A folder whose class looks like that of the checkpoint."""
+    run, root = run_folder(folder / "run", [names[0], "b"]), folders(folder / "data", [names[1], "b"])
+    return invoke(["eval", str(run), "--data", str(root), "device=cpu", "workers=0", "--out", str(folder / "out")])
+
+
+def also_called(*names):
+    """Both splits have classes of these names."""
+    return lambda root: [folders(root / s, names, 2, 7 + 999 * len(s)) for s in ("train", "val")]
+
+
+def copied(split, how):
+    return lambda root: how(root / split / "a" / "0.png", root / split / "a" / "0 (1).png")
+
+
+SEEMING = {
+    "composed letters, not composed": ("caf\u00e9", "cafe\u0301"),
+    "a blank behind it": ("a", "a "),
+    "a full stop behind it": ("a", "a."),
+    "another case": ("a", "A"),
+    "a sign without width": ("a", "a\u200b"),
+    "wide letters": ("a1", "\uff41\uff11"),
+}
+BESIDE = ("c.zip", "c.tar", "c.tar.gz", "x.gif", "x.heic", "x.jfif", "x.avif")
+
 CASES = [
+    *(
+        Case(f"a class that only looks the same, {what}, {command}", meet, says=says, argument=names)
+        for what, names in SEEMING.items()
+        for command, meet, says in (
+            ("train", renamed, "which only look the same"),
+            ("eval", evaluated_renamed, "though the two look the same"),
+        )
+    ),
+    *(
+        Case(f"two classes of one look, {what}", in_both, "their names look the same", "said", also_called(*names))
+        for what, names in SEEMING.items()
+        if what != "another case"
+    ),
+    *(
+        Case(
+            f"{what} within a class, {split}", in_both, "1 .* images are copies of another", "said", copied(split, how)
+        )
+        for split in ("train", "val")
+        for what, how in (("a copy", shutil.copy), ("a hard link", os.link))
+    ),
+    Case(
+        "copies within a class, eval",
+        evaluated,
+        "1 images are copies of another",
+        "said",
+        lambda root: os.link(root / "a" / "0.png", root / "a" / "9.png"),
+    ),
+    Case("a hidden class folder", in_both, "1 hidden folders", "said", also_called(".c")),
+    Case(
+        "copies in .ipynb_checkpoints",
+        in_both,
+        "1 hidden folders",
+        "said",
+        lambda root: put(root / "val" / "a" / ".ipynb_checkpoints" / "0.png"),
+    ),
+    *(
+        Case(
+            f"{name} beside the class folders",
+            in_both,
+            "1 .* beside the class folders",
+            "said",
+            lambda root, name=name: (root / "train" / name).write_bytes(b""),
+        )
+        for name in BESIDE
+    ),
     *(
         Case(f"{what}, {command}", meet, says=says, fate="said", argument=spoil)
         for what, (spoil, says) in CONTRADICTIONS.items()

@@ -1,6 +1,7 @@
 """A user's own method that gives something else than it should: one line in training, in somebody's own loop, in the
 preview and in the timing."""
 
+import random
 import sys
 import types
 
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from evalkit import models, robustness
 from evalkit.cli import invoke
 from evalkit.errors import own_code
 from evalkit.train import Context, create, train_step
-from evalkit.train.mixups.base import Mixed, MixMethod
+from evalkit.train.mixups.base import Mixed, MixMethod, pair_weights
 
 from .cases import Case
-from .make import splits, training
+from .make import folders, splits, training
 
 KIND = "A user's own method"
 X = torch.zeros(4, 3, 8, 8)
@@ -161,6 +163,99 @@ CASES += [
     Case(f"{name}, {command}", meet, says=says, argument=cls)
     for name, (cls, says) in EVERYWHERE.items()
     for command, meet in (("train, in a choice", trained), ("mixup preview", shown), ("mixup bench", timed))
+]
+
+
+def blends(draw, net=None):
+    """A mixup whose lambda is drawn so, and which does this to the network before."""
+
+    def mix(self, ctx, x, y, network):
+        if net is not None:
+            net(network)
+        lam, partner = draw(ctx), torch.arange(len(x)).flip(0)
+        return Mixed(lam * x + (1 - lam) * x[partner], pair_weights(lam, partner))
+
+    return own(mix=mix)
+
+
+def fixed(ctx):
+    return 0.3
+
+
+def other_classes(self, net):
+    return models.create("vit_nano_patch4_32", num_classes=5, depth=1, embed_dim=32, num_heads=2)
+
+
+def injects(change):
+    mix = lambda self, ctx, x, y, net: Mixed(x, torch.eye(len(x)), inject=("blocks.0", change))  # noqa: E731
+    return own(mix=mix, inject_layers=("blocks.0",))
+
+
+def leaves(self, ctx, x, y, net):
+    raise SystemExit(0)
+
+
+def detached(self, ctx, x, y, mixed, out, net):
+    return ctx.criterion(out.logits.detach(), ctx.target(y)) + torch.zeros(1, requires_grad=True).sum()
+
+
+CASES += [
+    Case(f"{name}, train", trained, says=says, argument=cls)
+    for name, (cls, says) in {
+        "draws from `random`": (blends(lambda ctx: random.random()), "draws from `random`, which no run sets"),
+        "draws from `numpy.random`": (blends(lambda ctx: np.random.beta(1, 1)), "draws from `numpy.random`"),
+        "the network left in evaluation mode": (blends(fixed, lambda net: net.eval()), "another mode than it was in"),
+        "the network frozen": (blends(fixed, lambda net: net.requires_grad_(False)), "froze the network"),
+        "a head of other classes, by setup": (
+            own(setup=lambda self, net: net.model.reset_classifier(3)),
+            "other classes",
+        ),
+        "other classes to evaluate": (own(eval_network=other_classes), "a network of other classes than the 2"),
+        "a loss without the network": (own(loss=detached), "depends on no weight of the network"),
+        "row_sum that is text": (own(row_sum="any"), "`row_sum` is a number, or None"),
+        "attention of a name": (own(attention="foo"), "`attention` is a block, True or 'rollout'"),
+        "an injection of nothing": (injects(lambda tokens: None), "must give features like those"),
+        "an injection of fewer tokens": (injects(lambda tokens: tokens[:, :3]), "must give features like those"),
+        "an end of the program": (own(mix=leaves), "code of yours ended the program"),
+    }.items()
+]
+
+
+def wrapped(folder, fn):
+    """A user's function under a robustness protocol."""
+    mine = models.wrap(fn, name="mine", classes=["a", "b"], version="1", input_size=32)
+    cfg = robustness.PROTOCOLS["imagenet-val"].config(
+        data=str(folders(folder / "images")), out=str(folder / "out"), workers=0, device="cpu"
+    )
+    try:
+        return str(robustness.run("imagenet-val", [mine], cfg))
+    finally:
+        assert not list(folder.glob("out/results.jsonl"))
+
+
+def two(x):
+    return torch.stack([x.mean((1, 2, 3)), x.std((1, 2, 3))], 1)
+
+
+def normed():
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Dropout(0.5))
+    return lambda x: two(network(x))
+
+
+CASES += [
+    Case(f"a function that gives {what}", wrapped, says=says, argument=fn)
+    for what, (fn, says) in {
+        "integers": (lambda x: two(x).long(), "logits that are floats, but gave torch.int64"),
+        "truth values": (lambda x: two(x) > 0, "logits that are floats, but gave torch.bool"),
+        "complex numbers": (lambda x: two(x).to(torch.complex64), "logits that are floats"),
+        "random numbers": (lambda x: torch.rand(len(x), 2), "other logits for the same images"),
+        "what depends on the batch": (lambda x: two(x) - two(x).mean(0), "other logits for the same images"),
+        "what a network in training mode gives": (normed(), "in training mode"),
+        "logits of changed images": (lambda x: two(x.mul_(0.5)), "changes the images that it is given in place"),
+        "another number of classes": (lambda x: two(x)[:, :1], "one column per class"),
+        "NaN": (lambda x: two(x) * float("nan"), "output is not finite"),
+        "nothing": (lambda x: None, "but gave NoneType"),
+    }.items()
 ]
 CASES += [
     Case("parameters that are none of its own, train", trained, says="no checkpoint would keep", argument=Foreign),

@@ -96,7 +96,8 @@ FILES = (
 )  # fmt: skip
 IDLE = (
     "augment=none|crop_scale=[0.5, 1]", "bce_threshold=0.2", "loss=ce|bce_reduction=mean",
-    "distill_alpha=0.3", "distill_tau=2", "schedule=constant|min_lr=1e-5", "decay_epochs=[1]", "decay_rate=0.5",
+    "distill_alpha=0.3", "distill_tau=2", "distill_type=hard",
+    "distill_type=none", "schedule=constant|min_lr=1e-5", "decay_epochs=[1]", "decay_rate=0.5",
     "augment_device=device", "holdout=0.1|val_split=test", "weight_decay=0|decay_norm_and_bias=true",
     "distill_teacher=resnet18|distill_type=none|distill_alpha=0.1",
     "schedule=constant|warmup_epochs=0|schedule_by=epoch", "opt=lion|eps=1e-6",
@@ -119,8 +120,16 @@ IDLE_FILES = (
 IMPOSSIBLE = (
     "lr=1e-4|min_lr=1e-3", "warmup_epochs=1|lr=1e-4|warmup_lr=1", "schedule=step|epochs=9|decay_epochs=[3, 3]",
     "schedule=step|epochs=9|decay_epochs=[6, 3]", "schedule=step|epochs=9|decay_epochs=[10]",
-    "epochs=3|warmup_epochs=5", "ema=1",
+    "epochs=3|warmup_epochs=5", "ema=1", "label_smoothing=1", "loss=bce|bce_threshold=1",
+    "epochs=5|warmup_epochs=3|cooldown_epochs=2", "epochs=5|warmup_epochs=1|cooldown_epochs=4",
+    "schedule=step|epochs=9|decay_epochs=[3]|decay_rate=1", "schedule=step|epochs=9|decay_epochs=[3]|decay_rate=2",
+    "distill_teacher=resnet18|distill_alpha=0", "betas=[0.9]", "betas=[0.9, 0.99, 0.999]", "opt=lion|betas=[0.9]",
+    "opt=adan",
 )  # fmt: skip
+IMPOSSIBLE_SAYS = (
+    "is above lr|must be growing numbers up to|end before the warm-up|ema=1 never|leaves? nothing"
+    "|counts no label|not fall|takes [23] betas"
+)
 KEPT = (
     ("label", "yes", "yes"), ("label", "1:30", "1:30"), ("label", "007", "007"), ("label", "2026-01-01", "2026-01-01"),
     ("label", "'null'", "null"), ("label", "=1+1", "=1+1"), ("lr", "1e-3", 0.001), ("lr", ".5", 0.5), ("seed", "0", 0),
@@ -131,7 +140,19 @@ REFUSED = (
     "may mean several|not for recipes|twice|duplicate|must be|stands for|constructor|no meaning|nested too|no key"
     "|YAML|unknown"
 )
-TRANSFER = ("data_dir=/x", "init=random|weights=raw", "head_dropout=0.1", "ratios=[1]")
+TRANSFER_NOT = (
+    "ema=1", "ema=0", "clip_grad=0", "drop_path=1", "drop_path=5", "power=0", "head=segmenter|head_dropout=1",
+)  # fmt: skip
+TRANSFER = (
+    "freeze=backbone|drop_path=0.1",
+    "freeze=all-but-head|layer_decay=0.7",
+    "no_decay=timm|weight_decay=0",
+    "classes=59",
+    "data_dir=/x",
+    "init=random|weights=raw",
+    "head_dropout=0.1",
+    "ratios=[1]",
+)
 OCCLUSION = (
     *("modes=[]|shuffle=[2]|levels=[0, 0.5]", "modes=[]|shuffle=[2]|fill=mean", "modes=[]|shuffle=[2]|grid=7"),
     *("modes=[]|shuffle=[2]|offset=8", "saliency=maps.npz|head=2", "modes=[random]|saliency=self"),
@@ -198,7 +219,80 @@ NOT_TAKEN = (
     "decode=fast|interpolation=lanczos",
 )  # fmt: skip
 
+MODEL_ARGS = (
+    "num_classes: 5", "num_classes: 2", "depth: 0", "num_heads: 0", "depth: -1", "drop_rate: 1", "drop_path_rate: 2",
+    "drop_path_rate: -1", "attn_drop_rate: true", "drop_path_rate: x",
+)  # fmt: skip
+AUGMENTS = (
+    "rand-m9-inc", "rand-m9-mstd", "rand-m9-m5", "rand-m9-inc1-inc0", "rand-m99-mstd0.5", "rand-m12-mmax11", "rand-n0",
+    "rand-m9-p0", "rand-m-5", "rand-m9-n", "none", "no", "rand-m9-foo3", "rand-m9-inc1-",
+)  # fmt: skip
+
+
+def of_the_network(folder, words):
+    splits(folder / "data")
+    given = [word for word in training(folder / "data") if not word.startswith("model_args")]
+    return invoke([*given[:2], f"model_args={{embed_dim: 32, {words}}}", *given[2:]])
+
+
+def trained_on(folder, command):
+    """What is measured on the images that the network was trained on says so."""
+    splits(folder / "data")
+    assert invoke(training(folder / "data"))[0] == 0
+    images = ["--data", str(folder / "data" / "train"), "device=cpu", "workers=0", "--out", str(folder / "out")]
+    code, line = invoke([*command, str(folder / "run"), *images])
+    return (code, line) if code else (folder / "out" / "results.jsonl").read_text()
+
+
+def both_sides(folder):
+    found = ["robustness", "imagenet-o", "zoo:vanilla-digits", "--data", "digits", "id_data=digits", "device=cpu"]
+    return invoke([*found, "--out", str(folder / "out")])
+
+
+def too_large(folder):
+    images, run = folders(folder / "images"), run_folder(folder / "run")
+    words = ["device=cpu", "workers=0", "forward_batch=1000000000", "--out", str(folder / "out")]
+    return invoke(["eval", str(run), "--data", str(images), *words])
+
+
 CASES = [
+    *(
+        Case(f"{' '.join(command)} of the training images", trained_on, "was trained on", "said", command)
+        for command in (
+            ["eval"],
+            ["robustness", "fgsm", "eps=[8]"],
+            ["robustness", "occlusion", "modes=[random]", "grid=4"],
+        )
+    ),
+    Case("imagenet-o of the known images", both_sides, says="are the known ones as well"),
+    Case("a forward pass of 10^9 images", too_large, says="memory ran out"),
+    Case("train: 100,000 threads", override, says="'threads' must lie between 1 and 1024", argument="threads=100000"),
+    Case("occlusion: a shuffle of one patch", measured, says="must be at least 2", argument="shuffle=[1]"),
+    *cases(
+        MODEL_ARGS,
+        of_the_network,
+        "has no place there|must be at least 1|must be numbers of at least 0",
+        "model_args: ",
+    ),
+    Case(
+        "train: a decay at the end of the run",
+        said_of,
+        says="where no step is left",
+        fate="said",
+        argument="schedule=step|epochs=1|decay_epochs=[1]",
+    ),
+    Case(
+        "train: a decay within the warm-up",
+        said_of,
+        says="the learning rate rises to the whole lr first",
+        fate="said",
+        argument="schedule=step|epochs=2|warmup_epochs=1|warmup_lr=0|decay_epochs=[0.5]",
+    ),
+    *(
+        Case(f"auto_augment={text}", said_of, says="is not a RandAugment string", argument=f"auto_augment={text}")
+        for text in AUGMENTS
+    ),
+    Case("a preset that is null", method, says="unknown cutmix preset", argument="{name: cutmix, preset: null}"),
     *(Case(f"train: {words}", said_of, "has no effect: ", "said", words) for words in NO_EFFECT),
     *cases(
         NOT_TAKEN,
@@ -232,8 +326,9 @@ CASES = [
     *cases(IDLE, override, "has no effect here; "),
     *cases(METHODS, method, "key '.*' has no effect here; it belongs to ", "mixup="),
     *cases(IDLE_FILES, recipe, "recipe '.*mine.yaml': key '.*' has no effect here; ", "in a file: "),
-    *cases(IMPOSSIBLE, override, "is above lr|must be growing numbers up to|end before the warm-up|ema=1 never"),
+    *cases(IMPOSSIBLE, override, IMPOSSIBLE_SAYS),
     *cases(TRANSFER, transferred, "has no effect here; ", "transfer: "),
+    *cases(TRANSFER_NOT, transferred, "never leaves|averages nothing|larger than 0|leaves nothing", "transfer: "),
     *cases(["lr=1e-4|min_lr=1e-3"], transferred, "min_lr=0.001 is above", "transfer: "),
     *cases(OCCLUSION, measured, "has no effect here; ", "occlusion: "),
     *cases(EVAL, evaluated, REFUSED, "eval: "),

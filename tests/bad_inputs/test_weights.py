@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from evalkit import models
 from evalkit.cli import invoke
+from evalkit.data.transforms import eval_transform
 from evalkit.downstream.backbone import Backbone
 from evalkit.errors import EvalkitError
 from evalkit.models import create, load
@@ -17,7 +18,7 @@ from evalkit.robustness.saliency import open_saliency
 from evalkit.train.mixups.parts.teacher import Teacher
 
 from .cases import Case
-from .make import ARGS, NAME, folders, splits, training
+from .make import ARGS, NAME, folders, run_folder, splits, training
 
 KIND = "Weights that are not what the name says"
 VIT = {"depth": 1, "embed_dim": 32, "num_heads": 2}
@@ -96,6 +97,77 @@ def hub(folder, change):
     found = load(str(folder))
     assert found.network.num_classes == 3 and found.classes == ["a", "b", "c"]
     assert torch.equal(found.network.model.norm.weight, model.norm.weight)
+
+
+def hub_says(folder, config):
+    """A folder of the Hub whose config.json says this besides; what becomes of it."""
+    args = {**ARGS, **config.pop("built", {})}
+    model = timm.create_model(NAME, num_classes=3, **args)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    whole = {"architecture": NAME, "num_classes": 3, "model_args": ARGS, "label_names": ["a", "b", "c"]} | config
+    (folder / "config.json").write_text(json.dumps(whole))
+    return load(str(folder)), model
+
+
+def prepared_as_said(folder):
+    """The normalisation and the crop are those of the file, not those that timm has for the architecture."""
+    cfg = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "crop_pct": 0.7, "interpolation": "bilinear"}
+    loaded, _ = hub_says(folder, {"pretrained_cfg": cfg | {"input_size": [3, 32, 32]}})
+    assert loaded.network.mean == (0.5, 0.4, 0.3) and loaded.network.std == (0.2, 0.3, 0.4)
+    assert (
+        str(eval_transform("model", 32, loaded.network.model.pretrained_cfg))
+        == "timm's for the model (0.7, bilinear, center), 32"
+    )
+
+
+def pooled_as_said(folder):
+    loaded, model = hub_says(
+        folder,
+        {
+            "built": {"global_pool": "avg", "fc_norm": False},
+            "global_pool": "avg",
+            "model_args": ARGS | {"fc_norm": False},
+        },
+    )
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded.network(x).logits, model.eval()(x))
+
+
+def labelled_by_number(folder):
+    assert hub_says(folder, {"label_names": {"2": "c", "0": "a", "1": "b"}})[0].classes == ["a", "b", "c"]
+
+
+def two_files(folder):
+    hub_says(folder, {})
+    torch.save(timm.create_model(NAME, num_classes=3, **ARGS).state_dict(), folder / "pytorch_model.bin")
+    return "; ".join(models.describe(load(str(folder)).report))
+
+
+def of_images(folder, change):
+    """Batch norm's statistics of a residual network."""
+    state = timm.create_model("resnet10t", num_classes=2).state_dict()
+    torch.save({k: change(v) if k.endswith("running_var") else v for k, v in state.items()}, folder / "w.pth")
+    return load(str(folder / "w.pth"), model="resnet10t")
+
+
+def hidden_set(folder, content):
+    """Averaged weights that lie deeper than the raw ones."""
+    state = timm.create_model(NAME, num_classes=2, **ARGS).state_dict()
+    torch.save({"model": state} | content(state), folder / "w.pth")
+    return "; ".join(models.describe(load(str(folder / "w.pth"), model=NAME, model_args=ARGS).report))
+
+
+def read_as_another(folder, command):
+    """The same tensors under other arguments of the network: nothing made before is used again."""
+    run, data = run_folder(folder / "run"), splits(folder / "data")
+    same = [*command, str(run), "device=cpu", "workers=0"]
+    same += [f"data={data}"] if "cls" in command else ["--data", str(data / "val"), "eps=[8]"]
+    found = []
+    for more in ([], ["model_args={num_heads: 4}"]):
+        assert invoke([*same, *more, "--out", str(folder / "out")])[0] == 0
+        kind = "features/*.npz" if "cls" in command else "records/*.npz"
+        found.append(len(list((folder / "out").glob(kind))))
+    assert found[1] == 2 * found[0] > 0
 
 
 def wrong_patch(folder):
@@ -204,6 +276,13 @@ CASES = [
             "blocks.0.ls1.gamma",
             "blocks.0.attn.q_norm.weight",
             "patch_embed.norm.weight",
+            "reg_token",
+            "register_tokens",
+            "fc_norm.weight",
+            "norm_pre.weight",
+            "dist_token",
+            "head_dist.weight",
+            "pre_logits.fc.weight",
             "blocks.7.norm1.bias",
         )
     ),
@@ -248,6 +327,49 @@ CASES = [
     ),
     Case("NumPy scalars beside the weights", repaired, fate="mended", argument=scalars),
     Case("a folder of the Hugging Face Hub", hub, fate="mended", argument=lambda config: config),
+    Case("a folder of the Hub with a normalisation and a crop of its own", prepared_as_said, fate="mended"),
+    Case("a folder of the Hub that pools otherwise", pooled_as_said, fate="mended"),
+    Case("a folder of the Hub whose classes are numbered", labelled_by_number, fate="mended"),
+    Case("a folder of the Hub with two weights files", two_files, says="not pytorch_model.bin beside it", fate="said"),
+    *(
+        Case(f"a folder of the Hub with {what}", hub_says, says="config.json: `", argument=config)
+        for what, config in {
+            "two names for three outputs": {"label_names": ["a", "b"]},
+            "a name twice": {"label_names": ["a", "a", "b"]},
+            "names under other numbers": {"label_names": {"1": "a", "2": "b", "3": "c"}},
+            "a count of classes that is text": {"num_classes": "3"},
+            "a count of classes that is true": {"num_classes": True},
+            "arguments that are a list": {"model_args": [1]},
+            "a preparation that is text": {"pretrained_cfg": "x"},
+            "a mean of two colours": {"pretrained_cfg": {"mean": [0.5, 0.5]}},
+            "a deviation of 0": {"pretrained_cfg": {"std": [0.0, 0.2, 0.2]}},
+            "images of no size": {"pretrained_cfg": {"input_size": [3, 0, 0]}},
+            "images of 10^6 pixels": {"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}},
+            "an interpolation that is a number": {"pretrained_cfg": {"interpolation": 3}},
+        }.items()
+    ),
+    *(
+        Case(f"batch norm's variances {what}", of_images, says="though they are variances", argument=change)
+        for what, change in (("below 0", lambda v: -v), ("of 0", lambda v: 0 * v))
+    ),
+    *(
+        Case(
+            f"averaged weights {where}", hidden_set, says="'model' were read, not 'ema'", fate="said", argument=content
+        )
+        for where, content in (
+            ("within a mapping", lambda s: {"ema": {"module": {k: v + 1 for k, v in s.items()}, "updates": 3}}),
+            ("as a list", lambda s: {"ema": {"decay": 0.9, "shadow_params": [v + 1 for v in s.values()]}}),
+        )
+    ),
+    *(
+        Case(
+            f"the same weights with other heads of attention, {command[-1]}",
+            read_as_another,
+            fate="mended",
+            argument=command,
+        )
+        for command in (["robustness", "fgsm"], ["transfer", "cls"])
+    ),
     Case("such a folder of another library", hub, says="names no timm", argument=lambda c: {"architectures": ["ViT"]}),
     Case("such a folder with a damaged config", hub, says="names no timm", argument=lambda c: [c]),
     Case(

@@ -14,6 +14,7 @@ from evalkit import checkpoint, config, data, results
 from evalkit.errors import EvalkitError
 from evalkit.train import loop, session, snapshot
 from evalkit.train.config import TrainConfig
+from evalkit.train.network import make_network
 from evalkit.train.run import not_compiled, train
 from tests.conftest import tiny
 
@@ -136,15 +137,15 @@ def test_a_lost_loss_stops_with_the_batch_saved(tmp_path, monkeypatch):
 def test_start_from_a_checkpoint(finished, tmp_path):
     """Same classes: all weights. Another number of classes: all but the head."""
     weights = checkpoint.read_weights(finished)[0]
-    same = session.make_network(tiny(f"init={finished}"), 10).model.state_dict()
+    same = make_network(tiny(f"init={finished}"), 10).model.state_dict()
     assert all(torch.equal(same[k], v) for k, v in weights.items())
-    other = session.make_network(tiny(f"init={finished}"), 7).model.state_dict()
+    other = make_network(tiny(f"init={finished}"), 7).model.state_dict()
     assert (
         all(torch.equal(other[k], v) for k, v in weights.items() if not k.startswith("head."))
         and other["head.weight"].shape[0] == 7
     )
     with pytest.raises(EvalkitError, match="does not fit|more layers|lacks"):
-        session.make_network(tiny(f"init={finished}", "model_args={depth: 2}"), 10)
+        make_network(tiny(f"init={finished}", "model_args={depth: 2}"), 10)
 
 
 def test_restore_refuses_another_model(finished):

@@ -128,7 +128,7 @@ def create(name: str, preset: str = "default", **kwargs: Any) -> MixMethod:
     """
     cls = find(name)
     if preset not in cls.PRESETS:
-        raise unknown(f"{name} preset", preset, cls.PRESETS)
+        raise unknown(f"{name} preset", str(preset), cls.PRESETS)
     given = {**cls.PRESETS[preset], **kwargs}
     known = arguments(cls)
     for key in given:

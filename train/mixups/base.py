@@ -230,7 +230,12 @@ def checked_mix(method: MixMethod, ctx: Context, x: Tensor, y: Tensor, net: Netw
         net: The network.
     """
     name, versions = f"{type(method).__name__}.mix", (x._version, y._version)
+    looks = (
+        [outcome.kept_as_it_was(name, net), outcome.own_draws(name)] if outcome.is_first(method, "mix draws") else []
+    )
     mixed = method.mix(ctx, x, y, net)
+    for look in looks:
+        look()
     if not isinstance(mixed, Mixed):
         raise EvalkitError(f"{name} must return Mixed(x, weights), but gave {type(mixed).__name__}")
     if (x._version, y._version) != versions:

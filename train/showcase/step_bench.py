@@ -18,6 +18,7 @@ from evalkit.runtime import derive_rng
 from .. import helpers, loop, session
 from ..config import TrainConfig
 from ..mixups.base import checked_mix, checked_pick
+from ..network import make_network
 
 CLASSES = 1000
 PARTS = ("input", "mix", "forward", "backward", "update")
@@ -105,7 +106,7 @@ def synthetic(size: int, count: int, split: str) -> data.Images:
 def flops_per_image(cfg: TrainConfig) -> float:
     """Floating-point operations of a training step, per image, of the network alone: three times the forward pass."""
     # on no device: the CPU's fused attention is not counted
-    network = session.make_network(replace(cfg, init=None), CLASSES).eval().to("meta")
+    network = make_network(replace(cfg, init=None), CLASSES).eval().to("meta")
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         network(torch.zeros(1, 3, cfg.image_size, cfg.image_size, device="meta"))

@@ -10,6 +10,7 @@ from evalkit.cli import invoke
 from evalkit.errors import EvalkitError
 from evalkit.train import loop, session
 from evalkit.train.config import TrainConfig
+from evalkit.train.network import make_network
 from evalkit.train.showcase import step_bench
 
 TINY = ["model_args={depth: 2}", "batch_size=8", "micro_batch=4", "workers=0", "device=cpu", "threads=1"]
@@ -41,10 +42,10 @@ def test_costs():
         assert 0 < low <= median <= high and cost.memory is None and set(cost.parts) == set(step_bench.PARTS)
         assert all(seconds >= 0 for seconds in cost.parts.values()) and cost.parts["backward"] > 0
         # none of these methods has parameters of its own
-        assert cost.parameters == sum(p.numel() for p in session.make_network(recipe(), 1000).parameters())
+        assert cost.parameters == sum(p.numel() for p in make_network(recipe(), 1000).parameters())
     teacher = {
         "name": "attentive_cutmix",
-        "teacher": session.make_network(recipe("model=resnet10_cifar", "model_args={}"), 10),
+        "teacher": make_network(recipe("model=resnet10_cifar", "model_args={}"), 10),
     }
     taught = step_bench.bench(recipe(), [teacher], torch.device("cpu"), repeats=1)
     own, both = (cost.parameters for cost in taught)

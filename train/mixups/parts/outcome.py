@@ -1,10 +1,13 @@
 """What a method gives, looked at before it is trained on: kinds and shapes in every step, values in the first one,
 since a later look would make every step wait for the device."""
 
+import random
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evalkit.errors import EvalkitError
 
@@ -102,6 +105,52 @@ def check_values(name: str, mixed: Any, labels: Tensor) -> None:
             raise EvalkitError(f"{name} gave a mask from {least:.4g} to {most:.4g}, which is a share: 0 to 1")
 
 
+def kept_as_it_was(name: str, net: Any) -> Callable[[], None]:
+    """What looks, after a method has mixed, at what it must leave alone: the mode of the network, and whether its
+    weights are trained. Raises EvalkitError then.
+
+    Args:
+        name: The function of the method, for the error.
+        net: The network.
+    """
+    mode, trained = getattr(net, "training", None), _trained(net)
+
+    def look() -> None:
+        if getattr(net, "training", None) != mode:
+            raise EvalkitError(
+                f"{name} left the network in another mode than it was in; put it back: net.train({mode})"
+            )
+        if trained and not _trained(net):
+            raise EvalkitError(f"{name} froze the network, of which nothing could be trained; freeze a copy")
+
+    return look
+
+
+def _trained(net: Any) -> bool:
+    return isinstance(net, nn.Module) and any(p.requires_grad for p in net.parameters())
+
+
+def own_draws(name: str) -> Callable[[], None]:
+    """What looks, after a method has mixed, whether it drew from generators that no run sets: a resume would not end in
+    the same weights. Raises EvalkitError then.
+
+    Args:
+        name: The function of the method, for the error.
+    """
+    before: Any = random.getstate(), np.random.get_state(legacy=True)
+
+    def look() -> None:
+        own: Any = random.getstate()
+        numpys: Any = np.random.get_state(legacy=True)
+        if own != before[0] or numpys[2] != before[1][2] or not np.array_equal(numpys[1], before[1][1]):
+            raise EvalkitError(
+                f"{name} draws from {'`random`' if own != before[0] else '`numpy.random`'}, which no run sets, so that"
+                " none could be repeated or resumed; draw from ctx.rng"
+            )
+
+    return look
+
+
 def is_first(method: Any, what: str) -> bool:
     """Whether a method's output is looked at for the first time.
 
@@ -147,6 +196,10 @@ def check_sums(name: str, weights: Tensor, row_sum: float | None) -> None:
         weights: Label weights, (M, B).
         row_sum: What rows add up to; None: anything, and weights below 0 as well.
     """
+    if row_sum is not None and (isinstance(row_sum, bool) or not isinstance(row_sum, int | float)):
+        raise EvalkitError(
+            f"`row_sum` is a number, or None for anything at all, but {name.partition('.')[0]} has {row_sum!r}"
+        )
     sums = weights.detach().double().sum(1)
     if not bool(torch.isfinite(sums).all()):
         raise EvalkitError(f"{name} gave label weights that are not finite")

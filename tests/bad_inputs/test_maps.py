@@ -1,0 +1,137 @@
+"""Label maps that hold other labels than they seem to, and files that are neither image nor map."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evalkit.downstream.readers_seg import seg_folders
+
+from .cases import Case
+from .make import put
+
+KIND = "Label maps that are read as other labels, or not at all"
+SIZE = 32
+
+
+def whole(folder, classes="abcd"):
+    """A set of two images a split that has nothing wrong; every map holds every class."""
+    for split in ("train", "val"):
+        for i in range(2):
+            put(folder / "images" / split / f"{i}.png", i + 10 * (split == "val"), size=SIZE)
+            path = folder / "masks" / split / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(labels()).save(path)
+    (folder / "classes.txt").write_text("\n".join(classes))
+    return folder
+
+
+def labels():
+    return (np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % 4).astype(np.uint8)
+
+
+def few_bits(path, bits):
+    """A grey PNG of 1, 2 or 4 bits, as some tools write small label sets."""
+    rows = b"".join(
+        b"\0"
+        + bytes(int("".join(f"{v:0{bits}b}" for v in row[i : i + 8 // bits]), 2) for i in range(0, SIZE, 8 // bits))
+        for row in labels() % 2**bits
+    )
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
+    head = struct.pack(">IIBBBBB", SIZE, SIZE, bits, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def met(folder, change):
+    """(what is done to a label map, of which split, how many classes there are)."""
+    save, split, classes = change
+    whole(folder, [f"c{i}" for i in range(classes)])
+    for path in sorted((folder / "masks" / split).iterdir()):
+        save(path)
+    return "; ".join(seg_folders(folder).notes)
+
+
+def saved(change, kind="PNG"):
+    return lambda path: Image.fromarray(change(labels())).save(path, kind)
+
+
+def constant(value):
+    return saved(lambda map: np.full_like(map, value))
+
+
+def palette(path):
+    image = Image.fromarray(labels(), "P")
+    image.putpalette([7 * i % 256 for i in range(768)])
+    image.save(path, bits=2, transparency=0)
+
+
+def same_labels(folder):
+    """Labels of a palette stay what they are, however few bits they have."""
+    assert met(folder, (palette, "train", 4)) == ""
+
+
+def beside(folder, name):
+    path = whole(folder) / name
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(labels()).save(path)
+    return "; ".join(seg_folders(folder).notes)
+
+
+REFUSED = {
+    "grey of 4 bits": (lambda path: few_bits(path, 4), "grey of less than 8 bits"),
+    "grey of 2 bits": (lambda path: few_bits(path, 2), "grey of less than 8 bits"),
+    "grey of 1 bit": (lambda path: few_bits(path, 1), "has mode 1"),
+    "a JPEG called .png": (saved(lambda m: m * 40, "JPEG"), "a file of JPEG called .png"),
+    "a GIF called .png": (saved(lambda m: m, "GIF"), "a file of GIF called .png"),
+    "a BMP called .png": (saved(lambda m: m, "BMP"), "a file of BMP called .png"),
+    "a TIFF called .png": (saved(lambda m: m, "TIFF"), "a file of TIFF called .png"),
+    "16 bits": (saved(lambda m: m.astype(np.uint16)), "has mode I;16"),
+    "colours": (saved(lambda m: np.stack([m] * 3, 2)), "has mode RGB"),
+    "grey and alpha": (saved(lambda m: np.stack([m] * 2, 2)), "has mode LA"),
+    "nothing but 255": (constant(255), "label map holds any of the 200 classes"),
+    "labels one too high": (saved(lambda m: m + 197), "holds the label 200"),
+    "another size": (saved(lambda m: m[:16]), "is 32x16 pixels"),
+}
+CASES = [
+    *(
+        Case(f"{what}, {split}", met, says=says, argument=(save, split, 200))
+        for what, (save, says) in REFUSED.items()
+        for split in ("train", "val")
+    ),
+    Case("a palette of 2 bits with a transparent colour", same_labels, fate="mended"),
+    Case(
+        "a single class in every map",
+        met,
+        "holds 3 of the 4 classes, so they cannot",
+        "said",
+        (constant(0), "train", 4),
+    ),
+    Case(
+        "a class that no validation map holds",
+        met,
+        "holds 3 of the 4 classes, so they are not",
+        "said",
+        (constant(1), "val", 4),
+    ),
+    *(
+        Case(f"{what}", beside, says=f"1 entries of {folder} are not used", fate="said", argument=name)
+        for what, name, folder in (
+            ("a label map without an image", "masks/val/7.png", "masks/val"),
+            ("an image in a folder within", "images/train/more/7.png", "images/train"),
+            ("an image of another kind", "images/val/7.tif", "images/val"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bad_input(case, tmp_path):
+    case.check(tmp_path)
+
+
+def test_a_set_with_nothing_wrong_has_no_notes(tmp_path):
+    assert seg_folders(whole(tmp_path)).notes == []
