@@ -10,7 +10,8 @@ writes on both sides of it. There, what writes is killed; of two processes, at s
 checkpoint, also a data worker. After each
 kill no process of the command may be left after 10 seconds, and a command whose rank or worker was killed must say so
 in one line; then it is repeated (with --resume where it has that) and must end with exit code 0 in time, with the same
-bytes of weights and training state, and the same records but for their seconds.
+bytes of weights and training state, and the same records but for their seconds. Each row names the commit of the code
+that was killed; the earliest, which were recorded without, the commit that they came with.
 
 To spare the imports, a command and the processes that it launches run in forks of this process, which has imported
 everything and computed nothing; what they are compared with is started anew.
@@ -36,6 +37,8 @@ from pathlib import Path
 
 import psutil
 import torch
+
+from evalkit.runtime import commit
 
 try:
     from .killing import FORK, command, differing, family, left_behind, orphans, pick
@@ -280,6 +283,7 @@ def main() -> None:
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     os.environ["OMP_NUM_THREADS"] = "1"
+    code_of = commit()
     work = Path(tempfile.mkdtemp(prefix="kills-"))
     import_all()
     bench = Bench(work, {})
@@ -294,7 +298,7 @@ def main() -> None:
         assert code == 0, text
         rng = random.Random(f"{args.seed} {len(rows)}")
         for name, i, who, at in plans(bench, set(args.only.split(",")) - {""}, args.random, args.placed, rng, rows):
-            row = {"case": name, **case(bench, i, who, at, rng)}
+            row = {"case": name, **case(bench, i, who, at, rng), "commit": code_of}
             rows.append(row)
             print(json.dumps(row), flush=True)
             if args.out:
@@ -316,6 +320,7 @@ def write(out: Path, rows: list[dict]) -> None:
         "of": dict(sorted(Counter(row["job"] for row in rows).items())),
         "struck": dict(sorted(Counter(row["who"] for row in rows if row["struck"]).items())),
         "faults": sum(bool(row["fault"]) for row in rows),
+        "commits": dict(Counter(str(row["commit"]) for row in rows)),
         "gone_after_at_most": max((row["gone_after"] for row in rows), default=0.0),
     }
     lines = ",\n  ".join(json.dumps(row) for row in rows)

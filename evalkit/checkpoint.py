@@ -88,13 +88,27 @@ def save(
         os.replace(temporary, folder)
         sync_folder(folder.parent)
         link(run, "last", folder)
-    except OSError as e:
-        raise EvalkitError(
-            f"cannot write checkpoint {folder}: {e.strerror or e}; earlier checkpoints are intact"
-        ) from e
+    except (OSError, EvalkitError) as e:
+        raise EvalkitError(unwritten(e, folder, run)) from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def unwritten(e: BaseException, path: Path, run: Path) -> str:
+    """The line for a checkpoint that could not be written.
+
+    Args:
+        e: The system's error, or what `write_atomic` made of it.
+        path: The checkpoint.
+        run: The run folder.
+    """
+    cause = e if isinstance(e, OSError) or e.__cause__ is None else e.__cause__
+    why = getattr(cause, "strerror", None) or " ".join(str(cause).split())
+    return (
+        f"cannot write checkpoint {path}: {why}; what was saved before is intact: free some space, then continue with"
+        f" --resume {run}"
+    )
 
 
 def link(run: Path, name: str, folder: Path) -> None:

@@ -6,6 +6,9 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+GONE = "another process of this run ended before it was done"  # what others say of a process that failed
+# how torch says that the processes of a run hold different networks
+OTHER_PARAMETERS = ("of the same param in process", "expects same model across all ranks")
 LIBRARIES = ("site-packages", "dist-packages")
 
 
@@ -32,13 +35,25 @@ def explained(e: BaseException) -> str | None:
         )
     if isinstance(e, RuntimeError) and "gloo" in str(e) and "Connection closed by peer" in str(e):
         return (
-            "another process of this run ended before it was done, without an error of its own; code of yours that ends"
-            " a process (sys.exit) must end none of several"
+            f"{GONE}, without an error of its own; code of yours that ends a process (sys.exit) must end none of"
+            " several"
         )
-    if isinstance(e, RuntimeError) and "of the same param in process" in str(e):
+    if isinstance(e, RuntimeError) and ("Timed out waiting" in str(e) or "collective mismatch" in str(e)):
+        return (
+            f"the processes of this run wait for one another, or exchange different things ({str(e).split('] ')[-1]});"
+            " one of them hangs, or code of yours, a mixup perhaps, calls torch.distributed in some of them only; what"
+            " was saved is intact and continues with --resume"
+        )
+    if isinstance(e, RuntimeError) and "finished reduction in the prior iteration" in str(e):
+        return (
+            "the loss of a process did not depend on every parameter that is trained; a method's loss must come of the"
+            " same pass through the network in each process, and a method whose own parameters take part in some steps"
+            " only says so by `uses_all_parameters = False`"
+        )
+    if isinstance(e, RuntimeError) and any(words in str(e) for words in OTHER_PARAMETERS):
         return (
             "the processes of this run have parameters of other shapes or numbers; a method must make the same ones in"
-            " each process, whatever its rank is"
+            " each process, and train or freeze them alike, whatever its rank is"
         )
     if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(e):
         return "memory ran out; give a smaller forward_batch, batch_size or micro_batch, or fewer workers"

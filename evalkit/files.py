@@ -102,6 +102,25 @@ def _opened(path: Path) -> IO[bytes]:
     return file
 
 
+def append(file: int, line: bytes, alone: bool = True) -> None:
+    """Append a line to a file. Where not all of it fits, none of it stays.
+
+    Args:
+        file: The descriptor of the file, opened to append.
+        line: With its newline.
+        alone: Nobody else appends at this moment.
+    """
+    size, left = os.fstat(file).st_size, memoryview(line)
+    try:
+        while left:
+            left = left[os.write(file, left) :]
+    except OSError:
+        if alone:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file, size)
+        raise
+
+
 def locked(file: IO[bytes] | int, wait: bool = False) -> bool:
     """Whether an open file or folder is now locked by this process; False on a file system without locks as well.
 

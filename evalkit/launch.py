@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .errors import EvalkitError
+from .errors import GONE, EvalkitError
 from .nodes import Meeting
 
 # environment variable: the folder in which each process of a launch leaves its exit code and error
@@ -19,6 +19,7 @@ PARENT = "EVALKIT_PARENT"  # the process that launched them
 # Python finds evalkit where this process found it, and nothing in the working directory: no torch.py of the user's
 COMMAND = ["-P", "-c", "import sys; sys.path.append({root!r}); from evalkit.cli import main; main()"]
 FAILED = 1
+AFTER_FAILURE = 30.0  # seconds that torchrun gives the others to end when one has failed, whatever it is told
 
 
 def spawn(processes: int, argv: list[str], meeting: Meeting | None = None) -> int:
@@ -68,18 +69,24 @@ def spawn(processes: int, argv: list[str], meeting: Meeting | None = None) -> in
     # Killed from outside: the cause of what the others say about their connection to it. Those that torchrun ended,
     # since another failed, end by SIGTERM, or by SIGKILL when it has waited.
     told, stopped_by_us = {end["rank"] for end in ends}, {-signal.SIGTERM}
-    if waited >= float(os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]):
+    if waited >= min(AFTER_FAILURE, float(os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])):
         stopped_by_us.add(-signal.SIGKILL)
     for rank, failure in sorted(failures.items()):
         if rank not in told and failure.exitcode not in stopped_by_us:
             how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+            if failure.exitcode == -signal.SIGABRT:  # by the library of the exchanges, whose own words are above
+                raise EvalkitError(
+                    f"process {rank} of {processes} was aborted by a library (its words stand above), and the others"
+                    " were stopped; most often the processes exchange different things, since code of yours, a mixup"
+                    " perhaps, calls torch.distributed in some of them only, or one of them hangs"
+                )
             raise EvalkitError(
                 f"process {rank} of {processes} ended with {how} without an error of its own, and the others were"
                 " stopped; if memory ran out, use fewer processes or a smaller micro_batch"
             )
     errors = [end["message"] for end in ends if end["code"] == FAILED]
-    if errors:  # the first is the cause; those after it are mostly about the connection to the process that was gone
-        raise EvalkitError(errors[0])
+    if errors:  # the first is the cause; others are mostly about the connection to the process that was gone
+        raise EvalkitError(min(errors, key=lambda error: error.startswith(GONE)))
     if stopped is not None and len(ends) < processes:
         return 128 + stopped
     return min(((end["rank"], end["code"]) for end in ends), default=(0, FAILED))[1]

@@ -11,9 +11,11 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from .errors import EvalkitError
+from .files import append
 from .runtime import is_main, write_atomic
 from .text import plain, say
-from .tracking import Tracker, trackers
+from .tracking import Tracker, failed, trackers
 
 UNREADABLE = float("inf")  # the step of a line that is none
 
@@ -46,7 +48,7 @@ class Logger:
             bad = steps[:-1].count(UNREADABLE)  # the last may be half a line, written as the process died
             if bad:
                 warnings.warn(f"{path}: {bad} lines that are no log lines were dropped", stacklevel=2)
-        self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - lives as long as the run
+        self.file = open(path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
         self.shown = trackers(run, start, track, config or {})
         self.start, self.total, self.began = start, total, time.monotonic()
         self.bar: Progress | None = None
@@ -61,7 +63,14 @@ class Logger:
         """Record `values` after `step` steps and show `note`."""
         if not self.active:
             return
-        self.file.write(json.dumps({"step": step, **values}, sort_keys=True) + "\n")
+        line = json.dumps({"step": step, **values}, sort_keys=True) + "\n"
+        try:
+            append(self.file.fileno(), line.encode())
+        except OSError as e:
+            raise EvalkitError(
+                f"cannot write {self.file.name}: {e.strerror}; what was saved is intact: free some space, then continue"
+                f" with --resume {Path(self.file.name).parent}"
+            ) from e
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         self._hand_on(lambda tracker: tracker.log(step, numbers))
         left = (time.monotonic() - self.began) / max(step - self.start, 1) * (self.total - step)
@@ -103,8 +112,7 @@ class Logger:
                 to(tracker)
             except Exception as e:  # whatever a client raises: a server that went away, a full disk
                 self.shown.remove(tracker)
-                why = " ".join(str(e).split()) or type(e).__name__
-                warnings.warn(f"{tracker.name} shows nothing from here on ({why}); log.jsonl has it all", stacklevel=3)
+                warnings.warn(f"{failed(tracker.name, e)}; log.jsonl has it all", stacklevel=3)
 
 
 def _step(line: bytes) -> float:

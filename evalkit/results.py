@@ -1,8 +1,6 @@
 """Results on disk: every run appends one JSON line to `results.jsonl` that says what was measured and how the number
 was made (see `evalkit.records`)."""
 
-import contextlib
-import fcntl
 import json
 import os
 import warnings
@@ -11,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import EvalkitError
-from .files import sync_folder
+from .files import append as append_line
+from .files import locked, sync_folder
 from .records import DATA_KEYS, Record, check, make_record, plain, settings, upgraded
 
 __all__ = ["FILE", "append", "check", "latest", "make_record", "read", "scan", "settings"]
@@ -22,8 +21,8 @@ FILE = "results.jsonl"
 
 def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
     """Append a record to results.jsonl as one line, in one write, and force it to disk. Safe for several processes at
-    once; a crash in the middle can lose this line only. Raises EvalkitError where the folder cannot be written,
-    ValueError for a bad record.
+    once; a crash in the middle can lose this line only, and a full disk leaves none of it. Raises EvalkitError where
+    the folder cannot be written, ValueError for a bad record.
 
     Args:
         out_dir: The folder of results.jsonl, made where it is not there.
@@ -36,21 +35,20 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks: O_APPEND alone keeps the lines whole
-                fcntl.flock(fd, fcntl.LOCK_EX)
+            alone = locked(fd, wait=True)  # on a file system without locks, O_APPEND alone keeps the lines whole
             size = os.fstat(fd).st_size
             # a crash left half a line: close it, so that this record stands on its own
             if size and os.pread(fd, 1, size - 1) != b"\n":
                 line = b"\n" + line
-            written = os.write(fd, line)
+            append_line(fd, line, alone)
             os.fsync(fd)
         finally:
             os.close(fd)
         sync_folder(path.parent)
     except OSError as e:
-        raise EvalkitError(f"cannot write {path}: {e.strerror or e}; choose another output folder with --out") from e
-    if written != len(line):
-        raise EvalkitError(f"cannot write {path}: no space left for the whole record; free some space and run again")
+        raise EvalkitError(
+            f"cannot write {path}: {e.strerror or e}; free some space or choose another output folder with --out"
+        ) from e
 
 
 def holds(out_dir: str | Path, record: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from .errors import EvalkitError
 
 T = TypeVar("T", bound=keys.Keys)
 LOCK = "run.lock"
+ALMOST_FULL = 2**20  # bytes that are left of a disk
 SAVED = ("checkpoints", "crash", "results.jsonl")  # what a run folder is kept for
 
 
@@ -43,6 +44,11 @@ def make(folder: Path) -> None:
         raise EvalkitError(f"cannot create {folder}: {e.strerror}; choose another --out") from e
 
 
+def full(folder: str | Path) -> bool:
+    """Whether the disk of a folder has hardly any space left."""
+    return shutil.disk_usage(folder).free < ALMOST_FULL
+
+
 @contextlib.contextmanager
 def claimed(run: Path, job: str, *, new: bool) -> Iterator[None]:
     """Inside, the run folder belongs to this process, the main one of its command.
@@ -58,24 +64,30 @@ def claimed(run: Path, job: str, *, new: bool) -> Iterator[None]:
     """
     made = [p for p in (run, *run.parents) if not p.exists()]  # the innermost first
     before = list(run.iterdir()) if not made else []
-    if new:
-        refuse(run)
-        make(run)
-    lock = _lock(run, job)
+    lock = None
     try:
+        if new:
+            refuse(run)
+            make(run)
+        lock = _lock(run, job)
         if new:
             refuse(run)  # another process may have been quicker
         yield
-    except BaseException:
-        if new and not any((run / name).exists() for name in SAVED) and not _logged(run):
+    except BaseException as e:
+        unnamed = lock and isinstance(e, OSError) and e.filename is None and full(run)
+        if lock and new and not any((run / name).exists() for name in SAVED) and not _logged(run):
             _remove(run, before)
+        if unnamed and isinstance(e, OSError):  # of a file that a library keeps there
+            raise OSError(e.errno, e.strerror, str(run)) from e
         raise
     finally:
         with contextlib.suppress(OSError):
-            (run / LOCK).unlink(missing_ok=True)
+            if lock:
+                (run / LOCK).unlink(missing_ok=True)
             for folder in made:
                 folder.rmdir()  # those that stayed empty
-        lock.close()
+        if lock:
+            lock.close()
 
 
 def _logged(run: Path) -> bool:
@@ -97,7 +109,7 @@ def _lock(run: Path, job: str) -> IO[str]:
         try:
             file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - held open as long as the run
         except OSError as e:
-            raise EvalkitError(f"cannot write to {run}: {e.strerror}; choose another --out") from e
+            raise EvalkitError(f"cannot write to {run}: {e.strerror}; make it writable, or choose another --out") from e
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as e:
@@ -123,9 +135,15 @@ def _lock(run: Path, job: str) -> IO[str]:
             f"{run} is in use by {_holder(path)}, or was when that machine stopped; if nothing works in it there any"
             f" more, remove {path} and try again"
         )
-    file.truncate(0)
-    file.write(f"{host} {os.getpid()} {job}\n")
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(f"{host} {os.getpid()} {job}\n")
+        file.flush()
+    except OSError as e:
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it tries again
+            file.close()
+        raise EvalkitError(f"cannot write {path}: {e.strerror}; free some space or choose another --out") from e
     return file
 
 

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,9 @@ def seed_torch(*keys: str | int) -> None:
 
 # ---- device and processes
 
+# that a process waits for the others in an exchange before it says so and ends: more than what the first does alone
+TIMEOUT = timedelta(minutes=30)
+
 
 def pick_device(name: str | None = None) -> torch.device:
     """`name`, or this process's GPU where one is there, else the CPU. Raises EvalkitError for a GPU that is not there
@@ -92,7 +96,7 @@ def init_processes(device: torch.device) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
 
 
 def leave_processes() -> None:

@@ -2,6 +2,8 @@
 them, each through its own client, the same name for the same value."""
 
 import json
+import threading
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,7 +47,11 @@ def trackers(run: Path, start: int, track: str | None, config: Mapping[str, Any]
 
     Raises EvalkitError where the client is not installed or refuses to begin.
     """
-    found: list[Tracker] = [_TensorBoard(run, start)]
+    found: list[Tracker] = []
+    try:
+        found.append(_TensorBoard(run, start))
+    except Exception as e:  # a full disk, as its own files' errors
+        warnings.warn(f"{failed(_TensorBoard.name, e)}; log.jsonl has it all", stacklevel=2)
     if track is not None:
         makers: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {"wandb": _Wandb, "mlflow": _MLflow}
         try:
@@ -60,12 +66,23 @@ def trackers(run: Path, start: int, track: str | None, config: Mapping[str, Any]
     return found
 
 
+def failed(name: str, e: BaseException) -> str:
+    """What a tracker that failed is said to do.
+
+    Args:
+        name: The tracker's.
+        e: What its client raised.
+    """
+    return f"{name} shows nothing from here on ({' '.join(str(e).split()) or type(e).__name__})"
+
+
 class _TensorBoard:
     name = "TensorBoard"
 
     def __init__(self, run: Path, start: int):
         from torch.utils.tensorboard import SummaryWriter
 
+        self.before, threading.excepthook = threading.excepthook, self._met
         # it drops that step and what follows; a resume does those behind `start` again, as log.jsonl has it
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
 
@@ -75,6 +92,12 @@ class _TensorBoard:
 
     def close(self) -> None:
         self.writer.close()
+        threading.excepthook = self.before
+
+    def _met(self, e: threading.ExceptHookArgs) -> None:
+        """Pass on what a thread met. What TensorBoard's writer did, a full disk, the next call raises too."""
+        if not type(e.thread).__module__.startswith("tensorboard."):
+            self.before(e)
 
 
 class _Wandb:

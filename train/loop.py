@@ -271,13 +271,20 @@ def forward(s: Session, module: torch.nn.Module, ctx: Context, batch: Batch) -> 
         batch: Images (B, C, H, W) and labels (B,) as `prepare` gives them.
     """
     cfg = s.cfg
-    if not s.trainee.training:  # going through all modules in every step costs a millisecond of the host
+    if not (
+        s.trainee.training and s.network.model.training
+    ):  # going through all modules in every step costs a millisecond of the host
         s.trainee.train()
     x, y = prepare(s, batch, ctx)
     seed_torch(cfg.seed, "model", batch.step, batch.group)  # dropout, stochastic depth
     dtype = AMP_DTYPES[cfg.amp]
     with s.batchnorm.micro_batch(), torch.autocast(s.device.type, dtype=dtype, enabled=dtype is not None):
-        return module(ctx, x, y)
+        loss: Tensor = module(ctx, x, y)
+    if not (s.network.training and s.network.model.training):
+        raise EvalkitError(
+            f"{type(s.method).__name__} leaves the network in evaluation mode; it must put it back with net.train()"
+        )
+    return loss
 
 
 def uploaded(s: Session, batch: Batch) -> Tensor:

@@ -4,17 +4,21 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
 from evalkit import checkpoint, config
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
-from evalkit.runtime import is_main
+from evalkit.runtime import is_main, world_size
 
 from . import fsdp
 from .helpers import teachers
 from .session import Session, method_name
+
+SAME = 1e-6  # how far sums may be apart, relative: of the same weights on GPUs of different kinds
 
 
 def save(s: Session, run: Path) -> Path | None:
@@ -25,6 +29,7 @@ def save(s: Session, run: Path) -> Path | None:
         s: The run.
         run: The run folder.
     """
+    check_same(s)
     networks = s.networks()
     state: dict[str, Any] = {
         "step": s.step,
@@ -43,6 +48,31 @@ def save(s: Session, run: Path) -> Path | None:
     if not is_main():
         return None
     return checkpoint.save(run, s.step, weights["raw"], weights.get("ema"), state, meta(s))
+
+
+def check_same(s: Session) -> None:
+    """Raise EvalkitError, in every process, unless all hold the same weights and the same state of the method: the
+    checkpoint would be that of the first alone, and the run another one than it says. A split network is nowhere
+    held twice.
+
+    Args:
+        s: The run.
+    """
+    if world_size() == 1 or s.cfg.fsdp:
+        return
+    held = {name: t for name, t in s.trainee.state_dict().items() if isinstance(t, Tensor)}
+    sums = [(t.sum(dtype=torch.float64), t.double().abs().sum()) for t in held.values()]
+    low_high = torch.stack([torch.stack(pair) for pair in sums]).nan_to_num()
+    low_high = torch.stack([-low_high, low_high])
+    dist.all_reduce(low_high, dist.ReduceOp.MAX)
+    spread = (low_high[0] + low_high[1]) / low_high[1].abs().clamp(min=1)
+    differ = [name for name, far in zip(held, (spread > SAME).any(1).tolist()) if far]
+    if differ:
+        named = ", ".join([*differ[:3], *(["..."] if len(differ) > 3 else [])])
+        raise EvalkitError(
+            f"at step {s.step} the processes hold different values of {named}; code of yours, a mixup perhaps, changes"
+            " them in some of the processes only and must do the same in each; what was saved before is intact"
+        )
 
 
 def meta(s: Session) -> dict[str, Any]:

@@ -4,9 +4,11 @@ checkpoints/step-000001234.pth          loads with weights_only=True, and in mm'
 checkpoints/step-000001234.pth.sha256   what `sha256sum -c` reads
 """
 
+import contextlib
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from evalkit.checkpoint import canonical
+from evalkit.checkpoint import canonical, unwritten
 from evalkit.errors import EvalkitError
 from evalkit.runtime import is_main, sha256_file, sync_folder, write_atomic
 
@@ -46,21 +48,16 @@ def save(runner: Runner, run: Path, step: int, keep: int) -> None:
     """
     folder = run / "checkpoints"
     partial, path = folder / ".partial", folder / f"step-{step:09d}.pth"
-    try:
+    with _saved(path, partial, run):
         folder.mkdir(exist_ok=True)
         runner.save_checkpoint(str(folder), partial.name, meta={"epoch": 0, "iter": step}, by_epoch=False)
-    except OSError as e:
-        raise EvalkitError(
-            f"cannot write a checkpoint to {folder}: {e.strerror or e}; earlier checkpoints are intact; free some"
-            " space and resume"
-        ) from e
-    if not is_main():
-        return
-    _flush(partial)
-    line = f"{sha256_file(partial)}  {path.name}\n"
-    write_atomic(path.with_name(path.name + SUFFIX), lambda f: f.write(line.encode()))
-    os.replace(partial, path)
-    sync_folder(folder)
+        if not is_main():
+            return
+        _flush(partial)
+        line = f"{sha256_file(partial)}  {path.name}\n"
+        write_atomic(path.with_name(path.name + SUFFIX), lambda f: f.write(line.encode()))
+        os.replace(partial, path)
+        sync_folder(folder)
     prune(run, path, keep)
 
 
@@ -89,17 +86,31 @@ def save_best(runner: Runner, path: Path, step: int) -> None:
         step: The step that the weights are of.
     """
     partial = path.with_name(f".{path.name}.partial")
-    runner.save_checkpoint(
-        str(path.parent),
-        partial.name,
-        save_optimizer=False,
-        save_param_scheduler=False,
-        meta={"iter": step},
-        by_epoch=False,
-    )
-    _flush(partial)
-    os.replace(partial, path)
-    sync_folder(path.parent)
+    with _saved(path, partial, path.parent):
+        runner.save_checkpoint(
+            str(path.parent),
+            partial.name,
+            save_optimizer=False,
+            save_param_scheduler=False,
+            meta={"iter": step},
+            by_epoch=False,
+        )
+        _flush(partial)
+        os.replace(partial, path)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _saved(path: Path, partial: Path, run: Path) -> Iterator[None]:
+    """Around the writing of a checkpoint: what there is of one that could not be written goes."""
+    try:
+        yield
+    except (OSError, EvalkitError) as e:
+        if is_main():
+            partial.unlink(missing_ok=True)
+            if not path.exists():
+                path.with_name(path.name + SUFFIX).unlink(missing_ok=True)
+        raise EvalkitError(unwritten(e, path, run)) from e
 
 
 def _flush(path: Path) -> None:

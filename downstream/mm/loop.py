@@ -19,6 +19,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, Runner
 
 from evalkit.errors import EvalkitError
+from evalkit.files import append
 from evalkit.guard import Guard
 from evalkit.logger import Logger
 from evalkit.runtime import is_main, rank, world_size, write_atomic
@@ -233,8 +234,8 @@ class EvalkitLoop(BaseLoop):
             return
         path, (name, value) = self.folder / VALIDATED, next(iter(found.items()))
         before = path.read_bytes().splitlines() if path.exists() else []
-        with open(path, "a", encoding="utf-8") as f:
-            f.write(json.dumps({"step": self._iter, **found}) + "\n")
+        with open(path, "ab", buffering=0) as f:
+            append(f.fileno(), (json.dumps({"step": self._iter, **found}) + "\n").encode())
         if all(not value <= best for line in before if isinstance(best := _line(line).get(name), int | float)):
             checkpoints.save_best(self.runner, self.folder / BEST, self._iter)
 

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import sys
+import tempfile
 import traceback
 import warnings
 from typing import Any
@@ -61,11 +62,11 @@ def _explain(e: Exception) -> str:
         )
     if line := explained(e):
         return line
-    if isinstance(e, OSError) and e.errno == errno.ENOSPC:
-        return (
-            f"no space left on the disk{f' of {e.filename}' if e.filename else ''}; free some, or choose another folder"
-            " with --out"
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = (
+            f"of {e.filename}" if e.filename else f"of its folder, of {tempfile.gettempdir()} or of what it prints into"
         )
+        return f"no space left on the disk {where} ({e.strerror}); free some, or choose another folder with --out"
     if isinstance(e, OSError) and e.errno is not None and e.filename is not None:
         return f"{e.filename}: {e.strerror}"
     return in_short(e) if own_code(e) else f"{in_short(e)} (for the traceback set {DEBUG}=1)"

@@ -1,5 +1,6 @@
 """`evalkit study list | show | run | status | report`."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -141,8 +142,17 @@ def study_run(
             said = reuse.changed(folder, plan.read(folder), identity)
             said += reuse.take(folder, made, use, identity) if use else []
         say(*said)
-        engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
-    return _ended(folder)
+        code = engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
+    ended = _ended(folder)
+    for place in (folder, tempfile.gettempdir()) if ended else ():
+        if run_folder.full(place):  # so that neither Snakemake nor a job may have been able to say so
+            raise EvalkitError(f"no space left on the disk of {place}; free some and run the study again: it goes on")
+    if code and {plan.state(folder, job)["state"] for job in plan.read(folder).jobs} <= {"done", "waiting"}:
+        raise EvalkitError(
+            f"Snakemake ended with exit code {code} before a job began or failed; the newest file in"
+            f" {folder}/.snakemake/log says more"
+        )
+    return ended
 
 
 @app.command("status")

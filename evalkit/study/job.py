@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import EvalkitError
 from ..files import write_atomic
 from . import devices, plan
 
@@ -146,5 +147,22 @@ def prune(run: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def main(folder: Path, id: str) -> int:
+    """`run`, with a line for what it cannot write: the study's other jobs go on, and Snakemake prints it.
+
+    Args:
+        folder: The study's folder.
+        id: Of the job in its plan.
+    """
+    try:
+        return run(folder, id)
+    except EvalkitError as e:
+        said = str(e)
+    except OSError as e:
+        said = f"cannot write {e.filename or folder}: {e.strerror or e}"
+    print(f"error: job {id}: {said}", file=sys.stderr)
+    return 1
+
+
 if __name__ == "__main__":
-    sys.exit(run(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,12 +192,17 @@ def test_a_damaged_checkpoint_is_passed_over_or_named(finished, tmp_path, harm):
 @needs_mm
 def test_a_full_disk_is_one_line(weights, shapes, tmp_path, monkeypatch):
     engine = importlib.import_module("evalkit.downstream.mm.engine")
-    full = OSError(28, "No space left on device")
-    monkeypatch.setattr(engine.Runner, "save_checkpoint", lambda *args, **kwargs: (_ for _ in ()).throw(full))
+
+    def half(runner, folder, name, **_):
+        (Path(folder) / name).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine.Runner, "save_checkpoint", half)
     with pytest.raises(
-        EvalkitError, match="cannot write a checkpoint to .*: No space left on device; earlier checkpoints are intact"
+        EvalkitError, match="cannot write checkpoint .*: No space left on device; what was saved before is intact"
     ):
         transfer(seg.TASK, str(weights), loaded("digits-scenes", f"data={shapes}", *TINY), tmp_path / "run")
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []  # nor the half that took the last of the space
 
 
 @needs_mm

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -285,12 +286,14 @@ def test_usage_errors_are_one_line_and_exit_with_1(calls, words, message):
         (
             OSError(errno.ENOSPC, "No space left on device", "runs/x"),
             1,
-            "no space left on the disk of runs/x; free some, or choose another folder with --out",
+            "no space left on the disk of runs/x (No space left on device); free some, or choose another folder with"
+            " --out",
         ),
         (
-            OSError(errno.ENOSPC, "No space left on device"),
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
             1,
-            "no space left on the disk; free some, or choose another folder with --out",
+            f"no space left on the disk of its folder, of {tempfile.gettempdir()} or of what it prints into (Disk quota"
+            " exceeded); free some, or choose another folder with --out",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "runs"), 1, "runs: Permission denied"),
         (

@@ -45,6 +45,14 @@ def test_unknown():
         ("[/x/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:31954.", "another process of this"),
         ("[1]: params[20] in this process with sizes [3] appears not to match sizes of the same param in process 0.",
          "parameters of other shapes"),
+        ("DDP expects same model across all ranks, but Rank 1 has 19 params, while rank 0 has inconsistent 20 params.",
+         "parameters of other shapes"),
+        ("[/x/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 15000ms for recv operation to complete",
+         "exchange different things (Timed out waiting 15000ms for recv operation to complete); one of them hangs"),
+        ("[enforce fail at /x/pair.cc:464] op.preamble.length <= op.nbytes. 58124 vs 4. Received data size doesn't"
+         " match expected size. Is there a distributed collective mismatch in your code?",
+         "calls torch.distributed in some"),
+        ("Expected to have finished reduction in the prior iteration before starting a new one.", "did not depend on"),
     ],
 )  # fmt: skip
 def test_what_processes_say_of_one_another(message, line):

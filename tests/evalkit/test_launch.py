@@ -12,6 +12,7 @@ import pytest
 import torch.distributed as dist
 
 from evalkit import cli, launch
+from evalkit.errors import GONE
 from evalkit.runtime import leave_processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,9 +70,11 @@ code, message, wait = todo[rank]
 if code == "stop":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(launch.leave(2, "")))
     open(f"ready-{rank}", "w").close()
+if code == "hang":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 time.sleep(wait)
-if code == "kill":
-    os.kill(os.getpid(), 9)
+if code in ("kill", "abort"):
+    os.kill(os.getpid(), {"kill": 9, "abort": 6}[code])
 sys.exit(launch.leave(code, message))
 """
 PARENT = """
@@ -95,6 +98,9 @@ except EvalkitError as e:
         ([(0, "", 20), (1, "no such folder", 0)], "error no such folder"),
         ([(1, "connection lost", 0.5), (1, "the cause", 0)], "error the cause"),
         ([(0, "", 20), ("kill", "", 0)], "error process 1 of 2 ended with SIGKILL without an error of its own"),
+        ([(1, f"{GONE}, and so on", 0), (1, "the cause", 0.05)], "error the cause"),
+        ([("hang", "", 90), (1, "the cause", 0)], "error the cause"),  # torchrun kills it after half a minute
+        ([(0, "", 20), ("abort", "", 0)], "error process 1 of 2 was aborted by a library"),
         (
             [(1, "connection closed by peer", 0.05), ("kill", "", 0)],
             "error process 1 of 2 ended with SIGKILL without an error of its own",

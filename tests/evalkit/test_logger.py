@@ -1,5 +1,9 @@
 import json
+import resource
 
+import pytest
+
+from evalkit.errors import EvalkitError
 from evalkit.logger import Logger
 
 
@@ -15,3 +19,17 @@ def test_lines_after_the_resume_step_are_dropped(tmp_path, capsys):
     ]
     assert "step 10/20  loss 3" in capsys.readouterr().out
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_full_disk_names_the_log_and_leaves_whole_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr("evalkit.logger.trackers", lambda *_: [])
+    log, limits = Logger(tmp_path, start=0, total=20), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
+    try:
+        log.log(1, {"loss": 1.5}, "")
+        with pytest.raises(EvalkitError, match=rf"cannot write {tmp_path}/log.jsonl: .*--resume {tmp_path}$"):
+            log.log(2, {"loss": 1.25}, "")
+        log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "log.jsonl").read_text() == '{"loss": 1.5, "step": 1}\n'

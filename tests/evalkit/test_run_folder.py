@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +66,33 @@ def test_another_host_may_still_work_there(tmp_path):
         run_folder.claimed(tmp_path, "train", new=False),
     ):
         pass
+
+
+def test_a_full_disk_leaves_no_lock_and_no_folder(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with (
+            pytest.raises(EvalkitError, match="cannot write .*run.lock: .*; free some space or choose another --out"),
+            run_folder.claimed(tmp_path / "a" / "run", "train", new=True),
+        ):
+            raise AssertionError("not reached")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_that_a_library_meets_is_that_of_the_run(tmp_path, monkeypatch):
+    """A file without a name: what a library's buffer could not write."""
+    full, error = shutil._ntuple_diskusage(9, 9, 0), OSError(28, "No space left on device")
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: full)
+    with pytest.raises(OSError) as e, run_folder.claimed(tmp_path / "run", "train", new=True):
+        raise error
+    assert e.value.filename == str(tmp_path / "run") and not list(tmp_path.iterdir())
+    monkeypatch.undo()  # there is space: it was another disk
+    with pytest.raises(OSError) as e, run_folder.claimed(tmp_path / "run", "train", new=True):
+        raise error
+    assert e.value is error and e.value.filename is None
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -102,6 +102,21 @@ def test_a_tracker_that_fails_ends_no_training(tmp_path, monkeypatch):
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [5, 10, 15]
 
 
+@pytest.mark.parametrize("limit", [30, 100, 200])  # of a file: its first event, one of the first step, a later one
+def test_a_full_disk_silences_tensorboard_alone(tmp_path, limit):
+    """Its thread would print a traceback."""
+    code = (
+        "import resource, sys; from pathlib import Path; from evalkit.logger import Logger\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "log = Logger(Path(sys.argv[1]), 0, 9); log.file.close(); log.file = open('/dev/null', 'wb', 0)\n"
+        "for step in range(1, 9):\n    log.log(step, {'loss': 0.5}, '')\n"
+        "log.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.count("step ") == 8, done.stderr
+    assert "TensorBoard shows nothing from here on (" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 @pytest.mark.slow
 def test_the_same_names_for_the_same_values_in_a_run(tmp_path, monkeypatch):
     """log.jsonl, TensorBoard and MLflow hold the same numbers at the same steps under the same names; W&B its names."""

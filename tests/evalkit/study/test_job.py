@@ -1,9 +1,11 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -11,6 +13,7 @@ from functools import partial
 
 import pytest
 
+from evalkit import cli, run_folder
 from evalkit.study import devices, engine, job, plan
 
 from .fakes import interpreter
@@ -171,6 +174,26 @@ def test_what_another_process_runs_is_waited_for(started):
     words = [sys.executable, "-m", "evalkit.study.job", str(started), plan.read(started).jobs[0].id]
     both = [subprocess.Popen(words, env=_environment()) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0] and len(calls(started)) == 1
+
+
+def test_a_full_disk_is_one_line_of_the_job(started):
+    words = [sys.executable, "-m", "evalkit.study.job", str(started), plan.read(started).jobs[0].id]
+    nothing = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # noqa: E731
+    done = subprocess.run(words, env=_environment(), capture_output=True, text=True, preexec_fn=nothing)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: job {words[-1]}: cannot write {started}/jobs/"), done.stderr
+
+
+def test_a_study_on_a_full_disk_says_so_besides_how_its_jobs_stand(tmp_path, monkeypatch, capsys):
+    words = ["study", "run", "digits-methods", "--only", "method=vanilla,seed=0", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(engine, "run", lambda *_, **__: 1)
+    code, said = cli.invoke(words)  # Snakemake says nothing of its own failures
+    assert code == 1 and said.startswith("Snakemake ended with exit code 1 before a job began or failed; the newest")
+    for place in (tmp_path / "out", tempfile.gettempdir()):
+        monkeypatch.setattr(run_folder, "full", lambda folder, place=place: folder == place)
+        code, said = cli.invoke(words)
+        assert code == 1 and said.startswith(f"no space left on the disk of {place}; free some and run the study")
+    assert capsys.readouterr().out.count("Mixups on digits over photographs: 2 waiting") == 3
 
 
 @pytest.mark.slow
