@@ -10,7 +10,7 @@ from evalkit import fingerprint
 from evalkit.checkpoint import read_weights
 from evalkit.errors import EvalkitError
 from evalkit.models import check_arguments
-from evalkit.runtime import write_atomic
+from evalkit.runtime import parse_json, write_atomic
 
 from .backbone import TIMM, Source
 from .task import Data
@@ -34,13 +34,13 @@ def write(run: Path, source: Source, data: Data) -> None:
 def source(run: Path) -> Source:
     """The weights that a run began with. Raises EvalkitError where that is missing or damaged."""
     try:
-        found = Source(**json.loads((run / SOURCE).read_text(encoding="utf-8")))
+        found = Source(**parse_json((run / SOURCE).read_text(encoding="utf-8")))
         for name, kind in get_type_hints(Source).items():
             if not isinstance(getattr(found, name), kind if isinstance(kind, UnionType) else get_origin(kind) or kind):
                 raise TypeError(name)
         check_arguments(found.model, found.model_args)
         return found
-    except (OSError, ValueError, TypeError, RecursionError) as e:
+    except (OSError, ValueError, TypeError) as e:
         raise EvalkitError(
             f"{run} is not the folder of a transfer ({SOURCE} is missing or damaged); start again in another folder"
         ) from e
@@ -71,7 +71,7 @@ def compare(run: Path, data: Data) -> list[str]:
         data: What is there now.
     """
     try:
-        known = json.loads((run / DATA).read_text(encoding="utf-8"))
+        known = parse_json((run / DATA).read_text(encoding="utf-8"))
         known = {split: str(known[split]) for split in ("train", "val")}
     except FileNotFoundError:
         return ["whether the data are those of before is not known: an earlier evalkit wrote the run"]

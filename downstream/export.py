@@ -1,8 +1,7 @@
 """`evalkit export --to mmseg|mmdet`: a folder that mmsegmentation's or mmdetection's own tools load without evalkit."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from evalkit.records import Record
 from evalkit.text import markdown
 from evalkit.weights import read_torch
 
-from . import literal
+from . import begun, literal
 from .config import SCOPES
 from .export_backbone import BACKBONE, STAND_IN, add_path, registering
 from .export_backbone import export as export_backbone
@@ -214,7 +213,7 @@ def _outside(config: dict[str, Any]) -> list[str]:
 
 def _readme(run: Run, scope: str, names: Sequence[str], notes: Sequence[str], protocols: Protocols) -> str:
     infer, init = APIS[scope]
-    source = json.loads((run.folder / "source.json").read_text(encoding="utf-8"))
+    source = asdict(begun.source(run.folder))
     head = "decode_head" if scope == "mmseg" else "roi_head"
     config = run.config["model"]
     kind = config[head]["type"] if isinstance(config.get(head), dict) and "type" in config[head] else config["type"]

@@ -1,6 +1,5 @@
 """Detection sets on disk in COCO's format; each thing that is wrong in one line."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from PIL import Image
 
 from evalkit.data.scan import is_image
 from evalkit.errors import EvalkitError
+from evalkit.files import parse_json
 from evalkit.fingerprint import of_split
 
 from . import coco_objects, decoding
@@ -172,8 +172,8 @@ def _first(root: Path, candidates: Sequence[str], split: str, there: Callable[[P
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as e:
+        return parse_json(path.read_bytes())
+    except (OSError, ValueError) as e:
         raise EvalkitError(f"{path} is not readable JSON ({' '.join(str(e).split())}); fetch or write it again") from e
 
 

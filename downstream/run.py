@@ -16,7 +16,16 @@ from evalkit import plots, results, run_folder
 from evalkit.errors import EvalkitError
 from evalkit.models.fit import describe
 from evalkit.records import DataUsed, Made, Numbers, Subject, idle_keys, make_record
-from evalkit.runtime import environment, gather_objects, init_processes, is_main, pick_device, world_size, write_atomic
+from evalkit.runtime import (
+    environment,
+    gather_objects,
+    init_processes,
+    is_main,
+    parse_json,
+    pick_device,
+    world_size,
+    write_atomic,
+)
 from evalkit.text import say
 
 from . import begun, per_image
@@ -121,6 +130,8 @@ def _run(job: Job, resume: bool, trusted: bool) -> int:
         if is_main():
             say(f"{known}; the run was finished, and nothing was added to it")
         return 0
+    if found and is_main():
+        _told(run)  # is needed at the end: what is damaged is said before it trains
     mm_config["train_cfg"] = engine.loop_config(cfg, run, steps, plan.epoch_steps)
     if is_main():
         if not resume:
@@ -261,9 +272,11 @@ def _tell_weights(source: Source, report: dict[str, list[str]], run: Path) -> No
 def _told(run: Path) -> list[str]:
     """What a reader must know of the weights that the run began with."""
     try:
-        return describe(json.loads((run / WEIGHTS).read_text(encoding="utf-8")))
+        return describe(parse_json((run / WEIGHTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, TypeError) as e:
-        raise EvalkitError(f"{run / WEIGHTS} is missing or damaged; start again in another folder") from e
+        raise EvalkitError(
+            f"{run / WEIGHTS} is missing or damaged; put it back, or start again in another folder"
+        ) from e
 
 
 def _other_training(source: Source) -> str:

@@ -23,7 +23,7 @@ from PIL import Image
 from evalkit import fingerprint
 from evalkit.data.embedded import DIGITS, digit_rows, ink, photos, source_digits
 from evalkit.errors import EvalkitError
-from evalkit.runtime import derive_rng, write_atomic
+from evalkit.runtime import derive_rng, parse_json, write_atomic
 
 NAME = "digits-scenes"
 VERSION = 1  # raised whenever a scene can look different
@@ -161,10 +161,10 @@ def write_scenes(root: str | Path, *, seed: int = 0, train: int = 240, val: int 
 def _cached(root: Path, settings: dict[str, int]) -> dict[str, str] | None:
     """The fingerprints of the scenes that are there, whole, as they were written and made with these settings."""
     try:
-        info = json.loads((root / INFO).read_text(encoding="utf-8"))
+        info = parse_json((root / INFO).read_text(encoding="utf-8"))
         fingerprints = info.pop("fingerprints")
         contents = info.pop("contents", None)  # those of evalkit 0.1.0 do not say it
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     files = [path for split in FIRST_ID for i in range(settings[split]) for path in _paths(root, split, i).values()]
     whole = info == settings and all(path.is_file() for path in files)

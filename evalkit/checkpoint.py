@@ -14,6 +14,7 @@ Nothing untrusted is ever unpickled: foreign .pth files are read with weights_on
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -28,10 +29,12 @@ from torch import Tensor
 from . import weights as weights_files
 from . import zoo
 from .errors import EvalkitError
-from .runtime import sha256_file, sync_folder, write_atomic
+from .record_content import short
+from .runtime import parse_json, sha256_file, sync_folder, write_atomic
 
 SCHEMA = 1
 STATE = "train_state.pt"
+STEP = re.compile(r"step-\d{9,}")  # other names beside these are the user's
 FILES = {"raw": "model.safetensors", "ema": "model_ema.safetensors"}
 WORDS = {"raw": "raw weights", "ema": "averaged weights (ema)"}
 META_KINDS: dict[str, Any] = {
@@ -147,6 +150,8 @@ def tidy(run: Path, last: Path | None, best: int | None, keep: int) -> None:
         best: The step of the best evaluation; None: there is none yet.
         keep: How many checkpoints stay.
     """
+    for name in ("last", "best"):
+        _no_copy(run, name)
     wanted = {"last": last, "best": None if best is None else run / "checkpoints" / f"step-{best:09d}"}
     for name, folder in wanted.items():
         if folder is not None and folder.is_dir():
@@ -157,8 +162,31 @@ def tidy(run: Path, last: Path | None, best: int | None, keep: int) -> None:
             if folder is not None:
                 warnings.warn(f"{folder}, the best checkpoint so far, is gone; {run / name} went with it", stacklevel=2)
     for path in run.glob(".*.tmp"):
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     prune(run, keep)
+
+
+def _no_copy(run: Path, name: str) -> None:
+    """Where run/`name` is a copy of a checkpoint, as `cp -rL` and disks without links leave it, take it away, or to its
+    place among the checkpoints if it is the only one of its step."""
+    copy = run / name
+    if copy.is_symlink() or not copy.is_dir():
+        return
+    try:
+        meta = verify(copy)
+        whole = run / "checkpoints" / f"step-{meta['step']:09d}"
+        if not whole.exists():
+            whole.parent.mkdir(exist_ok=True)
+            os.replace(copy, whole)
+        elif verify(whole) == meta:
+            shutil.rmtree(copy)
+        else:
+            raise ValueError("another checkpoint of that step")
+    except (EvalkitError, ValueError, KeyError, TypeError) as e:
+        raise EvalkitError(
+            f"{copy} is a folder where evalkit keeps a link, and no copy of one of {run}'s checkpoints; move it away"
+        ) from e
+    warnings.warn(f"{copy} was a copy of {whole.name} rather than a link; it is a link again", stacklevel=3)
 
 
 def prune(run: Path, keep: int) -> None:
@@ -169,28 +197,40 @@ def prune(run: Path, keep: int) -> None:
         run: The run folder.
         keep: How many checkpoints stay.
     """
-    folders = sorted((run / "checkpoints").glob("step-*"))
+    folders = steps(run)
     kept = {*folders[-keep:], *((run / name).resolve() for name in ("last", "best") if (run / name).exists())}
     for folder in [*folders, *(run / "checkpoints").glob(".step-*.tmp")]:
         if folder.resolve() not in {k.resolve() for k in kept}:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def steps(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, the oldest first, damaged ones too."""
+    return sorted(path for path in (run / "checkpoints").glob("step-*") if STEP.fullmatch(path.name))
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """The meta of a checkpoint folder whose files match their sha256; raises EvalkitError naming what is damaged. A
     training state may be gone: a study drops it when all is measured."""
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        sums = dict(meta["sha256"])
+        meta = parse_json((folder / "meta.json").read_text(encoding="utf-8"))
+        schema, sums = meta.get("schema", SCHEMA), dict(meta["sha256"])
+        if FILES["raw"] not in sums or any(Path(name).name != name or len(name) > 100 for name in sums):
+            raise ValueError
         if any(key in meta and not isinstance(meta[key], kind) for key, kind in META_KINDS.items()):
             raise TypeError
         names = meta.get("classes", [])
         if meta.get("num_classes", 0) < 0 or not all(isinstance(n, str) for n in names) or len({*names}) < len(names):
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise EvalkitError(
             f"{folder} is not a complete checkpoint (meta.json missing or damaged); use another one of its run"
         ) from e
+    if schema != SCHEMA:
+        raise EvalkitError(
+            f"{folder} was written by another version of evalkit (meta.json of schema {short(schema)}, and this one"
+            f" reads {SCHEMA}); use that version"
+        )
     for name, expected in sums.items():
         if name == STATE and not (folder / name).exists():
             continue
@@ -212,7 +252,7 @@ def newest(run: Path, state: bool = False) -> tuple[Path, dict[str, Any]] | None
             checkpoints and none holds it.
     """
     without = None
-    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+    for folder in reversed(steps(run)):
         try:
             meta = verify(folder)
             if not state or (folder / STATE).is_file():

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import glob
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -147,6 +148,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that a file holds. Raises ValueError for what is none, for bytes that are no text, and
+    for what is nested deeper than Python goes.
+
+    Args:
+        text: The whole content.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def sha256_file(path: str | Path) -> str:

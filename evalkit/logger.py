@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .errors import EvalkitError
 from .files import append
-from .runtime import is_main, write_atomic
+from .runtime import is_main, parse_json, write_atomic
 from .text import plain, say
 from .tracking import Tracker, failed, trackers
 
@@ -52,7 +52,7 @@ class Logger:
         self.shown = trackers(run, start, track, config or {})
         self.start, self.total, self.began = start, total, time.monotonic()
         self.bar: Progress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             self.bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
             )
@@ -117,8 +117,8 @@ class Logger:
 
 def _step(line: bytes) -> float:
     try:
-        step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        step = parse_json(line)["step"]
+    except (ValueError, KeyError, TypeError):
         return UNREADABLE
     return step if isinstance(step, int) else UNREADABLE
 

@@ -21,7 +21,7 @@ def progress(what: str | None, total: int) -> Iterator[Callable[[int], None]]:
     """
     if what is None or not is_main():
         yield lambda n: None
-    elif sys.stderr.isatty():
+    elif sys.stderr is not None and sys.stderr.isatty():  # None: the user closed it
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -209,6 +209,10 @@ class Protocol:
             raise ValueError(f"protocol '{self.name}' does not describe its metric '{name}'; add a Metric for it")
         return found
 
+    def detail_of(self, record: Mapping[str, Any]) -> str:
+        """The value of `detail` in a record's config, as text; "" for none."""
+        return "" if self.detail is None else str(record["config"].get(self.detail.key) or "")
+
     def load(self) -> Any:
         """What measures it: the object that `code` names."""
         module, _, name = self.code.partition(":")

@@ -25,7 +25,8 @@ def check_content(record: Mapping[str, Any]) -> None:
     kinds: dict[str, Callable[[Any], bool]] = {
         **dict.fromkeys(("notes", "assumed", "idle_keys"), lambda v: all(isinstance(note, str) for note in v)),
         "undefined": lambda v: all(isinstance(why, str) for why in v.values()),
-        "series": lambda v: all(isinstance(row, Mapping) for row in v or []),
+        "series": lambda v: all(isinstance(row, Mapping) and _is_row(row) for row in v or []),
+        "data": lambda v: isinstance(v.get("prepared"), str | None),
         "intervals": lambda v: all(
             isinstance(pair, list | tuple) and len(pair) == 2 and all(x is None or _is_number(x) for x in pair)
             for pair in v.values()
@@ -36,6 +37,14 @@ def check_content(record: Mapping[str, Any]) -> None:
     for name, fits in kinds.items():
         if name in record and not fits(record[name]):
             raise ValueError(f"field `{name}` of a results record holds values of another type than such a field does")
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    """Whether a row of a series can be drawn, if it is one of those that are: a point of the curve `mode`."""
+    if "mode" not in row:
+        return True
+    point = _is_number(row.get("level")) and all(row.get(k) is None or _is_number(row[k]) for k in ("top1", "sd"))
+    return isinstance(row["mode"], str) and point
 
 
 def _is_number(value: Any) -> bool:

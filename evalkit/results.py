@@ -58,7 +58,7 @@ def holds(out_dir: str | Path, record: Mapping[str, Any]) -> bool:
         out_dir: The folder of results.jsonl.
         record: The record.
     """
-    if not (Path(out_dir) / FILE).exists():
+    if not (Path(out_dir) / FILE).is_file():
         return False
 
     def measured(r: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@ works in it."""
 
 import contextlib
 import fcntl
+import io
 import os
 import platform
 import shutil
@@ -108,8 +109,13 @@ def _lock(run: Path, job: str) -> IO[str]:
     while True:
         try:
             file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - held open as long as the run
-        except OSError as e:
-            raise EvalkitError(f"cannot write to {run}: {e.strerror}; make it writable, or choose another --out") from e
+        except (OSError, io.UnsupportedOperation) as e:
+            advice = (
+                f"remove {path}"
+                if os.path.lexists(path) and not path.is_file()
+                else "make it writable, or choose another --out"
+            )
+            raise EvalkitError(f"cannot write to {run}: {e.strerror or e}; {advice}") from e
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as e:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from . import __version__
 from .errors import EvalkitError
+from .files import parse_json as parse_json
 from .files import sha256_file as sha256_file
 from .files import sync_folder as sync_folder
 from .files import write_atomic as write_atomic

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import checkpoint, fingerprint, models, results, weights, zoo
 from .errors import EvalkitError, unknown
+from .files import parse_json
 from .models.load import SUFFIXES
 from .protocols import Protocols
 from .recipe_text import flow
@@ -169,7 +170,7 @@ def _of_meta(meta: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _transfer(named: str, path: Path, protocols: Protocols) -> About:
     """A run of `evalkit transfer`."""
     try:
-        source = json.loads((path / SOURCE).read_text(encoding="utf-8"))
+        source = parse_json((path / SOURCE).read_text(encoding="utf-8"))
         facts = {**_at_work(path), **{key: source[key] for key in ("checkpoint", "weights", "sha256", "model")}}
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise EvalkitError(f"{path} is not the folder of a transfer ({SOURCE} is damaged)") from e

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import EvalkitError
-from .files import write_atomic
+from .files import parse_json, write_atomic
 from .text import plain
 
 FILE = "track.json"  # which run of a tracker a run folder is, so that a resume goes on in it
@@ -160,15 +160,16 @@ class _MLflow:
 
 def _known(run: Path, tracker: str) -> str | None:
     try:
-        found = json.loads((run / FILE).read_text(encoding="utf-8"))
+        found = parse_json((run / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found.get(tracker) if isinstance(found, dict) else None
+    known = found.get(tracker) if isinstance(found, dict) else None
+    return known if isinstance(known, str) else None
 
 
 def _remember(run: Path, tracker: str, id: str) -> None:
     try:
-        found = json.loads((run / FILE).read_text(encoding="utf-8"))
+        found = parse_json((run / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = {}
     text = json.dumps({**(found if isinstance(found, dict) else {}), tracker: id})

@@ -6,7 +6,6 @@ is taken off: `module.` (data parallel), `_orig_mod.` (torch.compile).
 """
 
 import argparse
-import json
 import pickle
 import re
 import zipfile
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import EvalkitError
-from .runtime import sha256_file
+from .runtime import parse_json, sha256_file
 
 STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
@@ -134,9 +133,9 @@ def read_hub(folder: Path, weights: str | None = None) -> Read:
 def hub_meta(folder: Path) -> dict[str, Any]:
     """What a folder that timm wrote for the Hugging Face Hub says of its network. Raises EvalkitError."""
     try:
-        config = json.loads((folder / HUB_CONFIG).read_text(encoding="utf-8"))
+        config = parse_json((folder / HUB_CONFIG).read_text(encoding="utf-8"))
         known = isinstance(config, dict) and isinstance(config.get("architecture"), str)
-    except (OSError, ValueError, RecursionError) as e:
+    except (OSError, ValueError) as e:
         raise EvalkitError(f"{folder / HUB_CONFIG} is not readable JSON; fetch the folder again") from e
     if not known:
         raise EvalkitError(
@@ -161,6 +160,8 @@ def _described(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     ):
         if not isinstance(value, kind) or isinstance(value, bool):
             raise EvalkitError(f"{path}: `{what}` is {value!r}, which it cannot be; fetch the folder again")
+    if count is not None and count < 0:
+        raise EvalkitError(f"{path}: `num_classes` is {count}; fetch the folder again")
     found: dict[str, Any] = {"model": config["architecture"]}
     own: Any = get_pretrained_cfg(found["model"], allow_unregistered=True)
     own = own.to_dict() if own is not None else {}

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from evalkit.arrays import read_npz
-from evalkit.runtime import sha256_file, write_atomic
+from evalkit.runtime import parse_json, sha256_file, write_atomic
 
 from .protocol import Arrays
 
 # what missing, damaged and foreign files raise
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
 def write(path: Path, arrays: Arrays, about: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ def read(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
     """(arrays, about) as they were written; None where there is nothing, or where it is damaged. Nothing is
     unpickled."""
     try:
-        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        about = parse_json(path.with_suffix(".json").read_text(encoding="utf-8"))
         if about["sha256"] != sha256_file(path):
             return None
         return read_npz(path), about

@@ -15,11 +15,12 @@ from evalkit import checkpoint, fingerprint, results, run_folder
 from evalkit.about import ACCURACY
 from evalkit.data.loading import steps_per_epoch
 from evalkit.errors import EvalkitError
+from evalkit.recipe_text import flow
 from evalkit.records import DataUsed, Made, Numbers, Subject, make_record
 from evalkit.runtime import environment, init_processes, is_main, pick_device, world_size
 from evalkit.text import say
 
-from . import fsdp, loop, mixed_samples, session, snapshot
+from . import fsdp, loop, mixed_samples, session, settings, snapshot
 from .config import TrainConfig
 from .ema import beginning_left
 from .micro_batch import settle_micro_batch
@@ -40,7 +41,7 @@ def train(
         overrides: `key=value` of keys that change no bit, for a run that goes on.
     """
     if resume is not None:
-        run, cfg = Path(resume), run_folder.resumed(TrainConfig, Path(resume), overrides or [])
+        run, cfg = Path(resume), resumed(Path(resume), overrides or [])
     else:
         assert cfg is not None, "a new run is made of a configuration"
         run = (
@@ -72,6 +73,24 @@ def train(
             run_folder.start(run, cfg)
             say(*(f"this setting: {line}" for line in cfg.applied), *s.remarks)
         return _run(s, run)
+
+
+def resumed(run: Path, overrides: list[str]) -> TrainConfig:
+    """The configuration of a run that goes on, whose own code the command line names too.
+
+    Args:
+        run: The run folder.
+        overrides: `key=value` of keys that change no bit, and mixup=module:Class where that is the run's.
+    """
+    named = [word for word in overrides if word.startswith("mixup=") and settings.CODE.fullmatch(word[len("mixup=") :])]
+    cfg = run_folder.resumed(TrainConfig, run, [word for word in overrides if word not in named])
+    settings.check_code(cfg.mixup, named, str(run), "mixup=")
+    for word in named:
+        if word[len("mixup=") :] not in settings.names(cfg.mixup):
+            raise EvalkitError(
+                f"{run} was begun with mixup={flow(cfg.mixup)}, not with {word}; a run goes on by what it began with"
+            )
+    return cfg
 
 
 def headline(s: session.Session, run: Path) -> str:

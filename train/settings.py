@@ -1,7 +1,8 @@
 """What the setting of a recipe brings for the network and the mixup that are chosen: `models` holds, for a network,
 keys of the recipe; `methods`, for a method, arguments and, under `recipe`, keys of the recipe."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evalkit.checkpoint import read_meta
@@ -9,6 +10,7 @@ from evalkit.errors import EvalkitError, unknown
 from evalkit.recipe_text import flow
 
 RECIPE = "recipe"
+CODE = re.compile(r"[\w.]+:\w+")  # module:Class
 OF_THE_SETTING = ("mixup", "methods", "models", "applied", "picked")  # keys that no method's `recipe` may hold
 OF_A_MODEL = ("model", "models", "applied", "picked")  # keys that no entry of `models` may hold
 
@@ -128,6 +130,25 @@ def names(spec: Any) -> Iterator[str]:
     elif isinstance(spec, Sequence):
         for part in spec:
             yield from names(part)
+
+
+def check_code(spec: Any, given: Iterable[str], place: str, how: str) -> None:
+    """Raise EvalkitError where a run or checkpoint folder names code, module:Class, that the command line does not: the
+    folder may be another person's, and the module may lie in it.
+
+    Args:
+        spec: The value of `mixup` in the folder.
+        given: Text of the command line.
+        place: The folder.
+        how: What to add to the command line, before the name.
+    """
+    given = list(given)
+    for name in names(spec):
+        if ":" in name and not any(name in text for text in given):
+            raise EvalkitError(
+                f"{place} names code, {name}, which is not run on the word of a folder alone; if it is yours, add"
+                f" {how}{name}"
+            )
 
 
 def with_setting(

@@ -6,6 +6,7 @@ checkpoints/step-000001234.pth.sha256   what `sha256sum -c` reads
 
 import contextlib
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from evalkit.errors import EvalkitError
 from evalkit.runtime import is_main, sha256_file, sync_folder, write_atomic
 
 SUFFIX = ".sha256"
+OWN = re.compile(rf"step-\d{{9,}}\.pth({SUFFIX})?|\..*")  # other names beside these are the user's
 
 
 @HOOKS.register_module()
@@ -70,10 +72,10 @@ def prune(run: Path, last: Path, keep: int) -> None:
         keep: How many stay of those up to `last`.
     """
     folder = run / "checkpoints"
-    whole = sorted(folder.glob("step-*.pth"))
+    whole = sorted(path for path in folder.glob("step-*.pth") if OWN.fullmatch(path.name))
     kept = {p.name for p in [*[p for p in whole if p <= last][-keep:], *[p for p in whole if p > last]]}
     for path in [*folder.glob("step-*.pth*"), *folder.glob(".*"), *run.glob(".*.tmp")]:
-        if path.name.removesuffix(SUFFIX) not in kept:
+        if OWN.fullmatch(path.name) and path.name.removesuffix(SUFFIX) not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -22,7 +22,7 @@ from evalkit.errors import EvalkitError
 from evalkit.files import append
 from evalkit.guard import Guard
 from evalkit.logger import Logger
-from evalkit.runtime import is_main, rank, world_size, write_atomic
+from evalkit.runtime import is_main, parse_json, rank, world_size, write_atomic
 
 from . import checkpoints
 from .feed import Places, Seeded, feed, seed_everything
@@ -255,7 +255,7 @@ def forget_norms(runner: Runner) -> None:
 def _line(line: bytes) -> dict[str, Any]:
     """A line of val.jsonl; {} for one that is damaged."""
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
+        found = parse_json(line)
+    except ValueError:
         found = None
     return found if isinstance(found, dict) else {}

@@ -20,6 +20,7 @@ from .app import app
 __all__ = ["app", "invoke", "main"]
 UsageError: Any = typer.BadParameter.mro()[2]  # what typer raises for any wrong command line
 DEBUG = "EVALKIT_DEBUG"
+LONGEST = 4000  # letters of an error
 SIGNS = "evalkit-signs"  # what a stream does with letters that it lacks
 
 
@@ -39,8 +40,13 @@ def invoke(argv: list[str]) -> tuple[int, str]:
     except Exception as e:
         if os.environ.get(DEBUG) == "1":
             traceback.print_exc()
-        return 1, plain(" ".join(_explain(e).split()))
+        return 1, _in_bounds(plain(" ".join(_explain(e).split())))
     return code, "interrupted" if code == 130 else ""
+
+
+def _in_bounds(line: str) -> str:
+    """A line without its middle, if it is longer than anybody reads: names in files have no bound."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 def at_home(word: str) -> str:
@@ -72,6 +78,14 @@ def _explain(e: Exception) -> str:
     return in_short(e) if own_code(e) else f"{in_short(e)} (for the traceback set {DEBUG}=1)"
 
 
+def _is_somewhere() -> bool:
+    """Whether the working directory exists; libraries end the process where it does not."""
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
+
+
 def main() -> None:
     """Console script: one line on stderr for an error; exit 0 complete, 2 finished but incomplete, 1 error, 130
     interrupted."""
@@ -86,6 +100,9 @@ def main() -> None:
         )
     if os.environ.get(complete.VARIABLE) == "complete_bash":
         complete.in_bash(lambda: invoke([]))
+    if not _is_somewhere():
+        print("error: the folder that this command was started in is gone; cd to one that is there", file=sys.stderr)
+        sys.exit(1)
     in_launch = "WORLD_SIZE" in os.environ
     if in_launch:
         from ..launch import launched, leave, leave_group, watch_parent

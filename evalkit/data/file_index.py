@@ -5,7 +5,8 @@ It counts while every folder that was read, at any depth, still is the same one 
 of status change: whatever adds, removes or renames a file changes both of its folder's, and no program can set the
 second one back. Contents do not count: the index holds names alone, and files are opened when they are needed. Nothing
 is kept of a tree that changed within the last seconds, whose next change might bear the same time, nor of one with
-links to files, whose target can become a folder without a trace.
+links to files, whose target can become a folder without a trace. A digest tells an index that is damaged, which is made
+again.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from ..arrays import read_npz
 from ..errors import EvalkitError
-from ..files import write_atomic
+from ..files import parse_json, write_atomic
 from .scan import Scan
 from .texts import Texts
 
@@ -59,6 +60,7 @@ def images(scan: Scan, folders: Sequence[str]) -> tuple[Texts, list[int]]:
             "counts": np.array(counts, np.int64),
             "passed_over": np.frombuffer(json.dumps(scan.passed_over - before).encode(), np.uint8),
         }
+        arrays["sha256"] = _digest(arrays)
         with contextlib.suppress(OSError, EvalkitError):  # a home that cannot be written: the next look takes as long
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, lambda file: np.savez(file, **arrays))
@@ -66,18 +68,29 @@ def images(scan: Scan, folders: Sequence[str]) -> tuple[Texts, list[int]]:
 
 
 def _path(scan: Scan, folders: Sequence[str]) -> Path:
-    cache = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "evalkit")
+    cache = Path(os.environ.get(CACHE) or os.path.expanduser("~/.cache/evalkit"))
     key = json.dumps([FORMAT, str(scan.root.resolve()), list(folders)])
     return cache / "index" / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:32]}.npz"
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Of names, types and values."""
+    digest = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def _read(path: Path, scan: Scan) -> tuple[Texts, list[int]] | None:
     try:
         arrays = read_npz(path)
+        if not np.array_equal(arrays.pop("sha256"), _digest(arrays)):  # written in part, or by something else
+            return None
         visited = Texts.of_arrays(arrays["visited"], arrays["visited_ends"])
         if any(times != scan.look(inside) for inside, times in zip(visited, map(tuple, arrays["times"].tolist()))):
             return None
-        scan.passed_over.update(json.loads(arrays["passed_over"].tobytes()))
+        scan.passed_over.update(parse_json(arrays["passed_over"].tobytes()))
         return Texts.of_arrays(arrays["letters"], arrays["ends"]), arrays["counts"].tolist()
     except (OSError, ValueError, KeyError):  # none, or damaged: it is made again
         return None

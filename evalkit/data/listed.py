@@ -2,7 +2,6 @@
 and 2018, Places205, each in the layout that its authors distribute."""
 
 import itertools
-import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvalkitError
+from ..files import parse_json
 from .folders import FolderImages, flat_folder, folder
 
 Row = tuple[str, int]  # the path of an image below the folder of images, and its class
@@ -91,7 +91,7 @@ def inaturalist(year: int, root: str | Path, split: str) -> FolderImages:
     """
     root, path = Path(root), Path(root) / f"{split}{year}.json"
     try:
-        content: Any = json.loads(path.read_bytes())
+        content: Any = parse_json(path.read_bytes())
         names = {c["id"]: str(c["name"]) for c in content["categories"]}
         files = {i["id"]: str(i["file_name"]) for i in content["images"]}
         pairs = [(a["image_id"], a["category_id"]) for a in content["annotations"]]

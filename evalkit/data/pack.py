@@ -23,6 +23,7 @@ from .decode import as_image, encoded
 from .folders import USUAL_SPLITS, folder, split_folder
 from .images import Images
 from .packed import FORMAT, INDEX, index_arrays, index_of, read_about, read_index
+from .texts import Texts
 
 SHARD_IMAGES = 8192
 BLOCK = tarfile.BLOCKSIZE
@@ -181,7 +182,7 @@ def _shard(
     if path.exists() and index_of(path).exists():
         digest, index = sha256_file(path), read_index(path) if _readable(path) else None
         expected = known.get(path.name, {}).get("sha256") or (_noted(path) if index is not None else None)
-        if index is not None and digest == expected and len(index["labels"]) == len(rows):
+        if index is not None and digest == expected and _is_of(index, images, rows):
             return _about(path, len(rows), digest), False
     places = np.zeros((len(rows), 3), np.int64)
     digest = hashlib.sha256()
@@ -211,6 +212,12 @@ def _shard(
     return _about(path, len(rows), digest.hexdigest()), True
 
 
+def _is_of(index: dict[str, np.ndarray], images: Images, rows: range) -> bool:
+    """Whether a shard's index names these images and their labels."""
+    ids = Texts.of_arrays(index["letters"], index["ends"])
+    return list(ids) == [images.ids[row] for row in rows] and np.array_equal(index["labels"], images.labels[rows])
+
+
 def _readable(path: Path) -> bool:
     try:
         read_index(path)
@@ -226,4 +233,5 @@ def _noted(path: Path) -> str:
 
 
 def _about(path: Path, images: int, sha256: str) -> dict[str, Any]:
-    return {"name": path.name, "images": images, "bytes": path.stat().st_size, "sha256": sha256}
+    size, index = path.stat().st_size, sha256_file(index_of(path))
+    return {"name": path.name, "images": images, "bytes": size, "sha256": sha256, "index": index}

@@ -7,8 +7,8 @@ each image lies, and with which checksum; `pack.json`, written last, names shard
 
 import functools
 import hashlib
-import json
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from io import BytesIO
@@ -21,11 +21,14 @@ from PIL import Image
 from .. import fingerprint
 from ..arrays import read_npz
 from ..errors import EvalkitError, suggest
+from ..files import parse_json, sha256_file
 from .images import BadImage, Content, Images, decode
 from .texts import Texts
 
 INDEX, FORMAT = "pack.json", 1
 ARRAYS = ("letters", "ends", "labels", "offsets", "sizes", "sums")  # of a shard's index
+SHARD = re.compile(r"shard-\d{5,}\.tar")
+MENDS = "run evalkit pack again, which mends it"
 
 
 class PackedImages(Images):
@@ -40,15 +43,17 @@ class PackedImages(Images):
         for path, shard in zip(self.shards, about["shards"]):
             found = os.path.getsize(path) if os.path.exists(path) else None
             if found != shard["bytes"]:
-                raise EvalkitError(
-                    f"{path} {'is missing' if found is None else 'is damaged'}; run evalkit pack again, which mends it"
-                )
+                raise EvalkitError(f"{path} {'is missing' if found is None else 'is damaged'}; {MENDS}")
+            if shard.get("index") not in (None, _sum(index_of(Path(path)))):
+                raise EvalkitError(f"cannot read {index_of(Path(path))} (it is missing or damaged); {MENDS}")
         parts = [read_index(Path(path)) for path in self.shards]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS if name != "ends"}
         lengths = np.concatenate([np.diff(part["ends"], prepend=0) for part in parts])
         self.shard = np.repeat(np.arange(len(parts)), [len(part["labels"]) for part in parts])
         self.offsets, self.sizes, self.sums = arrays["offsets"], arrays["sizes"], arrays["sums"]
         ids = Texts.of_arrays(arrays["letters"], np.cumsum(lengths))
+        if arrays["labels"].max() >= len(about["classes"]) or len({*ids}) < len(ids):
+            raise EvalkitError(f"{root / INDEX} and its shards do not belong together; {MENDS}")
         super().__init__(about["name"], ids, arrays["labels"], about["classes"])
         self.root, self.made = str(root), about["made"]
         if self.made:
@@ -65,9 +70,7 @@ class PackedImages(Images):
             self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
         data = os.pread(self._files[shard], size, int(self.offsets[i]))
         if len(data) != size or zlib.crc32(data) != self.sums[i]:
-            raise BadImage(
-                self.ids[i], f"{self.shards[shard]} is damaged there; run evalkit pack again, which mends it"
-            )
+            raise BadImage(self.ids[i], f"{self.shards[shard]} is damaged there; {MENDS}")
         return data
 
     def content(self, i: int) -> Content:
@@ -107,7 +110,7 @@ def packed(root: str | Path, split: str) -> PackedImages:
 def read_about(root: Path) -> dict[str, Any]:
     """What the index of a packed split says of it. Raises EvalkitError."""
     try:
-        about = json.loads((root / INDEX).read_text(encoding="utf-8"))
+        about = parse_json((root / INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
         advice = (
             "its packing has not ended; run evalkit pack again"
@@ -116,10 +119,31 @@ def read_about(root: Path) -> dict[str, Any]:
         )
         raise EvalkitError(f"{root} holds no {INDEX}: {advice}") from None
     except ValueError as e:
-        raise EvalkitError(f"{root / INDEX} is damaged ({e}); run evalkit pack again, which mends it") from e
-    if about.get("format") != FORMAT:
+        raise EvalkitError(f"{root / INDEX} is damaged ({e}); {MENDS}") from e
+    if isinstance(about, dict) and about.get("format") != FORMAT:
         raise EvalkitError(f"{root} was packed by another version of evalkit; pack it again into another folder")
+    if not _is_about(about):
+        raise EvalkitError(f"{root / INDEX} is damaged; {MENDS}")
     return about
+
+
+def _is_about(about: Any) -> bool:
+    """Whether the content of a pack.json is what `evalkit pack` writes."""
+    try:
+        shards, classes = about["shards"], about["classes"]
+        texts = [about["name"], about["plan"], about["made"] or "", *classes, *about.get("notes", [])]
+        return (
+            isinstance(classes, list)
+            and len({*classes}) == len(classes) > 0 < len(shards)
+            and all(isinstance(text, str) for text in texts)
+            and all(SHARD.fullmatch(s["name"]) and isinstance(s["bytes"], int) for s in shards)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def _sum(path: Path) -> str | None:
+    return sha256_file(path) if path.is_file() else None
 
 
 def index_of(shard: Path) -> Path:
@@ -130,11 +154,27 @@ def index_of(shard: Path) -> Path:
 def read_index(shard: Path) -> dict[str, np.ndarray]:
     """The arrays of a shard's index. Raises EvalkitError."""
     try:
-        arrays = read_npz(index_of(shard))
-        return {name: arrays[name] for name in ARRAYS}
+        arrays = {name: array for name, array in read_npz(index_of(shard)).items() if name in ARRAYS}
+        if (problem := _problem(arrays, os.path.getsize(shard))) is not None:
+            raise ValueError(problem)
+        return arrays
     except Exception as e:  # missing, cut short, something else
         reason = " ".join(str(e).split())
-        raise EvalkitError(f"cannot read {index_of(shard)} ({reason}); run evalkit pack again, which mends it") from e
+        raise EvalkitError(f"cannot read {index_of(shard)} ({reason}); {MENDS}") from e
+
+
+def _problem(arrays: dict[str, np.ndarray], size: int) -> str | None:
+    """What is wrong with a shard's index of which nothing is known but the shard's bytes; None for nothing."""
+    if {*arrays} != {*ARRAYS} or any(a.ndim != 1 or a.dtype.kind not in "iu" for a in arrays.values()):
+        return "its arrays are not those of an index"
+    letters, ends, labels, offsets, sizes, _ = (arrays[name] for name in ARRAYS)
+    if len({len(arrays[name]) for name in ARRAYS[1:]}) > 1 or len(ends) == 0:
+        return "its arrays differ in length"
+    inside = (offsets >= 0) & (sizes >= 0) & (offsets <= size) & (sizes <= size - offsets)
+    texts = letters.dtype == np.uint8 and ends[0] >= 0 and (np.diff(ends) >= 0).all() and ends[-1] == len(letters)
+    if not texts or not inside.all() or labels.min() < 0:
+        return "it names what cannot be in its shard"
+    return None
 
 
 def index_arrays(ids: Sequence[str], labels: Sequence[int] | np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]:

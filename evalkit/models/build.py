@@ -21,7 +21,8 @@ from ..weights import PREPARED
 NOT_ARCHITECTURE = {*signature(timm.create_model).parameters, *signature(build_model_with_cfg).parameters}
 NOT_ARCHITECTURE |= {"features_only", "feature_cls", "out_indices", "name"}
 PREPROCESSING = set(PREPARED)  # all that may be set of timm's own config
-LARGEST = 1 << 13  # an argument; widths, depths and image sizes beyond it are nobody's
+LARGEST = 1 << 13  # an argument; widths and image sizes beyond it are nobody's
+DEEPEST = 1000  # blocks
 SLACK = 1 << 24  # numbers that a model may have beyond twice those of its file: positions of a larger image
 COUNTS = ("depth", "depths", "embed_dim", "embed_dims", "num_heads", "patch_size", "img_size", "layers", "channels")
 HIDDEN = ("bn_eps", "bn_momentum", "bn_tf", "pad_type")  # that timm's families read without naming them
@@ -78,8 +79,9 @@ def check_arguments(model: str, model_args: dict[str, Any]) -> None:
             raise EvalkitError(f"model_args.{name} must be numbers of at least 0 and below 1, but got {value!r}")
         if name in COUNTS and any(number < 1 for number in _integers(value)):
             raise EvalkitError(f"model_args.{name} must be at least 1, but got {value!r}")
-        if any(abs(number) > LARGEST for number in _integers(value)):
-            raise EvalkitError(f"model_args.{name} is beyond {LARGEST:,}, larger than any architecture; correct it")
+        largest = DEEPEST if "depth" in name or "layers" in name else LARGEST
+        if not all(abs(number) <= largest for number in _numbers(value)):  # NaN is not either
+            raise EvalkitError(f"model_args.{name} is beyond {largest:,}, larger than any architecture; correct it")
 
 
 def _is_rate(value: Any) -> bool:
@@ -90,9 +92,13 @@ def _is_rate(value: Any) -> bool:
 
 
 def _integers(value: Any) -> list[int]:
+    return [number for number in _numbers(value) if isinstance(number, int)]
+
+
+def _numbers(value: Any) -> list[float]:
     if isinstance(value, list | tuple):
-        return [number for item in value for number in _integers(item)]
-    return [value] if isinstance(value, int) else []
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, int | float) else []
 
 
 def check_size(name: str, model_args: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import timm
 
 from .. import checkpoint, zoo
-from ..runtime import sha256_file
+from ..runtime import parse_json, sha256_file
 from . import load as loading
 from .network import create
 
@@ -104,7 +104,7 @@ def _meta(path: Path) -> dict[str, Any]:
         [path / "meta.json"] if (path / "meta.json").is_file() else sorted(path.glob("checkpoints/step-*/meta.json"))
     )
     try:
-        meta = json.loads(found[-1].read_text(encoding="utf-8"))
+        meta = parse_json(found[-1].read_text(encoding="utf-8"))
     except (OSError, ValueError, IndexError, RecursionError):
         return {}  # `load` says what is wrong
     return meta if isinstance(meta, dict) else {}

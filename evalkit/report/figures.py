@@ -287,8 +287,7 @@ def _transferred(rows: Sequence[Row], protocols: Protocols) -> list[Drawing]:
     first: dict[tuple[int, str], tuple[Row, Record]] = {}
     for row in rows:
         for record in (r for run in row.runs for r in run.records.values() if r["protocol"] in order):
-            detail = protocols[record["protocol"]].detail
-            value = "" if detail is None else record["config"].get(detail.key) or ""
+            value = protocols[record["protocol"]].detail_of(record)
             first.setdefault((order.index(record["protocol"]), value), (row, record))
     drawings = []
     for (place, value), (row, record) in sorted(first.items()):

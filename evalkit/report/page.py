@@ -26,6 +26,11 @@ def lead(rows: Sequence[Row]) -> str:
     return text + (f" The embedded sets are {DEMONSTRATION}." if any(r["demonstration"] for r in records) else "")
 
 
+def _lines(text: str) -> str:
+    """Text whose lines hold nothing that turns letters around or hides some, whoever put the ends of lines there."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
 def html(
     title: str,
     lead: str,
@@ -49,7 +54,7 @@ def html(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("evalkit.report", "."),
         autoescape=True,
-        finalize=lambda value: plain(value) if type(value) is str and "\n" not in value else value,
+        finalize=lambda value: _lines(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

@@ -1,7 +1,6 @@
 """Curves of trainings against epochs, as each wrote them into its log.jsonl."""
 
 import itertools
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from .. import plots
+from ..files import parse_json
 from .collect import Row
 
 LOG = "log.jsonl"
@@ -37,7 +37,7 @@ def read_log(path: Path) -> dict[str, list[tuple[float, float]]] | None:
     """
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         steps = [(line["step"], line["epoch"]) for line in lines if line.get("epoch")]
         per_epoch = steps[-1][0] / steps[-1][1]
         for line in lines:
@@ -45,7 +45,7 @@ def read_log(path: Path) -> dict[str, list[tuple[float, float]]] | None:
                 if isinstance(value := line.get(key), int | float):
                     found[key].append((round(line["step"] / per_epoch, 4), float(value)))
             found[BATCH] += [(line["step"] / per_epoch, float(v)) for v in line.get(BATCH) or []]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, ZeroDivisionError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, ZeroDivisionError, AttributeError):
         return None
     return dict(found)
 

@@ -97,7 +97,7 @@ def _sets(rows: Sequence[Row], protocols: Protocols) -> dict[Set, list[Line]]:
         for record in (r for run in row.runs for r in run.records.values()):
             if record["protocol"] in order:
                 protocol = protocols[record["protocol"]]
-                detail = "" if protocol.detail is None else record["config"].get(protocol.detail.key) or ""
+                detail = protocol.detail_of(record)
                 line = found.setdefault(_set_of(record, protocol), {}).setdefault((i, detail), Line(row, detail, []))
                 line.records.append(record)
     for key, lines in _tuned(rows, protocols).items():
@@ -120,7 +120,7 @@ def _tuned(rows: Sequence[Row], protocols: Protocols) -> dict[Set, dict[tuple[in
     for i, row in enumerate(rows if protocol is not None else ()):
         for record in (r for run in row.runs for r in run.records.values()):
             start = record["config"].get("init") if record["task"] == "train" else None
-            if start and protocol is not None:
+            if isinstance(start, str) and start and protocol is not None:
                 data = record["data"]
                 key = Set(protocol.name, protocol.version, data["name"], data["fingerprint"], "{}")
                 origin = "timm's weights" if start == "pretrained" else PurePath(start).name

@@ -1,11 +1,11 @@
 """What the methods of a study cost: parameters with those of a teacher, multiply-adds, images per second of training,
 as MixPro's Tables 1 and 2 have them."""
 
-import json
 import statistics
 from typing import NamedTuple
 
 from ..errors import EvalkitError
+from ..files import parse_json
 from ..models.cost import cost
 from ..report.tables import NOT_MEASURED, Cell, Table
 from ..report.training import SPEED
@@ -36,7 +36,7 @@ def costs_of(m: Measured) -> Costs:
     """What the training of a cell cost, by its checkpoint and its log."""
     own = teachers = None
     try:
-        meta = json.loads((m.folder / TRAIN / META).read_text(encoding="utf-8"))
+        meta = parse_json((m.folder / TRAIN / META).read_text(encoding="utf-8"))
         own = cost(meta["model"], meta["image_size"], meta["num_classes"], **meta["model_args"])
         teachers = sum(cost(name, meta["image_size"], 1000).parameters for name in meta["teachers"])
     except (OSError, ValueError, KeyError, TypeError, EvalkitError):

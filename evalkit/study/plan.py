@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import results
 from ..errors import EvalkitError
-from ..files import write_atomic
+from ..files import parse_json, write_atomic
 from .spec import Cell, Evaluation, Study
 
 FILE = "plan.json"
@@ -163,7 +163,7 @@ def start(folder: Path, plan: Plan) -> None:
 def read(folder: Path) -> Plan:
     """The plan of a study's folder; raises EvalkitError where there is none."""
     try:
-        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        values = parse_json((folder / FILE).read_text(encoding="utf-8"))
         return Plan(**{**values, "jobs": [Job(**job) for job in values["jobs"]]})
     except FileNotFoundError as e:
         raise EvalkitError(f"{folder} holds no study (no {FILE}); start one with `evalkit study run NAME`") from e
@@ -192,7 +192,7 @@ def state(folder: Path, job: Job) -> Mapping[str, Any]:
     if finished(folder, job):
         return {"state": "done"}
     try:
-        found: dict[str, Any] = json.loads((folder / "jobs" / f"{job.id}.json").read_text(encoding="utf-8"))
-        return found
+        found = parse_json((folder / "jobs" / f"{job.id}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {"state": "waiting"}
+        found = None
+    return found if isinstance(found, dict) and isinstance(found.get("state"), str) else {"state": "waiting"}

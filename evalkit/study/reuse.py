@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from .. import fingerprint, results
 from ..errors import EvalkitError
+from ..files import parse_json
 from . import plan
 
 META = "last/meta.json"  # of a training, with the fingerprints of its images
@@ -188,7 +189,7 @@ def _sets(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
     is not known."""
     data = record["data"]
     if record["task"] == "train":
-        meta = json.loads((out / META).read_text(encoding="utf-8"))
+        meta = parse_json((out / META).read_text(encoding="utf-8"))
         found = training_sets(meta["data"]["fingerprint"], data["fingerprint"], meta)
     elif record["task"] == "transfer":
         found = {"train": data["train_fingerprint"], "val": data["fingerprint"]}

@@ -185,7 +185,7 @@ def model_of(folder, change):
 
 
 MODELS = {
-    "10^9 blocks": ({"model_args": {"depth": 10**9}}, "model_args.depth is beyond 8,192"),
+    "10^9 blocks": ({"model_args": {"depth": 10**9}}, "model_args.depth is beyond 1,000"),
     "a width of 10^9": ({"model_args": {"embed_dim": 10**9}}, "model_args.embed_dim is beyond"),
     "300 blocks of a width of 8,000": (
         {"model_args": {"depth": 300, "embed_dim": 8000}},

@@ -127,6 +127,22 @@ COMMANDS = (
 )
 
 
+def of_lines(folder, name):
+    """A run whose name has several lines, in report.html."""
+    assert not ESCAPES.search(report(folder, f"first line\n{name}")["html"])
+
+
+def on_a_sheet(folder, name):
+    """Images of such names, on the page of `mixup preview`."""
+    images = [put(folder / f"{name.replace('/', '_')} {seed}.png", seed) for seed in (1, 2)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        words = ["mixup", "preview", *map(str, images), "--methods", "mixup", "--pairs", "--out", f"{folder}/x.html"]
+        code, line = invoke(words)
+    page = (folder / "x.html").read_text()
+    assert not ESCAPES.search(page) and "label shares" in page.lower()
+    return code, line
+
+
 def harmless(folder, name):
     assert plain(name).isprintable() and "\x1b" not in plain(name)
 
@@ -161,6 +177,8 @@ def in_ascii(folder, command):
 
 
 CASES = [
+    *(Case(f"a run of two lines, the second {n!r}, in report.html", of_lines, "", "mended", n) for n in TERMINAL[:6]),
+    *(Case(f"an image called {n!r}, on the sheet of a preview", on_a_sheet, "", "mended", n) for n in TERMINAL[:6]),
     Case("a run and a class of such names, in an exported card", exported, fate="mended"),
     *(
         Case(f"a terminal of ASCII, `evalkit {command}`", in_ascii, fate="mended", argument=command)

@@ -172,7 +172,17 @@ def text(name, content):
     return lambda run: (run / name).write_bytes(content)
 
 
-PASSED = "passed over: .*step-000000002.* (is missing or damaged|is not a complete checkpoint)"
+def series(**changes):
+    """A record of occlusion with a point of its curve changed."""
+    return fake_records.occlusion() | {"series": [{"mode": "random", "level": 0.5, "top1": 0.5} | changes]}
+
+
+def other(field, **changes):
+    record = fake_records.occlusion()
+    return record | {field: record[field] | changes}
+
+
+PASSED = "passed over: .*step-000000002.* (is missing or damaged|is not a complete checkpoint|another version)"
 FILES = {
     "weights cut short": cut("model.safetensors"),
     "weights with a flipped byte": flipped("model.safetensors"),
@@ -185,6 +195,11 @@ FILES = {
     "meta.json that is a list": meta("[1]"),
     "meta.json without sums": meta({"sha256": ...}),
     "meta.json of classes that are a number": meta({"classes": 3}),
+    "meta.json of 100,000 brackets": meta("[" * 100_000),
+    "meta.json whose sums lack the weights": meta({"sha256": {}}),
+    "meta.json with the sum of a file elsewhere": meta({"sha256": {"model.safetensors": "", "../../config.yaml": ""}}),
+    "meta.json with a file name of 5,000 letters": meta({"sha256": {"model.safetensors": "", "x" * 5000: ""}}),
+    "meta.json of a later evalkit": meta({"schema": 99}),
 }
 # meta.json with a value that no evalkit wrote: evaluating it measures nothing
 METAS = {
@@ -229,6 +244,13 @@ LINES = {
     "a schema of the future": (fake_records.occlusion() | {"schema": 99}, "results.jsonl"),
     "metrics that are text": (fake_records.occlusion() | {"metrics": "x"}, "results.jsonl"),
     "an n of 400 digits": (fake_records.occlusion() | {"n": 10**400}, "results.jsonl"),
+    "a point at a level that is text": (series(level="0.5"), "results.jsonl"),
+    "a point without a level": (series(level=None), "results.jsonl"),
+    "a point whose value is text": (series(top1="x"), "results.jsonl"),
+    "a point whose spread is text": (series(sd="x"), "results.jsonl"),
+    "a point of a curve that is a list": (series(mode=["a"]), "results.jsonl"),
+    "images prepared in a list of ways": (other("data", prepared=[1]), "results.jsonl"),
+    "100,000 brackets in a value": (b'{"schema": ' + b"[" * 100_000, "results.jsonl"),
 }
 SOURCE = {"source.json": "{}"}
 TRANSFERS = {

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import evalkit
 from evalkit import cli
 from evalkit.cli.words import split
 from evalkit.errors import EvalkitError
+from evalkit.progress import progress
 
 ROOT = Path(__file__).resolve().parents[2]
 _UNKNOWN_FOR_ALL = (
@@ -411,3 +413,25 @@ def test_a_terminal_that_knows_few_characters_gets_them_escaped(encoding):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=env)
     assert done.returncode == 1 and done.stdout.decode(encoding).startswith("top-1 5 ")
     assert done.stderr.decode(encoding).startswith("error: ") and b"Traceback" not in done.stderr
+
+
+def test_a_working_directory_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr(sys, "argv", ["evalkit", "recipes", "list"])
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "is gone; cd to one that is there" in capsys.readouterr().err
+
+
+def test_a_line_that_is_too_long_loses_its_middle():
+    code, line = cli.invoke(["recipes", "show", "x" * 100_000])
+    assert code == 1 and len(line) < 5000 and line.startswith("unknown recipe 'xxx") and "Choose one of" in line
+
+
+def test_a_pass_without_a_standard_error(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)  # what Python has where the user closed it
+    with progress("images", 2) as advance:
+        advance(1)

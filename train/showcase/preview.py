@@ -76,7 +76,7 @@ def save(
         raise EvalkitError(f"--out is a .png or an .html file, but got {out}")
     if not look.lambdas or not all(0 <= value <= 1 for value in look.lambdas):
         raise EvalkitError(f"--lambdas are numbers between 0 and 1, but got {list(look.lambdas)}")
-    run = None if checkpoint is None else trained.load(checkpoint, torch.device("cpu"))
+    run = None if checkpoint is None else trained.load(checkpoint, torch.device("cpu"), names or "")
     chosen = [run.name] if run is not None and names is None else stand_in.chosen(names)
     labels, pixels, notes = load(images, SIZE if run is None else run.net.input_size[0])
     net = stand_in.network(SIZE, max(len(labels), 2)) if run is None else run.net

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from evalkit import plots
+from evalkit.text import plain
 
 CHARACTERS = 28  # as many fit under an image
 CELL, LEFT, TOP = 1.5, 1.5, 0.2  # inches
@@ -166,13 +167,18 @@ def page(names: list[str], rows: list[Row], png: bytes) -> str:
         " .8em;text-align:left;border-bottom:1px solid #d9dce1}"
     )
     image = (
-        f'<img alt="mixed samples of {escape(", ".join(row.name for row in rows))}"'
+        f'<img alt="mixed samples of {_shown(", ".join(row.name for row in rows))}"'
         f' src="data:image/png;base64,{base64.b64encode(png).decode()}">'
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>evalkit mixups</title><style>{style}</style>'
         f"<h1>Mixups</h1>{image}<h2>Label shares</h2><table>{''.join(shares(names, rows))}</table></html>\n"
     )
+
+
+def _shown(text: str) -> str:
+    """Text as the page shows it, line by line."""
+    return escape("\n".join(map(plain, text.split("\n"))))
 
 
 def shares(names: list[str], rows: list[Row]) -> Iterator[str]:
@@ -183,5 +189,5 @@ def shares(names: list[str], rows: list[Row]) -> Iterator[str]:
         rows: The mixed samples.
     """
     for row in rows:
-        cells = "".join(f"<td>{escape(item.title)}: {escape(item.caption(names))}</td>" for item in row.cells)
-        yield f"<tr><th>{escape(row.name)}</th>{cells}</tr>"
+        cells = "".join(f"<td>{_shown(item.title)}: {_shown(item.caption(names))}</td>" for item in row.cells)
+        yield f"<tr><th>{_shown(row.name)}</th>{cells}</tr>"

@@ -11,7 +11,7 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Network
 
 from ..mixups import MixMethod, from_config
-from ..settings import settle
+from ..settings import check_code, settle
 from . import stand_in
 
 
@@ -41,24 +41,30 @@ class Trained:
         return self.net((pixels / 255 - mean) / std).logits.argmax(1)
 
 
-def load(spec: str, device: torch.device) -> Trained:
+def load(spec: str, device: torch.device, given: str = "") -> Trained:
     """Network and method of a run or checkpoint folder of `evalkit train`, or of `zoo:NAME`. Raises EvalkitError for
     anything else.
 
     Args:
         spec: A run or checkpoint folder, or `zoo:NAME`.
         device: Where they go.
+        given: Methods that the command line names: a folder's own code is run only if it is one of them.
     """
     folder = checkpoint.find_folder(spec)
     if folder is None:
         raise EvalkitError(f"{spec} is no run or checkpoint folder of `evalkit train`, so it holds no method")
     loaded = models.load(str(folder), weights="raw")
-    recipe = loaded.meta["config"]
+    recipe = loaded.meta.get("config", {})
+    if "mixup" not in recipe:
+        raise EvalkitError(f"{folder} does not say with which mixup it was trained, so it holds no method")
+    check_code(recipe["mixup"], [given], str(folder), "--methods ")
     state: dict[str, Any] = {"method": {}, "network": None}
     if (folder / checkpoint.STATE).exists():  # not in the zoo, whose methods learned nothing
         state = checkpoint.load_state(folder)
-    settled = settle({"applied": [], "methods": {}} | recipe, (), recipe)  # runs of before this was done by the recipe
-    chosen = settled.get("mixup", recipe["mixup"])
+    try:  # runs of before this was done by the recipe
+        chosen = settle({"applied": [], "methods": {}} | recipe, (), recipe).get("mixup", recipe["mixup"])
+    except (TypeError, AttributeError, KeyError, ValueError) as e:
+        raise EvalkitError(f"{folder} is damaged: the settings of its mixup in meta.json are none") from e
     net, method = loaded.network, from_config(chosen)
     assert isinstance(net, Network), "read from a file"
     method.setup(net)
