@@ -26,7 +26,7 @@ from evalkit.errors import EvalkitError
 from evalkit.models.cost import cost
 from evalkit.runtime import derive_rng, environment, write_atomic
 from evalkit.study import spec
-from evalkit.train import loop, session
+from evalkit.train import helpers, loop, session
 from evalkit.train.config import TrainConfig
 from evalkit.train.mixups.base import MixMethod
 from evalkit.train.mixups.choice import Choice
@@ -83,7 +83,9 @@ def step(cfg: TrainConfig, said: list[str]) -> dict[str, Any]:
     own = replace(own, amp="none", augment="none", auto_augment=None, color_jitter=0.0, erasing=0.0, repeats=1)
     images = noise(cfg.image_size, count, "train"), noise(cfg.image_size, count, "val")
     s = session.build(own, torch.device("cpu"), images)
-    said += [f"random weights in place of {teacher.spec}" for teacher in session.teachers(s.trainee)]
+    said += [
+        f"random weights in place of {teacher.spec}" for teacher in helpers.teachers(s.method, s.trainee.distillation)
+    ]
     context, batch = loop.context_maker(s, 10**6), next(loop.batch_iterator(s, 0))
     before = [p.detach().clone() for p in s.network.model.parameters()]
     losses = {}

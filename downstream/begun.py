@@ -7,11 +7,12 @@ from types import UnionType
 from typing import get_origin, get_type_hints
 
 from evalkit import fingerprint
+from evalkit.checkpoint import read_weights
 from evalkit.errors import EvalkitError
 from evalkit.models import check_arguments
 from evalkit.runtime import parse_json, write_atomic
 
-from .backbone import Source
+from .backbone import TIMM, Source
 from .task import Data
 
 SOURCE = "source.json"
@@ -27,7 +28,7 @@ def write(run: Path, source: Source, data: Data) -> None:
         data: The images.
     """
     write_atomic(run / SOURCE, lambda f: f.write(json.dumps(dataclasses.asdict(source), indent=1).encode()))
-    write_atomic(run / DATA, lambda f: f.write(json.dumps(_fingerprints(data), indent=1).encode()))
+    write_atomic(run / DATA, lambda f: f.write(json.dumps(data.reads(), indent=1).encode()))
 
 
 def source(run: Path) -> Source:
@@ -43,6 +44,22 @@ def source(run: Path) -> Source:
         raise EvalkitError(
             f"{run} is not the folder of a transfer ({SOURCE} is missing or damaged); start again in another folder"
         ) from e
+
+
+def same_weights(run: Path, source: Source) -> None:
+    """Raise EvalkitError unless the weights that a run without a checkpoint begins with again are those it began with.
+
+    Args:
+        run: The run folder.
+        source: The weights, as the run noted them.
+    """
+    if source.checkpoint in (None, TIMM):
+        return
+    if read_weights(source.checkpoint, source.weights)[2] != source.sha256:
+        raise EvalkitError(
+            f"the weights {source.checkpoint} are not those that {run} began with; put those back, or start again in"
+            " another folder"
+        )
 
 
 def compare(run: Path, data: Data) -> list[str]:
@@ -61,7 +78,7 @@ def compare(run: Path, data: Data) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise EvalkitError(f"{run / DATA} is damaged; start again in another folder") from e
     said = []
-    for split, now in _fingerprints(data).items():
+    for split, now in data.reads().items():
         if fingerprint.same(known[split], now) is False:
             raise EvalkitError(
                 f"the {split} images or their truth are not those that {run} began with; put those back, or start again"
@@ -70,7 +87,3 @@ def compare(run: Path, data: Data) -> list[str]:
         remark = fingerprint.remark(now)
         said += [f"the {split} images and their truth are those of before, {remark}"] if remark else []
     return said
-
-
-def _fingerprints(data: Data) -> dict[str, str]:
-    return {"train": data.train_fingerprint, "val": data.fingerprint}

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import timm
+import yaml
 from threadpoolctl import threadpool_limits
 
-from evalkit import bootstrap, data, inference, models, results, run_folder
+from evalkit import bootstrap, data, inference, models, plain_yaml, results, run_folder
 from evalkit.data.known import KNOWN
 from evalkit.data.splits import check_splits, hold_out
 from evalkit.errors import EvalkitError
@@ -49,12 +50,13 @@ class Classification:
         if f"mode={FINETUNE}" not in overrides:
             return None
         kept = [word for word in overrides if word.partition("=")[0] not in ("mode", "data")]
-        named = [word.partition("=")[2] for word in overrides if word.startswith("data=")] or ["digits"]
-        where = ["data=folder", f"data_dir={named[-1]}"] if _is_folder(named[-1]) else [f"data={named[-1]}"]
-        if named[-1] in KNOWN:
-            given = {word.partition("=")[0] for word in kept}
-            parts = zip(("train_split", "val_split"), KNOWN[named[-1]].parts)
-            where += [f"{name}={part}" for name, part in parts if name not in given]
+        given = [word.partition("=")[2] for word in overrides if word.startswith("data=")] or ["digits"]
+        name = _unquoted(given[-1])
+        where = ["data=folder", f"data_dir={given[-1]}"] if _is_folder(name) else [f"data={given[-1]}"]
+        if name in KNOWN:
+            known = {word.partition("=")[0] for word in kept}
+            parts = zip(("train_split", "val_split"), KNOWN[name].parts)
+            where += [f"{key}={part}" for key, part in parts if key not in known]
         start = [f"init={spec}"]
         if not Path(spec).exists() and timm.is_model(spec.partition(".")[0]):
             start = [f"model={spec}", "init=pretrained"]
@@ -76,6 +78,15 @@ class Classification:
         names = {"top1": "correct"} | {name: name for name in next(iter(rows.values()), {}) if CLS.find(name)}
         right = {name: np.array([float(rows[id][column]) for id in ids]) for name, column in names.items()}
         return np.array(ids), _statistics(np.array([rows[id]["label"] for id in ids]), right)
+
+    def reads(self, cfg: ClsConfig, run: Path) -> dict[str, str]:
+        """Split -> fingerprint of the images that lie there now.
+
+        Args:
+            cfg: The keys.
+            run: The run folder, which holds no images.
+        """
+        return {name: _images(cfg, part).fingerprint for name, part in zip(("train", "val"), _parts(cfg))}
 
     def transfer(
         self, spec: str | None, cfg: ClsConfig | None, out: Path | None, resume: Path | None, overrides: list[str]
@@ -174,6 +185,14 @@ def measure(spec: str, cfg: ClsConfig, out: Path | None = None) -> int:
         f" {folder / results.FILE}, {folder / name}"
     )
     return 2 if bad else 0
+
+
+def _unquoted(text: str) -> str:
+    """The value of a word of a command line, whose paths a study puts into quotes."""
+    try:
+        return str(plain_yaml.parse(text)) if text[:1] in ("'", '"') else text
+    except yaml.YAMLError:
+        return text
 
 
 def _is_folder(name: str) -> bool:

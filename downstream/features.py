@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from evalkit import data, inference, models, zoo
+from evalkit import data, fingerprint, inference, models, zoo
 from evalkit.arrays import read_npz
 from evalkit.checkpoint import read_meta
 from evalkit.errors import EvalkitError
@@ -101,7 +101,8 @@ def features(
     path = folder / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
     found = gather_objects(_read(path, text) if is_main() else None)[0]
     if found is not None:
-        say(f"features of {images.name} made before are used: {path}")
+        sampled = fingerprint.remark(images.fingerprint)
+        say(f"features of {images.name} made before are used{f', {sampled}' if sampled else ''}: {path}")
         return *found, []
     records = inference.predict(of.loaded.network, images, transform, run)
     made = Features(records.ids, records.labels, records.logits)

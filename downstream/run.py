@@ -124,6 +124,8 @@ def _run(job: Job, resume: bool, trusted: bool) -> int:
     found = gather_objects(newest(run) if resume and is_main() else None)[0]
     if found and is_main():
         prune(run, found[0], cfg.keep)
+    if resume and not found:
+        begun.same_weights(run, source)
     if found and found[1] == steps and (known := gather_objects(is_main() and _measured(job, data, plan))[0]):
         if is_main():
             say(f"{known}; the run was finished, and nothing was added to it")

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from evalkit import fingerprint
 from evalkit.data.embedded import DIGITS, digit_rows, ink, photos, source_digits
 from evalkit.errors import EvalkitError
 from evalkit.runtime import derive_rng, parse_json, write_atomic
@@ -137,14 +138,14 @@ def write_scenes(root: str | Path, *, seed: int = 0, train: int = 240, val: int 
         return found
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise EvalkitError(
-            f"{root} is not empty and not the {NAME} asked for ({train} + {val}, size {size}, seed {seed}); remove it"
-            " or choose another folder"
+            f"{root} is not empty and not the {NAME} asked for ({train} + {val}, size {size}, seed {seed}), as they"
+            " were made; remove it or choose another folder"
         )
     temporary = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         fingerprints = {split: _write_split(temporary, split, settings) for split in FIRST_ID}
-        _write_json(temporary / INFO, {**settings, "fingerprints": fingerprints})
+        _write_json(temporary / INFO, {**settings, "fingerprints": fingerprints, "contents": _contents(temporary)})
         os.replace(temporary, root)  # onto an empty folder or none; another process may have been quicker
     except OSError as e:
         if (found := _cached(root, settings)) is None:
@@ -158,14 +159,22 @@ def write_scenes(root: str | Path, *, seed: int = 0, train: int = 240, val: int 
 
 
 def _cached(root: Path, settings: dict[str, int]) -> dict[str, str] | None:
-    """The fingerprints of the scenes that are there, whole and made with these settings."""
+    """The fingerprints of the scenes that are there, whole, as they were written and made with these settings."""
     try:
         info = parse_json((root / INFO).read_text(encoding="utf-8"))
         fingerprints = info.pop("fingerprints")
+        contents = info.pop("contents", None)  # those of evalkit 0.1.0 do not say it
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     files = [path for split in FIRST_ID for i in range(settings[split]) for path in _paths(root, split, i).values()]
-    return fingerprints if info == settings and all(path.is_file() for path in files) else None
+    whole = info == settings and all(path.is_file() for path in files)
+    return fingerprints if whole and contents in (None, _contents(root)) else None
+
+
+def _contents(root: Path) -> str:
+    """Of every file of the scenes, as it lies there."""
+    files = sorted(path for path in root.rglob("*.*") if path.suffix in (".jpg", ".png", ".json", ".txt"))
+    return fingerprint.of_files([str(path) for path in files if path.name != INFO])[1]
 
 
 def _paths(root: Path, split: str, index: int) -> dict[str, Path]:

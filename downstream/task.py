@@ -45,6 +45,10 @@ class Data:
     train_fingerprint: str = ""
     masks: bool = True
 
+    def reads(self) -> dict[str, str]:
+        """Split -> fingerprint of its images and their truth."""
+        return {"train": self.train_fingerprint, "val": self.fingerprint}
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -117,6 +121,15 @@ class Task:
             overrides: `key=value` as typed.
         """
         return None
+
+    def reads(self, cfg: Any, run: Path) -> dict[str, str]:
+        """Split -> fingerprint of the images and truth that lie there now.
+
+        Args:
+            cfg: The recipe.
+            run: The run folder, which holds the embedded ones.
+        """
+        return self.data(cfg, run).reads()
 
     def per_image(self, path: Path) -> tuple[np.ndarray, list[bootstrap.Statistic]]:
         """(ids, metrics as functions of how often each image counts) of the file that a record names. Raises OSError,

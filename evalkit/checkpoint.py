@@ -210,7 +210,8 @@ def steps(run: Path) -> list[Path]:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """The meta of a checkpoint folder whose files match their sha256; raises EvalkitError naming what is damaged."""
+    """The meta of a checkpoint folder whose files match their sha256; raises EvalkitError naming what is damaged. A
+    training state may be gone: a study drops it when all is measured."""
     try:
         meta = parse_json((folder / "meta.json").read_text(encoding="utf-8"))
         schema, sums = meta.get("schema", SCHEMA), dict(meta["sha256"])
@@ -231,6 +232,8 @@ def verify(folder: Path) -> dict[str, Any]:
             f" reads {SCHEMA}); use that version"
         )
     for name, expected in sums.items():
+        if name == STATE and not (folder / name).exists():
+            continue
         if not (folder / name).is_file() or sha256_file(folder / name) != expected:
             raise EvalkitError(
                 f"{folder / name} is missing or damaged (sha256 differs from meta.json); use another checkpoint of"
@@ -239,14 +242,31 @@ def verify(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
+def newest(run: Path, state: bool = False) -> tuple[Path, dict[str, Any]] | None:
     """The newest undamaged checkpoint of a run and its meta, passing over damaged ones with a warning; None if there is
-    none."""
+    none.
+
+    Args:
+        run: The run folder.
+        state: Whether it must hold the training state, to go on from. Raises EvalkitError where there are whole
+            checkpoints and none holds it.
+    """
+    without = None
     for folder in reversed(steps(run)):
         try:
-            return folder, verify(folder)
+            meta = verify(folder)
+            if not state or (folder / STATE).is_file():
+                return folder, meta
+            without = without or folder
+            problem = f"{folder} holds no {STATE}"
         except EvalkitError as e:
-            warnings.warn(f"passed over: {str(e).partition(';')[0]}", stacklevel=2)
+            problem = str(e)
+        warnings.warn(f"passed over: {problem.partition(';')[0]}", stacklevel=2)
+    if without is not None:
+        raise EvalkitError(
+            f"{without} holds weights but no training state (a study removes it once all is measured), so {run} cannot"
+            f" go on; measure it as it is, or begin a training of its own with init={run}"
+        )
     return None
 
 

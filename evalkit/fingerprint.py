@@ -8,16 +8,30 @@ Never of modification times, which differ between copies. Fingerprints of differ
 the data are the same, unless their digests agree.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 
 from .runtime import sha256_file
 
 FULL, SAMPLE = "content-full", "content-sample"
 FULL_BYTES = 1 << 30  # up to so many bytes together, all are read
 SAMPLED = 1024  # files of a larger set that are read, evenly spaced
+_DIGESTS: ContextVar[dict[str, str] | None] = ContextVar("_DIGESTS", default=None)
+
+
+@contextlib.contextmanager
+def remembered() -> Iterator[None]:
+    """Inside, no file is read twice for fingerprints, in however many sets it is: for a command that looks at all of
+    them at one moment."""
+    token = _DIGESTS.set({})
+    try:
+        yield
+    finally:
+        _DIGESTS.reset(token)
 
 
 def of_files(paths: Sequence[str]) -> tuple[str, str]:
@@ -113,6 +127,16 @@ def size(path: str) -> int:
 
 def digest(path: str) -> str:
     """Of a file's contents; what is there instead where they cannot be read."""
+    known = _DIGESTS.get()
+    if known is None:
+        return _digest(path)
+    path = os.path.abspath(path)
+    if path not in known:
+        known[path] = _digest(path)
+    return known[path]
+
+
+def _digest(path: str) -> str:
     try:
         return sha256_file(path) if os.path.isfile(path) else "no file"
     except OSError as e:

@@ -7,10 +7,10 @@ from typing import Any
 from .data.images import Images
 from .data.transforms import EvalTransform, TimmTransform, eval_transform, validation_transform
 from .errors import EvalkitError
-from .models import Loaded
+from .models import Facts, Loaded
 
 
-def recipe_of(loaded: Loaded) -> Mapping[str, Any]:
+def recipe_of(loaded: Facts) -> Mapping[str, Any]:
     """The recipe of the training run that the checkpoint is of; empty for other weights."""
     recipe = loaded.meta.get("config")
     return recipe if isinstance(recipe, dict) else {}

@@ -16,7 +16,7 @@ from evalkit.models import Loaded
 
 from . import attacks, layouts
 from .about.attacks import FGSMConfig, PGDConfig
-from .clean import open_clean
+from .clean import open_clean, reads
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
 
@@ -120,5 +120,5 @@ def evaluate(name: str, arrays: Arrays) -> Outcome:
     return outcome(arrays, [accuracy], series=series)
 
 
-FGSM = Measurement(partial(prepare, "fgsm"), collect_fgsm, partial(evaluate, "fgsm"))
-PGD = Measurement(partial(prepare, "pgd"), collect_pgd, partial(evaluate, "pgd"))
+FGSM = Measurement(partial(prepare, "fgsm"), collect_fgsm, partial(evaluate, "fgsm"), reads)
+PGD = Measurement(partial(prepare, "pgd"), collect_pgd, partial(evaluate, "pgd"), reads)

@@ -8,7 +8,7 @@ import numpy as np
 from evalkit import data
 from evalkit.data.images import Images, Subset
 from evalkit.errors import EvalkitError
-from evalkit.models import Loaded
+from evalkit.models import Facts
 from evalkit.preparation import recipe_of
 
 from . import layouts
@@ -16,7 +16,7 @@ from .config import CleanConfig
 from .layouts import Opened
 
 
-def open_clean(loaded: Loaded, cfg: CleanConfig, only: Sequence[str] | None = None) -> Opened:
+def open_clean(loaded: Facts, cfg: CleanConfig, only: Sequence[str] | None = None) -> Opened:
     """The images of `cfg.data`.
 
     Args:
@@ -43,7 +43,17 @@ def open_clean(loaded: Loaded, cfg: CleanConfig, only: Sequence[str] | None = No
     return _named(spec, data.load(spec, split, root=cfg.data_dir), loaded, cfg.allow_partial, only)
 
 
-def _named(spec: str, images: Images, loaded: Loaded, allow_partial: bool, only: Sequence[str] | None) -> Opened:
+def reads(loaded: Facts, cfg: CleanConfig) -> dict[str, str]:
+    """Role -> fingerprint of what a protocol reads that reads all of the clean images and nothing else.
+
+    Args:
+        loaded: The model, whose classes they must be.
+        cfg: Where they lie.
+    """
+    return {"data": open_clean(loaded, cfg).images.fingerprint}
+
+
+def _named(spec: str, images: Images, loaded: Facts, allow_partial: bool, only: Sequence[str] | None) -> Opened:
     own = layouts.check_known(loaded)
     odd = sorted(set(images.classes) ^ set(own))
     if odd:

@@ -3,13 +3,15 @@
 Convention, source and what differs from it: `about.imagenet_a`.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
 from evalkit import metrics
 from evalkit.bootstrap import Aurra, Calibration, Means, Statistic
 from evalkit.inference import Pass, predict
-from evalkit.models import Loaded
+from evalkit.models import Facts, Loaded
 
 from . import layouts
 from .config import ProtocolConfig
@@ -26,12 +28,29 @@ def prepare(loaded: Loaded, cfg: ProtocolConfig, device: torch.device) -> Plan:
         cfg: Where the images lie and how many are measured.
         device: Where the passes will run.
     """
-    return plan_for(
-        "imagenet-a",
-        loaded,
-        cfg,
-        layouts.open_set("imagenet-a", layouts.choose("imagenet-a", cfg.data, loaded), loaded, cfg.allow_partial),
-    )
+    return plan_for("imagenet-a", loaded, cfg, open_data("imagenet-a", loaded, cfg))
+
+
+def open_data(kind: str, loaded: Facts, cfg: ProtocolConfig) -> layouts.Opened:
+    """The images of a protocol that reads one published set, or what stands in for it.
+
+    Args:
+        kind: The data set, a name in SETS.
+        loaded: The model, whose classes they must be.
+        cfg: Where they lie.
+    """
+    return layouts.open_set(kind, layouts.choose(kind, cfg.data, loaded), loaded, cfg.allow_partial)
+
+
+def reads(kind: str, loaded: Facts, cfg: ProtocolConfig) -> dict[str, str]:
+    """Role -> fingerprint of what such a protocol reads.
+
+    Args:
+        kind: The data set, a name in SETS.
+        loaded: The model, whose classes they must be.
+        cfg: Where they lie.
+    """
+    return {"data": open_data(kind, loaded, cfg).images.fingerprint}
 
 
 def plan_for(name: str, loaded: Loaded, cfg: ProtocolConfig, opened: layouts.Opened, own: bool = False) -> Plan:
@@ -162,4 +181,4 @@ def _cross_scaled(ids: np.ndarray, z: np.ndarray, labels: np.ndarray) -> tuple[n
     return z / fitted[half][:, None], float(fitted.mean())
 
 
-PROTOCOL = Measurement(prepare, collect, evaluate)
+PROTOCOL = Measurement(prepare, collect, evaluate, partial(reads, "imagenet-a"))

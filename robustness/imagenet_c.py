@@ -13,7 +13,7 @@ from evalkit.bootstrap import Means
 from evalkit.data.folders import FolderImages
 from evalkit.errors import EvalkitError, suggest
 from evalkit.inference import Pass, predict
-from evalkit.models import Loaded
+from evalkit.models import Facts, Loaded
 from evalkit.ordered import each_once
 
 from . import layouts
@@ -52,18 +52,8 @@ def prepare(loaded: Loaded, cfg: ImageNetCConfig, device: torch.device) -> Plan:
         cfg: Where the images lie, which corruptions and severities are measured.
         device: Where the passes will run.
     """
-    root = layouts.class_root(_existing(layouts.choose("imagenet-c", cfg.data, loaded)), "imagenet-c")
-    layouts.check_known(loaded)
-    sets, problems, notes = _cells(root, loaded, cfg)
-    if problems and not cfg.allow_partial:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise EvalkitError(
-            f"{root} is not complete: {'; '.join(problems[:3])}{more}. Complete it, or accept it as partial with"
-            " allow_partial=true"
-        )
-    if not sets:
-        raise EvalkitError(f"{root} holds none of the corruptions; expected {root}/gaussian_noise/1/CLASS/image.JPEG")
-    side = loaded.network.input_size[0]
+    sets, problems, notes = _open(loaded, cfg)
+    side = loaded.input_size[0]
     if cfg.preprocess is None and side != SIDE:
         raise EvalkitError(
             f"the files of ImageNet-C have {SIDE} pixels and {loaded.label} takes {side}; choose preprocess=published"
@@ -94,13 +84,39 @@ def prepare(loaded: Loaded, cfg: ImageNetCConfig, device: torch.device) -> Plan:
     )
 
 
+def _open(loaded: Facts, cfg: ImageNetCConfig) -> tuple[dict[str, FolderImages], list[str], list[str]]:
+    """See `_cells`."""
+    root = layouts.class_root(_existing(layouts.choose("imagenet-c", cfg.data, loaded)), "imagenet-c")
+    layouts.check_known(loaded)
+    sets, problems, notes = _cells(root, loaded, cfg)
+    if problems and not cfg.allow_partial:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise EvalkitError(
+            f"{root} is not complete: {'; '.join(problems[:3])}{more}. Complete it, or accept it as partial with"
+            " allow_partial=true"
+        )
+    if not sets:
+        raise EvalkitError(f"{root} holds none of the corruptions; expected {root}/gaussian_noise/1/CLASS/image.JPEG")
+    return sets, problems, notes
+
+
+def reads(loaded: Facts, cfg: ImageNetCConfig) -> dict[str, str]:
+    """Role -> fingerprint of every corruption at every severity.
+
+    Args:
+        loaded: The model, whose classes they must be.
+        cfg: Where the images lie, which corruptions and severities are measured.
+    """
+    return {cell: images.fingerprint for cell, images in _open(loaded, cfg)[0].items()}
+
+
 def _existing(spec: str) -> Path:
     if not Path(spec).is_dir():
         raise EvalkitError(f"no such folder: {spec}; imagenet-c has no embedded stand-in")
     return Path(spec)
 
 
-def _cells(root: Path, loaded: Loaded, cfg: ImageNetCConfig) -> tuple[dict[str, FolderImages], list[str], list[str]]:
+def _cells(root: Path, loaded: Facts, cfg: ImageNetCConfig) -> tuple[dict[str, FolderImages], list[str], list[str]]:
     """corruption/severity -> its images, what is missing, and what a person should know."""
     published, sets, problems = layouts.is_imagenet(loaded), {}, []
     folders = _corruption_folders(root)
@@ -218,4 +234,4 @@ def evaluate(arrays: Arrays) -> Outcome:
     return outcome(arrays, statistics, more=numbers, reasons=undefined, series=series)
 
 
-PROTOCOL = Measurement(prepare, collect, evaluate)
+PROTOCOL = Measurement(prepare, collect, evaluate, reads)

@@ -11,7 +11,7 @@ from evalkit.bootstrap import Detection, Means, Statistic
 from evalkit.data.folders import same_files
 from evalkit.errors import EvalkitError
 from evalkit.inference import Pass, predict
-from evalkit.models import Loaded
+from evalkit.models import Facts, Loaded
 
 from . import layouts
 from .about.imagenet_o import ImageNetOConfig
@@ -29,15 +29,7 @@ def prepare(loaded: Loaded, cfg: ImageNetOConfig, device: torch.device) -> Plan:
         cfg: Where the images of both sides lie and how many are measured.
         device: Where the passes will run.
     """
-    ood = layouts.open_set("imagenet-o", layouts.choose("imagenet-o", cfg.data, loaded), loaded, cfg.allow_partial)
-    ind = layouts.open_set(
-        "val",
-        layouts.choose("val", cfg.id_data, loaded, "--id"),
-        loaded,
-        cfg.allow_partial,
-        only=ood.matched,
-        labels=cfg.val_labels,
-    )
+    ood, ind = _open(loaded, cfg)
     restrict = layouts.class_indices(loaded, ood.matched)
     transform, preprocess = layouts.pipeline(loaded, ood.images, cfg.preprocess)
     if preprocess != layouts.pipeline(loaded, ind.images, cfg.preprocess)[1]:
@@ -75,6 +67,30 @@ def prepare(loaded: Loaded, cfg: ImageNetOConfig, device: torch.device) -> Plan:
         notes=notes + ood.notes + ind.notes + ([_overlap(shared)] if shared else []),
         extra={"restrict": restrict},
     )
+
+
+def _open(loaded: Facts, cfg: ImageNetOConfig) -> tuple[layouts.Opened, layouts.Opened]:
+    """The images of unknown classes, and those of known ones."""
+    ood = layouts.open_set("imagenet-o", layouts.choose("imagenet-o", cfg.data, loaded), loaded, cfg.allow_partial)
+    ind = layouts.open_set(
+        "val",
+        layouts.choose("val", cfg.id_data, loaded, "--id"),
+        loaded,
+        cfg.allow_partial,
+        only=ood.matched,
+        labels=cfg.val_labels,
+    )
+    return ood, ind
+
+
+def reads(loaded: Facts, cfg: ImageNetOConfig) -> dict[str, str]:
+    """Role -> fingerprint of both sides.
+
+    Args:
+        loaded: The model, whose classes the known ones must be.
+        cfg: Where the images of both sides lie.
+    """
+    return dict(zip(("ood", "id"), (opened.images.fingerprint for opened in _open(loaded, cfg))))
 
 
 def _overlap(shared: list[tuple[str, str]]) -> str:
@@ -149,4 +165,4 @@ def evaluate(arrays: Arrays) -> Outcome:
     )
 
 
-PROTOCOL = Measurement(prepare, collect, evaluate)
+PROTOCOL = Measurement(prepare, collect, evaluate, reads)

@@ -14,7 +14,7 @@ from evalkit.data.images import Images, Subset
 from evalkit.data.transforms import EvalTransform, TimmTransform
 from evalkit.data.val_labels import WNID, read_val_labels
 from evalkit.errors import EvalkitError
-from evalkit.models import Loaded
+from evalkit.models import Facts, Loaded
 from evalkit.preparation import preparation
 
 from .sets import SETS, wnids
@@ -43,7 +43,7 @@ class Opened:
     notes: list[str]
 
 
-def choose(kind: str, given: str | None, loaded: Loaded, option: str = "--data") -> str:
+def choose(kind: str, given: str | None, loaded: Facts, option: str = "--data") -> str:
     """The data of a set: what was given, else what stands in for it where the checkpoint was trained on an embedded set
     or on Fashion-MNIST. Raises EvalkitError, which names the `option` that gives them, otherwise.
 
@@ -76,7 +76,7 @@ def no_default(kind: str, label: str, option: str = "--data") -> EvalkitError:
     return EvalkitError(f"{why} no default data; give the {wanted.title} folder with {option} DIR")
 
 
-def trained_on(loaded: Loaded) -> str | None:
+def trained_on(loaded: Facts) -> str | None:
     """The name of the data that a checkpoint was trained on, if it says so."""
     name = (loaded.meta.get("data") or {}).get("name")
     return name if isinstance(name, str) else None
@@ -85,7 +85,7 @@ def trained_on(loaded: Loaded) -> str | None:
 def open_set(
     kind: str,
     spec: str,
-    loaded: Loaded,
+    loaded: Facts,
     allow_partial: bool,
     only: Sequence[str] | None = None,
     labels: str | None = None,
@@ -111,7 +111,7 @@ def open_set(
             raise EvalkitError(f"no such folder: {spec}")
         if labels is not None:
             raise EvalkitError(f"val_labels belongs to a folder of images; {spec} is an embedded set")
-        images = _load(spec, loaded.network.input_size[0] if spec in data.MADE_AT_ANY_SIZE else None)
+        images = _load(spec, loaded.input_size[0] if spec in data.MADE_AT_ANY_SIZE else None)
         kept = images if only is None else Subset(images, np.flatnonzero(labels_in(images, only) >= 0))
         return Opened(
             kept,
@@ -151,7 +151,7 @@ def open_set(
     )
 
 
-def check_known(loaded: Loaded) -> list[str]:
+def check_known(loaded: Facts) -> list[str]:
     """The names of the model's classes. Raises EvalkitError where they have none."""
     if loaded.classes is None:
         raise EvalkitError(
@@ -161,7 +161,7 @@ def check_known(loaded: Loaded) -> list[str]:
     return loaded.classes
 
 
-def is_imagenet(loaded: Loaded) -> bool:
+def is_imagenet(loaded: Facts) -> bool:
     """Whether the model's classes are ImageNet's, by WordNet id, so that the published sets apply."""
     return {c for s in SETS.values() if s.subset for c in s.wnids()} <= set(loaded.classes or [])
 
@@ -237,7 +237,7 @@ def find_problems(kind: str, classes: Sequence[str], count: dict[str, int]) -> l
     return problems
 
 
-def check_line(opened: Opened, loaded: Loaded) -> str:
+def check_line(opened: Opened, loaded: Facts) -> str:
     """What a person should see before trusting a number: folders found, classes compared.
 
     Args:
@@ -245,12 +245,12 @@ def check_line(opened: Opened, loaded: Loaded) -> str:
         loaded: The model that it is measured with.
     """
     return (
-        f"{len(opened.matched)} of {len(opened.classes)} class folders matched by name, of {loaded.network.num_classes}"
+        f"{len(opened.matched)} of {len(opened.classes)} class folders matched by name, of {loaded.num_classes}"
         " classes of the model"
     )
 
 
-def class_indices(loaded: Loaded, classes: Sequence[str]) -> np.ndarray:
+def class_indices(loaded: Facts, classes: Sequence[str]) -> np.ndarray:
     """Position of each of `classes` among the model's outputs, (K',) int64, by name. Raises EvalkitError for a class
     the model does not have.
 
@@ -302,7 +302,7 @@ def pipeline(
         mode: The preprocessing that the user asked for; None: the protocol's.
         own: Whether a checkpoint of a run sees the images as the run validated itself, unless `mode` says otherwise.
     """
-    height, width = loaded.network.input_size
+    height, width = loaded.input_size
     if height != width:
         raise EvalkitError(
             f"model {loaded.label} takes images of {height}x{width} pixels; the protocols are defined for square ones"

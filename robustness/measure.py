@@ -201,11 +201,12 @@ def _record(
     records: str,
 ) -> dict[str, Any]:
     sets = {role: {"name": images.name, "fingerprint": images.fingerprint} for role, images in plan.sets.items()}
+    sets |= {role: {"name": name, "fingerprint": known} for role, (name, known) in plan.files.items()}
     main = next(iter(plan.sets.values()))
     whole = (
         main.fingerprint
         if len(sets) == 1
-        else fingerprint.combined({f"{role} {images.name}": images.fingerprint for role, images in plan.sets.items()})
+        else fingerprint.combined({f"{role} {one['name']}": one["fingerprint"] for role, one in sets.items()})
     )
     skipped = 0 if cfg.on_error == "wrong" else len(about["bad"])
     notes = [

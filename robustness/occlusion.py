@@ -12,7 +12,8 @@ import torch
 
 from evalkit.bootstrap import Means
 from evalkit.errors import EvalkitError
-from evalkit.models import Loaded
+from evalkit.fingerprint import FULL
+from evalkit.models import Facts, Loaded
 from evalkit.ordered import each_once
 from evalkit.runtime import gather_objects, is_main
 
@@ -21,7 +22,7 @@ from .about.occlusion import MODES, OcclusionConfig
 from .clean import open_clean
 from .masks import settings
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
-from .saliency import DINO_HEAD, cached, open_saliency
+from .saliency import DINO_HEAD, cached, known_by, open_saliency
 from .sweep import check_grid, sweep
 
 PUBLISHED_GRID = 14
@@ -50,9 +51,8 @@ def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
         raise EvalkitError(
             f"offset={cfg.offset} is a whole patch of {preprocess['side'] // grid} pixels or more; choose a smaller one"
         )
-    needed = any(mode != "random" for mode in cfg.modes)
-    source = cfg.saliency or ("self" if embedded else "dino")
-    saliency = open_saliency(source, cfg.head, loaded, device) if needed else None
+    source = _saliency(cfg, opened)
+    saliency = open_saliency(source, cfg.head, loaded, device) if source else None
     variants = {key: getattr(cfg, key) for key, usual in VARIANTS.items() if getattr(cfg, key) != usual}
     chosen = {"modes": cfg.modes, "levels": cfg.levels, "repeats": cfg.repeats, "grid": grid}
     by_dino = saliency is not None and (saliency.settings["source"], saliency.settings["head"]) == ("dino", DINO_HEAD)
@@ -81,7 +81,28 @@ def prepare(loaded: Loaded, cfg: OcclusionConfig, device: torch.device) -> Plan:
         and not variants,
         notes=[layouts.check_line(opened, loaded), *opened.notes, *(saliency.said if saliency is not None else ())],
         extra={"labels": indices[labels], "saliency": saliency},
+        files={"saliency": (str(source), f"{FULL}:{known}")} if saliency and (known := saliency.by_file) else {},
     )
+
+
+def _saliency(cfg: OcclusionConfig, opened: layouts.Opened) -> str | None:
+    """Where saliency maps come from; None: no mode asks for them."""
+    if all(mode == "random" for mode in cfg.modes):
+        return None
+    return cfg.saliency or ("self" if opened.images.native_size is not None else "dino")
+
+
+def reads(loaded: Facts, cfg: OcclusionConfig) -> dict[str, str]:
+    """Role -> fingerprint of the clean images, and of the file that saliency maps come from.
+
+    Args:
+        loaded: The model, whose classes the images must be.
+        cfg: Where images and saliency come from.
+    """
+    opened = open_clean(loaded, cfg)
+    source = _saliency(cfg, opened)
+    found = {"data": opened.images.fingerprint}
+    return found | ({"saliency": f"{FULL}:{known}"} if source and (known := known_by(source)) else {})
 
 
 def _embedded_grid(loaded: Loaded, side: int) -> int:
@@ -198,4 +219,4 @@ def evaluate(arrays: Arrays) -> Outcome:
     return outcome(arrays, [Means(samples)], series=series)
 
 
-PROTOCOL = Measurement(prepare, collect, evaluate)
+PROTOCOL = Measurement(prepare, collect, evaluate, reads)

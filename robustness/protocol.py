@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evalkit import bootstrap
 from evalkit.data.images import Images
-from evalkit.models import Loaded
+from evalkit.models import Facts, Loaded
 from evalkit.parts import Parts
 
 Arrays = dict[str, np.ndarray]
@@ -33,6 +33,7 @@ class Plan:
         notes: What a reader of the numbers should know, one sentence each.
         extra: What the protocol itself prepared.
         parts: Where the pass over the images of a role is saved while it runs.
+        files: Role -> (name, fingerprint) of what is read besides images.
     """
 
     sets: dict[str, Images]
@@ -45,6 +46,12 @@ class Plan:
     notes: list[str]
     extra: dict[str, Any] = field(default_factory=dict)
     parts: Callable[[str], Parts | None] = lambda role: None
+    files: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def reads(self) -> dict[str, str]:
+        """Role -> fingerprint of everything that is read."""
+        images = {role: images.fingerprint for role, images in self.sets.items()}
+        return images | {role: fingerprint for role, (_, fingerprint) in self.files.items()}
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,11 @@ class Measurement:
         prepare: Checks and opens everything, from model, configuration and device, before anything runs.
         collect: Makes the forward passes: (records by name, (id, reason) of images that could not be read).
         evaluate: Computes the numbers from the records alone.
+        reads: What `prepare` would read, from the facts of the model (see `models.stated`) and configuration: role ->
+            fingerprint, as `Plan.reads` gives them. By this, studies tell whether what they measured is still there.
     """
 
     prepare: Callable[[Loaded, Any, torch.device], Plan]
     collect: Callable[..., tuple[Arrays, list[tuple[str, str]]]]
     evaluate: Callable[[Arrays], Outcome]
+    reads: Callable[[Facts, Any], dict[str, str]]

@@ -45,6 +45,12 @@ class Saliency:
     settings: dict[str, Any]
     said: tuple[str, ...] = ()
 
+    @property
+    def by_file(self) -> str | None:
+        """sha256 of the file of maps, or of the weights of another model, that they come from; None where there is no
+        such file."""
+        return None if self.settings["source"] == "self" else self.settings.get("sha256")
+
     def __call__(self, x: Tensor, ids: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
         values, grid = self.source(x, ids)
         values = np.asarray(values[: len(ids)], dtype=np.float64)
@@ -178,6 +184,19 @@ def open_saliency(spec: str, head: str, evaluated: models.Loaded, device: torch.
     known = _settings(spec, loaded)
     found = attention(loaded.network.to(device), device, _head(head, auto), known)
     return replace(found, said=tuple(f"saliency model: {line}" for line in models.describe(loaded.report)))
+
+
+def known_by(spec: str) -> str | None:
+    """`Saliency.by_file` of what `open_saliency` would open, without its weights.
+
+    Args:
+        spec: As `open_saliency` takes it.
+    """
+    if spec.endswith(".npz"):
+        return str(file(spec).settings["sha256"])
+    if spec in ("self", "dino", DINO):
+        return None
+    return models.sha256_of(spec)
 
 
 def _settings(source: str, loaded: models.Loaded) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from timm.data import RealLabelsImagenet
 
 from evalkit.bootstrap import Means
 from evalkit.data.folders import FolderImages
-from evalkit.models import Loaded
+from evalkit.models import Facts, Loaded
 
 from . import imagenet_a, layouts
 from .about.shifts import ImageNetValConfig
@@ -37,7 +37,7 @@ def prepare(kind: str, loaded: Loaded, cfg: ProtocolConfig, device: torch.device
         cfg: Where the images lie and how many are measured.
         device: Where the passes will run.
     """
-    opened = layouts.open_set(kind, layouts.choose(kind, cfg.data, loaded), loaded, cfg.allow_partial)
+    opened = imagenet_a.open_data(kind, loaded, cfg)
     if kind == "imagenet-v2" and opened.published:
         opened = _which_v2(opened)
     return imagenet_a.plan_for(kind, loaded, cfg, opened)
@@ -60,7 +60,7 @@ def _which_v2(opened: layouts.Opened) -> layouts.Opened:
 
 
 IMAGENET_R, IMAGENET_SKETCH, IMAGENET_V2 = (
-    Measurement(partial(prepare, kind), imagenet_a.collect, imagenet_a.evaluate)
+    Measurement(partial(prepare, kind), imagenet_a.collect, imagenet_a.evaluate, partial(imagenet_a.reads, kind))
     for kind in ("imagenet-r", "imagenet-sketch", "imagenet-v2")
 )
 
@@ -77,12 +77,25 @@ def prepare_val(loaded: Loaded, cfg: ImageNetValConfig, device: torch.device) ->
         cfg: Where the images lie and which classes are measured.
         device: Where the passes will run.
     """
-    only = wnids(cfg.classes) if cfg.classes else None
-    opened = open_clean(loaded, cfg, only)
+    opened = _open_val(loaded, cfg)
     plan = imagenet_a.plan_for("imagenet-val", loaded, cfg, opened, own=True)
-    if opened.published and only is None:
+    if opened.published and not cfg.classes:
         plan.extra["real"] = real_labels(loaded, opened.images.ids)
     return plan
+
+
+def _open_val(loaded: Facts, cfg: ImageNetValConfig) -> layouts.Opened:
+    return open_clean(loaded, cfg, wnids(cfg.classes) if cfg.classes else None)
+
+
+def reads_val(loaded: Facts, cfg: ImageNetValConfig) -> dict[str, str]:
+    """Role -> fingerprint of the clean images, all or those of another set's classes.
+
+    Args:
+        loaded: The model, whose classes they must be.
+        cfg: Where they lie and which classes are measured.
+    """
+    return {"data": _open_val(loaded, cfg).images.fingerprint}
 
 
 def real_labels(loaded: Loaded, ids: Sequence[str]) -> np.ndarray | None:
@@ -139,4 +152,4 @@ def evaluate_val(arrays: Arrays) -> Outcome:
     return outcome(arrays, statistics, more=known, reasons=reasons, data={"n_real": int(labelled.sum())})
 
 
-IMAGENET_VAL = Measurement(prepare_val, collect_val, evaluate_val)
+IMAGENET_VAL = Measurement(prepare_val, collect_val, evaluate_val, reads_val)

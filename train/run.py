@@ -122,11 +122,12 @@ def go_on(s: session.Session, run: Path) -> None:
         s: The run, freshly built.
         run: The run folder.
     """
-    found, compared = checkpoint.newest(run), []
+    found, compared = checkpoint.newest(run, state=True), []
     if found is not None:
         folder, meta = found
         compared = [*same_images(s, folder, meta, run), *same_helpers(s, folder, meta, run)]
         snapshot.restore(s, folder)
+        s.init = snapshot.of_meta(folder, {"init": {}} | meta, "init", dict)  # of then, whatever lies there now
         s.seconds = float(snapshot.of_meta(folder, meta, "seconds", int | float))
     if is_main():
         checkpoint.tidy(run, found and found[0], s.best.get("step"), s.cfg.keep)
@@ -308,6 +309,7 @@ def records(s: session.Session, run: Path) -> list[dict[str, Any]]:
         values = dict(s.scores[name])
         notes = [*s.remarks, *(f"teacher {name}: sha256 {digest}" for name, digest in meta["teachers"].items())]
         notes += [f"maps {name}: {digest}" for name, digest in meta["maps"].items()]
+        notes += [f"began with {name}: sha256 {digest}" for name, digest in meta["init"].items()]
         notes += early(s)
         if name == "raw":
             values |= {"top1_best": s.best["top1"]}

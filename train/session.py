@@ -1,7 +1,7 @@
 """Everything a training run is made of, built from its config."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from evalkit import checkpoint, config, data, fingerprint
+from evalkit import checkpoint, config, data
 from evalkit.data.kept import keep
 from evalkit.data.loading import steps_per_epoch
 from evalkit.data.published import published_set, sets_of_recipe
@@ -19,18 +19,17 @@ from evalkit.data.splits import check_splits, hold_out, spread
 from evalkit.data.transforms import EvalTransform, TrainTransform, validation_transform
 from evalkit.errors import EvalkitError
 from evalkit.models import Network
-from evalkit.runtime import is_main, seed_torch
+from evalkit.runtime import seed_torch
 
 from . import distill, fsdp, settings
 from .batchnorm import BatchNormStatistics, share_batch_norm
 from .combination import without_effect
 from .config import TrainConfig
 from .ema import WeightAverage
+from .helpers import began_with, offline_maps, teachers
 from .matching import recipe_name
 from .mixups import from_config
 from .mixups.base import Context, MixMethod
-from .mixups.parts.offline_maps import OfflineMaps
-from .mixups.parts.teacher import Teacher
 from .network import make_network
 from .optim import make_optimizer
 from .sizes import settle_sizes
@@ -78,6 +77,7 @@ class Session:
         empty: The network less its weights, which are put into it where a pass needs them whole; None: not fsdp.
         remarks: What a reader of the numbers must know of the data.
         maps: Folders of maps that the method reads, with their fingerprints; known to the main process.
+        init: Name of the weights that the run began with, and their sha256.
         recipe: Whose settings these are, see `recipe_name`.
         whole: Whether the training and the validation images are those of the recipe, a published set, whole.
         step: Optimizer steps done; the only clock.
@@ -102,6 +102,7 @@ class Session:
     empty: Network | None
     remarks: list[str]
     maps: dict[str, str] = field(default_factory=dict)
+    init: dict[str, str] = field(default_factory=dict)
     recipe: str | None = None
     whole: tuple[bool, bool] = (False, False)
     step: int = 0
@@ -177,7 +178,9 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
     ema = WeightAverage(network) if cfg.ema is not None else None
     empty = fsdp.split_run(cfg, method, [network, *([ema.network] if ema else [])], device) if cfg.fsdp else None
     optimizer = make_optimizer(network.model, method, cfg)
-    remarks += [f"teacher {teacher.spec}: {line}" for teacher in teachers(trainee) for line in teacher.said]
+    remarks += [
+        f"teacher {teacher.spec}: {line}" for teacher in teachers(method, trainee.distillation) for line in teacher.said
+    ]
     transform = TrainTransform(cfg, network.mean)
     recipe = recipe_name(cfg)
     wanted = sets_of_recipe(config.read(config.find(recipe)) if recipe else None)
@@ -199,6 +202,7 @@ def build(cfg: TrainConfig, device: torch.device, images: tuple[data.Images, dat
         whole=(published_set(train_images) == wanted[0], published_set(val_images) == wanted[1]),
         remarks=remarks,
         maps=offline_maps(method, train_images.ids),
+        init=began_with(cfg),
     )
 
 
@@ -284,30 +288,6 @@ def single_values(network: Network) -> Iterator[list[str]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-# ---- state on disk
-
-
-def teachers(trainee: Trainee) -> list[Teacher]:
-    """The frozen networks that the method and the distillation ask."""
-    askers = [*trainee.method.modules(), trainee.distillation]
-    found = (getattr(asker, "teacher", None) for asker in askers)
-    return [teacher for teacher in found if isinstance(teacher, Teacher)]
-
-
-def offline_maps(method: MixMethod, ids: Sequence[str]) -> dict[str, str]:
-    """Folder -> fingerprint of the maps made before that a method reads, one file per training image.
-
-    Args:
-        method: The method.
-        ids: Of the training images.
-    """
-    found = [maps for maps in method.loader_extras.values() if isinstance(maps, OfflineMaps)]
-    return {
-        str(maps.folder): fingerprint.of_split([], [str(maps.file(id)) for id in sorted(ids)])
-        for maps in (found if is_main() else [])
-    }
 
 
 def method_name(spec: Any) -> str:

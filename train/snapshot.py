@@ -15,7 +15,8 @@ from evalkit.models import Network
 from evalkit.runtime import is_main, world_size
 
 from . import fsdp
-from .session import Session, method_name, teachers
+from .helpers import teachers
+from .session import Session, method_name
 
 SAME = 1e-6  # how far sums may be apart, relative: of the same weights on GPUs of different kinds
 
@@ -87,8 +88,9 @@ def meta(s: Session) -> dict[str, Any]:
         "std": list(network.std),
         "method": method_name(cfg.mixup),
         "label": cfg.label or method_name(cfg.mixup),
-        "teachers": {str(teacher.spec): teacher.sha256 for teacher in teachers(s.trainee)},
+        "teachers": {str(teacher.spec): teacher.sha256 for teacher in teachers(s.method, s.trainee.distillation)},
         "maps": s.maps,
+        "init": s.init,
         "best": s.best,  # says what the link of that name must point at
         "seconds": s.seconds,  # here, not in the training state, which is the same in every run of a recipe
         "data": {

@@ -227,8 +227,6 @@ def transfer(
         )
     if resume is not None and (out is not None or recipe is not None or ms):
         raise EvalkitError(f"--resume continues the run inside {resume} as it is; leave out --out, --recipe and --ms")
-    from .. import config
-
     protocol = described.transfers()[task]
     found = protocol.load()
     if ms and not hasattr(protocol.config, "ms"):
@@ -240,11 +238,7 @@ def transfer(
             raise EvalkitError("fine-tuning has the recipe `finetune`; name another to `evalkit train` itself")
         print(f"evalkit train {' '.join(instead)}", flush=True)
         return train(instead, gpus=gpus, out=out)
-    cfg = (
-        None
-        if resume is not None
-        else config.load(protocol.config, recipe or found.recipe(overrides), overrides, folder=task)
-    )
+    cfg = None if resume is not None else described.settings("transfer", task, overrides, recipe)[1]
     if processes.several(gpus):
         return processes.spawn(gpus)
     return found.transfer(checkpoint[0] if checkpoint else None, cfg, out, resume, overrides)
@@ -332,9 +326,7 @@ def robustness(
     if everything:
         shared = config.load(robustness.AllConfig, None, overrides)
         return processes.spawn(gpus) if processes.several(gpus) else robustness.run_all(models, shared)
-    if recipe is None and protocol in config.recipes("robustness"):
-        recipe = protocol
-    cfg = config.load(known[protocol].config, recipe, overrides, folder="robustness")
+    cfg = described.settings("robustness", protocol, overrides, recipe)[1]
     return processes.spawn(gpus) if processes.several(gpus) else robustness.run(protocol, models, cfg)
 
 

@@ -21,6 +21,26 @@ def transfers() -> Mapping[str, Protocol]:
     return PROTOCOLS
 
 
+def settings(command: str, what: str, overrides: list[str], recipe: str | None = None) -> tuple[Protocol, Any]:
+    """A protocol and its configuration, as `evalkit COMMAND WHAT ... overrides` measures by it.
+
+    Args:
+        command: robustness or transfer.
+        what: The name of the protocol or task.
+        overrides: `key=value` as typed.
+        recipe: The recipe that was named; None: the one that the command chooses.
+    """
+    from .. import config
+
+    if command == "robustness":
+        protocol, folder = robustness()[what], "robustness"
+        usual = what if what in config.recipes("robustness") else None
+    else:
+        protocol, folder = transfers()[what], what
+        usual = protocol.load().recipe(overrides) if recipe is None else None
+    return protocol, config.load(protocol.config, recipe or usual, overrides, folder=folder)
+
+
 def protocols() -> Protocols:
     """Every protocol, in the order of tables."""
     from ..about import ACCURACY

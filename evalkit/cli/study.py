@@ -1,7 +1,7 @@
 """`evalkit study list | show | run | status | report`."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,8 +108,9 @@ def study_run(
 
     A failed cell stops no other; cells that cannot be are named. Exit code 2 if anything is missing at the end.
     """
-    from .. import run_folder
+    from .. import fingerprint, run_folder
     from ..study import engine, plan, reuse, spec
+    from . import identities
 
     odd, overrides = split(words)
     if odd:
@@ -136,8 +137,11 @@ def study_run(
     run_folder.make(folder)
     with run_folder.claimed(folder, f"study run {found.name}", new=False):
         plan.start(folder, made)
-        identity = _identities()
-        say(*reuse.changed(folder, made, identity), *(reuse.take(folder, made, use, identity) if use else []))
+        identity = identities.of_jobs(folder)
+        with fingerprint.remembered():  # every cell that is there, of `--only` before this one too
+            said = reuse.changed(folder, plan.read(folder), identity)
+            said += reuse.take(folder, made, use, identity) if use else []
+        say(*said)
         code = engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
     ended = _ended(folder)
     for place in (folder, tempfile.gettempdir()) if ended else ():
@@ -224,36 +228,6 @@ def _obstacle(recipe: str, overrides: list[str]) -> str | None:
         return obstacle(config.load(TrainConfig, recipe, overrides))
     except EvalkitError as e:
         return str(e)
-
-
-def _identities() -> Callable[[Any], Any]:
-    """What tells what the numbers of a training job follow from; it looks at the images of several jobs once."""
-    loaded: dict[str, Any] = {}
-    return lambda job: _identity(job, loaded)
-
-
-def _identity(job: Any, loaded: dict[str, Any]) -> Any:
-    import json
-
-    from .. import config, keys
-    from ..about import ACCURACY
-    from ..study.reuse import Identity
-    from ..train import session
-    from ..train.config import TrainConfig
-    from ..train.sizes import settle_sizes
-
-    cfg = config.load(TrainConfig, job.argv[1], list(job.argv[2:]))
-    of = json.dumps([cfg.data, cfg.data_dir, cfg.train_split, cfg.val_split, cfg.holdout, cfg.limit])
-    if of not in loaded:
-        loaded[of] = session.load_images(cfg)
-    train_images, val_images = loaded[of]
-    cfg = settle_sizes(cfg, train_images)
-    # what `models` and `methods` bring stands in the other keys
-    moving = keys.named(TrainConfig, "setting", "seed") - {"models", "methods"}
-    if not cfg.auto_micro_batch:  # off in every run that has begun; one that tries what fits is none of them
-        moving -= {"auto_micro_batch"}
-    settings = {key: value for key, value in config.to_dict(cfg).items() if key in moving}
-    return Identity(settings, train_images.fingerprint, val_images.fingerprint, ACCURACY.version)
 
 
 IMAGENET = (1_281_167, 1000)

@@ -3,12 +3,14 @@ MogaNet; presets for 32-px images."""
 
 from . import ca_swin, moganet, pvt, small  # noqa: F401  (registers their architectures with timm)
 from .build import check_arguments
+from .facts import Facts, sha256_of, stated
 from .fit import describe, resized_by_timm
 from .load import Loaded, imagenet_classes, load
 from .network import Network, Output, create, list_models
 from .wrap import wrap
 
 __all__ = [
+    "Facts",
     "Loaded",
     "Network",
     "Output",
@@ -19,5 +21,7 @@ __all__ = [
     "list_models",
     "load",
     "resized_by_timm",
+    "sha256_of",
+    "stated",
     "wrap",
 ]

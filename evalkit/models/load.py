@@ -57,6 +57,15 @@ class Loaded:
     asked: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def num_classes(self) -> int:
+        return self.network.num_classes
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the images in pixels."""
+        return self.network.input_size
+
+    @property
     def published(self) -> bool:
         """Whether published values may stand beside results of these weights: those of others, whose making is their
         authors' word, or those of a finished run of ours by a published recipe on the published data."""

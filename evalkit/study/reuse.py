@@ -1,11 +1,12 @@
-"""Trainings and evaluations that were made before, taken into a study in place of its own: only where recipe, seed,
-data and protocol version are the same, and named."""
+"""Trainings and evaluations that were made before: those of a study itself, which must be of the images and weights
+that are there now, and those of elsewhere, taken in place of its own only where settings, images, weights and protocol
+version are the same, and named."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import fingerprint, results
 from ..errors import EvalkitError
@@ -14,98 +15,224 @@ from . import plan
 
 META = "last/meta.json"  # of a training, with the fingerprints of its images
 SETTLED = ("auto", "cpu")  # of augment_device: what a run on a CPU has made of it
+WORDS = {"train": "training images", "val": "validation images", "data": "images"}  # what is read, by its role
+NAMED = 3  # of what differs, in an error
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a training's numbers follow from.
+    """What the numbers of a job follow from.
 
     Args:
-        settings: keys of the recipe that can move a number, the seed among them.
-        train: fingerprint of the training images.
-        val: fingerprint of those that it validates on.
-        version: of the protocol that measures accuracy.
+        settings: Keys that can move a number, the seed among them, that are not left to the command to settle.
+        sets: Role -> fingerprint of the images that it reads, and of whatever else.
+        version: Of the protocol that measures.
+        weights: sha256 of the weights that an evaluation takes; None: of a training, or not known.
     """
 
     settings: dict[str, Any]
-    train: str
-    val: str
+    sets: Mapping[str, str]
     version: int
+    weights: str | None = None
+
+
+class Compared(NamedTuple):
+    """A finished job beside what it would be now.
+
+    Args:
+        odd: What is not the same.
+        unsure: Why that is not known of something; "" where it is.
+        remark: What a reader must know of what is the same; "" for nothing.
+    """
+
+    odd: list[str]
+    unsure: str
+    remark: str
+
+
+class Said:
+    """Sentences, each once with the jobs that it is of: a study has hundreds."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, list[str]] = {}
+
+    def add(self, job: plan.Job, text: str) -> None:
+        text = text.replace(f"cells/{job.cell}/", "cells/CELL/")  # the same of every cell
+        self._of.setdefault(text, []).append(job.id)
+
+    def lines(self) -> list[str]:
+        more = {text: f" and {len(ids) - 1} more" if len(ids) > 1 else "" for text, ids in self._of.items()}
+        return [f"{ids[0]}{more[text]}: {text}" for text, ids in self._of.items()]
 
 
 def take(folder: Path, made: plan.Plan, dirs: Sequence[Path], identity: Callable[[plan.Job], Identity]) -> list[str]:
-    """Link what `dirs` hold of the plan's jobs into the study's folder; a sentence for each.
+    """Link what `dirs` hold of the plan's jobs into the study's folder; a sentence for each, and for evaluations that
+    are not the same.
 
     Args:
         folder: of the study.
         made: its plan.
         dirs: run folders, study folders, or folders that hold some.
-        identity: of a training job of the plan; may be slow, so it is asked only for trainings that are missing.
+        identity: of a job of the plan; may be slow, so it is asked only for what is missing.
 
     Raises EvalkitError for a folder that is not there.
     """
     known = list(_trainings(dirs))
-    said = []
+    taken, said = [], Said()
     for job in made.jobs:
         if job.argv[0] != "train" or (folder / job.out).exists():
             continue
         wanted = identity(job)
-        run = next((run for run, record in known if _same(run, record, wanted)), None)
-        if run is None:
+        run, compared = next(_same(known, wanted), (None, None))
+        if run is None or compared is None:
             continue
-        said.append(_link(folder, job, run))
+        taken.append(_link(folder, job, run))
+        if compared.remark:
+            said.add(job, compared.remark)
         for other in made.of_cell(job.cell)[1:]:
             found = _evaluation(run, other)
-            if found is not None and not (folder / other.out).exists():
-                said.append(f"{_link(folder, other, found)} (its images were not compared with those of now)")
-    return said
+            if found is None or (folder / other.out).exists():
+                continue
+            why, remark = _obstacle(found, other, identity)
+            if why:
+                said.add(other, f"made before, and not used: {why}")
+                continue
+            taken.append(_link(folder, other, found))
+            if remark:
+                said.add(other, remark)
+    return [*taken, *said.lines()]
 
 
 def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identity]) -> list[str]:
-    """A sentence for each training that is there already and whose images could not be compared with those of now, and
-    one for the evaluations that are, whose images are not compared.
+    """What must be known of the jobs that are finished, beside what they would read now.
 
     Args:
         folder: of the study.
         made: its plan.
         identity: as `take` is given it.
 
-    Raises EvalkitError for a training of other images than those that its recipe names now: what is still to be trained
-    would stand beside it in one table.
+    Raises EvalkitError for a job that was made with other images or weights than it would be now, or whose weights are
+    gone: what is still to be made would stand beside it in one table.
     """
-    said = []
+    said = Said()
     for job in made.jobs:
-        meta = folder / job.out / META
-        if job.argv[0] != "train" or not plan.finished(folder, job) or not meta.is_file():
+        record = _record(folder / job.out)
+        if record is None:
             continue
+        anew = [other for other in made.jobs if other.id in job.needs and not plan.finished(folder, other)]
+        if anew:
+            raise EvalkitError(
+                f"{folder / job.out} is finished, but the weights that it measured, {folder / anew[0].out}, are not"
+                f" there and would be trained anew; give them back, or remove {folder / job.out} to measure again"
+            )
         try:
             wanted = identity(job)
         except EvalkitError as e:
-            said.append(f"{job.id}: whether its images are those of now is not known: {e}")
+            said.add(job, f"whether its images are those of now is not known: {e}")
             continue
-        try:
-            known = parse_json(meta.read_text(encoding="utf-8"))["data"]
-            pairs = [(known["fingerprint"], wanted.train), (known["val_fingerprint"], wanted.val)]
-            same = [fingerprint.same(theirs, ours) for theirs, ours in pairs]
-        except (OSError, ValueError, KeyError, TypeError):
-            same = [None]
-        if False in same:
-            what = "training" if same[0] is False else "validation"
+        compared = _compare(folder / job.out, record, wanted)
+        if compared.odd:
+            more = len(compared.odd) - NAMED
+            what = ", ".join(compared.odd[:NAMED]) + (f" and {more} more" if more > 0 else "")
+            again = "" if record["task"] == "train" else f" remove {folder / job.out} to measure again,"
             raise EvalkitError(
-                f"{folder / job.out} is finished, but the {what} images are not those that it was made with; give back"
-                " the images of before, or choose another --out"
+                f"{folder / job.out} is finished, but the {what} are not those that it was made with; give back those"
+                f" of before,{again} or choose another --out"
             )
-        if None in same:
-            said.append(
-                f"{job.id}: whether its images are those of now is not known: it has another kind of fingerprint"
+        if compared.unsure:
+            said.add(job, f"whether its images are those of now is not known: {compared.unsure}")
+        if compared.remark:
+            said.add(job, compared.remark)
+        if record["version"] != wanted.version:
+            said.add(
+                job,
+                f"it was measured by version {record['version']} of {record['protocol']}, which is {wanted.version}"
+                " now: the report keeps these numbers apart",
             )
-    evaluations = [job for job in made.jobs if job.argv[0] != "train" and plan.finished(folder, job)]
-    if evaluations:
-        said.append(
-            f"{len(evaluations)} finished evaluations, {evaluations[0].id} the first, stay as they are: their images"
-            " were not compared with those of now; remove the folder of one to measure it again"
-        )
-    return said
+    return said.lines()
+
+
+def _record(out: Path) -> dict[str, Any] | None:
+    """The newest complete record of a job, None where it is not finished."""
+    path = out / results.FILE
+    complete = [r for r in results.scan([path])[0] if r["complete"]] if path.is_file() else []
+    return complete[-1] if complete else None
+
+
+def _compare(out: Path, record: Mapping[str, Any], wanted: Identity) -> Compared:
+    """What a job's record says of images and weights beside those of now."""
+    odd, unsure, remarks = [], [], []
+    try:
+        then = _sets(out, record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Compared([], "its record has no fingerprints of them", "")
+    for role in sorted({*then, *wanted.sets}):
+        name = WORDS.get(role, role if " " in role else f"{role} data")
+        if role not in then:
+            unsure.append(f"its record has no fingerprint of the {name}")
+            continue
+        same = fingerprint.same(then[role], wanted.sets[role]) if role in wanted.sets else False
+        if same is False:
+            odd.append(name)
+        elif same is None:
+            unsure.append("it has another kind of fingerprint")
+        elif remark := fingerprint.remark(wanted.sets[role]):
+            remarks.append(f"its images are those of before, {remark}")
+    sums = record["checkpoint_sha256"], wanted.weights
+    if None not in sums and sums[0] != sums[1]:
+        odd.append("weights")
+    return Compared(odd, "; ".join(dict.fromkeys(unsure)), "; ".join(dict.fromkeys(remarks)))
+
+
+def _sets(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """Role -> fingerprint of what a record was made with. Raises OSError, ValueError, KeyError or TypeError where that
+    is not known."""
+    data = record["data"]
+    if record["task"] == "train":
+        meta = parse_json((out / META).read_text(encoding="utf-8"))
+        found = training_sets(meta["data"]["fingerprint"], data["fingerprint"], meta)
+    elif record["task"] == "transfer":
+        found = {"train": data["train_fingerprint"], "val": data["fingerprint"]}
+    else:
+        found = {role: one["fingerprint"] for role, one in data["sets"].items()}
+    if not all(isinstance(value, str) for value in found.values()):
+        raise TypeError
+    return found
+
+
+def training_sets(train: str, val: str, helpers: Mapping[str, Any]) -> dict[str, str]:
+    """Role -> fingerprint of what a training reads.
+
+    Args:
+        train: Fingerprint of its images.
+        val: The same of those that it validates on.
+        helpers: What it reads besides, as meta.json has it: teachers and init by name and sha256, maps by folder and
+            fingerprint.
+    """
+    weights = {f"weights of teacher {name}": sha256 for name, sha256 in helpers.get("teachers", {}).items() if sha256}
+    weights |= {f"weights of {name}": sha256 for name, sha256 in helpers.get("init", {}).items()}
+    maps = {f"maps in {name}": known for name, known in helpers.get("maps", {}).items()}
+    return {"train": train, "val": val, **{k: f"{fingerprint.FULL}:{v}" for k, v in weights.items()}, **maps}
+
+
+def _obstacle(found: Path, job: plan.Job, identity: Callable[[plan.Job], Identity]) -> tuple[str, str]:
+    """(why results made before do not stand for an evaluation of the plan, or "", what must be known of them)."""
+    record = _record(found)
+    if record is None:
+        return "it is not complete", ""
+    try:
+        wanted = identity(job)
+    except EvalkitError as e:
+        return f"whether its images are those of now is not known: {e}", ""
+    odd, unsure, remark = _compare(found, record, wanted)
+    if odd:
+        return f"its {', '.join(odd[:NAMED])} are others than now", ""
+    if unsure:
+        return f"whether its images are those of now is not known: {unsure}", ""
+    if record["version"] != wanted.version:
+        return f"it is of version {record['version']} of {record['protocol']}, which is {wanted.version} now", ""
+    other = [key for key, value in wanted.settings.items() if not _equal(record["config"].get(key), value)]
+    return (f"its {', '.join(other[:NAMED])} {'is' if len(other) == 1 else 'are'} not as now" if other else ""), remark
 
 
 def _trainings(dirs: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -114,19 +241,18 @@ def _trainings(dirs: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield Path(record["_dir"]), record
 
 
-def _same(run: Path, record: dict[str, Any], wanted: Identity) -> bool:
-    """Whether a training is the wanted one; its weights must be there too, for the evaluations."""
-    try:
-        meta = parse_json((run / META).read_text(encoding="utf-8"))["data"]
-        images = [(meta["fingerprint"], wanted.train), (record["data"]["fingerprint"], wanted.val)]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return (
-        record["version"] == wanted.version
-        and all(fingerprint.same(theirs, ours) for theirs, ours in images)
-        and all(_equal(record["config"].get(key), value) for key, value in wanted.settings.items())
-        and (run / "last" / "model.safetensors").is_file()
-    )
+def _same(known: Sequence[tuple[Path, dict[str, Any]]], wanted: Identity) -> Iterator[tuple[Path, Compared]]:
+    """The trainings that are the wanted one; their weights must be there too, for the evaluations."""
+    for run, record in known:
+        compared = _compare(run, record, wanted)
+        if (
+            not compared.odd
+            and not compared.unsure
+            and record["version"] == wanted.version
+            and all(_equal(record["config"].get(key), value) for key, value in wanted.settings.items())
+            and (run / "last" / "model.safetensors").is_file()
+        ):
+            yield run, compared
 
 
 def _equal(theirs: Any, ours: Any) -> bool:

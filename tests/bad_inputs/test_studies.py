@@ -12,14 +12,14 @@ import yaml
 
 from evalkit import results
 from evalkit.arrays import read_npz
-from evalkit.cli import invoke
+from evalkit.cli import identities, invoke
 from evalkit.cli.described import outcomes, protocols
 from evalkit.robustness import store
 from evalkit.study import plan, report, reuse, spec
 from tests.evalkit import fake_records
 
 from .cases import Case
-from .make import put, splits, training
+from .make import folders, put, splits, training
 
 KIND = "Studies and comparisons: their files, their names, and results of other images"
 
@@ -35,18 +35,20 @@ def heard(command):
 # ---- results of other images
 
 
-def finished(folder, seeds=(0,)):
-    """A study whose trainings were made: (its file, its folder, its plan)."""
+def finished(folder, seeds=(0,), evaluations=()):
+    """A study whose trainings and evaluations were made: (its file, its folder, its plan)."""
     keys = dict(word.split("=", 1) for word in training(splits(folder / "data"))[2:-2])
     keys = {key: yaml.safe_load(value) for key, value in keys.items()}
     file, out = folder / "mine.yaml", folder / "out"
-    file.write_text(yaml.safe_dump({"recipe": "digits", "set": keys, "axes": {"seed": list(seeds)}}))
+    content = {"recipe": "digits", "set": keys, "axes": {"seed": list(seeds)}, "evaluate": list(evaluations)}
+    file.write_text(yaml.safe_dump({key: value for key, value in content.items() if value}))
     study = spec.load(file)
     made = plan.make(study, study.cells)
     plan.start(out, made)
-    for job in made.jobs:
-        code, line = invoke([*job.argv, "--out", str(out / job.out)])
-        assert code == 0, line
+    with contextlib.chdir(out):
+        for job in made.jobs:
+            code, line = invoke([*job.argv, "--out", job.out])
+            assert code == 0, line
     return file, out, made
 
 
@@ -54,6 +56,48 @@ def run_again(folder, split):
     """Cells that are finished stand beside those that are trained on what lies there now."""
     file, out, _ = finished(folder)
     put(folder / "data" / split / "b" / "2.png", 999)
+    return invoke(["study", "run", str(file), "--out", str(out)])
+
+
+def attacked(folder):
+    """A study with an evaluation of images that no training saw: (its file, its folder, its plan, an image)."""
+    folders(folder / "held-out", seed=8000)
+    keys = {"data": str(folder / "held-out"), "eps": [1], "workers": 0, "device": "cpu"}
+    found = finished(folder, evaluations=[{"robustness": "fgsm", "set": keys}])
+    return *found, folder / "held-out" / "a" / "1.png"
+
+
+def evaluated_again(folder):
+    file, out, _, image = attacked(folder)
+    put(image, 999)
+    return invoke(["study", "run", str(file), "--out", str(out)])
+
+
+def evaluated_before(folder):
+    """Another study takes the training and not what was measured of other images."""
+    _, out, made, image = attacked(folder)
+    put(image, 999)
+    second = folder / "second"
+    plan.start(second, made)
+    said = reuse.take(second, made, [out], identities.of_jobs(second))
+    assert [(second / job.out).exists() for job in made.jobs] == [True, False]
+    return "; ".join(said)
+
+
+def evaluated_images_gone(folder):
+    _, out, made, image = attacked(folder)
+    image.parents[1].rename(folder / "away")
+    return "; ".join(reuse.changed(out, made, identities.of_jobs(out)))
+
+
+def other_weights(folder):
+    """A training that was made again in its place, and evaluations of the one before."""
+    file, out, made, _ = attacked(folder)
+    run = out / made.jobs[0].out
+    for meta in run.glob("checkpoints/*/meta.json"):
+        content = json.loads(meta.read_text())
+        content["sha256"]["model.safetensors"] = "0" * 64
+        meta.write_text(json.dumps(content))
     return invoke(["study", "run", str(file), "--out", str(out)])
 
 
@@ -72,8 +116,10 @@ def of_old(folder):
         content = json.loads(meta.read_text())
         content["data"] |= {"fingerprint": "0" * 64, "val_fingerprint": "0" * 64}
         meta.write_text(json.dumps(content))
+    path = out / made.jobs[0].out / results.FILE
+    path.write_text(re.sub(r"content-full:\w+", "0" * 64, path.read_text()))
     full = f"content-full:{'1' * 64}"
-    return "; ".join(reuse.changed(out, made, lambda job: reuse.Identity({}, full, full, 1)))
+    return "; ".join(reuse.changed(out, made, lambda job: reuse.Identity({}, {"train": full, "val": full}, 1)))
 
 
 def made_up(folder, changes, **more):
@@ -213,6 +259,19 @@ CASES = [
         )
         for split, what in (("train", "training"), ("val", "validation"))
     ),
+    Case(
+        "images changed after an evaluation was finished", evaluated_again, "fgsm is finished, but the images are not"
+    ),
+    Case(
+        "weights changed after an evaluation was finished", other_weights, "fgsm is finished, but the weights are not"
+    ),
+    Case(
+        "--use of an evaluation whose images changed",
+        evaluated_before,
+        "not used: its images are others than now",
+        "said",
+    ),
+    Case("a finished evaluation whose images are gone", evaluated_images_gone, "is not known: no such folder", "said"),
     Case("a finished cell whose images are gone", without_images, "images are those of now is not known", "said"),
     Case("a finished cell of an earlier evalkit", of_old, "another kind of fingerprint", "said"),
     *(

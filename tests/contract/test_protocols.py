@@ -4,13 +4,14 @@ processes, and honest records."""
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from evalkit import results
+from evalkit import models, results
 from evalkit.cli import invoke
 from evalkit.robustness import CONFIGS, PROTOCOLS, run
 from evalkit.runtime import leave_processes
@@ -155,3 +156,17 @@ def test_the_numbers_are_a_function_of_the_records_alone(protocol, world, tmp_pa
 def test_the_command_line_offers_it(protocol, capsys):
     assert invoke(["robustness", "--help"])[0] == 0
     assert f"  {protocol} " in capsys.readouterr().out
+
+
+def test_what_is_read_is_known_without_a_network(protocol, world, tmp_path, monkeypatch):
+    """What a study compares is what `prepare` opens."""
+    cfg, measurement = CONFIGS[protocol](**keys(protocol, world, tmp_path)), PROTOCOLS[protocol].load()
+    if protocol == "occlusion":  # maps of another model are data too
+        cfg = replace(cfg, saliency=str(world / "run"))
+    loaded = models.load(str(world / "run"))
+    read = measurement.prepare(loaded, cfg, torch.device("cpu")).reads()
+    assert read == measurement.reads(loaded, cfg)
+    monkeypatch.setattr(models.Network, "__init__", None)
+    facts = models.stated(str(world / "run"))
+    assert read == measurement.reads(facts, cfg) and all(value.startswith("content-full:") for value in read.values())
+    assert facts.sha256 == loaded.sha256 and ("saliency" in read) == (protocol == "occlusion")

@@ -132,4 +132,6 @@ def test_a_data_set_is_one_line_that_every_reader_finds(monkeypatch, tmp_path, c
     ]
 
 
-SEEN = Measurement(partial(shifts.prepare, "rooms"), imagenet_a.collect, imagenet_a.evaluate)
+SEEN = Measurement(
+    partial(shifts.prepare, "rooms"), imagenet_a.collect, imagenet_a.evaluate, partial(imagenet_a.reads, "rooms")
+)

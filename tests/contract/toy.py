@@ -2,6 +2,7 @@
 it and look for it everywhere."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -59,4 +60,4 @@ def evaluate(arrays):
     return outcome(arrays, statistics, series=series)
 
 
-MEASUREMENT = Measurement(prepare, imagenet_a.collect, evaluate)
+MEASUREMENT = Measurement(prepare, imagenet_a.collect, evaluate, partial(imagenet_a.reads, "toy-photographs"))

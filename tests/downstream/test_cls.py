@@ -1,6 +1,7 @@
 """Classification transfer from the command line, without any mm package."""
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -97,8 +98,11 @@ def test_the_same_bytes_for_any_batch_and_a_second_time_from_what_was_kept(
     capsys.readouterr()
     before = len(results.read([measured]))
     assert invoke([*words, str(measured)])[0] == 0
-    assert "features of digits made before are used" in capsys.readouterr().out
+    assert "features of digits made before are used: " in capsys.readouterr().out
     assert len(results.read([measured])) == before  # the same command adds nothing
+    monkeypatch.setattr(features.fingerprint, "remark", lambda known: "compared by a sample")
+    assert invoke([*words, str(measured)])[0] == 0
+    assert "features of digits made before are used, compared by a sample: " in capsys.readouterr().out
 
 
 def test_features_of_others_are_not_used(tmp_path, finished):
@@ -177,6 +181,9 @@ def test_own_folders_fine_tuning_and_what_is_refused(tmp_path, finished, capsys)
     assert code == 2 and not results.read([tmp_path / "few"])[-1]["complete"]
     Image.new("RGB", (32, 32)).save(root / "val" / "c00" / "0.png")
     capsys.readouterr()
+    for path in (str(root), json.dumps(str(root))):  # as typed, and as a study writes it
+        of_a_folder = TASK.training("run", [f"data={path}", "mode=finetune"])
+        assert of_a_folder == ["finetune", "init=run", "data=folder", f"data_dir={path}"]
     words = ["mode=finetune", "epochs=1", "threads=1", *QUICK, "--out", str(tmp_path / "tuned")]
     assert invoke([*own, *words])[0] == 0
     printed = capsys.readouterr().out

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -270,3 +271,17 @@ def test_two_writers_at_once(tmp_path, monkeypatch):
     fingerprints = write(tmp_path / "root")
     monkeypatch.undo()
     assert fingerprints == write(tmp_path / "root") and [p.name for p in tmp_path.iterdir()] == ["root"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["VOCdevkit/VOC2010/JPEGImages", "VOCdevkit/VOC2010/SegmentationClassContext", "coco/val2017", "coco/annotations"],
+)
+def test_scenes_that_were_overwritten_are_not_taken_for_those_that_were_made(root, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    assert write(copy) == write(root)
+    first, *_, last = sorted((copy / name).iterdir())
+    first.write_bytes(last.read_bytes())
+    with pytest.raises(EvalkitError, match="is not empty and not the digits-scenes asked for .*, as they were made"):
+        write(copy)

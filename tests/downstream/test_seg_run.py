@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evalkit import config, results
+from evalkit import checkpoint, config, results
 from evalkit.cli import invoke
 from evalkit.downstream import readers_seg, seg
 from evalkit.downstream.run import transfer
@@ -344,3 +344,21 @@ def test_bad_requests_leave_no_run_behind(weights, shapes, tmp_path):
         with pytest.raises(EvalkitError, match=message):
             transfer(seg.TASK, spec, loaded("digits-scenes", *TINY, *overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@needs_mm
+def test_a_run_without_a_checkpoint_begins_with_no_other_weights(finished, weights, tmp_path):
+    run, own = tmp_path / "run", tmp_path / "own"
+    shutil.copytree(finished, run)
+    shutil.copytree(weights, own, symlinks=True)
+    shutil.rmtree(run / "checkpoints")
+    (run / results.FILE).unlink()
+    (folder,) = (own / "checkpoints").iterdir()
+    source = json.loads((run / "source.json").read_text())
+    (run / "source.json").write_text(json.dumps(source | {"checkpoint": str(folder)}))
+    meta = {k: v for k, v in checkpoint.verify(folder).items() if k not in ("sha256", "schema", "step")}
+    tensors = checkpoint.read_weights(own)[0]
+    shutil.rmtree(own)
+    checkpoint.save(own, 1, {name: tensor + 1 for name, tensor in tensors.items()}, None, {}, meta)
+    with pytest.raises(EvalkitError, match=f"the weights {folder} are not those that {run} began with"):
+        transfer(seg.TASK, None, None, resume=run)

@@ -15,7 +15,7 @@ from evalkit.data.images import ArrayImages
 from evalkit.errors import EvalkitError
 from evalkit.runtime import derive_rng
 
-from .. import loop, session
+from .. import helpers, loop, session
 from ..config import TrainConfig
 from ..mixups.base import checked_mix, checked_pick
 from ..network import make_network
@@ -124,7 +124,7 @@ class _Trained:
     @property
     def parameters(self) -> int:
         """Of the network and the method, and of the frozen networks that the method asks, classifiers included."""
-        asked = [teacher.network for teacher in session.teachers(self.s.trainee)]
+        asked = [teacher.network for teacher in helpers.teachers(self.s.method, self.s.trainee.distillation)]
         return sum(p.numel() for part in (self.s.trainee, *asked) for p in part.parameters())
 
     def step(self) -> None:

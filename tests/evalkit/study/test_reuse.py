@@ -13,8 +13,9 @@ from tests.evalkit import fake_records
 from .fakes import interpreter
 from .test_spec import load
 
-PRINT = "files:" + "1" * 64, "files:" + "2" * 64  # of training and validation images
-WANTED = reuse.Identity({"lr": 0.001, "mixup": "mixpro", "seed": 0, "augment_device": "auto"}, *PRINT, version=2)
+PRINT = "content-full:" + "1" * 64, "content-full:" + "2" * 64  # of training and validation images
+SETS = dict(zip(("train", "val"), PRINT))
+WANTED = reuse.Identity({"lr": 0.001, "mixup": "mixpro", "seed": 0, "augment_device": "auto"}, SETS, version=2)
 
 
 def trained(run, **changes):
@@ -66,7 +67,7 @@ def test_a_training_made_before_is_used_and_named(planned, tmp_path):
         {"config": WANTED.settings | {"lr": 0.002}},
         {"config": WANTED.settings | {"seed": 1}},
         {"version": 1},
-        {"data": {"name": "digits", "fingerprint": "files:" + "3" * 64, "split": "val"}},
+        {"data": {"name": "digits", "fingerprint": "content-full:" + "3" * 64, "split": "val"}},
         {"complete": False},
         {"weights": "ema"},
     ],
@@ -80,7 +81,7 @@ def test_another_training_is_not_used(planned, tmp_path, changes):
 def test_other_training_images_and_missing_weights_are_not_used(planned, tmp_path):
     folder, made = planned
     run = trained(tmp_path / "runs" / "before")
-    another = replace(WANTED, train="files:" + "4" * 64)
+    another = replace(WANTED, sets=SETS | {"train": "content-full:" + "4" * 64})
     assert reuse.take(folder, made, [tmp_path / "runs"], lambda job: another) == []
     (run / "last" / "model.safetensors").unlink()
     assert reuse.take(folder, made, [tmp_path / "runs"], lambda job: WANTED) == []
@@ -93,8 +94,12 @@ def test_the_evaluations_of_another_study_come_with_its_training(planned, tmp_pa
     plan.start(before, made)
     trained(before / first.out)
     (before / occlusion.out).mkdir()
-    (before / occlusion.out / "results.jsonl").write_text(json.dumps(record) + "\n")
-    said = reuse.take(folder, made, [before], lambda job: WANTED if job.id == first.id else replace(WANTED, version=9))
+    data = record["data"] | {"sets": {"data": {"name": "digits", "fingerprint": PRINT[1]}}}
+    content = record | {"task": "robustness", "protocol": "occlusion", "version": 3, "data": data}
+    (before / occlusion.out / "results.jsonl").write_text(json.dumps(content) + "\n")
+    evaluation = reuse.Identity({}, {"data": PRINT[1]}, 3)
+    wanted = {first.id: WANTED, occlusion.id: evaluation}
+    said = reuse.take(folder, made, [before], lambda job: wanted.get(job.id, replace(WANTED, version=9)))
     assert len(said) == 2 and plan.finished(folder, occlusion) and not (folder / linear.out).exists()
 
 
@@ -134,14 +139,3 @@ def test_two_runs_of_a_study_at_once(planned, tmp_path):
         assert second.returncode == 1 and said.count("\n") == 1 and "is in use by `evalkit study run mine`" in said
     finally:
         holder.communicate("\n")
-
-
-def test_evaluations_that_are_there_are_said_to_be_of_the_images_of_then(planned, record):
-    folder, made = planned
-    _, occlusion, linear = made.of_cell(made.jobs[0].cell)
-    assert reuse.changed(folder, made, lambda job: WANTED) == []
-    for count, done in enumerate((occlusion, linear), 1):
-        (folder / done.out).mkdir(parents=True)
-        (folder / done.out / "results.jsonl").write_text(json.dumps(record) + "\n")
-        (line,) = reuse.changed(folder, made, lambda job: WANTED)
-        assert line.startswith(f"{count} finished evaluations, ") and "not compared with those of now" in line
