@@ -136,7 +136,7 @@ def study_run(
         return 0
     run_folder.make(folder)
     with run_folder.claimed(folder, f"study run {found.name}", new=False):
-        plan.start(folder, made)
+        say(*plan.start(folder, made, found))
         identity = identities.of_jobs(folder)
         with fingerprint.remembered():  # every cell that is there, of `--only` before this one too
             said = reuse.changed(folder, plan.read(folder), identity)

@@ -8,7 +8,6 @@ waits. What `scancel` ends stays ended.
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -22,7 +21,6 @@ from ..errors import EvalkitError
 from ..files import write_atomic
 from . import devices, plan
 
-CODE = re.compile(r"(?!zoo:)\b[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:Class, which a resume must name again
 WARNING = signal.SIGUSR1  # the job's time runs out
 SIGNALS = (signal.SIGTERM, WARNING, signal.SIGINT)  # what ends a job: the command gets them too
 STOPPED = (2, 130)  # exit codes of a command that saved its state and can go on
@@ -91,7 +89,7 @@ def _argv(folder: Path, job: plan.Job) -> list[str]:
     several = ["--gpus", str(job.gpus)] if job.gpus > 1 else []
     if (folder / job.out / "config.yaml").is_file():
         mixup = " ".join(word.partition("=")[2] for word in job.argv if word.startswith("mixup="))
-        code = [f"mixup={name}" for name in CODE.findall(mixup)]
+        code = [f"mixup={name}" for name in plan.CODE.findall(mixup)]  # which a resume must name again
         return [*(job.argv[:1] if job.argv[0] == "train" else job.argv[:2]), *code, *several, "--resume", job.out]
     left = folder / job.out
     if left.exists() and job.argv[0] in ("train", "transfer"):

@@ -1,6 +1,7 @@
 """From a study to jobs: one evalkit command each, as a list of arguments, with what it waits for and what it needs."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +14,7 @@ from ..files import parse_json, write_atomic
 from .spec import Cell, Evaluation, Study
 
 FILE = "plan.json"
+CODE = re.compile(r"(?!zoo:)\b[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:Class, the user's own
 # What a training would say against a cell (recipe, overrides) before it began, or None; handed in by the command line.
 Check = Callable[[str, list[str]], str | None]
 
@@ -130,19 +132,21 @@ def jobs_of(
     return found
 
 
-def start(folder: Path, plan: Plan) -> None:
+def start(folder: Path, plan: Plan, study: Study) -> list[str]:
     """Write plan.json, which other cells of the study may share; refuses another study's. Raises EvalkitError where a
-    job of the same name was begun with another command.
+    job of the same name was begun with another command. Returns a sentence for each job of the folder that is not run.
 
     Args:
         folder: The study's folder.
         plan: The jobs of the cells that are wanted now.
+        study: What they are of.
     """
+    said: list[str] = []
     if (folder / FILE).exists():
         before = read(folder)
         if before.study != plan.study:
             raise EvalkitError(f"{folder} holds the study '{before.study}'; choose another --out for '{plan.study}'")
-        known = {job.id: job for job in before.jobs}
+        known, said = _known(before, plan, study)
         for job in plan.jobs:
             other = known.get(job.id, job)
             if other.argv != job.argv and (folder / other.out).exists():
@@ -158,17 +162,47 @@ def start(folder: Path, plan: Plan) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(plan), indent=1) + "\n"
     write_atomic(folder / FILE, lambda f: f.write(text.encode()))
+    return said
+
+
+def _known(before: Plan, plan: Plan, study: Study) -> tuple[dict[str, Job], list[str]]:
+    """The jobs of a folder's plan by id, and why others are left out. The folder may be another person's, and a job is
+    a command that runs: it must be one of the study's, and code that it adds must be named by the command line too."""
+    own = {job.id: job for cell in study.cells for job in jobs_of(cell, cell.overrides(), study.evaluations)}
+    asked = {word for job in plan.jobs for word in job.argv}
+    known, said = {}, []
+    for job in before.jobs:
+        ours = own.get(job.id)
+        if ours is None or job.argv[: len(ours.argv)] != ours.argv:
+            said.append(f"left out: {job.id[:100]!r}: {FILE} of the folder names it, and the study has no such job")
+            continue
+        added = list(job.argv[len(ours.argv) :])
+        code = next((w for w in added if w not in asked and (CODE.search(w) or w.startswith("config="))), None)
+        if code is not None:
+            said.append(f"left out: {job.id}: {FILE} of the folder adds code to it; if it is yours, add {code[:200]}")
+            continue
+        known[job.id] = replace(ours, argv=[*ours.argv, *added], gpus=job.gpus)
+    return known, said
 
 
 def read(folder: Path) -> Plan:
     """The plan of a study's folder; raises EvalkitError where there is none."""
     try:
         values = parse_json((folder / FILE).read_text(encoding="utf-8"))
-        return Plan(**{**values, "jobs": [Job(**job) for job in values["jobs"]]})
+        return Plan(**{**values, "jobs": [_job(job) for job in values["jobs"]]})
     except FileNotFoundError as e:
         raise EvalkitError(f"{folder} holds no study (no {FILE}); start one with `evalkit study run NAME`") from e
     except (OSError, ValueError, TypeError, KeyError) as e:
         raise EvalkitError(f"{folder / FILE} is damaged; run `evalkit study run` with the study's file again") from e
+
+
+def _job(values: Mapping[str, Any]) -> Job:
+    """A job of a plan's file; raises TypeError for what is none."""
+    job = Job(**values)
+    words = [job.id, job.cell, job.out, *job.argv, *job.needs]
+    if not all(isinstance(word, str) for word in words) or type(job.gpus) is not int:
+        raise TypeError("a job is made of words and a number")
+    return job
 
 
 def finished(folder: Path, job: Job) -> bool:

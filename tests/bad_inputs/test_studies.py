@@ -44,7 +44,7 @@ def finished(folder, seeds=(0,), evaluations=()):
     file.write_text(yaml.safe_dump({key: value for key, value in content.items() if value}))
     study = spec.load(file)
     made = plan.make(study, study.cells)
-    plan.start(out, made)
+    plan.start(out, made, study)
     with contextlib.chdir(out):
         for job in made.jobs:
             code, line = invoke([*job.argv, "--out", job.out])
@@ -75,10 +75,10 @@ def evaluated_again(folder):
 
 def evaluated_before(folder):
     """Another study takes the training and not what was measured of other images."""
-    _, out, made, image = attacked(folder)
+    file, out, made, image = attacked(folder)
     put(image, 999)
     second = folder / "second"
-    plan.start(second, made)
+    plan.start(second, made, spec.load(file))
     said = reuse.take(second, made, [out], identities.of_jobs(second))
     assert [(second / job.out).exists() for job in made.jobs] == [True, False]
     return "; ".join(said)
@@ -128,7 +128,7 @@ def made_up(folder, changes, **more):
     content = {"recipe": "digits", "axes": {"method": {"one": {}, "two": {}}, "seed": [0, 1, 2]}} | more
     file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     study = spec.load(file)
-    plan.start(out, plan.make(study, study.cells))
+    plan.start(out, plan.make(study, study.cells), study)
     for k, cell in enumerate(study.cells):
         own = {"label": cell.values["method"], "checkpoint_sha256": f"{k:064x}", "seed": int(cell.values["seed"])}
         own |= {"metrics": {"top1": 0.7 + 0.001 * k}} | changes.get(cell.name, {})
@@ -209,7 +209,7 @@ def named(folder, name):
     file, out = folder / "mine.yaml", folder / "out"
     file.write_text(yaml.safe_dump({"recipe": "digits", **content}, sort_keys=False))
     study = spec.load(file)
-    plan.start(out, plan.make(study, study.cells))
+    plan.start(out, plan.make(study, study.cells), study)
     for k, cell in enumerate(study.cells):
         own = {"label": cell.values[name], "checkpoint_sha256": f"{k:064x}", "seed": int(cell.values["seed"])}
         at = out / "cells" / cell.name / "train"

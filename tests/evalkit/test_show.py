@@ -119,10 +119,14 @@ def test_weights_of_others(tmp_path):
 
 
 def test_a_study(tmp_path):
-    from evalkit.study import plan
+    from evalkit.study import plan, spec
 
     jobs = [plan.Job("a", "cell", ["train"], [], "cells/cell/train"), plan.Job("b", "cell", [], ["a"], "cells/cell/x")]
-    plan.start(tmp_path, plan.Plan("digits-methods", "Mixups", jobs, values={"cell": {"method": "mixpro"}}))
+    plan.start(
+        tmp_path,
+        plan.Plan("digits-methods", "Mixups", jobs, values={"cell": {"method": "mixpro"}}),
+        spec.load("digits-methods"),
+    )
     results.append(tmp_path / "cells/cell/train", record("accuracy", {"top1": 0.5}, task="train"))
     found = about(tmp_path)
     assert found.what == "study: Mixups" and found.facts["jobs"] == {"done": 1, "waiting": 1}

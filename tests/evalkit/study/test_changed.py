@@ -35,7 +35,7 @@ def measured(folder, evaluations):
     file.write_text(yaml.safe_dump({"recipe": "digits", "axes": axes, "evaluate": evaluations}))
     study = spec.load(file)
     made = plan.make(study, study.cells)
-    plan.start(out, made)
+    plan.start(out, made, study)
     with contextlib.chdir(out):
         for job in made.jobs:
             code, line = invoke([*job.argv, "--out", job.out])
@@ -242,7 +242,7 @@ def trained(tmp_path):
     file.write_text(yaml.safe_dump({"recipe": "digits", "set": keys, "axes": {"seed": [0]}, "evaluate": evaluations}))
     study = spec.load(file)
     made = plan.make(study, study.cells)
-    plan.start(out, made)
+    plan.start(out, made, study)
     with contextlib.chdir(out):
         for job in made.jobs:
             code, line = invoke([*job.argv, "--out", job.out])
@@ -252,7 +252,7 @@ def trained(tmp_path):
 
 def taken(folder, out, made, name):
     second = folder / name
-    plan.start(second, made)
+    plan.start(second, made, spec.load(out.parent / "mine.yaml"))
     return second, reuse.take(second, made, [out], identities.of_jobs(second))
 
 
@@ -302,7 +302,7 @@ def test_overwritten_images_of_an_evaluation_alone_are_not_taken(trained):
     study = spec.load(folder / "mine.yaml")
     moved = plan.make(study, study.cells, given=[f"imagenet-val.data={val}"])
     first = folder / "first-moved"
-    plan.start(first, moved)
+    plan.start(first, moved, study)
     shutil.copytree(out / moved.jobs[0].out, first / moved.jobs[0].out, symlinks=True)
     with contextlib.chdir(first):
         for job in moved.jobs[1:]:
@@ -381,7 +381,7 @@ def helped(tmp_path_factory):
     file.write_text(yaml.safe_dump({"recipe": "digits", "set": keys, "axes": {"seed": [0]}}))
     study = spec.load(file)
     made = plan.make(study, study.cells)
-    plan.start(out, made)
+    plan.start(out, made, study)
     (job,) = made.jobs
     code, line = invoke([*job.argv, "--out", str(out / job.out)])
     assert code == 0, line

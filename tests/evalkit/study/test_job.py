@@ -25,7 +25,7 @@ def started(tmp_path, record):
     """A study's folder with a plan whose commands a fake interpreter runs: two cells, each with two evaluations."""
     study, folder = load(tmp_path), tmp_path / "out"
     made = plan.make(study, [c for c in study.cells if c.values["seed"] == "0" and not c.excluded][:2])
-    plan.start(folder, replace(made, python=interpreter(tmp_path, json.dumps(record))))
+    plan.start(folder, replace(made, python=interpreter(tmp_path, json.dumps(record))), study)
     return folder
 
 

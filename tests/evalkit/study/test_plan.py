@@ -32,13 +32,13 @@ def test_cells_that_cannot_be_trained_are_named(tmp_path):
 def test_a_folder_keeps_its_study_and_its_commands(tmp_path):
     study, folder = load(tmp_path), tmp_path / "out"
     first = plan.make(study, spec.select(study, "seed=0"))
-    plan.start(folder, first)
-    plan.start(folder, plan.make(study, spec.select(study, "seed=1")))
+    plan.start(folder, first, study)
+    plan.start(folder, plan.make(study, spec.select(study, "seed=1")), study)
     both = plan.read(folder)
     assert {job.cell for job in both.jobs} == {c.name for c in study.cells if c.excluded is None}
     (folder / first.jobs[0].out).mkdir(parents=True)
     with pytest.raises(EvalkitError, match="epochs=3 is different"):
-        plan.start(folder, plan.make(study, spec.select(study, "seed=0"), given=["epochs=3"]))
+        plan.start(folder, plan.make(study, spec.select(study, "seed=0"), given=["epochs=3"]), study)
     (folder / "plan.json").write_text(json.dumps({"study": "other"}))
     with pytest.raises(EvalkitError, match="damaged"):
         plan.read(folder)
@@ -56,3 +56,29 @@ def test_a_job_counts_by_its_record(tmp_path, record):
     assert not plan.finished(tmp_path, job)
     results.write_text(json.dumps(record) + "\n")
     assert plan.finished(tmp_path, job) and plan.state(tmp_path, job)["state"] == "done"
+
+
+def test_a_folder_of_another_person_brings_no_commands(tmp_path):
+    study, folder = load(tmp_path), tmp_path / "out"
+    first, second = (plan.make(study, spec.select(study, f"seed={n}")) for n in (0, 1))
+    plan.start(folder, first, study)
+    values = json.loads((folder / "plan.json").read_text())
+    own, code, elsewhere = values["jobs"][:3]
+    own["argv"].append("epochs=3")  # as `study run mine.yaml epochs=3` would have left it
+    code["argv"].append("mixup=evil:Method")
+    elsewhere |= {"out": "../../elsewhere", "needs": ["../x"]}
+    evil = {"id": "../evil", "cell": "x", "argv": ["train", "evil.yaml"], "needs": [], "out": "../evil"}
+    other = values["jobs"][3] | {"argv": ["train", "evil.yaml"]}
+    values["jobs"] = [own, code, elsewhere, other, evil]
+    (folder / "plan.json").write_text(json.dumps(values))
+    said = plan.start(folder, second, study)
+    assert len(said) == 3 and "add mixup=evil:Method" in said[0] and "no such job" in said[1] and "../evil" in said[2]
+    jobs = {job.id: job for job in plan.read(folder).jobs}
+    assert "evil" not in str(jobs) and jobs[own["id"]].argv == own["argv"]
+    assert jobs[elsewhere["id"]].out == next(job.out for job in first.jobs if job.id == elsewhere["id"])
+    asked = plan.make(study, spec.select(study, "seed=1"), given=["mixup=evil:Method"])
+    (folder / "plan.json").write_text(json.dumps(values))
+    assert not any("adds code" in line for line in plan.start(folder, asked, study))  # named here: it is the user's
+    (folder / "plan.json").write_text(json.dumps(values | {"jobs": [own | {"gpus": "2"}]}))
+    with pytest.raises(EvalkitError, match="damaged"):
+        plan.start(folder, second, study)

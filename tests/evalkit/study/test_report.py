@@ -46,7 +46,7 @@ def ran(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(MINE, sort_keys=False))
     study, folder = spec.load(path), tmp_path / "ran"
-    plan.start(folder, plan.make(study, study.cells))
+    plan.start(folder, plan.make(study, study.cells), study)
     for number, cell in enumerate(c for c in study.cells if c.excluded is None):
         method, model, seed = cell.values["method"], cell.values["model"], int(cell.values["seed"])
         if model == "net" and seed == 2:
@@ -160,7 +160,7 @@ def test_progress_factors_and_numeric_axes_are_drawn(ran, tmp_path):
         write(
             tmp_path / "scales" / "cells" / f"scale{scale}-seed0" / "train", fake_records.record(metrics={"top1": top1})
         )
-    plan.start(tmp_path / "scales", plan.make(scales, scales.cells))
+    plan.start(tmp_path / "scales", plan.make(scales, scales.cells), scales)
     gathered = gather.gather(scales, tmp_path / "scales")
     values = figures.values_of(gathered, "train", protocols()["accuracy"].metric("top1"))
     line = figures.numeric(gathered, values)["scale"][""]

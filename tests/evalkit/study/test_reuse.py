@@ -37,7 +37,7 @@ def planned(tmp_path, record):
     study, folder = load(tmp_path), tmp_path / "out"
     cells = [c for c in study.cells if c.values["seed"] == "0" and not c.excluded][:2]
     made = replace(plan.make(study, cells), python=interpreter(tmp_path, json.dumps(record)))
-    plan.start(folder, made)
+    plan.start(folder, made, study)
     return folder, made
 
 
@@ -91,7 +91,7 @@ def test_the_evaluations_of_another_study_come_with_its_training(planned, tmp_pa
     folder, made = planned
     first, occlusion, linear = made.of_cell(made.jobs[0].cell)
     before = tmp_path / "before"
-    plan.start(before, made)
+    plan.start(before, made, load(tmp_path))
     trained(before / first.out)
     (before / occlusion.out).mkdir()
     data = record["data"] | {"sets": {"data": {"name": "digits", "fingerprint": PRINT[1]}}}
@@ -107,7 +107,7 @@ def test_labels_that_a_shell_would_obey_arrive_as_they_are(tmp_path, record):
     words = ["it's $(touch owned) `id`", 'two "lines"\nof; text & more', "; exit 1", "-n", "ä {x}"]
     axes = {"label": {word: {"label": word} for word in words}}
     study, folder = load(tmp_path, axes=axes, where=None, **{"except": None}, report=None), tmp_path / "out"
-    plan.start(folder, replace(plan.make(study, study.cells), python=interpreter(tmp_path, json.dumps(record))))
+    plan.start(folder, replace(plan.make(study, study.cells), python=interpreter(tmp_path, json.dumps(record))), study)
     for one in plan.read(folder).jobs:
         assert job.run(folder, one.id) == 0
     calls = [json.loads(line)["argv"] for line in (folder / "calls.jsonl").read_text().splitlines()]

@@ -75,7 +75,7 @@ def test_jobs_that_end_early_are_requeued_and_leave_the_same_records(cluster, tm
     made = plan.make(study, study.cells)
     alone, disturbed = tmp_path / "alone", tmp_path / "disturbed"
     for folder in (alone, disturbed):
-        plan.start(folder, made)
+        plan.start(folder, made, study)
     undisturbed = subprocess.Popen([sys.executable, "-c", ALONE, alone])
 
     for name, value in cluster.items():
