@@ -17,6 +17,7 @@ from evalkit.cli.described import outcomes, protocols
 from evalkit.robustness import store
 from evalkit.study import plan, report, reuse, spec
 from tests.evalkit import fake_records
+from tests.evalkit.study.made import made_study
 
 from .cases import Case
 from .make import folders, put, splits, training
@@ -39,17 +40,8 @@ def finished(folder, seeds=(0,), evaluations=()):
     """A study whose trainings and evaluations were made: (its file, its folder, its plan)."""
     keys = dict(word.split("=", 1) for word in training(splits(folder / "data"))[2:-2])
     keys = {key: yaml.safe_load(value) for key, value in keys.items()}
-    file, out = folder / "mine.yaml", folder / "out"
     content = {"recipe": "digits", "set": keys, "axes": {"seed": list(seeds)}, "evaluate": list(evaluations)}
-    file.write_text(yaml.safe_dump({key: value for key, value in content.items() if value}))
-    study = spec.load(file)
-    made = plan.make(study, study.cells)
-    plan.start(out, made, study)
-    with contextlib.chdir(out):
-        for job in made.jobs:
-            code, line = invoke([*job.argv, "--out", job.out])
-            assert code == 0, line
-    return file, out, made
+    return made_study(folder, {key: value for key, value in content.items() if value})
 
 
 def run_again(folder, split):

@@ -21,6 +21,8 @@ from evalkit.study.job import prune
 from tests.bad_inputs.make import folders, put, run_folder, splits, training
 from tests.downstream.conftest import write_shapes
 
+from .made import made_study
+
 needs_mm = pytest.mark.skipif(importlib.util.find_spec("mmseg") is None, reason="the extra 'downstream' is missing")
 QUICK = {"workers": 0, "device": "cpu", "batch_size": 8, "forward_batch": 8}
 
@@ -30,17 +32,8 @@ def measured(folder, evaluations):
     weights = run_folder(folder / "run")
     for meta in weights.glob("checkpoints/*/meta.json"):
         meta.write_text(meta.read_text().replace('"label"', '"image_size": 32, "label"'))
-    file, out = folder / "mine.yaml", folder / "out"
     axes = {"network": {"one": {"weights": str(weights)}, "two": {"weights": str(weights)}}}
-    file.write_text(yaml.safe_dump({"recipe": "digits", "axes": axes, "evaluate": evaluations}))
-    study = spec.load(file)
-    made = plan.make(study, study.cells)
-    plan.start(out, made, study)
-    with contextlib.chdir(out):
-        for job in made.jobs:
-            code, line = invoke([*job.argv, "--out", job.out])
-            assert code == 0, line
-    return file, out, made
+    return made_study(folder, {"recipe": "digits", "axes": axes, "evaluate": evaluations})
 
 
 def robustness(folder):
@@ -238,16 +231,8 @@ def trained(tmp_path):
     keys |= {"model_args": {"depth": 1, "embed_dim": 32, "num_heads": 2}}
     clean = {**QUICK, "data": str(folder / "data" / "val")}
     evaluations = [{"robustness": "imagenet-val", "set": clean}, {"robustness": "fgsm", "set": clean | {"eps": [1]}}]
-    file, out = folder / "mine.yaml", folder / "out"
-    file.write_text(yaml.safe_dump({"recipe": "digits", "set": keys, "axes": {"seed": [0]}, "evaluate": evaluations}))
-    study = spec.load(file)
-    made = plan.make(study, study.cells)
-    plan.start(out, made, study)
-    with contextlib.chdir(out):
-        for job in made.jobs:
-            code, line = invoke([*job.argv, "--out", job.out])
-            assert code == 0, line
-    return folder, file, out, made
+    content = {"recipe": "digits", "set": keys, "axes": {"seed": [0]}, "evaluate": evaluations}
+    return folder, *made_study(folder, content)
 
 
 def taken(folder, out, made, name):
@@ -377,15 +362,7 @@ def helped(tmp_path_factory):
     keys = dict(word.split("=", 1) for word in training(splits(folder / "data"))[2:-2])
     keys = {key: yaml.safe_load(value) for key, value in keys.items()} | {"init": str(folder / "before")}
     keys |= {"mixup": {"name": "attentive_cutmix", "teacher": str(folder / "teacher")}}
-    file, out = folder / "mine.yaml", folder / "out"
-    file.write_text(yaml.safe_dump({"recipe": "digits", "set": keys, "axes": {"seed": [0]}}))
-    study = spec.load(file)
-    made = plan.make(study, study.cells)
-    plan.start(out, made, study)
-    (job,) = made.jobs
-    code, line = invoke([*job.argv, "--out", str(out / job.out)])
-    assert code == 0, line
-    return folder, file, out, made
+    return folder, *made_study(folder, {"recipe": "digits", "set": keys, "axes": {"seed": [0]}})
 
 
 @pytest.mark.parametrize("name, says", [("before", "the weights of {}"), ("teacher", "the weights of teacher {}")])
