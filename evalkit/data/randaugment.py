@@ -15,6 +15,7 @@ from ..errors import EvalkitError
 from .batched_augment import OPERATIONS
 
 MOST = 10  # timm's largest magnitude
+SETS = ("tweights", "t3a", "t3aw")  # of operations, by timm's names; it takes its usual one for any other
 Drawn = Sequence[tuple[AugmentOp, tuple[Any, ...]]]  # operations and their arguments, in order
 
 
@@ -75,13 +76,16 @@ class RandAugment:
 
 
 def _check(config: str) -> None:
-    """Raise EvalkitError for what timm passes over in its string: a part without a number, one that stands there twice,
-    a magnitude beyond its largest, and parts that leave nothing to do."""
-    parts = [re.fullmatch(r"([a-z]+)(.*)", part) for part in config.split("-")[1:]]
+    """Raise EvalkitError for what timm passes over in its string: a part without a number, a set of operations that it
+    has not, a part that stands there twice, a magnitude beyond its largest, and parts that leave nothing to do."""
+    sets = [part for part in config.split("-")[1:] if part.startswith("t")]
+    parts = [re.fullmatch(r"([a-z]+)(.*)", part) for part in config.split("-")[1:] if part not in sets]
     values = {part[1]: part[2] for part in parts if part is not None}
     if not all(part is not None and re.fullmatch(r"\d+(\.\d+)?", part[2]) for part in parts):
         problem = "each part behind the first is letters and a number"
-    elif len(values) < len(parts):
+    elif not set(sets) <= set(SETS):
+        problem = f"of sets of operations there are {', '.join(SETS)}"
+    elif len(values) < len(parts) or len(sets) > 1:
         problem = "a part stands there twice"
     elif float(values.get("m", 0)) > float(values.get("mmax", MOST)):
         problem = f"the magnitude m is beyond the largest, {values.get('mmax', MOST)}"
