@@ -182,7 +182,10 @@ def other(field, **changes):
     return record | {field: record[field] | changes}
 
 
-PASSED = "passed over: .*step-000000002.* (is missing or damaged|is not a complete checkpoint|another version|holds no train_state)"
+PASSED = (
+    "passed over: .*step-000000002.* "
+    "(is missing or damaged|is not a complete checkpoint|another version|holds no train_state)"
+)
 FILES = {
     "weights cut short": cut("model.safetensors"),
     "weights with a flipped byte": flipped("model.safetensors"),

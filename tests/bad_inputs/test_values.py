@@ -225,7 +225,8 @@ MODEL_ARGS = (
 )  # fmt: skip
 AUGMENTS = (
     "rand-m9-inc", "rand-m9-mstd", "rand-m9-m5", "rand-m9-inc1-inc0", "rand-m99-mstd0.5", "rand-m12-mmax11", "rand-n0",
-    "rand-m9-p0", "rand-m-5", "rand-m9-n", "none", "no", "rand-m9-foo3", "rand-m9-t3b", "rand-m9-t3a-t3aw", "rand-m9-inc1-",
+    "rand-m9-p0", "rand-m-5", "rand-m9-n", "none", "no", "rand-m9-foo3", "rand-m9-t3b", "rand-m9-t3a-t3aw",
+    "rand-m9-inc1-",
 )  # fmt: skip
 
 

@@ -41,7 +41,9 @@ def weights(name, **args):
     """A state dict without two tensors alike: an untrained network's norms all are."""
     torch.manual_seed(0)
     return {
-        k: torch.randn_like(v) if v.is_floating_point() else v
+        k: (torch.rand_like(v) + 0.5 if k.endswith("running_var") else torch.randn_like(v))
+        if v.is_floating_point()
+        else v
         for k, v in create(name, **args).model.state_dict().items()
     }
 
