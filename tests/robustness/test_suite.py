@@ -119,8 +119,9 @@ def test_from_the_folders_to_the_records_and_the_report(tmp_path, capsys):
     from evalkit.report import build
 
     root = tmp_path / "sets"
-    for name in ("imagenet-a", "imagenet-o", "imagenet-r", "imagenet-sketch", "imagenet-v2", "val"):
-        write_tree(root / name, TREE, side=16)
+    names = ("imagenet-a", "imagenet-o", "imagenet-r", "imagenet-sketch", "imagenet-v2", "val")
+    for seed, name in enumerate(names):
+        write_tree(root / name, TREE, side=16, seed=seed)
     write_corruptions(root / "imagenet-c", TREE, ("fog",), (1,))
     checkpoint, out = save_checkpoint(tmp_path / "run", CLASSES), tmp_path / "out"
     cfg = AllConfig(

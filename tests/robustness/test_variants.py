@@ -226,7 +226,7 @@ def test_saliency_of_other_images_is_not_taken_from_the_cache(setup):
         ({"fill": "grey"}, "unknown value of fill 'grey'. Choose one of: black, mean"),
         ({"fill": "0,0,2"}, "unknown value of fill '0,0,2'"),
         ({"shuffle": [4, 2]}, "shuffle must ascend"),
-        ({"shuffle": [0]}, "each number of key 'shuffle' must be at least 1"),
+        ({"shuffle": [1]}, "each number of key 'shuffle' must be at least 2"),
     ],
 )
 def test_one_clear_line(override, message):
