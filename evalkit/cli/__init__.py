@@ -35,7 +35,10 @@ def invoke(argv: list[str]) -> tuple[int, str]:
         code = code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):  # newer typers return 130 instead
         code = 130
-    except SystemExit as e:  # of a user's own code: nothing here leaves so
+    except SystemExit as e:
+        if complete.VARIABLE in os.environ:  # typer has answered a shell
+            raise
+        # else of a user's own code: nothing here leaves so
         return 1, plain(f"code of yours ended the program ({in_short(e)}); let it raise an error instead")
     except Exception as e:
         if os.environ.get(DEBUG) == "1":
