@@ -1,5 +1,6 @@
 """Run folders that were copied, renamed or tidied by hand, and locks that something else left."""
 
+import json
 import os
 import platform
 import shutil
@@ -42,6 +43,17 @@ def alone(run):
     as_copies("last")(run)
     shutil.rmtree(run / "checkpoints" / "step-000000002")
     shutil.copytree(run / "checkpoints" / "step-000000001", run / "checkpoints" / "step-000000001.bak")
+
+
+def of_another_run(folder):
+    """What stands in the place of a link is another run's checkpoint of the same step: it stays where it is."""
+    run = run_in(folder)
+    as_copies("last")(run)
+    meta = json.loads((run / "last" / "meta.json").read_text())
+    (run / "last" / "meta.json").write_text(json.dumps(meta | {"label": "another run"}))
+    code, line = said(["train", "--resume", str(run)])
+    assert (run / "last" / "model.safetensors").is_file() and "another run" in (run / "last" / "meta.json").read_text()
+    return code, line
 
 
 def foreign(name):
@@ -115,6 +127,7 @@ CASES = [
     Case("last as a copied folder", gone_on, COPY, "said", as_copies("last")),
     Case("last and best as copied folders", gone_on, COPY, "said", as_copies("last", "best")),
     Case("last as the one copy of its step", resumed, "it is a link again", "said", alone),
+    Case("last as another run's checkpoint of the same step", of_another_run, NO_LINK),
     *(Case(name, resumed, says, argument=damage) for name, (damage, says) in REFUSED.items()),
     *(Case(name, gone_on, fate="mended", argument=damage) for name, damage in MENDED.items()),
 ]
