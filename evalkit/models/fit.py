@@ -170,7 +170,10 @@ def resized_by_timm(name: str, model: nn.Module, model_args: Mapping[str, Any]) 
     """
     if not model_args:
         return []
-    shapes = lambda m: {k: v.shape for k, v in m.state_dict().items() if k.rpartition(".")[0] not in head_names(m)}  # noqa: E731
+
+    def shapes(m: nn.Module) -> dict[str, Size]:
+        return {k: v.shape for k, v in m.state_dict().items() if k.rpartition(".")[0] not in head_names(m)}
+
     published, own = shapes(timm.create_model(name)), shapes(model)
     if published == own:
         return []

@@ -1,8 +1,5 @@
 """Label maps that hold other labels than they seem to, and files that are neither image nor map."""
 
-import struct
-import zlib
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +8,7 @@ from evalkit.downstream.readers_seg import seg_folders
 
 from .cases import Case
 from .make import put
+from .odd_images import png
 
 KIND = "Label maps that are read as other labels, or not at all"
 SIZE = 32
@@ -34,16 +32,8 @@ def labels():
 
 def few_bits(path, bits):
     """A grey PNG of 1, 2 or 4 bits, as some tools write small label sets."""
-    rows = b"".join(
-        b"\0"
-        + bytes(int("".join(f"{v:0{bits}b}" for v in row[i : i + 8 // bits]), 2) for i in range(0, SIZE, 8 // bits))
-        for row in labels() % 2**bits
-    )
-    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
-    head = struct.pack(">IIBBBBB", SIZE, SIZE, bits, 0, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    values = np.unpackbits((labels() % 2**bits)[..., None], axis=-1)[..., -bits:]
+    path.write_bytes(png(bits, 0, np.packbits(values.reshape(SIZE, -1), axis=1), width=SIZE))
 
 
 def met(folder, change):
