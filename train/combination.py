@@ -87,6 +87,8 @@ def without_effect(cfg: TrainConfig, method: MixMethod, network: Any, images: Im
         )
     if cfg.schedule == "step" and cfg.decay_epochs[-1] == cfg.epochs:
         found.append(f"decay_epochs={cfg.decay_epochs}: the last one is the end of the run, where no step is left")
+    if cfg.ema == 0:
+        found.append("ema=0 averages nothing: its weights are those of the newest step")
     as_it_is = in_memory(images) and images.native_size == cfg.image_size and cfg.augment != "rrc"
     if cfg.decode == "fast" and as_it_is:
         found.append(f"decode=fast has no effect: the images of {images.name} are neither decoded nor resized")

@@ -194,7 +194,7 @@ def _before(name: str, args: dict[str, Any], meta: dict[str, Any]) -> Callable[[
 def _head_of(network: Network, tensors: dict[str, Tensor], head: str) -> int | None:
     """The number of classes that a file is for; None if it has no head that can be told."""
     tensors = without_prefix(to_timm(network.model, tensors)[0], network.model.state_dict())[0]
-    return len(tensors[head]) if head in tensors and tensors[head].ndim else None
+    return (len(tensors[head]) or None) if head in tensors and tensors[head].ndim else None
 
 
 def _classes(network: Network, classes: list[str] | None) -> list[str] | None:
