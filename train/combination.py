@@ -87,6 +87,10 @@ def without_effect(cfg: TrainConfig, method: MixMethod, network: Any, images: Im
         )
     if cfg.schedule == "step" and cfg.decay_epochs[-1] == cfg.epochs:
         found.append(f"decay_epochs={cfg.decay_epochs}: the last one is the end of the run, where no step is left")
+    if cfg.init is None and "." in cfg.model:
+        found.append(
+            f"model={cfg.model} names weights that are not taken, since init=null: training starts from random ones"
+        )
     if cfg.ema == 0:
         found.append("ema=0 averages nothing: its weights are those of the newest step")
     as_it_is = in_memory(images) and images.native_size == cfg.image_size and cfg.augment != "rrc"
@@ -97,6 +101,8 @@ def without_effect(cfg: TrainConfig, method: MixMethod, network: Any, images: Im
 
 def _mixes_nothing(cfg: TrainConfig, method: MixMethod) -> list[str]:
     parts = [m for m in method.modules() if isinstance(m, MixMethod) and not isinstance(m, Choice | Vanilla)]
+    if off := sorted({type(m).__name__ for m in parts if getattr(m, "alpha", None) == 0}):
+        return [f"{' and '.join(off)} with alpha=0 mixes nothing: that is training without a mixup"]
     if cfg.micro_batch > 1 or all("alone" in part.exempt for part in parts):
         return []
     return ["micro_batch=1: images are mixed within a micro-batch, so none is mixed with another one"]
