@@ -5,7 +5,7 @@ from . import ca_swin, moganet, pvt, small  # noqa: F401  (registers their archi
 from .build import check_arguments
 from .facts import Facts, sha256_of, stated
 from .fit import describe, resized_by_timm
-from .load import Loaded, imagenet_classes, load, normalised
+from .load import Loaded, imagenet_classes, load
 from .network import Network, Output, create, list_models
 from .wrap import wrap
 
@@ -20,7 +20,6 @@ __all__ = [
     "imagenet_classes",
     "list_models",
     "load",
-    "normalised",
     "resized_by_timm",
     "sha256_of",
     "stated",
