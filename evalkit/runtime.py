@@ -77,7 +77,7 @@ def pick_device(name: str | None = None) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise EvalkitError(f"unknown device '{name}'; use cpu, cuda or cuda:N")
-    if device.type == "cuda" and device.index >= torch.cuda.device_count():
+    if device.type == "cuda" and 0 < torch.cuda.device_count() <= device.index:
         raise EvalkitError(
             f"device '{name}' asked for, but torch sees {torch.cuda.device_count()} GPUs, from cuda:0 on"
         )

@@ -1,5 +1,6 @@
 """Whether a network and a mixup go together, asked before anything is trained and without weights or memory."""
 
+import difflib
 import functools
 import json
 from typing import Any
@@ -76,7 +77,7 @@ def without_effect(cfg: TrainConfig, method: MixMethod, network: Any, images: Im
         network: What it trains.
         images: For training.
     """
-    found = _mixes_nothing(cfg, method)
+    found = [*_mixes_nothing(cfg, method), *misspelt(method)]
     if not any(isinstance(layer, _BatchNorm) for layer in network.modules()):
         given = [key for key in ("precise_bn", "bn_batch") if getattr(cfg, key) is not None]
         found += [f"{key}={getattr(cfg, key)} has no effect: {cfg.model} has no batch norm" for key in given]
@@ -96,6 +97,23 @@ def without_effect(cfg: TrainConfig, method: MixMethod, network: Any, images: Im
     as_it_is = in_memory(images) and images.native_size == cfg.image_size and cfg.augment != "rrc"
     if cfg.decode == "fast" and as_it_is:
         found.append(f"decode=fast has no effect: the images of {images.name} are neither decoded nor resized")
+    return found
+
+
+def misspelt(method: MixMethod) -> list[str]:
+    """A sentence for each function or attribute of a user's own method that nothing calls, but whose name is close to
+    one that would be called: `re_label`.
+
+    Args:
+        method: The mixup.
+    """
+    known, found = [name for name in vars(MixMethod) if not name.startswith("_")], []
+    for cls in {type(m) for m in method.modules() if isinstance(m, MixMethod)}:
+        own = [c for c in cls.__mro__ if issubclass(c, MixMethod) and not c.__module__.startswith("evalkit.")]
+        names = sorted({name for c in own for name in vars(c)} - set(known))
+        for name in (name for name in names if not name.startswith("_")):
+            if close := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+                found.append(f"{cls.__name__}.{name} is never looked at; was {close[0]} meant?")
     return found
 
 
