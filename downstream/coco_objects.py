@@ -238,7 +238,7 @@ def _beside(entry: dict[str, Any], image: dict[str, Any]) -> bool:
 
 def _of_another_area(entry: dict[str, Any], image: dict[str, Any]) -> bool:
     """Whether the area of an object is neither its mask's nor, without a mask, one that its box has room for."""
-    mask, width, height = entry.get("segmentation"), *entry["bbox"][2:]
+    mask, (width, height) = entry.get("segmentation"), entry["bbox"][2:]
     if not mask:  # the area of a mask that is not in the file, as in exports of boxes
         least, most = width * height / 50, 2 * width * height
     else:

@@ -49,6 +49,12 @@ def split_of_a_folder(folder):
     return invoke(["eval", str(run), "--data", str(images), "split=train", "device=cpu", "--out", str(folder / "out")])
 
 
+def doubled(folder):
+    return invoke(
+        ["eval", "zoo:vanilla-digits", "--data", "digits", "--out", str(folder / "out"), "--data=digits-photo"]
+    )
+
+
 def given_twice(folder, words):
     """The last one counts, and it is said."""
     with warnings.catch_warnings(record=True) as heard:
@@ -340,6 +346,7 @@ CASES = [
     *cases(OCCLUSION, measured, "has no effect here; ", "occlusion: "),
     *cases(EVAL, evaluated, REFUSED, "eval: "),
     Case("eval: a split of a folder", split_of_a_folder, says="split=train belongs to data by name"),
+    Case("eval: --data twice", doubled, says="--data is given more than once"),
     Case("a number in other digits", override, says="must be an integer", argument="seed=1\u0660"),
     *(Case(f"given twice: {words}", given_twice, "is given more than once", "said", words) for words in AGAIN),
     *(Case(f"{name}={text} is kept", kept, fate="mended", argument=(name, text, value)) for name, text, value in KEPT),
