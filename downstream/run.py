@@ -176,8 +176,7 @@ def _run(job: Job, resume: bool, trusted: bool) -> int:
         outcome = dataclasses.replace(outcome, notes=[*_told(run), *outcome.notes])
         per_image.write(run, outcome.per_image)
         record = _record(job, data, plan, outcome, parameters, time.monotonic() - began)
-        if not results.holds(run, record):
-            results.append(run, record)
+        results.append(run, record)
         say(
             f"{task.summary(outcome)} on {data.name} ({data.counts['val']} images); {run / results.FILE}, {run / SHEET}"
         )

@@ -60,13 +60,18 @@ def test_who_is_done_leaves_the_process_group(monkeypatch, tmp_path, code, membe
         leave_processes()
 
 
-# A stand-in for the package's command in a folder of its own: each process says or does what its rank is told to.
+# A stand-in for the package's command in a folder of its own: each process says or does what its rank is told to, in
+# the order of the waits, however long a busy machine takes to start them or torchrun to end one when the other is gone.
 FAKE = """
 import json, os, signal, sys, time
+from pathlib import Path
 from real import launch
 rank, todo = int(os.environ["RANK"]), json.loads(sys.argv[1])
 assert os.environ["WORLD_SIZE"] == "2"
 code, message, wait = todo[rank]
+Path(f"started-{rank}").touch()
+while not Path(f"started-{1 - rank}").exists():
+    time.sleep(0.01)
 if code == "stop":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(launch.leave(2, "")))
     open(f"ready-{rank}", "w").close()
@@ -75,7 +80,11 @@ if code == "hang":
 time.sleep(wait)
 if code in ("kill", "abort"):
     os.kill(os.getpid(), {"kill": 9, "abort": 6}[code])
-sys.exit(launch.leave(code, message))
+status = launch.leave(code, message)
+if code == todo[1 - rank][0] == 1:
+    while not Path(os.environ[launch.FOLDER], str(1 - rank)).exists():
+        time.sleep(0.01)
+sys.exit(status)
 """
 PARENT = """
 import sys
@@ -98,11 +107,11 @@ except EvalkitError as e:
         ([(0, "", 20), (1, "no such folder", 0)], "error no such folder"),
         ([(1, "connection lost", 0.5), (1, "the cause", 0)], "error the cause"),
         ([(0, "", 20), ("kill", "", 0)], "error process 1 of 2 ended with SIGKILL without an error of its own"),
-        ([(1, f"{GONE}, and so on", 0), (1, "the cause", 0.05)], "error the cause"),
+        ([(1, f"{GONE}, and so on", 0), (1, "the cause", 0.5)], "error the cause"),
         ([("hang", "", 90), (1, "the cause", 0)], "error the cause"),  # torchrun kills it after half a minute
         ([(0, "", 20), ("abort", "", 0)], "error process 1 of 2 was aborted by a library"),
         (
-            [(1, "connection closed by peer", 0.05), ("kill", "", 0)],
+            [(1, "connection closed by peer", 0.5), ("kill", "", 0)],
             "error process 1 of 2 ended with SIGKILL without an error of its own",
         ),
     ],
