@@ -15,6 +15,7 @@ import torch
 from evalkit import plots, results, run_folder
 from evalkit.errors import EvalkitError
 from evalkit.models.fit import describe
+from evalkit.models.load import spoken
 from evalkit.records import DataUsed, Made, Numbers, Subject, idle_keys, make_record
 from evalkit.runtime import (
     environment,
@@ -301,7 +302,14 @@ def _record(job: Job, data: Data, plan: Plan, outcome: Scores, parameters: int, 
     return make_record(
         "transfer",
         task.about,
-        Subject(source.model, source.method, source.label, source.sha256, source.weights or "raw", source.recipe),
+        Subject(
+            spoken(source.model, job.cfg.model_args),
+            source.method,
+            source.label,
+            source.sha256,
+            source.weights or "raw",
+            source.recipe,
+        ),
         DataUsed(data.name, data.fingerprint, "val", data.demonstration, more),
         Numbers(
             data.counts["val"],
