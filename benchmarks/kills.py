@@ -18,6 +18,7 @@ everything and computed nothing; what they are compared with is started anew.
 """
 
 import argparse
+import contextlib
 import gc
 import importlib
 import itertools
@@ -202,8 +203,9 @@ def case(bench: Bench, i: int, who: str, at: str | float, rng: random.Random) ->
             members |= set(now)
             due = not isinstance(at, str) and time.monotonic() - began >= at * seconds
             if due and (victim := pick(now, who, job.processes, rng)):
-                victim.kill()
-                row["struck"] = True
+                with contextlib.suppress(psutil.NoSuchProcess):  # it ended this moment
+                    victim.kill()
+                    row["struck"] = True
             time.sleep(0 if row["struck"] else 0.1)
         if isinstance(at, str):
             row["struck"] = (bench.work / "struck").exists()

@@ -3,12 +3,10 @@ written too early."""
 
 import importlib.util
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,8 @@ import torch
 
 from evalkit import config, results
 from evalkit.logger import Logger
+
+from .. import held
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,18 +47,13 @@ RECIPE = [
 ]
 
 
+PROGRAM = [sys.executable, "-m", "evalkit"]
+
+
 def command(run: Path, *words: str, processes: int = 1) -> list[str]:
     several = ["--gpus", str(processes)] if processes > 1 else []
-    return [
-        sys.executable,
-        "-m",
-        "evalkit",
-        "transfer",
-        "seg",
-        *words,
-        *several,
-        *(["--out", str(run)] if "--resume" not in words else []),
-    ]
+    out = ["--out", str(run)] if "--resume" not in words else []
+    return [*PROGRAM, "transfer", "seg", *words, *several, *out]
 
 
 def start(run: Path, weights: Path, shapes: Path, *words: str, processes: int = 1) -> list[str]:
@@ -73,21 +68,10 @@ def finish(args: list[str]) -> str:
     return done.stdout
 
 
-def stop(args: list[str], number: int, at: int) -> tuple[int, str]:
-    """Send a signal to the process group once the step is logged; exit code and output."""
-    process = subprocess.Popen(
-        args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    text = ""
-    for line in process.stdout:
-        text += line
-        if line.startswith(f"step {at}/"):
-            time.sleep(0.05)
-            os.killpg(process.pid, number)
-            break
-    text += process.stdout.read()
-    process.stdout.close()
-    return process.wait(), text
+def stop(args: list[str], number: int, at: int, folder: Path) -> tuple[int, str]:
+    """Send a signal to the process group within the step after `at`; exit code and output."""
+    assert args[: len(PROGRAM)] == PROGRAM
+    return held.stop(args[len(PROGRAM) :], number, at, folder / f"go-{at}")
 
 
 def final(run: Path) -> dict:
@@ -117,9 +101,9 @@ def assert_same(run: Path, whole: Path) -> None:
 
 def test_killed_twice_it_ends_as_if_it_never_was(weights, shapes, whole, tmp_path):
     run = tmp_path / "run"
-    assert stop(start(run, weights, shapes), signal.SIGKILL, 8)[0] == -signal.SIGKILL
+    assert stop(start(run, weights, shapes), signal.SIGKILL, 8, tmp_path)[0] == -signal.SIGKILL
     assert not (run / results.FILE).exists()
-    assert stop(command(run, "--resume", str(run), "workers=2"), signal.SIGKILL, 14)[0] == -signal.SIGKILL
+    assert stop(command(run, "--resume", str(run), "workers=2"), signal.SIGKILL, 13, tmp_path)[0] == -signal.SIGKILL
     assert not (run / results.FILE).exists()
     assert "at step 10" in finish(command(run, "--resume", str(run)))
     assert_same(run, whole)
@@ -128,7 +112,7 @@ def test_killed_twice_it_ends_as_if_it_never_was(weights, shapes, whole, tmp_pat
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 2), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_run_goes_on(weights, shapes, whole, tmp_path, number, code):
     run = tmp_path / "run"
-    ended, text = stop(start(run, weights, shapes), number, 7)
+    ended, text = stop(start(run, weights, shapes), number, 7, tmp_path)
     assert (
         ended == code
         and f"continue with: evalkit transfer seg --resume {run}" in text
@@ -142,7 +126,7 @@ def test_the_checkpoint_it_came_from_may_be_gone(weights, shapes, whole, tmp_pat
     copy = tmp_path / "weights"
     shutil.copytree(weights, copy, symlinks=True)
     run = tmp_path / "run"
-    stop(start(run, copy, shapes), signal.SIGKILL, 8)
+    assert stop(start(run, copy, shapes), signal.SIGKILL, 8, tmp_path)[0] == -signal.SIGKILL
     shutil.rmtree(copy)
     finish(command(run, "--resume", str(run)))
     assert_same(run, whole)

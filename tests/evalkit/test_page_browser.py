@@ -82,7 +82,7 @@ def test_a_reader_sorts_filters_and_compares(page, width, tmp_path):
         [CHROMIUM, *options, "--dump-dom", copy.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert "CONSOLE" not in done.stderr
     match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
