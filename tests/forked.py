@@ -15,7 +15,8 @@ import psutil
 from benchmarks.killing import command, family, orphans
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["evalkit.cli.app", "evalkit.train.run", "benchmarks.killing", "tensorboard.summary"])
+IMPORTED = ["evalkit.cli.app", "evalkit.train.run", "benchmarks.killing", "tensorboard.summary"]
+SERVER.set_forkserver_preload(IMPORTED)  # when the first fork is asked for
 
 
 class Command:
@@ -96,6 +97,25 @@ def _run(words: list[str], out: str, env: dict[str, str], prepare: Callable[[], 
     if prepare is not None:
         prepare()
     command(words, env)
+
+
+def hold_at(at: int, go: Path) -> None:
+    """Make a command wait after the line of this step, or of a later one, until the file is there.
+
+    Args:
+        at: The step.
+        go: The file.
+    """
+    from evalkit.logger import Logger
+
+    log = Logger.log
+
+    def wait(self: Logger, step: int, *values: object) -> None:
+        log(self, step, *values)
+        while step >= at and not go.exists():
+            time.sleep(0.01)
+
+    Logger.log = wait
 
 
 def hold(most: int) -> None:

@@ -210,6 +210,10 @@ def test_a_study_on_a_full_disk_says_so_besides_how_its_jobs_stand(tmp_path, mon
     assert capsys.readouterr().out.count("Mixups on digits over photographs: 2 waiting") == 3
 
 
+def begun(folder):
+    return len(calls(folder)) if (folder / "calls.jsonl").exists() else 0
+
+
 @pytest.mark.slow
 def test_a_study_that_is_killed_at_random_leaves_one_record_per_job(started):
     """SIGKILL of the study's own process, whose jobs may go on without it, or of all of them."""
@@ -224,7 +228,10 @@ def test_a_study_that_is_killed_at_random_leaves_one_record_per_job(started):
         if turn == 5:
             assert process.wait() == 0
             break
-        time.sleep(draw.uniform(1.0, 8.0))
+        before = begun(started)
+        while begun(started) == before and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(draw.uniform(0.0, 1.0))
         (os.killpg if turn % 2 else os.kill)(process.pid, signal.SIGKILL)
         process.wait()
     for job_ in plan.read(started).jobs:
