@@ -2,6 +2,7 @@
 of importing. What such a command leaves behind is compared with that of a process of its own in
 tests/train/test_resume.py."""
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -19,6 +20,16 @@ IMPORTED = ["evalkit.cli.app", "evalkit.train.run", "benchmarks.killing", "tenso
 SERVER.set_forkserver_preload(IMPORTED)  # when the first fork is asked for
 
 
+STARTED: list["Command"] = []
+
+
+@atexit.register
+def end_all() -> None:
+    """What a test that failed has left waiting: Python would wait for it."""
+    for started in STARTED:
+        started.kill()
+
+
 class Command:
     """A command that runs.
 
@@ -33,6 +44,7 @@ class Command:
         self.out = out
         self.process = SERVER.Process(target=_run, args=(list(words), str(out), dict(os.environ), prepare))
         self.process.start()
+        STARTED.append(self)
 
     def text(self) -> str:
         """What it has said so far."""

@@ -18,7 +18,7 @@ if (root / "slow").exists():
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: sys.exit(2))
     print("listens", flush=True)
-    time.sleep(3600)
+    time.sleep(600)
 while (root / "hold").exists():
     time.sleep(0.01)
 if (root / "pause").exists():

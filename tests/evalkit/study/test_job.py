@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import random
@@ -28,6 +29,20 @@ def started(tmp_path, record):
     made = plan.make(study, [c for c in study.cells if c.values["seed"] == "0" and not c.excluded][:2])
     plan.start(folder, replace(made, python=interpreter(tmp_path, json.dumps(record))), study)
     return folder
+
+
+@contextlib.contextmanager
+def ending(process):
+    """A process that does not outlive what follows, whatever fails there."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def begun(folder):
+    return len(calls(folder)) if (folder / "calls.jsonl").exists() else 0
 
 
 def calls(folder):
@@ -66,11 +81,12 @@ def test_a_failure_keeps_the_last_line_and_a_stop_is_no_failure(started):
     (started / "slow").touch()
     process = subprocess.Popen([sys.executable, "-m", "evalkit.study.job", str(started), second.id], env=_environment())
     log = started / "jobs" / f"{second.id}.log"
-    while not log.exists() or "listens" not in log.read_text():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 2 and plan.state(started, second)["state"] == "stopped"
+    with ending(process):
+        while not log.exists() or "listens" not in log.read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(600) == 2 and plan.state(started, second)["state"] == "stopped"
 
 
 def _environment():
@@ -119,13 +135,13 @@ def test_two_processes_share_the_devices_and_a_dead_one_frees_its_own(tmp_path):
     for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
         environment.pop(name, None)
     start = partial(subprocess.Popen, [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True, env=environment)
-    with start() as first:
+    with ending(start()) as first:
         assert first.stdout.readline() == "0,1\n"
-        with start() as second:
-            assert [second.stdout.readline() for _ in range(10)] == ["waits\n"] * 10
+        with ending(start()) as second:
+            for _ in range(10):
+                assert second.stdout.readline() == "waits\n"
             first.kill()
             assert next(line for line in second.stdout if line != "waits\n") == "0,1\n"
-            second.kill()
 
 
 @pytest.mark.parametrize("where, state", [({}, "stopped"), ({"SLURM_JOB_ID": "7"}, "waiting")])
@@ -176,13 +192,15 @@ def test_the_engine_runs_all_but_what_needs_a_failed_job(started):
 def test_what_another_process_runs_is_waited_for(started):
     (started / "hold").touch()
     words = [sys.executable, "-m", "evalkit.study.job", str(started), plan.read(started).jobs[0].id]
-    both = [subprocess.Popen(words, env=_environment()) for _ in range(2)]
-    while not any(_waits_for_a_lock(process.pid) for process in both):
-        assert [process.poll() for process in both] == [None, None]
-        assert not (started / "calls.jsonl").exists() or len(calls(started)) == 1
-        time.sleep(0.05)
-    (started / "hold").unlink()
-    assert [process.wait(600) for process in both] == [0, 0] and len(calls(started)) == 1
+    start = partial(subprocess.Popen, words, env=_environment())
+    with ending(start()) as one, ending(start()) as other:
+        try:
+            while not any(_waits_for_a_lock(process.pid) for process in (one, other)):
+                assert one.poll() is other.poll() is None and begun(started) <= 1
+                time.sleep(0.05)
+        finally:
+            (started / "hold").unlink()  # for the command too
+        assert one.wait(600) == other.wait(600) == 0 and len(calls(started)) == 1
 
 
 def _waits_for_a_lock(pid):
@@ -208,10 +226,6 @@ def test_a_study_on_a_full_disk_says_so_besides_how_its_jobs_stand(tmp_path, mon
         code, said = cli.invoke(words)
         assert code == 1 and said.startswith(f"no space left on the disk of {place}; free some and run the study")
     assert capsys.readouterr().out.count("Mixups on digits over photographs: 2 waiting") == 3
-
-
-def begun(folder):
-    return len(calls(folder)) if (folder / "calls.jsonl").exists() else 0
 
 
 @pytest.mark.slow
