@@ -220,7 +220,9 @@ def base_of(path: Path, name: Any, folder: str) -> Path:
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
-            raise EvalkitError(f"{path} has {size / 2**20:,.1f} MiB, and a recipe or study has {MOST_BYTES >> 20} MiB at most")
+            raise EvalkitError(
+                f"{path} has {size / 2**20:,.1f} MiB, and a recipe or study has {MOST_BYTES >> 20} MiB at most"
+            )
         text = path.read_text(encoding="utf-8")
         OmegaConf.create(text)  # whose words for what is no YAML are the clearer ones
         values = plain_yaml.parse(text)

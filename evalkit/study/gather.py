@@ -197,7 +197,7 @@ def row_name(row: tuple[str, ...], gathered: Gathered) -> str:
         row: Values of the axes.
         gathered: What was measured.
     """
-    return _words(row, gathered.rows) or row[0]
+    return _words(row, gathered.rows) or next(iter(row), gathered.study.title)
 
 
 def column_name(column: tuple[str, ...], gathered: Gathered) -> str:

@@ -59,7 +59,9 @@ def _run(folder: Path, id: str) -> int:
     saved = _newest(folder / job.out)
     _note(folder, id, state="running", pid=os.getpid(), began=began, idle=idle)
     with devices.taken(job.gpus) as environment:
-        ended = _call([study.python, *PYTHON, *_argv(folder, job, cwd)], cwd, folder / "jobs" / f"{id}.log", environment)
+        ended = _call(
+            [study.python, *PYTHON, *_argv(folder, job, cwd)], cwd, folder / "jobs" / f"{id}.log", environment
+        )
     done = ended.code == 0 and plan.finished(folder, job)
     state = "done" if done else "stopped" if ended.code in STOPPED or ended.code < 0 else "failed"
     message = "" if done else ended.last

@@ -52,8 +52,18 @@ def numbers(count):
 
 
 CASES = [
-    Case("10^9 cells of three axes", large, "1,000,000,000 cells .*10,000 at most", argument=f"{{x: {numbers(1000)}, y: {numbers(1000)}, seed: {numbers(1000)}}}"),  # fmt: skip
-    Case("10^6 seeds", large, "has 7.5 MiB, and a recipe or study has 1 MiB at most", argument=f"{{seed: {numbers(10**6)}}}"),  # fmt: skip
+    Case(
+        "10^9 cells of three axes",
+        large,
+        "1,000,000,000 cells .*10,000 at most",
+        argument=f"{{x: {numbers(1000)}, y: {numbers(1000)}, seed: {numbers(1000)}}}",
+    ),
+    Case(
+        "10^6 seeds",
+        large,
+        "has 7.5 MiB, and a recipe or study has 1 MiB at most",
+        argument=f"{{seed: {numbers(10**6)}}}",
+    ),
     Case("12,000 seeds in one list", large, "holds more than 10,000 values", argument=f"{{seed: {numbers(12_000)}}}"),
     Case("a recipe edited between two runs", recipe_edited, "another label_smoothing than the recipe has now"),
 ]

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 SCRIPT = '''#!{python}
-"""Called as: THIS -P -m evalkit COMMAND ... --out DIR | --resume DIR. Notes the call, fails or stops where a file asks."""
+"""THIS -P -m evalkit COMMAND ... --out DIR | --resume DIR: notes the call, fails or stops where a file asks."""
 import json, os, pathlib, signal, sys, time
 argv = sys.argv[4:]
 out = pathlib.Path(argv[argv.index("--out" if "--out" in argv else "--resume") + 1])

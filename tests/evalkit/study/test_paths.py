@@ -53,15 +53,19 @@ def test_a_directory_that_is_gone_is_named(tmp_path, record, monkeypatch):
     (tmp_path / "here").rmdir()
     assert job.run(folder, made.jobs[0].id) == 1
     state = plan.state(folder, made.jobs[0])
-    assert state["state"] == "failed" and "where the study was started, is gone; run the study again" in state["message"]
+    assert (
+        state["state"] == "failed" and "where the study was started, is gone; run the study again" in state["message"]
+    )
 
 
 def test_started_elsewhere_the_next_time_is_said(tmp_path, record, monkeypatch):
-    folder, made = begun(tmp_path, record, monkeypatch, "out")
+    folder, _ = begun(tmp_path, record, monkeypatch, "out")
     monkeypatch.chdir(tmp_path)
     study = spec.load(tmp_path / "mine.yaml")
     again = plan.make(study, spec.select(study, "model=small,method=CutMix,seed=0"))
-    assert plan.start(folder, again, study) == [f"relative paths are of {tmp_path} now; they were of {tmp_path / 'here'}"]
+    assert plan.start(folder, again, study) == [
+        f"relative paths are of {tmp_path} now; they were of {tmp_path / 'here'}"
+    ]
     assert plan.start(folder, again, study) == [] and plan.read(folder).cwd == str(tmp_path)
     values = json.loads((folder / "plan.json").read_text())
     del values["cwd"]  # as an earlier evalkit wrote it: the commands ran in the study's folder
@@ -90,7 +94,7 @@ def here(tmp_path, monkeypatch):
 
 def test_every_kind_of_path_is_of_the_working_directory(tmp_path, monkeypatch):
     content = here(tmp_path, monkeypatch)
-    file, out, made = made_study(tmp_path, content)
+    _, out, made = made_study(tmp_path, content)
     assert reuse.changed(out, made, identities.of_jobs(out)) == []
     # the folder moves, and goes on: nothing in it says where it lay
     moved = tmp_path / "deep" / "er"
