@@ -304,6 +304,14 @@ class TrainConfig(Keys):
         own = that_of_init(values)
         return own | settle({**values, **own}, given, [f.name for f in fields(cls)])
 
+    @classmethod
+    def elsewhere(cls, name: str) -> str:
+        """Arguments of mixups are typed without their `mixup.`."""
+        from .mixups import METHODS, arguments
+
+        takes = any(name in arguments(method) for method in METHODS.values())
+        return f"Arguments of a mixup are written mixup.{name}=VALUE." if takes else ""
+
     def idle(self) -> dict[str, str]:
         from .idle import idle
 
