@@ -126,7 +126,7 @@ class TransferConfig(Keys):
         most=1024,
         role="bits",
     )
-    seed: int = key(0, "of the decoder's initial weights, the order of images and all draws", least=0, role="seed")
+    seed: int = key(0, "seed of the decoder's initial weights, the order of images and all draws", least=0, role="seed")
     track: str | None = key(
         None, "where log.jsonl is shown besides TensorBoard; null: nowhere", choices=TRACKERS, role="execution"
     )

@@ -21,11 +21,11 @@ from .errors import EvalkitError, unknown
 
 # What a key decides about the numbers of a run.
 ROLES = {
-    "setting": "can move a number",
-    "seed": "chooses one of many equal runs",
-    "place": "names what is run, where it lies or how it is called; results know that by itself",
-    "bits": "moves the last bits at most",
-    "execution": "moves not one bit and may change on resume",
+    "setting": "setting: can move a number",
+    "seed": "seed: chooses one of many runs that are equally good",
+    "place": "place or name: no setting; results know models and data by their content",
+    "bits": "last bits: can move the last bits of a number, no more",
+    "execution": "execution: moves not one bit and may change on resume",
 }
 MANY = 2**32  # larger powers of two are written as such
 

@@ -207,7 +207,7 @@ class TrainConfig(Keys):
     momentum: float = key(0.9, "momentum, of optimizers that have it", least=0, most=1)
     betas: list[float] = key([0.9, 0.999], "decay rates of Adam's averages, below 1", least=0, most=1)
     eps: float = key(1e-8, "what Adam adds to its denominator", above=0)
-    weight_decay: float = key(0.05, "weight decay", least=0)
+    weight_decay: float = key(0.05, "weight decay as opt has it, decoupled in AdamW, an L2 penalty in SGD", least=0)
     decay_norm_and_bias: bool = key(False, "whether normalisation layers and biases decay too")
     clip_grad: float | None = key(None, "largest norm of the whole gradient; null: not clipped", above=0)
     ema: float | None = key(
@@ -215,7 +215,7 @@ class TrainConfig(Keys):
     )
     ema_warmup_epochs: float = key(
         0.0,
-        "over which ema's decay rises linearly from 0.9 of its value, as OpenMixup's; 0: at once",
+        "how long ema's decay rises linearly from 0.9 of its value, as OpenMixup's; 0: at once",
         unit="epochs",
         least=0,
     )
@@ -230,7 +230,7 @@ class TrainConfig(Keys):
     # execution
     amp: str = key(
         "none",
-        "mixed precision",
+        "precision of forward and backward passes; what is not float32 is mixed precision",
         choices={"none": "float32", "bf16": "bfloat16", "fp16": "float16 with scaled gradients"},
     )
     channels_last: bool | None = key(
@@ -278,7 +278,7 @@ class TrainConfig(Keys):
         most=1024,
         role="bits",
     )
-    seed: int = key(0, "of the initial weights, the order of images and all draws", least=0, role="seed")
+    seed: int = key(0, "seed of the initial weights, the order of images and all draws", least=0, role="seed")
 
     # records
     track: str | None = key(

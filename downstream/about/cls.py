@@ -114,7 +114,7 @@ class ClsConfig(Keys):
     workers: int = key(2, "processes that load images", least=0, role="execution")
     threads: int = key(1, "CPU threads of the linear algebra on features", least=1, most=1024, role="bits")
     device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
-    seed: int = key(0, "of the drawn images, and of the weights of init=random", least=0, role="seed")
+    seed: int = key(0, "seed of the drawn images, and of the weights of init=random", least=0, role="seed")
 
     def idle(self) -> dict[str, str]:
         own = {"linear": ("sweep", "holdout", "iterations"), "knn": ("k", "temperature")}
