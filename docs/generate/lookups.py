@@ -26,7 +26,7 @@ def key_page() -> str:
         " the commands that take it: what it means, which values it takes, its default, and what it decides:",
         roles,
         "`evalkit recipes keys NAME` prints the same for one key, `evalkit recipes show RECIPE` what a recipe sets."
-        " `mixup.ARGUMENT=value` sets what a [method](methods) takes.",
+        " `mixup.ARGUMENT=value` sets what a [method](methods.md) takes.",
     ]
     for commands, found in reference.groups(schemas.schemas()):
         parts.append(f"## {reference.takers(commands)}")
@@ -97,7 +97,7 @@ def command_page() -> str:
         printed = runner.invoke(app, [*words, "--help"], prog_name="evalkit", env={"COLUMNS": "110"}).output
         rows.append((f"[{name}](#{name.replace(' ', '-')})", (command.help or "").partition("\n")[0]))
         parts.append(f"## {name}\n\n{code(printed.strip())}")
-    about = "All commands, and below what each prints for `--help`: arguments, options, examples and [keys](keys)."
+    about = "All commands, and below what each prints for `--help`: arguments, options, examples and [keys](keys.md)."
     return page(["# Commands", about, table(("command", "what it does"), rows), *parts])
 
 

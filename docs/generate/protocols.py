@@ -80,8 +80,8 @@ def data(known: DataSet) -> str:
     """A data set in words."""
     size = f"{known.images:,} images" if known.images else f"{known.per_class} images of each class"
     where = f"`robustness all --data-root DIR` looks for it in {', '.join(f'`{f}`' for f in known.folders)}"
-    instead = [f"`{own}` of a checkpoint trained on `{data}`" for data, own in known.stand_ins.items()]
-    default = [f"where it is not given, the images are {', '.join(instead)}"] if instead else []
+    instead = [f"`{own}` for a checkpoint trained on `{data}`" for data, own in known.stand_ins.items()]
+    default = [f"where it is not given, {', '.join(instead)}"] if instead else []
     return "; ".join([f"{known.title}, {size}", where, *default])
 
 
