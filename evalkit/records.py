@@ -22,7 +22,7 @@ _DESCRIBED: dict[str, tuple[type | tuple[type, ...], str]] = {
     "task": (str, "train, eval, transfer or robustness: which command measured"),
     "protocol": (str, "name of the protocol"),
     "version": ((int, str), "version of the protocol, raised whenever a number can move"),
-    "model": (str, "architecture, by its timm or evalkit name"),
+    "model": (str, "architecture, by its timm or evalkit name, with the arguments that the command asked for"),
     "method": ((str, type(None)), "mixup of the training; null: unknown"),
     "label": (str, "how tables and figures name the run"),
     "checkpoint_sha256": ((str, type(None)), "sha256 of the weights file; null: there is none, as of a function"),

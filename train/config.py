@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
+from evalkit import shared_keys
 from evalkit.keys import Keys, key
 from evalkit.tracking import TRACKERS
 
@@ -259,7 +260,7 @@ class TrainConfig(Keys):
         role="bits",
     )
     deterministic: bool = key(False, "whether only deterministic kernels may be used", role="bits")
-    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
+    device: str | None = shared_keys.device()
     cache: str = key(
         "none",
         "where the training images are kept once they are decoded",
@@ -270,14 +271,8 @@ class TrainConfig(Keys):
         },
         role="execution",
     )
-    workers: int = key(2, "processes that load images, per training process", least=0, role="execution")
-    threads: int | None = key(
-        None,
-        "CPU threads per process, pinned as the number moves the last bits; null: all",
-        least=1,
-        most=1024,
-        role="bits",
-    )
+    workers: int = shared_keys.training_workers()
+    threads: int | None = shared_keys.training_threads()
     seed: int = key(0, "seed of the initial weights, the order of images and all draws", least=0, role="seed")
 
     # records

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ... import ports
+
 ASKED = "EVALKIT_TEST_SLURM"  # environment variable: 1 starts one
 CONF = """
 ClusterName=evalkit
@@ -57,11 +59,11 @@ def obstacle() -> str | None:
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[dict[str, str]]:
     """Start it in `folder`, whose path must be short (a socket lies there); yields the variables its commands need."""
-    host, ports = socket.gethostname().split(".")[0], [_free_port(), _free_port()]
+    host, numbers = socket.gethostname().split(".")[0], [ports.free(), ports.free()]
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir()
     folder.chmod(0o755)
-    (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host, ports=ports, user=getpass.getuser()))
+    (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host, ports=numbers, user=getpass.getuser()))
     (folder / "munge.key").write_bytes(secrets.token_bytes(1024))
     (folder / "munge.key").chmod(0o400)
     environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
@@ -100,9 +102,3 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
 
 def _said(command: list[str], environment: dict[str, str]) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
