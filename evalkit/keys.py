@@ -228,7 +228,9 @@ def kind(hint: Any, examples: bool = False) -> str:
         return f"a list of {inner}" + " such as [1, 2]" * examples
     if typing.get_origin(hint) is dict:
         return "a mapping" + " such as {key: 1}" * examples
-    return words.get(hint, getattr(hint, "__name__", str(hint))) + " (in quotes if it looks like a number)" * (examples and hint is str)
+    return words.get(hint, getattr(hint, "__name__", str(hint))) + " (in quotes if it looks like a number)" * (
+        examples and hint is str
+    )
 
 
 def hints(schema: type) -> dict[str, Any]:

@@ -32,7 +32,10 @@ _DESCRIBED: dict[str, tuple[type | tuple[type, ...], str]] = {
         "recipe whose settings the weights were trained by, whatever the seed and keys of execution; null: unknown",
     ),
     "data": (dict, "name, fingerprint and split of what was measured on"),
-    "demonstration": (bool, "whether the data are an embedded set, which shows that a protocol works and is no benchmark"),
+    "demonstration": (
+        bool,
+        "whether the data are an embedded set, which shows that a protocol works, no benchmark",
+    ),
     "n": (int, "samples behind the metrics"),
     "metrics": (
         dict,

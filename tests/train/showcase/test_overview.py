@@ -89,7 +89,9 @@ def test_arguments_that_are_handed_on_are_those_of_the_class_above():
 def test_an_argument_that_another_method_has_too_is_spelled_out():
     said = {name: words for name, _, _, words in overview.described(METHODS["mixpro"])}
     assert said["scale"] == 'Cell side in patches of the network. As MaskMix; not of "region".'
-    assert said["pairing"].startswith('Partners, "perm": a random permutation') and said["pairing"].endswith("As MaskMix.")
+    assert said["pairing"].startswith('Partners, "perm": a random permutation') and said["pairing"].endswith(
+        "As MaskMix."
+    )
     assert overview.spelled_out("lam", "The share. As above.") == "The share. As above."
 
 

@@ -26,8 +26,8 @@ class LearnedMix(MixMethod):
     Args:
         alpha: Parameter of Beta(alpha, alpha), which lambda is drawn from.
         pairing: "perm", "flip" or "derange".
-        feature_layer: Layer that gives z, what phi reads; null: the last stage but one (ResNet, PVT, ConvNeXt), the middle block
-            (ViT) or the last patch merging (Swin).
+        feature_layer: Layer that gives z, what phi reads; null: the last stage but one (ResNet, PVT, ConvNeXt), the
+            middle block (ViT) or the last patch merging (Swin).
         norm: What follows phi's projection: "none", "bn" or "ln".
         upsample: How masks are brought to the size of images: "nearest" or "bilinear".
         lam_margin: The trained network sees a blend without a mask where a share is this close to 0 or 1.
