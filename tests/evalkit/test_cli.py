@@ -243,6 +243,18 @@ def test_more_gpus_than_there_are(calls, monkeypatch):
             ["train", "digits", "deit-300"],
             "one recipe at a time, but got digits, deit-300; overrides are written key=value",
         ),
+        (
+            ["train", "digits", "configs"],
+            "one recipe at a time, but got digits, configs; overrides are written key=value, a folder of images"
+            " data_dir=configs",
+        ),
+        (["train", "digits", "alpha=1"], "unknown key 'alpha'. Arguments of a mixup are written mixup.alpha=VALUE."),
+        (
+            ["train", "digits", "--batch-size", "8"],
+            ("No such option: --batch-size", "It is a key: write batch_size=VALUE. See `evalkit train --help`."),
+        ),
+        (["robustness", "pgd", "m", "--eps", "2"], ("It is a key: write eps=VALUE. See `evalkit robustness --help`.",)),
+        (["mixup", "list", "--eps"], ("No such option", "See `evalkit mixup list --help`.")),
         (["train", "digits", "wieght_decay=1"], "unknown key 'wieght_decay'. Did you mean 'weight_decay'?"),
         (["train", "digits", "weight-decay=1"], "unknown key 'weight-decay'. Did you mean 'weight_decay'?"),
         (["train", "--resume", "a", "--out", "b"], "--resume continues the run inside a; leave out --out"),
