@@ -14,7 +14,7 @@ import typer
 
 from ..errors import EvalkitError, explained, in_short, own_code
 from ..text import check_text, plain, without_signs
-from . import complete
+from . import complete, schemas
 from .app import app
 from .words import check_once
 
@@ -68,10 +68,9 @@ def _explain(e: Exception) -> str:
     if isinstance(e, UsageError):
         context = getattr(e, "ctx", None)
         text = e.format_message()
-        return (
-            f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{context.command_path if context else 'evalkit'}"
-            " --help`."
-        )
+        path = context.command_path if context else "evalkit"
+        as_key = schemas.as_key(path, getattr(e, "option_name", None))
+        return f"{text}{'' if text.endswith(('.', '?')) else '.'}{as_key} See `{path} --help`."
     if line := explained(e):
         return line
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):

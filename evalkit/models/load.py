@@ -1,7 +1,8 @@
 """Load a network from an evalkit checkpoint or run, a weights file, or timm's pretrained weights, and say where it came
 from."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,19 @@ class Loaded:
         """The weights as a record names them; `sha256` where no file has one."""
         recipe = self.meta.get("recipe")
         recipe = recipe if isinstance(recipe, str) else None
-        return Subject(self.name, self.method, self.label, sha256 or self.sha256, self.weights, recipe)
+        name = spoken(self.name, self.asked)
+        return Subject(name, self.method, self.label, sha256 or self.sha256, self.weights, recipe)
+
+
+def spoken(name: str, args: Mapping[str, Any]) -> str:
+    """An architecture as records and tables name it: the same weights read with other arguments are another network.
+
+    Args:
+        name: The architecture.
+        args: What it was asked to be built with beside what its checkpoint says.
+    """
+    words = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(args.items()))
+    return f"{name}({words})" if words else name
 
 
 def load(

@@ -1,6 +1,7 @@
 """From a study to jobs: one evalkit command each, as a list of arguments, with what it waits for and what it needs."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ class Job:
     Args:
         id: its name in the graph: letters, digits and a few marks, so that no shell can misread it.
         cell: the folder of its cell.
-        argv: what follows `python -m evalkit`.
+        argv: what follows `evalkit`, see `words`.
         needs: ids of the jobs whose results it reads.
         out: the folder that it writes, relative to the study's.
         gpus: processes of the command, one GPU each.
@@ -51,6 +52,8 @@ class Plan:
         left_out: Name of a cell -> why.
         values: Name of a cell -> axis -> value.
         python: The interpreter that runs them.
+        cwd: The directory that relative paths of the commands are of: where `study run` was started last. "": that of
+            the study, as in plans of an earlier evalkit.
     """
 
     study: str
@@ -59,6 +62,7 @@ class Plan:
     left_out: dict[str, str] = field(default_factory=dict)
     values: dict[str, dict[str, str]] = field(default_factory=dict)
     python: str = sys.executable
+    cwd: str = ""
 
     def job(self, id: str) -> Job:
         """The job of that id."""
@@ -98,7 +102,7 @@ def make(
         reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
         raise EvalkitError(f"no cell of this study is left to run{f' ({reasons})' if reasons else ''}")
     values = {cell.name: dict(cell.values) for cell in cells if cell.name not in left_out}
-    return Plan(study.name, study.title, jobs, left_out, values)
+    return Plan(study.name, study.title, jobs, left_out, values, cwd=os.getcwd())
 
 
 def jobs_of(
@@ -132,9 +136,21 @@ def jobs_of(
     return found
 
 
+def words(folder: Path, job: Job) -> list[str]:
+    """What follows `evalkit`, wherever it is called: the training that an evaluation measures lies in the study's
+    folder.
+
+    Args:
+        folder: The study's folder.
+        job: One of its jobs.
+    """
+    return [*job.argv[:2], str(folder / job.argv[2]), *job.argv[3:]] if job.needs else job.argv
+
+
 def start(folder: Path, plan: Plan, study: Study) -> list[str]:
     """Write plan.json, which other cells of the study may share; refuses another study's. Raises EvalkitError where a
-    job of the same name was begun with another command. Returns a sentence for each job of the folder that is not run.
+    job of the same name was begun with another command. Returns what must be known: a sentence for each job of the
+    folder that is not run.
 
     Args:
         folder: The study's folder.
@@ -147,6 +163,8 @@ def start(folder: Path, plan: Plan, study: Study) -> list[str]:
         if before.study != plan.study:
             raise EvalkitError(f"{folder} holds the study '{before.study}'; choose another --out for '{plan.study}'")
         known, said = _known(before, plan, study)
+        if before.cwd != plan.cwd:
+            said.append(f"relative paths are of {plan.cwd} now; they were of {before.cwd or folder}")
         for job in plan.jobs:
             other = known.get(job.id, job)
             if other.argv != job.argv and (folder / other.out).exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import fingerprint, results
+from ..config import read as read_recipe
 from ..errors import EvalkitError
 from ..files import parse_json
 from . import plan
@@ -77,29 +78,29 @@ def take(folder: Path, made: plan.Plan, dirs: Sequence[Path], identity: Callable
 
     Raises EvalkitError for a folder that is not there.
     """
-    known = list(_trainings(dirs))
+    known = [training for given in dirs for training in _trainings(given)]
     taken, said = [], Said()
     for job in made.jobs:
         if job.argv[0] != "train" or (folder / job.out).exists():
             continue
-        wanted = identity(job)
-        run, compared = next(_same(known, wanted), (None, None))
-        if run is None or compared is None:
+        same = list(_same(known, identity(job)))
+        if not same:
             continue
-        taken.append(_link(folder, job, run))
-        if compared.remark:
-            said.add(job, compared.remark)
+        taken.append(_link(folder, job, same[0][0]))
+        if same[0][1].remark:
+            said.add(job, same[0][1].remark)
         for other in made.of_cell(job.cell)[1:]:
-            found = _evaluation(run, other)
-            if found is None or (folder / other.out).exists():
+            if (folder / other.out).exists():
                 continue
-            why, remark = _obstacle(found, other, identity)
-            if why:
-                said.add(other, f"made before, and not used: {why}")
-                continue
-            taken.append(_link(folder, other, found))
-            if remark:
-                said.add(other, remark)
+            for found in filter(None, (_evaluation(run, other) for run, _ in same)):
+                why, remark = _obstacle(found, other, identity)
+                if why:
+                    said.add(other, f"made before, and not used: {why}")
+                    continue
+                taken.append(_link(folder, other, found))
+                if remark:
+                    said.add(other, remark)
+                break
     return [*taken, *said.lines()]
 
 
@@ -111,13 +112,15 @@ def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identi
         made: its plan.
         identity: as `take` is given it.
 
-    Raises EvalkitError for a job that was made with other images or weights than it would be now, or whose weights are
-    gone: what is still to be made would stand beside it in one table.
+    Raises EvalkitError for a job that was made with other settings, images or weights than it would be now, or whose
+    weights are gone, and for one that was begun with other settings: what is still to be made would stand beside it in
+    one table.
     """
     said = Said()
     for job in made.jobs:
         record = _record(folder / job.out)
         if record is None:
+            _goes_on(folder / job.out, job, identity)
             continue
         anew = [other for other in made.jobs if other.id in job.needs and not plan.finished(folder, other)]
         if anew:
@@ -130,6 +133,7 @@ def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identi
         except EvalkitError as e:
             said.add(job, f"whether its images are those of now is not known: {e}")
             continue
+        _same_settings(f"{folder / job.out} is finished", record["config"], wanted)
         compared = _compare(folder / job.out, record, wanted)
         if compared.odd:
             more = len(compared.odd) - NAMED
@@ -150,6 +154,28 @@ def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identi
                 " now: the report keeps these numbers apart",
             )
     return said.lines()
+
+
+def _goes_on(out: Path, job: plan.Job, identity: Callable[[plan.Job], Identity]) -> None:
+    """Raise EvalkitError for a run that was begun with other settings than it would be now: it goes on with its own."""
+    try:
+        config = read_recipe(out / "config.yaml") if (out / "config.yaml").is_file() else {}
+        wanted = identity(job) if config else None
+    except EvalkitError:  # the job itself says what is wrong
+        return
+    if wanted is not None:
+        _same_settings(f"{out} was begun", config, wanted)
+
+
+def _same_settings(what: str, config: Mapping[str, Any], wanted: Identity) -> None:
+    """Raise EvalkitError where settings are not those of now: a recipe's file was edited, or is another evalkit's. Of
+    keys that are newer than the run, or that the command settles by itself, nothing is known."""
+    other = [k for k, v in wanted.settings.items() if k in config and v != "auto" and not _equal(config[k], v)]
+    if other:
+        raise EvalkitError(
+            f"{what}, but with another {', '.join(other[:NAMED])} than the recipe has now; give back the one of before,"
+            f" or choose another --out"
+        )
 
 
 def _record(out: Path) -> dict[str, Any] | None:
@@ -235,8 +261,12 @@ def _obstacle(found: Path, job: plan.Job, identity: Callable[[plan.Job], Identit
     return (f"its {', '.join(other[:NAMED])} {'is' if len(other) == 1 else 'are'} not as now" if other else ""), remark
 
 
-def _trainings(dirs: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for record in results.scan(dirs)[0] if dirs else []:
+def _trainings(given: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The finished trainings below a folder, those that a study there has taken from elsewhere among them: it may have
+    measured them itself."""
+    links = sorted(path for path in given.rglob("*") if path.is_symlink() and (path / results.FILE).is_file())
+    own = [given] if not links or any(given.rglob(results.FILE)) else []
+    for record in [r for folder in (*own, *links) for r in results.scan([folder])[0]]:
         if record["task"] == "train" and record["complete"] and record["weights"] == "raw":
             yield Path(record["_dir"]), record
 

@@ -289,9 +289,8 @@ def test_overwritten_images_of_an_evaluation_alone_are_not_taken(trained):
     first = folder / "first-moved"
     plan.start(first, moved, study)
     shutil.copytree(out / moved.jobs[0].out, first / moved.jobs[0].out, symlinks=True)
-    with contextlib.chdir(first):
-        for job in moved.jobs[1:]:
-            assert invoke([*job.argv, "--out", job.out])[0] == 0
+    for job in moved.jobs[1:]:
+        assert invoke([*plan.words(first, job), "--out", str(first / job.out)])[0] == 0
     overwrite(val / "a" / "0.png")
     second, said = taken(folder, first, moved, "second")
     names = [job.id for job in moved.jobs if (second / job.out).exists()]
@@ -399,8 +398,7 @@ def test_occlusion_by_other_maps_stands_in_no_table_with_the_first(study, tmp_pa
     kept = (folder / "maps.npz").read_bytes()
     overwrite(folder / "maps.npz")
     try:
-        with contextlib.chdir(out):
-            assert invoke([*job.argv, "--out", str(tmp_path)])[0] == 0
+        assert invoke([*plan.words(out, job), "--out", str(tmp_path)])[0] == 0
     finally:
         (folder / "maps.npz").write_bytes(kept)
     (then,), (now,) = results.read([out / job.out]), results.read([tmp_path])
