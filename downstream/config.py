@@ -116,7 +116,7 @@ class TransferConfig(Keys):
     device: str | None = shared_keys.device()
     workers: int = shared_keys.training_workers()
     threads: int | None = shared_keys.training_threads()
-    seed: int = key(0, "of the decoder's initial weights, the order of images and all draws", least=0, role="seed")
+    seed: int = key(0, "seed of the decoder's initial weights, the order of images and all draws", least=0, role="seed")
     track: str | None = key(
         None, "where log.jsonl is shown besides TensorBoard; null: nowhere", choices=TRACKERS, role="execution"
     )

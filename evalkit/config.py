@@ -88,6 +88,8 @@ def resolve(
         name = path.partition(".")[0]
         if name in schema.RETIRED:
             raise EvalkitError(f"key '{name}' no longer exists; {schema.RETIRED[name].now}")
+        if "=" in text and name and name not in fields and (words := schema.elsewhere(name)):
+            raise EvalkitError(f"unknown key '{path}'. {words}")
         _override(conf, fields, text)
     given = {text.partition("=")[0] for text in overrides or []}
     for name, value in schema.settle(plain(conf), given).items():

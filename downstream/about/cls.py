@@ -104,7 +104,7 @@ class ClsConfig(Keys):
     workers: int = shared_keys.evaluation_workers()
     threads: int = key(1, "CPU threads of the linear algebra on features", least=1, most=1024, role="bits")
     device: str | None = shared_keys.device()
-    seed: int = key(0, "of the drawn images, and of the weights of init=random", least=0, role="seed")
+    seed: int = key(0, "seed of the drawn images, and of the weights of init=random", least=0, role="seed")
 
     def idle(self) -> dict[str, str]:
         own = {"linear": ("sweep", "holdout", "iterations"), "knn": ("k", "temperature")}
