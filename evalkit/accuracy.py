@@ -96,8 +96,7 @@ def evaluate(spec: str, data_spec: str | None, out: Path | None, overrides: list
         ),
         published=complete and is_published(loaded, images, mode),
     )
-    if not results.holds(out, record):  # the same command again adds nothing
-        results.append(out, record)
+    results.append(out, record, once=True)  # the same command again adds nothing
     say(*(line for line in remarks if line not in of_weights), *shown)
     share = "  ".join(
         f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()

@@ -19,7 +19,7 @@ __all__ = ["FILE", "append", "check", "latest", "make_record", "read", "scan", "
 FILE = "results.jsonl"
 
 
-def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
+def append(out_dir: str | Path, record: Mapping[str, Any], once: bool = False) -> bool:
     """Append a record to results.jsonl as one line, in one write, and force it to disk. Safe for several processes at
     once; a crash in the middle can lose this line only, and a full disk leaves none of it. Raises EvalkitError where
     the folder cannot be written, ValueError for a bad record.
@@ -27,6 +27,9 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
     Args:
         out_dir: The folder of results.jsonl, made where it is not there.
         record: The record.
+        once: Not where the file has it already, as `holds` says: looked up while no other process can append.
+
+    Returns whether it was appended.
     """
     check(record)
     path = Path(out_dir) / FILE
@@ -36,6 +39,8 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             alone = locked(fd, wait=True)  # on a file system without locks, O_APPEND alone keeps the lines whole
+            if once and holds(out_dir, record):
+                return False
             size = os.fstat(fd).st_size
             # a crash left half a line: close it, so that this record stands on its own
             if size and os.pread(fd, 1, size - 1) != b"\n":
@@ -49,6 +54,7 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> None:
         raise EvalkitError(
             f"cannot write {path}: {e.strerror or e}; free some space or choose another output folder with --out"
         ) from e
+    return True
 
 
 def holds(out_dir: str | Path, record: Mapping[str, Any]) -> bool:

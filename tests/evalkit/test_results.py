@@ -45,6 +45,20 @@ def test_half_a_line_is_skipped_with_a_warning_and_the_next_record_stands_alone(
             assert [r["label"] for r in results.read([tmp_path])] == ["one", "two"]
 
 
+def test_two_equal_commands_at_once_record_once(tmp_path, monkeypatch):
+    own, lock = record(label="one"), results.locked
+
+    def waited(fd, wait):  # for the other one, which was quicker
+        monkeypatch.setattr(results, "locked", lock)
+        results.append(tmp_path, own | {"seconds": 9.0})
+        return lock(fd, wait=wait)
+
+    monkeypatch.setattr(results, "locked", waited)
+    assert not results.append(tmp_path, own, once=True)
+    assert results.append(tmp_path, record(label="two"), once=True)
+    assert [r["label"] for r in results.read([tmp_path])] == ["one", "two"]
+
+
 def test_a_line_that_only_lacks_its_end_is_whole(tmp_path):
     results.append(tmp_path, record(label="one"))
     path = tmp_path / "results.jsonl"

@@ -101,8 +101,7 @@ def test_damaged_records_are_made_again(setup, damage):
         path.with_suffix(".json").write_text("{")
     assert run("imagenet-a", [str(checkpoint)], cfg) == 0
     assert path.read_bytes() == content
-    a, b = records(out)
-    assert a["metrics"] == b["metrics"]
+    assert len(records(out)) == 1  # the same numbers: nothing to add
 
 
 def test_records_hold_what_the_metrics_need(setup):
