@@ -19,6 +19,7 @@ source_suffix = {".md": "markdown"}
 root_doc = "index"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+smartquotes = False  # what is copied stays what it was
 suppress_warnings = ["misc.highlighting_failure"]  # output beneath a command is no shell
 
 autodoc_member_order = "bysource"

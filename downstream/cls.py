@@ -172,7 +172,7 @@ def measure(spec: str, cfg: ClsConfig, out: Path | None = None) -> int:
         ),
         str(transform),
     )
-    results.append(folder, record, once=True)
+    results.append(folder, record)
     say(*notes)
     shown = {"top1": "top-1"} | ({"mean_per_class": "mean of the classes"} if known and known.per_class else {})
     value = ", ".join(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evalkit.data.peculiarities import size_problem
+from evalkit.text import look_alike
 
 BOX = tuple[float, float, float, float]  # left, top, right, bottom
 OUTSIDE = 1.0  # pixels that a box or polygon may reach over the border: rounding
@@ -21,6 +22,7 @@ LARGEST_ID = 1 << 63  # that NumPy holds
 LARGEST = 1e15  # of coordinates and areas: a Python number may be one that no float holds
 LONGEST_RUN = 60  # bits of a run length
 ALIKE = 0.5  # intersection over union of an object's box and the box around its mask; amodal boxes are larger
+ROUNDED = 64  # twice the pixels of an object so small that rounding decides its area
 FEW = 20  # boxes that all look like two corners by chance
 MANY = 100  # predictions per image that average precision counts
 
@@ -99,6 +101,17 @@ def notes(content: dict[str, Any], split: str) -> list[str]:
         out.append(
             f"all {split} boxes would also make sense as two corners; make sure that they are x, y, width, height"
         )
+    if odd := [e["id"] for e in objects if not e["iscrowd"] and _of_another_area(e, images[e["image_id"]])]:
+        out.append(
+            f"{len(odd):,} {split} objects have an `area` that is not theirs, e.g. object {odd[0]}: AP of small, medium"
+            " and large objects goes by it"
+        )
+    if turned := sum(bool(_attributes(entry).get("rotation")) for entry in objects):
+        out.append(f"{turned:,} {split} objects have a `rotation` among their attributes, which is not heeded")
+    if any(image.get("not_exhaustive_category_ids") for image in images.values()):
+        out.append(f"the {split} images are annotated for some classes only, as LVIS's are; AP here heeds no such list")
+    if same := look_alike(names, names):
+        out.append(f"{same[0][0]!a} and {same[0][1]!a} are two classes, though their names look the same")
     if twice:
         out.append(f"{twice:,} {split} objects stand there twice")
     if full and split == "val":
@@ -227,6 +240,35 @@ def _beside(entry: dict[str, Any], image: dict[str, Any]) -> bool:
         return False  # rounding alone makes them differ
     x, y, w, h = entry["bbox"]
     return _overlap((x, y, x + w, y + h), bounds) < ALIKE
+
+
+def _of_another_area(entry: dict[str, Any], image: dict[str, Any]) -> bool:
+    """Whether the area of an object is neither its mask's nor, without a mask, one that its box has room for."""
+    mask, (width, height) = entry.get("segmentation"), entry["bbox"][2:]
+    if not mask:  # the area of a mask that is not in the file, as in exports of boxes
+        least, most = width * height / 50, 2 * width * height
+    else:
+        least, most = _area(mask) / 2, 2 * _area(mask)
+    return most > ROUNDED and not least <= entry["area"] <= most
+
+
+def _area(mask: Any) -> float:
+    """Pixels of a mask without a problem; polygons that overlap count twice."""
+    if isinstance(mask, dict):
+        counts = decoded(mask["counts"]) if isinstance(mask["counts"], str) else mask["counts"]
+        return float(sum((counts or [])[1::2]))
+    return sum(abs(sum(a * d - b * c for a, b, c, d in _edges(polygon))) / 2 for polygon in mask)
+
+
+def _edges(polygon: Sequence[float]) -> list[tuple[float, float, float, float]]:
+    points = [(polygon[i], polygon[i + 1]) for i in range(0, len(polygon), 2)]
+    return [(*a, *b) for a, b in zip(points, points[1:] + points[:1])]
+
+
+def _attributes(entry: dict[str, Any]) -> dict[str, Any]:
+    """What CVAT writes beside an object."""
+    found = entry.get("attributes")
+    return found if isinstance(found, dict) else {}
 
 
 def _like_corners(box: Sequence[float]) -> bool:

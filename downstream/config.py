@@ -5,6 +5,7 @@ from typing import Any, ClassVar, TypeVar
 
 from omegaconf import MISSING
 
+from evalkit import shared_keys
 from evalkit.errors import EvalkitError, unknown
 from evalkit.keys import Keys, key
 from evalkit.tracking import TRACKERS
@@ -31,14 +32,9 @@ class TransferConfig(Keys):
     )
 
     # what is transferred
-    model: str | None = key(None, "architecture of a bare weights file", role="place")
-    model_args: dict[str, Any] = key({}, "arguments passed to its constructor", role="place")
-    weights: str | None = key(
-        None,
-        "which weights of a checkpoint; null: the averaged ones where it holds them",
-        choices={"raw": "as the optimizer left them", "ema": "their moving average"},
-        role="place",
-    )
+    model: str | None = shared_keys.architecture()
+    model_args: dict[str, Any] = shared_keys.architecture_args()
+    weights: str | None = shared_keys.which_weights()
     init: str = key(
         "checkpoint",
         "what the backbone starts from",
@@ -117,16 +113,10 @@ class TransferConfig(Keys):
     )
 
     # execution
-    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
-    workers: int = key(2, "processes that load images, per training process", least=0, role="execution")
-    threads: int | None = key(
-        None,
-        "CPU threads per process, pinned as the number moves the last bits; null: all",
-        least=1,
-        most=1024,
-        role="bits",
-    )
-    seed: int = key(0, "of the decoder's initial weights, the order of images and all draws", least=0, role="seed")
+    device: str | None = shared_keys.device()
+    workers: int = shared_keys.training_workers()
+    threads: int | None = shared_keys.training_threads()
+    seed: int = key(0, "seed of the decoder's initial weights, the order of images and all draws", least=0, role="seed")
     track: str | None = key(
         None, "where log.jsonl is shown besides TensorBoard; null: nowhere", choices=TRACKERS, role="execution"
     )

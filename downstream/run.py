@@ -14,6 +14,7 @@ import torch
 from evalkit import guard, plots, results, run_folder
 from evalkit.errors import EvalkitError
 from evalkit.models.fit import describe
+from evalkit.models.load import spoken
 from evalkit.records import DataUsed, Made, Numbers, Subject, idle_keys, make_record
 from evalkit.runtime import (
     environment,
@@ -169,7 +170,7 @@ def _run(job: Job, resume: bool, trusted: bool) -> int:
         outcome = dataclasses.replace(outcome, notes=[*_told(run), *outcome.notes])
         per_image.write(run, outcome.per_image)
         record = _record(job, data, plan, outcome, parameters, time.monotonic() - began)
-        results.append(run, record, once=True)
+        results.append(run, record)
         say(
             f"{task.summary(outcome)} on {data.name} ({data.counts['val']} images); {run / results.FILE}, {run / SHEET}"
         )
@@ -294,7 +295,14 @@ def _record(job: Job, data: Data, plan: Plan, outcome: Scores, parameters: int, 
     return make_record(
         "transfer",
         task.about,
-        Subject(source.model, source.method, source.label, source.sha256, source.weights or "raw", source.recipe),
+        Subject(
+            spoken(source.model, job.cfg.model_args),
+            source.method,
+            source.label,
+            source.sha256,
+            source.weights or "raw",
+            source.recipe,
+        ),
         DataUsed(data.name, data.fingerprint, "val", data.demonstration, more),
         Numbers(
             data.counts["val"],

@@ -1,7 +1,9 @@
 """What accuracy is, and its keys, quick to import."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from . import shared_keys
 from .keys import Keys, key
 from .protocols import Metric, Protocol
 
@@ -16,13 +18,9 @@ class EvalConfig(Keys):
     split: str | None = key(
         None, "the part of data given by name; null: the one that the checkpoint's run validated on, else val"
     )
-    model: str | None = key(None, "architecture of a bare weights file", role="place")
-    weights: str | None = key(
-        None,
-        "which weights of a checkpoint; null: the averaged ones where it holds them",
-        choices={"raw": "as the optimizer left them", "ema": "their moving average"},
-        role="place",
-    )
+    model: str | None = shared_keys.architecture()
+    model_args: dict[str, Any] = shared_keys.architecture_args()
+    weights: str | None = shared_keys.which_weights()
     preprocess: str | None = key(
         None,
         "what happens to an image before the network; null: run for a checkpoint of a run, else native for embedded"
@@ -37,16 +35,10 @@ class EvalConfig(Keys):
     allow_partial: bool = key(
         False, "accept a folder without all classes of the checkpoint: the result is marked incomplete"
     )
-    batch_size: int = key(64, "what a loader process reads at a time", unit="images", least=1, role="execution")
-    forward_batch: int = key(
-        64,
-        "rows of a forward pass, always filled up; the only size that can show in the last bits",
-        unit="images",
-        least=1,
-        role="bits",
-    )
-    workers: int = key(2, "processes that load images", least=0, role="execution")
-    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
+    batch_size: int = shared_keys.reading_batch()
+    forward_batch: int = shared_keys.forward_batch()
+    workers: int = shared_keys.evaluation_workers()
+    device: str | None = shared_keys.device()
 
 
 ACCURACY = Protocol(

@@ -43,7 +43,7 @@ def evaluate(spec: str, data_spec: str | None, out: Path | None, overrides: list
         data.check_exists(data_spec)
     elif of_timm(spec):
         raise EvalkitError(NO_DATA)
-    loaded = models.load(spec, model=cfg.model, weights=cfg.weights)
+    loaded = models.load(spec, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights)
     network = loaded.network.to(device)
     split = cfg.split or recipe_of(loaded).get("val_split", "val")
     if cfg.split is not None and data_spec is not None and Path(data_spec).is_dir():
@@ -96,7 +96,7 @@ def evaluate(spec: str, data_spec: str | None, out: Path | None, overrides: list
         ),
         published=complete and is_published(loaded, images, mode),
     )
-    results.append(out, record, once=True)  # the same command again adds nothing
+    results.append(out, record)
     say(*(line for line in remarks if line not in of_weights), *shown)
     share = "  ".join(
         f"top-{n} {100 * c.mean():.2f} % +- {100 * metrics.standard_error(c):.2f}" for n, c in correct.items()

@@ -18,6 +18,7 @@ from . import keys, plain_yaml
 from .errors import EvalkitError, suggest, unknown
 
 T = TypeVar("T", bound=keys.Keys)
+MOST_BYTES = 2**20  # of a YAML file; parsing it takes seconds, and many times its memory
 NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)?(\.\d*)?([eE][-+]?\d+)?|nan|inf)", re.ASCII)  # that may stand in quotes
 
 
@@ -87,6 +88,8 @@ def resolve(
         name = path.partition(".")[0]
         if name in schema.RETIRED:
             raise EvalkitError(f"key '{name}' no longer exists; {schema.RETIRED[name].now}")
+        if "=" in text and name and name not in fields and (words := schema.elsewhere(name)):
+            raise EvalkitError(f"unknown key '{path}'. {words}")
         _override(conf, fields, text)
     given = {text.partition("=")[0] for text in overrides or []}
     for name, value in schema.settle(plain(conf), given).items():
@@ -218,6 +221,10 @@ def base_of(path: Path, name: Any, folder: str) -> Path:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise EvalkitError(
+                f"{path} has {size / 2**20:,.1f} MiB, and a recipe or study has {MOST_BYTES >> 20} MiB at most"
+            )
         text = path.read_text(encoding="utf-8")
         OmegaConf.create(text)  # whose words for what is no YAML are the clearer ones
         values = plain_yaml.parse(text)
@@ -323,4 +330,6 @@ def _first_line(e: Exception) -> str:
 
 
 def _yaml_problem(e: Exception) -> str:
+    if "node expansion" in str(e):  # OmegaConf's bound, whose words advise to lift it
+        return "it holds more than 10,000 values"
     return f"not valid YAML: {getattr(e, 'problem', None) or _first_line(e)}"

@@ -21,11 +21,11 @@ from .errors import EvalkitError, unknown
 
 # What a key decides about the numbers of a run.
 ROLES = {
-    "setting": "can move a number",
-    "seed": "chooses one of many equal runs",
-    "place": "names what is run, where it lies or how it is called; results know that by itself",
-    "bits": "moves the last bits at most",
-    "execution": "moves not one bit and may change on resume",
+    "setting": "setting: can move a number",
+    "seed": "seed: chooses one of many runs that are equally good",
+    "place": "place or name: no setting; results know models and data by their content",
+    "bits": "last bits: can move the last bits of a number, no more",
+    "execution": "execution: moves not one bit and may change on resume",
 }
 MANY = 2**32  # larger powers of two are written as such
 
@@ -152,6 +152,11 @@ class Keys:
         line never do."""
         return {}
 
+    @classmethod
+    def elsewhere(cls, name: str) -> str:
+        """Where something that is no key belongs, as a sentence; "" where nobody knows."""
+        return ""
+
     def idle(self) -> dict[str, str]:
         """Key -> what would give it an effect, for each that has none beside the other keys as they are. Giving one of
         these is an error."""
@@ -217,12 +222,15 @@ def kind(hint: Any, examples: bool = False) -> str:
     words = {int: "an integer", float: "a number", bool: "true or false", Any: "anything", str: "text"}
     if isinstance(hint, types.UnionType):
         return " or ".join("null" if part is type(None) else kind(part, examples) for part in typing.get_args(hint))
-    if typing.get_origin(hint) in (list, tuple):
-        inner = {int: "integers", float: "numbers", str: "texts"}.get(typing.get_args(hint)[0], "values")
+    if typing.get_origin(hint) in (list, tuple, Sequence):
+        member = typing.get_args(hint)[0]
+        inner = {int: "integers", float: "numbers", str: "texts"}.get(member, getattr(member, "__name__", "values"))
         return f"a list of {inner}" + " such as [1, 2]" * examples
     if typing.get_origin(hint) is dict:
         return "a mapping" + " such as {key: 1}" * examples
-    return words.get(hint, str(hint)) + " (in quotes if it looks like a number)" * (examples and hint is str)
+    return words.get(hint, getattr(hint, "__name__", str(hint))) + " (in quotes if it looks like a number)" * (
+        examples and hint is str
+    )
 
 
 def hints(schema: type) -> dict[str, Any]:

@@ -19,10 +19,11 @@ __all__ = ["FILE", "append", "check", "latest", "make_record", "read", "scan", "
 FILE = "results.jsonl"
 
 
-def append(out_dir: str | Path, record: Mapping[str, Any], once: bool = False) -> bool:
-    """Append a record to results.jsonl as one line, in one write, and force it to disk. Safe for several processes at
-    once; a crash in the middle can lose this line only, and a full disk leaves none of it. Raises EvalkitError where
-    the folder cannot be written, ValueError for a bad record.
+def append(out_dir: str | Path, record: Mapping[str, Any]) -> bool:
+    """Append a record to results.jsonl as one line, in one write, and force it to disk. Returns False, and adds
+    nothing, where the file has this record but for how long it took and on what it was computed: the same command
+    again, or twice at once. Safe for several processes at once; a crash in the middle can lose this line only, and a
+    full disk leaves none of it. Raises EvalkitError where the folder cannot be written, ValueError for a bad record.
 
     Args:
         out_dir: The folder of results.jsonl, made where it is not there.
@@ -39,7 +40,7 @@ def append(out_dir: str | Path, record: Mapping[str, Any], once: bool = False) -
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             alone = locked(fd, wait=True)  # on a file system without locks, O_APPEND alone keeps the lines whole
-            if once and holds(out_dir, record):
+            if _holds(path, record):
                 return False
             size = os.fstat(fd).st_size
             # a crash left half a line: close it, so that this record stands on its own
@@ -57,21 +58,12 @@ def append(out_dir: str | Path, record: Mapping[str, Any], once: bool = False) -
     return True
 
 
-def holds(out_dir: str | Path, record: Mapping[str, Any]) -> bool:
-    """Whether results.jsonl has this record already, but for how long it took and on what it was computed.
-
-    Args:
-        out_dir: The folder of results.jsonl.
-        record: The record.
-    """
-    if not (Path(out_dir) / FILE).is_file():
-        return False
-
+def _holds(path: Path, record: Mapping[str, Any]) -> bool:
     def measured(r: Mapping[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in r.items() if k not in ("_dir", "seconds", "environment")}
 
     wanted = json.loads(json.dumps(measured(plain(record))))
-    return any(measured(r) == wanted for r in scan([Path(out_dir) / FILE])[0])
+    return any(measured(r) == wanted for r in scan([path])[0])
 
 
 def scan(dirs: Iterable[str | Path]) -> tuple[list[Record], list[str]]:

@@ -215,15 +215,20 @@ def _runs(spec: str, protocols: Sequence[str], known: Mapping[str, Protocol]) ->
     chosen = [
         r
         for r in found
-        if name is None or r["label"] == name or (len(name) >= 6 and (r["checkpoint_sha256"] or "").startswith(name))
+        if name is None
+        or name in (r["label"], r["model"])
+        or (len(name) >= 6 and (r["checkpoint_sha256"] or "").startswith(name))
     ]
-    models = {(r["label"], r["checkpoint_sha256"]) for r in chosen}
+    models = {(r["label"], r["model"], r["checkpoint_sha256"]) for r in chosen}
     if name is not None and found and not models:
         raise unknown(f"model of {folder}", name, {r["label"] for r in found})
     if len(models) > 1:
-        listed = ", ".join(f"{label} (checkpoint {(sha or 'unknown')[:8]})" for label, sha in sorted(models, key=str))
+        listed = ", ".join(
+            f"{label} ({model}, checkpoint {(sha or 'unknown')[:8]})" for label, model, sha in sorted(models, key=str)
+        )
         raise EvalkitError(
-            f"{spec} holds {len(models)} models: {listed}; name one as {folder}:LABEL or {folder}:CHECKPOINT"
+            f"{spec} holds {len(models)} models: {listed}; name one as {folder}:LABEL, {folder}:ARCHITECTURE or"
+            f" {folder}:CHECKPOINT"
         )
     return chosen
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from evalkit import shared_keys
 from evalkit.keys import Keys, key
 
 
@@ -28,24 +29,13 @@ class ProtocolConfig(Keys):
             "native": "nothing, the images have the network's size",
         },
     )
-    model: str | None = key(None, "architecture of a bare weights file", role="place")
-    model_args: dict[str, Any] = key({}, "arguments passed to its constructor", role="place")
-    weights: str | None = key(
-        None,
-        "which weights of a checkpoint; null: the averaged ones where it holds them",
-        choices={"raw": "as the optimizer left them", "ema": "their moving average"},
-        role="place",
-    )
-    forward_batch: int = key(
-        64,
-        "rows of a forward pass, always filled up; the only size that can show in the last bits",
-        unit="images",
-        least=1,
-        role="bits",
-    )
-    batch_size: int = key(64, "what a loader process reads at a time", unit="images", least=1, role="execution")
-    workers: int = key(2, "processes that load images", least=0, role="execution")
-    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
+    model: str | None = shared_keys.architecture()
+    model_args: dict[str, Any] = shared_keys.architecture_args()
+    weights: str | None = shared_keys.which_weights()
+    forward_batch: int = shared_keys.forward_batch()
+    batch_size: int = shared_keys.reading_batch()
+    workers: int = shared_keys.evaluation_workers()
+    device: str | None = shared_keys.device()
     limit: int | None = key(
         None, "evaluate this many images of each set, evenly spaced; null: all", unit="images", least=1
     )

@@ -110,7 +110,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     if is_main():
         outcome = found[2] if found else protocol.load().evaluate(arrays)
         record = _record(protocol, loaded, checksum, plan, cfg, outcome, about, f"records/{path.name}")
-        results.append(cfg.out, record, once=True)
+        results.append(cfg.out, record)
         say(*(f"  {what} in {n} images" for what, n in about["notes"].items()))
         _report(outcome, about["bad"], _fate(cfg), Path(cfg.out) / results.FILE)
     return plan.complete and (not about["bad"] or cfg.on_error != "fail")

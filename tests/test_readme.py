@@ -59,6 +59,15 @@ def test_the_output_in_the_readme_is_that_of_the_record_that_comes_along():
     assert f"  n = {record['n']}; recorded in results/results.jsonl" in README
 
 
+def test_the_comparison_in_the_readme_is_what_the_command_prints(capsys):
+    """Of records that come along, so the same everywhere."""
+    (command, shown) = re.search(r"^evalkit (compare .*)\n```\n\n```text\n(.*?)^```$", README, re.M | re.S).groups()
+    assert invoke(command.split()) == (0, "")
+    printed = capsys.readouterr().out.splitlines()
+    rows = [line.removesuffix(" ...") for line in shown.splitlines() if line != "..."]
+    assert len(rows) == 7 and [row for row in rows if not any(line.startswith(row) for line in printed)] == []
+
+
 def test_a_report_of_the_readme_finds_what_its_commands_measured():
     block = next(b for b in re.findall(r"^```sh\n(.*?)^```$", README, re.M | re.S) if "evalkit report" in b)
     folders = [shlex.split(line) for line in block.splitlines() if re.match("evalkit .*runs/", line)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
+from evalkit import shared_keys
 from evalkit.keys import Keys, key
 from evalkit.tracking import TRACKERS
 
@@ -207,7 +208,7 @@ class TrainConfig(Keys):
     momentum: float = key(0.9, "momentum, of optimizers that have it", least=0, most=1)
     betas: list[float] = key([0.9, 0.999], "decay rates of Adam's averages, below 1", least=0, most=1)
     eps: float = key(1e-8, "what Adam adds to its denominator", above=0)
-    weight_decay: float = key(0.05, "weight decay", least=0)
+    weight_decay: float = key(0.05, "weight decay as opt has it, decoupled in AdamW, an L2 penalty in SGD", least=0)
     decay_norm_and_bias: bool = key(False, "whether normalisation layers and biases decay too")
     clip_grad: float | None = key(None, "largest norm of the whole gradient; null: not clipped", above=0)
     ema: float | None = key(
@@ -215,7 +216,7 @@ class TrainConfig(Keys):
     )
     ema_warmup_epochs: float = key(
         0.0,
-        "over which ema's decay rises linearly from 0.9 of its value, as OpenMixup's; 0: at once",
+        "how long ema's decay rises linearly from 0.9 of its value, as OpenMixup's; 0: at once",
         unit="epochs",
         least=0,
     )
@@ -230,7 +231,7 @@ class TrainConfig(Keys):
     # execution
     amp: str = key(
         "none",
-        "mixed precision",
+        "precision of forward and backward passes; what is not float32 is mixed precision",
         choices={"none": "float32", "bf16": "bfloat16", "fp16": "float16 with scaled gradients"},
     )
     channels_last: bool | None = key(
@@ -259,7 +260,7 @@ class TrainConfig(Keys):
         role="bits",
     )
     deterministic: bool = key(False, "whether only deterministic kernels may be used", role="bits")
-    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
+    device: str | None = shared_keys.device()
     cache: str = key(
         "none",
         "where the training images are kept once they are decoded",
@@ -270,15 +271,9 @@ class TrainConfig(Keys):
         },
         role="execution",
     )
-    workers: int = key(2, "processes that load images, per training process", least=0, role="execution")
-    threads: int | None = key(
-        None,
-        "CPU threads per process, pinned as the number moves the last bits; null: all",
-        least=1,
-        most=1024,
-        role="bits",
-    )
-    seed: int = key(0, "of the initial weights, the order of images and all draws", least=0, role="seed")
+    workers: int = shared_keys.training_workers()
+    threads: int | None = shared_keys.training_threads()
+    seed: int = key(0, "seed of the initial weights, the order of images and all draws", least=0, role="seed")
 
     # records
     track: str | None = key(
@@ -303,6 +298,14 @@ class TrainConfig(Keys):
 
         own = that_of_init(values)
         return own | settle({**values, **own}, given, [f.name for f in fields(cls)])
+
+    @classmethod
+    def elsewhere(cls, name: str) -> str:
+        """Arguments of mixups are typed without their `mixup.`."""
+        from .mixups import METHODS, arguments
+
+        takes = any(name in arguments(method) for method in METHODS.values())
+        return f"Arguments of a mixup are written mixup.{name}=VALUE." if takes else ""
 
     def idle(self) -> dict[str, str]:
         from .idle import idle

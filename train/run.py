@@ -152,10 +152,10 @@ def _run(s: session.Session, run: Path) -> int:
         if is_main() and not (finished and (run / "mixed.npz").exists()):
             mixed_samples.save(s, network, run / "mixed.npz")
     if is_main():
-        new = [r for r in records(s, run) if results.append(run, r, once=True)]
+        new = [results.append(run, r) for r in records(s, run)]
         say(
             f"{summary(s)}; checkpoint: {run / 'last'}"
-            + ("" if new else "; the run was finished, and nothing was added to it")
+            + ("" if any(new) else "; the run was finished, and nothing was added to it")
         )
     return 0
 

@@ -28,18 +28,19 @@ def index() -> str:
     """All methods in one table."""
     alone = record(ALONE)
     rows = [
-        (f"[{name}](methods/{name})", family, needs, cost(name), paper)
+        (f"[{name}](methods/{name})", family, "nothing" if needs == "-" else needs, cost(name), paper)
         for name, family, needs, paper, _ in overview.rows()
     ]
     return page(
         [
             "# Methods",
-            "Each page is what its class says of itself, and `evalkit mixup list NAME` prints the same. `evalkit mixup"
-            " preview` makes such pictures of your own images.",
+            "A method says how training images and their labels are mixed: `evalkit train RECIPE mixup=NAME`. Each page"
+            " has formula, pictures, arguments, cost and what differs from paper and code; `evalkit mixup list NAME`"
+            " prints the same. `evalkit mixup preview` makes such pictures of your own images; these are of two:",
             pictures.originals(),
             f"Cost: milliseconds for a batch over those of copying it, {alone['batch']} images of {alone['size']}"
             f" pixels on {hardware(alone)}, without passes through networks, as `benchmarks/results/{ALONE}` recorded"
-            " it; each page has the cost of a whole training step.",
+            " it (–: not recorded); each page has the cost of a whole training step.",
             table(("method", "family", "needs", "cost", "paper"), rows),
             contents(f"methods/{name}" for name in METHODS),
         ]
@@ -128,7 +129,7 @@ def cost_table(name: str) -> str:
         return "Not recorded."
     return page(
         [
-            table(("ratio", "on", "", "record"), rows),
+            table(("cost", "on", "ratio", "record"), rows),
             "Each as recorded once, below `benchmarks/results`; `evalkit mixup bench` and `evalkit bench step` measure"
             " it on your machine.",
         ]

@@ -8,10 +8,12 @@ from evalkit.cli import described
 from evalkit.protocols import UNITS, Metric, Protocol
 from evalkit.robustness.sets import SETS, DataSet
 
+from .lookups import key_link
 from .markup import code, contents, facts, formula, page, safe, table
 
 KINDS = {"accuracy": "Accuracy", "robustness": "Robustness", "transfer": "Transfer"}
-COMMANDS = {"accuracy": "evalkit eval", "robustness": "evalkit robustness {}", "transfer": "evalkit transfer {}"}
+COMMANDS = {"accuracy": "eval", "robustness": "robustness {}", "transfer": "transfer {}"}
+OPTIONS = {"data": "--data DIR", "id_data": "--id DIR"}  # of the data that a protocol needs
 BETTER = {"high": "higher is better", "low": "lower is better", "neither": "describes"}
 
 
@@ -23,7 +25,12 @@ def pages() -> dict[str, str]:
 
 def index() -> str:
     """All protocols in one table for each kind."""
-    parts = ["# Protocols", "Each page has the formula of every metric, the convention, the source and what differs."]
+    parts = [
+        "# Protocols",
+        "A protocol is a way of measuring a checkpoint: what is done to the images, and which numbers come of it. Each"
+        " page has the formula of every metric, the convention, the source and what differs from it. The columns are"
+        " those of a report's tables; records hold every metric.",
+    ]
     found = described.protocols().values()
     for kind, title in KINDS.items():
         rows = [
@@ -40,7 +47,9 @@ def sections(protocol: Protocol) -> Iterator[str]:
     """The blocks of a protocol's page."""
     yield f"# {protocol.name}"
     yield f"**{safe(protocol.title)}.** {safe(protocol.sentence)} Version {protocol.version}."
-    yield code(f"{COMMANDS[protocol.kind].format(protocol.name)} CHECKPOINT")
+    command = COMMANDS[protocol.kind].format(protocol.name)
+    needed = [OPTIONS[key] for key in protocol.needs] or ["--data DIR"] * (protocol.kind == "accuracy")
+    yield code(" ".join(["evalkit", command, "CKPT", *needed]))
     for title, words in (
         ("Convention", protocol.convention),
         ("Source", protocol.source),
@@ -59,18 +68,21 @@ def sections(protocol: Protocol) -> Iterator[str]:
     for figure in protocol.figures:
         yield f"**{figure.title}.** {safe(figure.caption)}"
     yield "## Keys"
-    names = ", ".join(f"`{entry.name}`" for entry in reference.entries(protocol.config))
-    yield f"{names}: [what they mean](../keys)."
+    names = [entry.name for entry in reference.entries(protocol.config)]
+    yield f"{', '.join(key_link(command, name) for name in names)}."
     if protocol.passes > 1:
-        yield f"By default each image goes through the network {protocol.passes} times, a backward pass counted as two."
+        yield (
+            f"By default each image goes through the network {protocol.passes} times; a backward pass counts as two."
+        )
 
 
 def data(known: DataSet) -> str:
     """A data set in words."""
     size = f"{known.images:,} images" if known.images else f"{known.per_class} images of each class"
-    where = f"below a data root: {', '.join(f'`{f}`' for f in known.folders)}"
+    where = f"`robustness all --data-root DIR` looks for it in {', '.join(f'`{f}`' for f in known.folders)}"
     instead = [f"`{own}` for a checkpoint trained on `{data}`" for data, own in known.stand_ins.items()]
-    return "; ".join([f"{known.title}, {size}", where, *([f"without it, {', '.join(instead)}"] if instead else [])])
+    default = [f"where it is not given, {', '.join(instead)}"] if instead else []
+    return "; ".join([f"{known.title}, {size}", where, *default])
 
 
 def metric_entry(metric: Metric) -> str:

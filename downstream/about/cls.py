@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from evalkit import shared_keys
 from evalkit.errors import EvalkitError
 from evalkit.keys import Keys, key
 from evalkit.protocols import Detail, Metric, Protocol
@@ -23,14 +24,9 @@ class ClsConfig(Keys):
     mode: str = key("linear", "how features become classes", choices=READOUTS)
 
     # what is transferred
-    model: str | None = key(None, "architecture of a bare weights file", role="place")
-    model_args: dict[str, Any] = key({}, "arguments passed to its constructor", role="place")
-    weights: str | None = key(
-        None,
-        "which weights of a checkpoint; null: the averaged ones where it holds them",
-        choices={"raw": "as the optimizer left them", "ema": "their moving average"},
-        role="place",
-    )
+    model: str | None = shared_keys.architecture()
+    model_args: dict[str, Any] = shared_keys.architecture_args()
+    weights: str | None = shared_keys.which_weights()
     init: str = key(
         "checkpoint",
         "what the network holds",
@@ -103,18 +99,12 @@ class ClsConfig(Keys):
     )
 
     # execution
-    batch_size: int = key(64, "what a loader process reads at a time", unit="images", least=1, role="execution")
-    forward_batch: int = key(
-        64,
-        "rows of a forward pass, always filled up; the only size that can show in the last bits",
-        unit="images",
-        least=1,
-        role="bits",
-    )
-    workers: int = key(2, "processes that load images", least=0, role="execution")
+    batch_size: int = shared_keys.reading_batch()
+    forward_batch: int = shared_keys.forward_batch()
+    workers: int = shared_keys.evaluation_workers()
     threads: int = key(1, "CPU threads of the linear algebra on features", least=1, most=1024, role="bits")
-    device: str | None = key(None, "cpu, cuda or cuda:N; null: a GPU if there is one", role="execution")
-    seed: int = key(0, "of the drawn images, and of the weights of init=random", least=0, role="seed")
+    device: str | None = shared_keys.device()
+    seed: int = key(0, "seed of the drawn images, and of the weights of init=random", least=0, role="seed")
 
     def idle(self) -> dict[str, str]:
         own = {"linear": ("sweep", "holdout", "iterations"), "knn": ("k", "temperature")}

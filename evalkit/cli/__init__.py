@@ -14,8 +14,9 @@ import typer
 from .. import streams
 from ..errors import EvalkitError, explained, in_short, own_code
 from ..text import check_text, plain
-from . import complete
+from . import complete, schemas
 from .app import app
+from .words import check_once
 
 __all__ = ["app", "invoke", "main"]
 UsageError: Any = typer.BadParameter.mro()[2]  # what typer raises for any wrong command line
@@ -28,7 +29,9 @@ def invoke(argv: list[str]) -> tuple[int, str]:
     try:
         for word in argv:
             check_text(word, "the command line")  # folders too: libraries that write there take text alone
-        code = typer.main.get_command(app).main(
+        command = typer.main.get_command(app)
+        check_once(command, argv)
+        code = command.main(
             args=[at_home(word) for word in argv] or ["--help"], prog_name="evalkit", standalone_mode=False
         )
         code = code if isinstance(code, int) else 0
@@ -72,10 +75,9 @@ def _explain(e: Exception) -> str:
     if isinstance(e, UsageError):
         context = getattr(e, "ctx", None)
         text = e.format_message()
-        return (
-            f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{context.command_path if context else 'evalkit'}"
-            " --help`."
-        )
+        path = context.command_path if context else "evalkit"
+        as_key = schemas.as_key(path, getattr(e, "option_name", None))
+        return f"{text}{'' if text.endswith(('.', '?')) else '.'}{as_key} See `{path} --help`."
     if line := explained(e):
         return line
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -102,7 +102,10 @@ def train(
     """
     recipe, overrides = split(words)
     if len(recipe) > 1:
-        raise EvalkitError(f"one recipe at a time, but got {', '.join(recipe)}; overrides are written key=value")
+        images = next((f", a folder of images data_dir={word}" for word in recipe[1:] if Path(word).is_dir()), "")
+        raise EvalkitError(
+            f"one recipe at a time, but got {', '.join(recipe)}; overrides are written key=value{images}"
+        )
     if not recipe and resume is None:
         raise EvalkitError("which recipe? Name one of `evalkit recipes list`, or continue a run with --resume DIR")
     if resume is not None and out is not None and out != resume:

@@ -61,7 +61,10 @@ Examples:
 )
 def bench_step(
     words: Words,
-    methods: Annotated[str | None, typer.Option(metavar="A,B,..", help="names", show_default="the recipe's")] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,..", help="names of the methods that are timed", show_default="the recipe's"),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="turns of each method")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="steps of a turn")] = 1,
     peak: Annotated[

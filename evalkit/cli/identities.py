@@ -1,7 +1,6 @@
 """What the numbers of a study's jobs follow from, as everything is now: by this, `study run` tells whether what was
 measured before still holds."""
 
-import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,8 @@ from .. import config, keys
 from ..about import ACCURACY
 from ..models import Facts, stated
 from ..preparation import recipe_of
-from ..study.plan import Job
-from ..study.reuse import Identity, training_sets
+from ..study.identity import Identity, training_sets
+from ..study.plan import Job, words
 from . import described
 
 OPEN = (None, "auto")  # values that a command settles by itself
@@ -23,13 +22,14 @@ def of_jobs(folder: Path) -> Callable[[Job], Identity]:
     It raises EvalkitError where data or weights are not there.
 
     Args:
-        folder: The study's folder, where its commands run.
+        folder: The study's folder.
     """
     opened: dict[str, Any] = {}
 
     def identity(job: Job) -> Identity:
-        with contextlib.chdir(folder):
-            return _training(job.argv[1:], opened) if job.argv[0] == "train" else _evaluation(job, opened)
+        if job.argv[0] == "train":
+            return _training(job.argv[1:], opened)
+        return _evaluation(words(folder, job), folder / job.out, opened)
 
     return identity
 
@@ -59,20 +59,20 @@ def _training(words: Sequence[str], opened: dict[str, Any]) -> Identity:
     )
 
 
-def _evaluation(job: Job, opened: dict[str, Any]) -> Identity:
-    command, what, source, *words = job.argv
+def _evaluation(argv: Sequence[str], out: Path, opened: dict[str, Any]) -> Identity:
+    command, what, source, *given = argv
     protocol, code = described.protocols()[what], described.protocols()[what].load()
-    if command == "transfer" and (instead := code.training(source, words)) is not None:
+    if command == "transfer" and (instead := code.training(source, given)) is not None:
         return _training(instead, opened)
-    cfg = described.settings(command, what, words)[1]
-    given: dict[str, Any] = config.to_dict(cfg)
-    takes_weights = given.get("init") != "random"
+    cfg = described.settings(command, what, given)[1]
+    values: dict[str, Any] = config.to_dict(cfg)
+    takes_weights = values.get("init") != "random"
     facts = stated(source, model=cfg.model, model_args=cfg.model_args, weights=cfg.weights if takes_weights else None)
-    of = json.dumps([command, what, given, _choosing(facts) if command == "robustness" else None], sort_keys=True)
+    of = json.dumps([command, what, values, _choosing(facts) if command == "robustness" else None], sort_keys=True)
     if of not in opened:
-        opened[of] = code.reads(facts, cfg) if command == "robustness" else code.reads(cfg, Path(job.out))
+        opened[of] = code.reads(facts, cfg) if command == "robustness" else code.reads(cfg, out)
     moving = keys.named(type(cfg), "setting", "seed")
-    settings = {key: value for key, value in given.items() if key in moving and value not in OPEN}
+    settings = {key: value for key, value in values.items() if key in moving and value not in OPEN}
     return Identity(settings, opened[of], protocol.version, facts.sha256 if takes_weights else None)
 
 

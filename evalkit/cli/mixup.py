@@ -65,7 +65,9 @@ def mixup_preview(
             autocompletion=complete.words,
         ),
     ] = None,
-    lambdas: Annotated[str, typer.Option(metavar="L,L,..", help="the sweep")] = "0.1,0.3,0.5,0.7,0.9",
+    lambdas: Annotated[
+        str, typer.Option(metavar="L,L,..", help="values of lambda, one picture each")
+    ] = "0.1,0.3,0.5,0.7,0.9",
     pairs: Annotated[bool, typer.Option("--pairs", help="mix every image with the next, not the first alone")] = False,
     attention: Annotated[
         bool, typer.Option("--attention", help="the class attention beneath each mixed sample")

@@ -28,7 +28,10 @@ def pack(
         int | None, typer.Option(min=1, max=100, help="of the JPEGs, with --short-side", show_default="90")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="processes", show_default="one per core, at most 16")
+        int | None,
+        typer.Option(
+            min=1, help="processes that read images and write shards", show_default="one per core, at most 16"
+        ),
     ] = None,
 ) -> int:
     """Pack image folders into a few large files, for data=packed.

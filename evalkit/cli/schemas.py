@@ -5,7 +5,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from ..keys import Keys
+from ..keys import Keys, of
 from ..protocols import Protocols
 from . import described
 
@@ -49,13 +49,26 @@ def schemas() -> dict[str, type[Keys]]:
     return train() | eval() | transfer() | robustness() | export()
 
 
+def as_key(path: str, option: str | None) -> str:
+    """What to write instead of an option that is a key; "" where it is none.
+
+    Args:
+        path: The words of the command, such as 'evalkit train'.
+        option: What was given, such as '--epochs'.
+    """
+    name = (option or "").lstrip("-").replace("-", "_")
+    verb = path.partition(" ")[2].partition(" ")[0]
+    taken = any(name in of(schema) for command, schema in schemas().items() if command.partition(" ")[0] == verb)
+    return f" It is a key: write {name}=VALUE." if taken else ""
+
+
 def with_keys(
-    of: Callable[[], dict[str, type[Keys]]], title: str = "", listed: Callable[[], Protocols] = dict
+    classes: Callable[[], dict[str, type[Keys]]], title: str = "", listed: Callable[[], Protocols] = dict
 ) -> type[TyperCommand]:
     """A command whose `--help` ends with its keys: meaning, choices, bounds, default.
 
     Args:
-        of: Command -> the class of its keys, made when help is asked for.
+        classes: Command -> the class of its keys, made when help is asked for.
         title: Over the protocols that are listed too.
         listed: The protocols, each with its sentence.
     """
@@ -71,8 +84,8 @@ def with_keys(
             from .. import reference
 
             super().format_epilog(ctx, formatter)
-            for commands, entries in reference.groups(of()):
-                whose = "" if len(commands) == len(of()) else f" of {reference.takers(commands)}"
+            for commands, entries in reference.groups(classes()):
+                whose = "" if len(commands) == len(classes()) else f" of {reference.takers(commands)}"
                 with formatter.section(f"Keys{whose}"):
                     formatter.write_dl([(entry.name, entry.line()) for entry in entries])
 

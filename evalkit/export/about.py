@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..keys import Keys, key
+from .. import shared_keys
+from ..keys import Keys
 
 FORMS = {
     "timm": "a folder that timm loads",
@@ -17,11 +18,6 @@ FORMS = {
 class ExportConfig(Keys):
     """What `evalkit export CKPT OUT --to FORM key=value` may set."""
 
-    model: str | None = key(None, "architecture of a bare weights file", role="place")
-    model_args: dict[str, Any] = key({}, "arguments passed to its constructor", role="place")
-    weights: str | None = key(
-        None,
-        "which weights of a checkpoint; null: the averaged ones where it holds them",
-        choices={"raw": "as the optimizer left them", "ema": "their moving average"},
-        role="place",
-    )
+    model: str | None = shared_keys.architecture()
+    model_args: dict[str, Any] = shared_keys.architecture_args()
+    weights: str | None = shared_keys.which_weights()

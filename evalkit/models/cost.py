@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..errors import EvalkitError
+from .build import check_arguments
 from .network import create
 
 
@@ -39,9 +41,13 @@ def cost(name: str, size: int, num_classes: int, **arguments: Any) -> Cost:
 
 @functools.cache
 def _cost(name: str, size: int, num_classes: int, arguments: str) -> Cost:
-    with torch.device("meta"):
-        network = create(name, num_classes=num_classes, **json.loads(arguments)).eval()
-        counter = FlopCounterMode(display=False)
-        with counter:
+    given = json.loads(arguments)
+    check_arguments(name, given)  # they may be those of a file
+    try:
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            network = create(name, num_classes=num_classes, **given).eval()
             network.model(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError, TypeError, IndexError, OverflowError) as e:
+        why = str(e).splitlines()[:1] or [type(e).__name__]
+        raise EvalkitError(f"model '{name}' does not take images of {size} x {size} pixels ({why[0]})") from e
     return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2)

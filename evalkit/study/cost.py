@@ -75,13 +75,13 @@ def table(made: plan.Plan, folder: Path, training: Callable[[str, Sequence[str]]
     lines, sums = [], Estimate()
     for job in made.jobs:
         if plan.finished(folder, job):
-            lines.append(f"done     {_command(job)}")
+            lines.append(f"done     {_command(folder, job)}")
             continue
         if job.argv[0] == "train":
             note = _count(sums, training(job.argv[1], job.argv[2:]))
         else:
             note = next((word for word in job.argv if word.startswith(("data=", "data_dir="))), "")
-        lines.append(f"to run   {_command(job)}{f'  # {note}' if note else ''}")
+        lines.append(f"to run   {_command(folder, job)}{f'  # {note}' if note else ''}")
     lines.append(
         f"{sum(line.startswith('to run') for line in lines)} of {len(made.jobs)} commands to run; trainings about"
         f" {sums.hours:.3g} H100 hours at {100 * SHARE:.0f} % of {PEAK / 1e12:.0f} TFLOP/s, without what methods and"
@@ -93,8 +93,8 @@ def table(made: plan.Plan, folder: Path, training: Callable[[str, Sequence[str]]
     return "\n".join(lines)
 
 
-def _command(job: plan.Job) -> str:
-    return shlex.join(["evalkit", *job.argv, "--out", job.out])
+def _command(folder: Path, job: plan.Job) -> str:
+    return shlex.join(["evalkit", *plan.words(folder, job), "--out", str(folder / job.out)])
 
 
 def _count(sums: Estimate, what: Training) -> str:

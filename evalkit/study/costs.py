@@ -39,7 +39,7 @@ def costs_of(m: Measured) -> Costs:
         meta = parse_json((m.folder / TRAIN / META).read_text(encoding="utf-8"))
         own = cost(meta["model"], meta["image_size"], meta["num_classes"], **meta["model_args"])
         teachers = sum(cost(name, meta["image_size"], 1000).parameters for name in meta["teachers"])
-    except (OSError, ValueError, KeyError, TypeError, EvalkitError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EvalkitError):
         pass  # what is not known stays open: a teacher may be a file, a network may be gone
     speeds = [speed for _, speed in (read_log(m) or {}).get(SPEED, [])]
     return Costs(

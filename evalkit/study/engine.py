@@ -13,6 +13,8 @@ from . import devices, plan
 SLURM = ("--executor", "slurm", "--slurm-requeue")
 # Slurm sends it so many seconds before a job's time limit; job.py knows what to do.
 WARNING = "--signal=USR1@120"
+# the folder may be another person's: no yaml.py that lies in it is run instead of yaml
+ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
 GPUS = ("gpu", "gpus", "nvidia_gpu", "gres")  # resources by which a Slurm job asks for them
 
 
@@ -41,9 +43,10 @@ def run(folder: Path, *, jobs: int, slurm: Sequence[str] | None = None, profile:
         else:
             mark.unlink(missing_ok=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile"))]
+    folder = folder.resolve()
     by_hand = any(word.partition("=")[0] in GPUS for word in slurm or ())
-    command += ["--directory", str(folder), "--config", f"study={folder.resolve()}", f"ask_gpus={int(not by_hand)}"]
-    command += ["--keep-going", "--quiet", "all"]
+    command += ["--directory", str(folder), "--config", f"study={folder}", f"ask_gpus={int(not by_hand)}"]
+    command += ["--keep-going", "--quiet", "all", "--workflow-profile", "none"]  # none that lies in the folder
     command += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--jobs", str(jobs)]
     if slurm is not None:
         command += [*SLURM, "--default-resources", *_resources(slurm)]
@@ -51,7 +54,7 @@ def run(folder: Path, *, jobs: int, slurm: Sequence[str] | None = None, profile:
         command += ["--resources", f"gpu={gpus}"]
     if profile is not None:
         command += ["--profile", str(profile)]
-    process = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    process = subprocess.run(command, env=os.environ | ENVIRONMENT)
     return process.returncode
 
 

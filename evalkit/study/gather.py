@@ -74,6 +74,7 @@ class Gathered:
         left_out: name of a cell that cannot be -> why.
         missing: "cell: measurement" of what has no complete record.
         problems: lines of results that could not be read.
+        others: folders of cells that the study does not have, as one that a cell was taken out of.
     """
 
     study: Study
@@ -83,6 +84,7 @@ class Gathered:
     left_out: dict[str, str]
     missing: list[str]
     problems: list[str]
+    others: list[str]
 
     @property
     def baseline(self) -> tuple[str, ...] | None:
@@ -167,7 +169,9 @@ def gather(study: Study, folder: Path) -> Gathered:
     columns = each_once(tuple(c.values[a] for a in column_axes) for c in study.cells)
     rows = [row for row in rows if any(p.row == row for p in places)]
     columns = [column for column in columns if any(p.column == column for p in places)]
-    return Gathered(study, places, rows, columns, left_out, missing, problems)
+    names = {cell.name for cell in study.cells}
+    others = sorted(path.name for path in (folder / "cells").glob("*") if path.name not in names)
+    return Gathered(study, places, rows, columns, left_out, missing, problems, others)
 
 
 def axes(study: Study) -> tuple[list[str], list[str]]:
@@ -197,7 +201,7 @@ def row_name(row: tuple[str, ...], gathered: Gathered) -> str:
         row: Values of the axes.
         gathered: What was measured.
     """
-    return _words(row, gathered.rows) or row[0]
+    return _words(row, gathered.rows) or next(iter(row), gathered.study.title)
 
 
 def column_name(column: tuple[str, ...], gathered: Gathered) -> str:
@@ -216,7 +220,8 @@ def _words(values: tuple[str, ...], all_values: Sequence[tuple[str, ...]]) -> st
 
 
 def metrics_of(study: Study, measurement: str, records: Iterable[Record], protocols: Protocols) -> list[Metric]:
-    """The metrics that the tables show of a measurement.
+    """The metrics that the tables show of a measurement: of a protocol its columns, or whatever it has measured where
+    that is none of them, as an attack of other strengths.
 
     Args:
         study: whose report says which number of a training counts.
@@ -228,8 +233,11 @@ def metrics_of(study: Study, measurement: str, records: Iterable[Record], protoc
     protocol = protocol_of(records, protocols)
     if protocol is None:
         return []
-    chosen = [protocol.metric(OF_FORM[study.report.form])] if measurement == TRAIN else list(protocol.columns)
-    return [metric for metric in chosen if any(metric.name in r["metrics"] for r in records)]
+    measured = each_once(name for r in records for name in r["metrics"])
+    if measurement == TRAIN:
+        return [metric for metric in [protocol.metric(OF_FORM[study.report.form])] if metric.name in measured]
+    shown = [metric for metric in protocol.columns if metric.name in measured]
+    return shown or [metric for name in measured if (metric := protocol.find(name)) is not None]
 
 
 def protocol_of(records: Iterable[Record], protocols: Protocols) -> Protocol | None:

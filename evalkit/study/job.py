@@ -24,6 +24,7 @@ from . import devices, plan
 WARNING = signal.SIGUSR1  # the job's time runs out
 SIGNALS = (signal.SIGTERM, WARNING, signal.SIGINT)  # what ends a job: the command gets them too
 STOPPED = (2, 130)  # exit codes of a command that saved its state and can go on
+PYTHON = ("-P", "-m", "evalkit")  # no torch.py of the working directory instead of torch
 IDLE = 2  # times in a row that the time may run out before a new checkpoint is there; once, while everything starts
 
 
@@ -50,11 +51,22 @@ def _run(folder: Path, id: str) -> int:
     if plan.finished(folder, job):
         _note(folder, id, state="done", message="its record was there already")
         return 0
+    cwd = folder / study.cwd
+    if not cwd.is_dir():
+        _note(folder, id, state="failed", message=f"{cwd}, where the study was started, is gone; run the study again")
+        return 1
+    out = folder / job.out
+    if out.is_symlink() and not out.exists():  # taken from elsewhere
+        _note(folder, id, state="failed", message=f"{out} links to {os.readlink(out)}, which is gone; remove the link")
+        return 1
     began, idle = time.time(), plan.state(folder, job).get("idle", 0)
+    idle = idle if isinstance(idle, int) else 0
     saved = _newest(folder / job.out)
     _note(folder, id, state="running", pid=os.getpid(), began=began, idle=idle)
     with devices.taken(job.gpus) as environment:
-        ended = _call(study.python, _argv(folder, job), folder, folder / "jobs" / f"{id}.log", environment)
+        ended = _call(
+            [study.python, *PYTHON, *_argv(folder, job, cwd)], cwd, folder / "jobs" / f"{id}.log", environment
+        )
     done = ended.code == 0 and plan.finished(folder, job)
     state = "done" if done else "stopped" if ended.code in STOPPED or ended.code < 0 else "failed"
     message = "" if done else ended.last
@@ -84,17 +96,20 @@ def _requeued() -> tuple[str, str]:
     return "waiting", "requeued by Slurm"
 
 
-def _argv(folder: Path, job: plan.Job) -> list[str]:
-    """The command's arguments: a run folder that was begun is continued."""
+def _argv(folder: Path, job: plan.Job, cwd: Path) -> list[str]:
+    """The command's arguments: a run folder that was begun is continued. The study's folder is named from where the
+    command runs, if it lies there: records hold these words, and need not tell where a home is."""
+    shown = folder.relative_to(cwd) if folder.is_relative_to(cwd) else folder
     several = ["--gpus", str(job.gpus)] if job.gpus > 1 else []
     if (folder / job.out / "config.yaml").is_file():
         mixup = " ".join(word.partition("=")[2] for word in job.argv if word.startswith("mixup="))
         code = [f"mixup={name}" for name in plan.CODE.findall(mixup)]  # which a resume must name again
-        return [*(job.argv[:1] if job.argv[0] == "train" else job.argv[:2]), *code, *several, "--resume", job.out]
+        what = job.argv[:1] if job.argv[0] == "train" else job.argv[:2]
+        return [*what, *code, *several, "--resume", str(shown / job.out)]
     left = folder / job.out
     if left.exists() and job.argv[0] in ("train", "transfer"):
         shutil.rmtree(left)  # of a start that died before it had written its config
-    return [*job.argv, *several, "--out", job.out]
+    return [*plan.words(shown, job), *several, "--out", str(shown / job.out)]
 
 
 class _End(NamedTuple):
@@ -105,8 +120,8 @@ class _End(NamedTuple):
     signals: list[int]
 
 
-def _call(python: str, argv: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> _End:
-    """Run `python -m evalkit *argv` in the study's folder, its output into `log`."""
+def _call(command: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> _End:
+    """Run a command of evalkit in a directory, its output into `log`."""
     signals: list[int] = []
     process: subprocess.Popen[bytes] | None = None
 
@@ -119,10 +134,9 @@ def _call(python: str, argv: list[str], cwd: Path, log: Path, environment: dict[
     before = {number: signal.signal(number, hand_on) for number in SIGNALS}
     try:
         with log.open("ab") as out:
-            out.write(f"$ evalkit {json.dumps(argv)}\n".encode())
+            out.write(f"$ evalkit {json.dumps(command[1 + len(PYTHON) :])}\n".encode())
             out.flush()
             environment = os.environ | environment
-            command = [python, "-m", "evalkit", *argv]
             process = subprocess.Popen(command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, env=environment)
             if signals:  # came as it started
                 process.send_signal(signals[0])

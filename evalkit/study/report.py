@@ -38,9 +38,13 @@ def build(study: Study, folder: Path, out: Path, protocols: Protocols, outcomes:
     """
     gathered = gather(study, folder)
     shown: list[Table] = []
+    without: list[str] = []
     found: list[Difference] = []
     for measurement in (TRAIN, *(e.name for e in study.evaluations)):
         own = tables.results_tables(gathered, measurement, protocols)
+        if not own and any(measurement in m.records for one in gathered.places.values() for m in one):
+            form = f" (report: form: {study.report.form})" if measurement == TRAIN else ""
+            without.append(f"Measured, but not in the tables: {measurement}: no record has what they show{form}.")
         differences = tables.differences(gathered, measurement, protocols, outcomes)
         table = tables.differences_table(gathered, differences, own[0].title if own else "")
         shown += [*own, *([table] if table else [])]
@@ -54,7 +58,7 @@ def build(study: Study, folder: Path, out: Path, protocols: Protocols, outcomes:
     made = provenance(rows, gathered.problems, protocols, out)
     planned = (folder / plan.FILE).is_file()  # not where the records alone were kept
     used = reuse.used(folder, plan.read(folder)) if planned else []
-    made.remarks[:0] = [*remarks(gathered), *used]
+    made.remarks[:0] = [*remarks(gathered), *without, *used]
     lead = f"{page.lead(rows)} {selection(gathered)}"
     files: dict[Path, str | bytes] = {
         out / "report.html": page.html(study.title, lead, rows, shown, published, drawings, made),
@@ -91,6 +95,7 @@ def remarks(gathered: Gathered) -> list[str]:
     lines = [f"Left out: {name}: {why}." for name, why in gathered.left_out.items()]
     lines += [f"Not measured: {what}." for what in gathered.missing]
     lines += [f"Measured, but not in the tables: {what}." for what in gathered.odd_ones()]
+    lines += [f"In the folder, and no cell of this study: {name}." for name in gathered.others]
     return lines
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import itertools
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,7 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 EVALUATIONS = ("robustness", "transfer")
 FORMS = ("last", "best", "median")
+MOST = 10_000  # cells; a graph of more jobs takes Snakemake hours before the first begins
 Keys = dict[str, Any]  # of a recipe; a dotted one reaches into a mapping
 
 
@@ -143,6 +146,12 @@ def load(study: str | Path) -> Study:
     entries = printed.read(path.name, values.get("published"), {axis: list(options) for axis, options in axes.items()})
     if values.get("cells") not in (None, "all", "published"):
         raise EvalkitError(f"{path.name}: cells: {unknown('choice', str(values['cells']), ('all', 'published'))}")
+    if (count := math.prod(map(len, axes.values()))) > MOST:
+        product = " x ".join(f"{len(options):,} of {axis}" for axis, options in axes.items())
+        raise EvalkitError(
+            f"{path.name}: its axes make {count:,} cells ({product}), and a study has {MOST:,} at most; give fewer"
+            " values, or make several studies of it"
+        )
     cells = []
     for combination in itertools.product(*(options.items() for options in axes.values())):
         chosen = dict(zip(axes, (name for name, _ in combination)))
@@ -159,8 +168,8 @@ def load(study: str | Path) -> Study:
             raise EvalkitError(f"{path.name}: which recipe? Give `recipe: NAME`, or one in every value of an axis")
         why = next((rule["why"] for rule in left_out if _applies(rule, chosen)), None)
         cells.append(Cell(chosen, recipe or "", keys, why, weights))
-    names = [cell.name for cell in cells]
-    if twice := next((n for n in names if names.count(n) > 1), None):
+    names = Counter(cell.name for cell in cells)
+    if twice := next((n for n, count in names.items() if count > 1), None):
         raise EvalkitError(f"{path.name}: two cells would be called '{twice}'; rename a value of an axis")
     return Study(
         name=path.stem,
@@ -283,8 +292,9 @@ def _report(path: Path, given: Any, axes: Mapping[str, Any]) -> Report:
     for key in given:
         if key not in options:
             raise EvalkitError(f"{path.name}: report: {unknown('key', str(key), options)}")
+    given = {key: value for key, value in given.items() if value is not None}
     for key, value in given.items():
-        for word in value if isinstance(value, list) else [value]:
+        for word in value if isinstance(value, list) and key in ("rows", "columns") else [value]:
             _text(path, f"report.{key}", word)
     as_list = {k: [v] if isinstance(v, str) else v for k, v in given.items() if k in ("rows", "columns")}
     report = Report(**{**given, **as_list})

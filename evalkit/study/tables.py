@@ -59,7 +59,7 @@ def results_tables(gathered: Gathered, measurement: str, protocols: Protocols) -
     records = [r for by_seed in sets.values() for r in by_seed.values()]
     metrics = metrics_of(gathered.study, measurement, records, protocols)
     protocol = protocol_of(records, protocols)
-    if protocol is None:
+    if protocol is None or not metrics:
         return []
     costs = measurement == TRAIN and gathered.baseline is not None
     wide = max(1, MAX_COLUMNS // (len(metrics) + costs))

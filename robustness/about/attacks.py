@@ -31,7 +31,7 @@ class PGDConfig(FGSMConfig):
     alpha: float | None = key(
         None, "change of a pixel value per step; null: a quarter of eps", unit="1/255", above=0, most=255
     )
-    seed: int = key(0, "of the random starts", least=0, most=2**64 - 1, role="seed")
+    seed: int = key(0, "seed of the random starts", least=0, most=2**64 - 1, role="seed")
 
 
 RIGHT = "(1/N) sum_i [argmax_k z_k(x'_i) = y_i]"

@@ -37,7 +37,7 @@ class OcclusionConfig(CleanConfig):
         most=1,
     )
     repeats: int = key(5, "random masks per image and level", least=1)
-    seed: int = key(0, "of the random masks", least=0, most=2**64 - 1, role="seed")
+    seed: int = key(0, "seed of the random masks", least=0, most=2**64 - 1, role="seed")
     grid: int | None = key(
         None, "patches per side; null: 14, or one per patch of the model on the embedded sets", least=1
     )

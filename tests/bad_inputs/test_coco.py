@@ -102,7 +102,7 @@ def of_corners(content):
 def near(content):
     """Boxes that could be either, without areas that tell."""
     content["annotations"] = [
-        {"id": 1 + i, "image_id": 1, "category_id": 1 + i % 2, "bbox": [2, 3, 20 + i, 30], "area": 4, "iscrowd": 0}
+        {"id": 1 + i, "image_id": 1, "category_id": 1 + i % 2, "bbox": [2, 3, 20 + i, 30], "area": 300, "iscrowd": 0}
         for i in range(20)
     ]
 
@@ -196,6 +196,18 @@ THIN = [[10.6, 10, 10.9, 10, 10.9, 30, 10.6, 30]]
 OF_BOXES = [
     n for n in REFUSED if "polygon" not in n and "run lengths" not in n and "mask" not in n and "two corner" not in n
 ]
+MARKS = {  # said of both splits
+    "areas as shares of the image": (
+        each(lambda e: e.update(area=e["area"] / 4096)),
+        "3 .* objects have an `area` that is not theirs, e.g. object 1",
+    ),
+    "the area of the whole image": (first(area=4096), "1 .* objects have an `area` that is not theirs"),
+    "objects that CVAT has turned": (first(attributes={"rotation": 30.0}), "1 .* objects have a `rotation`"),
+    "an image that LVIS has looked through for some classes": (
+        lambda c: c["images"][0].update(not_exhaustive_category_ids=[2]),
+        "annotated for some classes only",
+    ),
+}
 SAID = {
     "train": {
         "a box half beside its mask": (first(bbox=[16, 6, 24, 16]), "a box that is not that of their mask"),
@@ -208,6 +220,7 @@ SAID = {
         "an area of 0": (first(area=0), "1 objects narrower than a pixel"),
         "objects marked ignore": (first(ignore=1), "1 objects marked `ignore` are left out"),
         "an object that stands there twice": (more(square(9, 1)), "1 train objects stand there twice"),
+        **MARKS,
         "a class without an object": (
             each(lambda e: e.update(category_id=1)),
             "no train object is of 1 of .* dog",
@@ -219,6 +232,7 @@ SAID = {
             lambda c: c["annotations"].extend(square(10 + i, 1, x=4 + i / 4) for i in range(101)),
             "1 images show more than the 100",
         ),
+        **MARKS,
         "a class of crowds alone": (
             lambda c: c["annotations"][2].update(iscrowd=1),
             "no val object is of 1 of the 2 classes: dog",
@@ -247,7 +261,36 @@ def transfer_data(folder, change):
     return "; ".join(det.find_data(cfg, folder / "run").notes)
 
 
+def both_lists(folder, more):
+    """Categories that both files list besides."""
+    for split in ("train", "val"):
+        looked_at(whole(folder), (split, lambda c: None))
+    for split in ("train", "val"):
+        path = folder / "annotations" / f"{split}.json"
+        content = json.loads(path.read_text())
+        content["categories"] += more
+        path.write_text(json.dumps(content))
+    return "; ".join(detection(str(folder), folder).notes)
+
+
 CASES = [
+    *(
+        Case(
+            f"two classes of one look, {name!a}",
+            both_lists,
+            "their names look the same",
+            "said",
+            [{"id": 3, "name": name}],
+        )
+        for name in ("Cat", "cat ", "c\u200bat", "\uff43at")
+    ),
+    Case(
+        "a class of the set's own name, as Roboflow writes it",
+        both_lists,
+        "no train object is of 1 of the 3 classes: animals",
+        "said",
+        [{"id": 0, "name": "animals", "supercategory": "none"}],
+    ),
     *(
         Case(f"{name}, {split}, boxes alone", met_alone, says=REFUSED[name][1], argument=(split, REFUSED[name][0]))
         for name in OF_BOXES

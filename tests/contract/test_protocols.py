@@ -3,7 +3,6 @@ processes, and honest records."""
 
 import json
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from evalkit.cli import invoke
 from evalkit.robustness import CONFIGS, PROTOCOLS, run
 from evalkit.runtime import leave_processes
 
+from .. import ports
 from ..robustness.fakes import records, save_checkpoint, write_corruptions, write_tree
 
 CLASSES = ["bird", "cat", "dog", "eel", "fox", "gnu"]
@@ -96,24 +96,28 @@ def _process(number, port, protocol, options, checkpoint):
         "MASTER_PORT": str(port),
     }
     torch.set_num_threads(1)
-    assert run(protocol, [checkpoint], CONFIGS[protocol](**options)) == 2
-    assert run(protocol, [checkpoint], CONFIGS[protocol](**options)) == 2
+    append = results.append
+
+    def noted(folder, record):
+        with open(Path(folder) / "appended", "a", encoding="utf-8") as f:
+            f.write(str(number))
+        return append(folder, record)
+
+    results.append = noted
+    for _ in range(2):
+        assert run(protocol, [checkpoint], CONFIGS[protocol](**options)) == 2
     leave_processes()
 
 
 def test_two_processes_write_the_same_bytes_once(protocol, world, reference, tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    args = (port, protocol, keys(protocol, world, tmp_path, device="cpu"), str(world / "run"))
+    args = (ports.free(), protocol, keys(protocol, world, tmp_path, device="cpu"), str(world / "run"))
     torch.multiprocessing.start_processes(_process, args=args, nprocs=2, start_method="fork")
     expected, content = reference(protocol)
-    twice = records(tmp_path)
-    assert len(twice) == 2  # one line per run, not per process
-    for record in twice:
-        assert measured(record | {"config": record["config"] | {"device": None}}) == measured(expected)
-        assert (tmp_path / record["records"]).read_bytes() == content
-    assert {record["environment"]["processes"] for record in twice} == {2}
+    (record,) = records(tmp_path)
+    assert (tmp_path / "appended").read_text() == "00"  # by one process in each of two runs
+    assert measured(record | {"config": record["config"] | {"device": None}}) == measured(expected)
+    assert (tmp_path / record["records"]).read_bytes() == content
+    assert record["environment"]["processes"] == 2
 
 
 def test_the_number_of_threads_changes_no_byte(protocol, world, reference, tmp_path):

@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -183,3 +184,25 @@ def test_the_key_preprocess_is_what_it_says(finished, tmp_path, capsys):
         record = results.read([out])[0]
         assert (record["config"]["preprocess"], record["data"]["prepared"]) == (mode, words)
         assert words in capsys.readouterr().out
+
+
+def test_the_same_weights_read_as_another_network_are_another_model(tmp_path, capsys):
+    """A weights file does not say how many heads its attention has: a row of the report each, two models to compare."""
+    file, args = tmp_path / "w.pth", {"img_size": 32, "patch_size": 8, "depth": 1}
+    torch.manual_seed(0)
+    torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=10, **args).state_dict(), file)
+    command = ["eval", str(file), "--data", "digits", "--out", str(tmp_path / "out"), "workers=0", "device=cpu"]
+    names = []
+    for heads in (3, 6, 6):
+        words = ", ".join(f"{k}: {v}" for k, v in (args | {"num_heads": heads}).items())
+        assert invoke([*command, "model=vit_tiny_patch16_224", f"model_args={{{words}}}"])[0] == 0
+        names.append(f"vit_tiny_patch16_224(depth=1, img_size=32, num_heads={heads}, patch_size=8)")
+    assert [r["model"] for r in results.read([tmp_path / "out"])] == names[:2]
+    assert invoke(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report")])[0] == 0
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert all(page.count(f"w ({name})") >= 1 for name in names)
+    capsys.readouterr()
+    both = str(tmp_path / "out")
+    assert f"holds 2 models: w ({names[0]}, checkpoint" in invoke(["compare", both, both])[1]
+    named = invoke(["compare", *(f"{both}:{name}" for name in names[:2])])[1]
+    assert "does not hold the predictions of w" in named  # but those of the other, measured later into this folder

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -244,6 +243,18 @@ def test_more_gpus_than_there_are(calls, monkeypatch):
             ["train", "digits", "deit-300"],
             "one recipe at a time, but got digits, deit-300; overrides are written key=value",
         ),
+        (
+            ["train", "digits", "configs"],
+            "one recipe at a time, but got digits, configs; overrides are written key=value, a folder of images"
+            " data_dir=configs",
+        ),
+        (["train", "digits", "alpha=1"], "unknown key 'alpha'. Arguments of a mixup are written mixup.alpha=VALUE."),
+        (
+            ["train", "digits", "--batch-size", "8"],
+            ("No such option: --batch-size", "It is a key: write batch_size=VALUE. See `evalkit train --help`."),
+        ),
+        (["robustness", "pgd", "m", "--eps", "2"], ("It is a key: write eps=VALUE. See `evalkit robustness --help`.",)),
+        (["mixup", "list", "--eps"], ("No such option", "See `evalkit mixup list --help`.")),
         (["train", "digits", "wieght_decay=1"], "unknown key 'wieght_decay'. Did you mean 'weight_decay'?"),
         (["train", "digits", "weight-decay=1"], "unknown key 'weight-decay'. Did you mean 'weight_decay'?"),
         (["train", "--resume", "a", "--out", "b"], "--resume continues the run inside a; leave out --out"),
@@ -364,16 +375,15 @@ def test_a_warning_is_one_line_and_libraries_talk_to_their_callers_alone():
 
 def test_help_is_quick_and_imports_no_torch():
     code = (
-        "import sys; sys.argv = ['evalkit', '--help']\nfrom evalkit import cli\ntry: cli.main()\nfinally: print('torch'"
-        " in sys.modules, file=sys.stderr)"
+        "import sys; sys.argv = ['evalkit', '--help']\nfrom evalkit import cli\ntry: cli.main()\nfinally:"
+        " print(*sys.modules, file=sys.stderr)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0 and done.stderr == "False\n"
+    assert done.returncode == 0
     assert "evalkit train digits-photo mixup=mixpro" in done.stdout and "Examples:" in done.stdout
-    # CPU seconds: other work on the machine does not count
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    # instead of seconds, which depend on the machine: some 185 modules take 0.15, NumPy alone would be a hundred more
+    loaded = done.stderr.split()
+    assert len(loaded) < 250 and not {"torch", "numpy", "yaml", "PIL"} & set(loaded), loaded
 
 
 def test_every_command_has_help():

@@ -60,28 +60,63 @@ def test_who_is_done_leaves_the_process_group(monkeypatch, tmp_path, code, membe
         leave_processes()
 
 
-# A stand-in for the package's command in a folder of its own: each process says or does what its rank is told to.
+# A stand-in for the package's command in a folder of its own: each process does what its rank is told to, at once, or
+# when the other has written how it ended, or is dead. Nobody is gone before both have started, nor one with an error
+# before the other has written its own: however long a busy machine takes, torchrun never ends one too early.
 FAKE = """
 import json, os, signal, sys, time
+from pathlib import Path
 from real import launch
 rank, todo = int(os.environ["RANK"]), json.loads(sys.argv[1])
 assert os.environ["WORLD_SIZE"] == "2"
-code, message, wait = todo[rank]
+(code, message, when), other = todo[rank], todo[1 - rank]
+written = Path(os.environ[launch.FOLDER], str(1 - rank))
+
+def wait(for_it):
+    while not for_it():
+        time.sleep(0.01)
+
+def dead():
+    stat = Path("/proc", Path(f"started-{1 - rank}").read_text(), "stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+if code == "hang" or when == "dead":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if code == "stop":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(launch.leave(2, "")))
-    open(f"ready-{rank}", "w").close()
-if code == "hang":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-time.sleep(wait)
+Path(f"starting-{rank}").write_text(str(os.getpid()))
+Path(f"starting-{rank}").rename(f"started-{rank}")
+wait(Path(f"started-{1 - rank}").exists)
+if when == "written":
+    wait(lambda: written.exists() and written.stat().st_size)
+    time.sleep(0.1)  # more than a tick of the clock that dates files
+elif when == "dead":
+    wait(dead)
+elif when == "ended":
+    time.sleep(3600)
 if code in ("kill", "abort"):
     os.kill(os.getpid(), {"kill": 9, "abort": 6}[code])
-sys.exit(launch.leave(code, message))
+status = launch.leave(code, message)
+if code == other[0] == 1:
+    wait(written.exists)
+sys.exit(status)
 """
+# torchrun waits for half a minute before it kills what hangs; here it does not.
 PARENT = """
-import sys
+import inspect, os, sys
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from real import launch
 launch.COMMAND = ["fake.py"]
 from real.errors import EvalkitError
+def close(*args, close=SubprocessContext._close, **named):
+    given = inspect.signature(close).bind(*args, **named)
+    given.apply_defaults()
+    first = launch.AFTER_FAILURE != 1  # the others are of its own end
+    assert not first or given.arguments["timeout"] == launch.AFTER_FAILURE
+    launch.AFTER_FAILURE = given.arguments["timeout"] = 1
+    close(*given.args, **given.kwargs)
+if '"hang"' in sys.argv[1]:
+    SubprocessContext._close = close
 try:
     print("code", launch.spawn(2, sys.argv[1:]))
 except EvalkitError as e:
@@ -93,23 +128,23 @@ except EvalkitError as e:
 @pytest.mark.parametrize(
     "todo, printed",
     [
-        ([(0, "", 0), (0, "", 0)], "code 0"),
-        ([(2, "", 1), (2, "", 0)], "code 2"),
-        ([(0, "", 20), (1, "no such folder", 0)], "error no such folder"),
-        ([(1, "connection lost", 0.5), (1, "the cause", 0)], "error the cause"),
-        ([(0, "", 20), ("kill", "", 0)], "error process 1 of 2 ended with SIGKILL without an error of its own"),
-        ([(1, f"{GONE}, and so on", 0), (1, "the cause", 0.05)], "error the cause"),
-        ([("hang", "", 90), (1, "the cause", 0)], "error the cause"),  # torchrun kills it after half a minute
-        ([(0, "", 20), ("abort", "", 0)], "error process 1 of 2 was aborted by a library"),
+        ([(0, "", None), (0, "", None)], "code 0"),
+        ([(2, "", "written"), (2, "", None)], "code 2"),
+        ([(0, "", "ended"), (1, "no such folder", None)], "error no such folder"),
+        ([(1, "connection lost", "written"), (1, "the cause", None)], "error the cause"),
+        ([(0, "", "ended"), ("kill", "", None)], "error process 1 of 2 ended with SIGKILL without an error of its own"),
+        ([(1, f"{GONE}, and so on", None), (1, "the cause", "written")], "error the cause"),
+        ([("hang", "", "ended"), (1, "the cause", None)], "error the cause"),  # torchrun kills it
+        ([(0, "", "ended"), ("abort", "", None)], "error process 1 of 2 was aborted by a library"),
         (
-            [(1, "connection closed by peer", 0.05), ("kill", "", 0)],
+            [(1, "connection closed by peer", "dead"), ("kill", "", None)],
             "error process 1 of 2 ended with SIGKILL without an error of its own",
         ),
     ],
 )
 def test_spawn(tmp_path, todo, printed):
     done = subprocess.run(
-        _command(tmp_path, todo), cwd=tmp_path, capture_output=True, text=True, env=_env(), timeout=100
+        _command(tmp_path, todo), cwd=tmp_path, capture_output=True, text=True, env=_env(), timeout=600
     )
     assert done.stdout.startswith(printed), done.stderr
     assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
@@ -130,14 +165,13 @@ def _env():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_warning_lets_all_processes_save(tmp_path, number):
     """torchrun itself dies of a SIGUSR1, which Slurm sends before a job's time limit."""
-    words = _command(tmp_path, [("stop", "", 60), ("stop", "", 60)])
+    words = _command(tmp_path, [("stop", "", "ended"), ("stop", "", "ended")])
     parent = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=_env())
-    end = time.monotonic() + 100
-    while len(list(tmp_path.glob("ready-*"))) < 2:
-        assert parent.poll() is None and time.monotonic() < end
+    while len(list(tmp_path.glob("started-*"))) < 2:
+        assert parent.poll() is None
         time.sleep(0.1)
     parent.send_signal(number)
-    assert parent.communicate(timeout=100)[0] == "code 2\n"
+    assert parent.communicate(timeout=600)[0] == "code 2\n"
 
 
 @pytest.mark.slow

@@ -1,5 +1,4 @@
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import pytest
 
 from evalkit.errors import EvalkitError
 from evalkit.nodes import Meeting, meeting
+from tests import ports
 from tests.train.test_resume import command, digest, finish
 
 STEP = {
@@ -58,12 +58,9 @@ def test_a_step_of_slurm_says_it_all(step, monkeypatch):
 @pytest.mark.slow
 def test_two_nodes_of_one_process_end_in_the_weights_of_one_node_of_two(tmp_path):
     finish(*command(tmp_path / "one", "epochs=1", processes=2))
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    words = command(tmp_path / "two", "epochs=1", "--nodes", "2", "--rendezvous", f"127.0.0.1:{port}")
+    words = command(tmp_path / "two", "epochs=1", "--nodes", "2", "--rendezvous", f"127.0.0.1:{ports.free()}")
     nodes = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
-    said = [node.communicate(timeout=300)[0] for node in nodes]
+    said = [node.communicate(timeout=600)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert sum("2 x CPU" in text for text in said) == 1, said  # one of them speaks
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
@@ -71,10 +68,7 @@ def test_two_nodes_of_one_process_end_in_the_weights_of_one_node_of_two(tmp_path
 
 @pytest.mark.slow
 def test_a_node_that_stays_alone_says_so_in_a_line(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     code = "from evalkit import launch, nodes; nodes.JOIN_SECONDS = 2\n"
-    code += f"launch.spawn(1, ['doctor'], nodes.Meeting(2, '127.0.0.1:{port}'))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    code += f"launch.spawn(1, ['doctor'], nodes.Meeting(2, '127.0.0.1:{ports.free()}'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert "the 2 nodes did not meet at 127.0.0.1" in done.stderr.splitlines()[-1]

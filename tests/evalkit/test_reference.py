@@ -56,9 +56,9 @@ def test_page():
         "  what it looks like; null: any",
         "  one of red, blue or null; default null",
         "  red: like a rose",
-        "  can move a number",
+        "  setting: can move a number",
     ]
-    assert reference.page(BOTH, "wheels").endswith("\n  moves not one bit and may change on resume")
+    assert reference.page(BOTH, "wheels").endswith("\n  execution: moves not one bit and may change on resume")
     with pytest.raises(EvalkitError, match=r"^unknown key 'color'. Did you mean 'colour'\?$"):
         reference.page(BOTH, "color")
     with pytest.raises(EvalkitError, match="^key 'old' no longer exists; use speed$"):

@@ -32,6 +32,14 @@ def test_round_trip_one_sorted_line_each(tmp_path):
     assert results.read([tmp_path]) == [r | {"_dir": str(tmp_path / "a" / "b")} for r in (first, second)]
 
 
+def test_the_same_numbers_again_add_nothing(tmp_path):
+    first = record(label="one")
+    assert results.append(tmp_path, first)
+    assert not results.append(tmp_path, first | {"seconds": 999.0, "environment": {"torch": "another"}})
+    assert results.append(tmp_path, first | {"metrics": {name: 0.123 for name in first["metrics"]}})
+    assert len(results.read([tmp_path])) == 2
+
+
 def test_half_a_line_is_skipped_with_a_warning_and_the_next_record_stands_alone(tmp_path):
     results.append(tmp_path, record(label="one"))
     path = tmp_path / "results.jsonl"
@@ -40,23 +48,9 @@ def test_half_a_line_is_skipped_with_a_warning_and_the_next_record_stands_alone(
         path.write_bytes(whole + whole[:cut])
         with pytest.warns(UserWarning, match="line 2 was skipped: not valid JSON"):
             assert [r["label"] for r in results.read([tmp_path])] == ["one"]
-        results.append(tmp_path, record(label="two"))
+        assert results.append(tmp_path, record(label="two"))
         with pytest.warns(UserWarning, match="line 2"):
             assert [r["label"] for r in results.read([tmp_path])] == ["one", "two"]
-
-
-def test_two_equal_commands_at_once_record_once(tmp_path, monkeypatch):
-    own, lock = record(label="one"), results.locked
-
-    def waited(fd, wait):  # for the other one, which was quicker
-        monkeypatch.setattr(results, "locked", lock)
-        results.append(tmp_path, own | {"seconds": 9.0})
-        return lock(fd, wait=wait)
-
-    monkeypatch.setattr(results, "locked", waited)
-    assert not results.append(tmp_path, own, once=True)
-    assert results.append(tmp_path, record(label="two"), once=True)
-    assert [r["label"] for r in results.read([tmp_path])] == ["one", "two"]
 
 
 def test_a_line_that_only_lacks_its_end_is_whole(tmp_path):
@@ -112,10 +106,27 @@ def test_processes_that_append_at_once_do_not_interleave(tmp_path):
         w.start()
     start.set()
     for w in workers:
-        w.join(60)
+        w.join(600)
     labels = [r["label"] for r in results.read([tmp_path])]
     assert sorted(labels) == sorted(f"{name}-{i}" for name in "abc" for i in range(40))
     assert [label for label in labels if label.startswith("a")] == [f"a-{i}" for i in range(40)]
+
+
+def write_same(folder, start):
+    start.wait()
+    for i in range(20):
+        results.append(folder, record(label=str(i)))
+
+
+def test_processes_that_append_the_same_at_once_add_it_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(3)
+    workers = [context.Process(target=write_same, args=(tmp_path, start)) for _ in range(3)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join(600)
+    assert sorted(r["label"] for r in results.read([tmp_path])) == sorted(map(str, range(20)))
 
 
 def test_unwritable_folder_and_full_disk_are_one_line(tmp_path):

@@ -265,7 +265,7 @@ def test_what_cannot_be_compared_is_one_clear_line(world, tmp_path, capsys):
     a, b = str(root / "a"), str(root / "b")
     with pytest.raises(
         EvalkitError,
-        match=r"both holds 2 models: one \(checkpoint .{8}\), two \(checkpoint .{8}\); name one as .*both:LABEL",
+        match=r"both holds 2 models: one \(vit.*, checkpoint .{8}\), two \(vit.*\); name one as .*both:LABEL",
     ):
         compare(str(root / "both"), b)
     with pytest.raises(EvalkitError, match="unknown model of .*both 'onne'. Did you mean 'one'"):

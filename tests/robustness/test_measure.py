@@ -13,7 +13,7 @@ from evalkit.errors import EvalkitError
 from evalkit.models import Network
 from evalkit.report.collect import rows_of, runs_of
 from evalkit.report.tables import summary
-from evalkit.robustness import CONFIGS, PROTOCOLS, imagenet_a, measure, run
+from evalkit.robustness import CONFIGS, PROTOCOLS, imagenet_a, measure, run, store
 
 from .fakes import noise, records, save_checkpoint, write_corruptions, write_tree
 
@@ -90,7 +90,7 @@ def test_damaged_records_are_made_again(setup, damage):
     cfg, out = options("imagenet-a", keys, other), Path(keys["out"])
     run("imagenet-a", [str(checkpoint)], cfg)
     (path,) = (out / "records").glob("*.npz")
-    content = path.read_bytes()
+    content, before = path.read_bytes(), records(out)
     if damage == "truncated":
         path.write_bytes(content[:100])
     elif damage == "changed":
@@ -101,7 +101,21 @@ def test_damaged_records_are_made_again(setup, damage):
         path.with_suffix(".json").write_text("{")
     assert run("imagenet-a", [str(checkpoint)], cfg) == 0
     assert path.read_bytes() == content
-    assert len(records(out)) == 1  # the same numbers: nothing to add
+    assert records(out) == before
+
+
+def test_two_equal_commands_at_once_record_once(setup, monkeypatch):
+    checkpoint, keys, other = setup
+    cfg, write = options("imagenet-a", keys, other), store.write
+
+    def second(*args):
+        write(*args)
+        monkeypatch.setattr(store, "write", write)
+        assert run("imagenet-a", [str(checkpoint)], cfg) == 0
+
+    monkeypatch.setattr(store, "write", second)
+    assert run("imagenet-a", [str(checkpoint)], cfg) == 0
+    assert len(records(Path(keys["out"]))) == 1
 
 
 def test_records_hold_what_the_metrics_need(setup):

@@ -89,15 +89,15 @@ class AdAutoMix(LearnedMix):
     Draws: lam, partner and lam_k, partner_k, n > 2: lam (n,) and partner, partner_k (n, B); train_block (bool).
 
     Args:
-        images: n, how many are mixed.
-        alpha: Of Beta(alpha, alpha), which lambdas are drawn from.
+        images: n, the number of images that are mixed into one.
+        alpha: Parameter of Beta(alpha, alpha), which lambdas are drawn from.
         beta: The weight of L_k in the adversarial steps; 1 - beta is that of S.
-        adv_interval: Every so many steps are adversarial.
+        adv_interval: One step in so many is adversarial.
         cos_sign: 1 (the code: similarity to the originals is lowered) or -1 (raised, as the aim of keeping their
             meaning asks).
         port_margin: With n > 2, blend where 1 - lam_1 > `lam_margin`, which nearly always holds.
         lam_embed: Whether lambda is a channel of z.
-        lam_margin: See above.
+        lam_margin: How near to 0 or 1 lam_1 must be for a blend without masks, as above.
 
     The other arguments are those of every learned mix block; `pairing` is for n = 2.
 

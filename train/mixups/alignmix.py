@@ -30,8 +30,8 @@ class AlignMix(MixMethod):
         alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
         pairing: As CutMix.
         input_prob: How often images are mixed instead of features.
-        eps: Of Sinkhorn's regulariser.
-        iterations: Of Sinkhorn at most.
+        eps: Weight of the entropy in Sinkhorn's algorithm.
+        iterations: The most iterations of Sinkhorn's algorithm.
         tol: Mean change of the potentials below which Sinkhorn ends; 0: never.
         row_normalize: Make the shares R_jk of each j sum to 1, which an unfinished iteration does not.
         feat_l2norm: Take the cost between features of length 1, for which Sinkhorn does finish.

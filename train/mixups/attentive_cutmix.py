@@ -25,7 +25,7 @@ class AttentiveCutMix(MixMethod):
         teacher: The pretrained network: a timm name, an evalkit checkpoint or a weights file. Images are resized to
             its input size, so 224 pixels give ResNet-50's 7 x 7 cells.
         teacher_model: The architecture of a weights file.
-        top: Number of cells.
+        top: Number of cells that are pasted, those with the most attention.
         pairing: As CutMix.
 
     Draws: partner.

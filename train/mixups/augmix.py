@@ -31,12 +31,12 @@ class AugMix(MixMethod):
     `ctx.extras["views"]`; normalising commutes with the blend.
 
     Args:
-        severity: Of the operations, up to 10.
-        width: Number of chains.
-        depth: Operations in each chain; 0: 1 to 3.
+        severity: Strength of the operations, up to 10.
+        width: Number of chains of operations that are mixed.
+        depth: Operations in each chain; 0: 1 to 3, drawn.
         all_ops: Add the four operations that overlap with ImageNet-C.
         jsd: False: train on one view alone.
-        jsd_weight: Of the divergence in the loss.
+        jsd_weight: Weight of the Jensen-Shannon divergence in the loss.
 
     Draws: none in `mix`; a view is a function of the image and the generator given by the loader.
 

@@ -52,7 +52,7 @@ class MaskedMix(LearnedMix):
             "constant" (not at all).
         mask_margin: How far a mask's mean may be from lambda without a penalty.
         mask_adjust: Probability of scaling L_q's masks to a mean of lambda.
-        adjust_to_k: To a mean of lambda', as the code.
+        adjust_to_k: Whether `mask_adjust` scales to a mean of lambda' instead, as the code.
         head_one_mix: h_q is trained on Mixup and CutMix images.
     """
 

@@ -22,7 +22,7 @@ class Choice(MixMethod):
         branch k ~ Categorical(probs);  x~, t and the loss are those of methods[k]
 
     Args:
-        methods: Any methods.
+        methods: The methods, one of which is drawn for each batch.
         probs: Their probabilities; None: equal ones.
 
     In a recipe: {choice: [{name: mixup, alpha: 0.8, prob: 0.5}, ...]}. Presets are the published switches: "default"

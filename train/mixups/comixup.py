@@ -36,17 +36,17 @@ class CoMixup(SaliencyMethod):
     Args:
         alpha: Parameter of the distribution of ratios.
         part: n; the rest of the batch makes a smaller part.
-        grid: m, cells per side.
+        grid: m, cells per side of the image.
         beta: Weight of neighbouring cells that show different inputs, as above.
         gamma: Weight of showing what other outputs show already, as above.
         eta: Weight of the prior of the ratios, as above.
         omega: Share of the distance D in A, as above.
-        threshold: tau of the formula.
-        threshold_type: "hard" or "soft".
+        threshold: tau, the share of the cells above which a repeated input costs more, as above.
+        threshold_type: What it costs then: "hard", all of v_k, or "soft", the excess.
         threshold_first: v = A applied to the counts above the threshold (the code, by a missing pair of brackets).
         iterations: Rounds over the outputs of a part.
         resolve: Before the last round, push outputs of the same inputs apart.
-        peak_stride: Of the windows whose places D compares.
+        peak_stride: Stride of the windows whose places D compares.
         clean_lam: Weight of the loss of the clean batch; 0: saliency in evaluation mode.
 
     Presets: "released" the code for CIFAR and Tiny-ImageNet, "imagenet" the one for ImageNet. Images must be square,

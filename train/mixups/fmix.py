@@ -28,7 +28,7 @@ class FMix(MixMethod):
 
     Args:
         alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
-        decay: Of the spectrum.
+        decay: Power by which the spectrum decays; the larger, the smoother the mask.
         max_soft: Turn the up to 2 max_soft H W pixels around the border into a ramp from 1 to 0.
         reformulate: Draw lam from Beta(alpha + 1, alpha) and keep the own label alone.
         spectrum: "isotropic": the formula; "reference": the official code, which takes the first two rows of

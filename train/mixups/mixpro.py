@@ -45,7 +45,7 @@ class MixPro(MixMethod):
                 (area labels).
             pal_detach: No gradient through the cosine.
             pal_epochs: The number of epochs, for "linear" and "parabolic" to count whole ones.
-            pal_hard_ce: one-hot labels in the loss, smoothed ones only inside the cosine.
+            pal_hard_ce: One-hot labels in the loss, smoothed ones only inside the cosine.
 
     Presets of the paper's ablations: "pal_cutmix" (table 6), "misaligned" and "reduced" (table 8, B and C), "equal"
     (also MaskMix with TransMix's label in table 6), "linear", "parabolic", "learnable" (table 10); scales 1, 2, 4 and

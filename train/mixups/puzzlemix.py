@@ -41,7 +41,7 @@ class PuzzleMix(SaliencyMethod):
         gamma: Weight of what differs across their border, as above.
         eta: Weight of the prior of lambda, as above.
         neighbourhood: n: pixels along a border are averages of n x n.
-        transport: Whether blocks move.
+        transport: Whether blocks move within their image before they are mixed.
         t_eps: Cost of a move per distance.
         t_size: Side in pixels of the blocks that move; None: those of the mask.
         clean_lam: Weight of the loss of the clean batch (saliency is then taken in training mode).

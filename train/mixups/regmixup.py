@@ -33,7 +33,7 @@ class RegMixup(MixMethod):
     Args:
         alpha: Parameter of Beta(alpha, alpha); 0: no mixing.
         eta: Weight of the mixed images' loss.
-        pairing: Partners, as Mixup.
+        pairing: As Mixup.
 
     Draws: lam, partner.
 

@@ -24,7 +24,7 @@ class ResizeMix(MixMethod):
         x~_i = T(x_pi(i)) in box_i, x_i elsewhere;   lam = 1 - h w / (H W),   t_i = lam s(y_i) + (1 - lam) s(y_pi(i))
 
     Args:
-        scope: The range of tau.
+        scope: The range of tau, the side of the pasted image as a share.
         alpha: Draw tau from Beta(alpha, alpha), and from U(scope) where that is outside the scope.
         box: "inside", or "clipped": one box per batch, cut off at the image's border, the partner squeezed into what
             is left (OpenMixup).

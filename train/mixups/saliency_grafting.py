@@ -27,7 +27,7 @@ class SaliencyGrafting(MixMethod):
     Args:
         alpha: Parameter of Beta(alpha, alpha); 0: every salient cell is grafted.
         grid: g, or the side of the feature map where that is smaller.
-        temperature: Of the softmax over cells.
+        temperature: Temperature of the softmax over cells.
         pairing: As CutMix.
 
     Draws: lam, partner, keep ((B, g, g) uniform numbers: a salient cell is grafted where it is below lam).

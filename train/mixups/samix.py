@@ -31,8 +31,8 @@ class SAMix(MaskedMix):
     keep_k (B, 1, h, w): 0 or 1 / (1 - dropout).
 
     Args:
-        lam_shape: k of f_k.
-        dropout: Of the value.
+        lam_shape: k of f_k, how strongly lambda is bent; below 0: not at all.
+        dropout: Probability of dropping a cell of the value.
 
     The other arguments are those of AutoMix but `lam_embed`.
 

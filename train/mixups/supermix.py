@@ -32,13 +32,13 @@ class SuperMix(MixMethod):
 
     Args:
         teacher: As Attentive CutMix, a classifier of the same classes.
-        images: K, how many are mixed.
+        images: K, the number of images that are mixed into one.
         alpha: Parameter of the distribution of ratios.
         width: w, cells per side of theta.
         sparsity: Weight of the masks' sparsity.
-        sigma: Of the smoothing, in cells of theta.
+        sigma: Width of the Gaussian that smooths the gradient, in cells of theta.
         tolerance: Share of the batch that may fail.
-        iterations: At most.
+        iterations: The most iterations of the search for masks.
         label: "target": t from r; "teacher": the teacher's prediction.
         teacher_model: The architecture of a weights file.
 

@@ -26,13 +26,13 @@ class Switch(MixMethod):
         x~_i = M_i x_i + (1 - M_i) x_(B-1-i),   lam_i = mean(M_i),   t_i = lam_i s(y_i) + (1 - lam_i) s(y_(B-1-i))
 
     Args:
-        mixup_alpha: Of Mixup; 0: not that one.
-        cutmix_alpha: Of CutMix; 0: not that one.
+        mixup_alpha: Parameter of Mixup's Beta(alpha, alpha); 0: never Mixup.
+        cutmix_alpha: Parameter of CutMix's Beta(alpha, alpha); 0: never CutMix.
         prob: How often anything is mixed.
         switch_prob: How often it is CutMix, where both may be.
         mode: "batch": one decision, lambda and box for all images; "elem": one for each image; "pair": one for i and B
             - 1 - i, which swap their content.
-        edge: Of the box, as CutMix ("new" is timm 1.0.31).
+        edge: As CutMix.
 
     Draws, in pair and elem mode arrays over n = B / 2 or B decisions: apply (bool), cutmix (bool), lam, centre ((n,
     2): row, column).

@@ -41,12 +41,12 @@ class TokenMix(MixMethod):
         teacher: "cam": class activation map, above 0, of the frozen `network`; "attn": its class attention; "self":
             the trained network's own class attention, or class activation map where it has none; "area": shares of the
             tokens; "offline": maps from a folder. An image without any score gets the share of its tokens.
-        network: a timm name, a checkpoint or a weights file.
+        network: The teacher: a timm name, a checkpoint or a weights file.
         network_model: The architecture of a weights file.
         maps: The folder of maps, see OfflineMaps.
-        mask: "block" or "random".
+        mask: Which tokens are the partner's: "block", whole blocks, or "random", single ones.
         lam_const: lam; None: from Beta(1, 1).
-        min_tokens: m; None: 14 for each 196.
+        min_tokens: m, tokens that the partner gets besides; None: 14 for each 196 of the grid.
         cell: Side of a token in pixels; None: a patch.
         clamp: No target below 0, which s < e/2 gives.
         pairing: As CutMix.
@@ -58,7 +58,6 @@ class TokenMix(MixMethod):
     """
 
     family = "attention"
-    row_sum = None  # the share of either image's own attention that is seen
     needs = "a teacher of the same classes"
     extra_passes = "1 forward of the teacher"
     bibtex = """

@@ -15,6 +15,7 @@ from ..mixups import METHODS, MixMethod, arguments, find
 
 SECTION = re.compile(r"^(\s*)Args:\s*$")
 GROUP = re.compile(r"^\s+[A-Z][\w ]*:$")  # a heading over some of the arguments
+AS = re.compile(r"^As (\w+(?: [A-Z]\w*)*)")  # the meaning of an argument that another method has too
 ARGUMENT = re.compile(r"^(\s+)(`?\w+`?(?:, `?\w+`?)*):\s+(.*)$")
 
 
@@ -71,8 +72,22 @@ def described(cls: type[MixMethod]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for name, p in arguments(cls).items():
         default = "must be given" if p.default is p.empty else flow(plain(p.default))
-        found.append((name, typed(p.annotation), default, words.get(name, "")))
+        found.append((name, typed(p.annotation), default, spelled_out(name, words.get(name, ""))))
     return found
+
+
+def spelled_out(name: str, words: str) -> str:
+    """The meaning of an argument; before 'As CutMix.' stands what CutMix says of it.
+
+    Args:
+        name: The argument.
+        words: Its meaning as the class has it.
+    """
+    said = words
+    while match := AS.match(said):
+        other = next(cls for cls in METHODS.values() if cls.__name__ == match[1].replace(" ", ""))
+        said = meanings(other)[name]
+    return words if said is words else f"{said} {words}"
 
 
 def meanings(cls: type[MixMethod]) -> dict[str, str]:
@@ -99,7 +114,8 @@ def meanings(cls: type[MixMethod]) -> dict[str, str]:
 
 def typed(annotation: Any) -> str:
     """A type in words."""
-    return "" if annotation is inspect.Parameter.empty else kind(annotation).replace("typing.", "")
+    words = "" if annotation is inspect.Parameter.empty else kind(annotation)
+    return {"MixMethod": "a method", "a list of MixMethod": "a list of methods"}.get(words, words)
 
 
 def plain(value: Any) -> Any:

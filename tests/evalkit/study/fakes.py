@@ -5,20 +5,22 @@ import sys
 from pathlib import Path
 
 SCRIPT = '''#!{python}
-"""Called as: THIS -m evalkit COMMAND ... --out DIR | --resume DIR. Notes the call, fails or stops where a file asks."""
+"""THIS -P -m evalkit COMMAND ... --out DIR | --resume DIR: notes the call, fails or stops where a file asks."""
 import json, os, pathlib, signal, sys, time
-argv = sys.argv[3:]
+argv = sys.argv[4:]
 out = pathlib.Path(argv[argv.index("--out" if "--out" in argv else "--resume") + 1])
-root = pathlib.Path.cwd()
+root = out.parents[2]
 with open(root / "calls.jsonl", "a") as f:
-    f.write(json.dumps({{"argv": argv, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}}) + "\\n")
+    f.write(json.dumps({{"argv": argv, "cwd": os.getcwd(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}}) + "\\n")
 out.mkdir(parents=True, exist_ok=True)
 (out / "config.yaml").write_text("seed: 0\\n")
 if (root / "slow").exists():
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: sys.exit(2))
     print("listens", flush=True)
-    time.sleep(30)
+    time.sleep(600)
+while (root / "hold").exists():
+    time.sleep(0.01)
 if (root / "pause").exists():
     time.sleep(float((root / "pause").read_text()))
 if any(word in " ".join(argv) for word in (root / "fail").read_text().split()) if (root / "fail").exists() else False:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ... import ports
+
 ASKED = "EVALKIT_TEST_SLURM"  # environment variable: 1 starts one
 CONF = """
 ClusterName=evalkit
@@ -36,11 +38,12 @@ ReturnToService=2
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
-KillWait=20
+KillWait=300
+SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-STARTED = 30.0  # seconds until the node must be there
+STARTED = 300.0  # seconds until all of it must be there; as a rule, a few
 
 
 def obstacle() -> str | None:
@@ -57,11 +60,11 @@ def obstacle() -> str | None:
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[dict[str, str]]:
     """Start it in `folder`, whose path must be short (a socket lies there); yields the variables its commands need."""
-    host, ports = socket.gethostname().split(".")[0], [_free_port(), _free_port()]
+    host, numbers = socket.gethostname().split(".")[0], [ports.free(), ports.free()]
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir()
     folder.chmod(0o755)
-    (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host, ports=ports, user=getpass.getuser()))
+    (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host, ports=numbers, user=getpass.getuser()))
     (folder / "munge.key").write_bytes(secrets.token_bytes(1024))
     (folder / "munge.key").chmod(0o400)
     environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
@@ -70,14 +73,17 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
     processes: list[subprocess.Popen[bytes]] = []
     try:
         with (folder / "daemons.log").open("wb") as log:
-            for command in (munged, ["slurmctld", "-D"], ["slurmd", "-D", "-N", host]):
+            for command, answers in (
+                (munged, (folder / "munge.socket").exists),
+                (["slurmctld", "-D"], lambda: "is UP" in _said(["scontrol", "ping"], environment)),
+                (["slurmd", "-D", "-N", host], lambda: "idle" in _said(["sinfo", "-h", "-o", "%T"], environment)),
+            ):
                 processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-                time.sleep(1.0)
-        end = time.monotonic() + STARTED
-        while "idle" not in _said(["sinfo", "-h", "-o", "%T"], environment):
-            if time.monotonic() > end or any(p.poll() is not None for p in processes):
-                raise RuntimeError((folder / "daemons.log").read_text()[-2000:])
-            time.sleep(0.5)
+                end = time.monotonic() + STARTED
+                while not answers():
+                    if time.monotonic() > end or any(p.poll() is not None for p in processes):
+                        raise RuntimeError((folder / "daemons.log").read_text()[-2000:])
+                    time.sleep(0.2)
         # Snakemake's plug-in takes SLURM_CONF from the environment of the srun within a job
         srun = f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n'
         (folder / "bin" / "srun").write_text(srun)
@@ -92,7 +98,7 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
         for process in reversed(processes):
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -100,9 +106,3 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
 
 def _said(command: list[str], environment: dict[str, str]) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -188,3 +189,18 @@ def test_published_values_stand_beside_the_studys_own_with_their_form(tmp_path):
     assert (own, published, difference, form) == ("80.10", "80.7", "-0.60", "not stated")
     assert "quoted from TransMix paper" in source and state == "not the published settings or data"
     assert lines["MixPro, top1"][:3] == ["81.20", "81.3", "-0.10"]
+
+
+def test_what_no_column_shows_is_shown_or_said(tmp_path):
+    """An attack of strengths that are none of the protocol's columns; a median that no training has kept."""
+    path, folder = tmp_path / "mine.yaml", tmp_path / "ran"
+    content = {"recipe": "digits", "axes": {"seed": [0]}, "evaluate": [{"robustness": "fgsm", "set": {"eps": [1]}}]}
+    path.write_text(yaml.safe_dump(content | {"report": {"form": "median"}}))
+    study = spec.load(path)
+    write(folder / "cells" / "seed0" / "train", fake_records.record(metrics={"top1": 0.7}))
+    attack = fake_records.record(task="robustness", protocol="fgsm", metrics={"top1": 0.7, "top1_eps_1": 0.123})
+    write(folder / "cells" / "seed0" / "fgsm", attack)
+    report.build(study, folder, tmp_path / "report", protocols(), partial(outcome_of, transfers={}))
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "eps 1/255" in text and "12.30" in text
+    assert "not in the tables: train: no record has what they show (report: form: median)." in text

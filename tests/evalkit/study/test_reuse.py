@@ -75,16 +75,19 @@ def test_a_training_made_before_is_used_and_named(planned, tmp_path):
 def test_another_training_is_not_used(planned, tmp_path, changes):
     folder, made = planned
     trained(tmp_path / "runs" / "before", **changes)
-    assert reuse.take(folder, made, [tmp_path / "runs"], lambda job: WANTED) == []
+    known = int(not changes.keys() & {"complete", "weights"})
+    (said,) = reuse.take(folder, made, [tmp_path / "runs"], lambda job: WANTED)
+    assert said.startswith(f"nothing is used of {tmp_path / 'runs'}: none of its {known} finished trainings has")
 
 
 def test_other_training_images_and_missing_weights_are_not_used(planned, tmp_path):
     folder, made = planned
     run = trained(tmp_path / "runs" / "before")
     another = replace(WANTED, sets=SETS | {"train": "content-full:" + "4" * 64})
-    assert reuse.take(folder, made, [tmp_path / "runs"], lambda job: another) == []
-    (run / "last" / "model.safetensors").unlink()
-    assert reuse.take(folder, made, [tmp_path / "runs"], lambda job: WANTED) == []
+    for wanted in (another, WANTED):
+        (said,) = reuse.take(folder, made, [tmp_path / "runs"], lambda job, wanted=wanted: wanted)
+        assert said.startswith("nothing is used of")
+        (run / "last" / "model.safetensors").unlink(missing_ok=True)
 
 
 def test_the_evaluations_of_another_study_come_with_its_training(planned, tmp_path, record):
@@ -101,6 +104,28 @@ def test_the_evaluations_of_another_study_come_with_its_training(planned, tmp_pa
     wanted = {first.id: WANTED, occlusion.id: evaluation}
     said = reuse.take(folder, made, [before], lambda job: wanted.get(job.id, replace(WANTED, version=9)))
     assert len(said) == 2 and plan.finished(folder, occlusion) and not (folder / linear.out).exists()
+
+
+def test_what_another_study_has_taken_itself_is_taken_with_what_it_measured_of_it(planned, tmp_path, record):
+    """A third study's training, linked by a second one, which measured it: the first is given the second alone."""
+    folder, made = planned
+    first, occlusion, _ = made.of_cell(made.jobs[0].cell)
+    third = trained(tmp_path / "third")
+    second = tmp_path / "second"
+    plan.start(second, made, load(tmp_path))
+    (second / first.out).parent.mkdir(parents=True)
+    (second / first.out).symlink_to(third, target_is_directory=True)
+    wanted = {first.id: WANTED, occlusion.id: reuse.Identity({}, {"data": PRINT[1]}, 3)}
+    identity = lambda job: wanted.get(job.id, replace(WANTED, version=9))  # noqa: E731
+    assert reuse.take(folder, made, [second], identity) == [f"used: {first.id}: {second / first.out}"]
+    assert (folder / first.out).readlink() == third
+    (folder / first.out).unlink()
+    (second / occlusion.out).mkdir()
+    data = record["data"] | {"sets": {"data": {"name": "digits", "fingerprint": PRINT[1]}}}
+    content = record | {"task": "robustness", "protocol": "occlusion", "version": 3, "data": data}
+    (second / occlusion.out / "results.jsonl").write_text(json.dumps(content) + "\n")
+    assert len(reuse.take(folder, made, [third, second], identity)) == 2  # wherever the training itself was found
+    assert (folder / occlusion.out).readlink() == second / occlusion.out
 
 
 def test_labels_that_a_shell_would_obey_arrive_as_they_are(tmp_path, record):

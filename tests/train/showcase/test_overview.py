@@ -86,6 +86,23 @@ def test_arguments_that_are_handed_on_are_those_of_the_class_above():
     assert arguments(Louder)["extra"].default is Parameter.empty
 
 
+def test_an_argument_that_another_method_has_too_is_spelled_out():
+    said = {name: words for name, _, _, words in overview.described(METHODS["mixpro"])}
+    assert said["scale"] == 'Cell side in patches of the network. As MaskMix; not of "region".'
+    assert said["pairing"].startswith('Partners, "perm": a random permutation') and said["pairing"].endswith(
+        "As MaskMix."
+    )
+    assert overview.spelled_out("lam", "The share. As above.") == "The share. As above."
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_arguments_say_what_they_are_and_of_which_kind(name):
+    """A reader of one page needs no other: no mere 'As CutMix.', no 'Of the mask.', no type of Python's."""
+    for argument, kind, _, words in overview.described(METHODS[name]):
+        assert not words.startswith(("As ", "Of ", "See ")) and len(words.split()) >= 3, (argument, words)
+        assert "." not in kind and "<" not in kind, (argument, kind)
+
+
 def test_a_page_holds_arguments_presets_and_bibtex(monkeypatch):
     monkeypatch.setitem(METHODS, "toy", Toy)
     lines = [line.strip() for line in overview.page("toy").splitlines()]

@@ -24,10 +24,10 @@ class LearnedMix(MixMethod):
     """A mix block phi is trained by the losses of a momentum encoder k, which is also the classifier that is evaluated.
 
     Args:
-        alpha: Of Beta(alpha, alpha), which lambda is drawn from.
+        alpha: Parameter of Beta(alpha, alpha), which lambda is drawn from.
         pairing: "perm", "flip" or "derange".
-        feature_layer: Of z, what phi reads; null: the last stage but one (ResNet, PVT, ConvNeXt), the middle block
-            (ViT) or the last patch merging (Swin).
+        feature_layer: Layer that gives z, what phi reads; null: the last stage but one (ResNet, PVT, ConvNeXt), the
+            middle block (ViT) or the last patch merging (Swin).
         norm: What follows phi's projection: "none", "bn" or "ln".
         upsample: How masks are brought to the size of images: "nearest" or "bilinear".
         lam_margin: The trained network sees a blend without a mask where a share is this close to 0 or 1.
