@@ -28,9 +28,6 @@ def append(out_dir: str | Path, record: Mapping[str, Any]) -> bool:
     Args:
         out_dir: The folder of results.jsonl, made where it is not there.
         record: The record.
-        once: Not where the file has it already, as `holds` says: looked up while no other process can append.
-
-    Returns whether it was appended.
     """
     check(record)
     path = Path(out_dir) / FILE
