@@ -8,16 +8,18 @@ rank) or one of its data workers. The random ones strike at a random moment, tho
 the placed ones before a write, one for every name that a command puts in its place, removes or appends to: between the
 writes on both sides of it. There, what writes is killed; of two processes, at some writes, the parent instead; at a
 checkpoint, also a data worker. After each
-kill no process of the command may be left after 10 seconds, and a command whose rank or worker was killed must say so
-in one line; then it is repeated (with --resume where it has that) and must end with exit code 0 in time, with the same
-bytes of weights and training state, and the same records but for their seconds. Each row names the commit of the code
-that was killed; the earliest, which were recorded without, the commit that they came with.
+kill no process of the command may be left after a minute (the record says how long the slowest took), and a command
+whose rank or worker was killed must say so in one line; then it is repeated (with --resume where it has that) and must
+end with exit code 0 in time, with the same bytes of weights and training state, and the same records but for their
+seconds. Each row names the commit of the code that was killed; the earliest, which were recorded without, the commit
+that they came with.
 
 To spare the imports, a command and the processes that it launches run in forks of this process, which has imported
 everything and computed nothing; what they are compared with is started anew.
 """
 
 import argparse
+import contextlib
 import gc
 import importlib
 import itertools
@@ -53,7 +55,7 @@ except ImportError:  # run as a script
         pick,
     )
 
-ORPHAN_SECONDS, HANG_SECONDS = 10.0, 900.0
+ORPHAN_SECONDS, HANG_SECONDS = 60.0, 900.0
 IMPORTED = [f"evalkit.{name}" for name in ("accuracy", "cli.app", "report", "robustness.occlusion", "train.run")]
 IMPORTED += [f"evalkit.downstream.{name}" for name in ("det", "mm.det", "mm.seg", "run", "scenes", "seg")]
 IMPORTED += ["mmdet.utils", "mmseg.utils", "matplotlib.pyplot", "sklearn.datasets", "torch.utils.tensorboard"]
@@ -210,8 +212,9 @@ def case(bench: Bench, i: int, who: str, at: str | float, rng: random.Random) ->
             members |= set(now)
             due = not isinstance(at, str) and time.monotonic() - began >= at * seconds
             if due and (victim := pick(now, who, job.processes, rng)):
-                victim.kill()
-                row["struck"] = True
+                with contextlib.suppress(psutil.NoSuchProcess):  # it ended this moment
+                    victim.kill()
+                    row["struck"] = True
             time.sleep(0 if row["struck"] else 0.1)
         if isinstance(at, str):
             row["struck"] = (bench.work / "struck").exists()

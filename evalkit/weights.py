@@ -9,6 +9,7 @@ import argparse
 import pickle
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def read_file(path: Path, weights: str | None = None) -> Read:
     if not path.is_file():
         raise EvalkitError(f"no such checkpoint: {path}")
     if path.suffix == ".safetensors":
-        return _plain(read_safetensors(path), path), {}, sha256_file(path)
+        tensors = read_safetensors(path)
+        said = _of_another_precision(tensors)
+        return _plain(tensors, path), {"chosen": said} if said else {}, sha256_file(path)
     content = read_torch(path)
     keys = STATE_DICT_KEYS if weights != "raw" else STATE_DICT_KEYS[2:]
     meta: dict[str, Any] = {}
@@ -73,9 +76,11 @@ def read_file(path: Path, weights: str | None = None) -> Read:
             break
     tensors = _tensors_of(content)
     if not tensors or not all(isinstance(name, str) for name in tensors):
+        inner = [repr(k) for k, v in content.items() if _names_in(v)] if isinstance(content, dict) else []
         raise EvalkitError(
             f"{path} holds no state dict; expected tensors at the top level or under one of"
             f" {', '.join(STATE_DICT_KEYS)}"
+            + (f", but they lie under {' and '.join(inner[:4])}: save the one that is meant alone" if inner else "")
         )
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
@@ -83,7 +88,19 @@ def read_file(path: Path, weights: str | None = None) -> Read:
                 f"{path} holds tensors that are quantised, sparse or without values, such as '{name}'; save the plain"
                 " ones"
             )
+    if said := _of_another_precision(tensors):
+        meta["chosen"] = [*meta.get("chosen", []), *said]
     return _plain(tensors, path), meta, sha256_file(path)
+
+
+def _of_another_precision(tensors: Mapping[str, Tensor]) -> list[str]:
+    """A clause for each precision of a file's weights that is not the one they are computed with in."""
+    count = Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point())
+    return [
+        f"{n} tensors of the file are {kind}, and computed with in float32"
+        for kind, n in count.items()
+        if kind != "float32"
+    ]
 
 
 def _tensors_of(content: Any) -> dict[str, Tensor]:

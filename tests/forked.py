@@ -2,11 +2,13 @@
 of importing. What such a command leaves behind is compared with that of a process of its own in
 tests/train/test_resume.py."""
 
+import atexit
 import contextlib
 import multiprocessing
 import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -14,7 +16,18 @@ import psutil
 from benchmarks.killing import command, family, orphans
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["evalkit.cli.app", "evalkit.train.run", "benchmarks.killing", "tensorboard.summary"])
+IMPORTED = ["evalkit.cli.app", "evalkit.train.run", "benchmarks.killing", "tensorboard.summary"]
+SERVER.set_forkserver_preload(IMPORTED)  # when the first fork is asked for
+
+
+STARTED: list["Command"] = []
+
+
+@atexit.register
+def end_all() -> None:
+    """What a test that failed has left waiting: Python would wait for it."""
+    for started in STARTED:
+        started.kill()
 
 
 class Command:
@@ -23,13 +36,15 @@ class Command:
     Args:
         words: Those of the command, without `evalkit`.
         out: A file for what it says.
+        prepare: Called in the fork before the command; None: nothing is.
     """
 
-    def __init__(self, words: Sequence[str], out: Path):
+    def __init__(self, words: Sequence[str], out: Path, prepare: Callable[[], None] | None = None):
         out.touch()
         self.out = out
-        self.process = SERVER.Process(target=_run, args=(list(words), str(out), dict(os.environ)))
+        self.process = SERVER.Process(target=_run, args=(list(words), str(out), dict(os.environ), prepare))
         self.process.start()
+        STARTED.append(self)
 
     def text(self) -> str:
         """What it has said so far."""
@@ -53,23 +68,79 @@ class Command:
             time.sleep(0.02)
         return True
 
-    def kill(self) -> bool:
-        """SIGKILL to it and all processes that it launched, until they are gone; False where it had ended by itself."""
-        ended = self.process.exitcode is not None
-        members = [] if ended else family(self.process.pid)  # each leads a group of its own
-        for process in members:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+    def kill(self, alone: bool = False) -> bool:
+        """SIGKILL to it and all processes that it launched, until they are gone; False where it had ended by itself.
+
+        Args:
+            alone: To it alone: the others have to end by themselves.
+        """
+        if self.process.exitcode is not None:
+            return False
+        members = frozen(self.process.pid)  # each leads a group of its own
+        for process in members[:1] if alone else members:
+            process.kill()
+        for process in members[1:] if alone else ():
+            process.resume()
         self.process.join()
-        orphans(set(members[1:]), 30.0)  # they hold the lock of the run folder
-        time.sleep(1.0)  # and so do data workers that began this moment, which end half a second after their parent
-        return not ended
+        left, _ = orphans(set(members[1:]), 600.0)  # they hold the lock of the run folder
+        assert not left, "processes outlive the command that launched them"
+        return self.process.exitcode == -signal.SIGKILL
 
 
-def _run(words: list[str], out: str, env: dict[str, str]) -> None:
+def frozen(pid: int | None) -> list[psutil.Process]:
+    """The process and all below it, stopped: none of them launches another one that nobody knows."""
+    known: set[psutil.Process] = set()
+    while new := [process for process in family(pid) if process not in known]:
+        for process in new:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+                while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+                    time.sleep(0.001)
+        known.update(new)
+    return [process for process in family(pid) if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def _run(words: list[str], out: str, env: dict[str, str], prepare: Callable[[], None] | None) -> None:
     with open(out, "w", encoding="utf-8") as f:
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
     os.environ.clear()
     multiprocessing.set_start_method("fork", force=True)  # as outside, for its data workers; here it is the server's
+    if prepare is not None:
+        prepare()
     command(words, env)
+
+
+def hold_at(at: int, go: Path) -> None:
+    """Make a command wait after the line of this step, or of a later one, until the file is there.
+
+    Args:
+        at: The step.
+        go: The file.
+    """
+    from evalkit.logger import Logger
+
+    log = Logger.log
+
+    def wait(self: Logger, step: int, *values: object) -> None:
+        log(self, step, *values)
+        while step >= at and not go.exists():
+            time.sleep(0.01)
+
+    Logger.log = wait
+
+
+def hold(most: int) -> None:
+    """Make a command wait after so many lines of steps, until it is killed."""
+    from evalkit.logger import Logger
+
+    log, lines = Logger.log, 0
+
+    def count(self: Logger, step: int, *values: object) -> None:
+        nonlocal lines
+        log(self, step, *values)
+        lines += 1
+        while lines >= most:
+            time.sleep(3600)
+
+    Logger.log = count

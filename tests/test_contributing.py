@@ -1,9 +1,9 @@
 """CONTRIBUTING.md tells the truth: its table names files that are there, and the things named as examples stand in
 these files alone. The workflow, the hooks and the text call commands that exist."""
 
+import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -152,7 +152,7 @@ def test_hooks_are_valid_and_call_what_is_there():
     for hook in hooks:
         assert hook["language"] == "system"
         assert re.match(r"\.venv/bin/python -m ruff (format|check)\b|make types$", hook["entry"])
-    if shutil.which("pre-commit") or (Path(sys.executable).parent / "pre-commit").exists():
+    if importlib.util.find_spec("pre_commit"):
         command = [sys.executable, "-m", "pre_commit", "validate-config", str(HOOKS)]
         assert subprocess.run(command, capture_output=True).returncode == 0
 

@@ -75,6 +75,11 @@ def check_arguments(model: str, model_args: dict[str, Any]) -> None:
             raise EvalkitError(
                 "model_args.num_classes has no place there: the classes are those of the data or the file; leave it out"
             )
+        if name in ("in_chans", "in_channels") and value != 3:
+            raise EvalkitError(
+                f"model_args.{name} must be 3, but got {value!r}: images are read as colours, grey ones as three equal"
+                " channels"
+            )
         if "drop" in name and name.endswith("_rate") and not _is_rate(value):
             raise EvalkitError(f"model_args.{name} must be numbers of at least 0 and below 1, but got {value!r}")
         if name in COUNTS and any(number < 1 for number in _integers(value)):

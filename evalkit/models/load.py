@@ -176,7 +176,9 @@ def _from_file(
             )
         network.input_size = size
     before = _before(name, args, meta) if "img_size" in model_args else None
-    report = {"chosen": meta.get("chosen", [])} | fit(network.model, tensors, path, before=before)
+    told = "model" in meta or "mean" in args.get("pretrained_cfg_overlay", {})
+    chosen = meta.get("chosen", []) + ([] if told else normalised(name, network.model))
+    report = {"chosen": chosen} | fit(network.model, tensors, path, before=before)
     theirs = meta.get("model_args", {}) if "sha256" in meta else {}  # a checkpoint's, written once with its weights
     asked = {k: v for k, v in args.items() if k != "num_classes" and (k not in theirs or theirs[k] != v)}
     label = meta.get("label") or meta.get("method") or Path(path).stem
@@ -196,6 +198,20 @@ def _from_file(
     )
 
 
+def normalised(name: str, model: Any) -> list[str]:
+    """The sentence about a bare weights file, which does not say how images are normalised for it.
+
+    Args:
+        name: The architecture that it was given.
+        model: timm's model of it.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = (", ".join(f"{v:.3g}" for v in cfg.get(key) or ()) for key in ("mean", "std"))
+    if not mean or not std:
+        return []
+    return [f"the file does not say how images are normalised: as timm does for {name}, mean {mean}, deviation {std}"]
+
+
 def _before(name: str, args: dict[str, Any], meta: dict[str, Any]) -> Callable[[], dict[str, Size]]:
     """The shapes of the model at the image size that the file is for, rather than at the one asked for."""
     own = {k: v for k, v in args.items() if k != "img_size"} | {
@@ -207,7 +223,7 @@ def _before(name: str, args: dict[str, Any], meta: dict[str, Any]) -> Callable[[
 def _head_of(network: Network, tensors: dict[str, Tensor], head: str) -> int | None:
     """The number of classes that a file is for; None if it has no head that can be told."""
     tensors = without_prefix(to_timm(network.model, tensors)[0], network.model.state_dict())[0]
-    return len(tensors[head]) if head in tensors and tensors[head].ndim else None
+    return (len(tensors[head]) or None) if head in tensors and tensors[head].ndim else None
 
 
 def _classes(network: Network, classes: list[str] | None) -> list[str] | None:

@@ -2,9 +2,11 @@
 them one after another in a frame, which is then made narrow and dark."""
 
 import contextlib
+import fcntl
 import functools
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -52,11 +54,19 @@ ACTS = """<!doctype html><iframe height=900></iframe><script>
 
 @pytest.fixture(scope="module")
 def site():
-    """The site as `make docs` builds it; what is built already is not built again."""
-    folder = ROOT / "docs" / "_build" / "html"
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    """The site as `make docs` builds it; what is built already is not built again. Tests side by side in several
+    processes build it once: nothing is written while another one reads."""
+    folder, tests = ROOT / "docs" / "_build" / "html", os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / "built-by").open("a+", encoding="utf-8") as built:
+        fcntl.flock(built, fcntl.LOCK_EX)
+        built.seek(0)
+        if built.read() != tests:
+            command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs"), str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-2000:]
+            built.truncate(0)
+            built.write(tests)
     return folder
 
 
@@ -95,7 +105,7 @@ def browser(address, profile):
             yield log
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(600)
 
 
 def test_no_page_is_wider_than_the_window_and_the_console_is_clean(site, tmp_path):

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ import torch
 
 from evalkit import config, results
 from evalkit.logger import Logger
+
+from .. import forked
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,18 +51,13 @@ RECIPE = [
 ]
 
 
+PROGRAM = [sys.executable, "-m", "evalkit"]
+
+
 def command(run: Path, *words: str, processes: int = 1) -> list[str]:
     several = ["--gpus", str(processes)] if processes > 1 else []
-    return [
-        sys.executable,
-        "-m",
-        "evalkit",
-        "transfer",
-        "seg",
-        *words,
-        *several,
-        *(["--out", str(run)] if "--resume" not in words else []),
-    ]
+    out = ["--out", str(run)] if "--resume" not in words else []
+    return [*PROGRAM, "transfer", "seg", *words, *several, *out]
 
 
 def start(run: Path, weights: Path, shapes: Path, *words: str, processes: int = 1) -> list[str]:
@@ -67,27 +66,29 @@ def start(run: Path, weights: Path, shapes: Path, *words: str, processes: int = 
     )
 
 
-def finish(args: list[str]) -> str:
-    done = subprocess.run(args, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def in_fork(folder: Path, args: list[str], prepare: Callable[[], None] | None = None) -> forked.Command:
+    """Start a command in a fork; what it says goes to a file in the folder."""
+    assert args[: len(PROGRAM)] == PROGRAM
+    forked.SERVER.set_forkserver_preload([*forked.IMPORTED, "tests.downstream.preloaded"])
+    return forked.Command(args[len(PROGRAM) :], folder / f"said-{time.monotonic_ns()}.txt", prepare)
 
 
-def stop(args: list[str], number: int, at: int) -> tuple[int, str]:
-    """Send a signal to the process group once the step is logged; exit code and output."""
-    process = subprocess.Popen(
-        args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    text = ""
-    for line in process.stdout:
-        text += line
-        if line.startswith(f"step {at}/"):
-            time.sleep(0.05)
-            os.killpg(process.pid, number)
-            break
-    text += process.stdout.read()
-    process.stdout.close()
-    return process.wait(), text
+def finish(folder: Path, args: list[str]) -> str:
+    running = in_fork(folder, args)
+    assert running.wait() == 0, running.text()
+    return running.text()
+
+
+def stop(args: list[str], number: int, at: int, folder: Path) -> tuple[int, str]:
+    """Send a signal to the process group within the step after `at`, however late this process is; exit code and
+    output."""
+    go = folder / f"go-{at}"
+    running = in_fork(folder, args, partial(forked.hold_at, at + 1, go))
+    assert running.until(1, f"step {at}/"), running.text()
+    time.sleep(0.05)  # anywhere in the next step
+    os.killpg(running.process.pid, number)
+    go.touch()
+    return running.wait(), running.text()
 
 
 def final(run: Path) -> dict:
@@ -101,8 +102,10 @@ def column(run: Path, name: str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def whole(weights, shapes, tmp_path_factory) -> Path:
+    """In a process of its own: the others run in forks."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    finish(start(run, weights, shapes))
+    done = subprocess.run(start(run, weights, shapes), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
     return run
 
 
@@ -117,24 +120,24 @@ def assert_same(run: Path, whole: Path) -> None:
 
 def test_killed_twice_it_ends_as_if_it_never_was(weights, shapes, whole, tmp_path):
     run = tmp_path / "run"
-    assert stop(start(run, weights, shapes), signal.SIGKILL, 8)[0] == -signal.SIGKILL
+    assert stop(start(run, weights, shapes), signal.SIGKILL, 8, tmp_path)[0] == -signal.SIGKILL
     assert not (run / results.FILE).exists()
-    assert stop(command(run, "--resume", str(run), "workers=2"), signal.SIGKILL, 14)[0] == -signal.SIGKILL
+    assert stop(command(run, "--resume", str(run), "workers=2"), signal.SIGKILL, 13, tmp_path)[0] == -signal.SIGKILL
     assert not (run / results.FILE).exists()
-    assert "at step 10" in finish(command(run, "--resume", str(run)))
+    assert "at step 10" in finish(tmp_path, command(run, "--resume", str(run)))
     assert_same(run, whole)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 2), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_run_goes_on(weights, shapes, whole, tmp_path, number, code):
     run = tmp_path / "run"
-    ended, text = stop(start(run, weights, shapes), number, 7)
+    ended, text = stop(start(run, weights, shapes), number, 7, tmp_path)
     assert (
         ended == code
         and f"continue with: evalkit transfer seg --resume {run}" in text
         and not (run / results.FILE).exists()
     )
-    finish(command(run, "--resume", str(run)))
+    finish(tmp_path, command(run, "--resume", str(run)))
     assert_same(run, whole)
 
 
@@ -142,9 +145,9 @@ def test_the_checkpoint_it_came_from_may_be_gone(weights, shapes, whole, tmp_pat
     copy = tmp_path / "weights"
     shutil.copytree(weights, copy, symlinks=True)
     run = tmp_path / "run"
-    stop(start(run, copy, shapes), signal.SIGKILL, 8)
+    assert stop(start(run, copy, shapes), signal.SIGKILL, 8, tmp_path)[0] == -signal.SIGKILL
     shutil.rmtree(copy)
-    finish(command(run, "--resume", str(run)))
+    finish(tmp_path, command(run, "--resume", str(run)))
     assert_same(run, whole)
 
 
@@ -152,8 +155,8 @@ def test_two_processes_learn_what_one_learns(weights, shapes, tmp_path):
     """The same images and augmentation in each step; only the order of summation differs."""
     plain = ["drop_path=0", "head_dropout=0", "opt=sgd"]
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(start(one, weights, shapes, *plain))
-    finish(start(two, weights, shapes, *plain, processes=2))
+    finish(tmp_path, start(one, weights, shapes, *plain))
+    finish(tmp_path, start(two, weights, shapes, *plain, processes=2))
     a, b = final(one)["state_dict"], final(two)["state_dict"]
     assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
     assert results.read([two])[0]["metrics"]["miou"] == pytest.approx(
@@ -181,9 +184,9 @@ def test_two_processes_measure_the_network_they_saved(shapes, tmp_path):
         "drop_path=0",
     ]
     words += ["batch_size=2", "steps=100", "lr=0.01"]
-    finish(command(run, *words, processes=2))
+    finish(tmp_path, command(run, *words, processes=2))
     (run / results.FILE).rename(run / "two.jsonl")
-    finish(command(run, "--resume", str(run)))
+    finish(tmp_path, command(run, "--resume", str(run)))
     (two,), (one,) = results.read([run / "two.jsonl"]), results.read([run / results.FILE])
     assert two["environment"]["processes"] == 2 and one["environment"]["processes"] == 1 and two["n"] == 3
     assert two["metrics"] == one["metrics"] and two["series"] == one["series"]

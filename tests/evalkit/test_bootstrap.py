@@ -205,8 +205,8 @@ def test_the_order_of_the_samples_moves_nothing_but_last_bits():
 def test_imagenet_a_takes_seconds():
     rng = np.random.default_rng(0)
     confidence = rng.random(7500)
-    correct, start = rng.random(7500) < 0.19, time.perf_counter()
+    correct, start = rng.random(7500) < 0.19, time.process_time()
     bootstrap.spread(
         [Calibration(confidence, correct), Aurra("aurra", confidence, correct), Means({"top1": correct})], ids_of(7500)
     )
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 30  # of the CPU, whatever else it does; as a rule one or two

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -249,6 +248,14 @@ def test_more_gpus_than_there_are(calls, monkeypatch):
             "one recipe at a time, but got digits, configs; overrides are written key=value, a folder of images"
             " data_dir=configs",
         ),
+        (
+            ["train", "digits", "learning_rate=1"],
+            "unknown key 'learning_rate'. Did you mean 'lr', learning rate after warm-up?",
+        ),
+        (
+            ["recipes", "keys", "learning_rate"],
+            "unknown key 'learning_rate'. Did you mean 'lr', learning rate after warm-up?",
+        ),
         (["train", "digits", "alpha=1"], "unknown key 'alpha'. Arguments of a mixup are written mixup.alpha=VALUE."),
         (
             ["train", "digits", "--batch-size", "8"],
@@ -376,16 +383,15 @@ def test_a_warning_is_one_line_and_libraries_talk_to_their_callers_alone():
 
 def test_help_is_quick_and_imports_no_torch():
     code = (
-        "import sys; sys.argv = ['evalkit', '--help']\nfrom evalkit import cli\ntry: cli.main()\nfinally: print('torch'"
-        " in sys.modules, file=sys.stderr)"
+        "import sys; sys.argv = ['evalkit', '--help']\nfrom evalkit import cli\ntry: cli.main()\nfinally:"
+        " print(*sys.modules, file=sys.stderr)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0 and done.stderr == "False\n"
+    assert done.returncode == 0
     assert "evalkit train digits-photo mixup=mixpro" in done.stdout and "Examples:" in done.stdout
-    # CPU seconds: other work on the machine does not count
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    # instead of seconds, which depend on the machine: some 185 modules take 0.15, NumPy alone would be a hundred more
+    loaded = done.stderr.split()
+    assert len(loaded) < 250 and not {"torch", "numpy", "yaml", "PIL"} & set(loaded), loaded
 
 
 def test_every_command_has_help():

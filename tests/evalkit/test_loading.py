@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -222,14 +221,14 @@ def children():
 
 
 def test_workers_outlive_a_signal_to_the_whole_group():
+    others = set(children())  # of other tests
     iterator = train_batches(numbered(41), Marking(), Order(5, 12, 3, epochs=20), workers=2)
     first = [digest(next(iterator)), digest(next(iterator))]  # one from each worker: both are past their start
-    workers = [child for child in children() if child.status() != psutil.STATUS_ZOMBIE]
-    assert len(workers) >= 2
+    workers = [child for child in children() if child not in others]
+    assert len(workers) == 2
     for child in workers:
         child.send_signal(signal.SIGINT)
         child.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
     rest = [digest(b) for b in iterator]
     assert first + rest == [digest(b) for b in batches(epochs=20)]
 
@@ -254,7 +253,7 @@ except EvalkitError as e:
 def test_a_killed_worker_is_one_line():
     """In a process of its own: torch reports the death to whatever the main thread is doing."""
     root = Path(__file__).parents[2]
-    out = subprocess.run([sys.executable, "-c", KILLED_WORKER], cwd=root, capture_output=True, text=True, timeout=120)
+    out = subprocess.run([sys.executable, "-c", KILLED_WORKER], cwd=root, capture_output=True, text=True, timeout=600)
     lines = out.stdout.splitlines()
     assert len(lines) == 1 and lines[0].startswith("a data worker died (") and "workers=0" in lines[0], out.stderr
 

@@ -188,6 +188,7 @@ def test_killed_while_packing(tmp_path, monkeypatch):
         list(packing.pack(files, out))
         os._exit(0)
     while not (out / "train/shard-00003.tar").exists():
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
         time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

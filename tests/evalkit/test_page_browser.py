@@ -21,6 +21,7 @@ pytestmark = [
 # What a reader does, and what the page then shows, written into the page for the test to read.
 ACTS = """
 <script>
+addEventListener("load", () => {  // the pictures have their sizes
   const table = document.querySelector("table.sortable"), body = table.tBodies[0];
   const heads = table.tHead.rows[table.tHead.rows.length - 1].cells;
   const names = () => [...body.rows].filter((row) => !row.hidden).map((row) => row.cells[0].textContent.trim());
@@ -63,6 +64,7 @@ ACTS = """
   found.frozen = body.rows[0].cells[0].getBoundingClientRect().left === column.left;
   const pre = document.createElement("pre");
   pre.id = "found"; pre.textContent = JSON.stringify(found); document.body.append(pre);
+});
 </script>
 """
 
@@ -90,7 +92,7 @@ def test_a_reader_sorts_filters_and_compares(page, width, tmp_path):
         [CHROMIUM, *options, "--dump-dom", copy.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert "CONSOLE" not in done.stderr
     match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)

@@ -106,7 +106,7 @@ def test_processes_that_append_at_once_do_not_interleave(tmp_path):
         w.start()
     start.set()
     for w in workers:
-        w.join(60)
+        w.join(600)
     labels = [r["label"] for r in results.read([tmp_path])]
     assert sorted(labels) == sorted(f"{name}-{i}" for name in "abc" for i in range(40))
     assert [label for label in labels if label.startswith("a")] == [f"a-{i}" for i in range(40)]
@@ -125,7 +125,7 @@ def test_processes_that_append_the_same_at_once_add_it_once(tmp_path):
     for w in workers:
         w.start()
     for w in workers:
-        w.join(60)
+        w.join(600)
     assert sorted(r["label"] for r in results.read([tmp_path])) == sorted(map(str, range(20)))
 
 

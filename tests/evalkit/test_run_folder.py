@@ -23,7 +23,7 @@ from pathlib import Path
 from evalkit import run_folder
 with run_folder.claimed(Path(sys.argv[1]), "train", new=False):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -179,7 +179,7 @@ for item in checked(loader):
     pids.add(item["pid"])
     if len(pids) == 2:
         print(*pids, flush=True)
-        time.sleep(60)
+        time.sleep(3600)
 """
 
 
@@ -197,8 +197,12 @@ def test_data_workers_end_with_their_parent(tmp_path):
     pids = [int(p) for p in process.stdout.readline().split()]
     assert len(pids) == 2 and all(map(alive, pids))
     process.send_signal(signal.SIGKILL)
-    process.communicate()
-    end = time.monotonic() + 10
+    process.wait()
+    process.stdout.close()  # which they have too
+    end = time.monotonic() + 120
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not any(map(alive, pids))
+    left = [pid for pid in pids if alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left

@@ -5,6 +5,7 @@ import hashlib
 import os
 import pickle
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,12 +124,15 @@ def test_two_processes_gather_in_rank_order(tmp_path):
         str(script),
         str(tmp_path),
     ]
-    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=100)
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=600)
     assert (tmp_path / "0").read_text() == "(2, True, ['p', 'pp'])"
     assert (tmp_path / "1").read_text() == "(2, False, ['p', 'pp'])"
 
 
-def test_environment_says_versions_and_no_names():
+def test_environment_says_versions_and_no_names(monkeypatch, tmp_path):
+    monkeypatch.setattr(platform, "node", lambda: "gpu7.lab.example")
+    monkeypatch.setenv("HOME", "/home/mel smith")
+    monkeypatch.chdir(tmp_path)
     env = runtime.environment()
     assert env["torch"] == torch.__version__.partition("+")[0] or env["torch"] == torch.__version__
     assert (
@@ -138,7 +142,7 @@ def test_environment_says_versions_and_no_names():
         and env["device"] == "cpu"
     )
     text = repr(env)
-    assert platform.node() not in text and str(Path.home()) not in text and str(Path.cwd()) not in text
+    assert "gpu7" not in text and "mel smith" not in text and str(tmp_path) not in text
 
 
 # ---- files
@@ -204,7 +208,7 @@ def test_killed_in_the_middle_of_a_write(tmp_path):
     (tmp_path / "file").write_bytes(b"old")
     code = (
         "import sys, time\nfrom evalkit import runtime\n"
-        "def write(f): f.write(bytes(10**6)); f.flush(); print('now', flush=True); time.sleep(60)\n"
+        "def write(f): f.write(bytes(10**6)); f.flush(); print('now', flush=True); time.sleep(3600)\n"
         "runtime.write_atomic(sys.argv[1], write)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -242,8 +246,10 @@ def test_sha256_file(tmp_path):
 
 def test_the_commit_is_that_of_the_checkout():
     root = Path(runtime.__file__).resolve().parents[1]
-    if not (root / ".git").exists():
+    head = None
+    if (root / ".git").exists() and shutil.which("git"):
+        head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head is None or head.returncode:  # no checkout, or one of another user, of which git says nothing
         assert runtime.commit() is None
         return
-    head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     assert runtime.commit().removesuffix("+changes") == head.stdout.strip() == runtime.environment()["commit"][:40]

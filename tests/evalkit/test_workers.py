@@ -43,7 +43,7 @@ except EvalkitError as e:
 @pytest.mark.parametrize("more", [0, 1])
 def test_the_death_of_a_worker_that_torch_does_not_tell_of(more):
     words = [sys.executable, "-c", HALF_A_BATCH, str(more)]
-    out = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    out = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     *batches, last = out.stdout.splitlines()
     assert last.startswith("a data worker died (DataLoader worker (pid") and "workers=0" in last, (
         out.stdout + out.stderr
@@ -67,5 +67,5 @@ print(list(checked(loader)))
 
 
 def test_nothing_stays_of_the_watch():
-    out = subprocess.run([sys.executable, "-c", UNTOUCHED], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    out = subprocess.run([sys.executable, "-c", UNTOUCHED], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert out.stdout.splitlines() == ["[0, 1, 2, 3, 4] True", "[0, 1, 2, 3, 4]"], out.stdout + out.stderr

@@ -1,22 +1,21 @@
 """kill -9 in the middle of a protocol: started again, it goes on, and ends in the bytes of a run that nobody
 disturbed."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evalkit import parts
+from evalkit.models import Network
 from evalkit.robustness import CONFIGS, PROTOCOLS, masks, run
 from evalkit.robustness import sweep as engine
 from evalkit.robustness.saliency import attention
 from evalkit.robustness.sweep import sweep
 
+from .. import forked
 from .fakes import CPU, noise, records, save_checkpoint, vit, write_corruptions, write_tree
 from .test_occlusion import LEVELS, NATIVE
 
@@ -78,19 +77,16 @@ def world(tmp_path_factory):
     return root
 
 
-CHILD = """
-import sys, time
-from evalkit import parts
-from evalkit.models import Network
-from evalkit.cli import invoke
-parts.SECONDS = 0.0
-forward = Network.forward
-def slow(*args, **kwargs):
-    time.sleep(0.05)
-    return forward(*args, **kwargs)
-Network.forward = slow
-sys.exit(invoke(sys.argv[1:])[0])
-"""
+def wait_after(out: Path, most: int) -> None:
+    """In a command: save a piece after each pass, and wait for good once there are so many."""
+    parts.SECONDS, forward = 0.0, Network.forward
+
+    def waiting(*args, **options):
+        while len(pieces(out)) >= most:
+            time.sleep(0.01)
+        return forward(*args, **options)
+
+    Network.forward = waiting
 
 
 @pytest.mark.slow
@@ -104,29 +100,16 @@ def test_kill_9_and_again(protocol, world, tmp_path):
     } | more
     assert run(protocol, [str(world / "run")], CONFIGS[protocol](**keys, out=str(tmp_path / "reference"))) == 0
     words = [f"{k}={str(v).replace(' ', '')}" for k, v in keys.items()]
-    command = [
-        sys.executable,
-        "-c",
-        CHILD,
-        "robustness",
-        protocol,
-        str(world / "run"),
-        *words,
-        f"out={tmp_path / 'out'}",
-    ]
-    kills = 0
-    for _ in range(2):
-        child = subprocess.Popen(
-            command, cwd=Path(__file__).resolve().parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        before, end = pieces(tmp_path), time.monotonic() + 60
-        while child.poll() is None and len(pieces(tmp_path)) < len(before) + 3 and time.monotonic() < end:
+    words = ["robustness", protocol, str(world / "run"), *words, f"out={tmp_path / 'out'}"]
+    for life in range(2):
+        before = len(pieces(tmp_path))
+        prepare = partial(wait_after, tmp_path, before + 5)  # of a dozen and more
+        child = forked.Command(words, tmp_path / f"said-{life}", prepare)
+        while len(pieces(tmp_path)) < before + 3:
+            assert child.process.exitcode is None, child.text()
             time.sleep(0.01)
-        if child.poll() is None:
-            child.send_signal(signal.SIGKILL)
-            kills += 1
-        child.wait()
-    assert kills and pieces(tmp_path)
+        assert child.kill(), child.text()
+        assert len(pieces(tmp_path)) >= before + 3
     assert run(protocol, [str(world / "run")], CONFIGS[protocol](**keys, out=str(tmp_path / "out"))) == 0
     (expected,), (got,) = records(tmp_path / "reference"), records(tmp_path / "out")
     assert (
@@ -142,5 +125,5 @@ def test_kill_9_and_again(protocol, world, tmp_path):
     assert not list((tmp_path / "out" / "records").glob("*.parts"))
 
 
-def pieces(tmp_path):
-    return list((tmp_path / "out" / "records").glob("*.parts/*.npz"))
+def pieces(folder):
+    return list((folder / "out" / "records").glob("*.parts/*.npz"))

@@ -188,7 +188,7 @@ def _two_processes(folder: Path, damage: str = "") -> dict[int, str]:
     processes = torch.multiprocessing.start_processes(
         _process, args=(str(folder), damage), nprocs=2, start_method="fork", join=False
     ).processes
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     try:
         while any(p.is_alive() for p in processes) and not any(p.exitcode for p in processes):
             assert time.monotonic() < deadline, "a process waits for one that is gone"

@@ -1,6 +1,5 @@
 """A run's bits with every kind of input: the same for any number of workers and after a kill."""
 
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from evalkit.data import pack as packing
 from evalkit.train import loop
 
 from ..evalkit.test_packed import write
-from .test_resume import digest, finish
+from .test_resume import digest, finish_in_fork, in_fork
 
 RECIPE = ["train", "digits", "model_args={depth: 1}", "epochs=4", "batch_size=8", "micro_batch=4", "mixup=mixpro"]
 RECIPE += [
@@ -114,16 +113,17 @@ def test_a_cache_changes_no_bit(folders, tmp_path, cache, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("path, kept", [("fast", []), ("packed, device", ["cache=memory"])])
 def test_processes_and_kills_change_no_bit(folders, tmp_path, path, kept):
-    """Two processes, killed once a checkpoint is there, then one alone; against one alone from the start."""
-    command = words(folders, path)
-    evalkit = [sys.executable, "-m", "evalkit"]
-    finish(*evalkit, *command, "workers=0", "--out", str(tmp_path / "whole"))
-    run = subprocess.Popen([*evalkit, *command, *kept, "workers=1", "--gpus", "2", "--out", str(tmp_path / "run")])
-    end = time.monotonic() + 300
-    while not (tmp_path / "run" / "checkpoints" / "step-000000003").exists():
-        assert run.poll() is None and time.monotonic() < end
+    """Two processes, whose launcher is killed once a checkpoint is there, then one alone; against one alone from the
+    start."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    evalkit, command = [sys.executable, "-m", "evalkit"], words(folders, path)
+    finish_in_fork(tmp_path, [*evalkit, *command, "workers=0", "--out", str(whole)])
+    several = [*evalkit, *command, *kept, "workers=1", "--gpus", "2", "--out", str(run)]
+    running = in_fork(tmp_path, several, most=6)
+    assert running.until(3, "step "), running.text()
+    while not (run / "checkpoints" / "step-000000003").exists():
+        assert running.process.exitcode is None, running.text()
         time.sleep(0.02)
-    run.kill()
-    run.wait()
-    finish(*evalkit, "train", "--resume", str(tmp_path / "run"), "workers=1")
-    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+    assert running.kill(alone=True), running.text()
+    finish_in_fork(tmp_path, [*evalkit, "train", "--resume", str(run), "workers=1"])
+    assert digest(run) == digest(whole)

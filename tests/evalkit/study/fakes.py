@@ -18,7 +18,9 @@ if (root / "slow").exists():
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: sys.exit(2))
     print("listens", flush=True)
-    time.sleep(30)
+    time.sleep(600)
+while (root / "hold").exists():
+    time.sleep(0.01)
 if (root / "pause").exists():
     time.sleep(float((root / "pause").read_text()))
 if any(word in " ".join(argv) for word in (root / "fail").read_text().split()) if (root / "fail").exists() else False:

@@ -38,11 +38,12 @@ ReturnToService=2
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
-KillWait=20
+KillWait=300
+SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-STARTED = 30.0  # seconds until the node must be there
+STARTED = 300.0  # seconds until all of it must be there; as a rule, a few
 
 
 def obstacle() -> str | None:
@@ -72,14 +73,17 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
     processes: list[subprocess.Popen[bytes]] = []
     try:
         with (folder / "daemons.log").open("wb") as log:
-            for command in (munged, ["slurmctld", "-D"], ["slurmd", "-D", "-N", host]):
+            for command, answers in (
+                (munged, (folder / "munge.socket").exists),
+                (["slurmctld", "-D"], lambda: "is UP" in _said(["scontrol", "ping"], environment)),
+                (["slurmd", "-D", "-N", host], lambda: "idle" in _said(["sinfo", "-h", "-o", "%T"], environment)),
+            ):
                 processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-                time.sleep(1.0)
-        end = time.monotonic() + STARTED
-        while "idle" not in _said(["sinfo", "-h", "-o", "%T"], environment):
-            if time.monotonic() > end or any(p.poll() is not None for p in processes):
-                raise RuntimeError((folder / "daemons.log").read_text()[-2000:])
-            time.sleep(0.5)
+                end = time.monotonic() + STARTED
+                while not answers():
+                    if time.monotonic() > end or any(p.poll() is not None for p in processes):
+                        raise RuntimeError((folder / "daemons.log").read_text()[-2000:])
+                    time.sleep(0.2)
         # Snakemake's plug-in takes SLURM_CONF from the environment of the srun within a job
         srun = f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n'
         (folder / "bin" / "srun").write_text(srun)
@@ -94,7 +98,7 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
         for process in reversed(processes):
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,20 @@ def started(tmp_path, record):
     made = plan.make(study, [c for c in study.cells if c.values["seed"] == "0" and not c.excluded][:2])
     plan.start(folder, replace(made, python=interpreter(tmp_path, json.dumps(record))), study)
     return folder
+
+
+@contextlib.contextmanager
+def ending(process):
+    """A process that does not outlive what follows, whatever fails there."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def begun(folder):
+    return len(calls(folder)) if (folder / "calls.jsonl").exists() else 0
 
 
 def calls(folder):
@@ -64,13 +80,13 @@ def test_a_failure_keeps_the_last_line_and_a_stop_is_no_failure(started):
     (started / "fail").unlink()
     (started / "slow").touch()
     process = subprocess.Popen([sys.executable, "-m", "evalkit.study.job", str(started), second.id], env=_environment())
-    end = time.monotonic() + 60
     log = started / "jobs" / f"{second.id}.log"
-    while not log.exists() or "listens" not in log.read_text():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 2 and plan.state(started, second)["state"] == "stopped"
+    with ending(process):
+        while not log.exists() or "listens" not in log.read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(600) == 2 and plan.state(started, second)["state"] == "stopped"
 
 
 def _environment():
@@ -99,11 +115,16 @@ def test_devices_are_held_by_one_job_at_a_time(tmp_path, monkeypatch):
 
 
 HOLD = """
-import sys, time
+import time
 from evalkit.study import devices
+sleep = time.sleep
+def waits(seconds):
+    print("waits", flush=True)
+    sleep(seconds)
+devices.time.sleep = waits
 with devices.taken(2, wait=0.05) as found:
     print(found["CUDA_VISIBLE_DEVICES"], flush=True)
-    time.sleep(60)
+    sleep(3600)
 """
 
 
@@ -114,14 +135,13 @@ def test_two_processes_share_the_devices_and_a_dead_one_frees_its_own(tmp_path):
     for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
         environment.pop(name, None)
     start = partial(subprocess.Popen, [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True, env=environment)
-    with start() as first:
+    with ending(start()) as first:
         assert first.stdout.readline() == "0,1\n"
-        with start() as second:
-            waiting = threading.Timer(1.0, first.kill)
-            waiting.start()
-            began = time.monotonic()
-            assert second.stdout.readline() == "0,1\n" and time.monotonic() - began > 0.9
-            second.kill()
+        with ending(start()) as second:
+            for _ in range(10):
+                assert second.stdout.readline() == "waits\n"
+            first.kill()
+            assert next(line for line in second.stdout if line != "waits\n") == "0,1\n"
 
 
 @pytest.mark.parametrize("where, state", [({}, "stopped"), ({"SLURM_JOB_ID": "7"}, "waiting")])
@@ -175,10 +195,22 @@ def test_the_engine_runs_all_but_what_needs_a_failed_job(started, monkeypatch):
 
 
 def test_what_another_process_runs_is_waited_for(started):
-    (started / "pause").write_text("0.5")
+    (started / "hold").touch()
     words = [sys.executable, "-m", "evalkit.study.job", str(started), plan.read(started).jobs[0].id]
-    both = [subprocess.Popen(words, env=_environment()) for _ in range(2)]
-    assert [process.wait(60) for process in both] == [0, 0] and len(calls(started)) == 1
+    start = partial(subprocess.Popen, words, env=_environment())
+    with ending(start()) as one, ending(start()) as other:
+        try:
+            while not any(_waits_for_a_lock(process.pid) for process in (one, other)):
+                assert one.poll() is other.poll() is None and begun(started) <= 1
+                time.sleep(0.05)
+        finally:
+            (started / "hold").unlink()  # for the command too
+        assert one.wait(600) == other.wait(600) == 0 and len(calls(started)) == 1
+
+
+def _waits_for_a_lock(pid):
+    lines = Path("/proc/locks").read_text(encoding="utf-8").splitlines()
+    return any("->" in line and f" {pid} " in line for line in lines)
 
 
 def test_a_full_disk_is_one_line_of_the_job(started):
@@ -215,7 +247,10 @@ def test_a_study_that_is_killed_at_random_leaves_one_record_per_job(started):
         if turn == 5:
             assert process.wait() == 0
             break
-        time.sleep(draw.uniform(1.0, 8.0))
+        before = begun(started)
+        while begun(started) == before and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(draw.uniform(0.0, 1.0))
         (os.killpg if turn % 2 else os.kill)(process.pid, signal.SIGKILL)
         process.wait()
     for job_ in plan.read(started).jobs:

@@ -1,6 +1,7 @@
 """A study on a real Slurm, started for it: jobs that end before their training does leave what undisturbed ones do."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,13 +19,29 @@ from . import slurm
 STUDY = {
     "title": "Two methods, two seeds",
     "recipe": "digits",
-    "set": {"threads": 1, "epochs": 12, "eval_epochs": 12, "checkpoint_steps": 10},
+    "set": {"threads": 1, "epochs": 2, "eval_epochs": 2, "checkpoint_steps": 5, "log_steps": 1},
     "axes": {"method": {"vanilla": {}, "mixup": {"mixup": "mixup"}}, "seed": [0, 1]},
 }
 LONG = 30  # minutes, more than any of the trainings takes
 RESOURCES = ["slurm_partition=main", "slurm_account=none", f"runtime={LONG}", "gpu=0", "mem_mb=0"]
-RESOURCES += ["slurm_extra=--signal=USR1@30"]
+RESOURCES += ["slurm_extra=--signal=USR1@120"]
 ALONE = "import sys, pathlib; from evalkit.study import engine; sys.exit(engine.run(pathlib.Path(sys.argv[1]), jobs=2))"
+# In the first life of a training on the cluster: having a checkpoint, it waits for the signal of its end.
+WAITS = """
+import os, sys, time
+if "SLURM_JOB_ID" in os.environ and "train" in sys.orig_argv and "--resume" not in sys.orig_argv:
+    from evalkit.guard import Guard
+    from evalkit.logger import Logger
+    came = []
+    def receive(self, number, frame, receive=Guard._receive):
+        came.append(number)
+        receive(self, number, frame)
+    def log(self, step, *values, log=Logger.log):
+        log(self, step, *values)
+        while step > 5 and not came:
+            time.sleep(0.05)
+    Guard._receive, Logger.log = receive, log
+"""
 PROFILE = {"slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 5}
 
 
@@ -38,8 +55,8 @@ def cluster():
 
 
 class Nuisance(threading.Thread):
-    """Does something to the Slurm job of a training as soon as that has a checkpoint, however slow the machine: puts it
-    back into the queue, cancels it, or lets its time run out. No requeued job waits the two minutes that are usual."""
+    """Does something to the Slurm job of a training as soon as that has a checkpoint: puts it back into the queue,
+    cancels it, or lets its time run out. No requeued job waits the two minutes that are usual."""
 
     def __init__(self, folder: Path, todo: dict[str, str]):
         super().__init__(daemon=True)
@@ -52,12 +69,12 @@ class Nuisance(threading.Thread):
                     continue
                 number = json.loads((self.folder / "jobs" / f"{id}.json").read_text())["slurm_job"]
                 passed = _call("squeue", "-h", "-j", number, "-O", "TimeUsed").strip()  # minutes:seconds
-                minutes, seconds = map(int, passed.split(":")[-2:])
+                minutes = int(passed.split(":")[-2])
                 words = {
                     "requeue": ["scontrol", "requeue", number],
                     "cancel": ["scancel", number],
-                    # In whole minutes. The warning comes 30 s before, up to 30 s earlier: soon, and not too late.
-                    "time": ["scontrol", "update", f"JobId={number}", f"TimeLimit={minutes + 1 + (seconds > 30)}"],
+                    # in whole minutes: one to two are left, and the warning, due two before the end, comes at once
+                    "time": ["scontrol", "update", f"JobId={number}", f"TimeLimit={minutes + 2}"],
                 }
                 _call(*words[self.todo.pop(id)])
             for number in _call("squeue", "-h", "-t", "PENDING", "-o", "%i").split():
@@ -78,7 +95,10 @@ def test_jobs_that_end_early_are_requeued_and_leave_the_same_records(cluster, tm
         plan.start(folder, made, study)
     undisturbed = subprocess.Popen([sys.executable, "-c", ALONE, alone])
 
-    for name, value in cluster.items():
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WAITS)
+    path = [str(tmp_path / "site"), *(p for p in sys.path if p)]
+    for name, value in {**cluster, "PYTHONPATH": os.pathsep.join(path)}.items():
         monkeypatch.setenv(name, value)
     profile = tmp_path / "profile"
     profile.mkdir()
