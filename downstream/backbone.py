@@ -16,7 +16,7 @@ from evalkit.checkpoint import find_folder, read_weights
 from evalkit.errors import EvalkitError, unknown
 from evalkit.models.build import check_size
 from evalkit.models.fit import fit
-from evalkit.models.load import SUFFIXES
+from evalkit.models.load import SUFFIXES, normalised
 
 from . import positions
 from .adapted import Adapted
@@ -206,7 +206,8 @@ class Backbone(Maps):
             report = fill(built, published.state_dict(), f"timm's file of '{model}'", before)
         elif checkpoint is not None:
             tensors, meta, _ = read_weights(checkpoint, weights)
-            report = {"chosen": meta.get("chosen", [])} | fill(built, tensors, checkpoint, before)
+            chosen = meta.get("chosen", []) + ([] if "model" in meta else normalised(model, built))
+            report = {"chosen": chosen} | fill(built, tensors, checkpoint, before)
         super().__init__(built, model, out_indices, norm, freeze_statistics)
         self.report: dict[str, list[str]] = report | {"frozen": frozen(built)}
 

@@ -3,6 +3,7 @@ counted before training."""
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,8 @@ from evalkit.data.folders import of_file, same_contents
 from evalkit.data.images import SURVEYED, peculiar
 from evalkit.errors import EvalkitError
 from evalkit.fingerprint import FULL_BYTES, sample, size
+
+from .class_lists import IGNORE
 
 # evalkit.data.images names what Pillow's conversion to RGB does; OpenCV's differs for these
 OPENCV = {
@@ -59,15 +62,21 @@ def absent(maps: Sequence[str], classes: Sequence[str], split: str) -> list[str]
         classes: Names of the classes.
         split: Name of the split, for the sentence.
     """
-    left = set(range(len(classes)))
+    left, seen = set(range(len(classes))), set[int]()
     for path in maps:
         try:
             with Image.open(path) as image:
-                left -= set(np.unique(np.asarray(image)).tolist())
-        except (OSError, ValueError, Image.DecompressionBombError):
-            return []  # whoever reads it says so
+                seen |= set(np.unique(np.asarray(image)).tolist())
+        except Exception:  # whatever a malformed file leads to; whoever reads it says so
+            return []
+        left -= seen
         if not left:
             return []
+    if seen == {0, IGNORE}:
+        raise EvalkitError(
+            f"the {split} label maps hold 0 and {IGNORE} alone, and {IGNORE} marks pixels that do not count; save the"
+            " labels of the classes, 1 for the object of a black and white mask"
+        )
     names = [classes[i] for i in sorted(left)]
     if len(names) >= len(classes) - (0 not in left and classes[0] == NONE):
         raise EvalkitError(f"no {split} label map holds any of the {len(classes)} classes; are all of its pixels 255?")
@@ -75,3 +84,31 @@ def absent(maps: Sequence[str], classes: Sequence[str], split: str) -> list[str]
     so = "they cannot be learned" if split == "train" else "they are not measured"
     which = f"{len(names)} of the {len(classes)} classes, so {so}"
     return [f"no {split} label map holds {which}: {', '.join(names[:NAMED])}{more}"]
+
+
+def palettes(maps: Sequence[str], split: str) -> list[str]:
+    """A sentence where a label has one colour in a map's palette and another one in another's: an image of colours that
+    was reduced to a palette file by file numbers them anew each time.
+
+    Args:
+        maps: Paths of label maps.
+        split: Name of the split, for the sentence.
+    """
+    known: dict[int, tuple[tuple[int, ...], str]] = {}
+    for path in maps:
+        try:
+            with Image.open(path) as image:
+                if image.mode != "P":
+                    continue
+                labels, colours = np.unique(np.asarray(image)).tolist(), image.getpalette() or []
+        except (OSError, ValueError, Image.DecompressionBombError):
+            return []  # whoever reads it says so
+        for label in labels:
+            colour = tuple(colours[3 * label : 3 * label + 3])
+            before, where = known.setdefault(label, (colour, path))
+            if colour != before:
+                return [
+                    f"label {label} of the {split} label maps is the colour {before} in {Path(where).name} and {colour}"
+                    f" in {Path(path).name}: make sure that it is one class, as palettes made file by file are not"
+                ]
+    return []

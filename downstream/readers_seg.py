@@ -13,9 +13,9 @@ from evalkit.errors import EvalkitError
 from evalkit.fingerprint import of_split
 
 from . import decoding
+from .class_lists import IGNORE, class_list
 
 SPLITS = ("train", "val")
-IGNORE = 255  # a pixel of no class
 CHECKED = 200  # label maps of a split that are opened, evenly spaced over it
 _CONTEXT = (
     "background aeroplane bag bed bedclothes bench bicycle bird boat book bottle building bus cabinet car cat "
@@ -130,6 +130,8 @@ def notes(data: SegData) -> list[str]:
             ),
         ):
             said += look([str(data.root / folder / f"{i}{suffix}") for i in sorted(data.ids[split])], split=split)
+        maps = [str(data.root / data.masks[split] / f"{i}{data.suffixes[1]}") for i in sorted(data.ids[split])]
+        said += decoding.palettes(maps[:: max(1, len(maps) // CHECKED)], split)
     images = ([str(data.root / data.images[s] / f"{i}{data.suffixes[0]}") for i in data.ids[s]] for s in SPLITS)
     return [*said, *decoding.shared(*images)]
 
@@ -155,19 +157,7 @@ def seg_folders(root: str | Path) -> SegData:
     class per line, label 0 first; 255 marks pixels that do not count. Raises EvalkitError."""
     root = Path(root)
     layout = f"expected {root}/images/{{train,val}}/, {root}/masks/{{train,val}}/ and {root}/classes.txt"
-    try:
-        classes = [
-            line.strip() for line in (root / "classes.txt").read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
-    except (OSError, UnicodeDecodeError) as e:
-        raise EvalkitError(
-            f"cannot read {root / 'classes.txt'}: {getattr(e, 'strerror', None) or e}; {layout}, one class per line,"
-            " label 0 first"
-        ) from e
-    if not 2 <= len(classes) <= IGNORE or len(set(classes)) < len(classes):
-        raise EvalkitError(
-            f"{root / 'classes.txt'} must hold 2 to {IGNORE} different classes, one per line, but holds {len(classes)}"
-        )
+    classes, said = class_list(root / "classes.txt", layout)
     images, masks = ({split: f"{kind}/{split}" for split in SPLITS} for kind in ("images", "masks"))
     ids: dict[str, list[str]] = {}
     suffixes: dict[str, None] = {}
@@ -180,7 +170,7 @@ def seg_folders(root: str | Path) -> SegData:
     (suffix,) = suffixes
     found = SegData(root.resolve().name, root, classes, images, masks, ids, dict.fromkeys(SPLITS), (suffix, ".png"), {})
     made = {split: check_masks(found, split, ignore=True) for split in SPLITS}
-    return replace(found, fingerprint=made, notes=[*notes(found), *_unused(found)])
+    return replace(found, fingerprint=made, notes=[*said, *notes(found), *_unused(found)])
 
 
 def _unused(data: SegData) -> list[str]:
@@ -262,7 +252,7 @@ def _mask_problem(image: Path, mask: Path, classes: int, ignore: bool) -> str | 
             if opened.size != (width, height):
                 return f"is {opened.width}x{opened.height} pixels, its image {width}x{height}; make it anew"
             labels = np.unique(np.asarray(opened)).tolist()
-    except OSError as e:
+    except Exception as e:  # decoders raise whatever a malformed file leads them to
         return f"or its image cannot be read ({' '.join(str(e).split())}); replace it"
     if labels[-1] == IGNORE and not ignore:
         return (

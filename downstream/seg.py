@@ -18,7 +18,8 @@ from evalkit.runtime import world_size
 from . import config, readers, scenes, sheets, spread
 from .about.seg import HEADS, SEG, SegConfig
 from .backbone import Source
-from .readers_seg import IGNORE, SegData
+from .class_lists import IGNORE
+from .readers_seg import SegData
 from .task import Data, Scores, Task, mean_of_defined
 
 PUBLISHED = ("deit_small_patch16_224",)  # the backbones that papers on mixing print numbers of

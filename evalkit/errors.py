@@ -55,6 +55,11 @@ def explained(e: BaseException) -> str | None:
             "the processes of this run have parameters of other shapes or numbers; a method must make the same ones in"
             " each process, and train or freeze them alike, whatever its rank is"
         )
+    if isinstance(e, RuntimeError) and "does not require grad and does not have a grad_fn" in str(e):
+        return (
+            "the loss depends on no weight that is trained: code of yours, a mixup perhaps, froze the network or left"
+            " gradients switched off"
+        )
     if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(e):
         return "memory ran out; give a smaller forward_batch, batch_size or micro_batch, or fewer workers"
     return worker_died(e)

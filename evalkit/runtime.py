@@ -72,9 +72,16 @@ def pick_device(name: str | None = None) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EvalkitError(f"device '{name}' asked for, but torch sees no GPU; use device=cpu or see `evalkit doctor`")
     try:
-        return torch.device(name)
-    except RuntimeError as e:
-        raise EvalkitError(f"unknown device '{name}'; use cpu, cuda or cuda:N") from e
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise EvalkitError(f"unknown device '{name}'; use cpu, cuda or cuda:N")
+    if device.type == "cuda" and 0 < torch.cuda.device_count() <= device.index:
+        raise EvalkitError(
+            f"device '{name}' asked for, but torch sees {torch.cuda.device_count()} GPUs, from cuda:0 on"
+        )
+    return device
 
 
 def rank() -> int:

@@ -9,6 +9,7 @@ import argparse
 import pickle
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def read_file(path: Path, weights: str | None = None) -> Read:
     if not path.is_file():
         raise EvalkitError(f"no such checkpoint: {path}")
     if path.suffix == ".safetensors":
-        return _plain(read_safetensors(path), path), {}, sha256_file(path)
+        tensors = read_safetensors(path)
+        said = _of_another_precision(tensors)
+        return _plain(tensors, path), {"chosen": said} if said else {}, sha256_file(path)
     content = read_torch(path)
     keys = STATE_DICT_KEYS if weights != "raw" else STATE_DICT_KEYS[2:]
     meta: dict[str, Any] = {}
@@ -73,9 +76,11 @@ def read_file(path: Path, weights: str | None = None) -> Read:
             break
     tensors = _tensors_of(content)
     if not tensors or not all(isinstance(name, str) for name in tensors):
+        inner = [repr(k) for k, v in content.items() if _names_in(v)] if isinstance(content, dict) else []
         raise EvalkitError(
             f"{path} holds no state dict; expected tensors at the top level or under one of"
             f" {', '.join(STATE_DICT_KEYS)}"
+            + (f", but they lie under {' and '.join(inner[:4])}: save the one that is meant alone" if inner else "")
         )
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
@@ -83,7 +88,19 @@ def read_file(path: Path, weights: str | None = None) -> Read:
                 f"{path} holds tensors that are quantised, sparse or without values, such as '{name}'; save the plain"
                 " ones"
             )
+    if said := _of_another_precision(tensors):
+        meta["chosen"] = [*meta.get("chosen", []), *said]
     return _plain(tensors, path), meta, sha256_file(path)
+
+
+def _of_another_precision(tensors: Mapping[str, Tensor]) -> list[str]:
+    """A clause for each precision of a file's weights that is not the one they are computed with in."""
+    count = Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point())
+    return [
+        f"{n} tensors of the file are {kind}, and computed with in float32"
+        for kind, n in count.items()
+        if kind != "float32"
+    ]
 
 
 def _tensors_of(content: Any) -> dict[str, Tensor]:
@@ -163,12 +180,15 @@ def _described(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if count is not None and count < 0:
         raise EvalkitError(f"{path}: `num_classes` is {count}; fetch the folder again")
     found: dict[str, Any] = {"model": config["architecture"]}
-    own: Any = get_pretrained_cfg(found["model"], allow_unregistered=True)
+    try:
+        own: Any = get_pretrained_cfg(found["model"], allow_unregistered=True)
+    except RuntimeError as e:
+        raise EvalkitError(f"{path}: timm has no weights tag of '{found['model']}'; leave the tag out") from e
     own = own.to_dict() if own is not None else {}
     plain = lambda v: list(v) if isinstance(v, tuple) else v  # noqa: E731
     model_args = {k: v for k, v in model_args.items() if k != "num_classes"}
     prepared = {k: of_timm[k] for k in PREPARED if of_timm.get(k) is not None and of_timm[k] != plain(own.get(k))}
-    _check_prepared(prepared, path)
+    check_prepared(prepared, str(path), "fetch the folder again")
     if prepared:
         model_args = model_args | {"pretrained_cfg_overlay": prepared}
     found |= {"model_args": model_args} if model_args else {}
@@ -179,19 +199,28 @@ def _described(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return found | ({"classes": _labels(labels, count, path)} if labels else {})
 
 
-def _check_prepared(prepared: Mapping[str, Any], path: Path) -> None:
-    """Raise EvalkitError for a normalisation, a size or a crop that is none."""
+def check_prepared(prepared: Mapping[str, Any], where: str, advice: str) -> None:
+    """Raise EvalkitError for a normalisation, a size or a crop that is none of pixels in [0, 1].
+
+    Args:
+        prepared: Some of `PREPARED`.
+        where: What says so, for the error.
+        advice: What to do then.
+    """
     number = lambda v: isinstance(v, int | float) and not isinstance(v, bool)  # noqa: E731
     three = lambda v: isinstance(v, list) and len(v) == 3 and all(map(number, v))  # noqa: E731
     right = {
-        "mean": three,
-        "std": lambda v: three(v) and min(v) > 0,
+        "mean": lambda v: three(v) and all(0 <= n <= 1 for n in v),
+        "std": lambda v: three(v) and all(1e-3 <= n <= 2 for n in v),
         "input_size": lambda v: three(v) and all(isinstance(n, int) and 0 < n <= MOST_PIXELS for n in v),
         "crop_pct": lambda v: number(v) and 0 < v <= 2,
+        "crop_mode": lambda v: v in ("center", "squash", "border"),
+        "interpolation": lambda v: v in ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"),
     }
     for key, value in prepared.items():
-        if not right.get(key, lambda v: isinstance(v, str))(value):
-            raise EvalkitError(f"{path}: `{key}` is {value!r}, which it cannot be; fetch the folder again")
+        if not right[key](value):
+            hint = ", since pixels lie within 0 to 1" if key in ("mean", "std") else ""
+            raise EvalkitError(f"{where}: `{key}` is {value!r}, which it cannot be{hint}; {advice}")
 
 
 def _labels(labels: Any, count: int | None, path: Path) -> list[str]:

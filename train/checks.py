@@ -61,10 +61,11 @@ def check(cfg: TrainConfig) -> None:
 
     Raises EvalkitError for values that do not go together.
     """
+    from .optim import check_optimizer
+
     if not cfg.betas or max(cfg.betas) >= 1:
         raise EvalkitError(f"key 'betas' must be numbers from 0 to below 1, but got {cfg.betas}")
-    if (wanted := betas_of(cfg.opt)) not in (None, len(cfg.betas)):
-        raise EvalkitError(f"opt={cfg.opt} takes {wanted} betas, but got {cfg.betas}")
+    check_optimizer(cfg)
     if len(cfg.crop_scale) != 2 or not 0 < cfg.crop_scale[0] <= cfg.crop_scale[1] <= 1:
         raise EvalkitError(
             "key 'crop_scale' must be the smallest and largest share of the image's area, such as [0.08, 1.0], but"
@@ -110,17 +111,6 @@ def check(cfg: TrainConfig) -> None:
             f"accumulate={cfg.accumulate} does not divide the {cfg.batch_size // cfg.micro_batch} micro-batches"
             " of a step"
         )
-
-
-def betas_of(opt: str) -> int | None:
-    """How many betas an optimizer takes; None for one that has none or does not exist."""
-    from timm.optim import get_optimizer_info
-
-    try:
-        info = get_optimizer_info(opt)
-    except ValueError:
-        return None  # whoever makes it names the closest one
-    return info.num_betas if info.has_betas else None
 
 
 def check_fsdp(cfg: TrainConfig) -> None:

@@ -1,5 +1,6 @@
 """Whether a network and a mixup go together, asked before anything is trained and without weights or memory."""
 
+import difflib
 import functools
 import json
 from typing import Any
@@ -76,7 +77,7 @@ def without_effect(cfg: TrainConfig, method: MixMethod, network: Any, images: Im
         network: What it trains.
         images: For training.
     """
-    found = _mixes_nothing(cfg, method)
+    found = [*_mixes_nothing(cfg, method), *misspelt(method)]
     if not any(isinstance(layer, _BatchNorm) for layer in network.modules()):
         given = [key for key in ("precise_bn", "bn_batch") if getattr(cfg, key) is not None]
         found += [f"{key}={getattr(cfg, key)} has no effect: {cfg.model} has no batch norm" for key in given]
@@ -87,14 +88,39 @@ def without_effect(cfg: TrainConfig, method: MixMethod, network: Any, images: Im
         )
     if cfg.schedule == "step" and cfg.decay_epochs[-1] == cfg.epochs:
         found.append(f"decay_epochs={cfg.decay_epochs}: the last one is the end of the run, where no step is left")
+    if cfg.init is None and "." in cfg.model:
+        found.append(
+            f"model={cfg.model} names weights that are not taken, since init=null: training starts from random ones"
+        )
+    if cfg.ema == 0:
+        found.append("ema=0 averages nothing: its weights are those of the newest step")
     as_it_is = in_memory(images) and images.native_size == cfg.image_size and cfg.augment != "rrc"
     if cfg.decode == "fast" and as_it_is:
         found.append(f"decode=fast has no effect: the images of {images.name} are neither decoded nor resized")
     return found
 
 
+def misspelt(method: MixMethod) -> list[str]:
+    """A sentence for each function or attribute of a user's own method that nothing calls, but whose name is close to
+    one that would be called: `re_label`.
+
+    Args:
+        method: The mixup.
+    """
+    known, found = [name for name in vars(MixMethod) if not name.startswith("_")], []
+    for cls in {type(m) for m in method.modules() if isinstance(m, MixMethod)}:
+        own = [c for c in cls.__mro__ if issubclass(c, MixMethod) and not c.__module__.startswith("evalkit.")]
+        names = sorted({name for c in own for name in vars(c)} - set(known))
+        for name in (name for name in names if not name.startswith("_")):
+            if close := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+                found.append(f"{cls.__name__}.{name} is never looked at; was {close[0]} meant?")
+    return found
+
+
 def _mixes_nothing(cfg: TrainConfig, method: MixMethod) -> list[str]:
     parts = [m for m in method.modules() if isinstance(m, MixMethod) and not isinstance(m, Choice | Vanilla)]
+    if off := sorted({type(m).__name__ for m in parts if getattr(m, "alpha", None) == 0}):
+        return [f"{' and '.join(off)} with alpha=0 mixes nothing: that is training without a mixup"]
     if cfg.micro_batch > 1 or all("alone" in part.exempt for part in parts):
         return []
     return ["micro_batch=1: images are mixed within a micro-batch, so none is mixed with another one"]

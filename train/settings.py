@@ -27,6 +27,9 @@ def settle(values: Mapping[str, Any], given: Collection[str], known: Collection[
 
     Raises EvalkitError for an entry of `methods` that is wrong, for methods of one choice that want a key differently,
     and for another mixup in a configuration that a setting was applied to already."""
+    for key in ("applied", "picked"):
+        if key in given:
+            raise EvalkitError(f"key '{key}' is written by the program; leave it out")
     if values["applied"] and "mixup" in given:
         raise EvalkitError(
             f"this configuration was made for its own mixup ({'; '.join(values['applied'])}); for another one name the"

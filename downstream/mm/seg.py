@@ -14,7 +14,7 @@ from mmseg.registry import DATASETS, METRICS, TRANSFORMS
 from evalkit.errors import EvalkitError
 
 from .. import per_image
-from ..readers_seg import IGNORE
+from ..class_lists import IGNORE
 
 
 @DATASETS.register_module()

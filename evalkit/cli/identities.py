@@ -10,8 +10,8 @@ from .. import config, keys
 from ..about import ACCURACY
 from ..models import Facts, stated
 from ..preparation import recipe_of
+from ..study.identity import Identity, training_sets
 from ..study.plan import Job, words
-from ..study.reuse import Identity, training_sets
 from . import described
 
 OPEN = (None, "auto")  # values that a command settles by itself

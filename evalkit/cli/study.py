@@ -142,8 +142,15 @@ def study_run(
             said = reuse.changed(folder, plan.read(folder), identity)
             said += reuse.take(folder, made, use, identity) if use else []
         say(*said)
+        left = [job for job in plan.read(folder).jobs if not plan.finished(folder, job)]
         code = engine.run(folder, jobs=jobs, slurm=slurm, profile=profile)
-    ended = _ended(folder)
+        ended = _ended(folder)
+        if any(
+            plan.finished(folder, job) for job in left
+        ):  # it may have taken days, and data may have changed meanwhile
+            with fingerprint.remembered():
+                later = reuse.changed(folder, plan.read(folder), identities.of_jobs(folder))
+            say(*(line for line in later if line not in said))
     for place in (folder, tempfile.gettempdir()) if ended else ():
         if run_folder.full(place):  # so that neither Snakemake nor a job may have been able to say so
             raise EvalkitError(f"no space left on the disk of {place}; free some and run the study again: it goes on")

@@ -142,7 +142,7 @@ def _same_plan(out: Path, plan: str) -> bool:
     begun = out / ".plan"
     if not begun.exists():
         return not out.exists() or not any(out.iterdir())
-    return begun.read_text(encoding="utf-8").splitlines()[:1] == [plan]
+    return begun.read_text(encoding="utf-8", errors="replace").splitlines()[:1] == [plan]
 
 
 def _same_source(out: Path, images: Images) -> Iterator[str]:
@@ -151,7 +151,7 @@ def _same_source(out: Path, images: Images) -> Iterator[str]:
     begun = out / ".plan"
     if not begun.exists():
         return
-    noted = begun.read_text(encoding="utf-8").splitlines()[1:]
+    noted = begun.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
     same = fingerprint.same(noted[0], images.fingerprint) if noted else None
     if same is False:
         raise EvalkitError(
@@ -182,7 +182,7 @@ def _shard(
     if path.exists() and index_of(path).exists():
         digest, index = sha256_file(path), read_index(path) if _readable(path) else None
         expected = known.get(path.name, {}).get("sha256") or (_noted(path) if index is not None else None)
-        if index is not None and digest == expected and _is_of(index, images, rows):
+        if index is not None and digest == expected and _is_of(index, images, rows) and _is_in(index, path):
             return _about(path, len(rows), digest), False
     places = np.zeros((len(rows), 3), np.int64)
     digest = hashlib.sha256()
@@ -216,6 +216,21 @@ def _is_of(index: dict[str, np.ndarray], images: Images, rows: range) -> bool:
     """Whether a shard's index names these images and their labels."""
     ids = Texts.of_arrays(index["letters"], index["ends"])
     return list(ids) == [images.ids[row] for row in rows] and np.array_equal(index["labels"], images.labels[rows])
+
+
+def _is_in(index: dict[str, np.ndarray], path: Path) -> bool:
+    """Whether the images lie in a shard, whose bytes are right, where its index says, and with these checksums."""
+    with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as shard:
+        found = [(member.name, member.offset_data, member.size) for member in shard]
+    ids, places = Texts.of_arrays(index["letters"], index["ends"]), zip(index["offsets"], index["sizes"])
+    if found != [(id, int(offset), int(size)) for id, (offset, size) in zip(ids, places)]:
+        return False
+    with open(path, "rb") as file:
+        for (_, offset, size), noted in zip(found, index["sums"]):
+            file.seek(offset)
+            if zlib.crc32(file.read(size)) != noted:
+                return False
+    return True
 
 
 def _readable(path: Path) -> bool:

@@ -87,7 +87,7 @@ def contradictions(images: Images, what: str = "images") -> Sequence[str]:
     """
     said = []
     same = look_alike(images.classes, images.classes)
-    if same := [(a, b) for a, b in same if a.casefold() != b.casefold()]:  # A and a are letters
+    if same := [(a, b) for a, b in same if len(a) > 1 or a.casefold() != b.casefold()]:  # A and a are letters
         said.append(f"{same[0][0]!a} and {same[0][1]!a} are two classes, though their names look the same")
     if fingerprint.scheme_of(images.fingerprint) != fingerprint.FULL:
         return said

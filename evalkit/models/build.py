@@ -14,7 +14,7 @@ from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
 from ..errors import EvalkitError, suggest, unknown
-from ..weights import PREPARED
+from ..weights import PREPARED, check_prepared
 
 # What timm takes beside the arguments of a constructor: it opens or downloads files, or makes something else than a
 # classifier. A checkpoint's meta.json and a run's config.yaml are other people's files: none of it is ever passed on.
@@ -61,6 +61,7 @@ def check_arguments(model: str, model_args: dict[str, Any]) -> None:
     architecture = model.partition(".")[0]
     for name, value in ((str(name), value) for name, value in model_args.items()):
         if name == "pretrained_cfg_overlay" and isinstance(value, dict) and set(value) <= PREPROCESSING:
+            check_prepared(value, "model_args.pretrained_cfg_overlay", "correct it")
             continue
         if name in NOT_ARCHITECTURE:
             raise EvalkitError(
@@ -74,6 +75,11 @@ def check_arguments(model: str, model_args: dict[str, Any]) -> None:
         if name == "num_classes":
             raise EvalkitError(
                 "model_args.num_classes has no place there: the classes are those of the data or the file; leave it out"
+            )
+        if name in ("in_chans", "in_channels") and value != 3:
+            raise EvalkitError(
+                f"model_args.{name} must be 3, but got {value!r}: images are read as colours, grey ones as three equal"
+                " channels"
             )
         if "drop" in name and name.endswith("_rate") and not _is_rate(value):
             raise EvalkitError(f"model_args.{name} must be numbers of at least 0 and below 1, but got {value!r}")

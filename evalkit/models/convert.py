@@ -5,10 +5,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from timm.layers import Conv2dSame
 from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from ..errors import EvalkitError
 
 TRANSFORMER = (  # (their name, timm's), tried in this order on the name below `backbone.`
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
@@ -66,7 +69,14 @@ def _openmmlab(name: str, kind: type[nn.Module]) -> str:
 
 
 def _efficientnet(model: Any, names: Iterable[str]) -> dict[str, str]:
-    """Their name -> timm's. Theirs counts the blocks through, timm's within each stage."""
+    """Their name -> timm's. Theirs counts the blocks through, timm's within each stage. Raises EvalkitError for a
+    network whose convolutions pad otherwise: the tensors are the same, but what is computed with them is not."""
+    if not isinstance(model.conv_stem, Conv2dSame):
+        name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", "this network")
+        raise EvalkitError(
+            f"these are weights of EfficientNet-PyTorch, which pads as TensorFlow does; {name} does not: give"
+            " model=tf_..."
+        )
     blocks = [(f"blocks.{s}.{b}", block) for s, stage in enumerate(model.blocks) for b, block in enumerate(stage)]
     parts = {f"{theirs}.": f"{ours}." for theirs, ours in WHOLE.items()}
     for number, (place, block) in enumerate(blocks):

@@ -67,10 +67,15 @@ def fit(
     if any(k not in made or made[k].shape != v.shape for k, v in own.items() if k.rpartition(".")[0] not in heads):
         made = convert(model, made)
     head = f"{heads[0]}.weight"
-    if head in own and head in made and len(made[head]) != len(own[head]):
+    if head in own and head in made and made[head].ndim and len(made[head]) != len(own[head]):
         raise EvalkitError(
             f"{source} has {len(made[head])} classes, but the model has {len(own[head])}; give the class count of the"
             " checkpoint"
+        )
+    if apart := _behind(given, [k for k in own if k.rpartition(".")[0] not in heads]):
+        raise EvalkitError(
+            f"{source} holds the network behind {' and behind '.join(map(repr, apart))}, and other tensors beside it;"
+            " save the one that is meant alone, without what stands before its names"
         )
     origin = _origins(given, made, own)
     # what a converter of ours makes and leaves out by intention, such as the class token that a plain Swin has not
@@ -240,6 +245,14 @@ def _twice(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | No
     return next((p for p in prefixes if all(k in tensors and p + k in tensors for k in own)), None)
 
 
+def _behind(tensors: Mapping[str, Tensor], wanted: list[str]) -> list[str]:
+    """What stands before the names of all of the tensors that are wanted, where none has its own name."""
+    if not wanted or any(name in tensors for name in wanted):
+        return []
+    prefixes = [name.removesuffix(wanted[0]) for name in tensors if name.endswith(f".{wanted[0]}")]
+    return [p for p in prefixes if all(p + k in tensors for k in wanted)]
+
+
 def _refuse(model: nn.Module, source: str, problems: Mapping[str, list[str]]) -> None:
     heads, name = head_names(model), getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
     for what, keys in problems.items():
@@ -263,6 +276,8 @@ def _check_values(source: str, tensors: Mapping[str, Tensor]) -> None:
     """Raise EvalkitError for weights that are no finite floating-point numbers (torch would cast integers, truth values
     and complex numbers without a word), and for variances that no images have."""
     variances = {k: v for k, v in tensors.items() if k.endswith("running_var")}
+    if (matrices := [v for v in tensors.values() if v.ndim > 1]) and not any(bool(v.any()) for v in matrices):
+        raise EvalkitError(f"{source}: all weights are 0, as a file has them that was written while they lay elsewhere")
     for what, odd, looked_at in (
         ("are no floating-point numbers", lambda t: not t.is_floating_point(), tensors),
         ("are NaN or infinite", lambda t: not t.float().isfinite().all(), tensors),

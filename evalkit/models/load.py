@@ -159,6 +159,12 @@ def _from_file(
     if pool is not None and isinstance(own, str) and pool != own and "global_pool" not in args:
         args["global_pool"] = pool  # timm writes it beside the other arguments, and does not read it there
         network = create(name, **args)
+    names = meta.get("classes")
+    if num_classes is None and names is not None and meta.get("num_classes") not in (None, len(names)):
+        raise EvalkitError(
+            f"{path} names {len(names)} classes, but says that it has {meta['num_classes']} outputs; correct its"
+            " meta.json, or leave the names out"
+        )
     head = f"{head_names(network.model)[0]}.weight"
     found = _head_of(network, tensors, head) if args["num_classes"] is None else None
     if found not in (None, network.num_classes):
@@ -176,7 +182,9 @@ def _from_file(
             )
         network.input_size = size
     before = _before(name, args, meta) if "img_size" in model_args else None
-    report = {"chosen": meta.get("chosen", [])} | fit(network.model, tensors, path, before=before)
+    told = "model" in meta or "mean" in args.get("pretrained_cfg_overlay", {})
+    chosen = meta.get("chosen", []) + ([] if told else normalised(name, network.model))
+    report = {"chosen": chosen} | fit(network.model, tensors, path, before=before)
     theirs = meta.get("model_args", {}) if "sha256" in meta else {}  # a checkpoint's, written once with its weights
     asked = {k: v for k, v in args.items() if k != "num_classes" and (k not in theirs or theirs[k] != v)}
     label = meta.get("label") or meta.get("method") or Path(path).stem
@@ -196,6 +204,20 @@ def _from_file(
     )
 
 
+def normalised(name: str, model: Any) -> list[str]:
+    """The sentence about a bare weights file, which does not say how images are normalised for it.
+
+    Args:
+        name: The architecture that it was given.
+        model: timm's model of it.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = (", ".join(f"{v:.3g}" for v in cfg.get(key) or ()) for key in ("mean", "std"))
+    if not mean or not std:
+        return []
+    return [f"the file does not say how images are normalised: as timm does for {name}, mean {mean}, deviation {std}"]
+
+
 def _before(name: str, args: dict[str, Any], meta: dict[str, Any]) -> Callable[[], dict[str, Size]]:
     """The shapes of the model at the image size that the file is for, rather than at the one asked for."""
     own = {k: v for k, v in args.items() if k != "img_size"} | {
@@ -207,7 +229,7 @@ def _before(name: str, args: dict[str, Any], meta: dict[str, Any]) -> Callable[[
 def _head_of(network: Network, tensors: dict[str, Tensor], head: str) -> int | None:
     """The number of classes that a file is for; None if it has no head that can be told."""
     tensors = without_prefix(to_timm(network.model, tensors)[0], network.model.state_dict())[0]
-    return len(tensors[head]) if head in tensors and tensors[head].ndim else None
+    return (len(tensors[head]) or None) if head in tensors and tensors[head].ndim else None
 
 
 def _classes(network: Network, classes: list[str] | None) -> list[str] | None:

@@ -74,6 +74,7 @@ class Gathered:
         left_out: name of a cell that cannot be -> why.
         missing: "cell: measurement" of what has no complete record.
         problems: lines of results that could not be read.
+        others: folders of cells that the study does not have, as one that a cell was taken out of.
     """
 
     study: Study
@@ -83,6 +84,7 @@ class Gathered:
     left_out: dict[str, str]
     missing: list[str]
     problems: list[str]
+    others: list[str]
 
     @property
     def baseline(self) -> tuple[str, ...] | None:
@@ -167,7 +169,9 @@ def gather(study: Study, folder: Path) -> Gathered:
     columns = each_once(tuple(c.values[a] for a in column_axes) for c in study.cells)
     rows = [row for row in rows if any(p.row == row for p in places)]
     columns = [column for column in columns if any(p.column == column for p in places)]
-    return Gathered(study, places, rows, columns, left_out, missing, problems)
+    names = {cell.name for cell in study.cells}
+    others = sorted(path.name for path in (folder / "cells").glob("*") if path.name not in names)
+    return Gathered(study, places, rows, columns, left_out, missing, problems, others)
 
 
 def axes(study: Study) -> tuple[list[str], list[str]]:

@@ -55,7 +55,12 @@ def _run(folder: Path, id: str) -> int:
     if not cwd.is_dir():
         _note(folder, id, state="failed", message=f"{cwd}, where the study was started, is gone; run the study again")
         return 1
+    out = folder / job.out
+    if out.is_symlink() and not out.exists():  # taken from elsewhere
+        _note(folder, id, state="failed", message=f"{out} links to {os.readlink(out)}, which is gone; remove the link")
+        return 1
     began, idle = time.time(), plan.state(folder, job).get("idle", 0)
+    idle = idle if isinstance(idle, int) else 0
     saved = _newest(folder / job.out)
     _note(folder, id, state="running", pid=os.getpid(), began=began, idle=idle)
     with devices.taken(job.gpus) as environment:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -165,14 +166,13 @@ def start(folder: Path, plan: Plan, study: Study) -> list[str]:
         known, said = _known(before, plan, study)
         if before.cwd != plan.cwd:
             said.append(f"relative paths are of {plan.cwd} now; they were of {before.cwd or folder}")
+        began = {job.id: job.argv for job in before.jobs}
         for job in plan.jobs:
-            other = known.get(job.id, job)
-            if other.argv != job.argv and (folder / other.out).exists():
-                odd = next((w for w in job.argv if w not in other.argv), None) or next(
-                    w for w in other.argv if w not in job.argv
-                )
+            then, now = Counter(began.get(job.id, job.argv)), Counter(job.argv)
+            if then != now and (folder / job.out).exists():
+                odd = next(iter([*(now - then), *(then - now)]))
                 raise EvalkitError(
-                    f"{folder / other.out} was begun with another command ({odd} is different); choose another --out"
+                    f"{folder / job.out} was begun with another command ({odd} is different); choose another --out"
                 )
         known |= {job.id: job for job in plan.jobs}
         left_out, values = before.left_out | plan.left_out, before.values | plan.values
@@ -186,13 +186,16 @@ def start(folder: Path, plan: Plan, study: Study) -> list[str]:
 def _known(before: Plan, plan: Plan, study: Study) -> tuple[dict[str, Job], list[str]]:
     """The jobs of a folder's plan by id, and why others are left out. The folder may be another person's, and a job is
     a command that runs: it must be one of the study's, and code that it adds must be named by the command line too."""
-    own = {job.id: job for cell in study.cells for job in jobs_of(cell, cell.overrides(), study.evaluations)}
-    asked = {word for job in plan.jobs for word in job.argv}
-    known, said = {}, []
+    own = {job.id: job for c in study.cells if not c.excluded for job in jobs_of(c, c.overrides(), study.evaluations)}
+    asked, chosen = {word for job in plan.jobs for word in job.argv}, {job.id for job in plan.jobs}
+    known, said, gone, other = {}, [], [], []
     for job in before.jobs:
         ours = own.get(job.id)
-        if ours is None or job.argv[: len(ours.argv)] != ours.argv:
-            said.append(f"left out: {job.id[:100]!r}: {FILE} of the folder names it, and the study has no such job")
+        if ours is None:
+            gone += [] if job.cell in plan.left_out else [job.id]
+            continue
+        if job.argv[: len(ours.argv)] != ours.argv:
+            other += [] if job.id in chosen else [job.id]  # `start` compares those that are run now
             continue
         added = list(job.argv[len(ours.argv) :])
         code = next((w for w in added if w not in asked and (CODE.search(w) or w.startswith("config="))), None)
@@ -200,6 +203,10 @@ def _known(before: Plan, plan: Plan, study: Study) -> tuple[dict[str, Job], list
             said.append(f"left out: {job.id}: {FILE} of the folder adds code to it; if it is yours, add {code[:200]}")
             continue
         known[job.id] = replace(ours, argv=[*ours.argv, *added], gpus=job.gpus)
+    for ids, why in ((gone, "the study has no such job"), (other, "the study has another command for it now")):
+        if ids:
+            more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+            said.append(f"left out: {ids[0][:100]!r}{more}: {FILE} of the folder names it, and {why}")
     return known, said
 
 
@@ -207,11 +214,18 @@ def read(folder: Path) -> Plan:
     """The plan of a study's folder; raises EvalkitError where there is none."""
     try:
         values = parse_json((folder / FILE).read_text(encoding="utf-8"))
-        return Plan(**{**values, "jobs": [_job(job) for job in values["jobs"]]})
-    except FileNotFoundError as e:
+        found = Plan(**{**values, "jobs": [_job(job) for job in values["jobs"]]})
+        texts = [found.study, found.title, found.python, found.cwd, *found.left_out.values()]
+        texts += [text for of_cell in found.values.values() for text in of_cell.values()]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a plan is made of texts and jobs")
+        return found
+    except (FileNotFoundError, NotADirectoryError) as e:
         raise EvalkitError(f"{folder} holds no study (no {FILE}); start one with `evalkit study run NAME`") from e
-    except (OSError, ValueError, TypeError, KeyError) as e:
-        raise EvalkitError(f"{folder / FILE} is damaged; run `evalkit study run` with the study's file again") from e
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+        raise EvalkitError(
+            f"{folder / FILE} is damaged, or a newer evalkit's; remove it and run the study again: what was made stays"
+        ) from e
 
 
 def _job(values: Mapping[str, Any]) -> Job:
@@ -247,4 +261,8 @@ def state(folder: Path, job: Job) -> Mapping[str, Any]:
         found = parse_json((folder / "jobs" / f"{job.id}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = None
-    return found if isinstance(found, dict) and isinstance(found.get("state"), str) else {"state": "waiting"}
+    if not isinstance(found, dict) or not isinstance(found.get("state"), str):
+        return {"state": "waiting"}
+    if found["state"] == "done":
+        return {"state": "failed", "message": f"its record, {folder / job.out / results.FILE}, is gone or damaged"}
+    return found

@@ -95,6 +95,7 @@ def remarks(gathered: Gathered) -> list[str]:
     lines = [f"Left out: {name}: {why}." for name, why in gathered.left_out.items()]
     lines += [f"Not measured: {what}." for what in gathered.missing]
     lines += [f"Measured, but not in the tables: {what}." for what in gathered.odd_ones()]
+    lines += [f"In the folder, and no cell of this study: {name}." for name in gathered.others]
     return lines
 
 

@@ -2,53 +2,15 @@
 that are there now, and those of elsewhere, taken in place of its own only where settings, images, weights and protocol
 version are the same, and named."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from .. import fingerprint, results
+from .. import results
 from ..config import read as read_recipe
 from ..errors import EvalkitError
-from ..files import parse_json
 from . import plan
-
-META = "last/meta.json"  # of a training, with the fingerprints of its images
-SETTLED = ("auto", "cpu")  # of augment_device: what a run on a CPU has made of it
-WORDS = {"train": "training images", "val": "validation images", "data": "images"}  # what is read, by its role
-NAMED = 3  # of what differs, in an error
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What the numbers of a job follow from.
-
-    Args:
-        settings: Keys that can move a number, the seed among them, that are not left to the command to settle.
-        sets: Role -> fingerprint of the images that it reads, and of whatever else.
-        version: Of the protocol that measures.
-        weights: sha256 of the weights that an evaluation takes; None: of a training, or not known.
-    """
-
-    settings: dict[str, Any]
-    sets: Mapping[str, str]
-    version: int
-    weights: str | None = None
-
-
-class Compared(NamedTuple):
-    """A finished job beside what it would be now.
-
-    Args:
-        odd: What is not the same.
-        unsure: Why that is not known of something; "" where it is.
-        remark: What a reader must know of what is the same; "" for nothing.
-    """
-
-    odd: list[str]
-    unsure: str
-    remark: str
+from .identity import NAMED, Compared, Identity, compare, equal, record_of, same_settings
 
 
 class Said:
@@ -78,30 +40,40 @@ def take(folder: Path, made: plan.Plan, dirs: Sequence[Path], identity: Callable
 
     Raises EvalkitError for a folder that is not there.
     """
-    known = [training for given in dirs for training in _trainings(given)]
-    taken, said = [], Said()
-    for job in made.jobs:
-        if job.argv[0] != "train" or (folder / job.out).exists():
-            continue
+    found_in = {given: list(_trainings(given)) for given in dirs}
+    known = [training for found in found_in.values() for training in found]
+    taken, said, used_runs = [], Said(), set()
+    missing = [job for job in made.jobs if job.argv[0] == "train" and not (folder / job.out).exists()]
+    for job in missing:
         same = list(_same(known, identity(job)))
         if not same:
             continue
         taken.append(_link(folder, job, same[0][0]))
+        used_runs.add(same[0][0])
         if same[0][1].remark:
             said.add(job, same[0][1].remark)
         for other in made.of_cell(job.cell)[1:]:
             if (folder / other.out).exists():
                 continue
-            for found in filter(None, (_evaluation(run, other) for run, _ in same)):
+            for run, _ in same:
+                if (found := _evaluation(run, other)) is None:
+                    continue
                 why, remark = _obstacle(found, other, identity)
                 if why:
                     said.add(other, f"made before, and not used: {why}")
                     continue
                 taken.append(_link(folder, other, found))
+                used_runs.add(run)
                 if remark:
                     said.add(other, remark)
                 break
-    return [*taken, *said.lines()]
+    idle = [
+        f"nothing is used of {given}: none of its {len(found)} finished trainings has the settings, images, seed and"
+        " version of one that is missing here"
+        for given, found in found_in.items()
+        if missing and not any(run in used_runs for run, _ in found)
+    ]
+    return [*taken, *idle, *said.lines()]
 
 
 def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identity]) -> list[str]:
@@ -118,23 +90,28 @@ def changed(folder: Path, made: plan.Plan, identity: Callable[[plan.Job], Identi
     """
     said = Said()
     for job in made.jobs:
-        record = _record(folder / job.out)
+        record = record_of(folder / job.out)
         if record is None:
             _goes_on(folder / job.out, job, identity)
             continue
         anew = [other for other in made.jobs if other.id in job.needs and not plan.finished(folder, other)]
         if anew:
+            run = folder / anew[0].out
+            damaged = (run / results.FILE).exists()
+            what = (
+                f"the record of that training, {run / results.FILE}, is damaged" if damaged else f"{run} is not there"
+            )
             raise EvalkitError(
-                f"{folder / job.out} is finished, but the weights that it measured, {folder / anew[0].out}, are not"
-                f" there and would be trained anew; give them back, or remove {folder / job.out} to measure again"
+                f"{folder / job.out} is finished, but the weights that it measured would be trained anew, since {what};"
+                f" give it back, or remove {folder / job.out} to measure again"
             )
         try:
             wanted = identity(job)
         except EvalkitError as e:
             said.add(job, f"whether its images are those of now is not known: {e}")
             continue
-        _same_settings(f"{folder / job.out} is finished", record["config"], wanted)
-        compared = _compare(folder / job.out, record, wanted)
+        same_settings(f"{folder / job.out} is finished", record["config"], wanted)
+        compared = compare(folder / job.out, record, wanted)
         if compared.odd:
             more = len(compared.odd) - NAMED
             what = ", ".join(compared.odd[:NAMED]) + (f" and {more} more" if more > 0 else "")
@@ -164,100 +141,26 @@ def _goes_on(out: Path, job: plan.Job, identity: Callable[[plan.Job], Identity])
     except EvalkitError:  # the job itself says what is wrong
         return
     if wanted is not None:
-        _same_settings(f"{out} was begun", config, wanted)
-
-
-def _same_settings(what: str, config: Mapping[str, Any], wanted: Identity) -> None:
-    """Raise EvalkitError where settings are not those of now: a recipe's file was edited, or is another evalkit's. Of
-    keys that are newer than the run, or that the command settles by itself, nothing is known."""
-    other = [k for k, v in wanted.settings.items() if k in config and v != "auto" and not _equal(config[k], v)]
-    if other:
-        raise EvalkitError(
-            f"{what}, but with another {', '.join(other[:NAMED])} than the recipe has now; give back the one of before,"
-            f" or choose another --out"
-        )
-
-
-def _record(out: Path) -> dict[str, Any] | None:
-    """The newest complete record of a job, None where it is not finished."""
-    path = out / results.FILE
-    complete = [r for r in results.scan([path])[0] if r["complete"]] if path.is_file() else []
-    return complete[-1] if complete else None
-
-
-def _compare(out: Path, record: Mapping[str, Any], wanted: Identity) -> Compared:
-    """What a job's record says of images and weights beside those of now."""
-    odd, unsure, remarks = [], [], []
-    try:
-        then = _sets(out, record)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Compared([], "its record has no fingerprints of them", "")
-    for role in sorted({*then, *wanted.sets}):
-        name = WORDS.get(role, role if " " in role else f"{role} data")
-        if role not in then:
-            unsure.append(f"its record has no fingerprint of the {name}")
-            continue
-        same = fingerprint.same(then[role], wanted.sets[role]) if role in wanted.sets else False
-        if same is False:
-            odd.append(name)
-        elif same is None:
-            unsure.append("it has another kind of fingerprint")
-        elif remark := fingerprint.remark(wanted.sets[role]):
-            remarks.append(f"its images are those of before, {remark}")
-    sums = record["checkpoint_sha256"], wanted.weights
-    if None not in sums and sums[0] != sums[1]:
-        odd.append("weights")
-    return Compared(odd, "; ".join(dict.fromkeys(unsure)), "; ".join(dict.fromkeys(remarks)))
-
-
-def _sets(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """Role -> fingerprint of what a record was made with. Raises OSError, ValueError, KeyError or TypeError where that
-    is not known."""
-    data = record["data"]
-    if record["task"] == "train":
-        meta = parse_json((out / META).read_text(encoding="utf-8"))
-        found = training_sets(meta["data"]["fingerprint"], data["fingerprint"], meta)
-    elif record["task"] == "transfer":
-        found = {"train": data["train_fingerprint"], "val": data["fingerprint"]}
-    else:
-        found = {role: one["fingerprint"] for role, one in data["sets"].items()}
-    if not all(isinstance(value, str) for value in found.values()):
-        raise TypeError
-    return found
-
-
-def training_sets(train: str, val: str, helpers: Mapping[str, Any]) -> dict[str, str]:
-    """Role -> fingerprint of what a training reads.
-
-    Args:
-        train: Fingerprint of its images.
-        val: The same of those that it validates on.
-        helpers: What it reads besides, as meta.json has it: teachers and init by name and sha256, maps by folder and
-            fingerprint.
-    """
-    weights = {f"weights of teacher {name}": sha256 for name, sha256 in helpers.get("teachers", {}).items() if sha256}
-    weights |= {f"weights of {name}": sha256 for name, sha256 in helpers.get("init", {}).items()}
-    maps = {f"maps in {name}": known for name, known in helpers.get("maps", {}).items()}
-    return {"train": train, "val": val, **{k: f"{fingerprint.FULL}:{v}" for k, v in weights.items()}, **maps}
+        same_settings(f"{out} was begun", config, wanted)
 
 
 def _obstacle(found: Path, job: plan.Job, identity: Callable[[plan.Job], Identity]) -> tuple[str, str]:
     """(why results made before do not stand for an evaluation of the plan, or "", what must be known of them)."""
-    record = _record(found)
+    record = record_of(found)
     if record is None:
         return "it is not complete", ""
     try:
         wanted = identity(job)
     except EvalkitError as e:
         return f"whether its images are those of now is not known: {e}", ""
-    odd, unsure, remark = _compare(found, record, wanted)
+    odd, unsure, remark = compare(found, record, wanted)
     if odd:
         return f"its {', '.join(odd[:NAMED])} are others than now", ""
     if unsure:
         return f"whether its images are those of now is not known: {unsure}", ""
     if record["version"] != wanted.version:
         return f"it is of version {record['version']} of {record['protocol']}, which is {wanted.version} now", ""
-    other = [key for key, value in wanted.settings.items() if not _equal(record["config"].get(key), value)]
+    other = [key for key, value in wanted.settings.items() if not equal(record["config"].get(key), value)]
     return (f"its {', '.join(other[:NAMED])} {'is' if len(other) == 1 else 'are'} not as now" if other else ""), remark
 
 
@@ -274,19 +177,15 @@ def _trainings(given: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _same(known: Sequence[tuple[Path, dict[str, Any]]], wanted: Identity) -> Iterator[tuple[Path, Compared]]:
     """The trainings that are the wanted one; their weights must be there too, for the evaluations."""
     for run, record in known:
-        compared = _compare(run, record, wanted)
+        compared = compare(run, record, wanted)
         if (
             not compared.odd
             and not compared.unsure
             and record["version"] == wanted.version
-            and all(_equal(record["config"].get(key), value) for key, value in wanted.settings.items())
+            and all(equal(record["config"].get(key), value) for key, value in wanted.settings.items())
             and (run / "last" / "model.safetensors").is_file()
         ):
             yield run, compared
-
-
-def _equal(theirs: Any, ours: Any) -> bool:
-    return json.dumps(theirs, sort_keys=True) == json.dumps(ours, sort_keys=True) or (ours, theirs) == SETTLED
 
 
 def _evaluation(run: Path, wanted: plan.Job) -> Path | None:
@@ -307,6 +206,8 @@ def _evaluation(run: Path, wanted: plan.Job) -> Path | None:
 def _link(folder: Path, job: plan.Job, found: Path) -> str:
     path = folder / job.out
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():  # to what is gone
+        path.unlink()
     path.symlink_to(found.resolve(), target_is_directory=True)
     return f"used: {job.id}: {found}"
 
@@ -318,5 +219,9 @@ def used(folder: Path, made: plan.Plan) -> list[str]:
         folder: of the study.
         made: its plan.
     """
-    links = [(job.id, folder / job.out) for job in made.jobs if (folder / job.out).is_symlink()]
+    links = [
+        (job.id, folder / job.out)
+        for job in made.jobs
+        if (folder / job.out).is_symlink() and (folder / job.out).exists()
+    ]
     return [f"Used, not made by this study: {id}: {path.resolve()}." for id, path in links]

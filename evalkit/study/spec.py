@@ -292,8 +292,9 @@ def _report(path: Path, given: Any, axes: Mapping[str, Any]) -> Report:
     for key in given:
         if key not in options:
             raise EvalkitError(f"{path.name}: report: {unknown('key', str(key), options)}")
+    given = {key: value for key, value in given.items() if value is not None}
     for key, value in given.items():
-        for word in value if isinstance(value, list) else [value]:
+        for word in value if isinstance(value, list) and key in ("rows", "columns") else [value]:
             _text(path, f"report.{key}", word)
     as_list = {k: [v] if isinstance(v, str) else v for k, v in given.items() if k in ("rows", "columns")}
     report = Report(**{**given, **as_list})

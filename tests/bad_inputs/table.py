@@ -21,7 +21,10 @@ def kinds() -> dict[str, list[Case]]:
     """Kind -> its cases, of every module that has some, by name of the module."""
     names = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py") if path.stem != "test_table")
     modules = [import_module(f"{__package__}.{name}") for name in names]
-    return {module.KIND: module.CASES for module in modules}
+    found: dict[str, list[Case]] = {}
+    for module in modules:  # several may hold cases of one kind
+        found.setdefault(module.KIND, []).extend(module.CASES)
+    return found
 
 
 def safe(name: str) -> str:

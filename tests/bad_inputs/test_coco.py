@@ -102,7 +102,7 @@ def of_corners(content):
 def near(content):
     """Boxes that could be either, without areas that tell."""
     content["annotations"] = [
-        {"id": 1 + i, "image_id": 1, "category_id": 1 + i % 2, "bbox": [2, 3, 20 + i, 30], "area": 4, "iscrowd": 0}
+        {"id": 1 + i, "image_id": 1, "category_id": 1 + i % 2, "bbox": [2, 3, 20 + i, 30], "area": 300, "iscrowd": 0}
         for i in range(20)
     ]
 
@@ -126,7 +126,7 @@ REFUSED = {
             c["images"][0].update(width=10**6, height=10**6),
             c["annotations"][0].update(segmentation={"counts": [0, 10**12], "size": [10**6, 10**6]}),
         ),
-        "is 64x64 pixels, not 1000000x1000000",
+        "1000000 x 1000000 pixels are too many",
     ),
     "boxes of 0 to 1": (each(shares), "lie within 0 to 1"),
     "boxes as two corners": (each(corners), "a box of two corners|reaches out of its image"),
@@ -171,6 +171,18 @@ REFUSED = {
     ),
     "a width that is a fraction": (lambda c: c["images"][0].update(width=64.0), "no whole number"),
     "a class of an empty name": (lambda c: c["categories"][1].update(name=" "), "an empty name"),
+    "an area that no float holds": (first(area=10**400), "no finite number"),
+    "a coordinate that no float holds": (first(bbox=[4, 6, -(10**400), 3]), "no finite number"),
+    "a polygon's coordinate that no float holds": (
+        first(segmentation=[[4, 6, 10**400, 6, 24, 22]]),
+        "no finite number",
+    ),
+    "an image listed with 10^9 x 10^9 pixels": (
+        lambda c: c["images"][1].update(width=10**9, height=10**9),
+        "1000000000 x 1000000000 pixels are too many.*; correct its width and height",
+    ),
+    "compressed run lengths of a million bits": (run_lengths("o" * 200_000 + "0"), "do not add up"),
+    "run lengths of 10^18 pixels": (run_lengths([10**18, 10**18]), "do not add up"),
     "a box elsewhere than its mask": (first(bbox=[40, 40, 10, 10]), "lies elsewhere than its mask"),
     "a box elsewhere than its run lengths": (
         run_lengths([50 * 64 + 50, 5, 4096 - 50 * 64 - 55]),
@@ -184,6 +196,18 @@ THIN = [[10.6, 10, 10.9, 10, 10.9, 30, 10.6, 30]]
 OF_BOXES = [
     n for n in REFUSED if "polygon" not in n and "run lengths" not in n and "mask" not in n and "two corner" not in n
 ]
+MARKS = {  # said of both splits
+    "areas as shares of the image": (
+        each(lambda e: e.update(area=e["area"] / 4096)),
+        "3 .* objects have an `area` that is not theirs, e.g. object 1",
+    ),
+    "the area of the whole image": (first(area=4096), "1 .* objects have an `area` that is not theirs"),
+    "objects that CVAT has turned": (first(attributes={"rotation": 30.0}), "1 .* objects have a `rotation`"),
+    "an image that LVIS has looked through for some classes": (
+        lambda c: c["images"][0].update(not_exhaustive_category_ids=[2]),
+        "annotated for some classes only",
+    ),
+}
 SAID = {
     "train": {
         "a box half beside its mask": (first(bbox=[16, 6, 24, 16]), "a box that is not that of their mask"),
@@ -196,6 +220,7 @@ SAID = {
         "an area of 0": (first(area=0), "1 objects narrower than a pixel"),
         "objects marked ignore": (first(ignore=1), "1 objects marked `ignore` are left out"),
         "an object that stands there twice": (more(square(9, 1)), "1 train objects stand there twice"),
+        **MARKS,
         "a class without an object": (
             each(lambda e: e.update(category_id=1)),
             "no train object is of 1 of .* dog",
@@ -207,6 +232,7 @@ SAID = {
             lambda c: c["annotations"].extend(square(10 + i, 1, x=4 + i / 4) for i in range(101)),
             "1 images show more than the 100",
         ),
+        **MARKS,
         "a class of crowds alone": (
             lambda c: c["annotations"][2].update(iscrowd=1),
             "no val object is of 1 of the 2 classes: dog",
@@ -235,7 +261,36 @@ def transfer_data(folder, change):
     return "; ".join(det.find_data(cfg, folder / "run").notes)
 
 
+def both_lists(folder, more):
+    """Categories that both files list besides."""
+    for split in ("train", "val"):
+        looked_at(whole(folder), (split, lambda c: None))
+    for split in ("train", "val"):
+        path = folder / "annotations" / f"{split}.json"
+        content = json.loads(path.read_text())
+        content["categories"] += more
+        path.write_text(json.dumps(content))
+    return "; ".join(detection(str(folder), folder).notes)
+
+
 CASES = [
+    *(
+        Case(
+            f"two classes of one look, {name!a}",
+            both_lists,
+            "their names look the same",
+            "said",
+            [{"id": 3, "name": name}],
+        )
+        for name in ("Cat", "cat ", "c\u200bat", "\uff43at")
+    ),
+    Case(
+        "a class of the set's own name, as Roboflow writes it",
+        both_lists,
+        "no train object is of 1 of the 3 classes: animals",
+        "said",
+        [{"id": 0, "name": "animals", "supercategory": "none"}],
+    ),
     *(
         Case(f"{name}, {split}, boxes alone", met_alone, says=REFUSED[name][1], argument=(split, REFUSED[name][0]))
         for name in OF_BOXES

@@ -49,6 +49,11 @@ def saved(change, kind="PNG"):
     return lambda path: Image.fromarray(change(labels())).save(path, kind)
 
 
+def header(size):
+    """A PNG that declares so many pixels a side."""
+    return lambda path: path.write_bytes(png(8, 0, np.zeros((size, 0), np.uint8), width=size))
+
+
 def constant(value):
     return saved(lambda map: np.full_like(map, value))
 
@@ -71,6 +76,39 @@ def beside(folder, name):
     return "; ".join(seg_folders(folder).notes)
 
 
+def bomb(folder, split):
+    whole(folder)
+    for path in (folder / "images" / split).iterdir():
+        header(100_000)(path)
+    return seg_folders(folder)
+
+
+def listed(folder, text):
+    """What is said of a list of classes that is written so."""
+    whole(folder)
+    (folder / "classes.txt").write_bytes(text.encode())
+    return "; ".join(seg_folders(folder).notes)
+
+
+def with_a_mark(folder):
+    """The mark of the order of bytes that Windows writes is no part of the first name."""
+    (whole(folder) / "classes.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\r\n\r\nc\r\nd\r\n")
+    assert seg_folders(folder).classes == list("abcd")
+
+
+def black_and_white(path):
+    Image.fromarray((labels() % 2 * 255).astype(np.uint8)).save(path)
+
+
+def reduced(folder):
+    """Maps of colours that were each reduced to a palette of their own: the labels are in the order of use."""
+    for i, path in enumerate(sorted((whole(folder) / "masks" / "train").iterdir())):
+        image = Image.fromarray((labels() + i) % 4, "P")
+        image.putpalette([60 * ((k + i) % 4) for k in range(256) for _ in range(3)])
+        image.save(path)
+    return "; ".join(seg_folders(folder).notes)
+
+
 REFUSED = {
     "grey of 4 bits": (lambda path: few_bits(path, 4), "grey of less than 8 bits"),
     "grey of 2 bits": (lambda path: few_bits(path, 2), "grey of less than 8 bits"),
@@ -84,9 +122,43 @@ REFUSED = {
     "grey and alpha": (saved(lambda m: np.stack([m] * 2, 2)), "has mode LA"),
     "nothing but 255": (constant(255), "label map holds any of the 200 classes"),
     "labels one too high": (saved(lambda m: m + 197), "holds the label 200"),
+    "a header of 15,000 x 15,000 pixels": (header(15_000), "cannot be read"),
+    "a header of 100,000 x 100,000 pixels": (header(100_000), "cannot be read"),
     "another size": (saved(lambda m: m[:16]), "is 32x16 pixels"),
 }
 CASES = [
+    *(
+        Case(
+            f"an image with a header of 100,000 x 100,000 pixels, {split}", bomb, says="cannot be read", argument=split
+        )
+        for split in ("train", "val")
+    ),
+    *(
+        Case(f"a list of classes {what}", listed, says=says, argument=text)
+        for what, text, says in (
+            ("with CVAT's header", "# label:color_rgb:parts:actions\na\nb\nc\nd", "would move the labels"),
+            ("with a comment", "a\n# b\nc\nd", "would move the labels"),
+            ("of LabelMe", "__ignore__\n_background_\na\nb\nc", "'__ignore__' is no class"),
+            ("numbered from 1", "1 a\n2 b\n3 c\n4 d", "numbers its classes otherwise"),
+            ("numbered in another order", "1: a\n0: b\n3: c\n2: d", "numbers its classes otherwise"),
+            ("as ADE20K's table", "1\ta\n2\tb\n3\tc\n4\td", "numbers its classes otherwise"),
+            ("in one line", "a, b, c, d", "different classes, one per line"),
+        )
+    ),
+    Case("a list of classes that Windows wrote", with_a_mark, fate="mended"),
+    *(
+        Case(f"a list of classes of one look, {name}", listed, "names look the same", "said", f"cat\n{name}\nc\nd")
+        for name in ("Cat", "c\u200bat", "cat.")
+    ),
+    Case(
+        "black and white maps of 0 and 255, train",
+        met,
+        "hold 0 and 255 alone",
+        "refused",
+        (black_and_white, "train", 4),
+    ),
+    Case("black and white maps of 0 and 255, val", met, "hold 0 and 255 alone", "refused", (black_and_white, "val", 4)),
+    Case("maps reduced to palettes one by one", reduced, "label 0 of the train label maps is the colour", "said"),
     *(
         Case(f"{what}, {split}", met, says=says, argument=(save, split, 200))
         for what, (save, says) in REFUSED.items()

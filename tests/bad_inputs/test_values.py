@@ -49,6 +49,12 @@ def split_of_a_folder(folder):
     return invoke(["eval", str(run), "--data", str(images), "split=train", "device=cpu", "--out", str(folder / "out")])
 
 
+def doubled(folder):
+    return invoke(
+        ["eval", "zoo:vanilla-digits", "--data", "digits", "--out", str(folder / "out"), "--data=digits-photo"]
+    )
+
+
 def given_twice(folder, words):
     """The last one counts, and it is said."""
     with warnings.catch_warnings(record=True) as heard:
@@ -102,7 +108,7 @@ IDLE = (
     "distill_teacher=resnet18|distill_type=none|distill_alpha=0.1",
     "schedule=constant|warmup_epochs=0|schedule_by=epoch", "opt=lion|eps=1e-6",
     "ema=0.9|ema_warmup_epochs=500", "micro_batch=1|auto_micro_batch=true", "opt=rmsprop|betas=[0.9, 0.99]",
-    "opt=adafactor|momentum=0.5",
+    "opt=adafactor|betas=[0.9]|momentum=0.5",
     "warmup_epochs=0|warmup_lr=1e-6", "opt=adamw|momentum=0.5", "opt=sgd|betas=[0.9, 0.99]", "opt=sgd|eps=1e-6",
 )  # fmt: skip
 METHODS = (
@@ -124,11 +130,15 @@ IMPOSSIBLE = (
     "epochs=5|warmup_epochs=3|cooldown_epochs=2", "epochs=5|warmup_epochs=1|cooldown_epochs=4",
     "schedule=step|epochs=9|decay_epochs=[3]|decay_rate=1", "schedule=step|epochs=9|decay_epochs=[3]|decay_rate=2",
     "distill_teacher=resnet18|distill_alpha=0", "betas=[0.9]", "betas=[0.9, 0.99, 0.999]", "opt=lion|betas=[0.9]",
-    "opt=adan",
+    "opt=adan", "opt=adafactor", "opt=adahessian", "opt_args={layer_decay: 0.7}", "opt_args={param_group_fn: 3}",
+    "opt_args={filter_bias_and_bn: false}", "opt_args={caution: true}",
+    "opt_args={maximize: true}", "opt_args={eps: 1e-6}",
+    "opt=sgd|opt_args={momentum: 0.5}", "opt_args={foreach: true}", "opt_args={amsgrad: 3}",
 )  # fmt: skip
 IMPOSSIBLE_SAYS = (
     "is above lr|must be growing numbers up to|end before the warm-up|ema=1 never|leaves? nothing"
-    "|counts no label|not fall|takes [23] betas"
+    "|counts no label|not fall|takes [23] betas|single one of betas|second derivatives|does not take opt_args"
+    "|is a key of its own|must be true or false"
 )
 KEPT = (
     ("label", "yes", "yes"), ("label", "1:30", "1:30"), ("label", "007", "007"), ("label", "2026-01-01", "2026-01-01"),
@@ -214,7 +224,8 @@ NO_EFFECT = (
 NOT_TAKEN = (
     "data=digits|model=vit_nano_patch4_32|limit=8|cache=memory", "cache=device|augment=rrc",
     "opt=sgdp|opt_kernels=foreach",
-    "opt=madgrad|opt_kernels=fused", "opt_kernels=foreach|opt_args={foreach: false}", "opt_args={lr: 1}",
+    "opt=madgrad|opt_kernels=fused", "opt=sgd|opt_args={dampening: 0.5}", "opt=sgd|momentum=0",
+    "opt=lamb|opt_args={max_grad_norm: x}", "opt=muon|opt_args={ns_coefficients: foo}",
     "auto_micro_batch=true|bn_batch=4", "cache=device|augment=none|auto_augment=rand-m9-inc1", "track=mlflow2",
     "decode=fast|interpolation=lanczos",
 )  # fmt: skip
@@ -282,6 +293,7 @@ CASES = [
         fate="said",
         argument="schedule=step|epochs=1|decay_epochs=[1]",
     ),
+    Case("train: ema=0", said_of, "averages nothing", "said", "ema=0"),
     Case(
         "train: a decay within the warm-up",
         said_of,
@@ -298,7 +310,7 @@ CASES = [
     *cases(
         NOT_TAKEN,
         said_of,
-        "has no |no effect|does not|unknown|multiple values|must be|cache=device augments",
+        "has no |no effect|does not|unknown|must be|cache=device augments",
         "train: ",
     ),
     *(
@@ -334,6 +346,7 @@ CASES = [
     *cases(OCCLUSION, measured, "has no effect here; ", "occlusion: "),
     *cases(EVAL, evaluated, REFUSED, "eval: "),
     Case("eval: a split of a folder", split_of_a_folder, says="split=train belongs to data by name"),
+    Case("eval: --data twice", doubled, says="--data is given more than once"),
     Case("a number in other digits", override, says="must be an integer", argument="seed=1\u0660"),
     *(Case(f"given twice: {words}", given_twice, "is given more than once", "said", words) for words in AGAIN),
     *(Case(f"{name}={text} is kept", kept, fate="mended", argument=(name, text, value)) for name, text, value in KEPT),

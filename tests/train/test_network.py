@@ -42,7 +42,8 @@ def test_a_head_for_other_classes_is_left_out_and_said(tmp_path, classes):
 def test_a_file_without_names_keeps_its_head_and_it_is_said(tmp_path):
     torch.save(models.create(NAME, num_classes=2, **ARGS).model.state_dict(), tmp_path / "w.pth")
     _, said = started(tmp_path / "w.pth", ["cat", "dog"], f"model={NAME}")
-    assert "its head is kept, though the file does not name its classes" in said[0]
+    assert "as timm does for vit_nano_patch4_32, mean 0.485, 0.456, 0.406" in said[0]
+    assert "its head is kept, though the file does not name its classes" in said[1]
 
 
 def test_another_normalisation_is_said_or_kept(tmp_path):

@@ -6,7 +6,7 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from evalkit.errors import EvalkitError
 from evalkit.train.config import TrainConfig
 from evalkit.train.mixups.base import MixMethod
-from evalkit.train.optim import kernels, make_optimizer, parameter_groups
+from evalkit.train.optim import betas_of, check_optimizer, kernels, make_optimizer, parameter_groups
 
 
 def cfg(**kw):
@@ -54,6 +54,42 @@ def test_further_arguments(vit):
     )
     with pytest.raises(EvalkitError, match="'adamw' does not take .*max_grad_nrom"):
         make_optimizer(vit, MixMethod(), cfg(opt_args={"max_grad_nrom": 1.0}))
+
+
+def test_what_is_no_argument_of_the_optimizer():
+    """timm reads layer_decay and the like where it makes the groups of a whole network, and leaves them out here."""
+    for given, says in (
+        ({"opt_args": {"layer_decay": 0.7}}, "'adamw' does not take opt_args.layer_decay. Choose one of: amsgrad"),
+        ({"opt": "lamb", "opt_args": {"max_grad_nrom": 1}}, "Did you mean 'max_grad_norm'"),
+        ({"opt": "sgd", "opt_args": {"momentum": 0.5}}, "give momentum=... instead"),
+        ({"opt": "adan"}, r"takes 3 betas, but got \[0.9, 0.999\]; its own are betas=\[0.98, 0.92, 0.99\]"),
+    ):
+        with pytest.raises(EvalkitError, match=says):
+            check_optimizer(cfg(**given))
+    check_optimizer(cfg(opt="adafactor", betas=[0.9], opt_args={"clip_threshold": 2.0}))
+
+
+@pytest.mark.parametrize("opt", ["adafactor", "cadafactor"])
+def test_adafactor_uses_the_first_beta_alone(opt):
+    def weights(betas: list[float]) -> torch.Tensor:
+        torch.manual_seed(0)
+        net = torch.nn.Linear(33, 17)
+        optimizer = create_optimizer_v2([{"params": list(net.parameters())}], opt=opt, lr=0.01, betas=betas)
+        for _ in range(3):
+            net(torch.randn(8, 33)).square().mean().backward()
+            optimizer.step()
+        return net.weight.detach()
+
+    assert torch.equal(weights([0.9, 0.5]), weights([0.9, 0.999])) and torch.equal(weights([0.9]), weights([0.9, 0.5]))
+    assert not torch.equal(weights([0.9]), weights([0.6])) and betas_of(opt) == 1
+
+
+def test_values_are_tried_in_a_step(vit):
+    state = torch.random.get_rng_state()
+    for given in ({"opt": "lamb", "opt_args": {"max_grad_norm": "x"}}, {"opt": "sgd", "momentum": 0.0}):
+        with pytest.raises(EvalkitError, match="does not (take|work)"):
+            make_optimizer(vit, MixMethod(), cfg(**given))
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_unknown_optimizer(vit):

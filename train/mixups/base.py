@@ -242,7 +242,7 @@ def checked_mix(method: MixMethod, ctx: Context, x: Tensor, y: Tensor, net: Netw
         raise EvalkitError(f"{name} changed the batch that it was given in place; change a copy, x.clone()")
     outcome.check_batch(name, mixed.x, x)
     if outcome.is_first(method, "values"):
-        outcome.check_values(name, mixed, y)
+        outcome.check_values(name, mixed, x, y)
     outcome.check_weights(method, mixed.weights, y, "mix", len(mixed.x))
     return mixed
 

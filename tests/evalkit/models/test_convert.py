@@ -103,7 +103,7 @@ def test_other_files_are_left_as_they_are(tmp_path):
         load(tmp_path / "w.pth", model="resnet18")
 
 
-EFFICIENTNETS = ["tf_efficientnet_lite0", "efficientnet_b0", "tf_efficientnet_b1"]
+EFFICIENTNETS = ["tf_efficientnet_lite0", "tf_efficientnet_b0", "tf_efficientnet_b1"]
 
 
 def lukemelas(model):
@@ -140,7 +140,15 @@ def test_efficientnets_of_lukemelas_load_under_timms_names(name, tmp_path):
 
 
 def test_efficientnets_of_another_size_are_refused(tmp_path):
-    own, table = weights("efficientnet_b0", num_classes=5), lukemelas(create("efficientnet_b0").model)
+    own, table = weights("tf_efficientnet_b0", num_classes=5), lukemelas(create("tf_efficientnet_b0").model)
     torch.save({old: own[new] for old, new in table.items() if new in own}, tmp_path / "w.pth")
-    with pytest.raises(EvalkitError, match="does not fit model 'efficientnet_b1': it lacks"):
-        load(str(tmp_path / "w.pth"), model="efficientnet_b1")
+    with pytest.raises(EvalkitError, match="does not fit model 'tf_efficientnet_b1': it lacks"):
+        load(str(tmp_path / "w.pth"), model="tf_efficientnet_b1")
+
+
+def test_efficientnets_that_pad_otherwise_are_refused(tmp_path):
+    """The tensors would fit, and give other logits."""
+    own, table = weights("tf_efficientnet_lite0", num_classes=5), lukemelas(create("tf_efficientnet_lite0").model)
+    torch.save({old: own[new] for old, new in table.items() if new in own}, tmp_path / "w.pth")
+    with pytest.raises(EvalkitError, match="pads as TensorFlow does; efficientnet_lite0 does not: give model=tf_"):
+        load(str(tmp_path / "w.pth"), model="efficientnet_lite0")

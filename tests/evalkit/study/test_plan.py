@@ -72,7 +72,8 @@ def test_a_folder_of_another_person_brings_no_commands(tmp_path):
     values["jobs"] = [own, code, elsewhere, other, evil]
     (folder / "plan.json").write_text(json.dumps(values))
     said = plan.start(folder, second, study)
-    assert len(said) == 3 and "add mixup=evil:Method" in said[0] and "no such job" in said[1] and "../evil" in said[2]
+    assert len(said) == 3 and "add mixup=evil:Method" in said[0] and "../evil" in said[1]
+    assert "no such job" in said[1] and other["id"] in said[2] and "another command for it now" in said[2]
     jobs = {job.id: job for job in plan.read(folder).jobs}
     assert "evil" not in str(jobs) and jobs[own["id"]].argv == own["argv"]
     assert jobs[elsewhere["id"]].out == next(job.out for job in first.jobs if job.id == elsewhere["id"])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from evalkit.errors import EvalkitError
 
+FURTHER = 10  # times as far from 0 as the batch's: pixels that no mixing of normalised images gives
 TOLERANCE = 0.01  # of label weights and their sums: they may be computed in half precision
 
 
@@ -83,16 +84,22 @@ def check_batch(name: str, mixed: Any, x: Tensor) -> None:
         )
 
 
-def check_values(name: str, mixed: Any, labels: Tensor) -> None:
+def check_values(name: str, mixed: Any, x: Tensor, labels: Tensor) -> None:
     """Raises EvalkitError for numbers of a mixed batch that mean nothing; makes the host wait.
 
     Args:
         name: What gave it, for the error.
         mixed: A `Mixed`.
+        x: The images that it is mixed of, (B, C, H, W).
         labels: Of the batch, (B,).
     """
     if not bool(torch.isfinite(mixed.x).all()):
         raise EvalkitError(f"{name} gave images whose pixels are not finite")
+    if (most := float(mixed.x.detach().abs().max())) > FURTHER * max(1.0, float(x.abs().max())):
+        raise EvalkitError(
+            f"{name} gave images whose pixels reach to {most:.4g}, those of the batch to {float(x.abs().max()):.4g}:"
+            " images are normalised, and mixed ones too"
+        )
     if mixed.partner is not None:
         low, high = int(mixed.partner.min()), int(mixed.partner.max())
         if low < 0 or high >= len(labels):
@@ -115,8 +122,17 @@ def kept_as_it_was(name: str, net: Any) -> Callable[[], None]:
     """
     net = getattr(net, "module", net)  # of one wrapped for processes, or a user's own that gives logits alone
     mode, trained = getattr(net, "training", None), _trained(net)
+    grad, dtype, written = torch.is_grad_enabled(), torch.get_default_dtype(), _written(net)
 
     def look() -> None:
+        if torch.is_grad_enabled() != grad:
+            torch.set_grad_enabled(grad)
+            raise EvalkitError(f"{name} left gradients switched {'off' if grad else 'on'}; use `with torch.no_grad():`")
+        if torch.get_default_dtype() != dtype:
+            torch.set_default_dtype(dtype)
+            raise EvalkitError(f"{name} changed torch's default dtype, which the network's is not; leave it alone")
+        if _written(net) != written:
+            raise EvalkitError(f"{name} changed weights of the network in place; change a copy, or do it in after_step")
         if getattr(net, "training", None) != mode:
             raise EvalkitError(
                 f"{name} left the network in another mode than it was in; put it back: net.train({mode})"
@@ -129,6 +145,12 @@ def kept_as_it_was(name: str, net: Any) -> Callable[[], None]:
 
 def _trained(net: Any) -> bool:
     return isinstance(net, nn.Module) and any(p.requires_grad for p in net.parameters())
+
+
+def _written(net: Any) -> int:
+    """How often the weights of a network were written to, of those that are whole here."""
+    weights = net.parameters() if isinstance(net, nn.Module) else ()
+    return sum(p._version for p in weights if type(p) is nn.Parameter)
 
 
 def own_draws(name: str) -> Callable[[], None]:
