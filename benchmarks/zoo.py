@@ -94,7 +94,8 @@ def make(name: str, work: Path, out: Path) -> Path:
 
 
 def assemble(name: str, words: list[str], made: tuple[Path, Path], out: Path) -> Path:
-    """A member's folder below `out`: weights, meta.json, records, per-sample records, card.
+    """A member's folder below `out`: weights, meta.json, records, per-sample records, card. The one before it goes once
+    this one is whole.
 
     Args:
         name: Of the member.
@@ -102,12 +103,21 @@ def assemble(name: str, words: list[str], made: tuple[Path, Path], out: Path) ->
         made: The run, and the folder of what was measured on it.
         out: Where the zoo lies.
     """
-    run, where = made
-    source, folder = checkpoint.find_folder(run), out / name
+    source, folder = checkpoint.find_folder(made[0]), out / f".{name}.tmp"
     if source is None:
-        raise EvalkitError(f"{run} holds no checkpoint; train it first")
+        raise EvalkitError(f"{made[0]} holds no checkpoint; train it first")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+        _fill(folder, name, words, made, source)
+        shutil.rmtree(out / name, ignore_errors=True)
+        return folder.rename(out / name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(folder: Path, name: str, words: list[str], made: tuple[Path, Path], source: Path) -> None:
+    run, where = made
     file = checkpoint.FILES["raw"]
     shutil.copy(source / file, folder / file)
     meta = checkpoint.verify(source)
@@ -125,7 +135,6 @@ def assemble(name: str, words: list[str], made: tuple[Path, Path], out: Path) ->
     lines += [["evalkit", verb, *rest[:1], spec, *rest[1:]] for verb, *rest in measured(name)]
     card = {"commands": [shlex.join(line) for line in lines]}
     (folder / zoo.CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    return folder
 
 
 def pack(path: Path) -> None:
@@ -169,4 +178,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EvalkitError as e:
+        raise SystemExit(f"error: {e}") from None
+    except OSError as e:
+        raise SystemExit(f"error: {e.filename or 'the folder of the zoo'}: {e.strerror}") from None

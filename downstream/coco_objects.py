@@ -12,12 +12,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from evalkit.data.peculiarities import size_problem
 from evalkit.text import look_alike
 
 BOX = tuple[float, float, float, float]  # left, top, right, bottom
 OUTSIDE = 1.0  # pixels that a box or polygon may reach over the border: rounding
 MAX_AREA = 1e10  # what pycocotools takes for an object of any size
 LARGEST_ID = 1 << 63  # that NumPy holds
+LARGEST = 1e15  # of coordinates and areas: a Python number may be one that no float holds
+LONGEST_RUN = 60  # bits of a run length
 ALIKE = 0.5  # intersection over union of an object's box and the box around its mask; amodal boxes are larger
 ROUNDED = 64  # twice the pixels of an object so small that rounding decides its area
 FEW = 20  # boxes that all look like two corners by chance
@@ -38,6 +41,9 @@ def problem(content: dict[str, Any], train: bool) -> str | None:
             return f"the `id` of {what} is no whole number of up to 64 bits; number the {key}"
     if not all(_whole(image[side]) for image in content["images"] for side in ("width", "height")):
         return "the width or height of an image is no whole number; correct it"
+    for image in content["images"]:
+        if found := size_problem((image["width"], image["height"])):
+            return f"image {image['file_name']}: {found}; correct its width and height"
     if any(not category["name"].strip() for category in content["categories"]):
         return "a category has an empty name; give it one"
     names = Counter(posixpath.normpath(image["file_name"]) for image in content["images"])
@@ -46,10 +52,11 @@ def problem(content: dict[str, Any], train: bool) -> str | None:
         return f"two of the images are the same file, {shared[0]}; list it once"
     if all(entry["iscrowd"] for entry in objects):
         return "all of its objects are crowds (iscrowd 1), of which nothing is learned or measured; mark single objects"
+    for entry in objects:
+        if not all(map(_is_number, (*entry["bbox"], entry["area"]))):
+            return f"object {entry['id']} has a `bbox` or an `area` that is no finite number; correct it"
     boxes = [entry["bbox"] for entry in objects]
-    if all(isinstance(v, int | float) and 0 <= v <= 1 for box in boxes for v in box) and any(
-        v % 1 for box in boxes for v in box
-    ):
+    if all(0 <= v <= 1 for box in boxes for v in box) and any(v % 1 for box in boxes for v in box):
         return "its boxes lie within 0 to 1, but COCO counts pixels; multiply them by width and height"
     if not any(entry.get("segmentation") for entry in objects) and all(map(_of_corners, objects)):
         return "its boxes are two corners, by the areas beside them; COCO's are left, top, width, height: convert them"
@@ -117,9 +124,6 @@ def notes(content: dict[str, Any], split: str) -> list[str]:
 
 def _object(entry: dict[str, Any], image: dict[str, Any], train: bool) -> str | None:
     width, height = image["width"], image["height"]
-    numbers = [*entry["bbox"], entry["area"]]
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in numbers):
-        return "has a `bbox` or an `area` that is no finite number; correct it"
     if entry["iscrowd"] not in (0, 1):
         return f"has iscrowd {entry['iscrowd']!r}; it is 0 (a single object) or 1 (a crowd)"
     if entry["area"] < 0 or entry["area"] > MAX_AREA:
@@ -169,7 +173,7 @@ def _polygons(mask: Any, width: int, height: int) -> str | None:
     for polygon in mask:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             return "has a polygon that is no list of at least three points x, y; write it again"
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in polygon):
+        if not all(map(_is_number, polygon)):
             return "has a polygon with a coordinate that is no finite number; correct it"
         left, top, right, bottom = _bounds([polygon])
         if left < -OUTSIDE or top < -OUTSIDE or right > width + OUTSIDE or bottom > height + OUTSIDE:
@@ -203,6 +207,8 @@ def decoded(text: str) -> list[int] | None:
             return None
         value |= (bits & 0x1F) << shift
         shift += 5
+        if shift > LONGEST_RUN:
+            return None
         if bits & 0x20:
             continue
         if bits & 0x10:
@@ -278,6 +284,10 @@ def _of_corners(entry: dict[str, Any]) -> bool:
 def _apart(a: BOX, b: BOX) -> bool:
     """Whether two boxes as corners have no point in common, a pixel of rounding left aside."""
     return a[0] > b[2] + 1 or b[0] > a[2] + 1 or a[1] > b[3] + 1 or b[1] > a[3] + 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def _whole(value: Any) -> bool:

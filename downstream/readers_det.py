@@ -262,7 +262,7 @@ def _other_size(images: list[dict[str, Any]], folder: Path) -> str | None:
         try:
             with Image.open(path) as opened:
                 width, height = shown_size(opened)
-        except OSError as e:
+        except Exception as e:  # decoders raise whatever a malformed file leads them to
             return f"image {path} cannot be read ({' '.join(str(e).split())}); replace it"
         if (width, height) != (image["width"], image["height"]):
             return (

@@ -252,7 +252,7 @@ def _mask_problem(image: Path, mask: Path, classes: int, ignore: bool) -> str | 
             if opened.size != (width, height):
                 return f"is {opened.width}x{opened.height} pixels, its image {width}x{height}; make it anew"
             labels = np.unique(np.asarray(opened)).tolist()
-    except OSError as e:
+    except Exception as e:  # decoders raise whatever a malformed file leads them to
         return f"or its image cannot be read ({' '.join(str(e).split())}); replace it"
     if labels[-1] == IGNORE and not ignore:
         return (

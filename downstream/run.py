@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import re
-import signal
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from evalkit import plots, results, run_folder
+from evalkit import guard, plots, results, run_folder
 from evalkit.errors import EvalkitError
 from evalkit.models.fit import describe
 from evalkit.models.load import spoken
@@ -161,13 +160,7 @@ def _run(job: Job, resume: bool, trusted: bool) -> int:
             with engine.in_one_line("the network cannot be trained"):
                 runner.train()
         except engine.Stopped as e:
-            number = e.args[0]
-            if is_main():
-                say(
-                    f"stopped by {signal.Signals(number).name} at step {runner.iter}, saved; continue with:"
-                    f" evalkit transfer {task.name} --resume {run}"
-                )
-            return 130 if number == signal.SIGINT else 2
+            return guard.stopped(e.args[0], runner.iter, f"evalkit transfer {task.name} --resume {run}")
         outcome = task.measure(cfg, data, lambda tta=False: engine.evaluate(runner, mm_config, tta=tta))
         loop.tell(outcome.metrics, task.summary(outcome))
     if is_main():

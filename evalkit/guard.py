@@ -3,6 +3,7 @@ outlives the one it works for."""
 
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from .runtime import is_main
+from .streams import UNREAD
+from .text import plain
+
 
 class Guard:
-    """Turns SIGTERM, SIGUSR1 and the first Ctrl-C into a request to stop after the current step; a second Ctrl-C stops
-    at once."""
+    """Turns SIGTERM, SIGUSR1, the end of its terminal and the first Ctrl-C into a request to stop after the current
+    step; a second Ctrl-C stops at once. What is ignored, as nohup has it, stays so."""
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -23,7 +28,8 @@ class Guard:
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Guard":
-        self.previous = {s: signal.signal(s, self._receive) for s in self.SIGNALS}
+        heard = [s for s in self.SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        self.previous = {s: signal.signal(s, self._receive) for s in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,6 +48,24 @@ class Guard:
         t = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(t, dist.ReduceOp.MAX)
         return t.tolist()
+
+
+def stopped(number: int, step: int, resume: str) -> int:
+    """Say of a run that it was stopped and saved; its exit code.
+
+    Args:
+        number: The signal; SIGPIPE: whoever read what it prints has ended.
+        step: How many steps are done.
+        resume: The command that goes on.
+    """
+    unread = number == signal.SIGPIPE
+    if is_main():
+        why = "since nobody reads what it prints any more" if unread else f"by {signal.Signals(number).name}"
+        line = f"stopped {why} at step {step}, saved; continue with: {resume}"
+        print(plain(line), file=sys.stderr if unread else sys.stdout, flush=True)
+        if unread:
+            return UNREAD
+    return 130 if number == signal.SIGINT else 2
 
 
 def end_with_parent(parent: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .errors import GONE, EvalkitError
 from .nodes import Meeting
+from .streams import UNREAD
 
 # environment variable: the folder in which each process of a launch leaves its exit code and error
 FOLDER = "EVALKIT_LAUNCH"
@@ -44,6 +45,8 @@ def spawn(processes: int, argv: list[str], meeting: Meeting | None = None) -> in
         stopped, failures = None, {}
         command = [word.format(root=str(Path(__file__).resolve().parents[1])) for word in COMMAND]
         where = meeting.options() if meeting else ["--standalone"]
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # by nohup, of which torchrun knows nothing
+            where.append("--signals-to-handle=SIGTERM,SIGINT,SIGQUIT")
         # torchrun would die of it, and its processes with it, before they had saved
         before = signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         try:
@@ -84,6 +87,8 @@ def spawn(processes: int, argv: list[str], meeting: Meeting | None = None) -> in
                 f"process {rank} of {processes} ended with {how} without an error of its own, and the others were"
                 " stopped; if memory ran out, use fewer processes or a smaller micro_batch"
             )
+    if any(end["code"] == UNREAD for end in ends):
+        return UNREAD
     errors = [end["message"] for end in ends if end["code"] == FAILED]
     if errors:  # the first is the cause; others are mostly about the connection to the process that was gone
         raise EvalkitError(min(errors, key=lambda error: error.startswith(GONE)))
@@ -132,7 +137,7 @@ def leave(code: int, message: str) -> int:
     Path(os.environ[FOLDER], str(rank)).write_text(
         json.dumps({"rank": rank, "code": code, "message": message}), encoding="utf-8"
     )
-    return FAILED if code == FAILED else 0
+    return FAILED if code in (FAILED, UNREAD) else 0
 
 
 def without_options(argv: list[str], *options: str) -> list[str]:

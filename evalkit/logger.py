@@ -2,6 +2,7 @@
 process."""
 
 import json
+import signal
 import sys
 import time
 import warnings
@@ -35,7 +36,7 @@ class Logger:
     def __init__(
         self, run: Path, start: int, total: int, track: str | None = None, config: Mapping[str, Any] | None = None
     ):
-        self.active = is_main()
+        self.active, self.unread = is_main(), 0  # SIGPIPE once nobody reads what is printed: a request to stop
         if not self.active:
             return
         path = run / "log.jsonl"
@@ -78,7 +79,7 @@ class Logger:
         if self.bar:
             self.bar.update(self.task, completed=step, note=note)
         else:
-            print(f"step {step}/{self.total}  {note}", flush=True)
+            self._print(f"step {step}/{self.total}  {note}")
 
     def moved(self, step: int) -> None:
         """`step` steps are done: the bar shows it."""
@@ -91,7 +92,7 @@ class Logger:
             if self.bar:
                 self.bar.console.print(plain(line), markup=False, highlight=False)
             else:
-                say(line)
+                self._print(line)
 
     def rest(self) -> None:
         """No step follows: the bar goes; values may still be logged."""
@@ -104,6 +105,12 @@ class Logger:
         if self.active:
             self._hand_on(lambda tracker: tracker.close())
             self.file.close()
+
+    def _print(self, line: str) -> None:
+        try:
+            say(line)
+        except BrokenPipeError:
+            self.unread = signal.SIGPIPE
 
     def _hand_on(self, to: Callable[[Tracker], None]) -> None:
         """Ask something of every tracker. One that fails ends no training: it is left out from then on, and said."""

@@ -29,6 +29,7 @@ from .about import PROTOCOLS
 from .config import ProtocolConfig
 from .protocol import Arrays, Outcome, Plan
 
+ABOUT = {"bad": list, "notes": dict, "seconds": int | float, "environment": dict}  # what is kept beside records
 SHOWN = 20  # unreadable images listed by name on the terminal; the record's side file lists all
 
 
@@ -91,7 +92,7 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     slug = re.sub(r"[^\w.-]+", "-", loaded.label).strip("-.") or "model"
     path = folder / f"{protocol.name}-{slug}-{digest[:12]}.npz"
-    found = gather_objects(_read(path) if is_main() else None)[0]
+    found = gather_objects(_read(protocol, path) if is_main() else None)[0]
     if found is None:
 
         def parts(role: str) -> Parts:
@@ -103,11 +104,11 @@ def _evaluate(protocol: Protocol, spec: str | models.Loaded, cfg: ProtocolConfig
             store.write(path, arrays, about)
         parts("").remove()
     else:
-        arrays, about = found
+        arrays, about, _ = found
         said = [f"{role}: {text}" for role, i in plan.sets.items() if (text := fingerprint.remark(i.fingerprint))]
         say(f"  records of an earlier run used again: {path}", *(f"  the images of {text}" for text in said))
     if is_main():
-        outcome = protocol.load().evaluate(arrays)
+        outcome = found[2] if found else protocol.load().evaluate(arrays)
         record = _record(protocol, loaded, checksum, plan, cfg, outcome, about, f"records/{path.name}")
         results.append(cfg.out, record)
         say(*(f"  {what} in {n} images" for what, n in about["notes"].items()))
@@ -251,11 +252,14 @@ def _record(
     )
 
 
-def _read(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
-    """The records at `path`; None where there are none, they are damaged, or images were unreadable: these may have
-    been mended since."""
-    found = store.read(path)
-    return None if found is None or found[1].get("bad", True) else found
+def _read(protocol: Protocol, path: Path) -> tuple[Arrays, dict[str, Any], Outcome] | None:
+    """The records at `path`, and their numbers; None where there are none, they are damaged, or images were unreadable:
+    these may have been mended since."""
+    arrays, about = store.read(path) or ({}, {})
+    if not all(isinstance(about.get(key), kind) for key, kind in ABOUT.items()) or about["bad"]:
+        return None
+    outcome = store.evaluated(protocol, arrays)
+    return None if outcome is None else (arrays, about, outcome)
 
 
 def _sha256_of(network: torch.nn.Module) -> str:

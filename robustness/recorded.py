@@ -30,13 +30,13 @@ def outcome_of(record: Record, transfers: Mapping[str, Protocol] = MappingProxyT
     if record["task"] in ("eval", "train"):
         return _predicted(record)
     found = store.read(Path(record["_dir"]) / record["records"]) if record["records"] else None
-    if found is None:
+    outcome = store.evaluated(PROTOCOLS[record["protocol"]], found[0]) if found else None
+    if found is None or outcome is None:
         raise EvalkitError(
             f"the per-sample records of {record['label']} ({record['protocol']}, in {record['_dir']}) are gone or"
             " damaged; evaluate it again"
         )
-    arrays = by_id(found[0])
-    return arrays["ids"], PROTOCOLS[record["protocol"]].load().evaluate(arrays)
+    return by_id(found[0])["ids"], outcome
 
 
 def _predicted(record: Record) -> tuple[np.ndarray, Outcome]:

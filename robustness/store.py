@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from evalkit.arrays import read_npz
+from evalkit.protocols import Protocol
 from evalkit.runtime import parse_json, sha256_file, write_atomic
 
-from .protocol import Arrays
+from .protocol import PER_SAMPLE, Arrays, Outcome, by_id
 
 # what missing, damaged and foreign files raise
 UNREADABLE = (OSError, ValueError, KeyError, TypeError)
@@ -39,4 +40,22 @@ def read(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
             return None
         return read_npz(path), about
     except UNREADABLE:
+        return None
+
+
+def evaluated(protocol: Protocol, arrays: Arrays) -> Outcome | None:
+    """The numbers of records that were read; None where they are not what the protocol keeps: arrays that lack, or of
+    other shapes and types.
+
+    Args:
+        protocol: What measured them.
+        arrays: As `read` gives them.
+    """
+    try:
+        count = len({*arrays["ids"].tolist()})
+        if not count or any(len(arrays[name]) != count for name in PER_SAMPLE if name in arrays):
+            return None
+        found: Outcome = protocol.load().evaluate(by_id(arrays))
+        return found
+    except (*UNREADABLE, IndexError, AttributeError, ZeroDivisionError):
         return None

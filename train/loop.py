@@ -116,7 +116,7 @@ def fit(s: Session, run: Path) -> None:
                     continue
                 # What is true in any process is true in all: they exchange the largest value of each. For the first bad
                 # step, of which the smallest is wanted, that is its distance from the end; 0 where no step was bad.
-                bad_from_end, stop, due = guard.agree(total - int(bad_step), guard.received or 0, due)
+                bad_from_end, stop, due = guard.agree(total - int(bad_step), guard.received or log.unread, due)
                 if bad_from_end:
                     give_up(s, run, total - int(bad_from_end))
                 if s.step % cfg.log_steps == 0 or last:

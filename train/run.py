@@ -1,7 +1,6 @@
 """`evalkit train`: a run folder from a recipe, or the continuation of one."""
 
 import os
-import signal
 import statistics
 import sys
 from contextlib import nullcontext
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evalkit import checkpoint, fingerprint, results, run_folder
+from evalkit import checkpoint, fingerprint, guard, results, run_folder
 from evalkit.about import ACCURACY
 from evalkit.data.loading import steps_per_epoch
 from evalkit.errors import EvalkitError
@@ -142,13 +141,7 @@ def _run(s: session.Session, run: Path) -> int:
         if not finished:
             loop.fit(s, run)
     except loop.Stopped as e:
-        number = e.args[0]
-        if is_main():
-            say(
-                f"stopped by {signal.Signals(number).name} at step {s.step}, saved; continue with: evalkit train"
-                f" --resume {run}"
-            )
-        return 130 if number == signal.SIGINT else 2
+        return guard.stopped(e.args[0], s.step, f"evalkit train --resume {run}")
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
         if advice := out_of_memory(s, e):
             raise EvalkitError(f"{advice}, or continue this one where more is free") from e

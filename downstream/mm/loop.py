@@ -134,7 +134,7 @@ class EvalkitLoop(BaseLoop):
                     alone = world_size() == 1 and device.type == "cpu"
                     if not (alone or save_now or log_now or val_now or self._iter % 10 == 0):
                         continue
-                    bad, stop = guard.agree(bool(bad_so_far), guard.received or 0)
+                    bad, stop = guard.agree(bool(bad_so_far), guard.received or log.unread)
                     if bad:
                         raise EvalkitError(
                             f"the loss was not finite at step {self._iter} or before; lower lr or set clip_grad=1.0,"

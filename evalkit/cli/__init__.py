@@ -1,8 +1,7 @@
 """The `evalkit` command: how it starts and how it ends."""
 
-import codecs
+import contextlib
 import errno
-import io
 import os
 import sys
 import tempfile
@@ -12,8 +11,9 @@ from typing import Any
 
 import typer
 
+from .. import streams
 from ..errors import EvalkitError, explained, in_short, own_code
-from ..text import check_text, plain, without_signs
+from ..text import check_text, plain
 from . import complete, schemas
 from .app import app
 from .words import check_once
@@ -22,7 +22,6 @@ __all__ = ["app", "invoke", "main"]
 UsageError: Any = typer.BadParameter.mro()[2]  # what typer raises for any wrong command line
 DEBUG = "EVALKIT_DEBUG"
 LONGEST = 4000  # letters of an error
-SIGNS = "evalkit-signs"  # what a stream does with letters that it lacks
 
 
 def invoke(argv: list[str]) -> tuple[int, str]:
@@ -41,13 +40,28 @@ def invoke(argv: list[str]) -> tuple[int, str]:
     except SystemExit as e:
         if complete.VARIABLE in os.environ:  # typer has answered a shell
             raise
+        if ended_by(e).startswith("typer."):  # --show-completion and --install-completion have done their work
+            return e.code if isinstance(e.code, int) else 1, ""
+        if isinstance(e.__context__, BrokenPipeError):  # what typer makes of it
+            return _failed(e.__context__)
         # else of a user's own code: nothing here leaves so
         return 1, plain(f"code of yours ended the program ({in_short(e)}); let it raise an error instead")
     except Exception as e:
-        if os.environ.get(DEBUG) == "1":
-            traceback.print_exc()
-        return 1, _in_bounds(plain(" ".join(_explain(e).split())))
+        return _failed(e)
     return code, "interrupted" if code == 130 else ""
+
+
+def _failed(e: Exception) -> tuple[int, str]:
+    if isinstance(e, BrokenPipeError) and streams.unread():
+        return streams.UNREAD, ""
+    if os.environ.get(DEBUG) == "1":
+        traceback.print_exception(e)
+    return 1, _in_bounds(plain(" ".join(_explain(e).split())))
+
+
+def ended_by(e: SystemExit) -> str:
+    """The module that ended the program."""
+    return str([frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(e.__traceback__)][-1])
 
 
 def _in_bounds(line: str) -> str:
@@ -91,18 +105,18 @@ def _is_somewhere() -> bool:
         return False
 
 
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    with contextlib.suppress(BrokenPipeError):  # it ends no command that has results to write yet
+        print(f"warning: {plain(' '.join(str(message).split()))}", file=sys.stderr)
+
+
 def main() -> None:
     """Console script: one line on stderr for an error; exit 0 complete, 2 finished but incomplete, 1 error, 130
-    interrupted."""
-    codecs.register_error(SIGNS, without_signs)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=SIGNS)  # a terminal that knows ASCII only, a file name that is no text
+    interrupted, 141 if nobody reads what it prints any more."""
+    streams.prepare()
     if os.environ.get(DEBUG) != "1":
         warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries tell their callers
-        warnings.showwarning = lambda message, *_: print(
-            f"warning: {plain(' '.join(str(message).split()))}", file=sys.stderr
-        )
+        warnings.showwarning = _show_warning
     if os.environ.get(complete.VARIABLE) == "complete_bash":
         complete.in_bash(lambda: invoke([]))
     if not _is_somewhere():
@@ -114,10 +128,20 @@ def main() -> None:
 
         watch_parent()
     code, message = invoke(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError as e:
+        code, message = (code, message) if message else _failed(e)
     if in_launch:
         leave_group(code)
         if launched():
-            sys.exit(leave(code, message))
-    if message:
-        print(message if code == 130 else f"error: {message}", file=sys.stderr)
+            status = leave(code, message)
+            streams.give_up()
+            sys.exit(status)
+    try:
+        if message:
+            print(message if code == 130 else f"error: {message}", file=sys.stderr)
+    except OSError:
+        pass  # the exit code says it
+    streams.give_up()
     sys.exit(code)

@@ -19,12 +19,13 @@ END = object()
 
 
 def shield(worker: int) -> None:
-    """Ctrl-C and SIGTERM often reach the whole process group; the main process decides what happens, and needs its
-    batches until then.
+    """Ctrl-C, SIGTERM and the end of a terminal often reach the whole process group; the main process decides what
+    happens, and needs its batches until then.
 
     A second SIGTERM ends the worker, so that the main process can still get rid of one that hangs.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:

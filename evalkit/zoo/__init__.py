@@ -11,15 +11,16 @@ Each is a folder laid out as a checkpoint, with what was measured on it beside t
 `python -m benchmarks.zoo` makes them from scratch.
 """
 
-import json
 from pathlib import Path
 
 from .. import results
-from ..errors import unknown
+from ..errors import EvalkitError, unknown
+from ..files import parse_json
 
 PREFIX = "zoo:"
 CARD = "card.json"
 FOLDER = Path(__file__).parent
+DAMAGE = (OSError, ValueError, KeyError, TypeError)  # what reading its files raises where they are not as they came
 
 
 def names() -> list[str]:
@@ -49,14 +50,22 @@ def located(spec: str | Path) -> Path:
 
 def table() -> list[str]:
     """A line for each: network, mixup, data, and the accuracy that `evalkit eval` recorded."""
-    lines = []
-    for name in names():
-        meta = json.loads((FOLDER / name / "meta.json").read_text(encoding="utf-8"))
+    return [_line(name) for name in names()]
+
+
+def _line(name: str) -> str:
+    try:
+        meta = parse_json((FOLDER / name / "meta.json").read_text(encoding="utf-8"))
         records = results.read([FOLDER / name / results.FILE])
-        top1 = next(r["metrics"]["top1"] for r in records if r["task"] == "eval")
+        (top1, *_) = [r["metrics"]["top1"] for r in records if r["task"] == "eval"]
         data = meta["data"]["name"]
-        lines.append(f"{PREFIX}{name:22}  {meta['model']}, {meta['method']}, {data}: top-1 {100 * top1:.1f} %")
-    return lines
+        return f"{PREFIX}{name:22}  {meta['model']}, {meta['method']}, {data}: top-1 {100 * top1:.1f} %"
+    except DAMAGE as e:
+        raise _damaged(name) from e
+
+
+def _damaged(name: str) -> EvalkitError:
+    return EvalkitError(f"{FOLDER / name} is damaged; install evalkit again")
 
 
 def commands(spec: str) -> list[str]:
@@ -65,5 +74,10 @@ def commands(spec: str) -> list[str]:
     Args:
         spec: As in `specs`.
     """
-    found = json.loads((located(spec) / CARD).read_text(encoding="utf-8"))
-    return [str(line) for line in found["commands"]]
+    try:
+        found = parse_json((located(spec) / CARD).read_text(encoding="utf-8"))["commands"]
+        if not isinstance(found, list):
+            raise TypeError
+        return [str(line) for line in found]
+    except DAMAGE as e:
+        raise _damaged(located(spec).name) from e

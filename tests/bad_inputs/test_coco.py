@@ -126,7 +126,7 @@ REFUSED = {
             c["images"][0].update(width=10**6, height=10**6),
             c["annotations"][0].update(segmentation={"counts": [0, 10**12], "size": [10**6, 10**6]}),
         ),
-        "is 64x64 pixels, not 1000000x1000000",
+        "1000000 x 1000000 pixels are too many",
     ),
     "boxes of 0 to 1": (each(shares), "lie within 0 to 1"),
     "boxes as two corners": (each(corners), "a box of two corners|reaches out of its image"),
@@ -171,6 +171,18 @@ REFUSED = {
     ),
     "a width that is a fraction": (lambda c: c["images"][0].update(width=64.0), "no whole number"),
     "a class of an empty name": (lambda c: c["categories"][1].update(name=" "), "an empty name"),
+    "an area that no float holds": (first(area=10**400), "no finite number"),
+    "a coordinate that no float holds": (first(bbox=[4, 6, -(10**400), 3]), "no finite number"),
+    "a polygon's coordinate that no float holds": (
+        first(segmentation=[[4, 6, 10**400, 6, 24, 22]]),
+        "no finite number",
+    ),
+    "an image listed with 10^9 x 10^9 pixels": (
+        lambda c: c["images"][1].update(width=10**9, height=10**9),
+        "1000000000 x 1000000000 pixels are too many.*; correct its width and height",
+    ),
+    "compressed run lengths of a million bits": (run_lengths("o" * 200_000 + "0"), "do not add up"),
+    "run lengths of 10^18 pixels": (run_lengths([10**18, 10**18]), "do not add up"),
     "a box elsewhere than its mask": (first(bbox=[40, 40, 10, 10]), "lies elsewhere than its mask"),
     "a box elsewhere than its run lengths": (
         run_lengths([50 * 64 + 50, 5, 4096 - 50 * 64 - 55]),

@@ -49,6 +49,11 @@ def saved(change, kind="PNG"):
     return lambda path: Image.fromarray(change(labels())).save(path, kind)
 
 
+def header(size):
+    """A PNG that declares so many pixels a side."""
+    return lambda path: path.write_bytes(png(8, 0, np.zeros((size, 0), np.uint8), width=size))
+
+
 def constant(value):
     return saved(lambda map: np.full_like(map, value))
 
@@ -69,6 +74,13 @@ def beside(folder, name):
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(labels()).save(path)
     return "; ".join(seg_folders(folder).notes)
+
+
+def bomb(folder, split):
+    whole(folder)
+    for path in (folder / "images" / split).iterdir():
+        header(100_000)(path)
+    return seg_folders(folder)
 
 
 def listed(folder, text):
@@ -110,9 +122,17 @@ REFUSED = {
     "grey and alpha": (saved(lambda m: np.stack([m] * 2, 2)), "has mode LA"),
     "nothing but 255": (constant(255), "label map holds any of the 200 classes"),
     "labels one too high": (saved(lambda m: m + 197), "holds the label 200"),
+    "a header of 15,000 x 15,000 pixels": (header(15_000), "cannot be read"),
+    "a header of 100,000 x 100,000 pixels": (header(100_000), "cannot be read"),
     "another size": (saved(lambda m: m[:16]), "is 32x16 pixels"),
 }
 CASES = [
+    *(
+        Case(
+            f"an image with a header of 100,000 x 100,000 pixels, {split}", bomb, says="cannot be read", argument=split
+        )
+        for split in ("train", "val")
+    ),
     *(
         Case(f"a list of classes {what}", listed, says=says, argument=text)
         for what, text, says in (

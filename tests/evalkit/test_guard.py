@@ -7,7 +7,7 @@ import torch
 from evalkit.guard import Guard
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_becomes_a_request(number):
     before = signal.getsignal(number)
     with Guard(torch.device("cpu")) as guard:
@@ -21,3 +21,13 @@ def test_second_ctrl_c_stops_at_once():
     with Guard(torch.device("cpu")), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Guard(torch.device("cpu")) as guard:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert guard.received is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

