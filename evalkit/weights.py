@@ -180,12 +180,15 @@ def _described(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if count is not None and count < 0:
         raise EvalkitError(f"{path}: `num_classes` is {count}; fetch the folder again")
     found: dict[str, Any] = {"model": config["architecture"]}
-    own: Any = get_pretrained_cfg(found["model"], allow_unregistered=True)
+    try:
+        own: Any = get_pretrained_cfg(found["model"], allow_unregistered=True)
+    except RuntimeError as e:
+        raise EvalkitError(f"{path}: timm has no weights tag of '{found['model']}'; leave the tag out") from e
     own = own.to_dict() if own is not None else {}
     plain = lambda v: list(v) if isinstance(v, tuple) else v  # noqa: E731
     model_args = {k: v for k, v in model_args.items() if k != "num_classes"}
     prepared = {k: of_timm[k] for k in PREPARED if of_timm.get(k) is not None and of_timm[k] != plain(own.get(k))}
-    _check_prepared(prepared, path)
+    check_prepared(prepared, str(path), "fetch the folder again")
     if prepared:
         model_args = model_args | {"pretrained_cfg_overlay": prepared}
     found |= {"model_args": model_args} if model_args else {}
@@ -196,19 +199,28 @@ def _described(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return found | ({"classes": _labels(labels, count, path)} if labels else {})
 
 
-def _check_prepared(prepared: Mapping[str, Any], path: Path) -> None:
-    """Raise EvalkitError for a normalisation, a size or a crop that is none."""
+def check_prepared(prepared: Mapping[str, Any], where: str, advice: str) -> None:
+    """Raise EvalkitError for a normalisation, a size or a crop that is none of pixels in [0, 1].
+
+    Args:
+        prepared: Some of `PREPARED`.
+        where: What says so, for the error.
+        advice: What to do then.
+    """
     number = lambda v: isinstance(v, int | float) and not isinstance(v, bool)  # noqa: E731
     three = lambda v: isinstance(v, list) and len(v) == 3 and all(map(number, v))  # noqa: E731
     right = {
-        "mean": three,
-        "std": lambda v: three(v) and min(v) > 0,
+        "mean": lambda v: three(v) and all(0 <= n <= 1 for n in v),
+        "std": lambda v: three(v) and all(1e-3 <= n <= 2 for n in v),
         "input_size": lambda v: three(v) and all(isinstance(n, int) and 0 < n <= MOST_PIXELS for n in v),
         "crop_pct": lambda v: number(v) and 0 < v <= 2,
+        "crop_mode": lambda v: v in ("center", "squash", "border"),
+        "interpolation": lambda v: v in ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"),
     }
     for key, value in prepared.items():
-        if not right.get(key, lambda v: isinstance(v, str))(value):
-            raise EvalkitError(f"{path}: `{key}` is {value!r}, which it cannot be; fetch the folder again")
+        if not right[key](value):
+            hint = ", since pixels lie within 0 to 1" if key in ("mean", "std") else ""
+            raise EvalkitError(f"{where}: `{key}` is {value!r}, which it cannot be{hint}; {advice}")
 
 
 def _labels(labels: Any, count: int | None, path: Path) -> list[str]:

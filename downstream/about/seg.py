@@ -71,8 +71,8 @@ class SegConfig(TransferConfig):
             raise EvalkitError("key 'scale' needs short_side, the size that it multiplies")
         if self.head_dropout == 1:
             raise EvalkitError("head_dropout=1 leaves nothing of the features; give less")
-        if not self.ratios:
-            raise EvalkitError(f"key 'ratios' must be numbers above 0, but got {self.ratios}")
+        if not self.ratios or len(set(self.ratios)) < len(self.ratios):
+            raise EvalkitError(f"key 'ratios' must be numbers above 0, each once, but got {self.ratios}")
         if given(self.min_lr) > given(self.lr):
             raise EvalkitError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}, where it should fall to; lower it")
         if self.warmup_steps >= given(self.steps):

@@ -14,7 +14,7 @@ from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
 from ..errors import EvalkitError, suggest, unknown
-from ..weights import PREPARED
+from ..weights import PREPARED, check_prepared
 
 # What timm takes beside the arguments of a constructor: it opens or downloads files, or makes something else than a
 # classifier. A checkpoint's meta.json and a run's config.yaml are other people's files: none of it is ever passed on.
@@ -61,6 +61,7 @@ def check_arguments(model: str, model_args: dict[str, Any]) -> None:
     architecture = model.partition(".")[0]
     for name, value in ((str(name), value) for name, value in model_args.items()):
         if name == "pretrained_cfg_overlay" and isinstance(value, dict) and set(value) <= PREPROCESSING:
+            check_prepared(value, "model_args.pretrained_cfg_overlay", "correct it")
             continue
         if name in NOT_ARCHITECTURE:
             raise EvalkitError(

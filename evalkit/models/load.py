@@ -159,6 +159,12 @@ def _from_file(
     if pool is not None and isinstance(own, str) and pool != own and "global_pool" not in args:
         args["global_pool"] = pool  # timm writes it beside the other arguments, and does not read it there
         network = create(name, **args)
+    names = meta.get("classes")
+    if num_classes is None and names is not None and meta.get("num_classes") not in (None, len(names)):
+        raise EvalkitError(
+            f"{path} names {len(names)} classes, but says that it has {meta['num_classes']} outputs; correct its"
+            " meta.json, or leave the names out"
+        )
     head = f"{head_names(network.model)[0]}.weight"
     found = _head_of(network, tensors, head) if args["num_classes"] is None else None
     if found not in (None, network.num_classes):

@@ -346,6 +346,11 @@ CASES = [
             "images of no size": {"pretrained_cfg": {"input_size": [3, 0, 0]}},
             "images of 10^6 pixels": {"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}},
             "an interpolation that is a number": {"pretrained_cfg": {"interpolation": 3}},
+            "an interpolation by chance": {"pretrained_cfg": {"interpolation": "random"}},
+            "an unknown crop": {"pretrained_cfg": {"crop_mode": "corner"}},
+            "a mean of pixels up to 255": {"pretrained_cfg": {"mean": [123.7, 116.3, 103.5]}},
+            "a deviation of pixels up to 255": {"pretrained_cfg": {"std": [58.4, 57.1, 57.4]}},
+            "a mean that is NaN": {"pretrained_cfg": {"mean": [float("nan")] * 3}},
         }.items()
     ),
     *(

@@ -1,9 +1,12 @@
 """Weights in the wrappings and number formats of other trainers, and networks that compute otherwise with the same
 tensors."""
 
+import json
+
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from evalkit import models
 from evalkit.cli import invoke
@@ -11,7 +14,7 @@ from evalkit.downstream.backbone import Backbone
 from evalkit.models import load
 
 from .cases import Case
-from .make import ARGS, NAME, splits, training
+from .make import ARGS, NAME, run_folder, splits, training
 from .test_weights import KIND as KIND
 
 FLOAT32 = "tensors of the file are {}, and computed with in float32"
@@ -112,6 +115,32 @@ CASES = [
         behind("module.", n_averaged=torch.tensor(3)),
     ),
     Case("a network of grey images", grey, says="in_chans must be 3"),
+]
+
+
+def tagged(folder):
+    """A folder of the Hub whose architecture has a tag of weights that timm does not know."""
+    save_file(state(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"architecture": f"{NAME}.mine", "model_args": ARGS}))
+    return load(str(folder))
+
+
+def normalised_for_255(folder):
+    overlay = {"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]}
+    return load(str(run_folder(folder)), model_args={"pretrained_cfg_overlay": overlay})
+
+
+def other_names(folder):
+    """meta.json with a name more than the network has outputs."""
+    (meta,) = run_folder(folder).glob("checkpoints/*/meta.json")
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"classes": ["a", "b", "c"]}))
+    return load(str(folder))
+
+
+CASES += [
+    Case("a folder of the Hub with a tag that timm lacks", tagged, says="no weights tag of .*; leave the tag out"),
+    Case("an overlay for pixels up to 255", normalised_for_255, says="`mean` is .*, since pixels lie within 0 to 1"),
+    Case("meta.json with three names for two outputs", other_names, says="names 3 classes, but says that it has 2"),
 ]
 
 

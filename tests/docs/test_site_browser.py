@@ -61,13 +61,23 @@ def site():
     with (folder.parent / "built-by").open("a+", encoding="utf-8") as built:
         fcntl.flock(built, fcntl.LOCK_EX)
         built.seek(0)
-        if built.read() != tests:
+        if built.read() != tests and not up_to_date(folder):
             command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs"), str(folder)]
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-2000:]
-            built.truncate(0)
-            built.write(tests)
+        built.truncate(0)
+        built.write(tests)
     return folder
+
+
+def up_to_date(folder):
+    """Whether the site was built, by `make docs` perhaps, after all that it is made from was written."""
+    made = folder / "searchindex.js"
+    parts = ("docs", "evalkit", "train", "downstream", "robustness", "configs", "benchmarks")
+    sources = [path for part in parts for path in (ROOT / part).rglob("*") if path.suffix != ".pyc" and path.is_file()]
+    generated = (ROOT / "docs" / "_build", ROOT / "docs" / "reference")
+    sources = [path for path in sources if not any(path.is_relative_to(g) for g in generated)] + [*ROOT.glob("*.md")]
+    return made.exists() and made.stat().st_mtime > max(path.stat().st_mtime for path in sources)
 
 
 class Server(SimpleHTTPRequestHandler):
