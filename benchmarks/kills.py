@@ -45,7 +45,15 @@ from evalkit.runtime import commit
 try:
     from .killing import FORK, command, differing, family, left_behind, orphans, pick
 except ImportError:  # run as a script
-    from killing import FORK, command, differing, family, left_behind, orphans, pick  # type: ignore[import-not-found,no-redef]
+    from killing import (  # type: ignore[import-not-found,no-redef]
+        FORK,
+        command,
+        differing,
+        family,
+        left_behind,
+        orphans,
+        pick,
+    )
 
 ORPHAN_SECONDS, HANG_SECONDS = 60.0, 900.0
 IMPORTED = [f"evalkit.{name}" for name in ("accuracy", "cli.app", "report", "robustness.occlusion", "train.run")]

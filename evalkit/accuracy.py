@@ -201,10 +201,7 @@ def open_images(
         raise EvalkitError(f"data_dir belongs to data by name, such as cifar100; {spec} is none: give --data DIR alone")
     if root is None and Path(spec).is_dir():
         if loaded.classes is None:
-            raise EvalkitError(
-                f"{loaded.source} does not name its classes, so folders cannot be matched to them; evaluate an evalkit"
-                " checkpoint"
-            )
+            return in_order(loaded, data.folder(spec))
         return data.folder(spec, classes=loaded.classes, allow_partial=allow_partial)
     data.check_exists(spec)
     images = data.load(spec, split, root=root)
@@ -219,6 +216,28 @@ def open_images(
             f"{loaded.source} has {loaded.network.num_classes} classes, {spec} has {len(images.classes)} others; give"
             " images of its classes"
         )
+    return images
+
+
+def in_order(loaded: models.Loaded, images: data.Images) -> data.Images:
+    """A folder of as many classes as a file has outputs that does not name them, with a remark. Raises EvalkitError for
+    another number.
+
+    Args:
+        loaded: The weights.
+        images: The folder.
+    """
+    n, found = loaded.network.num_classes, len(images.classes)
+    if n != found:
+        raise EvalkitError(
+            f"{loaded.source} does not name its {n} classes, and {images.name} has {found} class folders; give a folder"
+            " of exactly its classes, or name them in Python: dataclasses.replace(models.load(...), classes=[...])"
+        )
+    said = (
+        f"{Path(loaded.source).name} does not name its classes: its {n} outputs were taken for the class folders in the"
+        " order of their names, as torchvision and timm number them"
+    )
+    images.remarks = [*images.remarks, said]
     return images
 
 

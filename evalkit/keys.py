@@ -154,8 +154,12 @@ class Keys:
 
     @classmethod
     def elsewhere(cls, name: str) -> str:
-        """Where something that is no key belongs, as a sentence; "" where nobody knows."""
-        return ""
+        """Where something that is no key belongs, as a sentence: the key whose meaning begins with these words; ""
+        where there is none."""
+        words = name.replace("_", " ").replace("-", " ")
+        known = of(cls).items() if len(words) > 3 and name.replace("-", "_") not in of(cls) else ()
+        found = next((key for key, described in known if f"{described.meaning} ".startswith(f"{words} ")), None)
+        return f"Did you mean '{found}', {of(cls)[found].meaning.partition(';')[0]}?" if found else ""
 
     def idle(self) -> dict[str, str]:
         """Key -> what would give it an effect, for each that has none beside the other keys as they are. Giving one of

@@ -101,6 +101,8 @@ def page(schemas: Schemas, name: str) -> str:
     for schema in schemas.values():
         if name in schema.RETIRED:
             raise EvalkitError(f"key '{name}' no longer exists; {schema.RETIRED[name].now}")
+        if words := schema.elsewhere(name):
+            raise EvalkitError(f"unknown key '{name}'. {words}")
     raise unknown("key", name, {key for schema in schemas.values() for key in keys.of(schema)})
 
 

@@ -155,8 +155,8 @@ def check_known(loaded: Facts) -> list[str]:
     """The names of the model's classes. Raises EvalkitError where they have none."""
     if loaded.classes is None:
         raise EvalkitError(
-            f"the class names of {loaded.label} are not known, so its outputs cannot be matched with folders; evaluate"
-            " an evalkit checkpoint"
+            f"the class names of {loaded.label} are not known, so its outputs cannot be matched with folders; name"
+            " them in Python: dataclasses.replace(models.load(...), classes=[...])"
         )
     return loaded.classes
 

@@ -305,7 +305,7 @@ class TrainConfig(Keys):
         from .mixups import METHODS, arguments
 
         takes = any(name in arguments(method) for method in METHODS.values())
-        return f"Arguments of a mixup are written mixup.{name}=VALUE." if takes else ""
+        return f"Arguments of a mixup are written mixup.{name}=VALUE." if takes else super().elsewhere(name)
 
     def idle(self) -> dict[str, str]:
         from .idle import idle

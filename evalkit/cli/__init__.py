@@ -40,6 +40,8 @@ def invoke(argv: list[str]) -> tuple[int, str]:
     except SystemExit as e:
         if complete.VARIABLE in os.environ:  # typer has answered a shell
             raise
+        if ended_by(e).startswith("typer."):  # --show-completion and --install-completion have done their work
+            return e.code if isinstance(e.code, int) else 1, ""
         if isinstance(e.__context__, BrokenPipeError):  # what typer makes of it
             return _failed(e.__context__)
         # else of a user's own code: nothing here leaves so
@@ -55,6 +57,11 @@ def _failed(e: Exception) -> tuple[int, str]:
     if os.environ.get(DEBUG) == "1":
         traceback.print_exception(e)
     return 1, _in_bounds(plain(" ".join(_explain(e).split())))
+
+
+def ended_by(e: SystemExit) -> str:
+    """The module that ended the program."""
+    return str([frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(e.__traceback__)][-1])
 
 
 def _in_bounds(line: str) -> str:

@@ -128,6 +128,7 @@ def study_run(
     made = plan.make(found, cells, given=overrides, gpus=gpus, check=_obstacle)
     for name, why in made.left_out.items():
         say(f"left out: {name}: {why}")
+    say(*_open(made.jobs))
     folder = out or Path("studies") / found.name
     if dry_run:
         from ..study import cost
@@ -213,6 +214,23 @@ def _ended(folder: Path) -> int:
                 say(f"{name}: {id}: {facts.get('message') or 'no message'} (jobs/{id}.log)")
     say(f"{made.title}: {', '.join(f'{len(entries)} {name}' for name, entries in states.items())}")
     return 0 if set(states) == {"done"} else 2
+
+
+def _open(jobs: Sequence[Any]) -> list[str]:
+    """A line for each evaluation that lacks something, before the trainings that it follows take days. Raises
+    EvalkitError for a protocol or key that there is not."""
+    from . import described
+
+    said: dict[str, str] = {}
+    for job in jobs:
+        command, what, *rest = job.argv
+        if command != "train" and (words := str([what, *rest[1:]])) not in said:
+            try:
+                why = described.lacking(command, what, rest[0], rest[1:])
+            except EvalkitError as e:
+                raise EvalkitError(f"evaluation {job.id.rpartition('.')[2]}: {e}") from e
+            said[words] = f"cannot be measured yet: {job.id}: {why}" if why else ""
+    return [line for line in said.values() if line]
 
 
 def _wants_folder(recipe: str, overrides: list[str]) -> bool:

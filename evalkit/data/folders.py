@@ -184,7 +184,10 @@ def flat_folder(root: str | Path, labels: Mapping[str, str], *, classes: Sequenc
         )
     ids = sorted(f"{labels[file]}/{file}" for file in files)
     index = {label: i for i, label in enumerate(classes)}
-    return FlatImages(name, root, ids, [index[id.partition("/")[0]] for id in ids], classes, (), scan.remarks())
+    remarks = scan.remarks()
+    if spare := sorted(set(labels) - set(files)):
+        remarks = [*remarks, f"{len(spare):,} lines of the labels file are of no image in {root}, e.g. {spare[0]}"]
+    return FlatImages(name, root, ids, [index[id.partition("/")[0]] for id in ids], classes, (), remarks)
 
 
 def flat_files(root: str | Path) -> list[str]:

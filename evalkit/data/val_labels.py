@@ -28,7 +28,7 @@ def read_val_labels(path: str | Path, classes: Sequence[str]) -> dict[str, str]:
     """
     path = Path(path)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         raise EvalkitError(f"cannot read the labels file {path}: {getattr(e, 'strerror', None) or 'not text'}") from e
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line]
@@ -42,11 +42,12 @@ def read_val_labels(path: str | Path, classes: Sequence[str]) -> dict[str, str]:
 def _from_names(path: Path, numbered: list[tuple[int, str]], classes: Sequence[str]) -> dict[str, str]:
     known, ordered = set(classes), sorted(classes)
     found: dict[str, str] = {}
-    first = numbered[0][0]
+    first, positions = numbered[0][0], set[int]()
     for number, line in numbered:
         words = [word for word in re.split(r"[,\s]+", line) if word]
         name, label = (words[0].rsplit("/", 1)[-1], words[1]) if len(words) > 1 else ("", "")
         if label.isdecimal() and label not in known:
+            positions.add(int(label))
             label = ordered[int(label)] if int(label) < len(ordered) else label
         if label not in known:
             if number == first and not WNID.fullmatch(label) and not label.isdecimal():
@@ -60,6 +61,11 @@ def _from_names(path: Path, numbered: list[tuple[int, str]], classes: Sequence[s
                 f"the labels file {path}, line {number}: {name} was '{found[name]}' on an earlier line and is '{label}'"
                 " here"
             )
+    if len(positions) > 1 and min(positions) == 1:
+        raise EvalkitError(
+            f"the labels file {path} numbers classes from 1 on, but positions count from 0: subtract 1, or, if no image"
+            f" is of the first class '{ordered[0]}', write WordNet ids"
+        )
     return found
 
 

@@ -6,6 +6,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const rows = [...body.rows];
   // the number that a cell begins with: "97.0 ± 1.5" has one, "vit_nano_patch4_32" has none
   const number = (cell) => parseFloat(cell.textContent.trim().replace(/\u2212/g, "-").replace(/(\d),(?=\d{3})/g, "$1"));
+  // what is clicked is a button, so that the keyboard and screen readers have it too
+  const button = (cell) => {
+    const made = document.createElement("button");
+    made.type = "button";
+    made.append(...cell.childNodes);
+    cell.append(made);
+    return made;
+  };
   const words = heads.map((_, column) => column === 0 || rows.every((row) => Number.isNaN(number(row.cells[column]))));
 
   const tools = document.createElement("div");
@@ -17,11 +25,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
   label.append(filter);
   const hint = document.createElement("span");
   hint.textContent = "Click a column to sort, two rows to see their difference.";
-  tools.append(label, hint);
+  const count = document.createElement("span");
+  count.setAttribute("role", "status");
+  tools.append(label, count, hint);
   table.parentElement.before(tools);
   filter.addEventListener("input", () => {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const row of rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+    count.textContent = words.length ? `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows` : "";
   });
 
   const sort = (column) => {
@@ -41,17 +52,18 @@ for (const table of document.querySelectorAll("table.sortable")) {
     show();
   };
   heads.forEach((head, column) => {
-    head.classList.add("sorts");
-    head.tabIndex = 0;
+    button(head);
     head.addEventListener("click", () => sort(column));
-    head.addEventListener("keydown", (event) => event.key === "Enter" && sort(column));
   });
 
   let chosen = [];
   const difference = document.createElement("tr");
   difference.className = "difference";
   const show = () => {
-    for (const row of rows) row.classList.toggle("chosen", chosen.includes(row));
+    for (const row of rows) {
+      row.classList.toggle("chosen", chosen.includes(row));
+      row.cells[0].firstElementChild.setAttribute("aria-pressed", chosen.includes(row));
+    }
     difference.remove();
     if (chosen.length < 2) return;
     const [a, b] = chosen;
@@ -69,12 +81,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
     body.append(difference);
   };
   for (const row of rows) {
-    row.tabIndex = 0;
+    button(row.cells[0]).setAttribute("aria-pressed", false);
     const choose = () => {
       chosen = chosen.includes(row) ? chosen.filter((other) => other !== row) : [...chosen, row].slice(-2);
       show();
     };
     row.addEventListener("click", () => window.getSelection().isCollapsed && choose());
-    row.addEventListener("keydown", (event) => event.key === "Enter" && choose());
   }
 }

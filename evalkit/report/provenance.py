@@ -78,12 +78,13 @@ def provenance(
 def _line(row: Row, group: Group, r: Record, groups: Sequence[Group]) -> list[str]:
     known = fingerprint.short(r["data"]["fingerprint"])
     settings = differing_settings(group, groups) if group.settings else ""
+    where = " ".join(dict.fromkeys(filter(None, (r["data"]["name"], r["data"]["split"]))))
     return [
         row.name,
         f"{r['protocol']} v{r['version']}"
         + (" (training)" if r["task"] == "train" else "")
         + (f", {settings}" if settings else ""),
-        f"{r['data']['name']} {r['data']['split']}, {known}",
+        f"{where}, {known}",
         f"{r['n']:,}",
         "" if r["seed"] is None else str(r["seed"]),
         (r["checkpoint_sha256"] or "none")[:12],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .. import plots
 from ..files import parse_json
@@ -101,6 +101,7 @@ def epochs(panels: Mapping[str, Mapping[str, Line]], order: Sequence[str]) -> Fi
             ax.plot([x for x, _ in line], [value for _, value in line], **style)
         ax.set_title(title)
         ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid(True)
         if "top-1" in title:
             ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))

@@ -67,7 +67,10 @@ class Plan:
 
     def job(self, id: str) -> Job:
         """The job of that id."""
-        return next(job for job in self.jobs if job.id == id)
+        found = next((job for job in self.jobs if job.id == id), None)
+        if found is None:
+            raise EvalkitError(f"the study's {FILE} has no job '{id}' any more")
+        return found
 
     def of_cell(self, cell: str) -> list[Job]:
         """The jobs of one cell, its training first."""
@@ -77,7 +80,8 @@ class Plan:
 def make(
     study: Study, cells: Sequence[Cell], *, given: Sequence[str] = (), gpus: int = 1, check: Check | None = None
 ) -> Plan:
-    """The plan of some cells of a study.
+    """The plan of some cells of a study. Raises EvalkitError where none can be, and for settings that would make cells
+    others than they are called.
 
     Args:
         study: what to plan.
@@ -92,6 +96,7 @@ def make(
         e.name: [w.removeprefix(f"{e.name}.") for w in given if w.startswith(f"{e.name}.")] for e in study.evaluations
     }
     shared = [word for word in given if not any(word.startswith(f"{name}.") for name in own)]
+    _check_given(cells, shared)
     for cell in cells:
         overrides = [*cell.overrides(), *shared]
         why = cell.excluded or (check(cell.recipe, overrides) if check and not cell.weights else None)
@@ -104,6 +109,31 @@ def make(
         raise EvalkitError(f"no cell of this study is left to run{f' ({reasons})' if reasons else ''}")
     values = {cell.name: dict(cell.values) for cell in cells if cell.name not in left_out}
     return Plan(study.name, study.title, jobs, left_out, values, cwd=os.getcwd())
+
+
+def _check_given(cells: Sequence[Cell], words: Sequence[str]) -> None:
+    """Raise EvalkitError for settings of every training by which cells would be one, or not what their names say."""
+    if words and cells and all(cell.weights for cell in cells):
+        raise EvalkitError(f"{words[0]}: nothing is trained here; give it to an evaluation as NAME.{words[0]}")
+    for word in words:
+        key = word.partition("=")[0]
+        named = [cell for cell in cells if key in cell.values and key in cell.keys]
+        own = next((cell for cell in named if word not in cell.overrides()), None)
+        if own is not None:
+            raise EvalkitError(
+                f"{word}: '{key}' is an axis, and cell '{own.name}' would not be what it is called; choose cells by"
+                f" --only, or change the study's file"
+            )
+    given = [word.partition("=")[0] for word in words]
+    before: dict[str, Cell] = {}
+    for cell in cells:
+        left = {k: v for k, v in cell.keys.items() if not any(f"{k}.".startswith(f"{key}.") for key in given)}
+        one = before.setdefault(repr((cell.recipe, cell.weights, sorted(left.items()))), cell)
+        if one.overrides() != cell.overrides() and not cell.excluded:
+            raise EvalkitError(
+                f"{' '.join(words)} would make one training of the cells '{one.name}' and '{cell.name}'; choose cells"
+                " by --only, or change the study's file"
+            )
 
 
 def jobs_of(

@@ -248,7 +248,27 @@ SEEMING = {
 }
 BESIDE = ("c.zip", "c.tar", "c.tar.gz", "x.gif", "x.heic", "x.jfif", "x.avif")
 
+
+def labelled(folder, text):
+    """A folder of two images without class folders, and the file that names their classes."""
+    run, root = run_folder(folder / "run", "abc"), folder / "data"
+    for i in (1, 2):
+        put(root / f"{i}.png", i)
+    (folder / "labels.txt").write_text(text)
+    command = ["robustness", "imagenet-val", str(run), "--data", str(root), f"val_labels={folder / 'labels.txt'}"]
+    code, line = invoke([*command, "device=cpu", "workers=0", "--out", str(folder / "out")])
+    return (code, line) if code else (folder / "out" / "results.jsonl").read_text()
+
+
 CASES = [
+    Case("a labels file that counts from 1", labelled, says="positions count from 0", argument="1.png 1\n2.png 2\n"),
+    Case(
+        "a labels file of more images than there are",
+        labelled,
+        "1 lines of the labels file are of no image",
+        "said",
+        "1.png a\n2.png b\n3.png b\n",
+    ),
     *(
         Case(f"a class that only looks the same, {what}, {command}", meet, says=says, argument=names)
         for what, names in SEEMING.items()
@@ -260,7 +280,6 @@ CASES = [
     *(
         Case(f"two classes of one look, {what}", in_both, "their names look the same", "said", also_called(*names))
         for what, names in SEEMING.items()
-        if what != "another case"
     ),
     *(
         Case(

@@ -204,11 +204,35 @@ PLANS = {
 }
 
 
+def typed(folder, words):
+    """Settings that are given to a study, or an evaluation in its file, before anything runs."""
+    content, words = (words, []) if isinstance(words, dict) else ({}, words)
+    if words == ["lr=0.1"]:
+        content = {"recipe": None, "set": None, "axes": {"network": {"one": {"weights": "x"}}}}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(MINE | content, sort_keys=False))
+    code, line = heard(["study", "run", str(folder / "mine.yaml"), *words, "--out", str(folder / "out")])
+    assert not (folder / "out").exists()
+    return code, line
+
+
 def numbers(count):
     return f"[{', '.join(map(str, range(count)))}]"
 
 
+TYPED = {
+    "a seed for all cells of a study of seeds": (["seed=5"], "'seed' is an axis, and cell 'one-seed0' would not be"),
+    "a method for all cells of a study of methods": (["mixup=cutmix"], "make one training of the cells 'one-seed0'"),
+    "a key of no evaluation of a study": (["fgms.eps=[2]"], "unknown key 'fgms.eps'"),
+    "a key that an evaluation has not": (["fgsm.esp=[2]"], "evaluation fgsm: unknown key 'esp'. Did you mean 'eps'"),
+    "a protocol that there is not": ({"evaluate": [{"robustness": "fgms"}]}, "unknown protocol 'fgms'. Did you mean"),
+    "a task that there is not": ({"evaluate": [{"transfer": "sge"}]}, "evaluation sge: unknown task 'sge'"),
+    "a misspelt key of an evaluation": ({"evaluate": [{"robustness": "fgsm", "set": {"esp": 1}}]}, "unknown key 'esp'"),
+    "settings of trainings for a study that has none": (
+        ["lr=0.1"], "lr=0.1: nothing is trained here; give it to an evaluation as NAME.lr=0.1"
+    ),
+}  # fmt: skip
 CASES = [
+    *(Case(name, typed, says, argument=words) for name, (words, says) in TYPED.items()),
     Case(
         "10^9 cells of three axes",
         large,

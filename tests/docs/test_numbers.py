@@ -26,9 +26,8 @@ README = ROOT / "README.md"
 READ = [README, *PAGES, *(p for p in sorted(DOCS.glob("*.md")) if p.stem not in ("ledger", "bad_inputs"))]
 NUMBER = r"[+\-\N{MINUS SIGN}]?\d[\d,]*(?:\.\d+)?"
 UNIT = r"\s?(?:%|±|×|x\b|ms\b|s\b|seconds?\b|minutes?\b|hours?\b|days?\b|images? (?:a|per) second|[GMk]B\b|failures?\b)"
-LOOKS = re.compile(
-    rf"(?<![\w.,:/=@-])(?:{NUMBER}(?={UNIT})|{NUMBER}(?<=\d)(?<=\.\d)(?![\w.])|{NUMBER}(?<=\.\d\d)(?![\w.])|{NUMBER}(?<=\.\d\d\d)(?![\w.]))"
-)
+DECIMALS = "|".join(rf"{NUMBER}(?<=\.{digits})(?![\w.])" for digits in (r"\d", r"\d\d", r"\d\d\d"))
+LOOKS = re.compile(rf"(?<![\w.,:/=@-])(?:{NUMBER}(?={UNIT})|{DECIMALS})")
 SPOKEN = re.compile(
     r"(?<!images )\b(?:an?|one|two|three|four|five|six|ten|fifteen|twenty|half an?) (?:second|minute|hour|day)s?\b",
     re.IGNORECASE,

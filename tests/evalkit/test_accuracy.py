@@ -7,7 +7,7 @@ import timm
 import torch
 from PIL import Image
 
-from evalkit import data, inference, results
+from evalkit import data, inference, models, results
 from evalkit.accuracy import evaluate
 from evalkit.cli import invoke
 from evalkit.errors import EvalkitError
@@ -206,3 +206,27 @@ def test_the_same_weights_read_as_another_network_are_another_model(tmp_path, ca
     assert f"holds 2 models: w ({names[0]}, checkpoint" in invoke(["compare", both, both])[1]
     named = invoke(["compare", *(f"{both}:{name}" for name in names[:2])])[1]
     assert "does not hold the predictions of w" in named  # but those of the other, measured later into this folder
+
+
+def test_a_file_without_class_names_is_measured_on_as_many_folders_in_their_order(tmp_path, capsys):
+    """As torchvision's ImageFolder and timm number folders; of any other number of folders nothing is known."""
+    for i, name in enumerate(("b", "a", "B")):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (80 * i, 0, 0)).save(tmp_path / "own" / name / "x.png")
+    model = models.create("vit_nano_patch4_32", num_classes=3).model
+    torch.nn.init.zeros_(model.head.weight)
+    model.head.bias.data = torch.tensor([0.0, 0.0, 1.0])  # always the third: 'b', behind 'B' and 'a'
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    words = ["eval", str(tmp_path / "own.pth"), "model=vit_nano_patch4_32", "--data", str(tmp_path / "own")]
+    assert invoke([*words, "workers=0", "--out", str(tmp_path / "out")]) == (0, "")
+    assert (
+        "own.pth does not name its classes: its 3 outputs were taken for the class folders" in capsys.readouterr().out
+    )
+    (record,) = results.read([tmp_path / "out"])
+    assert record["metrics"]["top1"] == pytest.approx(1 / 3) and any("in the order of" in n for n in record["notes"])
+    lines = (tmp_path / "out" / "predictions.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[2] for line in lines} == {"b"}
+    (tmp_path / "own" / "c").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "own" / "c" / "x.png")
+    code, message = invoke(words)
+    assert code == 1 and "does not name its 3 classes, and own has 4 class folders" in message

@@ -187,7 +187,10 @@ def test_what_is_undefined_has_neither_error_nor_interval():
 def test_the_order_of_the_samples_moves_nothing_but_last_bits():
     rng = np.random.default_rng(3)
     ids, score, correct, p = ids_of(80), np.round(rng.random(80), 1), rng.random(80) < 0.4, rng.permutation(80)
-    make = lambda s, c: [Calibration(s, c, bin_size=10), Aurra("aurra", s, c), Detection(s, c), Means({"top1": c})]  # noqa: E731
+
+    def make(s, c):
+        return [Calibration(s, c, bin_size=10), Aurra("aurra", s, c), Detection(s, c), Means({"top1": c})]
+
     a, b = (
         bootstrap.spread(make(score, correct), ids, correct),
         bootstrap.spread(make(score[p], correct[p]), ids[p], correct[p]),

@@ -248,6 +248,14 @@ def test_more_gpus_than_there_are(calls, monkeypatch):
             "one recipe at a time, but got digits, configs; overrides are written key=value, a folder of images"
             " data_dir=configs",
         ),
+        (
+            ["train", "digits", "learning_rate=1"],
+            "unknown key 'learning_rate'. Did you mean 'lr', learning rate after warm-up?",
+        ),
+        (
+            ["recipes", "keys", "learning_rate"],
+            "unknown key 'learning_rate'. Did you mean 'lr', learning rate after warm-up?",
+        ),
         (["train", "digits", "alpha=1"], "unknown key 'alpha'. Arguments of a mixup are written mixup.alpha=VALUE."),
         (
             ["train", "digits", "--batch-size", "8"],

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from evalkit import config, keys, zoo
-from evalkit.cli import complete, described, schemas
+from evalkit.cli import complete, described, invoke, schemas
 from evalkit.train.mixups import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +96,13 @@ def test_no_torch_is_loaded():
         " assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("option", ["--show-completion", "--install-completion"])
+def test_what_typer_ends_itself_is_no_error(option, tmp_path, monkeypatch, capsys):
+    """Both end the program from within, as code of the user's would."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for module in ("completion", "_completion_shared"):
+        monkeypatch.setattr(f"typer.{module}._get_shell_name", lambda: "bash", raising=False)
+    assert invoke([option]) == (0, "")
+    assert "ompletion" in capsys.readouterr().out

@@ -26,14 +26,18 @@ addEventListener("load", () => {  // the pictures have their sizes
   const heads = table.tHead.rows[table.tHead.rows.length - 1].cells;
   const names = () => [...body.rows].filter((row) => !row.hidden).map((row) => row.cells[0].textContent.trim());
   const found = {};
-  heads[1].click(); found.down = names();
-  heads[1].click(); found.up = names();
-  heads[0].click(); found.alphabet = names();
+  // the buttons, which the keyboard reaches too
+  const by = (cell) => cell.querySelector("button");
+  by(heads[1]).click(); found.down = names();
+  by(heads[1]).click(); found.up = names();
+  by(heads[0]).click(); found.alphabet = names(); found.sorted = heads[0].getAttribute("aria-sort");
   const filter = document.querySelector(".tools input");
   filter.value = "MIX"; filter.dispatchEvent(new Event("input")); found.filtered = names();
+  found.status = document.querySelector(".tools [role=status]").textContent;
   filter.value = ""; filter.dispatchEvent(new Event("input"));
   const row = (name) => [...body.rows].find((r) => r.cells[0].textContent.trim() === name);
-  row("vanilla").click(); row("mixpro").click();
+  by(row("vanilla").cells[0]).click(); row("mixpro").click();
+  found.pressed = [...body.querySelectorAll("th button[aria-pressed=true]")].map((b) => b.textContent.trim());
   const difference = [...body.rows].pop();
   found.difference = [...difference.cells].slice(0, 2).map((cell) => cell.textContent);
   found.chosen = [...body.rows].filter((r) => r.classList.contains("chosen")).length;
@@ -53,6 +57,10 @@ addEventListener("load", () => {  // the pictures have their sizes
   found.figure = document.querySelector("figure:not(.half) img").clientWidth;
   const column = body.rows[0].cells[0].getBoundingClientRect(), scroll = table.parentElement;
   scroll.scrollLeft = 120;
+  const focused = (e) => { e.focus(); return document.activeElement === e; };
+  found.reached = [...document.querySelectorAll("th button, .scroll, .tools input, summary")].every(focused);
+  found.named = [...document.querySelectorAll("table")].every((t) => t.caption && t.caption.textContent.trim());
+  found.scoped = [...document.querySelectorAll("thead th")].every((th) => th.scope && th.textContent.trim());
   found.frozen = body.rows[0].cells[0].getBoundingClientRect().left === column.left;
   const pre = document.createElement("pre");
   pre.id = "found"; pre.textContent = JSON.stringify(found); document.body.append(pre);
@@ -91,6 +99,9 @@ def test_a_reader_sorts_filters_and_compares(page, width, tmp_path):
     assert match, done.stdout[-500:]
     found = json.loads(html.unescape(match[1]))
     assert found["down"] == ["mixpro", "cutmix", "vanilla"] and found["up"] == ["vanilla", "cutmix", "mixpro"]
+    assert found["sorted"] == "ascending" and found["status"] == "2 of 3 rows"
+    assert sorted(found["pressed"]) == ["mixpro", "vanilla"]
+    assert found["reached"] and found["named"] and found["scoped"]
     assert found["alphabet"] == ["cutmix", "mixpro", "vanilla"] and found["filtered"] == ["cutmix", "mixpro"]
     assert found["difference"] == ["mixpro \N{MINUS SIGN} vanilla", "+12.0"] and found["chosen"] == 2
     assert found["decoders"] == ["Linear", "Segmenter"]  # words in the order of the alphabet

@@ -101,3 +101,15 @@ def test_broken_kits(tmp_path):
         read_val_labels(path, IMAGENET)
     with pytest.raises(EvalkitError, match="cannot read the labels file .*none.txt: No such file"):
         read_val_labels(tmp_path / "none.txt", IMAGENET)
+
+
+def test_positions_that_seem_to_count_from_1_are_refused(tmp_path):
+    """Every image would be of the class before its own."""
+    (tmp_path / "val.txt").write_text(f"{ONE} 1\n{TWO} 2\n")
+    with pytest.raises(EvalkitError, match="numbers classes from 1 on, but positions count from 0: subtract 1"):
+        read_val_labels(tmp_path / "val.txt", IMAGENET)
+
+
+def test_the_mark_of_windows_is_no_part_of_the_first_name(tmp_path):
+    (tmp_path / "val.txt").write_bytes(f"\ufeff{ONE} 65\r\n{TWO} 970\r\n".encode())
+    assert read_val_labels(tmp_path / "val.txt", IMAGENET) == EXPECTED

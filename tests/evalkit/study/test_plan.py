@@ -77,7 +77,7 @@ def test_a_folder_of_another_person_brings_no_commands(tmp_path):
     jobs = {job.id: job for job in plan.read(folder).jobs}
     assert "evil" not in str(jobs) and jobs[own["id"]].argv == own["argv"]
     assert jobs[elsewhere["id"]].out == next(job.out for job in first.jobs if job.id == elsewhere["id"])
-    asked = plan.make(study, spec.select(study, "seed=1"), given=["mixup=evil:Method"])
+    asked = plan.make(study, spec.select(study, "seed=1,method=CutMix"), given=["mixup=evil:Method"])
     (folder / "plan.json").write_text(json.dumps(values))
     assert not any("adds code" in line for line in plan.start(folder, asked, study))  # named here: it is the user's
     (folder / "plan.json").write_text(json.dumps(values | {"jobs": [own | {"gpus": "2"}]}))
