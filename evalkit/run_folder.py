@@ -76,7 +76,7 @@ def claimed(run: Path, job: str, *, new: bool) -> Iterator[None]:
         yield
     except BaseException as e:
         unnamed = lock and isinstance(e, OSError) and e.filename is None and full(run)
-        if lock and new and not any((run / name).exists() for name in SAVED) and not _logged(run):
+        if lock and new and run.is_dir() and not any((run / name).exists() for name in SAVED) and not _logged(run):
             _remove(run, before)
         if unnamed and isinstance(e, OSError):  # of a file that a library keeps there
             raise OSError(e.errno, e.strerror, str(run)) from e
