@@ -81,6 +81,16 @@ class Logger:
         else:
             self._print(f"step {step}/{self.total}  {note}")
 
+    def check_place(self) -> None:
+        """Raise EvalkitError where the run folder is not where it was: a checkpoint would make another one there,
+        without what a run goes on by."""
+        if self.active and not Path(self.file.name).exists():
+            run = Path(self.file.name).parent
+            raise EvalkitError(
+                f"{self.file.name} is gone: it was moved or removed while the run wrote it, perhaps with its folder;"
+                f" put the folder back, then continue with --resume {run}"
+            )
+
     def moved(self, step: int) -> None:
         """`step` steps are done: the bar shows it."""
         if self.active and self.bar:

@@ -45,6 +45,21 @@ def make(folder: Path) -> None:
         raise EvalkitError(f"cannot create {folder}: {e.strerror}; choose another --out") from e
 
 
+def check_links(run: Path) -> None:
+    """Raise EvalkitError for a folder on a file system without symbolic links, at its first checkpoint otherwise.
+
+    `last` and `best` of a training are such links."""
+    probe = run / f".link.{os.getpid()}.tmp"
+    try:
+        probe.symlink_to("nothing")
+        probe.unlink()
+    except OSError as e:
+        raise EvalkitError(
+            f"{run} cannot hold a symbolic link ({e.strerror or e}), as `last` and `best` of a training are; choose an"
+            " --out on another file system"
+        ) from e
+
+
 def full(folder: str | Path) -> bool:
     """Whether the disk of a folder has hardly any space left."""
     return shutil.disk_usage(folder).free < ALMOST_FULL
@@ -76,7 +91,7 @@ def claimed(run: Path, job: str, *, new: bool) -> Iterator[None]:
         yield
     except BaseException as e:
         unnamed = lock and isinstance(e, OSError) and e.filename is None and full(run)
-        if lock and new and not any((run / name).exists() for name in SAVED) and not _logged(run):
+        if lock and new and run.is_dir() and not any((run / name).exists() for name in SAVED) and not _logged(run):
             _remove(run, before)
         if unnamed and isinstance(e, OSError):  # of a file that a library keeps there
             raise OSError(e.errno, e.strerror, str(run)) from e

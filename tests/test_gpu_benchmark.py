@@ -38,7 +38,7 @@ def test_dry_run(tmp_path):
     command = [sys.executable, "-W", "ignore", str(SCRIPT), "--small", "--device", "cpu", "--out", str(out)]
     for parts in (["precision", "augmentation", "protocols"], ["peak", "overhead"], ["syncs", "methods"]):
         words = [word for part in parts for word in ("--part", part)]
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=600)
+        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=3600)
         assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())["parts"]
     assert table(json.loads(out.read_text())) in done.stdout

@@ -32,7 +32,7 @@ def test_stock_configs_train_die_and_resume(tmp_path, task):
     """Seven of each kind, with two backbones each."""
     out = tmp_path / "cells.json"
     words = [sys.executable, str(SCRIPT), "--only", f"{task} ", "--out", str(out)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout + done.stderr
     cells = json.loads(out.read_text())["cells"]
     assert len(cells) == 14 and [cell["outcome"] for cell in cells] == ["exact"] * 14

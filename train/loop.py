@@ -162,6 +162,7 @@ def fit(s: Session, run: Path) -> None:
                     )
                 if improved or save_now or due or stop:
                     s.seconds = time.monotonic() - began
+                    log.check_place()
                     folder = snapshot.save(s, run)
                     if folder is not None:
                         if improved:

@@ -151,6 +151,7 @@ class EvalkitLoop(BaseLoop):
                         )
                         window, shown = now, self._iter
                     if save_now or (stop and whole):
+                        log.check_place()
                         checkpoints.save(runner, self.folder, self._iter, self.keep)
                         due = False
                     if val_now:

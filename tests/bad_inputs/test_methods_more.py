@@ -1,5 +1,8 @@
 """A user's own method that touches what it must leave alone, or is written in names that nothing calls."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 
@@ -36,7 +39,32 @@ def noted(folder, cls):
     return (code, line) if code else (folder / "run" / "results.jsonl").read_text()
 
 
+def keeps(generator, draw) -> type[MixMethod]:
+    """Its lambda comes from a generator that it was made with."""
+
+    def begin(self):
+        MixMethod.__init__(self)
+        self.own = generator()
+
+    def mix(self, ctx, x, y, net):
+        lam = float(draw(self.own))
+        return Mixed(
+            lam * x + (1 - lam) * x.roll(1, 0), lam * torch.eye(len(x)) + (1 - lam) * torch.eye(len(x)).roll(1, 1)
+        )
+
+    return own(__init__=begin, mix=mix)
+
+
 CASES = [
+    *(
+        Case(f"draws from {what} of its own, train", trained, says="a generator of its own, `Mine.own`", argument=cls)
+        for what, cls in (
+            ("a NumPy generator", keeps(lambda: np.random.default_rng(0), lambda g: g.random())),
+            ("a RandomState", keeps(lambda: np.random.RandomState(0), lambda g: g.rand())),
+            ("a random.Random", keeps(lambda: random.Random(0), lambda g: g.random())),
+            ("a torch generator", keeps(torch.Generator, lambda g: torch.rand((), generator=g))),
+        )
+    ),
     *(
         Case(f"{what}, train", trained, says=says, argument=cls)
         for what, cls, says in (

@@ -152,6 +152,7 @@ REFUSED = (
 )
 TRANSFER_NOT = (
     "ema=1", "ema=0", "clip_grad=0", "drop_path=1", "drop_path=5", "power=0", "head=segmenter|head_dropout=1",
+    "ms=true|ratios=[1, 1]",
 )  # fmt: skip
 TRANSFER = (
     "freeze=backbone|drop_path=0.1",
@@ -293,6 +294,16 @@ CASES = [
         fate="said",
         argument="schedule=step|epochs=1|decay_epochs=[1]",
     ),
+    *cases(["picked=[x]", "applied=[x]"], override, "is written by the program"),
+    *cases(["device=mps", "device=meta", "device=xpu"], said_of, "unknown device", "train: "),
+    Case("train: a mixup of alpha=0", said_of, "alpha=0 mixes nothing", "said", "mixup={name: cutmix, alpha: 0}"),
+    Case(
+        "train: a tag of weights that are not taken",
+        said_of,
+        "names weights that are not taken",
+        "said",
+        "model=resnet10t.c3_in1k|model_args={}",
+    ),
     Case("train: ema=0", said_of, "averages nothing", "said", "ema=0"),
     Case(
         "train: a decay within the warm-up",
@@ -341,7 +352,9 @@ CASES = [
     *cases(IDLE_FILES, recipe, "recipe '.*mine.yaml': key '.*' has no effect here; ", "in a file: "),
     *cases(IMPOSSIBLE, override, IMPOSSIBLE_SAYS),
     *cases(TRANSFER, transferred, "has no effect here; ", "transfer: "),
-    *cases(TRANSFER_NOT, transferred, "never leaves|averages nothing|larger than 0|leaves nothing", "transfer: "),
+    *cases(
+        TRANSFER_NOT, transferred, "never leaves|averages nothing|larger than 0|leaves nothing|each once", "transfer: "
+    ),
     *cases(["lr=1e-4|min_lr=1e-3"], transferred, "min_lr=0.001 is above", "transfer: "),
     *cases(OCCLUSION, measured, "has no effect here; ", "occlusion: "),
     *cases(EVAL, evaluated, REFUSED, "eval: "),

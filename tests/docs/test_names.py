@@ -69,3 +69,13 @@ def test_files_in_sentences_exist(page):
     for words in inline(page.read_text(encoding="utf-8")):
         if re.match(r"^(?:tests|configs|benchmarks|train|downstream|robustness|docs)/[\w./-]+$", words):
             assert (ROOT / words).exists(), words
+
+
+def test_files_of_a_run_are_named_where_they_lie():
+    """Weights are in `last` and `best`, not beside them."""
+    found = [
+        m
+        for page in READ
+        for m in re.findall(r"runs/\w+/([\w/-]*)(model\w*\.safetensors|meta\.json)", page.read_text())
+    ]
+    assert len(found) > 1 and {folder for folder, _ in found} <= {"last/", "best/"}

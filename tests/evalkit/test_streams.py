@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evalkit import cli, guard, logger, streams
+from evalkit import __main__, cli, guard, logger, streams
 
 ROOT = Path(__file__).parents[2]
 LIST = [sys.executable, "-m", "evalkit", "recipes", "list"]
@@ -107,3 +107,14 @@ def test_training_that_nobody_reads_is_saved_and_goes_on_exactly(tmp_path, monke
     assert cli.invoke(["train", "--resume", str(cut)]) == (0, "")
     for name in ("model.safetensors", "train_state.pt"):
         assert (cut / "last" / name).read_bytes() == (whole / "last" / name).read_bytes()
+
+
+def test_ctrl_c_while_the_command_imports_is_one_word(monkeypatch, capsys):
+    class Interrupted:
+        def __getattr__(self, name: str):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "evalkit.cli", Interrupted())
+    with pytest.raises(SystemExit) as e:
+        __main__.main()
+    assert e.value.code == 130 and capsys.readouterr().err == "interrupted\n"

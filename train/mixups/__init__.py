@@ -5,6 +5,7 @@ import inspect
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evalkit.errors import EvalkitError, unknown
@@ -94,6 +95,8 @@ def find(name: str) -> type[MixMethod]:
     """The class of the method `name`, of METHODS or "module:Class". Raises EvalkitError for any other, naming the
     closest one."""
     cls = import_class(name) if ":" in name else METHODS.get(name)
+    if cls is None and (file := Path(f"{name.removesuffix('.py')}.py")).is_file():
+        raise EvalkitError(f"mixup '{name}' is a file of yours; name the class in it too: {file.stem}:CLASS")
     if cls is None:
         raise unknown("mixup", name, METHODS)
     return cls
@@ -190,6 +193,11 @@ def choice_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
 def import_class(path: str) -> type[MixMethod]:
     """The method class at "module:Class", looked for in the working directory too."""
     module, _, name = path.partition(":")
+    if module.endswith(".py") or os.sep in module:
+        raise EvalkitError(
+            f"mixup '{path}' is written as a module and its class, {Path(module).stem}:{name}, where the file"
+            f" {Path(module).stem}.py lies in the folder that you work in or on PYTHONPATH"
+        )
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

@@ -231,7 +231,9 @@ def checked_mix(method: MixMethod, ctx: Context, x: Tensor, y: Tensor, net: Netw
     """
     name, versions = f"{type(method).__name__}.mix", (x._version, y._version)
     looks = (
-        [outcome.kept_as_it_was(name, net), outcome.own_draws(name)] if outcome.is_first(method, "mix draws") else []
+        [outcome.kept_as_it_was(name, net), outcome.own_draws(name, method)]
+        if outcome.is_first(method, "mix draws")
+        else []
     )
     mixed = method.mix(ctx, x, y, net)
     for look in looks:

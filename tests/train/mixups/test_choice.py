@@ -207,6 +207,8 @@ def test_names_and_arguments_of_a_recipe():
         ({"choice": "mixup"}, "`choice` is a list"),
         ({"choice": []}, "at least one mixup method"),
         ("no_such_module:Mine", "cannot import mixup 'no_such_module:Mine'"),
+        ("mine.py:Mine", "written as a module and its class, mine:Mine,"),
+        ("code/mine.py:Mine", "written as a module and its class, mine:Mine,"),
         ("math:sqrt", "is not a class derived from"),
     ],
 )
@@ -214,6 +216,14 @@ def test_wrong_recipes_raise_one_line(spec, said):
     with pytest.raises(EvalkitError) as error:
         from_config(spec)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.py"])
+def test_a_file_without_its_class_is_told_how_it_is_written(tmp_path, monkeypatch, name):
+    (tmp_path / "mine.py").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EvalkitError, match=f"mixup '{name}' is a file of yours; name the class in it too: mine:CLASS"):
+        from_config(name)
 
 
 def test_a_users_own_class(tmp_path, monkeypatch):

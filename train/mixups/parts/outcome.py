@@ -153,16 +153,22 @@ def _written(net: Any) -> int:
     return sum(p._version for p in weights if type(p) is nn.Parameter)
 
 
-def own_draws(name: str) -> Callable[[], None]:
-    """What looks, after a method has mixed, whether it drew from generators that no run sets: a resume would not end in
-    the same weights. Raises EvalkitError then.
+def own_draws(name: str, method: nn.Module) -> Callable[[], None]:
+    """What looks, after a method has mixed, whether it drew from generators that no run sets, or from one of its own,
+    which no checkpoint keeps: a resume would not end in the same weights. Raises EvalkitError then.
 
     Args:
         name: The function of the method, for the error.
+        method: The method.
     """
     before: Any = random.getstate(), np.random.get_state(legacy=True)
+    held = _generators(method)
 
     def look() -> None:
+        if odd := [place for place, state in _generators(method).items() if held.get(place, state) != state]:
+            raise EvalkitError(
+                f"{name} draws from a generator of its own, `{odd[0]}`, which no checkpoint keeps; draw from ctx.rng"
+            )
         own: Any = random.getstate()
         numpys: Any = np.random.get_state(legacy=True)
         if own != before[0] or numpys[2] != before[1][2] or not np.array_equal(numpys[1], before[1][1]):
@@ -172,6 +178,25 @@ def own_draws(name: str) -> Callable[[], None]:
             )
 
     return look
+
+
+def _generators(method: nn.Module) -> dict[str, str]:
+    """Where a method keeps generators of its own, and the state of each as text."""
+    found = {}
+    for part in method.modules():
+        for key, value in vars(part).items():
+            state: Any = None
+            if isinstance(value, np.random.Generator):
+                state = value.bit_generator.state
+            elif isinstance(value, np.random.RandomState):
+                state = [v.tolist() if isinstance(v, np.ndarray) else v for v in value.get_state(legacy=True)]
+            elif isinstance(value, random.Random):
+                state = value.getstate()
+            elif isinstance(value, torch.Generator):
+                state = value.get_state().tolist()
+            if state is not None:
+                found[f"{type(part).__name__}.{key}"] = str(state)
+    return found
 
 
 def is_first(method: Any, what: str) -> bool:
