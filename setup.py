@@ -16,9 +16,10 @@ for folder in FOLDERS:
     if found:
         package_dir[f"evalkit.{folder}"] = folder
 
-# The README's pictures and links are files beside it, which an index has not: it shows the text of the links alone.
+# The README's pictures with their captions, and its links, are files beside it, which an index has not: it shows the
+# text of the links alone.
 readme = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
-readme = re.sub(r"^!\[[^]]*\]\([^)]*\)\n\n", "", readme, flags=re.MULTILINE)
+readme = re.sub(r"^!\[[^]]*\]\([^)]*\)\n\n(\*.*\*\n\n)?", "", readme, flags=re.MULTILINE)
 readme = re.sub(r"\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", readme)
 
 setup(

@@ -1,7 +1,6 @@
 """Cost of reading the class attention: a training step with the tap against the same step without it, in one process.
 
-    python benchmarks/attention_tap.py [--model deit_small_patch16_224] [--batch 16] [--repeats 9] [--device cpu]
-    [--amp]
+    python benchmarks/attention_tap.py [--model NAME] [--batch 16] [--repeats 9] [--device cpu] [--amp]
 
 Prints the median over interleaved repeats of (step with attention) / (step without). Goal: at most 1.03.
 """

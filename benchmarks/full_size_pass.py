@@ -1,8 +1,9 @@
 """`evalkit robustness imagenet-a` over as many images as ImageNet-A has, killed with SIGKILL on its way and started
 again: peak memory, nothing lost.
 
-    python benchmarks/full_size_pass.py                                       # a small ViT, 7,500 generated JPEGs at
-    224 pixels python benchmarks/full_size_pass.py --model deit_small_patch16_224 --device cuda --workers 12
+    # a small ViT, 7,500 generated JPEGs at 224 pixels
+    python benchmarks/full_size_pass.py
+    python benchmarks/full_size_pass.py --model deit_small_patch16_224 --device cuda --workers 12
 
 Three passes, each the command in a process of its own: one that is killed when it has saved a third of the images; the
 same command again, which goes on from there; and one undisturbed in another folder. The second must end with each image

@@ -1,8 +1,9 @@
 """`evalkit robustness imagenet-a` end to end against the bare forward passes it makes.
 
-    python benchmarks/imagenet_a_throughput.py                                                    # CPU: a small ViT,
-    224-pixel crops of generated JPEGs python benchmarks/imagenet_a_throughput.py --device cuda --model
-    deit_small_patch16_224 --workers 12 --forward-batch 256 --images 7500
+    # on a CPU: a small ViT, 224-pixel crops of generated JPEGs
+    python benchmarks/imagenet_a_throughput.py
+    python benchmarks/imagenet_a_throughput.py --device cuda --model deit_small_patch16_224 --workers 12 \\
+        --forward-batch 256 --images 7500
 
 Two rates in one process, interleaved, medians over --repeats rounds: the pass over the folder as the protocol makes it
 (workers start, files are decoded, resized and cropped, logits gathered, the pass saved every ten seconds); the bare

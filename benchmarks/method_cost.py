@@ -1,8 +1,7 @@
 """What a training step costs with each method, relative to the same step of the same model without mixing, in one
 process.
 
-    python benchmarks/method_cost.py [--model deit_tiny_patch16_224] [--batch 8] [--repeats 7] [--methods a,b] [--json
-    FILE]
+    python benchmarks/method_cost.py [--model NAME] [--batch 8] [--repeats 7] [--methods a,b] [--json FILE]
 
 A step is mixing with all of the method's passes, forward, backward and AdamW. Methods take turns, each right after a
 step without mixing, which its ratio is to (median over the repeats). Teachers are ResNet-50 with random weights. Beside

@@ -1,9 +1,10 @@
 """Occlusion sweep against the forward passes it needs, and against a plain loop that decodes the images again for every
 setting.
 
-    python benchmarks/occlusion_sweep.py                                            # CPU: a small ViT on 64-pixel crops
-    of generated JPEGs python benchmarks/occlusion_sweep.py --device cuda --model deit_small_patch16_224 --side 224
-    --images 512 --workers 12 --forward-batch 256
+    # on a CPU: a small ViT on 64-pixel crops of generated JPEGs
+    python benchmarks/occlusion_sweep.py
+    python benchmarks/occlusion_sweep.py --device cuda --model deit_small_patch16_224 --side 224 --images 512 \\
+        --workers 12 --forward-batch 256
 
 Three rates in one process, interleaved, medians over --repeats rounds: the whole sweep (decoding, saliency, masks, 64
 settings); the bare forward passes it made, on tensors that are ready on the device; the plain loop. Goal: sweep / bare

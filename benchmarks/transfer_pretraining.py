@@ -1,9 +1,10 @@
 """Does pre-training help? Segmentation and detection on the embedded scenes by the same schedule, from a pre-trained
 backbone and from random weights.
 
-    python benchmarks/transfer_pretraining.py --json benchmarks/results/transfer_pretraining.json       # 3 seeds, two
-    runs at a time python benchmarks/transfer_pretraining.py --seeds 0 --set det:epochs=2 --set det:decay_epochs=[]    #
-    a short look at one task's settings
+    # 3 seeds, two runs at a time
+    python benchmarks/transfer_pretraining.py --json benchmarks/results/transfer_pretraining.json
+    # a short look at one task's settings
+    python benchmarks/transfer_pretraining.py --seeds 0 --set det:epochs=2 --set det:decay_epochs=[]
 
 For each seed a backbone is trained to classify single digits (evalkit train digits-photo); no digit of the validation
 scenes is among those it saw. Then the backbone with and without these weights goes through `evalkit transfer`,

@@ -18,7 +18,7 @@ from .text import plain
 
 class Guard:
     """Turns SIGTERM, SIGUSR1, the end of its terminal and the first Ctrl-C into a request to stop after the current
-    step; a second Ctrl-C stops at once. What is ignored, as nohup has it, stays so."""
+    step; a second Ctrl-C stops at once. Where the end of the terminal is ignored, as nohup has it, it stays so."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
@@ -28,7 +28,7 @@ class Guard:
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Guard":
-        heard = [s for s in self.SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        heard = [s for s in self.SIGNALS if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
         self.previous = {s: signal.signal(s, self._receive) for s in heard}
         return self
 

@@ -45,6 +45,21 @@ def make(folder: Path) -> None:
         raise EvalkitError(f"cannot create {folder}: {e.strerror}; choose another --out") from e
 
 
+def check_links(run: Path) -> None:
+    """Raise EvalkitError for a folder on a file system without symbolic links, at its first checkpoint otherwise.
+
+    `last` and `best` of a training are such links."""
+    probe = run / f".link.{os.getpid()}.tmp"
+    try:
+        probe.symlink_to("nothing")
+        probe.unlink()
+    except OSError as e:
+        raise EvalkitError(
+            f"{run} cannot hold a symbolic link ({e.strerror or e}), as `last` and `best` of a training are; choose an"
+            " --out on another file system"
+        ) from e
+
+
 def full(folder: str | Path) -> bool:
     """Whether the disk of a folder has hardly any space left."""
     return shutil.disk_usage(folder).free < ALMOST_FULL

@@ -56,6 +56,8 @@ def train(
     device = pick_device(cfg.device)
     init_processes(device)
     with run_folder.claimed(run, "train", new=resume is None) if is_main() else nullcontext():
+        if resume is None and is_main():
+            run_folder.check_links(run)
         images = session.load_images(cfg)
         if resume is None:
             cfg = settle_sizes(cfg, images[0])

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from evalkit import checkpoint, run_folder
+from evalkit import checkpoint, cli, run_folder
 from evalkit.errors import EvalkitError
+
+from .test_streams import TRAIN
 
 HOLD = """
 import sys, time
@@ -206,3 +208,16 @@ def test_data_workers_end_with_their_parent(tmp_path):
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left
+
+
+def test_a_disk_without_links_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    run_folder.check_links(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+    def none(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", none)
+    code, line = cli.invoke([*TRAIN, "--out", str(tmp_path / "run")])
+    assert code == 1 and "cannot hold a symbolic link (Operation not permitted)" in line
+    assert not (tmp_path / "run").exists()

@@ -38,7 +38,7 @@ STUDY = {
         "names": {"method": {"mixup": "Mixup + CutMix"}},
     },
 }
-FEW, MANY = range(5), range(100, 200)
+FEW, MANY = range(5), range(100, 150)
 
 
 def heard(*words: str) -> str | None:
@@ -188,6 +188,6 @@ def test_a_few_odd_files_of_a_study(made, tmp_path, unrun):
 
 @pytest.mark.slow
 def test_odd_files_of_a_study(made, tmp_path, unrun):
-    meet_folders(made, tmp_path, ["status", "run", "use"], MANY, "*.*")
-    meet_folders(made, tmp_path, ["status", "run"], MANY, "plan.json")
-    meet_folders(made, tmp_path, ["report"], MANY[:30], "*.*")  # each draws figures
+    meet_folders(made, tmp_path, ["status", "run", "use"], MANY[:20], "*.*")
+    meet_folders(made, tmp_path, ["status", "run"], MANY[:40], "plan.json")
+    meet_folders(made, tmp_path, ["report"], MANY[:4], "*.*")  # each draws figures
