@@ -19,6 +19,8 @@ from .about.attacks import FGSMConfig, PGDConfig
 from .clean import open_clean, reads
 from .protocol import Arrays, Measurement, Outcome, Plan, by_id, outcome
 
+HALF_A_GREY_LEVEL = 0.5  # in 1/255
+
 
 def prepare(name: str, loaded: Loaded, cfg: FGSMConfig, device: torch.device) -> Plan:
     """Open the clean images. Raises EvalkitError for data that are missing, partial or of other classes.
@@ -47,9 +49,21 @@ def prepare(name: str, loaded: Loaded, cfg: FGSMConfig, device: torch.device) ->
         resolved={"preprocess": preprocess["mode"]},
         complete=opened.complete,
         published=False,
-        notes=[layouts.check_line(opened, loaded), *opened.notes],
+        notes=[layouts.check_line(opened, loaded), *opened.notes, *_tiny(cfg)],
         extra={"labels": indices[layouts.labels_in(opened.images, opened.matched)], "what": f"{name} {loaded.label}"},
     )
+
+
+def _tiny(cfg: FGSMConfig) -> list[str]:
+    """A sentence for each strength that was meant as a share of the range, perhaps."""
+    given = {f"eps={eps:g}": eps for eps in cfg.eps if 0 < eps < HALF_A_GREY_LEVEL}
+    if isinstance(cfg, PGDConfig) and cfg.alpha is not None and cfg.alpha < HALF_A_GREY_LEVEL / cfg.steps:
+        given[f"alpha={cfg.alpha:g}"] = cfg.alpha
+    return [
+        f"{name} counts 1/255, less than half a grey level in all; if a share of the range was meant, give"
+        f" {255 * value:g}"
+        for name, value in given.items()
+    ]
 
 
 def collect_fgsm(

@@ -1,6 +1,8 @@
 """The protocols fgsm and pgd: the units of their keys, which label is attacked, and that the records are those of the
 attacks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,23 @@ def test_pgd_steps_count_255ths_too_and_are_a_quarter_of_eps_by_default(world, a
     ]
     np.testing.assert_array_equal(got["predictions"], np.stack([predictions(model, x), *expected], axis=1))
     assert (plan.settings["steps"], plan.settings["alpha"], plan.settings["seed"]) == (3, alpha, 5)
+
+
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        (FGSMConfig(eps=[0.0, 0.03, 0.5, 4.0]), ["eps=0.03 counts 1/255", "was meant, give 7.65"]),
+        (FGSMConfig(eps=[0.5, 4.0]), []),
+        (PGDConfig(eps=[8.0], alpha=0.01, steps=10), ["alpha=0.01 counts 1/255", "was meant, give 2.55"]),
+        (PGDConfig(eps=[8.0], alpha=0.1, steps=10), []),
+        (PGDConfig(eps=[0.25]), ["eps=0.25 counts 1/255"]),
+    ],
+)
+def test_strengths_that_look_like_shares_of_the_range_are_said(world, config, words):
+    model, _, _, root = world
+    notes = adversarial.FGSM.prepare(model, dataclasses.replace(config, data=str(root)), CPU).notes
+    assert sum("counts 1/255" in note for note in notes) == bool(words)
+    assert all(word in " ".join(notes) for word in words)
 
 
 def test_the_numbers_by_hand():
