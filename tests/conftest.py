@@ -1,5 +1,6 @@
 import os
 import random
+import signal
 from pathlib import Path
 
 # as `make test` has it, before torch counts the cores: sums of several threads are of other last bits
@@ -19,6 +20,10 @@ FOREIGN = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "EVALKIT_DEBUG", "MLFL
 FOREIGN += ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 for name in os.environ.keys() & {*FOREIGN, *(n for n in os.environ if n.startswith("SLURM_") and n != "SLURM_CONF")}:
     del os.environ[name]
+# Nor has what is ignored there: the end of a terminal under nohup, Ctrl-C in a script's background job.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 TINY = [
     "model_args={depth: 1}",

@@ -40,10 +40,10 @@ def invoke(argv: list[str]) -> tuple[int, str]:
     except SystemExit as e:
         if complete.VARIABLE in os.environ:  # typer has answered a shell
             raise
-        if ended_by(e).startswith("typer."):  # --show-completion and --install-completion have done their work
-            return e.code if isinstance(e.code, int) else 1, ""
         if isinstance(e.__context__, BrokenPipeError):  # what typer makes of it
             return _failed(e.__context__)
+        if ended_by(e).startswith("typer."):  # --show-completion and --install-completion have done their work
+            return e.code if isinstance(e.code, int) else 1, ""
         # else of a user's own code: nothing here leaves so
         return 1, plain(f"code of yours ended the program ({in_short(e)}); let it raise an error instead")
     except Exception as e:
