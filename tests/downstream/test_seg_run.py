@@ -298,7 +298,7 @@ LATE = {
 
 @needs_mm
 @pytest.mark.parametrize("case", LATE)
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_turns_out_bad_in_the_run_is_named(case, workers, own, weights, tmp_path):
     name, fault, message = LATE[case]
     fault(own / name)

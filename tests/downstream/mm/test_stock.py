@@ -110,7 +110,7 @@ def test_kept_configs_are_literals_that_run_nothing(tmp_path):
         ("mmseg", UPERNET, "vit_tiny_patch16_224", {"depth": 4}),
         ("mmseg", "deeplabv3plus_r101-d8_4xb4-40k_pascal-context-480x480", "resnet18", {}),
         ("mmseg", "fpn_r50_4xb4-160k_ade20k-512x512", "convnext_atto", {}),
-        ("mmseg", "beit-base_upernet_8xb2-160k_ade20k-640x640", "pvt_nano", {}),
+        pytest.param(*("mmseg", "beit-base_upernet_8xb2-160k_ade20k-640x640", "pvt_nano", {}), marks=pytest.mark.slow),
         ("mmdet", "yolox_s_8xb8-300e_coco", "resnet18", {}),
         ("mmdet", "retinanet_r50_fpn_1x_coco", "vit_tiny_patch16_224", {"depth": 4}),
     ],
